@@ -1,0 +1,1 @@
+//! Fused training operations for Burn.

@@ -1,0 +1,1 @@
+//! 4-bit NormalFloat block quantization, bit-compatible with bitsandbytes.

@@ -1,0 +1,1 @@
+//! Fine-tune a LLaMA in 4 bits from the command line.

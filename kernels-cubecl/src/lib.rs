@@ -1,0 +1,1 @@
+//! CubeCL kernels that compute on NF4 weights.

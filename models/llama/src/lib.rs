@@ -1,0 +1,1 @@
+//! LLaMA for Burn.

@@ -1,0 +1,1 @@
+//! Tests of burn-qlora against recorded outputs of its peers.
