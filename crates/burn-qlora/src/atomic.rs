@@ -1,0 +1,72 @@
+//! Files that are complete or not there.
+//!
+//! Standing on burn-pack's [`AtomicFile`]: a scratch file beside the destination, synced, then renamed.
+
+use burn_pack::AtomicFile;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// A file that could not be written. Nothing of it is left behind.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}: {reason}", path.display())]
+pub struct WriteError {
+    /// The file.
+    pub path: PathBuf,
+    /// What the operating system said.
+    pub reason: String,
+}
+
+impl From<WriteError> for crate::LoraError {
+    fn from(error: WriteError) -> Self {
+        Self::Write {
+            path: error.path,
+            reason: error.reason,
+        }
+    }
+}
+
+/// Writes several files of one folder, all complete and synced before the first takes its name, so that
+/// a full disk leaves the folder as it was. The folder is made when it is missing.
+///
+/// # Errors
+/// [`WriteError`] naming the file that failed.
+pub fn write_files(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), WriteError> {
+    let failed = |path: &Path, reason: String| WriteError {
+        path: path.to_owned(),
+        reason,
+    };
+    let made = make_dir(dir).map_err(|error| failed(dir, error.to_string()))?;
+    let write_all = || {
+        let mut scratches = Vec::with_capacity(files.len());
+        for (name, bytes) in files {
+            let path = dir.join(name);
+            let (scratch, mut file) =
+                AtomicFile::create(&path).map_err(|error| failed(&path, error.to_string()))?;
+            file.write_all(bytes)
+                .and_then(|()| file.sync_all())
+                .map_err(|error| failed(&path, error.to_string()))?;
+            scratches.push((path, scratch));
+        }
+        for (path, scratch) in scratches {
+            scratch
+                .commit()
+                .map_err(|error| failed(&path, error.to_string()))?;
+        }
+        Ok(())
+    };
+    let result = write_all();
+    if result.is_err() && made {
+        // Only an empty folder goes; anything in it is somebody's.
+        let _ = std::fs::remove_dir(dir);
+    }
+    result
+}
+
+/// Makes `dir` and says whether it was missing.
+fn make_dir(dir: &Path) -> io::Result<bool> {
+    if dir.is_dir() {
+        return Ok(false);
+    }
+    std::fs::create_dir_all(dir)?;
+    Ok(true)
+}

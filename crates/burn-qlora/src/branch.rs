@@ -1,0 +1,70 @@
+//! The low-rank branch of a layer.
+
+use crate::{LoraConfig, LoraError};
+use burn::module::{LoraAdapter, Module, Param};
+use burn::nn::{Dropout, DropoutConfig};
+use burn::tensor::Tensor;
+
+/// `s · (dropout(x) A) B`, what LoRA adds to a layer's output.
+///
+/// ΔW = `A B` is never formed: the scale goes on the small `[m, rank]` product.
+#[derive(Module, Debug)]
+pub struct LoraBranch {
+    /// Burn's own adapter: `a: [in_features, rank]`, `b: [rank, out_features]` (peft stores both
+    /// transposed) and the scale.
+    pub lora: LoraAdapter,
+    /// Dropout on the branch's input, active in training only.
+    pub dropout: Dropout,
+}
+
+impl LoraBranch {
+    /// A branch of given factors, `a: [in_features, rank]` and `b: [rank, out_features]`.
+    ///
+    /// # Errors
+    /// What [`LoraConfig::validate`] refuses.
+    ///
+    /// # Panics
+    /// When the factors do not have the configured rank.
+    pub fn new(a: Tensor<2>, b: Tensor<2>, config: &LoraConfig) -> Result<Self, LoraError> {
+        config.validate()?;
+        assert_eq!(
+            (a.dims()[1], b.dims()[0]),
+            (config.rank, config.rank),
+            "the inner dimensions of a LoRA pair should be the configured rank"
+        );
+        Ok(Self {
+            lora: LoraAdapter {
+                a: Param::from_tensor(a),
+                b: Param::from_tensor(b),
+                scale: config.scale(),
+            },
+            dropout: DropoutConfig::new(config.dropout).init(),
+        })
+    }
+
+    /// Rank of the product.
+    pub fn rank(&self) -> usize {
+        self.lora.a.dims()[1]
+    }
+
+    /// Number of trainable values.
+    pub fn num_params(&self) -> usize {
+        self.lora.a.shape().num_elements() + self.lora.b.shape().num_elements()
+    }
+
+    /// `x: [m, in_features]` to `[m, out_features]`, in x's dtype.
+    ///
+    /// The factors compute in their own dtype: adapters stay f32 under a half-precision model.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let (a, b) = (self.lora.a.val(), self.lora.b.val());
+        let dtype = x.dtype();
+        let x = self.dropout.forward(x);
+        let x = if a.dtype() == dtype {
+            x
+        } else {
+            x.cast(a.dtype())
+        };
+        let y = x.matmul(a).mul_scalar(self.lora.scale).matmul(b);
+        if y.dtype() == dtype { y } else { y.cast(dtype) }
+    }
+}

@@ -1,0 +1,99 @@
+//! What can go wrong around adapters.
+
+use std::path::PathBuf;
+
+/// An error of this crate: which thing, what value it had, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoraError {
+    /// A field of a [`LoraConfig`](crate::LoraConfig) has a value that cannot work.
+    #[error("LoRA {field} is {value}, but it must be {expected}")]
+    InvalidConfig {
+        /// Name of the field, as it is spelled in the configuration.
+        field: &'static str,
+        /// The value it had.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A target name that no linear layer of the model has.
+    #[error("no linear layer is called `{target}`; this model has: {}", known.join(", "))]
+    UnknownTarget {
+        /// The name asked for.
+        target: String,
+        /// The short names of the layers that can be adapted, sorted.
+        known: Vec<String>,
+    },
+    /// A target pattern that is not a regular expression, or matches no layer.
+    #[error("target pattern `{pattern}` {reason}; this model has: {}", known.join(", "))]
+    InvalidPattern {
+        /// The pattern asked for.
+        pattern: String,
+        /// Why it cannot be used.
+        reason: String,
+        /// The short names of the layers that can be adapted, sorted.
+        known: Vec<String>,
+    },
+    /// The weight could not be quantized.
+    #[error(transparent)]
+    Quantize(#[from] burn_nf4::Nf4TensorError),
+    /// A file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file could not be written; nothing is left behind.
+    #[error("cannot write {}: {reason}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        reason: String,
+    },
+    /// A file that is there but is not what its name says.
+    #[error("{} is not a valid {expected}: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        expected: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An adapter that uses something this crate cannot compute.
+    #[error(
+        "{} sets `{key}` to {value}, which is not supported; \
+         train or convert the adapter without it",
+        path.display()
+    )]
+    UnsupportedAdapter {
+        /// The adapter's configuration file.
+        path: PathBuf,
+        /// The key in it.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+    /// An adapter whose tensors do not fit the model's layers.
+    #[error("{} belongs to another model: {reason}", path.display())]
+    AnotherModel {
+        /// The adapter's weight file.
+        path: PathBuf,
+        /// The first tensor that does not fit, and how.
+        reason: String,
+    },
+    /// Saving was asked for, but no layer has an adapter.
+    #[error("the model has no adapters to save; attach or load some first")]
+    NoAdapters,
+    /// A tensor could not be brought to the host.
+    #[error("cannot read tensor `{name}` from the device: {reason}")]
+    Device {
+        /// The tensor.
+        name: String,
+        /// What the backend said.
+        reason: String,
+    },
+}

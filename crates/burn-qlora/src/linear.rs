@@ -1,0 +1,133 @@
+//! The linear layer of a QLoRA model.
+
+use crate::{LoraBranch, LoraError, Nf4Weight};
+use burn::module::{Module, Param};
+use burn::nn::Linear;
+use burn::tensor::{Device, Tensor};
+use burn_nf4::Nf4Tensor;
+use nf4::QuantConfig;
+
+/// A linear layer with a frozen base weight and an optional LoRA branch:
+/// `y = x · Wᵀ + s · (dropout(x) A) B + bias`.
+///
+/// It has the `forward` of Burn's [`Linear`] and takes its place in a module by a change of the field's
+/// type. Only the branch ever trains: the base and the bias give no gradient, whatever `unfreeze` or
+/// `set_require_grad` were told.
+#[derive(Module, Debug)]
+pub struct QLoraLinear {
+    /// `[out_features, in_features]`, frozen.
+    pub weight: BaseWeight,
+    /// `[out_features]`, frozen.
+    pub bias: Option<Param<Tensor<1>>>,
+    /// The trainable branch.
+    pub adapter: Option<LoraBranch>,
+}
+
+/// What a [`QLoraLinear`] stands on.
+#[derive(Module, Debug)]
+pub enum BaseWeight {
+    /// A packed 4-bit weight.
+    Quantized(Nf4Weight),
+    /// A dense weight `[out_features, in_features]`, for plain LoRA.
+    Dense(Param<Tensor<2>>),
+}
+
+impl QLoraLinear {
+    /// Quantizes the weight of a Burn layer; the bias stays as it is.
+    ///
+    /// # Errors
+    /// [`LoraError::Quantize`] when the configuration is invalid.
+    pub fn from_linear(linear: Linear, config: QuantConfig) -> Result<Self, LoraError> {
+        // Burn's layer holds [in_features, out_features].
+        let weight = linear.weight.val().without_autodiff().transpose();
+        let quantized = Nf4Tensor::quantize(weight, config)?;
+        Ok(Self::quantized(
+            quantized,
+            linear.bias.map(|bias| bias.val().without_autodiff()),
+        ))
+    }
+
+    /// A layer on a packed weight. `bias: [out_features]`.
+    pub fn quantized(weight: Nf4Tensor, bias: Option<Tensor<1>>) -> Self {
+        Self {
+            weight: BaseWeight::Quantized(Nf4Weight::new(weight)),
+            bias: bias.map(frozen),
+            adapter: None,
+        }
+    }
+
+    /// A layer on a dense weight. `weight: [out_features, in_features]`, `bias: [out_features]`.
+    pub fn dense(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        Self {
+            weight: BaseWeight::Dense(frozen(weight)),
+            bias: bias.map(frozen),
+            adapter: None,
+        }
+    }
+
+    /// The same layer with `branch` in place of the adapter it had.
+    pub fn with_adapter(mut self, branch: LoraBranch) -> Self {
+        self.adapter = Some(branch);
+        self
+    }
+
+    /// `[out_features, in_features]`.
+    pub fn shape(&self) -> [usize; 2] {
+        match &self.weight {
+            BaseWeight::Quantized(weight) => weight.layout().shape(),
+            BaseWeight::Dense(weight) => weight.lazy_shape().dims(),
+        }
+    }
+
+    /// Where the base weight is.
+    pub fn device(&self) -> Device {
+        match &self.weight {
+            BaseWeight::Quantized(weight) => weight.device(),
+            BaseWeight::Dense(weight) => weight.lazy_device(),
+        }
+    }
+
+    /// `x: [..., in_features]` to `[..., out_features]`, in x's dtype.
+    ///
+    /// # Panics
+    /// When the last axis of `x` is not `in_features`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let [out_features, in_features] = self.shape();
+        let mut dims = x.dims();
+        assert_eq!(
+            dims[D - 1],
+            in_features,
+            "a QLoraLinear of [{out_features}, {in_features}] was given x of {dims:?}"
+        );
+        let rows = dims[..D - 1].iter().product();
+        let x: Tensor<2> = x.reshape([rows, in_features]);
+
+        let mut y = match &self.weight {
+            BaseWeight::Quantized(weight) => weight.tensor().matmul(x.clone()),
+            BaseWeight::Dense(weight) => x.clone().matmul(constant(weight, &x).transpose()),
+        };
+        if let Some(branch) = &self.adapter {
+            y = y + branch.forward(x);
+        }
+        if let Some(bias) = &self.bias {
+            y = y.clone() + constant(bias, &y).unsqueeze();
+        }
+        dims[D - 1] = out_features;
+        y.reshape(dims)
+    }
+}
+
+/// A parameter that asks for no gradient.
+fn frozen<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
+    Param::from_tensor(value).set_require_grad(false)
+}
+
+/// The value as a constant of the graph, in the dtype of `like`.
+fn constant<const D: usize>(param: &Param<Tensor<D>>, like: &Tensor<2>) -> Tensor<D> {
+    let value = param.val().without_autodiff();
+    if value.dtype() == like.dtype() {
+        value
+    } else {
+        value.cast(like.dtype())
+    }
+}

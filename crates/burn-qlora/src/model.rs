@@ -1,0 +1,90 @@
+//! What a model tells about its layers, and what follows from it.
+
+use crate::{LoraBranch, LoraConfig, LoraError, QLoraLinear};
+use burn::module::{Module, ParamGroup, ParamId};
+use burn::tensor::{Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// A model whose linear layers can carry adapters.
+///
+/// Both methods name the same layers in the same order, by the paths Hugging Face gives them
+/// (`model.layers.0.self_attn.q_proj`); adapter files are keyed by these. The head is not among them.
+pub trait LoraModel {
+    /// The layers that can carry an adapter.
+    fn lora_linears(&self) -> Vec<(String, &QLoraLinear)>;
+
+    /// The same layers, to change.
+    fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)>;
+}
+
+/// Puts fresh adapters on the configured layers; other layers lose theirs.
+///
+/// A is uniform in ±1/√in_features (peft's `kaiming_uniform_(a=√5)`), B is zero, so the model computes
+/// what it computed before. The values depend on the seed and the layer's place alone, not on the device
+/// or on which other layers are adapted.
+///
+/// # Errors
+/// [`LoraError::InvalidConfig`], [`LoraError::UnknownTarget`] and [`LoraError::InvalidPattern`]; the
+/// model is then unchanged.
+pub fn attach_adapters<M: LoraModel>(
+    model: &mut M,
+    config: &LoraConfig,
+    seed: u64,
+) -> Result<(), LoraError> {
+    config.validate()?;
+    let mut linears = model.lora_linears_mut();
+    let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
+    let selected = config.targets.select(&paths)?;
+    for (index, ((_, linear), selected)) in linears.iter_mut().zip(selected).enumerate() {
+        linear.adapter = if selected {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(index as u64);
+            Some(fresh_branch(linear, config, &mut rng)?)
+        } else {
+            None
+        };
+    }
+    Ok(())
+}
+
+/// A branch for `linear` that adds nothing yet.
+fn fresh_branch(
+    linear: &QLoraLinear,
+    config: &LoraConfig,
+    rng: &mut ChaCha8Rng,
+) -> Result<LoraBranch, LoraError> {
+    let [out_features, in_features] = linear.shape();
+    let device = linear.device();
+    let bound = 1.0 / (in_features as f32).sqrt();
+    // Drawn in peft's order, [rank, in_features].
+    let values: Vec<f32> = (0..config.rank * in_features)
+        .map(|_| bound * (2.0 * unit(rng) - 1.0))
+        .collect();
+    let data = TensorData::new(values, [config.rank, in_features]);
+    let a = Tensor::<2>::from_data(data, &device).transpose();
+    let b = Tensor::zeros([config.rank, out_features], &device);
+    LoraBranch::new(a, b, config)
+}
+
+/// A number in `[0, 1)` from the upper 24 bits of a word: spelled out so that no release of a library
+/// changes what a seed means.
+fn unit(rng: &mut ChaCha8Rng) -> f32 {
+    (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32
+}
+
+/// Lets the adapters train and nothing else, whatever the parameters asked for before.
+pub fn freeze_base<M: Module + LoraModel>(model: M) -> M {
+    let adapters = ParamGroup::from_ids(trainable(&model));
+    model.no_grad().set_require_grad_group(adapters, true)
+}
+
+/// The parameters that train: A and B of every adapter, in the order of the layers.
+pub fn trainable<M: LoraModel>(model: &M) -> Vec<ParamId> {
+    model
+        .lora_linears()
+        .into_iter()
+        .filter_map(|(_, linear)| linear.adapter.as_ref())
+        .flat_map(|branch| [branch.lora.a.id, branch.lora.b.id])
+        .collect()
+}

@@ -1,0 +1,180 @@
+//! `adapter_model.safetensors`.
+
+use crate::{LoraBranch, LoraConfig, LoraError, LoraModel, Targets, config::short_names};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+/// What peft puts before a layer's path.
+const PREFIX: &str = "base_model.model.";
+
+fn key(path: &str, factor: char) -> String {
+    format!("{PREFIX}{path}.lora_{factor}.weight")
+}
+
+/// The adapters of `model` as a safetensors file in f32.
+///
+/// # Errors
+/// [`LoraError::NoAdapters`] when there is none, [`LoraError::Device`] when a factor cannot be read.
+pub fn to_bytes<M: LoraModel>(model: &M) -> Result<Vec<u8>, LoraError> {
+    let mut tensors = BTreeMap::new();
+    for (path, linear) in model.lora_linears() {
+        let Some(branch) = &linear.adapter else {
+            continue;
+        };
+        for (factor, value) in [('A', &branch.lora.a), ('B', &branch.lora.b)] {
+            let name = key(&path, factor);
+            let data = host(&name, value.val())?;
+            tensors.insert(name, data);
+        }
+    }
+    if tensors.is_empty() {
+        return Err(LoraError::NoAdapters);
+    }
+    let malformed = |error: safetensors::SafeTensorError| LoraError::Malformed {
+        path: super::WEIGHTS_FILE.into(),
+        expected: "safetensors file",
+        reason: error.to_string(),
+    };
+    let views = tensors
+        .iter()
+        .map(|(name, data)| {
+            let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes())
+                .map_err(malformed)?;
+            Ok((name.as_str(), view))
+        })
+        .collect::<Result<Vec<_>, LoraError>>()?;
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize(views, Some(metadata)).map_err(malformed)
+}
+
+/// A factor in peft's orientation on the host, f32, row-major.
+fn host(name: &str, factor: Tensor<2>) -> Result<TensorData, LoraError> {
+    factor
+        .without_autodiff()
+        .transpose()
+        .cast(DType::F32)
+        .try_into_data()
+        .map_err(|error| LoraError::Device {
+            name: name.to_owned(),
+            reason: error.to_string(),
+        })
+}
+
+/// `targets` as it shall stand in the file: `all-linear` means another set of layers in every library,
+/// so it is written as the names it stood for.
+pub fn target_names<M: LoraModel>(model: &M, targets: &Targets) -> Targets {
+    match targets {
+        Targets::AllLinear => {
+            let adapted: Vec<String> = model
+                .lora_linears()
+                .into_iter()
+                .filter(|(_, linear)| linear.adapter.is_some())
+                .map(|(path, _)| path)
+                .collect();
+            Targets::Names(short_names(&adapted))
+        }
+        other => other.clone(),
+    }
+}
+
+/// Puts the factors of the file at `path` on the layers that `config` targets.
+///
+/// # Errors
+/// As [`super::load`].
+pub fn load<M: LoraModel>(
+    model: &mut M,
+    config: &LoraConfig,
+    path: &Path,
+) -> Result<(), LoraError> {
+    let bytes = std::fs::read(path).map_err(|source| LoraError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| LoraError::Malformed {
+        path: path.to_owned(),
+        expected: "safetensors file",
+        reason: error.to_string(),
+    })?;
+    let another = |reason: String| LoraError::AnotherModel {
+        path: path.to_owned(),
+        reason,
+    };
+
+    let mut linears = model.lora_linears_mut();
+    let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
+    let selected = config
+        .targets
+        .select(&paths)
+        .map_err(|error| another(error.to_string()))?;
+
+    // Everything is checked and made before the first layer is touched.
+    let mut branches = Vec::with_capacity(linears.len());
+    let mut used = 0;
+    for ((name, linear), selected) in linears.iter().zip(selected) {
+        if !selected {
+            branches.push(None);
+            continue;
+        }
+        let [out_features, in_features] = linear.shape();
+        let device = linear.device();
+        let factor = |factor, shape: [usize; 2]| {
+            let key = key(name, factor);
+            let view = file
+                .tensor(&key)
+                .map_err(|_| another(format!("it has no tensor `{key}`")))?;
+            if view.shape() != shape {
+                return Err(another(format!(
+                    "tensor `{key}` has shape {:?}, but the layer needs {shape:?}",
+                    view.shape()
+                )));
+            }
+            decode(&key, &view, shape, &device, path)
+        };
+        let a = factor('A', [config.rank, in_features])?.transpose();
+        let b = factor('B', [out_features, config.rank])?.transpose();
+        branches.push(Some(LoraBranch::new(a, b, config)?));
+        used += 2;
+    }
+    if used != file.len() {
+        let extra = file.names().into_iter().find(|name| {
+            !linears.iter().zip(&branches).any(|((path, _), branch)| {
+                branch.is_some() && (**name == key(path, 'A') || **name == key(path, 'B'))
+            })
+        });
+        return Err(another(format!(
+            "its tensor `{}` fits no targeted layer",
+            extra.map(|name| name.to_string()).unwrap_or_default()
+        )));
+    }
+    for ((_, linear), branch) in linears.iter_mut().zip(branches) {
+        linear.adapter = branch;
+    }
+    Ok(())
+}
+
+/// A stored factor as an f32 tensor; f16 and bf16 are widened.
+fn decode(
+    key: &str,
+    view: &TensorView<'_>,
+    shape: [usize; 2],
+    device: &Device,
+    path: &Path,
+) -> Result<Tensor<2>, LoraError> {
+    let dtype = match view.dtype() {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        other => {
+            return Err(LoraError::Malformed {
+                path: path.to_owned(),
+                expected: "peft weight file",
+                reason: format!("tensor `{key}` is {other}, not F32, F16 or BF16"),
+            });
+        }
+    };
+    let data = TensorData::from_bytes_vec(view.data().to_vec(), shape, dtype).convert::<f32>();
+    Ok(Tensor::from_data(data, (device, DType::F32)))
+}
