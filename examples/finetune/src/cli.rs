@@ -1,0 +1,341 @@
+//! The command line: every command, every flag, its default and its help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::device::DeviceName;
+
+/// Fine-tune a LLaMA in 4 bits, on the device you have.
+///
+/// The base model's weights stay 4-bit the whole time; what is trained are small LoRA adapters
+/// that Hugging Face peft and llama.cpp read. A model is a Hugging Face directory (plain or
+/// bitsandbytes 4-bit), a .gguf file, or a Hub id such as HuggingFaceTB/SmolLM2-135M-Instruct.
+#[derive(Debug, Parser)]
+#[command(name = "finetune", version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  finetune train --model SmolLM2.gguf --data notes.jsonl --output run --epochs 3
+  finetune eval --model SmolLM2.gguf --adapter run --data held-out.jsonl --exact-match
+  finetune generate --model SmolLM2.gguf --adapter run --chat
+  finetune quantize --model SmolLM2.gguf --output SmolLM2-nf4";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train LoRA adapters on a 4-bit model
+    Train(Box<TrainArgs>),
+    /// Measure loss and perplexity on a data set, and how many answers come out exactly right
+    Eval(EvalArgs),
+    /// Let the model write: one prompt, or a chat
+    Generate(GenerateArgs),
+    /// Write the model as a 4-bit checkpoint that transformers + bitsandbytes load
+    Quantize(QuantizeArgs),
+}
+
+/// `finetune train`.
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "finetune train --model <MODEL> --data <FILE> --output <DIR> [OPTIONS]",
+    after_help = "\
+Data: a .jsonl file whose lines have `messages`, `prompt` and `completion`, or `text`; or a .txt
+file, which is tokenised whole and cut into rows. Of messages and completions only the answers
+are trained on.
+
+The output directory gets the adapter (adapter_config.json, adapter_model.safetensors) and the
+checkpoints to resume from. Ctrl-C finishes the step, saves, and says how to go on."
+)]
+pub struct TrainArgs {
+    /// TOML file with flags by their names (`batch-size = 8`); flags given here override it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    #[command(flatten)]
+    /// The model.
+    pub model: ModelArgs,
+    #[command(flatten)]
+    /// How its weights are held.
+    pub quant: QuantArgs,
+
+    /// Training data: .jsonl or .txt
+    #[arg(long, value_name = "FILE", help_heading = "Data", required_unless_present = "config")]
+    pub data: Option<PathBuf>,
+    /// Data to measure the loss on during and after training
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    pub eval_data: Option<PathBuf>,
+    /// Tokens in a row; longer examples are refused, shorter ones padded
+    #[arg(long, value_name = "N", default_value = "512", value_parser = positive, help_heading = "Data")]
+    pub seq_len: usize,
+    /// Take the rows in the file's order
+    #[arg(long, value_name = "BOOL", help_heading = "Data", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", default_value_t = false, hide_default_value = true, hide_possible_values = true)]
+    pub no_shuffle: bool,
+
+    /// Directory for the adapter and the checkpoints
+    #[arg(long, value_name = "DIR", help_heading = "Output", required_unless_present = "config")]
+    pub output: Option<PathBuf>,
+    /// Go on from the last checkpoint in the output directory
+    #[arg(long, value_name = "BOOL", help_heading = "Output", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", default_value_t = false, hide_default_value = true, hide_possible_values = true)]
+    pub resume: bool,
+    /// Append one JSON object a step: step, loss, grad_norm, lr, tokens, tokens_per_second,
+    /// peak_rss_bytes
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub log_json: Option<PathBuf>,
+    /// Measure the loss on --eval-data every N steps (0: only at the end)
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Output")]
+    pub eval_every: usize,
+    /// Save a checkpoint every N steps (0: only at the end)
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Output")]
+    pub save_every: usize,
+
+    /// peft adapter to start from, in place of a fresh one
+    #[arg(long, value_name = "DIR", help_heading = "Adapter", conflicts_with_all = ["rank", "alpha", "rslora", "target"])]
+    pub init_adapter: Option<PathBuf>,
+    /// Rank of the adapters
+    #[arg(long, value_name = "R", default_value = "16", value_parser = positive, help_heading = "Adapter")]
+    pub rank: usize,
+    /// Scale of the adapters: alpha / rank [default: twice the rank]
+    #[arg(long, value_name = "ALPHA", value_parser = positive_number, help_heading = "Adapter")]
+    pub alpha: Option<f64>,
+    /// Dropout on the adapters' input
+    #[arg(long, value_name = "P", default_value = "0", value_parser = probability, help_heading = "Adapter")]
+    pub dropout: f64,
+    /// Scale by alpha / sqrt(rank) (rsLoRA)
+    #[arg(long, value_name = "BOOL", help_heading = "Adapter", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", default_value_t = false, hide_default_value = true, hide_possible_values = true)]
+    pub rslora: bool,
+    /// Layers that get an adapter: names, comma-separated (q_proj,v_proj), or all-linear
+    #[arg(long, value_name = "NAMES", default_value = "all-linear", value_delimiter = ',', help_heading = "Adapter")]
+    pub target: Vec<String>,
+
+    /// Rows in a batch
+    #[arg(long, value_name = "N", default_value = "4", value_parser = positive, help_heading = "Training")]
+    pub batch_size: usize,
+    /// Batches in a step; equals one batch that many times as large
+    #[arg(long, value_name = "N", default_value = "1", value_parser = positive, help_heading = "Training")]
+    pub grad_accum: usize,
+    /// Steps to train [default: one epoch]
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Training", conflicts_with = "epochs")]
+    pub steps: Option<usize>,
+    /// Times to go through the data
+    #[arg(long, value_name = "N", value_parser = positive_number, help_heading = "Training")]
+    pub epochs: Option<f64>,
+    /// Learning rate at its highest
+    #[arg(long, value_name = "LR", default_value = "2e-4", value_parser = not_negative, help_heading = "Training")]
+    pub lr: f64,
+    /// How the learning rate goes on after the warm-up
+    #[arg(long, value_enum, default_value_t = ScheduleName::Constant, help_heading = "Training")]
+    pub schedule: ScheduleName,
+    /// Steps in which the learning rate rises from 0
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Training")]
+    pub warmup_steps: usize,
+    /// The optimizer
+    #[arg(long, value_enum, default_value_t = OptimizerName::Adamw, help_heading = "Training")]
+    pub optimizer: OptimizerName,
+    /// Decoupled weight decay
+    #[arg(long, value_name = "W", default_value = "0", value_parser = not_negative, help_heading = "Training")]
+    pub weight_decay: f64,
+    /// Clip the gradients to this global norm (0: do not clip)
+    #[arg(long, value_name = "NORM", default_value = "0.3", value_parser = not_negative, help_heading = "Training")]
+    pub max_grad_norm: f64,
+    /// Seed of the adapters, the shuffling and the dropout
+    #[arg(long, value_name = "N", default_value_t = 42, help_heading = "Training")]
+    pub seed: u64,
+}
+
+/// `finetune eval`.
+#[derive(Args, Debug)]
+#[command(override_usage = "finetune eval --model <MODEL> --data <FILE> [OPTIONS]")]
+pub struct EvalArgs {
+    /// TOML file with flags by their names (`seq-len = 512`); flags given here override it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    /// The model.
+    pub model: ModelArgs,
+    #[command(flatten)]
+    /// How its weights are held.
+    pub quant: QuantArgs,
+    /// peft adapter to put on the model
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub adapter: Option<PathBuf>,
+    /// Data to measure on: .jsonl or .txt
+    #[arg(long, value_name = "FILE", help_heading = "Data", required_unless_present = "config")]
+    pub data: Option<PathBuf>,
+    /// Tokens in a row
+    #[arg(long, value_name = "N", default_value = "512", value_parser = positive, help_heading = "Data")]
+    pub seq_len: usize,
+    /// Rows measured at once
+    #[arg(long, value_name = "N", default_value = "4", value_parser = positive, help_heading = "Data")]
+    pub batch_size: usize,
+    /// Use the first N rows only
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Data")]
+    pub max_rows: Option<usize>,
+    /// Also let the model answer each prompt (greedily) and count the answers that are exactly
+    /// the expected ones
+    #[arg(long, value_name = "BOOL", help_heading = "Output", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", default_value_t = false, hide_default_value = true, hide_possible_values = true)]
+    pub exact_match: bool,
+    /// Print one JSON object as the last line
+    #[arg(long, value_name = "BOOL", help_heading = "Output", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", default_value_t = false, hide_default_value = true, hide_possible_values = true)]
+    pub json: bool,
+}
+
+/// `finetune generate`.
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "finetune generate --model <MODEL> (--prompt <TEXT> | --chat) [OPTIONS]"
+)]
+pub struct GenerateArgs {
+    /// TOML file with flags by their names (`max-tokens = 64`); flags given here override it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    /// The model.
+    pub model: ModelArgs,
+    #[command(flatten)]
+    /// How its weights are held.
+    pub quant: QuantArgs,
+    /// peft adapter to put on the model
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub adapter: Option<PathBuf>,
+    /// Text to continue
+    #[arg(long, value_name = "TEXT", help_heading = "Text", conflicts_with = "chat", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+    /// Talk with the model, turn by turn, in its own chat format
+    #[arg(long, value_name = "BOOL", help_heading = "Text", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", default_value_t = false, hide_default_value = true, hide_possible_values = true)]
+    pub chat: bool,
+    /// Most tokens to write, in a chat per turn
+    #[arg(long, value_name = "N", default_value = "256", value_parser = positive, help_heading = "Text")]
+    pub max_tokens: usize,
+    /// 0 takes the likeliest token always; higher is livelier
+    #[arg(long, value_name = "T", default_value = "0", value_parser = not_negative, help_heading = "Sampling")]
+    pub temperature: f64,
+    /// Choose among the K likeliest tokens only
+    #[arg(long, value_name = "K", value_parser = positive, help_heading = "Sampling")]
+    pub top_k: Option<usize>,
+    /// Choose among the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P", value_parser = share, help_heading = "Sampling")]
+    pub top_p: Option<f64>,
+    /// Seed of the sampling
+    #[arg(long, value_name = "N", default_value_t = 42, help_heading = "Sampling")]
+    pub seed: u64,
+}
+
+/// `finetune quantize`.
+#[derive(Args, Debug)]
+#[command(override_usage = "finetune quantize --model <MODEL> --output <DIR> [OPTIONS]")]
+pub struct QuantizeArgs {
+    /// TOML file with flags by their names; flags given here override it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Hugging Face directory, .gguf file or Hub id
+    #[arg(long, value_name = "MODEL", required_unless_present = "config")]
+    pub model: Option<String>,
+    /// Directory for the checkpoint; must not exist or be empty
+    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    /// The format.
+    pub quant: QuantArgs,
+}
+
+/// Which model, and where it runs.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// Hugging Face directory (plain or bitsandbytes 4-bit), .gguf file or Hub id
+    #[arg(long, value_name = "MODEL", required_unless_present = "config")]
+    pub model: Option<String>,
+    /// flex, wgpu, vulkan, metal, cuda, rocm or cpu, with a number if there are several (wgpu:1)
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceName::default())]
+    pub device: DeviceName,
+}
+
+/// The 4-bit format of the base weights.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Quantization")]
+pub struct QuantArgs {
+    /// 4-bit format of the base weights, or none; a model that is 4-bit already keeps its own
+    /// [default: nf4]
+    #[arg(long, value_enum)]
+    pub quant: Option<QuantName>,
+    /// Weights that share a scale: 32 to 4096, a power of two
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub block_size: usize,
+    /// Keep the scales in f32 (4.5 bits a weight in place of 4.13)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", default_value_t = false, hide_default_value = true, hide_possible_values = true)]
+    pub no_double_quant: bool,
+}
+
+/// A 4-bit data type, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum QuantName {
+    /// 4-bit NormalFloat
+    Nf4,
+    /// 4-bit float, E2M1
+    Fp4,
+    /// Evenly spaced
+    Int4,
+    /// Keep full precision
+    None,
+}
+
+/// A learning-rate schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScheduleName {
+    /// Stays at its height
+    Constant,
+    /// Falls to 0 in a line
+    Linear,
+    /// Falls to 0 along half a cosine
+    Cosine,
+}
+
+/// An optimizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OptimizerName {
+    /// Adam with decoupled weight decay, as in torch
+    Adamw,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_string()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("must be a whole number of at least 1".to_string()),
+    }
+}
+
+fn number(text: &str, allowed: impl Fn(f64) -> bool, wish: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if f64::is_finite(number) && allowed(number) => Ok(number),
+        _ => Err(format!("must be a number {wish}")),
+    }
+}
+
+fn positive_number(text: &str) -> Result<f64, String> {
+    number(text, |n| n > 0.0, "above 0")
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    number(text, |n| n >= 0.0, "of at least 0")
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    number(text, |n| (0.0..1.0).contains(&n), "of at least 0 and below 1")
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    number(text, |n| n > 0.0 && n <= 1.0, "above 0 and at most 1")
+}

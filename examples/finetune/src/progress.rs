@@ -1,0 +1,123 @@
+//! What a user sees while a command works: a live bar on a terminal, plain lines elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::log::StepLine;
+use crate::memory::human_bytes;
+
+/// How often a plain line is printed at most; the first and the last step always get one.
+const PLAIN_EVERY: Duration = Duration::from_secs(5);
+
+/// The display of a training run.
+#[derive(Debug)]
+pub struct TrainDisplay {
+    /// The bar, on a terminal.
+    bar: Option<ProgressBar>,
+    total: usize,
+    started: Instant,
+    /// Steps and tokens that this process has done, which the speed is measured over.
+    steps: usize,
+    tokens: usize,
+    last_plain: Option<Instant>,
+}
+
+impl TrainDisplay {
+    /// A display for a run of `total` steps of which `done` were done before.
+    pub fn new(total: usize, done: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template(
+                "{bar:24.cyan/blue} step {pos}/{len}  {msg}  ETA {eta}",
+            );
+            let bar = ProgressBar::new(total as u64)
+                .with_position(done as u64)
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.reset_eta();
+            bar.enable_steady_tick(Duration::from_millis(500));
+            bar
+        });
+        let started = Instant::now();
+        Self { bar, total, started, steps: 0, tokens: 0, last_plain: None }
+    }
+
+    /// Shows a step that is done.
+    pub fn step(&mut self, line: &StepLine) {
+        self.steps += 1;
+        self.tokens += line.tokens;
+        let seconds = self.started.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
+        let mut text =
+            format!("loss {:.4}  {:.0} tokens/s", line.loss, self.tokens as f64 / seconds);
+        if let Some(bytes) = line.peak_rss_bytes {
+            text += &format!("  {}", human_bytes(bytes));
+        }
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(text);
+                bar.set_position(line.step as u64);
+            }
+            None if self.plain_line_is_due(line.step) => {
+                let left = self.total.saturating_sub(line.step) as f64;
+                let eta = Duration::from_secs((seconds / self.steps as f64 * left) as u64);
+                eprintln!("step {}/{}  {text}  ETA {}", line.step, self.total, clock(eta));
+                self.last_plain = Some(Instant::now());
+            }
+            None => {}
+        }
+    }
+
+    /// Prints a line of its own, above the bar if there is one.
+    pub fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// Tokens a second over all steps of this process.
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.started.elapsed().as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// Leaves the bar as it stands.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.abandon();
+        }
+    }
+
+    fn plain_line_is_due(&self, step: usize) -> bool {
+        step == self.total || self.last_plain.is_none_or(|last| last.elapsed() >= PLAIN_EVERY)
+    }
+}
+
+/// A bar that counts `total` things of a name, hidden where there is no terminal.
+pub fn counter(total: usize, name: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:24.cyan/blue} {msg} {pos}/{len}  ETA {eta}");
+    // indicatif draws on stderr and hides itself when that is not a terminal.
+    ProgressBar::new(total as u64)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        .with_message(name)
+}
+
+/// `1h02m`, `3m10s` or `7s`.
+fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        s if s >= 3600 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
+        s if s >= 60 => format!("{}m{:02}s", s / 60, s % 60),
+        s => format!("{s}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_well() {
+        let told = [7, 190, 3725].map(|s| clock(Duration::from_secs(s)));
+        assert_eq!(told, ["7s", "3m10s", "1h02m"]);
+    }
+}

