@@ -1,0 +1,450 @@
+//! The state-dict form that bitsandbytes and transformers store 4-bit weights in, both ways.
+//!
+//! A weight `P` is the tensor `P` (two codes a byte, the first in the *high* nibble) and beside it `P.absmax`,
+//! `P.quant_map`, with double quantization `P.nested_absmax` and `P.nested_quant_map`, and
+//! `P.quant_state.bitsandbytes__nf4` (or `__fp4`), whose bytes are JSON.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codebook::Codebook;
+use crate::config::QuantConfig;
+use crate::error::Nf4Error;
+use crate::layout::{Layout, NESTED_BLOCK, NESTED_MAP};
+use crate::matrix::QuantizedMatrix;
+
+const ABSMAX: &str = "absmax";
+const QUANT_MAP: &str = "quant_map";
+const NESTED_ABSMAX: &str = "nested_absmax";
+const NESTED_QUANT_MAP: &str = "nested_quant_map";
+const QUANT_STATE: &str = "quant_state.bitsandbytes__";
+
+/// The codebooks that bitsandbytes has.
+const CODEBOOKS: [Codebook; 2] = [Codebook::Nf4, Codebook::Fp4];
+
+/// A quant_state describes one matrix in some 160 bytes; more than this is not one.
+const MAX_QUANT_STATE: usize = 4096;
+
+/// The dtype of a tensor in a state dict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// Bytes.
+    U8,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+    /// IEEE single precision.
+    F32,
+    /// Anything else: never valid here, but nameable in an error.
+    Other(&'static str),
+}
+
+impl Dtype {
+    /// The name in safetensors headers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Dtype::U8 => "U8",
+            Dtype::F16 => "F16",
+            Dtype::Bf16 => "BF16",
+            Dtype::F32 => "F32",
+            Dtype::Other(name) => name,
+        }
+    }
+}
+
+/// A tensor of a state dict: little-endian, contiguous.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry<'a> {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// The bytes.
+    pub data: Cow<'a, [u8]>,
+}
+
+/// A weight read from a state dict.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weight {
+    /// The quantized matrix, with the checkpoint's own 8-bit code map.
+    pub matrix: QuantizedMatrix,
+    /// What the weight was before quantization, in torch's words (`float32`, `bfloat16`, …).
+    pub dtype: String,
+}
+
+/// The JSON of a quant_state, in the order in which bitsandbytes writes it.
+#[derive(Serialize, Deserialize)]
+struct QuantState {
+    quant_type: String,
+    blocksize: usize,
+    dtype: String,
+    shape: Vec<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nested_blocksize: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nested_dtype: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nested_offset: Option<f64>,
+}
+
+/// The name of the tensor whose presence says that weight `name` is quantized with `codebook`.
+pub fn quant_state_name(name: &str, codebook: Codebook) -> String {
+    format!("{name}.{QUANT_STATE}{codebook}")
+}
+
+/// Splits the name of a tensor that accompanies a 4-bit weight into the weight's name and the rest; `None` for other
+/// tensors.
+pub fn split_companion(name: &str) -> Option<(&str, &str)> {
+    let suffixes = [ABSMAX, QUANT_MAP, NESTED_ABSMAX, NESTED_QUANT_MAP];
+    let plain = suffixes
+        .iter()
+        .find_map(|suffix| name.strip_suffix(suffix)?.strip_suffix('.'));
+    let weight = plain.or_else(|| {
+        CODEBOOKS.iter().find_map(|codebook| {
+            name.strip_suffix(codebook.name())?
+                .strip_suffix(QUANT_STATE)?
+                .strip_suffix('.')
+        })
+    })?;
+    Some((weight, &name[weight.len() + 1..]))
+}
+
+/// Reads the weight `name`; `get` returns a tensor of the state dict by its full name.
+///
+/// The tensor of codes may have any dtype (`bnb_4bit_quant_storage`): only its bytes count. Nothing is
+/// allocated before the sizes that the quant_state claims are those of the tensors.
+///
+/// # Errors
+/// [`Nf4Error::MissingTensor`], [`Nf4Error::TensorDtype`], [`Nf4Error::TensorSize`], [`Nf4Error::QuantState`],
+/// [`Nf4Error::QuantMap`], [`Nf4Error::TensorNotFinite`], and what [`Layout::new`] refuses.
+pub fn read<'a>(name: &str, get: impl Fn(&str) -> Option<Entry<'a>>) -> Result<Weight, Nf4Error> {
+    let find = |name: String| match get(&name) {
+        Some(entry) => Ok((name, entry)),
+        None => Err(Nf4Error::MissingTensor { name }),
+    };
+    let companion = |suffix: &str| find(format!("{name}.{suffix}"));
+
+    let present = CODEBOOKS
+        .into_iter()
+        .find(|codebook| get(&quant_state_name(name, *codebook)).is_some());
+    let codebook = present.unwrap_or(Codebook::Nf4);
+    let (state_name, state) = find(quant_state_name(name, codebook))?;
+    let state = parse_state(&state_name, &state, codebook)?;
+    let broken = |reason: &str| Nf4Error::QuantState {
+        name: state_name.clone(),
+        reason: reason.to_owned(),
+    };
+
+    let [rows, columns] = state.shape[..] else {
+        return Err(broken(
+            "its shape is not a matrix's; only linear layers can be read",
+        ));
+    };
+    let double_quant = state.nested_blocksize.is_some();
+    if state
+        .nested_blocksize
+        .is_some_and(|size| size != NESTED_BLOCK)
+    {
+        return Err(broken(
+            "its nested_blocksize is not 256, the only one that bitsandbytes writes",
+        ));
+    }
+    let layout = Layout::new(
+        [rows, columns],
+        QuantConfig {
+            codebook,
+            block_size: state.blocksize,
+            double_quant,
+        },
+    )?;
+
+    let (map_name, map) = companion(QUANT_MAP)?;
+    let map = floats(&map_name, &map, 16)?;
+    let differs = codebook
+        .values()
+        .iter()
+        .zip(&map)
+        .position(|(expected, found)| expected != found);
+    if let Some(index) = differs {
+        let (found, expected) = (map[index], codebook.values()[index]);
+        return Err(Nf4Error::QuantMap {
+            name: map_name,
+            codebook,
+            index,
+            found,
+            expected,
+        });
+    }
+
+    let (codes_name, codes) = find(name.to_owned())?;
+    let expected = layout.elements().div_ceil(2);
+    if codes.data.len() != expected {
+        return Err(Nf4Error::TensorSize {
+            name: codes_name,
+            found: codes.data.len(),
+            expected,
+        });
+    }
+
+    let (absmax_name, absmax) = companion(ABSMAX)?;
+    let absmax = if double_quant {
+        let offset = state
+            .nested_offset
+            .ok_or_else(|| broken("it has a nested_blocksize but no nested_offset"))?
+            as f32;
+        if !offset.is_finite() {
+            return Err(broken("its nested_offset is not a finite f32"));
+        }
+        let (nested_name, nested) = companion(NESTED_ABSMAX)?;
+        let nested = floats(&nested_name, &nested, layout.nested_blocks())?;
+        let (map_name, map) = companion(NESTED_QUANT_MAP)?;
+        let map = floats(&map_name, &map, NESTED_MAP)?;
+        check(&absmax_name, &absmax, Dtype::U8, layout.blocks())?;
+        let mut words = to_words(&absmax.data);
+        words.reserve_exact(layout.absmax_words() - words.len());
+        words.extend(
+            nested
+                .iter()
+                .chain([&offset])
+                .chain(&map)
+                .map(|value| value.to_bits()),
+        );
+        words
+    } else {
+        floats(&absmax_name, &absmax, layout.blocks())?
+            .into_iter()
+            .map(f32::to_bits)
+            .collect()
+    };
+    let packed = swap_nibbles(to_words(&codes.data));
+    let packed = clear_padding(packed, layout.elements());
+    Ok(Weight {
+        matrix: QuantizedMatrix::from_parts(layout, packed, absmax)?,
+        dtype: state.dtype,
+    })
+}
+
+/// The state dict of a weight `name`, whose unquantized dtype was `dtype` in torch's words (`float32`, `bfloat16`,
+/// `float16`): full names and tensors, in bitsandbytes' order.
+///
+/// # Errors
+/// [`Nf4Error::NotInBitsandbytes`] for a codebook that it does not have.
+pub fn write(
+    name: &str,
+    matrix: &QuantizedMatrix,
+    dtype: &str,
+) -> Result<Vec<(String, Entry<'static>)>, Nf4Error> {
+    let layout = matrix.layout();
+    let QuantConfig {
+        codebook,
+        block_size,
+        double_quant,
+    } = layout.config();
+    if !CODEBOOKS.contains(&codebook) {
+        return Err(Nf4Error::NotInBitsandbytes { codebook });
+    }
+    let words = matrix.absmax();
+    let mut entries = vec![(
+        name.to_owned(),
+        bytes(vec![layout.elements().div_ceil(2), 1], codes_of(matrix)),
+    )];
+    let mut push = |suffix: &str, entry| entries.push((format!("{name}.{suffix}"), entry));
+    let mut state = QuantState {
+        quant_type: codebook.name().to_owned(),
+        blocksize: block_size,
+        dtype: dtype.to_owned(),
+        shape: layout.shape().to_vec(),
+        nested_blocksize: None,
+        nested_dtype: None,
+        nested_offset: None,
+    };
+    if double_quant {
+        let mut codes = to_bytes(&words[layout.scale_words()]);
+        codes.truncate(layout.blocks());
+        push(ABSMAX, bytes(vec![layout.blocks()], codes));
+        push(NESTED_ABSMAX, f32s(&words[layout.nested_words()]));
+        push(NESTED_QUANT_MAP, f32s(&words[layout.map_words()]));
+        state.nested_blocksize = Some(NESTED_BLOCK);
+        state.nested_dtype = Some("float32".to_owned());
+        // An f32 is exact in f64, whose shortest decimal form parses back to it.
+        state.nested_offset = Some(f32::from_bits(words[layout.offset_word()]).into());
+    } else {
+        push(ABSMAX, f32s(words));
+    }
+    push(QUANT_MAP, f32s(&codebook.values().map(f32::to_bits)));
+    let json = python_json(&state);
+    push(
+        &format!("{QUANT_STATE}{codebook}"),
+        bytes(vec![json.len()], json),
+    );
+    Ok(entries)
+}
+
+fn parse_state(name: &str, entry: &Entry<'_>, codebook: Codebook) -> Result<QuantState, Nf4Error> {
+    let broken = |reason: String| Nf4Error::QuantState {
+        name: name.to_owned(),
+        reason,
+    };
+    if entry.dtype != Dtype::U8 {
+        return Err(Nf4Error::TensorDtype {
+            name: name.to_owned(),
+            found: entry.dtype.name(),
+            expected: "U8",
+        });
+    }
+    if entry.data.len() > MAX_QUANT_STATE {
+        return Err(broken(format!(
+            "{} bytes are too many for one, {MAX_QUANT_STATE} at most",
+            entry.data.len()
+        )));
+    }
+    let state: QuantState =
+        serde_json::from_slice(&entry.data).map_err(|error| broken(error.to_string()))?;
+    if state.quant_type != codebook.name() {
+        let kind = &state.quant_type;
+        return Err(broken(format!(
+            "its quant_type is `{kind}`, but its name ends in `{codebook}`"
+        )));
+    }
+    Ok(state)
+}
+
+fn check(name: &str, entry: &Entry<'_>, dtype: Dtype, len: usize) -> Result<(), Nf4Error> {
+    if entry.dtype != dtype {
+        return Err(Nf4Error::TensorDtype {
+            name: name.to_owned(),
+            found: entry.dtype.name(),
+            expected: dtype.name(),
+        });
+    }
+    let expected = if dtype == Dtype::F32 { 4 * len } else { len };
+    if entry.data.len() != expected {
+        return Err(Nf4Error::TensorSize {
+            name: name.to_owned(),
+            found: entry.data.len(),
+            expected,
+        });
+    }
+    Ok(())
+}
+
+/// The f32 values of a tensor of known length, all of them finite.
+fn floats(name: &str, entry: &Entry<'_>, len: usize) -> Result<Vec<f32>, Nf4Error> {
+    check(name, entry, Dtype::F32, len)?;
+    let values: Vec<f32> = entry
+        .data
+        .as_chunks()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect();
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(index) => Err(Nf4Error::TensorNotFinite {
+            name: name.to_owned(),
+            index,
+        }),
+        None => Ok(values),
+    }
+}
+
+/// Little-endian words of bytes, the last one filled with zeros.
+fn to_words(bytes: &[u8]) -> Vec<u32> {
+    let (whole, rest) = bytes.as_chunks();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    let last = (!rest.is_empty()).then_some(last);
+    whole
+        .iter()
+        .copied()
+        .chain(last)
+        .map(u32::from_le_bytes)
+        .collect()
+}
+
+fn to_bytes(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// Exchanges the two codes of every byte: device order is low nibble first, bitsandbytes' is high nibble first.
+fn swap_nibbles(mut words: Vec<u32>) -> Vec<u32> {
+    for word in &mut words {
+        *word = *word >> 4 & 0x0f0f_0f0f | (*word & 0x0f0f_0f0f) << 4;
+    }
+    words
+}
+
+/// Zeroes the codes beyond the last element.
+fn clear_padding(mut words: Vec<u32>, elements: usize) -> Vec<u32> {
+    if let Some(last) = words.last_mut()
+        && !elements.is_multiple_of(8)
+    {
+        *last &= !(u32::MAX << (4 * (elements % 8)));
+    }
+    words
+}
+
+/// The bytes of codes as bitsandbytes has them; an odd matrix ends with the code of zero.
+fn codes_of(matrix: &QuantizedMatrix) -> Vec<u8> {
+    let layout = matrix.layout();
+    let elements = layout.elements();
+    let mut bytes = to_bytes(&swap_nibbles(matrix.packed().to_vec()));
+    bytes.truncate(elements.div_ceil(2));
+    if let Some(last) = bytes.last_mut()
+        && !elements.is_multiple_of(2)
+    {
+        *last = *last & 0xf0 | layout.config().codebook.zero_code() as u8;
+    }
+    bytes
+}
+
+fn bytes(shape: Vec<usize>, data: Vec<u8>) -> Entry<'static> {
+    Entry {
+        dtype: Dtype::U8,
+        shape,
+        data: Cow::Owned(data),
+    }
+}
+
+fn f32s(words: &[u32]) -> Entry<'static> {
+    Entry {
+        dtype: Dtype::F32,
+        shape: vec![words.len()],
+        data: Cow::Owned(to_bytes(words)),
+    }
+}
+
+/// The JSON text as Python's `json.dumps` spaces it, so that a file written back is the same byte for byte.
+fn python_json(state: &QuantState) -> Vec<u8> {
+    struct Spaced;
+    impl serde_json::ser::Formatter for Spaced {
+        fn begin_array_value<W: ?Sized + std::io::Write>(
+            &mut self,
+            out: &mut W,
+            first: bool,
+        ) -> std::io::Result<()> {
+            out.write_all(if first { b"" } else { b", " })
+        }
+        fn begin_object_key<W: ?Sized + std::io::Write>(
+            &mut self,
+            out: &mut W,
+            first: bool,
+        ) -> std::io::Result<()> {
+            out.write_all(if first { b"" } else { b", " })
+        }
+        fn begin_object_value<W: ?Sized + std::io::Write>(
+            &mut self,
+            out: &mut W,
+        ) -> std::io::Result<()> {
+            out.write_all(b": ")
+        }
+    }
+    let mut json = Vec::new();
+    let mut serializer = serde_json::Serializer::with_formatter(&mut json, Spaced);
+    // Strings, numbers and a list cannot fail to serialize into memory.
+    state
+        .serialize(&mut serializer)
+        .expect("a quant_state is plain data");
+    json
+}

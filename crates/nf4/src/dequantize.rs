@@ -1,0 +1,96 @@
+//! 4 bits to dense f32.
+
+use rayon::prelude::*;
+
+use crate::double_quant::decode_scales;
+use crate::matrix::MatrixRef;
+use crate::simd::{Isa, Simd, kernel};
+
+/// Elements a task decodes.
+const CHUNK: usize = 32 * 1024;
+/// Scales decoded ahead of the blocks they belong to.
+const SCALES: usize = 64;
+
+/// Decodes a whole matrix into `out`, row by row: `values[code] * absmax`, bit-exact with bitsandbytes
+/// `dequantize_4bit`.
+///
+/// # Panics
+/// If `out` does not have exactly the matrix's number of elements.
+pub fn dequantize(w: MatrixRef<'_>, out: &mut [f32]) {
+    dequantize_on(Isa::best(), w, out);
+}
+
+/// [`dequantize`] on a given instruction set.
+///
+/// # Panics
+/// As [`dequantize`].
+pub fn dequantize_on(isa: Isa, w: MatrixRef<'_>, out: &mut [f32]) {
+    let elements = w.layout().elements();
+    assert_eq!(
+        out.len(),
+        elements,
+        "dequantize: `out` must hold the matrix's {elements} elements"
+    );
+    out.par_chunks_mut(CHUNK)
+        .enumerate()
+        .for_each(|(i, out)| dequantize_range(isa, w, i * CHUNK, out));
+}
+
+kernel! {
+    /// Decodes the flattened elements from `start` on.
+    pub(crate) fn dequantize_range(w: MatrixRef<'_>, start: usize, out: &mut [f32]) = decode_range;
+}
+
+#[inline(always)]
+pub(crate) fn decode_range<S: Simd>(s: S, w: MatrixRef<'_>, start: usize, mut out: &mut [f32]) {
+    let config = w.layout().config();
+    let size = config.block_size;
+    let values = config.codebook.values();
+    let table = s.table(values);
+    let mut scales = [0.0; SCALES];
+    let mut at = start;
+    while !out.is_empty() {
+        let first = at / size;
+        let count = ((at + out.len() - 1) / size + 1 - first).min(SCALES);
+        decode_scales(s, w, first, &mut scales[..count]);
+        for (block, scale) in (first..).zip(&scales[..count]) {
+            let len = ((block + 1) * size - at).min(out.len());
+            let (run, rest) = out.split_at_mut(len);
+            decode_run(s, table, values, w.packed(), at, *scale, run);
+            at += len;
+            out = rest;
+        }
+    }
+}
+
+/// Decodes elements of one block.
+#[inline(always)]
+fn decode_run<S: Simd>(
+    s: S,
+    table: S::Table,
+    values: &[f32; 16],
+    packed: &[u32],
+    at: usize,
+    scale: f32,
+    out: &mut [f32],
+) {
+    let one = |i: usize| values[(packed[i / 8] >> (4 * (i % 8)) & 15) as usize] * scale;
+    let head = (at.next_multiple_of(8) - at).min(out.len());
+    let (before, rest) = out.split_at_mut(head);
+    before
+        .iter_mut()
+        .enumerate()
+        .for_each(|(i, out)| *out = one(at + i));
+    let (chunks, after) = rest.as_chunks_mut::<16>();
+    let at = at + head;
+    let (words, _) = packed[at.div_ceil(8).min(packed.len())..].as_chunks::<2>();
+    let lanes = s.splat(scale);
+    for (chunk, words) in chunks.iter_mut().zip(words) {
+        s.store(s.mul(s.lookup(table, s.codes(words)), lanes), chunk);
+    }
+    let at = at + 16 * chunks.len();
+    after
+        .iter_mut()
+        .enumerate()
+        .for_each(|(i, out)| *out = one(at + i));
+}

@@ -1,0 +1,213 @@
+//! Where everything of a quantized matrix lies in its two word arrays.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::QuantConfig;
+use crate::error::Nf4Error;
+
+/// How many scales share one nested scale under double quantization.
+pub const NESTED_BLOCK: usize = 256;
+/// Entries of the 8-bit code map of double quantization.
+pub const NESTED_MAP: usize = 256;
+
+/// Shape and format of a quantized matrix, and the sizes that follow from them.
+///
+/// The matrix is `[out_features, in_features]`, row-major and *flattened*: blocks are consecutive runs of
+/// the flattened elements, so that a block may straddle rows, and the last one may be short.
+///
+/// `packed` holds 8 codes a word: element `i` in bits `4 * (i % 8)..` of word `i / 8`; codes beyond the last element
+/// are 0. `absmax` holds, without double quantization, one f32 bit pattern a block. With it, one after another: the
+/// 8-bit codes of the blocks, 4 a word, low byte first; the nested scales; the offset; the 256 values of
+/// the 8-bit codes (all but the codes being f32 bit patterns).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "LayoutFields", into = "LayoutFields")]
+pub struct Layout {
+    shape: [usize; 2],
+    config: QuantConfig,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LayoutFields {
+    shape: [usize; 2],
+    config: QuantConfig,
+}
+
+impl TryFrom<LayoutFields> for Layout {
+    type Error = Nf4Error;
+
+    fn try_from(fields: LayoutFields) -> Result<Self, Nf4Error> {
+        Layout::new(fields.shape, fields.config)
+    }
+}
+
+impl From<Layout> for LayoutFields {
+    fn from(layout: Layout) -> Self {
+        LayoutFields {
+            shape: layout.shape,
+            config: layout.config,
+        }
+    }
+}
+
+impl Layout {
+    /// The layout of a matrix of `shape` = `[out_features, in_features]`; either may be 0.
+    ///
+    /// # Errors
+    /// [`Nf4Error::BlockSize`], and [`Nf4Error::TooLarge`] if the matrix decoded to f32 could not be addressed.
+    pub fn new(shape: [usize; 2], config: QuantConfig) -> Result<Self, Nf4Error> {
+        config.validate()?;
+        let bytes = shape[0]
+            .checked_mul(shape[1])
+            .and_then(|elements| elements.checked_mul(4));
+        // Half the address space leaves room for the 1 KiB of the code map in every later sum.
+        if bytes.is_none_or(|bytes| bytes > isize::MAX as usize / 2) {
+            return Err(Nf4Error::TooLarge { shape });
+        }
+        Ok(Self { shape, config })
+    }
+
+    /// `[out_features, in_features]`.
+    pub const fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// Rows of the matrix.
+    pub const fn out_features(&self) -> usize {
+        self.shape[0]
+    }
+
+    /// Columns of the matrix.
+    pub const fn in_features(&self) -> usize {
+        self.shape[1]
+    }
+
+    /// Codebook, block size and whether scales are quantized too.
+    pub const fn config(&self) -> QuantConfig {
+        self.config
+    }
+
+    /// Elements of the matrix.
+    pub const fn elements(&self) -> usize {
+        self.shape[0] * self.shape[1]
+    }
+
+    /// Blocks, each with a scale; the last may be short.
+    pub const fn blocks(&self) -> usize {
+        self.elements().div_ceil(self.config.block_size)
+    }
+
+    /// Groups of [`NESTED_BLOCK`] scales with a nested scale each; 0 without double quantization.
+    pub const fn nested_blocks(&self) -> usize {
+        if self.config.double_quant {
+            self.blocks().div_ceil(NESTED_BLOCK)
+        } else {
+            0
+        }
+    }
+
+    /// Length of `packed`.
+    pub const fn packed_words(&self) -> usize {
+        self.elements().div_ceil(8)
+    }
+
+    /// Length of `absmax`.
+    pub const fn absmax_words(&self) -> usize {
+        if self.config.double_quant {
+            self.map_words().end
+        } else {
+            self.blocks()
+        }
+    }
+
+    /// Where in `absmax` the scales (f32 bits) lie without double quantization, or their 8-bit codes with it.
+    pub const fn scale_words(&self) -> Range<usize> {
+        0..if self.config.double_quant {
+            self.blocks().div_ceil(4)
+        } else {
+            self.blocks()
+        }
+    }
+
+    /// Where in `absmax` the nested scales lie; empty without double quantization.
+    pub const fn nested_words(&self) -> Range<usize> {
+        let start = self.scale_words().end;
+        start..start + self.nested_blocks()
+    }
+
+    /// Which word of `absmax` is the offset; meaningful under double quantization only.
+    pub const fn offset_word(&self) -> usize {
+        self.nested_words().end
+    }
+
+    /// Where in `absmax` the values of the 8-bit codes lie; meaningful under double quantization only.
+    pub const fn map_words(&self) -> Range<usize> {
+        let start = self.offset_word() + 1;
+        start..start + NESTED_MAP
+    }
+
+    /// Bytes of both word arrays.
+    pub const fn bytes(&self) -> usize {
+        4 * (self.packed_words() + self.absmax_words())
+    }
+
+    /// Storage per weight, everything included: 4.127 for a large matrix of the default format.
+    pub fn bits_per_weight(&self) -> f64 {
+        8.0 * self.bytes() as f64 / self.elements() as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_follow_one_another() {
+        let layout = Layout::new([300, 177], QuantConfig::default()).unwrap();
+        assert_eq!(layout.blocks(), 830);
+        assert_eq!(layout.scale_words(), 0..208);
+        assert_eq!(layout.nested_words(), 208..212);
+        assert_eq!(layout.offset_word(), 212);
+        assert_eq!(layout.map_words(), 213..469);
+        assert_eq!(layout.absmax_words(), 469);
+        let plain = QuantConfig {
+            double_quant: false,
+            ..QuantConfig::default()
+        };
+        assert_eq!(Layout::new([300, 177], plain).unwrap().absmax_words(), 830);
+    }
+
+    #[test]
+    fn a_large_matrix_takes_4_127_bits_per_weight() {
+        let layout = Layout::new([8192, 8192], QuantConfig::default()).unwrap();
+        assert!((layout.bits_per_weight() - 4.127).abs() < 5e-4);
+    }
+
+    #[test]
+    fn impossible_layouts_are_refused() {
+        for block_size in [0, 16, 48, 63, 8192] {
+            let config = QuantConfig {
+                block_size,
+                ..QuantConfig::default()
+            };
+            assert_eq!(
+                Layout::new([2, 2], config),
+                Err(Nf4Error::BlockSize { block_size })
+            );
+        }
+        for shape in [[usize::MAX, 2], [usize::MAX, usize::MAX], [1 << 62, 1]] {
+            let error = Layout::new(shape, QuantConfig::default());
+            assert_eq!(error, Err(Nf4Error::TooLarge { shape }));
+        }
+    }
+
+    #[test]
+    fn serde_checks_what_it_reads() {
+        let layout = Layout::new([3, 5], QuantConfig::default()).unwrap();
+        let json = serde_json::to_string(&layout).unwrap();
+        assert_eq!(serde_json::from_str::<Layout>(&json).unwrap(), layout);
+        assert!(serde_json::from_str::<Layout>(&json.replace("64", "65")).is_err());
+    }
+}

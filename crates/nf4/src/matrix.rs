@@ -1,0 +1,116 @@
+//! A quantized matrix, owned and borrowed.
+
+use crate::error::Nf4Error;
+use crate::layout::Layout;
+
+/// A quantized matrix in host memory, in the word format described at [`Layout`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuantizedMatrix {
+    layout: Layout,
+    packed: Vec<u32>,
+    absmax: Vec<u32>,
+}
+
+/// A quantized matrix whose words belong to someone else: a tensor's storage or a mapped file.
+#[derive(Clone, Copy, Debug)]
+pub struct MatrixRef<'a> {
+    layout: Layout,
+    packed: &'a [u32],
+    absmax: &'a [u32],
+}
+
+impl QuantizedMatrix {
+    /// Puts a matrix together from its words.
+    ///
+    /// # Errors
+    /// [`Nf4Error::WordCount`] if a length is not what `layout` says.
+    pub fn from_parts(
+        layout: Layout,
+        packed: Vec<u32>,
+        absmax: Vec<u32>,
+    ) -> Result<Self, Nf4Error> {
+        MatrixRef::new(layout, &packed, &absmax)?;
+        Ok(Self {
+            layout,
+            packed,
+            absmax,
+        })
+    }
+
+    /// Takes the matrix apart: layout, packed codes, scales.
+    pub fn into_parts(self) -> (Layout, Vec<u32>, Vec<u32>) {
+        (self.layout, self.packed, self.absmax)
+    }
+
+    /// Shape and format.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The packed codes, [`Layout::packed_words`] words.
+    pub fn packed(&self) -> &[u32] {
+        &self.packed
+    }
+
+    /// The scales, [`Layout::absmax_words`] words.
+    pub fn absmax(&self) -> &[u32] {
+        &self.absmax
+    }
+
+    /// The borrowed form, which the kernels take.
+    pub fn as_ref(&self) -> MatrixRef<'_> {
+        MatrixRef {
+            layout: self.layout,
+            packed: &self.packed,
+            absmax: &self.absmax,
+        }
+    }
+}
+
+impl<'a> MatrixRef<'a> {
+    /// A view of words that lie elsewhere.
+    ///
+    /// # Errors
+    /// [`Nf4Error::WordCount`] if a length is not what `layout` says.
+    pub fn new(layout: Layout, packed: &'a [u32], absmax: &'a [u32]) -> Result<Self, Nf4Error> {
+        let check = |part, len, expected| match len == expected {
+            true => Ok(()),
+            false => Err(Nf4Error::WordCount {
+                part,
+                len,
+                expected,
+            }),
+        };
+        check("packed", packed.len(), layout.packed_words())?;
+        check("absmax", absmax.len(), layout.absmax_words())?;
+        Ok(Self {
+            layout,
+            packed,
+            absmax,
+        })
+    }
+
+    /// Shape and format.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The packed codes, [`Layout::packed_words`] words.
+    pub fn packed(&self) -> &'a [u32] {
+        self.packed
+    }
+
+    /// The scales, [`Layout::absmax_words`] words.
+    pub fn absmax(&self) -> &'a [u32] {
+        self.absmax
+    }
+
+    /// An owned copy.
+    pub fn to_owned(&self) -> QuantizedMatrix {
+        QuantizedMatrix {
+            layout: self.layout,
+            packed: self.packed.to_vec(),
+            absmax: self.absmax.to_vec(),
+        }
+    }
+}

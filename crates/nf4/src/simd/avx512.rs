@@ -1,0 +1,169 @@
+//! AVX-512 (F, BW, VL): one register is 16 lanes, and `vpermps` is a 16-entry table.
+
+// SAFETY, for every block below: an `Avx512` exists only on machines that have the instructions (see `new`), and each
+// method is inlined into a function compiled for them. Memory is touched through arrays of the right size.
+#![allow(clippy::undocumented_unsafe_blocks)]
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    /// # Safety
+    /// The machine has AVX-512 F, BW and VL, AVX2 and FMA.
+    #[inline(always)]
+    pub(crate) unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+impl Simd for Avx512 {
+    type F = __m512;
+    type U = __m512i;
+    type Table = __m512;
+
+    const TILE_ROWS: usize = 12;
+    const TILE_VECTORS: usize = 2;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F {
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; 16]) -> Self::F {
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, value: Self::F, to: &mut [f32; 16]) {
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn sum(self, value: Self::F) -> f32 {
+        unsafe { _mm512_reduce_add_ps(value) }
+    }
+
+    #[inline(always)]
+    fn bits(self, value: Self::F) -> Self::U {
+        unsafe { _mm512_castps_si512(value) }
+    }
+
+    #[inline(always)]
+    fn splat_u(self, value: u32) -> Self::U {
+        unsafe { _mm512_set1_epi32(value as i32) }
+    }
+
+    #[inline(always)]
+    fn load_u(self, from: &[u32; 16]) -> Self::U {
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_u(self, value: Self::U, to: &mut [u32; 16]) {
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), value) }
+    }
+
+    #[inline(always)]
+    fn add_u(self, a: Self::U, b: Self::U) -> Self::U {
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn shift_right(self, value: Self::U, by: u32) -> Self::U {
+        unsafe { _mm512_srl_epi32(value, _mm_cvtsi32_si128(by as i32)) }
+    }
+
+    #[inline(always)]
+    fn add_where_less(self, index: Self::U, step: u32, a: Self::F, b: Self::F) -> Self::U {
+        unsafe {
+            let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
+            _mm512_mask_add_epi32(index, less, index, self.splat_u(step))
+        }
+    }
+
+    #[inline(always)]
+    fn max_magnitude(self, max: Self::U, value: Self::F) -> Self::U {
+        unsafe {
+            let magnitude = _mm512_and_si512(_mm512_castps_si512(value), self.splat_u(0x7fff_ffff));
+            _mm512_max_epu32(max, magnitude)
+        }
+    }
+
+    #[inline(always)]
+    fn max_lane(self, value: Self::U) -> u32 {
+        unsafe { _mm512_reduce_max_epu32(value) }
+    }
+
+    #[inline(always)]
+    fn table(self, values: &[f32; 16]) -> Self::Table {
+        self.load(values)
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: Self::Table, codes: Self::U) -> Self::F {
+        unsafe { _mm512_permutexvar_ps(codes, table) }
+    }
+
+    #[inline(always)]
+    fn codes(self, words: &[u32; 2]) -> Self::U {
+        unsafe {
+            let pair = _mm512_castsi128_si512(_mm_loadl_epi64(words.as_ptr().cast()));
+            let spread = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+            let shifts = _mm512_set_epi32(28, 24, 20, 16, 12, 8, 4, 0, 28, 24, 20, 16, 12, 8, 4, 0);
+            _mm512_srlv_epi32(_mm512_permutexvar_epi32(spread, pair), shifts)
+        }
+    }
+
+    #[inline(always)]
+    fn pack(self, codes: [Self::U; 2]) -> [u32; 4] {
+        unsafe {
+            let [low, high] = codes.map(|codes| _mm512_cvtepi32_epi8(codes));
+            let bytes = _mm256_set_m128i(high, low);
+            // Each pair of bytes becomes `first + 16 * second`.
+            let pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi16(0x1001));
+            let mut words = [0; 4];
+            _mm_storeu_si128(words.as_mut_ptr().cast(), _mm256_cvtepi16_epi8(pairs));
+            words
+        }
+    }
+
+    #[inline(always)]
+    fn widen(self, bytes: [u32; 4]) -> Self::U {
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather(self, from: &[f32], index: Self::U) -> Self::F {
+        unsafe { _mm512_i32gather_ps::<4>(index, from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_u(self, from: &[u32], index: Self::U) -> Self::U {
+        unsafe { _mm512_i32gather_epi32::<4>(index, from.as_ptr().cast()) }
+    }
+}

@@ -1,0 +1,238 @@
+//! Sixteen lanes of f32 and u32 on each instruction set, and the choice between them at run time.
+//!
+//! A kernel is written once, generic over [`Simd`], and compiled once per instruction set by [`kernel!`]. Kernels
+//! that only multiply, add and compare give the same bits on all of them; those that use
+//! [`Simd::mul_add`] need not, because the portable one may have no fused instruction.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
+pub(crate) use portable::Portable;
+
+use std::fmt;
+
+/// An instruction set that this machine has, and that kernels can be asked to use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Isa(pub(crate) Level);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Isa {
+    /// The fastest one; what every function without an `Isa` argument uses.
+    pub fn best() -> Self {
+        Self::available()[0]
+    }
+
+    /// Plain Rust, which every machine has.
+    pub const fn portable() -> Self {
+        Self(Level::Portable)
+    }
+
+    /// All that this machine has, fastest first.
+    pub fn available() -> &'static [Self] {
+        const PORTABLE: &[Isa] = &[Isa(Level::Portable)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            const WITH_AVX2: &[Isa] = &[Isa(Level::Avx2), Isa(Level::Portable)];
+            const WITH_AVX512: &[Isa] =
+                &[Isa(Level::Avx512), Isa(Level::Avx2), Isa(Level::Portable)];
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl");
+            return match (avx512, avx2) {
+                (true, true) => WITH_AVX512,
+                (false, true) => WITH_AVX2,
+                _ => PORTABLE,
+            };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        PORTABLE
+    }
+}
+
+impl fmt::Debug for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Defines a function that takes an [`Isa`] and runs a generic `#[inline(always)]` kernel compiled for it.
+macro_rules! kernel {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:path;) => {
+        $(#[$doc])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name(isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+            fn avx512($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function is compiled for, and only reached on, machines with AVX-512.
+                $generic(unsafe { $crate::simd::Avx512::new() }, $($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function is compiled for, and only reached on, machines with AVX2 and FMA.
+                $generic(unsafe { $crate::simd::Avx2::new() }, $($arg),*)
+            }
+            match isa.0 {
+                // SAFETY: an `Isa` of this level is made only after its features were detected.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Level::Avx512 => unsafe { avx512($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::simd::Level::Portable => $generic($crate::simd::Portable, $($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use kernel;
+
+/// The operations kernels are made of. A value of the type is the proof that the instructions exist.
+pub(crate) trait Simd: Copy {
+    /// 16 lanes of f32.
+    type F: Copy;
+    /// 16 lanes of u32.
+    type U: Copy;
+    /// A 16-entry table held in registers.
+    type Table: Copy;
+
+    /// Rows of the register tile of the matrix product.
+    const TILE_ROWS: usize;
+    /// Width of that tile in vectors: 1 or 2.
+    const TILE_VECTORS: usize;
+
+    fn splat(self, value: f32) -> Self::F;
+    fn load(self, from: &[f32; 16]) -> Self::F;
+    fn store(self, value: Self::F, to: &mut [f32; 16]);
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, fused where the machine can.
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// Sums the lanes in a fixed order: halves onto each other.
+    fn sum(self, value: Self::F) -> f32;
+
+    /// The same lanes as bit patterns.
+    fn bits(self, value: Self::F) -> Self::U;
+    fn splat_u(self, value: u32) -> Self::U;
+    fn load_u(self, from: &[u32; 16]) -> Self::U;
+    fn store_u(self, value: Self::U, to: &mut [u32; 16]);
+    fn add_u(self, a: Self::U, b: Self::U) -> Self::U;
+    /// Shifts every lane right by the same amount.
+    fn shift_right(self, value: Self::U, by: u32) -> Self::U;
+    /// `index + step` in the lanes where `a < b`, else `index`.
+    fn add_where_less(self, index: Self::U, step: u32, a: Self::F, b: Self::F) -> Self::U;
+    /// Lane-wise maximum of `max` and the magnitudes of `value`, as bit patterns. NaN is above infinity.
+    fn max_magnitude(self, max: Self::U, value: Self::F) -> Self::U;
+    /// The largest lane.
+    fn max_lane(self, value: Self::U) -> u32;
+
+    fn table(self, values: &[f32; 16]) -> Self::Table;
+    /// Looks up the low 4 bits of every lane; the others are ignored.
+    fn lookup(self, table: Self::Table, codes: Self::U) -> Self::F;
+    /// The 16 codes of two words, one a lane in the low 4 bits, with other bits above them.
+    fn codes(self, words: &[u32; 2]) -> Self::U;
+    /// Packs 32 codes, one a lane with nothing above them, into four words.
+    fn pack(self, codes: [Self::U; 2]) -> [u32; 4];
+    /// Widens 16 bytes.
+    fn widen(self, bytes: [u32; 4]) -> Self::U;
+
+    /// `from[index]` in every lane.
+    ///
+    /// # Safety
+    /// Every lane of `index` is below `from.len()`, and that is at most `i32::MAX`.
+    unsafe fn gather(self, from: &[f32], index: Self::U) -> Self::F;
+    /// `from[index]` in every lane.
+    ///
+    /// # Safety
+    /// As for [`Simd::gather`].
+    unsafe fn gather_u(self, from: &[u32], index: Self::U) -> Self::U;
+
+    /// How many of 15 rising `midpoints` (the 16th entry is not looked at) lie strictly below each lane.
+    #[inline(always)]
+    fn rank(self, midpoints: Self::Table, value: Self::F) -> Self::U {
+        let mut rank = self.splat_u(0);
+        for step in [8, 4, 2, 1] {
+            let midpoint = self.lookup(midpoints, self.add_u(rank, self.splat_u(step - 1)));
+            rank = self.add_where_less(rank, step, midpoint, value);
+        }
+        rank
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs every integer operation and each lookup on patterns that reach all lanes.
+    #[inline(always)]
+    fn exercise<S: Simd>(s: S, seed: &[u32; 16]) -> Vec<u32> {
+        let mut out = Vec::new();
+        let mut take = |value: S::U| {
+            let mut lanes = [0; 16];
+            s.store_u(value, &mut lanes);
+            out.extend(lanes);
+        };
+        let words = s.load_u(seed);
+        let table: [f32; 16] = std::array::from_fn(|i| i as f32 * 1.5 - 7.0);
+        let midpoints: [f32; 16] = std::array::from_fn(|i| i as f32 * 1.5 - 6.25);
+        let mut lanes = [0.0; 16];
+        for shift in [0, 4, 28] {
+            let shifted = s.shift_right(words, shift);
+            take(shifted);
+            s.store(s.lookup(s.table(&table), shifted), &mut lanes);
+            take(s.load_u(&lanes.map(f32::to_bits)));
+            take(s.rank(s.table(&midpoints), s.load(&lanes)));
+        }
+        take(s.bits(s.load(&table)));
+        let pair = s.codes(&[seed[3], seed[4]]);
+        s.store(s.lookup(s.table(&table), pair), &mut lanes);
+        take(s.load_u(&lanes.map(f32::to_bits)));
+        take(s.widen([seed[0], seed[1], seed[2], seed[3]]));
+        let low = seed.map(|word| word % 16);
+        let high = seed.map(|word| word / 16 % 16);
+        let packed = s.pack([s.load_u(&low), s.load_u(&high)]);
+        take(s.max_magnitude(s.splat_u(7), s.load(&seed.map(f32::from_bits))));
+        // SAFETY: `low` is below 16 everywhere.
+        take(unsafe { s.gather_u(seed, s.load_u(&low)) });
+        out.extend(packed);
+        out.push(s.max_lane(words));
+        out
+    }
+
+    kernel! { fn exercised(seed: &[u32; 16]) -> Vec<u32> = exercise; }
+
+    #[test]
+    fn every_instruction_set_computes_the_same() {
+        let mut state = 12345u32;
+        for _ in 0..100 {
+            let seed = std::array::from_fn(|_| {
+                state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+                state ^ state >> 15
+            });
+            for isa in Isa::available() {
+                assert_eq!(
+                    exercised(*isa, &seed),
+                    exercised(Isa::portable(), &seed),
+                    "{isa:?}"
+                );
+            }
+        }
+    }
+}
