@@ -1,0 +1,500 @@
+//! The format against recordings of bitsandbytes 0.50.2: quantization, decoding, checkpoints, the 8-bit map.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use nf4::bitsandbytes::{self, Dtype, Entry};
+use nf4::{Codebook, Isa, Layout, MatrixRef, Nf4Error, QuantConfig, QuantizedMatrix};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+fn fixture(name: &str) -> Vec<u8> {
+    let root = std::env::var_os("QLORA_FIXTURES").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")),
+        PathBuf::from,
+    );
+    let path = root.join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn f32s(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let tensor = file
+        .tensor(name)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert_eq!(tensor.dtype(), safetensors::Dtype::F32, "{name}");
+    tensor
+        .data()
+        .as_chunks()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect()
+}
+
+fn u8s<'a>(file: &SafeTensors<'a>, name: &str) -> &'a [u8] {
+    file.tensor(name)
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
+        .data()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// The codes of bytes with the high nibble first.
+fn codes_high_first(bytes: &[u8], elements: usize) -> Vec<u32> {
+    let mut codes: Vec<_> = bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(u32::from)
+        .collect();
+    codes.truncate(elements);
+    codes
+}
+
+/// The codes of device words, low nibble first.
+fn codes_of(matrix: &QuantizedMatrix) -> Vec<u32> {
+    let codes = matrix
+        .packed()
+        .iter()
+        .flat_map(|word| (0..8).map(move |i| word >> (4 * i) & 15));
+    codes.take(matrix.layout().elements()).collect()
+}
+
+/// FP4 has two zeros, and which one a small value gets is nobody's business.
+fn fold_zeros(codes: Vec<u32>, codebook: Codebook) -> Vec<u32> {
+    let fold = |code| {
+        if codebook == Codebook::Fp4 && code == 8 {
+            0
+        } else {
+            code
+        }
+    };
+    codes.into_iter().map(fold).collect()
+}
+
+fn device_words(bytes: &[u8], elements: usize) -> Vec<u32> {
+    let codes = codes_high_first(bytes, elements);
+    codes
+        .chunks(8)
+        .map(|codes| codes.iter().rev().fold(0, |word, code| word << 4 | code))
+        .collect()
+}
+
+/// `absmax` words of double quantization, put together from a file's tensors.
+fn nested_words(
+    layout: Layout,
+    codes: &[u8],
+    nested: &[f32],
+    offset: f32,
+    map: &[f32],
+) -> Vec<u32> {
+    let mut padded = codes.to_vec();
+    padded.resize(codes.len().next_multiple_of(4), 0);
+    let mut words: Vec<u32> = padded
+        .as_chunks()
+        .0
+        .iter()
+        .map(|bytes| u32::from_le_bytes(*bytes))
+        .collect();
+    words.extend(bits(nested));
+    words.push(offset.to_bits());
+    words.extend(bits(map));
+    assert_eq!(words.len(), layout.absmax_words());
+    words
+}
+
+#[test]
+fn every_recorded_matrix_quantizes_and_decodes_bit_for_bit() {
+    let file = fixture("nf4_quantize.safetensors");
+    let file = SafeTensors::deserialize(&file).unwrap();
+    let cases: Value = serde_json::from_slice(&fixture("nf4_quantize.json")).unwrap();
+    let map = f32s(&file, "nested_code_map");
+    let mut variants = 0;
+    for case in cases["cases"].as_array().unwrap() {
+        let shape = [0, 1].map(|i| case["shape"][i].as_u64().unwrap() as usize);
+        let input = f32s(&file, &format!("{}/input", case["case"].as_str().unwrap()));
+        for variant in case["variants"].as_array().unwrap() {
+            let prefix = variant["prefix"].as_str().unwrap();
+            let codebook: Codebook = variant["quant_type"].as_str().unwrap().parse().unwrap();
+            let block_size = variant["blocksize"].as_u64().unwrap() as usize;
+            let expected_map = f32s(&file, &format!("{codebook}/quant_map"));
+            assert_eq!(bits(codebook.values()), bits(&expected_map));
+            let plain = QuantConfig {
+                codebook,
+                block_size,
+                double_quant: false,
+            };
+            let packed = u8s(&file, &format!("{prefix}/packed"));
+            let absmax = f32s(&file, &format!("{prefix}/absmax"));
+            for isa in Isa::available() {
+                let what = format!("{prefix} {isa:?}");
+                let matrix = nf4::quantize_on(*isa, &input, shape, plain).unwrap();
+                let expected = fold_zeros(codes_high_first(packed, input.len()), codebook);
+                assert_eq!(fold_zeros(codes_of(&matrix), codebook), expected, "{what}");
+                assert_eq!(matrix.absmax(), bits(&absmax), "{what}");
+                let mut decoded = vec![0.0; input.len()];
+                nf4::dequantize_on(*isa, matrix.as_ref(), &mut decoded);
+                let expected = f32s(&file, &format!("{prefix}/dequant"));
+                match codebook {
+                    Codebook::Fp4 => assert_eq!(decoded, expected, "{what}"),
+                    _ => assert_eq!(bits(&decoded), bits(&expected), "{what}"),
+                }
+
+                let double = QuantConfig {
+                    double_quant: true,
+                    ..plain
+                };
+                let doubled = nf4::quantize_on(*isa, &input, shape, double).unwrap();
+                let layout = doubled.layout();
+                assert_eq!(doubled.packed(), matrix.packed(), "{what}");
+                let offset = f32::from_bits(doubled.absmax()[layout.offset_word()]);
+                let expected_offset = f32s(&file, &format!("{prefix}/nested_offset"))[0];
+                assert!(
+                    (offset - expected_offset).abs() <= 1e-6 * expected_offset.abs(),
+                    "{what}"
+                );
+                let nested = f32s(&file, &format!("{prefix}/nested_absmax"));
+                let nearest = u8s(&file, &format!("{prefix}/absmax_codes_nearest"));
+                if offset == expected_offset {
+                    let expected = nested_words(layout, nearest, &nested, offset, &map);
+                    assert_eq!(doubled.absmax(), expected, "{what}");
+                } else {
+                    let words = &doubled.absmax()[layout.scale_words()];
+                    let codes = words.iter().flat_map(|word| word.to_le_bytes());
+                    let moved = codes.zip(nearest).filter(|(a, b)| a != *b).count();
+                    assert!(
+                        moved <= 1 + nearest.len() / 100,
+                        "{what}: {moved} codes differ"
+                    );
+                    assert!(
+                        words
+                            .iter()
+                            .flat_map(|w| w.to_le_bytes())
+                            .zip(nearest)
+                            .all(|(a, b)| a.abs_diff(*b) <= 1)
+                    );
+                }
+                if variant["has_dequant_dq"].as_bool().unwrap() {
+                    let codes = u8s(&file, &format!("{prefix}/absmax_codes"));
+                    let words = nested_words(layout, codes, &nested, expected_offset, &map);
+                    let packed = device_words(packed, input.len());
+                    let w = MatrixRef::new(layout, &packed, &words).unwrap();
+                    nf4::dequantize_on(*isa, w, &mut decoded);
+                    assert_eq!(
+                        bits(&decoded),
+                        bits(&f32s(&file, &format!("{prefix}/dequant_dq"))),
+                        "{what}"
+                    );
+                }
+            }
+            variants += 1;
+        }
+    }
+    assert!(variants >= 8);
+}
+
+#[test]
+fn the_dynamic_map_is_bit_exact() {
+    let file = fixture("dynamic_map.safetensors");
+    let file = SafeTensors::deserialize(&file).unwrap();
+    assert_eq!(
+        bits(nf4::dynamic_map()),
+        bits(&f32s(&file, "dynamic_signed"))
+    );
+    assert_eq!(bits(Codebook::Nf4.values()), bits(&f32s(&file, "nf4")));
+    assert_eq!(bits(Codebook::Fp4.values()), bits(&f32s(&file, "fp4")));
+}
+
+fn entry<'a>(file: &SafeTensors<'a>, name: &str) -> Option<Entry<'a>> {
+    let tensor = file.tensor(name).ok()?;
+    let dtype = match tensor.dtype() {
+        safetensors::Dtype::U8 => Dtype::U8,
+        safetensors::Dtype::F32 => Dtype::F32,
+        safetensors::Dtype::BF16 => Dtype::Bf16,
+        safetensors::Dtype::F16 => Dtype::F16,
+        _ => Dtype::Other("something else"),
+    };
+    Some(Entry {
+        dtype,
+        shape: tensor.shape().to_vec(),
+        data: Cow::Borrowed(tensor.data()),
+    })
+}
+
+#[test]
+fn genuine_checkpoints_are_read_and_written_back_byte_for_byte() {
+    for (directory, double_quant) in [
+        ("tiny_llama_nf4", true),
+        ("tiny_llama_tied_nf4_nodq", false),
+    ] {
+        let file = fixture(&format!("{directory}/model.safetensors"));
+        let file = SafeTensors::deserialize(&file).unwrap();
+        let mut weights = 0;
+        for name in file.names() {
+            let Some((weight, rest)) = bitsandbytes::split_companion(name) else {
+                continue;
+            };
+            if !rest.starts_with("quant_state") {
+                continue;
+            }
+            let read = bitsandbytes::read(weight, |name| entry(&file, name)).unwrap();
+            assert_eq!(read.matrix.layout().config().double_quant, double_quant);
+            let written = bitsandbytes::write(weight, &read.matrix, &read.dtype).unwrap();
+            assert_eq!(written.len(), if double_quant { 6 } else { 4 });
+            for (name, written) in written {
+                assert_eq!(Some(written), entry(&file, &name), "{name}");
+            }
+            weights += 1;
+        }
+        assert!(weights > 0, "{directory}");
+    }
+}
+
+/// A valid state dict, one of whose tensors is replaced (or with `None` removed) by the attack.
+fn attacked(name: &'static str, with: Option<Entry<'static>>, double_quant: bool) -> Nf4Error {
+    let values: Vec<f32> = (0..33 * 51)
+        .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
+        .collect();
+    let config = QuantConfig {
+        double_quant,
+        ..QuantConfig::default()
+    };
+    let matrix = nf4::quantize(&values, [33, 51], config).unwrap();
+    let written = bitsandbytes::write("w", &matrix, "bfloat16").unwrap();
+    let get = |wanted: &str| {
+        if wanted == name {
+            return with.clone();
+        }
+        written
+            .iter()
+            .find(|(name, _)| name == wanted)
+            .map(|(_, entry)| entry.clone())
+    };
+    let error = bitsandbytes::read("w", get).unwrap_err();
+    assert!(error.to_string().contains('w'));
+    error
+}
+
+fn raw(dtype: Dtype, data: Vec<u8>) -> Option<Entry<'static>> {
+    Some(Entry {
+        dtype,
+        shape: vec![data.len()],
+        data: Cow::Owned(data),
+    })
+}
+
+#[test]
+fn hostile_state_dicts_are_refused() {
+    const STATE: &str = "w.quant_state.bitsandbytes__nf4";
+    let names = [
+        "w",
+        "w.absmax",
+        "w.quant_map",
+        "w.nested_absmax",
+        "w.nested_quant_map",
+        STATE,
+    ];
+    for name in names {
+        assert_eq!(
+            attacked(name, None, true),
+            Nf4Error::MissingTensor {
+                name: name.to_owned()
+            }
+        );
+        assert!(matches!(
+            attacked(name, raw(Dtype::U8, Vec::new()), true),
+            Nf4Error::TensorSize { .. }
+                | Nf4Error::TensorDtype { .. }
+                | Nf4Error::QuantState { .. }
+        ));
+    }
+    for name in ["w.absmax", "w.quant_map"] {
+        let nan = f32::NAN
+            .to_le_bytes()
+            .repeat(if name == "w.absmax" { 27 } else { 16 });
+        let error = attacked(name, raw(Dtype::F32, nan), false);
+        assert_eq!(
+            error,
+            Nf4Error::TensorNotFinite {
+                name: name.to_owned(),
+                index: 0
+            }
+        );
+        assert!(matches!(
+            attacked(name, raw(Dtype::Bf16, vec![0; 8]), true),
+            Nf4Error::TensorDtype { .. }
+        ));
+    }
+    let other = Codebook::Fp4
+        .values()
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    assert!(matches!(
+        attacked("w.quant_map", raw(Dtype::F32, other), true),
+        Nf4Error::QuantMap { index: 0, .. }
+    ));
+
+    let state = |json: &str| attacked(STATE, raw(Dtype::U8, json.as_bytes().to_vec()), true);
+    let valid = |shape: &str, block: &str, nested: &str| {
+        state(&format!(
+            r#"{{"quant_type": "nf4", "blocksize": {block}, "dtype": "bfloat16", "shape": {shape}{nested}}}"#
+        ))
+    };
+    let nested = r#", "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.5"#;
+    assert!(matches!(state("[1, 2"), Nf4Error::QuantState { .. }));
+    assert!(matches!(
+        state(r#"{"quant_type": "fp4"}"#),
+        Nf4Error::QuantState { .. }
+    ));
+    assert!(matches!(
+        valid("[33, 51, 1]", "64", nested),
+        Nf4Error::QuantState { .. }
+    ));
+    assert!(matches!(
+        valid("[33, -51]", "64", nested),
+        Nf4Error::QuantState { .. }
+    ));
+    assert!(matches!(
+        valid("[33, 52]", "64", nested),
+        Nf4Error::TensorSize { .. }
+    ));
+    assert!(matches!(
+        valid("[33, 51]", "0", nested),
+        Nf4Error::BlockSize { block_size: 0 }
+    ));
+    assert!(matches!(
+        valid("[33, 51]", "128", nested),
+        Nf4Error::TensorSize { .. }
+    ));
+    let huge = "[4294967296, 4294967296]";
+    assert!(matches!(
+        valid(huge, "64", nested),
+        Nf4Error::TooLarge { .. }
+    ));
+    assert!(matches!(
+        valid("[2147483648, 1048576]", "64", nested),
+        Nf4Error::TensorSize { .. }
+    ));
+    assert!(matches!(
+        valid("[33, 51]", "64", r#", "nested_blocksize": 256"#),
+        Nf4Error::QuantState { .. }
+    ));
+    assert!(matches!(
+        valid("[33, 51]", "64", &nested.replace("0.5", "1e300")),
+        Nf4Error::QuantState { .. }
+    ));
+    assert!(matches!(
+        valid("[33, 51]", "64", &nested.replace("256", "128")),
+        Nf4Error::QuantState { .. }
+    ));
+    assert!(matches!(
+        attacked(STATE, raw(Dtype::U8, vec![b' '; 1 << 20]), true),
+        Nf4Error::QuantState { .. }
+    ));
+}
+
+#[test]
+fn every_format_survives_a_trip_through_a_state_dict() {
+    let values: Vec<f32> = (0..33 * 51)
+        .map(|i| ((i * 7919 % 1009) as f32 - 500.0) * 1e-3)
+        .collect();
+    for codebook in [Codebook::Nf4, Codebook::Fp4] {
+        for (block_size, double_quant) in [(32, true), (64, false), (512, true), (4096, false)] {
+            let config = QuantConfig {
+                codebook,
+                block_size,
+                double_quant,
+            };
+            let matrix = nf4::quantize(&values, [33, 51], config).unwrap();
+            let written = bitsandbytes::write("a.b", &matrix, "float16").unwrap();
+            for (name, _) in &written[1..] {
+                assert_eq!(bitsandbytes::split_companion(name).unwrap().0, "a.b");
+            }
+            let get = |name: &str| {
+                written
+                    .iter()
+                    .find(|(n, _)| n == name)
+                    .map(|(_, entry)| entry.clone())
+            };
+            let read = bitsandbytes::read("a.b", get).unwrap();
+            assert_eq!((read.matrix, read.dtype.as_str()), (matrix, "float16"));
+        }
+    }
+    let config = QuantConfig {
+        codebook: Codebook::Int4,
+        ..QuantConfig::default()
+    };
+    let matrix = nf4::quantize(&values, [33, 51], config).unwrap();
+    let error = bitsandbytes::write("a.b", &matrix, "float16").unwrap_err();
+    assert_eq!(
+        error,
+        Nf4Error::NotInBitsandbytes {
+            codebook: Codebook::Int4
+        }
+    );
+}
+
+#[test]
+fn half_precision_and_every_instruction_set_give_the_same_words() {
+    let values: Vec<half::bf16> = (0..200 * 100)
+        .map(|i| half::bf16::from_f32(((i * 7919 % 1009) as f32 - 500.0) * 1e-3))
+        .collect();
+    let wide: Vec<f32> = values.iter().map(|value| value.to_f32()).collect();
+    let halves: Vec<half::f16> = wide
+        .iter()
+        .map(|value| half::f16::from_f32(*value))
+        .collect();
+    let halves_wide: Vec<f32> = halves.iter().map(|value| value.to_f32()).collect();
+    for codebook in Codebook::ALL {
+        for block_size in [32, 64, 4096] {
+            let config = QuantConfig {
+                codebook,
+                block_size,
+                double_quant: true,
+            };
+            let reference = nf4::quantize_on(Isa::portable(), &wide, [200, 100], config).unwrap();
+            for isa in Isa::available() {
+                assert_eq!(
+                    nf4::quantize_on(*isa, &wide, [200, 100], config).unwrap(),
+                    reference
+                );
+            }
+            assert_eq!(
+                nf4::quantize(&values, [200, 100], config).unwrap(),
+                reference
+            );
+            let reference = nf4::quantize(&halves_wide, [200, 100], config).unwrap();
+            assert_eq!(
+                nf4::quantize(&halves, [200, 100], config).unwrap(),
+                reference
+            );
+        }
+    }
+}
+
+#[test]
+fn unusable_input_is_refused_and_an_empty_matrix_is_not() {
+    let config = QuantConfig::default();
+    let mut values = vec![1.0f32; 6];
+    assert_eq!(
+        nf4::quantize(&values, [2, 4], config),
+        Err(Nf4Error::InputLength {
+            len: 6,
+            shape: [2, 4]
+        })
+    );
+    values[4] = f32::INFINITY;
+    assert_eq!(
+        nf4::quantize(&values, [2, 3], config),
+        Err(Nf4Error::NotFinite {
+            index: 4,
+            row: 1,
+            column: 1
+        })
+    );
+    let empty = nf4::quantize::<f32>(&[], [0, 4], config).unwrap();
+    assert_eq!(empty.packed(), &[] as &[u32]);
+    nf4::dequantize(empty.as_ref(), &mut []);
+}
