@@ -1,8 +1,14 @@
 //! Products with a quantized matrix that never decode more of it than a cache-sized panel.
+//!
+//! - `blocked`: many rows; panels are decoded into scratch and multiplied by a register tile (`panel`, `pack`, `tile`)
+//! - `few_rows`: up to [`FEW_ROWS`] rows; codes are decoded in registers and used at once
 
-use rayon::prelude::*;
+mod blocked;
+mod few_rows;
+mod pack;
+mod panel;
+mod tile;
 
-use crate::dequantize::dequantize_range;
 use crate::matrix::MatrixRef;
 use crate::simd::Isa;
 
@@ -15,31 +21,59 @@ pub enum Direction {
     Transposed,
 }
 
-/// Multiplies `x` (`m` rows) by a quantized matrix.
+/// Up to this many rows the decoded weights are used straight from the register they were decoded in: a decoded
+/// vector then serves so few rows that storing it would cost more than it saves.
+const FEW_ROWS: usize = 8;
+
+/// Multiplies `x` (`m` rows, possibly none) by a quantized matrix, accumulating in f32.
+///
+/// `x: [m, in_features]` and `y: [m, out_features]` for [`Direction::Forward`], the other way round for
+/// [`Direction::Transposed`]. The sum of every output element has an order of its own that depends on the
+/// shapes alone: any number of threads gives the same bits.
 ///
 /// # Panics
 /// If the length of `x` or `y` does not fit `m` and the matrix's shape.
 pub fn matmul(w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32], direction: Direction) {
+    matmul_on(Isa::best(), w, x, m, y, direction);
+}
+
+/// [`matmul`] on a given instruction set.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_on(
+    isa: Isa,
+    w: MatrixRef<'_>,
+    x: &[f32],
+    m: usize,
+    y: &mut [f32],
+    direction: Direction,
+) {
     let [n, k] = w.layout().shape();
     let (inner, outer) = match direction {
         Direction::Forward => (k, n),
         Direction::Transposed => (n, k),
     };
-    assert_eq!(x.len(), m * inner, "matmul: `x` must be [{m}, {inner}]");
-    assert_eq!(y.len(), m * outer, "matmul: `y` must be [{m}, {outer}]");
-    y.fill(0.0);
-    y.par_chunks_mut(outer.max(1))
-        .zip(x.par_chunks(inner.max(1)))
-        .for_each(|(y, x)| {
-            let mut row = vec![0.0; k];
-            for j in 0..n {
-                dequantize_range(Isa::best(), w, j * k, &mut row);
-                match direction {
-                    Direction::Forward => y[j] = row.iter().zip(x).map(|(w, x)| w * x).sum(),
-                    Direction::Transposed => {
-                        y.iter_mut().zip(&row).for_each(|(y, w)| *y += w * x[j])
-                    }
-                }
-            }
-        });
+    assert_eq!(
+        Some(x.len()),
+        m.checked_mul(inner),
+        "matmul: `x` must hold [{m}, {inner}] values"
+    );
+    assert_eq!(
+        Some(y.len()),
+        m.checked_mul(outer),
+        "matmul: `y` must hold [{m}, {outer}] values"
+    );
+    if y.is_empty() {
+        return;
+    }
+    if inner == 0 {
+        return y.fill(0.0);
+    }
+    // Rows of whole words are what the kernels for few rows read.
+    match (m <= FEW_ROWS && k.is_multiple_of(8), direction) {
+        (true, Direction::Forward) => few_rows::forward(isa, w, x, m, y),
+        (true, Direction::Transposed) => few_rows::transposed(isa, w, x, m, y),
+        (false, _) => blocked::matmul(isa, w, x, m, y, direction),
+    }
 }

@@ -57,11 +57,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
-        unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
-    }
-
-    #[inline(always)]
     fn mul(self, a: Self::F, b: Self::F) -> Self::F {
         unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
     }

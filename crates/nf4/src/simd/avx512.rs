@@ -49,11 +49,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
-        unsafe { _mm512_sub_ps(a, b) }
-    }
-
-    #[inline(always)]
     fn mul(self, a: Self::F, b: Self::F) -> Self::F {
         unsafe { _mm512_mul_ps(a, b) }
     }

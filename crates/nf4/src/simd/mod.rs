@@ -121,7 +121,6 @@ pub(crate) trait Simd: Copy {
     fn load(self, from: &[f32; 16]) -> Self::F;
     fn store(self, value: Self::F, to: &mut [f32; 16]);
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
-    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, fused where the machine can.
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;

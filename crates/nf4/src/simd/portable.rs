@@ -39,11 +39,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
-        each(a, b, |a, b| a - b)
-    }
-
-    #[inline(always)]
     fn mul(self, a: Self::F, b: Self::F) -> Self::F {
         each(a, b, |a, b| a * b)
     }

@@ -1,0 +1,142 @@
+//! Prints the speed of the kernels for the shapes of usual models: `cargo run --release -p nf4 --example speed`.
+//!
+//! Times are the least of many runs, so that a busy machine does not show; GFLOP/s count `2·m·k·n`.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use nf4::{Direction, Isa, QuantConfig};
+
+fn main() {
+    let seconds: f64 = std::env::args()
+        .nth(1)
+        .and_then(|arg| arg.parse().ok())
+        .unwrap_or(0.5);
+    let budget = Duration::from_secs_f64(seconds);
+    for isa in Isa::available() {
+        println!("{isa:?}, {} threads", rayon::current_num_threads());
+        format(*isa, 2048, 2048, budget);
+        for [m, k, n] in [
+            [1, 2048, 2048],
+            [2, 2048, 2048],
+            [4, 2048, 2048],
+            [8, 2048, 2048],
+            [16, 2048, 2048],
+            [1, 576, 1536],
+            [512, 2048, 2048],
+            [1024, 576, 192],
+            [1024, 576, 576],
+            [1024, 576, 1536],
+            [1024, 1536, 576],
+        ] {
+            product(*isa, m, k, n, budget);
+        }
+    }
+}
+
+fn least(budget: Duration, mut run: impl FnMut()) -> f64 {
+    run();
+    let start = Instant::now();
+    let mut least = f64::INFINITY;
+    while start.elapsed() < budget {
+        let run_start = Instant::now();
+        run();
+        least = least.min(run_start.elapsed().as_secs_f64());
+    }
+    least
+}
+
+fn values(len: usize) -> Vec<f32> {
+    (0..len)
+        .map(|i| ((i * 7919 % 10007) as f32 - 5000.0) * 1e-4)
+        .collect()
+}
+
+fn format(isa: Isa, n: usize, k: usize, budget: Duration) {
+    let weights = values(n * k);
+    let config = QuantConfig::default();
+    let quantize = least(budget, || {
+        drop(black_box(nf4::quantize_on(isa, &weights, [n, k], config)))
+    });
+    let w = nf4::quantize_on(isa, &weights, [n, k], config).expect("the values are finite");
+    let mut out = vec![0.0; n * k];
+    let dequantize = least(budget, || {
+        nf4::dequantize_on(isa, w.as_ref(), black_box(&mut out))
+    });
+    println!(
+        "  {n} x {k}: quantize {:.2} ms, dequantize {:.2} ms",
+        quantize * 1e3,
+        dequantize * 1e3
+    );
+}
+
+fn product(isa: Isa, m: usize, k: usize, n: usize, budget: Duration) {
+    let weights = values(n * k);
+    let w = nf4::quantize_on(isa, &weights, [n, k], QuantConfig::default())
+        .expect("the values are finite");
+    let report = |seconds: f64| {
+        format!(
+            "{:8.3} ms {:6.1} GFLOP/s",
+            seconds * 1e3,
+            2.0 * (m * k * n) as f64 / seconds * 1e-9
+        )
+    };
+    let (x, mut y) = (values(m * k), vec![0.0; m * n]);
+    let forward = least(budget, || {
+        nf4::matmul_on(
+            isa,
+            w.as_ref(),
+            &x,
+            m,
+            black_box(&mut y),
+            Direction::Forward,
+        );
+    });
+    let mut dx = vec![0.0; m * k];
+    let transposed = least(budget, || {
+        nf4::matmul_on(
+            isa,
+            w.as_ref(),
+            &y,
+            m,
+            black_box(&mut dx),
+            Direction::Transposed,
+        );
+    });
+    let dense = least(budget, || dense(&x, &weights, &mut y, [m, k, n]));
+    println!(
+        "  m={m:<4} k={k:<4} n={n:<4}  x·Wᵀ {}  x·W {}  dense gemm {}",
+        report(forward),
+        report(transposed),
+        report(dense)
+    );
+}
+
+/// The same product with a dense `W`, by the `gemm` crate on all threads.
+fn dense(x: &[f32], w: &[f32], y: &mut [f32], [m, k, n]: [usize; 3]) {
+    assert!(x.len() == m * k && w.len() == n * k && y.len() == m * n);
+    // SAFETY: the pointers are of matrices of the sizes given, with these strides.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            y.as_mut_ptr(),
+            1,
+            n as isize,
+            false,
+            x.as_ptr(),
+            1,
+            k as isize,
+            w.as_ptr(),
+            k as isize,
+            1,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::Rayon(0),
+        );
+    }
+}
