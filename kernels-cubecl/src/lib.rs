@@ -1,1 +1,26 @@
-//! CubeCL kernels that compute on NF4 weights.
+//! CubeCL kernels that compute on NF4 weights. Knows cubecl, not Burn.
+//!
+//! A weight is two buffers of `u32` words ([`Weight`]); every kernel reads those words directly and
+//! nothing here ever forms the dense matrix unless [`dequantize()`] is asked for it. All launches
+//! are asynchronous: nothing waits for the device and nothing is read back.
+//!
+//! - [`format`]: what the words mean, and the handles that hold them.
+//! - [`quantize`]: weights to words, with the bits of the host implementation.
+//! - [`mod@dequantize`]: words to a dense matrix.
+//! - [`matmul`]: `x · Wᵀ` and `x · W`, and the choice between the kernels for it.
+//! - [`error`]: what is refused, and why.
+
+mod decode;
+mod rounding;
+
+pub mod dequantize;
+pub mod error;
+pub mod format;
+pub mod matmul;
+pub mod quantize;
+
+pub use dequantize::dequantize;
+pub use error::KernelError;
+pub use format::{CodeTable, Format, Weight};
+pub use matmul::{Direction, Rows, matmul};
+pub use quantize::quantize;

@@ -1,1 +1,24 @@
-//! NF4 tensors for Burn.
+//! NF4 tensors for Burn: weights that stay in four bits while a model computes with them.
+//!
+//! [`Nf4Tensor`] is what a module holds: a `[out_features, in_features]` matrix as packed `u32`
+//! words on a device. Its [`matmul`](Nf4Tensor::matmul) reads those words directly, forward and
+//! backward, so that the dense matrix never exists. The format itself lives in [`nf4`]; the
+//! CubeCL kernels in `nf4-cubecl`.
+//!
+//! - [`tensor`]: [`Nf4Tensor`], the type that users hold.
+//! - [`ops`]: [`Nf4Ops`], the backend extension behind it, and its primitive.
+//! - [`error`]: [`Nf4TensorError`].
+//!
+//! No execution backend beyond Flex is enabled by default: select `wgpu`, `cuda` or another
+//! backend feature *of this crate*; enabling it on `burn` alone does not bring the kernels in.
+
+mod backends;
+
+pub mod error;
+pub mod ops;
+pub mod tensor;
+
+pub use error::Nf4TensorError;
+pub use nf4::{self, Codebook, Layout, QuantConfig, QuantizedMatrix};
+pub use ops::{Nf4Ops, Nf4Primitive};
+pub use tensor::Nf4Tensor;

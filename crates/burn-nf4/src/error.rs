@@ -1,0 +1,109 @@
+//! Everything that can be wrong with an NF4 tensor or with what it is multiplied by.
+
+use burn_core::tensor::{DType, Device, ExecutionError};
+use nf4::Nf4Error;
+
+/// Why an operation on an [`Nf4Tensor`](crate::Nf4Tensor) was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Nf4TensorError {
+    /// The quantization configuration, the shape or the words do not make an NF4 matrix.
+    #[error(transparent)]
+    Format(#[from] Nf4Error),
+
+    /// The dtype cannot take part in the operation.
+    #[error(
+        "{operation} does not work in {dtype:?} on {device}: cast the tensor to f32, or to f16 or \
+         bf16 where the device has it"
+    )]
+    UnsupportedDType {
+        /// The operation that was asked for.
+        operation: &'static str,
+        /// The dtype that was given.
+        dtype: DType,
+        /// The device, as it prints.
+        device: String,
+    },
+
+    /// The last dimension of the input is not the one that the matrix contracts over.
+    #[error(
+        "{operation}: the input's last dimension is {actual} (shape {shape:?}) but the matrix \
+         [{out_features}, {in_features}] needs {expected} there"
+    )]
+    ShapeMismatch {
+        /// The operation that was asked for.
+        operation: &'static str,
+        /// The input's shape.
+        shape: Vec<usize>,
+        /// The input's last dimension.
+        actual: usize,
+        /// What it must be.
+        expected: usize,
+        /// Rows of the matrix.
+        out_features: usize,
+        /// Columns of the matrix.
+        in_features: usize,
+    },
+
+    /// A tensor that should hold words holds another number of them, or other elements.
+    #[error(
+        "the {part} tensor must hold {expected} words of U32 for this layout, but holds {actual} \
+         elements of {dtype:?}: use the tensors of one matrix with that matrix's layout"
+    )]
+    Words {
+        /// `packed` or `absmax`.
+        part: &'static str,
+        /// Number of words that the layout needs.
+        expected: usize,
+        /// Number of elements that were given.
+        actual: usize,
+        /// Their dtype.
+        dtype: DType,
+    },
+
+    /// Two tensors that must be on one device are not.
+    #[error(
+        "{operation}: the {what} is on {actual} but the packed words are on {expected}: move one with `to_device`"
+    )]
+    DeviceMismatch {
+        /// The operation that was asked for.
+        operation: &'static str,
+        /// Which tensor lies elsewhere.
+        what: &'static str,
+        /// The device it lies on.
+        actual: String,
+        /// The device of the packed words.
+        expected: String,
+    },
+
+    /// A weight to quantize holds an infinity or a NaN.
+    #[error(
+        "the weight [{}, {}] holds a value that is not finite: look for a diverged or damaged weight \
+         before quantizing",
+        shape[0],
+        shape[1]
+    )]
+    NotFinite {
+        /// Shape of the weight.
+        shape: [usize; 2],
+    },
+
+    /// Reading the words back from the device failed.
+    #[error("reading the {part} back from the device failed: {source}")]
+    Read {
+        /// What was read.
+        part: &'static str,
+        /// What the device reported.
+        source: ExecutionError,
+    },
+}
+
+impl Nf4TensorError {
+    pub(crate) fn unsupported(operation: &'static str, dtype: DType, device: &Device) -> Self {
+        Self::UnsupportedDType {
+            operation,
+            dtype,
+            device: format!("{device:?}"),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The backend extension: what every backend must be able to do with an NF4 matrix.
+
+use burn_core as burn;
+use burn_core::backend::{
+    Backend, ExtensionType, backend_extension,
+    tensor::{FloatTensor, IntTensor},
+};
+use burn_core::tensor::{FloatDType, Shape};
+use nf4::{Layout, QuantConfig};
+
+/// An NF4 matrix as a backend sees it: two 1-D tensors of `u32` words and what they mean.
+///
+/// Every part that a device holds is an integer tensor on purpose: nothing that walks over float
+/// tensors (a dtype cast, an optimizer, a gradient) can touch a quantized weight.
+#[derive(ExtensionType, Clone, Debug)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
+pub struct Nf4Primitive<B: Backend> {
+    /// The 4-bit codes, `[packed_words]`, eight a word, low nibble first.
+    pub packed: IntTensor<B>,
+    /// The block scales, `[absmax_words]`, in the sections that [`Layout`] describes.
+    pub absmax: IntTensor<B>,
+    /// Shape `[out_features, in_features]`, codebook, block size and double quantization.
+    pub layout: Layout,
+}
+
+/// Operations on NF4 matrices supplied by a backend extension.
+///
+/// Callers validate ([`Nf4Tensor`](crate::Nf4Tensor) does): an implementation may panic on a shape
+/// or dtype that its doc excludes.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    Cube: cfg(any(
+        feature = "wgpu",
+        feature = "vulkan",
+        feature = "metal",
+        feature = "cuda",
+        feature = "rocm",
+        feature = "cpu"
+    )),
+    Fusion: cfg(feature = "fusion"),
+    Autodiff: cfg(feature = "autodiff"),
+)]
+pub trait Nf4Ops: Backend {
+    /// Quantizes `weight: [out_features, in_features]` (f32) on its device, with the same bits on
+    /// every backend (bitsandbytes `quantize_4bit`, nearest code at both levels).
+    #[fusion(meta = quantize_meta)]
+    fn nf4_quantize(weight: FloatTensor<Self>, config: QuantConfig) -> Nf4Primitive<Self>;
+
+    /// Decodes the whole matrix to `[out_features, in_features]` of `dtype`, f32 values exact.
+    #[fusion(meta = dequantize_meta)]
+    fn nf4_dequantize(
+        #[extension_type] weight: Nf4Primitive<Self>,
+        dtype: FloatDType,
+    ) -> FloatTensor<Self>;
+
+    /// `x · Wᵀ` for `x: [.., in_features]`, or, `transposed`, `x · W` for `x: [.., out_features]`.
+    ///
+    /// Accumulates in f32; the result has the dtype of `x` (f32, f16 or bf16). Either direction is
+    /// the other's backward pass. No dense matrix is formed.
+    #[fusion(meta = matmul_meta)]
+    fn nf4_matmul(
+        x: FloatTensor<Self>,
+        #[extension_type] weight: Nf4Primitive<Self>,
+        transposed: bool,
+    ) -> FloatTensor<Self>;
+}
+
+/// Shape of [`Nf4Ops::nf4_matmul`]'s result: that of `x` with its last dimension replaced.
+pub(crate) fn matmul_shape(x: &Shape, layout: &Layout, transposed: bool) -> Shape {
+    let [out_features, in_features] = layout.shape();
+    let mut shape = x.clone();
+    let last = shape.num_dims() - 1;
+    shape[last] = if transposed {
+        in_features
+    } else {
+        out_features
+    };
+    shape
+}
+
+#[cfg(feature = "fusion")]
+use fusion_meta::{dequantize_meta, matmul_meta, quantize_meta};
+
+/// What Fusion must know of each output before the operation has run.
+#[cfg(feature = "fusion")]
+mod fusion_meta {
+    use super::*;
+    use burn_core::backend::fusion::custom::TensorSpec;
+    use burn_core::tensor::DType;
+
+    pub(super) fn quantize_meta(weight: &TensorSpec, config: &QuantConfig) -> Nf4PrimitiveMetadata {
+        let shape = [weight.shape[0], weight.shape[1]];
+        let layout =
+            Layout::new(shape, *config).unwrap_or_else(|error| panic!("nf4_quantize: {error}"));
+        let words = |len: usize| TensorSpec {
+            shape: Shape::new([len]),
+            dtype: DType::U32,
+        };
+        Nf4PrimitiveMetadata {
+            packed: words(layout.packed_words()),
+            absmax: words(layout.absmax_words()),
+            layout,
+        }
+    }
+
+    pub(super) fn dequantize_meta(weight: &Nf4PrimitiveMetadata, dtype: &FloatDType) -> TensorSpec {
+        TensorSpec {
+            shape: Shape::new(weight.layout.shape()),
+            dtype: (*dtype).into(),
+        }
+    }
+
+    pub(super) fn matmul_meta(
+        x: &TensorSpec,
+        weight: &Nf4PrimitiveMetadata,
+        transposed: &bool,
+    ) -> TensorSpec {
+        TensorSpec {
+            shape: matmul_shape(&x.shape, &weight.layout, *transposed),
+            dtype: x.dtype,
+        }
+    }
+}

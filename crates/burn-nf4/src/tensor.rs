@@ -1,0 +1,321 @@
+//! [`Nf4Tensor`], the matrix that stays in four bits.
+
+use burn_core::backend::Dispatch;
+use burn_core::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use nf4::{Layout, QuantConfig, QuantizedMatrix};
+
+use crate::{Nf4Ops, Nf4Primitive, Nf4TensorError};
+
+/// A `[out_features, in_features]` matrix held as packed 4-bit codes and (by default doubly
+/// quantized) block scales: 4.127 bits a weight (QLoRA §3).
+///
+/// Cloning shares the words. The matrix is a constant: no gradient ever reaches it, while
+/// [`matmul`](Self::matmul) is differentiable in its argument.
+///
+/// ```
+/// use burn_core::tensor::{Device, Distribution, Tensor};
+/// use burn_nf4::{Nf4Tensor, QuantConfig};
+///
+/// # fn main() -> Result<(), burn_nf4::Nf4TensorError> {
+/// let device = Device::flex();
+/// let weight = Tensor::<2>::random([96, 64], Distribution::Normal(0.0, 0.02), &device);
+/// let weight = Nf4Tensor::quantize(weight, QuantConfig::default())?;
+/// let x = Tensor::<3>::random([2, 5, 64], Distribution::Default, &device);
+/// assert_eq!(weight.matmul(x).dims(), [2, 5, 96]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Nf4Tensor {
+    packed: Tensor<1, Int>,
+    absmax: Tensor<1, Int>,
+    layout: Layout,
+}
+
+impl Nf4Tensor {
+    /// Quantizes `weight: [out_features, in_features]` (f32, f16 or bf16) on its device.
+    ///
+    /// The result is a constant, whether or not `weight` takes part in a graph. Waits for the device
+    /// once, to learn whether all values are finite.
+    ///
+    /// # Errors
+    /// A configuration or shape that [`Layout::new`] refuses; another dtype; an infinity or a NaN.
+    pub fn quantize(weight: Tensor<2>, config: QuantConfig) -> Result<Self, Nf4TensorError> {
+        Layout::new(weight.dims(), config)?;
+        check_dtype("nf4 quantize", weight.dtype(), &weight.device())?;
+        let weight = weight.without_autodiff().cast(DType::F32);
+        check_finite(&weight)?;
+        let words = <Dispatch as Nf4Ops>::nf4_quantize(weight.into_dispatch(), config);
+        Ok(Self {
+            packed: Tensor::from_dispatch(words.packed),
+            absmax: Tensor::from_dispatch(words.absmax),
+            layout: words.layout,
+        })
+    }
+
+    /// Copies a quantized matrix from the host to `device`.
+    pub fn from_host(matrix: &QuantizedMatrix, device: &Device) -> Self {
+        let words = |words: &[u32]| {
+            let data = TensorData::new(words.to_vec(), [words.len()]);
+            Tensor::from_data(data, (device, DType::U32))
+        };
+        Self {
+            packed: words(matrix.packed()),
+            absmax: words(matrix.absmax()),
+            layout: matrix.layout(),
+        }
+    }
+
+    /// Assembles a matrix from word tensors that already lie on a device, such as the parameters
+    /// of a module.
+    ///
+    /// # Errors
+    /// Tensors that are not U32, not as long as `layout` says, or not on one device.
+    pub fn from_parts(
+        packed: Tensor<1, Int>,
+        absmax: Tensor<1, Int>,
+        layout: Layout,
+    ) -> Result<Self, Nf4TensorError> {
+        check_words("packed", &packed, layout.packed_words())?;
+        check_words("absmax", &absmax, layout.absmax_words())?;
+        let (expected, actual) = (packed.device(), absmax.device());
+        if expected != actual {
+            return Err(Nf4TensorError::DeviceMismatch {
+                operation: "nf4 from_parts",
+                what: "absmax tensor",
+                actual: format!("{actual:?}"),
+                expected: format!("{expected:?}"),
+            });
+        }
+        Ok(Self {
+            packed,
+            absmax,
+            layout,
+        })
+    }
+
+    /// Copies the matrix back to the host.
+    ///
+    /// # Errors
+    /// A device that fails while it is read.
+    pub fn into_host(self) -> Result<QuantizedMatrix, Nf4TensorError> {
+        let read = |part, words: Tensor<1, Int>| -> Result<Vec<u32>, Nf4TensorError> {
+            let data = words
+                .try_into_data()
+                .map_err(|source| Nf4TensorError::Read { part, source })?;
+            let (dtype, actual) = (data.dtype(), data.num_elements());
+            let words = data.as_slice::<u32>().map_err(|_| Nf4TensorError::Words {
+                part,
+                expected: actual,
+                actual,
+                dtype,
+            })?;
+            Ok(words.to_vec())
+        };
+        Ok(QuantizedMatrix::from_parts(
+            self.layout,
+            read("packed words", self.packed)?,
+            read("absmax words", self.absmax)?,
+        )?)
+    }
+
+    /// The dense `[out_features, in_features]` matrix in f32, bit for bit as bitsandbytes decodes
+    /// it. Eight times the memory: computing with the matrix does not need this.
+    pub fn dequantize(&self) -> Tensor<2> {
+        self.dequantize_unchecked(FloatDType::F32)
+    }
+
+    /// [`dequantize`](Self::dequantize) rounded to `dtype`.
+    ///
+    /// # Errors
+    /// A dtype other than f32, f16 and bf16, or one that the device does not have.
+    pub fn dequantize_to(&self, dtype: FloatDType) -> Result<Tensor<2>, Nf4TensorError> {
+        check_dtype("nf4 dequantize", dtype.into(), &self.device())?;
+        Ok(self.dequantize_unchecked(dtype))
+    }
+
+    /// `x · Wᵀ`: `[.., in_features]` to `[.., out_features]`, what a linear layer computes.
+    ///
+    /// Accumulates in f32 and has the dtype of `x`. Differentiable in `x`; the backward pass is
+    /// [`matmul_transposed`](Self::matmul_transposed) of the gradient and keeps nothing of `x`.
+    ///
+    /// # Panics
+    /// Where [`try_matmul`](Self::try_matmul) returns an error, with its message.
+    pub fn matmul<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        self.try_matmul(x).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// `x · W`: `[.., out_features]` to `[.., in_features]`, the other direction.
+    ///
+    /// # Panics
+    /// Where [`try_matmul_transposed`](Self::try_matmul_transposed) returns an error, with its
+    /// message.
+    pub fn matmul_transposed<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        self.try_matmul_transposed(x)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// [`matmul`](Self::matmul), refusing what it cannot compute.
+    ///
+    /// # Errors
+    /// A dtype of `x` other than f32, f16 and bf16; a last dimension that is not `in_features`; an
+    /// `x` on another device.
+    pub fn try_matmul<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>, Nf4TensorError> {
+        self.multiply("nf4 matmul", x, false)
+    }
+
+    /// [`matmul_transposed`](Self::matmul_transposed), refusing what it cannot compute.
+    ///
+    /// # Errors
+    /// As [`try_matmul`](Self::try_matmul), the last dimension being `out_features`.
+    pub fn try_matmul_transposed<const D: usize>(
+        &self,
+        x: Tensor<D>,
+    ) -> Result<Tensor<D>, Nf4TensorError> {
+        self.multiply("nf4 matmul_transposed", x, true)
+    }
+
+    /// Shape, codebook, block size and double quantization.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The 4-bit codes: `[packed_words]` of U32.
+    pub fn packed(&self) -> &Tensor<1, Int> {
+        &self.packed
+    }
+
+    /// The block scales: `[absmax_words]` of U32.
+    pub fn absmax(&self) -> &Tensor<1, Int> {
+        &self.absmax
+    }
+
+    /// The word tensors and their layout, for a module that keeps them as parameters.
+    pub fn into_parts(self) -> (Tensor<1, Int>, Tensor<1, Int>, Layout) {
+        (self.packed, self.absmax, self.layout)
+    }
+
+    /// The device that holds the words.
+    pub fn device(&self) -> Device {
+        self.packed.device()
+    }
+
+    /// Moves the words to `device`.
+    #[must_use]
+    pub fn to_device(self, device: &Device) -> Self {
+        Self {
+            packed: self.packed.to_device(device),
+            absmax: self.absmax.to_device(device),
+            layout: self.layout,
+        }
+    }
+
+    fn multiply<const D: usize>(
+        &self,
+        operation: &'static str,
+        x: Tensor<D>,
+        transposed: bool,
+    ) -> Result<Tensor<D>, Nf4TensorError> {
+        let [out_features, in_features] = self.layout.shape();
+        let expected = if transposed {
+            out_features
+        } else {
+            in_features
+        };
+        let dims = x.dims();
+        if dims[D - 1] != expected {
+            return Err(Nf4TensorError::ShapeMismatch {
+                operation,
+                shape: dims.to_vec(),
+                actual: dims[D - 1],
+                expected,
+                out_features,
+                in_features,
+            });
+        }
+        let (device, words_device) = (x.device(), self.device());
+        if device != words_device {
+            return Err(Nf4TensorError::DeviceMismatch {
+                operation,
+                what: "input",
+                actual: format!("{device:?}"),
+                expected: format!("{words_device:?}"),
+            });
+        }
+        check_dtype(operation, x.dtype(), &device)?;
+        let y = <Dispatch as Nf4Ops>::nf4_matmul(x.into_dispatch(), self.primitive(), transposed);
+        Ok(Tensor::from_dispatch(y))
+    }
+
+    fn dequantize_unchecked(&self, dtype: FloatDType) -> Tensor<2> {
+        Tensor::from_dispatch(<Dispatch as Nf4Ops>::nf4_dequantize(
+            self.primitive(),
+            dtype,
+        ))
+    }
+
+    fn primitive(&self) -> Nf4Primitive<Dispatch> {
+        Nf4Primitive {
+            packed: self.packed.clone().into_dispatch(),
+            absmax: self.absmax.clone().into_dispatch(),
+            layout: self.layout,
+        }
+    }
+}
+
+/// The dtypes that the kernels serve; half types only where the device computes with them.
+fn check_dtype(
+    operation: &'static str,
+    dtype: DType,
+    device: &Device,
+) -> Result<(), Nf4TensorError> {
+    let served = match dtype {
+        DType::F32 => true,
+        DType::F16 | DType::BF16 => device.supports_dtype(dtype),
+        _ => false,
+    };
+    if served {
+        Ok(())
+    } else {
+        Err(Nf4TensorError::unsupported(operation, dtype, device))
+    }
+}
+
+/// Refuses infinities and NaNs, which no block scale can stand for.
+fn check_finite(weight: &Tensor<2>) -> Result<(), Nf4TensorError> {
+    if weight.shape().num_elements() == 0 {
+        return Ok(());
+    }
+    let finite = weight.clone().is_finite().all();
+    let data = finite
+        .try_into_data()
+        .map_err(|source| Nf4TensorError::Read {
+            part: "weight's finiteness",
+            source,
+        })?;
+    if data.iter::<bool>().all(|finite| finite) {
+        Ok(())
+    } else {
+        Err(Nf4TensorError::NotFinite {
+            shape: weight.dims(),
+        })
+    }
+}
+
+fn check_words(
+    part: &'static str,
+    words: &Tensor<1, Int>,
+    expected: usize,
+) -> Result<(), Nf4TensorError> {
+    let (dtype, [actual]) = (words.dtype(), words.dims());
+    if dtype == DType::U32 && actual == expected {
+        Ok(())
+    } else {
+        Err(Nf4TensorError::Words {
+            part,
+            expected,
+            actual,
+            dtype,
+        })
+    }
+}
