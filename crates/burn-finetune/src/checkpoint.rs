@@ -1,0 +1,287 @@
+//! A run's folder, and exact resumption from it.
+//!
+//! ```text
+//! DIR/run.json                                the settings the run was started with
+//! DIR/checkpoints/step-00000010/              everything after 10 steps: a peft adapter,
+//!     adapter_config.json                     the moments of the optimizer, and where the run was
+//!     adapter_model.safetensors
+//!     optimizer.safetensors
+//!     state.json
+//! DIR/adapter_config.json, adapter_model.safetensors     the finished adapter
+//! ```
+//! A checkpoint is written into a folder of another name, synced, and renamed, so one that is there is
+//! complete. The order of the rows and the draws of dropout follow from the seed and the step; nothing
+//! else is needed to go on with the same bits.
+
+use crate::train::Trainer;
+use crate::{CausalLm, FinetuneError};
+use burn_qlora::atomic::{WriteError, write_files};
+use burn_qlora::{LoraConfig, LoraModel, peft};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+const SETTINGS_FILE: &str = "run.json";
+const CHECKPOINTS: &str = "checkpoints";
+const PREFIX: &str = "step-";
+/// What a checkpoint is called while it is being written.
+const UNFINISHED: &str = ".unfinished-";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const STATE_FILE: &str = "state.json";
+
+/// The folder of one run.
+#[derive(Debug, Clone)]
+pub struct RunDir {
+    path: PathBuf,
+    lora: LoraConfig,
+    base_model: String,
+}
+
+/// Where a run was.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    step: usize,
+}
+
+impl RunDir {
+    /// Makes the folder of a new run. `settings` are all the values that decide what the run computes; they
+    /// are written down, and resumption compares them. `lora` and `base_model` go into the adapter files.
+    ///
+    /// # Errors
+    /// [`FinetuneError::OutputInUse`] when the folder holds anything, [`FinetuneError::Write`].
+    pub fn create(
+        path: impl Into<PathBuf>,
+        settings: &Map<String, Value>,
+        lora: LoraConfig,
+        base_model: impl Into<String>,
+    ) -> Result<Self, FinetuneError> {
+        let path = path.into();
+        let occupied = match fs::read_dir(&path) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(write_error(&path, &error)),
+        };
+        if occupied {
+            return Err(FinetuneError::OutputInUse { path });
+        }
+        let text = format!("{:#}\n", Value::Object(settings.clone()));
+        write_files(&path, &[(SETTINGS_FILE, text.as_bytes())])?;
+        Ok(Self {
+            path,
+            lora,
+            base_model: base_model.into(),
+        })
+    }
+
+    /// Opens the folder of a run to go on with it.
+    ///
+    /// # Errors
+    /// [`FinetuneError::NothingToResume`] when it holds no run, [`FinetuneError::ConfigChanged`] when a
+    /// setting is not what it was.
+    pub fn resume(
+        path: impl Into<PathBuf>,
+        settings: &Map<String, Value>,
+        lora: LoraConfig,
+        base_model: impl Into<String>,
+    ) -> Result<Self, FinetuneError> {
+        let path = path.into();
+        let file = path.join(SETTINGS_FILE);
+        let text = match fs::read(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(FinetuneError::NothingToResume {
+                    path,
+                    reason: "there is no run.json in it",
+                });
+            }
+            Err(source) => return Err(FinetuneError::Read { path: file, source }),
+        };
+        let was: Map<String, Value> =
+            serde_json::from_slice(&text).map_err(|error| FinetuneError::Malformed {
+                path: file,
+                expected: "record of a run's settings",
+                reason: error.to_string(),
+            })?;
+        if let Some((key, was, is)) = first_difference(&was, settings) {
+            return Err(FinetuneError::ConfigChanged { path, key, was, is });
+        }
+        Ok(Self {
+            path,
+            lora,
+            base_model: base_model.into(),
+        })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Complete checkpoints, oldest first: their steps and folders.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`].
+    pub fn checkpoints(&self) -> Result<Vec<(usize, PathBuf)>, FinetuneError> {
+        let folder = self.path.join(CHECKPOINTS);
+        let read_error = |source| FinetuneError::Read {
+            path: folder.clone(),
+            source,
+        };
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(read_error(error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(read_error)?;
+            let step = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
+            if let Some(step) = step {
+                found.push((step, entry.path()));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Writes a checkpoint of `trainer` and says where it is. It is complete or not there.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Write`] when the disk is full, with earlier checkpoints as they were.
+    pub fn save<M: CausalLm>(&self, trainer: &Trainer<M>) -> Result<PathBuf, FinetuneError> {
+        let step = trainer.steps_done();
+        let folder = self.path.join(CHECKPOINTS);
+        let finished = folder.join(format!("{PREFIX}{step:08}"));
+        let unfinished = folder.join(format!("{UNFINISHED}{step:08}"));
+        let written = self
+            .write(trainer, &unfinished)
+            .and_then(|()| publish(&unfinished, &finished));
+        if written.is_err() {
+            // What is there is of no use; that it could not be removed either changes nothing.
+            let _ = fs::remove_dir_all(&unfinished);
+        }
+        written.map(|()| finished)
+    }
+
+    fn write<M: CausalLm>(&self, trainer: &Trainer<M>, into: &Path) -> Result<(), FinetuneError> {
+        remove_if_there(into)?;
+        peft::save(trainer.model(), &self.lora, &self.base_model, into).map_err(written)?;
+        let optimizer = trainer.optimizer_bytes()?;
+        let state = State {
+            step: trainer.steps_done(),
+        };
+        let state = serde_json::to_vec(&state).map_err(|error| FinetuneError::Write {
+            path: into.join(STATE_FILE),
+            reason: error.to_string(),
+        })?;
+        write_files(
+            into,
+            &[
+                (OPTIMIZER_FILE, optimizer.as_slice()),
+                (STATE_FILE, state.as_slice()),
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// Takes `trainer` to the last complete checkpoint and says how many steps it has done.
+    ///
+    /// # Errors
+    /// [`FinetuneError::NothingToResume`] when there is none yet; [`FinetuneError::Read`],
+    /// [`FinetuneError::Malformed`] and [`FinetuneError::Lora`] for broken files.
+    pub fn restore<M: CausalLm>(&self, trainer: &mut Trainer<M>) -> Result<usize, FinetuneError> {
+        let Some((_, folder)) = self.checkpoints()?.pop() else {
+            return Err(FinetuneError::NothingToResume {
+                path: self.path.clone(),
+                reason: "it was stopped before its first checkpoint",
+            });
+        };
+        let file = folder.join(STATE_FILE);
+        let text = fs::read(&file).map_err(|source| FinetuneError::Read {
+            path: file.clone(),
+            source,
+        })?;
+        let state: State =
+            serde_json::from_slice(&text).map_err(|error| FinetuneError::Malformed {
+                path: file,
+                expected: "state of a run",
+                reason: error.to_string(),
+            })?;
+        trainer.restore(&folder, &folder.join(OPTIMIZER_FILE), state.step)?;
+        Ok(state.step)
+    }
+
+    /// Writes the model's adapter to the run's folder itself, where peft finds it.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Write`], [`FinetuneError::Lora`].
+    pub fn save_adapter<M: LoraModel>(&self, model: &M) -> Result<(), FinetuneError> {
+        peft::save(model, &self.lora, &self.base_model, &self.path).map_err(written)
+    }
+}
+
+impl From<WriteError> for FinetuneError {
+    fn from(error: WriteError) -> Self {
+        Self::Write {
+            path: error.path,
+            reason: error.reason,
+        }
+    }
+}
+
+/// A full disk reads the same whichever crate found it.
+fn written(error: burn_qlora::LoraError) -> FinetuneError {
+    match error {
+        burn_qlora::LoraError::Write { path, reason } => FinetuneError::Write { path, reason },
+        other => other.into(),
+    }
+}
+
+fn write_error(path: &Path, error: &io::Error) -> FinetuneError {
+    FinetuneError::Write {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+fn remove_if_there(folder: &Path) -> Result<(), FinetuneError> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(write_error(folder, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a complete folder its name. The folder and its parent are synced, so the name never stands for
+/// less than all of it after a crash.
+fn publish(unfinished: &Path, finished: &Path) -> Result<(), FinetuneError> {
+    remove_if_there(finished)?;
+    sync_dir(unfinished)
+        .and_then(|()| fs::rename(unfinished, finished))
+        .and_then(|()| finished.parent().map_or(Ok(()), sync_dir))
+        .map_err(|error| write_error(finished, &error))
+}
+
+/// Only Unix lets a folder be synced.
+fn sync_dir(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// The first setting that differs: its name, what it was and what it is.
+fn first_difference(
+    was: &Map<String, Value>,
+    is: &Map<String, Value>,
+) -> Option<(String, String, String)> {
+    let shown = |value: Option<&Value>| value.map_or("unset".to_owned(), Value::to_string);
+    was.keys()
+        .chain(is.keys())
+        .find(|key| was.get(*key) != is.get(*key))
+        .map(|key| (key.clone(), shown(was.get(key)), shown(is.get(key))))
+}

@@ -1,0 +1,189 @@
+//! What can go wrong in a fine-tuning run.
+
+use burn_qlora::LoraError;
+use std::path::PathBuf;
+
+/// An error of this crate: which thing, what value it had, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FinetuneError {
+    /// A file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file or folder could not be written; what was there before is still there.
+    #[error("cannot write {}: {reason}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        reason: String,
+    },
+    /// A line of a data file that cannot be used.
+    #[error("{}:{line}: {problem}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: RowProblem,
+    },
+    /// A data file with nothing in it to learn from.
+    #[error("{} has no data: {reason}", path.display())]
+    NoData {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for.
+        reason: &'static str,
+    },
+    /// A row length that cannot work.
+    #[error("rows of {value} tokens cannot be used: {reason}")]
+    RowLength {
+        /// The length asked for.
+        value: usize,
+        /// Why not.
+        reason: String,
+    },
+    /// A chat template that does not compile, fails, or refuses the conversation.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// The tokenizer failed.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// A setting of the run that cannot work.
+    #[error("{field} is {value}, but it must be {expected}")]
+    InvalidConfig {
+        /// The setting.
+        field: &'static str,
+        /// The value it had.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The model has nothing to train.
+    #[error("the model has no adapters to train; attach or load some first")]
+    NoAdapters,
+    /// The loss or the gradient is no longer a number; the parameters were not touched.
+    #[error(
+        "step {step}: {what} is {value}; the step was not taken: lower the learning rate or look for \
+         a broken row in the data"
+    )]
+    NotFinite {
+        /// The step, counted from 0.
+        step: usize,
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// The value.
+        value: f64,
+    },
+    /// The output folder is taken.
+    #[error(
+        "{} already holds a run; continue it with --resume or give another folder",
+        path.display()
+    )]
+    OutputInUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is no run to resume.
+    #[error("{} holds no run to resume: {reason}", path.display())]
+    NothingToResume {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing.
+        reason: &'static str,
+    },
+    /// The run to resume was started with another setting.
+    #[error(
+        "{} was started with {key} = {was}, but now it is {is}; resume with the same settings or \
+         start another run",
+        path.display()
+    )]
+    ConfigChanged {
+        /// The run's folder.
+        path: PathBuf,
+        /// The setting.
+        key: String,
+        /// Its value when the run began.
+        was: String,
+        /// Its value now.
+        is: String,
+    },
+    /// A checkpoint file that is there but is not what its name says.
+    #[error("{} is not a valid {expected}: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        expected: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A value could not be brought to the host.
+    #[error("cannot read {what} from the device: {reason}")]
+    Device {
+        /// The value.
+        what: String,
+        /// What the backend said.
+        reason: String,
+    },
+    /// An adapter problem.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
+}
+
+/// What is wrong with one row of a data file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowProblem {
+    /// The line is not JSON.
+    #[error("not JSON: {0}")]
+    NotJson(String),
+    /// The line is JSON, but not an object this crate knows.
+    #[error(
+        "no known keys; a row needs \"messages\", or \"prompt\" and \"completion\", or \"text\" \
+         (found: {found})"
+    )]
+    UnknownKeys {
+        /// The keys that are there.
+        found: String,
+    },
+    /// A known key holds something else than it should.
+    #[error("{0}")]
+    WrongType(String),
+    /// A chat row, but no chat template.
+    #[error("\"messages\" needs a chat template, and this model has none")]
+    NoTemplate,
+    /// The chat template failed on the row.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// The template renders a conversation so that what was said up to a turn does not begin what is said
+    /// after it, and no span can be called the assistant's.
+    #[error(
+        "the chat template is not incremental: message {turn} changes how the text before it is \
+         rendered, so the assistant's part cannot be found"
+    )]
+    NotIncremental {
+        /// The assistant's message, counted from 1.
+        turn: usize,
+    },
+    /// No token of the row is to be learnt.
+    #[error("nothing to learn: {0}")]
+    NoTargets(&'static str),
+    /// The row is longer than the longest allowed.
+    #[error("{len} tokens, but {max} is the longest allowed; shorten it or ask for truncation")]
+    TooLong {
+        /// Its length in tokens.
+        len: usize,
+        /// The longest allowed.
+        max: usize,
+    },
+    /// The tokenizer failed.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+}

@@ -1,0 +1,65 @@
+//! Loss and perplexity on held-out rows.
+
+use crate::data::{Batch, Dataset, Row};
+use crate::{CausalLm, FinetuneError};
+use burn::tensor::Tensor;
+use serde::Serialize;
+
+/// What an evaluation found.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct EvalReport {
+    /// Mean negative log-likelihood of a target token, in nats.
+    pub nll: f64,
+    /// `exp(nll)`.
+    pub perplexity: f64,
+    /// Number of target tokens.
+    pub tokens: usize,
+}
+
+/// Runs `model` over `dataset`, without gradients and dropout, and averages over all target tokens.
+///
+/// # Errors
+/// [`FinetuneError::Device`] when a loss cannot be read.
+///
+/// # Panics
+/// When `batch_size` is 0.
+pub fn evaluate<M: CausalLm>(
+    model: &M,
+    dataset: &Dataset,
+    batch_size: usize,
+) -> Result<EvalReport, FinetuneError> {
+    let model = model.valid();
+    let device = model.device().without_autodiff();
+    let mut sum = 0.0;
+    let mut tokens = 0;
+    for rows in dataset.rows().chunks(batch_size) {
+        let batch = Batch::collate(&rows.iter().collect::<Vec<&Row>>(), &device);
+        tokens += batch.target_tokens;
+        // Read batch by batch, so that a device never has more than one in flight.
+        sum += scalar(
+            "evaluation loss",
+            model.loss_sum(batch.input_ids, batch.targets),
+        )?;
+    }
+    let nll = sum / tokens.max(1) as f64;
+    Ok(EvalReport {
+        nll,
+        perplexity: nll.exp(),
+        tokens,
+    })
+}
+
+fn scalar(what: &str, value: Tensor<1>) -> Result<f64, FinetuneError> {
+    Ok(read(what, value)?.into_iter().sum())
+}
+
+/// The values of a tensor on the host.
+pub(crate) fn read(what: &str, values: Tensor<1>) -> Result<Vec<f64>, FinetuneError> {
+    let data = values
+        .try_into_data()
+        .map_err(|error| FinetuneError::Device {
+            what: what.to_owned(),
+            reason: error.to_string(),
+        })?;
+    Ok(data.iter::<f64>().collect())
+}

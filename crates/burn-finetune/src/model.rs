@@ -1,0 +1,25 @@
+//! What a model has to offer to be fine-tuned.
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor};
+use burn_qlora::LoraModel;
+
+/// Marks a target that is not to be learnt: padding, or text somebody else wrote.
+pub const IGNORED: i64 = -100;
+
+/// A causal language model with adapters.
+pub trait CausalLm: Module + LoraModel {
+    /// The sum of the negative log-likelihoods of the targets, in nats: `[1]`, f32.
+    ///
+    /// `input_ids: [batch, seq]`; `targets: [batch, seq]`, where `targets[b][t]` is the token that follows
+    /// `input_ids[b][t]`, or [`IGNORED`]. Rows are padded on the right, and causal attention keeps real
+    /// tokens from seeing the padding, so there is no mask. A model that never forms the logits
+    /// (`burn_fused::linear_cross_entropy`) sums here as it goes.
+    fn loss_sum(&self, input_ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> Tensor<1>;
+
+    /// Where the model's inputs have to be.
+    fn device(&self) -> Device;
+
+    /// The longest row the model can take.
+    fn context_len(&self) -> usize;
+}

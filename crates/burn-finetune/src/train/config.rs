@@ -1,0 +1,138 @@
+//! The numbers of a run.
+
+use crate::{FinetuneError, Schedule, ScheduleKind};
+use burn::optim::AdamWConfig;
+use serde::{Deserialize, Serialize};
+
+/// Everything about a run that decides what it computes, besides model, adapters and data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Optimizer steps of the whole run.
+    pub steps: usize,
+    /// Rows of a micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches of an optimizer step.
+    pub grad_accum: usize,
+    /// Highest learning rate.
+    pub lr: f64,
+    /// Its course after the warm-up.
+    pub schedule: ScheduleKind,
+    /// Steps of the warm-up.
+    pub warmup_steps: usize,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Decay of the first moment.
+    pub beta_1: f64,
+    /// Decay of the second moment.
+    pub beta_2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Largest global gradient norm; 0 for no limit.
+    pub max_grad_norm: f64,
+    /// Seed of the order of rows and of dropout.
+    pub seed: u64,
+    /// Whether rows come in an order of their own every epoch.
+    pub shuffle: bool,
+}
+
+impl Default for TrainConfig {
+    /// The recipe of the QLoRA paper for small models (Appendix B.2), over 100 steps.
+    fn default() -> Self {
+        Self {
+            steps: 100,
+            batch_size: 4,
+            grad_accum: 1,
+            lr: 2e-4,
+            schedule: ScheduleKind::Constant,
+            warmup_steps: 0,
+            weight_decay: 0.0,
+            beta_1: 0.9,
+            beta_2: 0.999,
+            epsilon: 1e-8,
+            max_grad_norm: 0.3,
+            seed: 0,
+            shuffle: true,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Rows of an optimizer step.
+    pub fn rows_per_step(&self) -> usize {
+        self.batch_size * self.grad_accum
+    }
+
+    /// Optimizer steps of `epochs` passes over `rows` rows.
+    pub fn steps_of_epochs(&self, rows: usize, epochs: usize) -> usize {
+        rows.div_ceil(self.rows_per_step().max(1)) * epochs
+    }
+
+    /// Checks every number for itself.
+    ///
+    /// # Errors
+    /// [`FinetuneError::InvalidConfig`] naming the first one that cannot work.
+    pub fn validate(&self) -> Result<(), FinetuneError> {
+        let check = |ok: bool, field, value: String, expected| {
+            if ok {
+                Ok(())
+            } else {
+                Err(FinetuneError::InvalidConfig {
+                    field,
+                    value,
+                    expected,
+                })
+            }
+        };
+        let counts = [
+            ("steps", self.steps),
+            ("batch size", self.batch_size),
+            ("gradient accumulation", self.grad_accum),
+        ];
+        for (field, value) in counts {
+            check(value > 0, field, value.to_string(), "at least 1")?;
+        }
+        let not_negative = [
+            ("learning rate", self.lr),
+            ("weight decay", self.weight_decay),
+            ("epsilon", self.epsilon),
+            ("maximum gradient norm", self.max_grad_norm),
+        ];
+        for (field, value) in not_negative {
+            check(
+                value.is_finite() && value >= 0.0,
+                field,
+                value.to_string(),
+                "a finite number, 0 or above",
+            )?;
+        }
+        for (field, value) in [("beta 1", self.beta_1), ("beta 2", self.beta_2)] {
+            check(
+                (0.0..1.0).contains(&value),
+                field,
+                value.to_string(),
+                "in [0, 1)",
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The learning-rate schedule.
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            kind: self.schedule,
+            lr: self.lr,
+            warmup_steps: self.warmup_steps,
+            total_steps: self.steps,
+        }
+    }
+
+    /// burn-optim's configuration of AdamW.
+    pub fn adamw(&self) -> AdamWConfig {
+        AdamWConfig::new()
+            .with_beta_1(self.beta_1 as f32)
+            .with_beta_2(self.beta_2 as f32)
+            .with_epsilon(self.epsilon as f32)
+            .with_weight_decay(self.weight_decay as f32)
+    }
+}

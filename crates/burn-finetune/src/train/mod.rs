@@ -1,0 +1,16 @@
+//! The training loop.
+//!
+//! - [`config`]: [`TrainConfig`], the numbers of a run.
+//! - [`report`]: [`StepReport`] and [`Event`], what a run tells while it goes.
+//! - [`trainer`]: [`Trainer`], one optimizer step at a time.
+//! - [`run`]: the whole run: data, evaluation, checkpoints, interruption.
+
+pub mod config;
+pub mod report;
+pub mod run;
+pub mod trainer;
+
+pub use config::TrainConfig;
+pub use report::{Event, StepReport};
+pub use run::{Outcome, RunOptions};
+pub use trainer::Trainer;

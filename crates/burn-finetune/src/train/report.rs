@@ -1,0 +1,46 @@
+//! What a run tells while it goes.
+
+use crate::EvalReport;
+use serde::Serialize;
+use std::path::Path;
+
+/// One optimizer step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct StepReport {
+    /// Number of the step, from 1.
+    pub step: usize,
+    /// Mean loss of a target token before the update, in nats.
+    pub loss: f64,
+    /// Global norm of the gradients before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the update.
+    pub lr: f64,
+    /// Tokens of the step, padding left out.
+    pub tokens: usize,
+    /// Tokens a second, of this step.
+    pub tokens_per_second: f64,
+    /// Peak resident memory of the process so far, where the system tells.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+/// What has just happened in a run.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A step was taken.
+    Step(&'a StepReport),
+    /// The held-out rows were evaluated after `step` steps.
+    Evaluated {
+        /// Steps taken so far.
+        step: usize,
+        /// What was found.
+        report: EvalReport,
+    },
+    /// A checkpoint is complete.
+    Saved {
+        /// Steps taken so far.
+        step: usize,
+        /// The checkpoint's folder.
+        path: &'a Path,
+    },
+}

@@ -1,0 +1,107 @@
+//! The whole run: data, evaluation, checkpoints, interruption.
+
+use super::{Event, Trainer};
+use crate::data::{Batch, Dataset, Order, Row};
+use crate::{CausalLm, FinetuneError, RunDir, evaluate};
+
+/// What happens besides the steps.
+#[derive(Default)]
+pub struct RunOptions<'a> {
+    /// Held-out rows, evaluated every [`eval_every`](Self::eval_every) steps and after the last one.
+    pub eval: Option<&'a Dataset>,
+    /// Steps between evaluations; `None` for the last step only.
+    pub eval_every: Option<usize>,
+    /// Where checkpoints go.
+    pub run_dir: Option<&'a RunDir>,
+    /// Steps between checkpoints; `None` for the last step (and an interruption) only.
+    pub save_every: Option<usize>,
+    /// Asked after every step: whether to stop here. The step is finished and saved.
+    pub interrupted: Option<&'a dyn Fn() -> bool>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are taken.
+    Finished,
+    /// It was asked to stop.
+    Interrupted {
+        /// Steps taken so far.
+        step: usize,
+    },
+}
+
+impl<M: CausalLm> Trainer<M> {
+    /// Takes the steps that are left, on `data`, and tells `on_event` about them.
+    ///
+    /// The rows of a step depend on the step's number alone, so a restored trainer goes on as the
+    /// uninterrupted one would have.
+    ///
+    /// # Errors
+    /// [`FinetuneError::RowLength`] for a row longer than the model's context, and what
+    /// [`step`](Trainer::step), evaluation and saving say. Whatever was saved before stays.
+    ///
+    /// # Panics
+    /// When `data` is empty.
+    pub fn run(
+        &mut self,
+        data: &Dataset,
+        options: &RunOptions<'_>,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Outcome, FinetuneError> {
+        self.check_lengths(data)?;
+        if let Some(eval) = options.eval {
+            self.check_lengths(eval)?;
+        }
+        let config = self.config().clone();
+        let shuffle = config.shuffle.then_some(config.seed);
+        let mut order = Order::new(data.len(), config.rows_per_step(), shuffle);
+        let device = self.model().device();
+        while self.steps_done() < config.steps {
+            let rows: Vec<&Row> = order
+                .rows_of(self.steps_done())
+                .iter()
+                .map(|row| &data.rows()[*row])
+                .collect();
+            let batches: Vec<Batch> = rows
+                .chunks(config.batch_size)
+                .map(|rows| Batch::collate(rows, &device))
+                .collect();
+            let report = self.step(&batches)?;
+            on_event(Event::Step(&report));
+
+            let step = self.steps_done();
+            let last = step == config.steps;
+            let stop = !last && options.interrupted.is_some_and(|interrupted| interrupted());
+            let due =
+                |every: Option<usize>| every.is_some_and(|every| step.is_multiple_of(every.max(1)));
+            if let Some(eval) = options.eval
+                && (last || due(options.eval_every))
+            {
+                let report = evaluate(self.model(), eval, config.batch_size)?;
+                on_event(Event::Evaluated { step, report });
+            }
+            if let Some(run_dir) = options.run_dir
+                && (last || stop || due(options.save_every))
+            {
+                let path = run_dir.save(self)?;
+                on_event(Event::Saved { step, path: &path });
+            }
+            if stop {
+                return Ok(Outcome::Interrupted { step });
+            }
+        }
+        Ok(Outcome::Finished)
+    }
+
+    fn check_lengths(&self, data: &Dataset) -> Result<(), FinetuneError> {
+        let context = self.model().context_len();
+        if data.longest() > context {
+            return Err(FinetuneError::RowLength {
+                value: data.longest(),
+                reason: format!("the model's context is {context} tokens"),
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! One optimizer step at a time.
+
+use super::{StepReport, TrainConfig};
+use crate::data::Batch;
+use crate::evaluate::read;
+use crate::optimizer::{self, AdapterOptimizer};
+use crate::{CausalLm, FinetuneError, clip, memory};
+use burn::tensor::Tensor;
+use burn_qlora::{freeze_base, trainable};
+use std::path::Path;
+use std::time::Instant;
+
+/// A model in training: its adapters, their moments, and the number of steps taken.
+pub struct Trainer<M> {
+    model: M,
+    optimizer: AdapterOptimizer,
+    config: TrainConfig,
+    step: usize,
+}
+
+impl<M: CausalLm> Trainer<M> {
+    /// Puts `model` into training, with its adapters trainable and all else frozen.
+    ///
+    /// # Errors
+    /// [`FinetuneError::InvalidConfig`], and [`FinetuneError::NoAdapters`] for a model without any.
+    pub fn new(model: M, config: TrainConfig) -> Result<Self, FinetuneError> {
+        config.validate()?;
+        if trainable(&model).is_empty() {
+            return Err(FinetuneError::NoAdapters);
+        }
+        Ok(Self {
+            model: freeze_base(model.train()),
+            optimizer: AdapterOptimizer::new(&config.adamw()),
+            config,
+            step: 0,
+        })
+    }
+
+    /// The model as it is now.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// The model, taken out of training.
+    pub fn into_model(self) -> M {
+        self.model.valid()
+    }
+
+    /// The numbers of the run.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// Steps taken so far.
+    pub fn steps_done(&self) -> usize {
+        self.step
+    }
+
+    /// One optimizer step on the micro-batches `batches`.
+    ///
+    /// The loss is the sum over all target tokens of the step divided by their number, so the step does
+    /// not depend on how its rows are divided among micro-batches. The gradients are clipped by their
+    /// global norm, and the model's graph is gone before the optimizer runs.
+    ///
+    /// # Errors
+    /// [`FinetuneError::NotFinite`] when loss or norm is no number, with the parameters untouched, and
+    /// [`FinetuneError::Device`] when they cannot be read.
+    pub fn step(&mut self, batches: &[Batch]) -> Result<StepReport, FinetuneError> {
+        let start = Instant::now();
+        let targets: usize = batches.iter().map(|batch| batch.target_tokens).sum();
+        let tokens: usize = batches.iter().map(|batch| batch.tokens).sum();
+        let lr = self.config.schedule().at(self.step);
+        // Dropout draws from the device's generator, whose state cannot be saved: a seed of its own for
+        // every step makes a resumed run draw what the uninterrupted one would have.
+        self.model
+            .device()
+            .seed(step_seed(self.config.seed, self.step));
+
+        let mut gradients: Vec<Option<Tensor<2>>> = Vec::new();
+        let mut values: Vec<Tensor<1>> = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let loss = self
+                .model
+                .loss_sum(batch.input_ids.clone(), batch.targets.clone())
+                .mul_scalar(1.0 / targets.max(1) as f64);
+            values.push(loss.clone().inner());
+            let mut tape = loss.backward();
+            add(&mut gradients, optimizer::gradients(&self.model, &mut tape));
+        }
+        values.extend(clip::squared_norms(&gradients));
+
+        // The only place where the device is waited for.
+        let values = read("loss and gradient norm", Tensor::cat(values, 0))?;
+        let (losses, squares) = values.split_at(batches.len());
+        let loss: f64 = losses.iter().sum();
+        let norm = squares.iter().sum::<f64>().sqrt();
+        for (what, value) in [("loss", loss), ("gradient norm", norm)] {
+            if !value.is_finite() {
+                return Err(FinetuneError::NotFinite {
+                    step: self.step + 1,
+                    what,
+                    value,
+                });
+            }
+        }
+
+        if self.config.max_grad_norm > 0.0 {
+            let coefficient = clip::coefficient(norm, self.config.max_grad_norm);
+            clip::scale(&mut gradients, coefficient);
+        }
+        self.optimizer.step(&mut self.model, lr, gradients);
+        self.step += 1;
+        Ok(StepReport {
+            step: self.step,
+            loss,
+            grad_norm: norm,
+            lr,
+            tokens,
+            tokens_per_second: tokens as f64 / start.elapsed().as_secs_f64(),
+            peak_rss_bytes: memory::peak_rss_bytes(),
+        })
+    }
+
+    /// The optimizer's moments as a file.
+    pub(crate) fn optimizer_bytes(&self) -> Result<Vec<u8>, FinetuneError> {
+        self.optimizer.to_bytes(&self.model)
+    }
+
+    /// Goes on from a checkpoint: `adapter` is a peft folder, `optimizer` the moments' file.
+    pub(crate) fn restore(
+        &mut self,
+        adapter: &Path,
+        optimizer: &Path,
+        step: usize,
+    ) -> Result<(), FinetuneError> {
+        let mut model = self.model.clone();
+        burn_qlora::peft::load(&mut model, adapter)?;
+        let mut moments = AdapterOptimizer::new(&self.config.adamw());
+        moments.load(&model, optimizer)?;
+        self.model = freeze_base(model.train());
+        self.optimizer = moments;
+        self.step = step;
+        Ok(())
+    }
+}
+
+/// Adds the gradients of another micro-batch.
+fn add(sum: &mut Vec<Option<Tensor<2>>>, more: Vec<Option<Tensor<2>>>) {
+    if sum.is_empty() {
+        *sum = more;
+        return;
+    }
+    for (sum, more) in sum.iter_mut().zip(more) {
+        *sum = match (sum.take(), more) {
+            (Some(sum), Some(more)) => Some(sum + more),
+            (one, other) => one.or(other),
+        };
+    }
+}
+
+/// A seed for one step: SplitMix64 of the run's seed and the step, so that neighbours are unrelated.
+fn step_seed(seed: u64, step: usize) -> u64 {
+    let mut z = seed.wrapping_add((step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
