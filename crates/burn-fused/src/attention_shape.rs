@@ -1,0 +1,45 @@
+use burn_core::tensor::Shape;
+
+/// The sizes of one grouped-query attention.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttentionShape {
+    pub batch: usize,
+    pub q_len: usize,
+    pub kv_len: usize,
+    pub kv_heads: usize,
+    /// Query heads that share one key-value head.
+    pub group: usize,
+    pub head_dim: usize,
+}
+
+impl AttentionShape {
+    /// From the shapes of `q: [batch, q_len, heads, d]` and `k: [batch, kv_len, kv_heads, d]`.
+    pub fn new(q: &Shape, k: &Shape) -> Self {
+        let [batch, q_len, heads, head_dim] = q.dims();
+        let [_, kv_len, kv_heads, _] = k.dims();
+        Self {
+            batch,
+            q_len,
+            kv_len,
+            kv_heads,
+            group: heads / kv_heads.max(1),
+            head_dim,
+        }
+    }
+
+    /// Query heads.
+    pub fn heads(&self) -> usize {
+        self.kv_heads * self.group
+    }
+
+    /// Query rows that share one key-value head: every position's heads of the group, position
+    /// after position.
+    pub fn rows(&self) -> usize {
+        self.q_len * self.group
+    }
+
+    /// Keys that query position `i` does not see because they come after it begin here.
+    pub fn visible(&self, i: usize) -> usize {
+        self.kv_len - self.q_len + i + 1
+    }
+}

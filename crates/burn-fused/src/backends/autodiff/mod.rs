@@ -1,0 +1,49 @@
+//! Hand-written backward passes: a parent that is not tracked costs nothing.
+
+mod attention;
+mod cross_entropy;
+mod rms_norm;
+mod rope;
+mod swiglu;
+mod tracked;
+
+use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
+use burn_core::backend::tensor::{FloatTensor, IntTensor};
+
+use crate::FusedOps;
+
+impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        rms_norm::rms_norm::<B, C>(x, weight, eps)
+    }
+
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        swiglu::swiglu::<B, C>(gate, up)
+    }
+
+    fn rope(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        inverse: bool,
+    ) -> FloatTensor<Self> {
+        rope::rope::<B, C>(x, cos, sin, inverse)
+    }
+
+    fn causal_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        attention::causal_attention::<B, C>(q, k, v, scale)
+    }
+
+    fn linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        cross_entropy::linear_cross_entropy::<B, C>(hidden, weight, targets)
+    }
+}

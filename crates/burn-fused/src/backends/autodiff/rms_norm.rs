@@ -1,0 +1,53 @@
+use burn_autodiff::{
+    Autodiff,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn_core::backend::{TensorMetadata, tensor::FloatTensor};
+
+use crate::{FusedOps, composed::cast};
+
+#[derive(Debug)]
+struct RmsNorm;
+
+impl<B: FusedOps> Backward<B, 2> for RmsNorm {
+    /// `x`, `weight`, `1 / rms`.
+    type State = [FloatTensor<B>; 3];
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let [x, weight, inv_rms] = ops.state;
+        let [x_node, weight_node] = ops.parents;
+
+        if let Some(node) = weight_node {
+            let dtype = weight.dtype();
+            let dweight = B::rms_norm_backward_weight(x.clone(), inv_rms.clone(), grad.clone());
+            grads.register::<B>(node.id, cast::<B>(dweight, dtype));
+        }
+        if let Some(node) = x_node {
+            grads.register::<B>(node.id, B::rms_norm_backward(x, weight, inv_rms, grad));
+        }
+    }
+}
+
+pub(super) fn rms_norm<B: FusedOps, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>,
+    weight: FloatTensor<Autodiff<B, C>>,
+    eps: f64,
+) -> FloatTensor<Autodiff<B, C>> {
+    let (x, x_node) = x.into_parts();
+    let (weight, weight_node) = weight.into_parts();
+    let nodes = [x_node, weight_node];
+
+    match Backward::<B, 2>::prepare::<C>(RmsNorm, nodes)
+        .compute_bound()
+        .stateful()
+    {
+        OpsKind::Tracked(prep) => {
+            let (y, inv_rms) = B::rms_norm_forward(x.clone(), weight.clone(), eps);
+            prep.finish([x, weight, inv_rms], y)
+        }
+        OpsKind::UnTracked(prep) => prep.finish(B::rms_norm(x, weight, eps)),
+    }
+}

@@ -1,0 +1,52 @@
+use burn_autodiff::{
+    Autodiff,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn_core::backend::tensor::FloatTensor;
+
+use crate::FusedOps;
+
+#[derive(Debug)]
+struct SwiGlu;
+
+impl<B: FusedOps> Backward<B, 2> for SwiGlu {
+    /// `gate`, `up`.
+    type State = [FloatTensor<B>; 2];
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let [gate, up] = ops.state;
+        let [gate_node, up_node] = ops.parents;
+
+        // One pass reads all three operands either way; a gradient nobody wants is dropped.
+        let (dgate, dup) = B::swiglu_backward(gate, up, grad);
+        if let Some(node) = gate_node {
+            grads.register::<B>(node.id, dgate);
+        }
+        if let Some(node) = up_node {
+            grads.register::<B>(node.id, dup);
+        }
+    }
+}
+
+pub(super) fn swiglu<B: FusedOps, C: CheckpointStrategy>(
+    gate: FloatTensor<Autodiff<B, C>>,
+    up: FloatTensor<Autodiff<B, C>>,
+) -> FloatTensor<Autodiff<B, C>> {
+    let (gate, gate_node) = gate.into_parts();
+    let (up, up_node) = up.into_parts();
+    let nodes = [gate_node, up_node];
+
+    match Backward::<B, 2>::prepare::<C>(SwiGlu, nodes)
+        .compute_bound()
+        .stateful()
+    {
+        OpsKind::Tracked(prep) => {
+            let y = B::swiglu(gate.clone(), up.clone());
+            prep.finish([gate, up], y)
+        }
+        OpsKind::UnTracked(prep) => prep.finish(B::swiglu(gate, up)),
+    }
+}

@@ -1,0 +1,5 @@
+use burn_flex::Flex;
+
+use crate::FusedOps;
+
+impl FusedOps for Flex {}

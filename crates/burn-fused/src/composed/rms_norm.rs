@@ -1,0 +1,64 @@
+use burn_core::backend::{Backend, TensorMetadata, tensor::FloatTensor};
+use burn_core::tensor::Shape;
+
+use super::precision::{cast, widen};
+
+pub(crate) fn forward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    eps: f64,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let dtype = x.dtype();
+    let x = widen::<B>(x);
+    let last = x.rank() - 1;
+    let weight = row::<B>(weight, &x);
+
+    let mean_square = B::float_mean_dim(B::float_mul(x.clone(), x.clone()), last);
+    let inv_rms = B::float_recip(B::float_sqrt(B::float_add_scalar(mean_square, eps.into())));
+    let y = B::float_mul(B::float_mul(x, inv_rms.clone()), weight);
+    (cast::<B>(y, dtype), inv_rms)
+}
+
+/// `dx = r · (g·w − x · r² · mean(g·w·x))` with `r = 1 / rms`.
+pub(crate) fn backward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    inv_rms: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let dtype = x.dtype();
+    let x = widen::<B>(x);
+    let last = x.rank() - 1;
+    let weight = row::<B>(weight, &x);
+
+    let grad = B::float_mul(widen::<B>(grad), weight);
+    let mean = B::float_mean_dim(B::float_mul(grad.clone(), x.clone()), last);
+    let factor = B::float_mul(mean, B::float_mul(inv_rms.clone(), inv_rms.clone()));
+    let dx = B::float_sub(grad, B::float_mul(x, factor));
+    cast::<B>(B::float_mul(dx, inv_rms), dtype)
+}
+
+/// `dw = Σ_rows g · x · r`.
+pub(crate) fn backward_weight<B: Backend>(
+    x: FloatTensor<B>,
+    inv_rms: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let dtype = x.dtype();
+    let shape = x.shape();
+    let n = shape[shape.num_dims() - 1];
+    let rows = shape.num_elements() / n.max(1);
+
+    let product = B::float_mul(widen::<B>(grad), B::float_mul(widen::<B>(x), inv_rms));
+    let product = B::float_reshape(product, Shape::new([rows, n]));
+    let sum = B::float_reshape(B::float_sum_dim(product, 0), Shape::new([n]));
+    cast::<B>(sum, dtype)
+}
+
+/// The weight `[n]` as `[1, .., 1, n]`, to be broadcast over `x`.
+fn row<B: Backend>(weight: FloatTensor<B>, x: &FloatTensor<B>) -> FloatTensor<B> {
+    let weight = cast::<B>(weight, x.dtype());
+    let mut shape = vec![1; x.rank()];
+    shape[x.rank() - 1] = weight.shape()[0];
+    B::float_reshape(weight, Shape::from(shape))
+}

@@ -1,0 +1,45 @@
+use burn_core::{backend::Dispatch, tensor::Tensor};
+
+use crate::FusedOps;
+
+/// Causal grouped-query attention, `softmax(q·kᵀ · scale + mask) · v` head by head, computed in
+/// tiles with a running softmax (Dao et al., FlashAttention-2): neither pass keeps the scores.
+///
+/// `q: [batch, q_len, heads, head_dim]`, `k` and `v`: `[batch, kv_len, kv_heads, head_dim]`; the
+/// result has q's shape and dtype. Query head `h` reads key-value head `h / (heads / kv_heads)`.
+/// Queries are the last `q_len` of the `kv_len` positions: query `i` sees the keys
+/// `0..=kv_len - q_len + i`, so that the same call serves training and generation with a cache.
+/// The backward pass keeps `q`, `k`, `v`, the result and one f32 a row.
+///
+/// # Panics
+/// When the shapes do not fit each other, `heads` is not a multiple of `kv_heads`, or there are
+/// more queries than keys.
+pub fn causal_attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
+    let [batch, q_len, heads, head_dim] = q.dims();
+    let [k_batch, kv_len, kv_heads, k_dim] = k.dims();
+    assert_eq!(
+        k.dims(),
+        v.dims(),
+        "causal_attention: k and v must have one shape"
+    );
+    assert!(
+        batch == k_batch && head_dim == k_dim,
+        "causal_attention: q {:?} and k {:?} must have one batch and one head_dim",
+        q.dims(),
+        k.dims()
+    );
+    assert!(
+        kv_heads > 0 && heads.is_multiple_of(kv_heads),
+        "causal_attention: {heads} query heads are not a multiple of {kv_heads} key-value heads"
+    );
+    assert!(
+        q_len <= kv_len,
+        "causal_attention: {q_len} queries are more than {kv_len} keys"
+    );
+    Tensor::from_dispatch(<Dispatch as FusedOps>::causal_attention(
+        q.dequantize().into_dispatch(),
+        k.dequantize().into_dispatch(),
+        v.dequantize().into_dispatch(),
+        scale,
+    ))
+}

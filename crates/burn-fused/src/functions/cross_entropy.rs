@@ -1,0 +1,53 @@
+use burn_core::{
+    backend::Dispatch,
+    tensor::{Int, Tensor},
+};
+
+use crate::FusedOps;
+
+/// The target of a token that adds nothing to the loss, as in torch and Hugging Face.
+pub const IGNORED: i64 = -100;
+
+/// The sum of the negative log-likelihoods of `targets` under the logits `hidden · weightᵀ`, which
+/// are never formed whole.
+///
+/// `hidden: [tokens, n]`, `weight: [vocab, n]` (a head without bias), `targets: [tokens]`, each a
+/// class below `vocab` or [`IGNORED`]. The result is `[1]`, f32 whatever the operands are (f64 for
+/// f64): a sum over a batch does not fit f16. Divide it by the number of target tokens for the mean.
+///
+/// The gradients are linear in the result's gradient, so they are computed in the forward pass,
+/// while a part of the logits is at hand, and scaled in the backward pass: that of `hidden` if it
+/// is tracked, that of `weight` only if that is. A frozen head costs no memory but
+/// `[tokens, n]`.
+///
+/// # Panics
+/// When the shapes do not fit each other; on Flex when a target is neither a class nor
+/// [`IGNORED`]. A device that runs behind the host cannot refuse: there such a target makes the
+/// loss NaN.
+pub fn linear_cross_entropy(
+    hidden: Tensor<2>,
+    weight: Tensor<2>,
+    targets: Tensor<1, Int>,
+) -> Tensor<1> {
+    let [tokens, n] = hidden.dims();
+    let [vocab, weight_n] = weight.dims();
+    assert_eq!(
+        n, weight_n,
+        "linear_cross_entropy: hidden is [tokens, {n}] but weight is [{vocab}, {weight_n}]"
+    );
+    assert_eq!(
+        targets.dims(),
+        [tokens],
+        "linear_cross_entropy: hidden has {tokens} tokens but targets is {:?}",
+        targets.dims()
+    );
+    assert!(
+        vocab > 0,
+        "linear_cross_entropy: weight must have at least one class"
+    );
+    Tensor::from_dispatch(<Dispatch as FusedOps>::linear_cross_entropy(
+        hidden.dequantize().into_dispatch(),
+        weight.dequantize().into_dispatch(),
+        targets.into_dispatch(),
+    ))
+}

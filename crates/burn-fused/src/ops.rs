@@ -1,0 +1,174 @@
+use burn_core as burn;
+use burn_core::backend::{
+    Backend, backend_extension,
+    tensor::{FloatTensor, IntTensor},
+};
+
+use crate::composed;
+
+/// Fused training operations supplied by a backend extension.
+///
+/// Every operation has a default body composed of the backend's own tensor primitives; a backend
+/// overrides the ones it has kernels for. The first method of each group is what
+/// [`crate::rms_norm`] and its siblings call, and what `Autodiff` overrides with a hand-written
+/// backward pass; the `*_forward` and `*_backward` methods are the parts that pass is made of.
+///
+/// Shapes are checked by the functions users call, not here. f16 and bf16 operands are computed in
+/// f32; a result has its operand's dtype unless its documentation says otherwise.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    Cube: cfg(any(
+        feature = "wgpu",
+        feature = "vulkan",
+        feature = "metal",
+        feature = "cuda",
+        feature = "rocm",
+        feature = "cpu"
+    )),
+    Fusion: cfg(feature = "fusion"),
+    Autodiff: cfg(feature = "autodiff"),
+)]
+pub trait FusedOps: Backend {
+    /// `x / rms(x) * weight` over the last dimension, `rms(x) = sqrt(mean(x²) + eps)`.
+    ///
+    /// `x: [.., n]`, `weight: [n]`.
+    #[fusion(default)]
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        Self::rms_norm_forward(x, weight, eps).0
+    }
+
+    /// [`Self::rms_norm`] and `1 / rms(x)`, f32 `[.., 1]`.
+    #[fusion(default)]
+    fn rms_norm_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composed::rms_norm::forward::<Self>(x, weight, eps)
+    }
+
+    /// The gradient of `x` from what [`Self::rms_norm_forward`] was given and returned.
+    #[fusion(default)]
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        inv_rms: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        composed::rms_norm::backward::<Self>(x, weight, inv_rms, grad)
+    }
+
+    /// The gradient of `weight`, `[n]`, in x's dtype.
+    #[fusion(default)]
+    fn rms_norm_backward_weight(
+        x: FloatTensor<Self>,
+        inv_rms: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        composed::rms_norm::backward_weight::<Self>(x, inv_rms, grad)
+    }
+
+    /// `silu(gate) * up`, all of one shape.
+    #[fusion(default)]
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        composed::swiglu::forward::<Self>(gate, up)
+    }
+
+    /// The gradients of `gate` and `up`, in one pass over memory.
+    #[fusion(default)]
+    fn swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composed::swiglu::backward::<Self>(gate, up, grad)
+    }
+
+    /// Rotates the pairs `(x[i], x[i + d/2])` of every head by the position's angles, backwards if
+    /// `inverse`.
+    ///
+    /// `x: [batch, seq, heads, d]`, `cos` and `sin`: `[seq, d/2]`, constants.
+    #[fusion(default)]
+    fn rope(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        inverse: bool,
+    ) -> FloatTensor<Self> {
+        composed::rope::rotate::<Self>(x, cos, sin, inverse)
+    }
+
+    /// Causal grouped-query attention.
+    ///
+    /// `q: [batch, q_len, heads, d]`, `k` and `v`: `[batch, kv_len, kv_heads, d]`; query `i` sees
+    /// the keys `0..=kv_len - q_len + i`.
+    #[fusion(default)]
+    fn causal_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        Self::causal_attention_forward(q, k, v, scale).0
+    }
+
+    /// [`Self::causal_attention`] and the log-sum-exp of each row of scores, f32
+    /// `[batch, q_len, heads]`.
+    #[fusion(default)]
+    fn causal_attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composed::attention::forward::<Self>(q, k, v, scale)
+    }
+
+    /// The gradients of `q`, `k` and `v`; probabilities are computed again from `lse`.
+    #[fusion(default)]
+    fn causal_attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        composed::attention::backward::<Self>(q, k, v, out, lse, grad, scale)
+    }
+
+    /// The sum, f32 `[1]`, of the negative log-likelihoods of `targets` under the logits
+    /// `hidden · weightᵀ`, which are never formed whole.
+    ///
+    /// `hidden: [tokens, n]`, `weight: [vocab, n]`, `targets: [tokens]`; a target of
+    /// [`crate::IGNORED`] adds nothing.
+    #[fusion(default)]
+    fn linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        composed::cross_entropy::loss::<Self>(hidden, weight, targets)
+    }
+
+    /// [`Self::linear_cross_entropy`] and the gradient of `hidden`.
+    #[fusion(default)]
+    fn linear_cross_entropy_grad_hidden(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composed::cross_entropy::loss_grad_hidden::<Self>(hidden, weight, targets)
+    }
+
+    /// [`Self::linear_cross_entropy`] and the gradients of `hidden` and `weight`.
+    #[fusion(default)]
+    fn linear_cross_entropy_grads(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        composed::cross_entropy::loss_grads::<Self>(hidden, weight, targets)
+    }
+}
