@@ -1,1 +1,0 @@
-//! Benches of burn-qlora.

@@ -1,0 +1,12 @@
+//! What burn-qlora claims about its peers, one claim a file.
+
+#[path = "parity/adapters_match_peft.rs"]
+mod adapters_match_peft;
+#[path = "parity/curve_matches_peft.rs"]
+mod curve_matches_peft;
+#[path = "parity/gradients_match_peft.rs"]
+mod gradients_match_peft;
+#[path = "parity/recorded.rs"]
+mod recorded;
+#[path = "parity/training_is_deterministic.rs"]
+mod training_is_deterministic;

@@ -1,0 +1,126 @@
+//! The recorded models, adapters and batches in this project's types.
+
+use burn::tensor::{Device, TensorData};
+use burn_finetune::{Batch, TrainConfig, Trainer};
+use burn_llama::{Checkpoint, Llama, LoadOptions};
+use burn_qlora::{LoraModel, peft};
+use finetune::LlamaLm;
+use qlora_tests::fixtures::{self, Recording};
+
+/// The recorded model `name`, its weights as they are stored.
+pub fn model(name: &str, device: &Device) -> LlamaLm {
+    let checkpoint = Checkpoint::open(fixtures::path(name)).unwrap();
+    LlamaLm(Llama::load(&checkpoint, &LoadOptions::default(), device).unwrap())
+}
+
+/// [`model`] with the recorded adapter in folder `adapter`.
+pub fn adapted(name: &str, adapter: &str, device: &Device) -> LlamaLm {
+    let mut model = model(name, device);
+    peft::load(&mut model, fixtures::path(adapter)).unwrap();
+    model
+}
+
+/// The settings the curve was recorded with.
+pub fn curve_config(curve: &serde_json::Value) -> TrainConfig {
+    let number = |key: &str| curve[key].as_f64().unwrap();
+    TrainConfig {
+        steps: curve["steps"].as_u64().unwrap() as usize,
+        lr: number("lr"),
+        warmup_steps: curve["warmup_steps"].as_u64().unwrap() as usize,
+        weight_decay: number("weight_decay"),
+        beta_1: curve["betas"][0].as_f64().unwrap(),
+        beta_2: curve["betas"][1].as_f64().unwrap(),
+        epsilon: number("eps"),
+        max_grad_norm: number("max_grad_norm"),
+        shuffle: false,
+        ..TrainConfig::default()
+    }
+}
+
+/// A trainer at the start of the recorded curve.
+pub fn curve_trainer(device: &Device) -> Trainer<LlamaLm> {
+    let model = adapted(
+        "tiny_llama_nf4",
+        "qlora_curve/init_adapter",
+        &device.clone().autodiff(),
+    );
+    let config = curve_config(&fixtures::json("qlora_curve/curve.json"));
+    Trainer::new(model, config).unwrap()
+}
+
+/// The recorded batches of the curve, as rows of ids and labels.
+pub struct CurveBatches {
+    input_ids: Vec<i64>,
+    labels: Vec<i64>,
+    rows: usize,
+    seq: usize,
+}
+
+impl CurveBatches {
+    /// Reads them.
+    pub fn open() -> Self {
+        let recording = Recording::open("qlora_curve/batches.safetensors");
+        let shape = recording.shape("input_ids");
+        Self {
+            input_ids: recording.ints("input_ids"),
+            labels: recording.ints("labels"),
+            rows: shape[1],
+            seq: shape[2],
+        }
+    }
+
+    /// The batch of `step`, as micro-batches of at most `rows` rows.
+    pub fn of(&self, step: usize, rows: usize, device: &Device) -> Vec<Batch> {
+        let size = self.rows * self.seq;
+        let place = step * size..(step + 1) * size;
+        let ids = self.input_ids[place.clone()].chunks(rows * self.seq);
+        let labels = self.labels[place].chunks(rows * self.seq);
+        ids.zip(labels)
+            .map(|(ids, labels)| batch(ids, labels, self.seq, device))
+            .collect()
+    }
+
+    /// Rows of a whole batch.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+}
+
+/// transformers' `labels` sit on the token they are about; a target sits on the token before.
+fn batch(ids: &[i64], labels: &[i64], seq: usize, device: &Device) -> Batch {
+    let targets: Vec<i64> = labels
+        .chunks(seq)
+        .flat_map(|row| row[1..].iter().copied().chain([burn_finetune::model::IGNORED]))
+        .collect();
+    let shape = [ids.len() / seq, seq];
+    Batch {
+        target_tokens: targets.iter().filter(|target| **target >= 0).count(),
+        tokens: ids.len(),
+        input_ids: burn::tensor::Tensor::from_data(TensorData::new(ids.to_vec(), shape), device),
+        targets: burn::tensor::Tensor::from_data(TensorData::new(targets, shape), device),
+    }
+}
+
+/// The bits of every adapter factor of `model`, in the order of its layers.
+pub fn adapter_bits(model: &impl LoraModel) -> Vec<u32> {
+    model
+        .lora_linears()
+        .into_iter()
+        .filter_map(|(_, linear)| linear.adapter.as_ref())
+        .flat_map(|branch| [branch.lora.a.val(), branch.lora.b.val()])
+        .flat_map(|factor| factor.into_data().to_vec::<f32>().unwrap())
+        .map(f32::to_bits)
+        .collect()
+}
+
+/// Fails unless the two are equal within `tolerance`, absolutely.
+pub fn assert_close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), expected.len(), "{what}: number of values");
+    let worst = got
+        .iter()
+        .zip(expected)
+        .map(|(got, expected)| (got - expected).abs())
+        .fold(0.0, f32::max);
+    assert!(worst <= tolerance, "{what}: off by {worst:e}, allowed {tolerance:e}");
+    assert!(got.iter().all(|value| value.is_finite()), "{what}: not finite");
+}
