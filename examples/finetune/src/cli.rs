@@ -69,20 +69,21 @@ pub struct TrainArgs {
     /// Data to measure the loss on during and after training
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub eval_data: Option<PathBuf>,
-    /// Tokens in a row; longer examples are refused, shorter ones padded
-    #[arg(long, value_name = "N", default_value = "512", value_parser = positive, help_heading = "Data")]
-    pub seq_len: usize,
+    /// Most tokens in a row [default: 512, or the model's context if that is shorter]
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Data")]
+    pub seq_len: Option<usize>,
+    /// Cut rows that are longer than --seq-len, instead of refusing them
+    #[arg(long, help_heading = "Data")]
+    pub truncate: bool,
     /// Take the rows in the file's order
-    #[arg(long, value_name = "BOOL", help_heading = "Data", num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", default_value_t = false, hide_default_value = true, hide_possible_values = true)]
+    #[arg(long, help_heading = "Data")]
     pub no_shuffle: bool,
 
     /// Directory for the adapter and the checkpoints
     #[arg(long, value_name = "DIR", help_heading = "Output", required_unless_present = "config")]
     pub output: Option<PathBuf>,
     /// Go on from the last checkpoint in the output directory
-    #[arg(long, value_name = "BOOL", help_heading = "Output", num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", default_value_t = false, hide_default_value = true, hide_possible_values = true)]
+    #[arg(long, help_heading = "Output")]
     pub resume: bool,
     /// Append one JSON object a step: step, loss, grad_norm, lr, tokens, tokens_per_second,
     /// peak_rss_bytes
@@ -96,7 +97,7 @@ pub struct TrainArgs {
     pub save_every: usize,
 
     /// peft adapter to start from, in place of a fresh one
-    #[arg(long, value_name = "DIR", help_heading = "Adapter", conflicts_with_all = ["rank", "alpha", "rslora", "target"])]
+    #[arg(long, value_name = "DIR", help_heading = "Adapter", conflicts_with_all = ["rank", "alpha", "dropout", "rslora", "target"])]
     pub init_adapter: Option<PathBuf>,
     /// Rank of the adapters
     #[arg(long, value_name = "R", default_value = "16", value_parser = positive, help_heading = "Adapter")]
@@ -108,8 +109,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "P", default_value = "0", value_parser = probability, help_heading = "Adapter")]
     pub dropout: f64,
     /// Scale by alpha / sqrt(rank) (rsLoRA)
-    #[arg(long, value_name = "BOOL", help_heading = "Adapter", num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", default_value_t = false, hide_default_value = true, hide_possible_values = true)]
+    #[arg(long, help_heading = "Adapter")]
     pub rslora: bool,
     /// Layers that get an adapter: names, comma-separated (q_proj,v_proj), or all-linear
     #[arg(long, value_name = "NAMES", default_value = "all-linear", value_delimiter = ',', help_heading = "Adapter")]
@@ -169,9 +169,12 @@ pub struct EvalArgs {
     /// Data to measure on: .jsonl or .txt
     #[arg(long, value_name = "FILE", help_heading = "Data", required_unless_present = "config")]
     pub data: Option<PathBuf>,
-    /// Tokens in a row
-    #[arg(long, value_name = "N", default_value = "512", value_parser = positive, help_heading = "Data")]
-    pub seq_len: usize,
+    /// Most tokens in a row [default: 512, or the model's context if that is shorter]
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Data")]
+    pub seq_len: Option<usize>,
+    /// Cut rows that are longer than --seq-len, instead of refusing them
+    #[arg(long, help_heading = "Data")]
+    pub truncate: bool,
     /// Rows measured at once
     #[arg(long, value_name = "N", default_value = "4", value_parser = positive, help_heading = "Data")]
     pub batch_size: usize,
@@ -180,12 +183,10 @@ pub struct EvalArgs {
     pub max_rows: Option<usize>,
     /// Also let the model answer each prompt (greedily) and count the answers that are exactly
     /// the expected ones
-    #[arg(long, value_name = "BOOL", help_heading = "Output", num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", default_value_t = false, hide_default_value = true, hide_possible_values = true)]
+    #[arg(long, help_heading = "Output")]
     pub exact_match: bool,
     /// Print one JSON object as the last line
-    #[arg(long, value_name = "BOOL", help_heading = "Output", num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", default_value_t = false, hide_default_value = true, hide_possible_values = true)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
@@ -211,8 +212,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "TEXT", help_heading = "Text", conflicts_with = "chat", allow_hyphen_values = true)]
     pub prompt: Option<String>,
     /// Talk with the model, turn by turn, in its own chat format
-    #[arg(long, value_name = "BOOL", help_heading = "Text", num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", default_value_t = false, hide_default_value = true, hide_possible_values = true)]
+    #[arg(long, help_heading = "Text")]
     pub chat: bool,
     /// Most tokens to write, in a chat per turn
     #[arg(long, value_name = "N", default_value = "256", value_parser = positive, help_heading = "Text")]
@@ -273,8 +273,7 @@ pub struct QuantArgs {
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub block_size: usize,
     /// Keep the scales in f32 (4.5 bits a weight in place of 4.13)
-    #[arg(long, value_name = "BOOL", num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", default_value_t = false, hide_default_value = true, hide_possible_values = true)]
+    #[arg(long)]
     pub no_double_quant: bool,
 }
 

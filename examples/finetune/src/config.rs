@@ -74,9 +74,11 @@ fn flags_of_file(path: &Path, command: &str, given: &ArgMatches) -> Result<Vec<O
                  {command} --help`"
             );
         };
-        let flag = OsString::from(format!("--{name}={}", plain(value).with_context(|| {
-            format!("config {file}, key `{key}`: a {} cannot be a flag's value", value.type_str())
-        })?));
+        let Some(flag) = as_flag(&name, value, argument)
+            .with_context(|| format!("config {file}, key `{key}`"))?
+        else {
+            continue;
+        };
         // Parsed alone first: an error then has the file and the key to blame.
         known
             .clone()
@@ -106,6 +108,21 @@ fn exclude(command: &clap::Command, one: &clap::Arg, other: &clap::Arg) -> bool 
         command.get_arg_conflicts_with(one).iter().any(|arg| arg.get_id() == other.get_id())
     };
     noted(one, other) || noted(other, one)
+}
+
+/// The flag that a key with this value stands for; `None` for a switch that is off.
+fn as_flag(name: &str, value: &Value, argument: &clap::Arg) -> Result<Option<OsString>> {
+    let text = match (argument.get_action().takes_values(), value) {
+        (false, Value::Boolean(true)) => format!("--{name}"),
+        (false, Value::Boolean(false)) => return Ok(None),
+        (false, _) => bail!("a switch is true or false, not a {}", value.type_str()),
+        (true, _) => {
+            let value = plain(value)
+                .with_context(|| format!("a {} cannot be a flag's value", value.type_str()))?;
+            format!("--{name}={value}")
+        }
+    };
+    Ok(Some(text.into()))
 }
 
 /// A value as one would write it on the command line; arrays become comma-separated.

@@ -1,1 +1,30 @@
-//! Fine-tune a LLaMA in 4 bits from the command line.
+//! Fine-tune a LLaMA in 4 bits from the command line: what the binary `finetune` is made of.
+//!
+//! - [`cli`]: every command and flag, with its default and its help.
+//! - [`config`]: the command line with a TOML file under it.
+//! - [`commands`]: [`train`](commands::train), [`eval`](commands::eval),
+//!   [`generate`](commands::generate) and [`quantize`](commands::quantize).
+//! - [`source`]: a model by path or from the Hugging Face Hub.
+//! - [`session`]: an opened model with its tokenizer and chat template, and the weights loaded.
+//! - [`exact_match`]: answers compared to the letter.
+//! - [`model`]: [`LlamaLm`](model::LlamaLm), LLaMA as burn-finetune wants it.
+//! - [`device`]: the device by name.
+//! - [`progress`]: the live display.
+//! - [`log`]: the step log.
+//! - [`interrupt`]: Ctrl-C.
+//! - [`report`]: an error as one line.
+//! - [`records`]: the demo's data set, drawn from a seed.
+
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod device;
+pub mod exact_match;
+pub mod interrupt;
+pub mod log;
+pub mod model;
+pub mod progress;
+pub mod records;
+pub mod report;
+pub mod session;
+pub mod source;

@@ -5,26 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
-
-/// What is told about a step.
-#[derive(Clone, Debug, Serialize)]
-pub struct StepLine {
-    /// Number of the step, from 1.
-    pub step: usize,
-    /// Mean loss over the step's target tokens, before the update.
-    pub loss: f64,
-    /// Global norm of the gradients before clipping.
-    pub grad_norm: f64,
-    /// Learning rate of the update.
-    pub lr: f64,
-    /// Tokens processed by the step, padding left out.
-    pub tokens: usize,
-    /// Tokens a second, of this step.
-    pub tokens_per_second: f64,
-    /// Peak resident memory of the process so far; null where the system does not tell.
-    pub peak_rss_bytes: Option<u64>,
-}
+use burn_finetune::StepReport;
+use serde::Deserialize;
 
 /// The open log.
 #[derive(Debug)]
@@ -41,9 +23,8 @@ impl StepLog {
     /// # Errors
     /// The file cannot be read or written.
     pub fn open(path: &Path, resumed_at: Option<usize>) -> Result<Self> {
-        let told = || format!("log {}", path.display());
-        let file =
-            OpenOptions::new().create(true).append(true).open(path).with_context(told)?;
+        let told = || format!("--log-json {}", path.display());
+        let file = OpenOptions::new().create(true).append(true).open(path).with_context(told)?;
         if let Some(step) = resumed_at {
             let text = std::fs::read_to_string(path).with_context(told)?;
             file.set_len(length_up_to(&text, step) as u64).with_context(told)?;
@@ -55,14 +36,14 @@ impl StepLog {
     ///
     /// # Errors
     /// The line cannot be written.
-    pub fn append(&mut self, line: &StepLine) -> Result<()> {
-        let mut text = serde_json::to_string(line)?;
-        text.push('\n');
+    pub fn append(&mut self, report: &StepReport) -> Result<()> {
+        let mut line = serde_json::to_string(report)?;
+        line.push('\n');
         // One write a line: a reader, or the end of the process, never sees half of one.
         self.file
-            .write_all(text.as_bytes())
+            .write_all(line.as_bytes())
             .and_then(|()| self.file.flush())
-            .with_context(|| format!("write log {}", self.path.display()))
+            .with_context(|| format!("--log-json {}", self.path.display()))
     }
 }
 

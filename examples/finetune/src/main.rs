@@ -1,3 +1,15 @@
 //! Fine-tune a LLaMA in 4 bits from the command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+use finetune::{commands, config, report};
+
+fn main() -> ExitCode {
+    match config::parse(std::env::args_os()).and_then(|cli| commands::run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", report::one_line(&error));
+            ExitCode::from(2)
+        }
+    }
+}

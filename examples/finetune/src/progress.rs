@@ -3,10 +3,8 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use burn_finetune::StepReport;
 use indicatif::{ProgressBar, ProgressStyle};
-
-use crate::log::StepLine;
-use crate::memory::human_bytes;
 
 /// How often a plain line is printed at most; the first and the last step always get one.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -43,24 +41,24 @@ impl TrainDisplay {
     }
 
     /// Shows a step that is done.
-    pub fn step(&mut self, line: &StepLine) {
+    pub fn step(&mut self, report: &StepReport) {
         self.steps += 1;
-        self.tokens += line.tokens;
+        self.tokens += report.tokens;
         let seconds = self.started.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
         let mut text =
-            format!("loss {:.4}  {:.0} tokens/s", line.loss, self.tokens as f64 / seconds);
-        if let Some(bytes) = line.peak_rss_bytes {
+            format!("loss {:.4}  {:.0} tokens/s", report.loss, self.tokens as f64 / seconds);
+        if let Some(bytes) = report.peak_rss_bytes {
             text += &format!("  {}", human_bytes(bytes));
         }
         match &self.bar {
             Some(bar) => {
                 bar.set_message(text);
-                bar.set_position(line.step as u64);
+                bar.set_position(report.step as u64);
             }
-            None if self.plain_line_is_due(line.step) => {
-                let left = self.total.saturating_sub(line.step) as f64;
+            None if self.plain_line_is_due(report.step) => {
+                let left = self.total.saturating_sub(report.step) as f64;
                 let eta = Duration::from_secs((seconds / self.steps as f64 * left) as u64);
-                eprintln!("step {}/{}  {text}  ETA {}", line.step, self.total, clock(eta));
+                eprintln!("step {}/{}  {text}  ETA {}", report.step, self.total, clock(eta));
                 self.last_plain = Some(Instant::now());
             }
             None => {}
@@ -92,13 +90,30 @@ impl TrainDisplay {
     }
 }
 
-/// A bar that counts `total` things of a name, hidden where there is no terminal.
-pub fn counter(total: usize, name: &'static str) -> ProgressBar {
+/// A bar that counts things of a name, hidden where there is no terminal.
+pub fn counter(name: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:24.cyan/blue} {msg} {pos}/{len}  ETA {eta}");
     // indicatif draws on stderr and hides itself when that is not a terminal.
-    ProgressBar::new(total as u64)
+    ProgressBar::new(0)
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         .with_message(name)
+}
+
+/// Something that takes a while, hidden where there is no terminal.
+pub fn spinner(what: String) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_message(what);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
+/// A number of bytes for people: `1.24 GB`.
+pub fn human_bytes(bytes: u64) -> String {
+    let bytes = bytes as f64;
+    match bytes {
+        b if b >= 1e9 => format!("{:.2} GB", b / 1e9),
+        b if b >= 1e6 => format!("{:.0} MB", b / 1e6),
+        b => format!("{:.0} kB", b / 1e3),
+    }
 }
 
 /// `1h02m`, `3m10s` or `7s`.
@@ -114,6 +129,12 @@ fn clock(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_read_well() {
+        let told = [1_236_000_000, 98_362_432, 2_000].map(human_bytes);
+        assert_eq!(told, ["1.24 GB", "98 MB", "2 kB"]);
+    }
 
     #[test]
     fn times_read_well() {

@@ -1,0 +1,142 @@
+//! `finetune generate`: the model writes, token by token.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::ops::ControlFlow;
+
+use anyhow::{Context, Result, anyhow, bail};
+use burn_finetune::{ChatTemplate, Message};
+use burn_llama::{Llama, SamplingConfig};
+use tokenizers::Tokenizer;
+
+use crate::cli::GenerateArgs;
+use crate::session::Session;
+
+/// Continues a prompt, or chats until the input ends.
+///
+/// # Errors
+/// Whatever is wrong with the flags, the model or the adapter; a prompt longer than the model's
+/// context; a device that fails.
+pub fn run(args: &GenerateArgs) -> Result<()> {
+    if args.prompt.is_none() && !args.chat {
+        bail!("nothing to continue; give --prompt TEXT, or --chat to talk");
+    }
+    let device = args.model.device.open()?;
+    let session = Session::open(args.model.model.as_deref())?;
+    if args.chat && session.template.is_none() {
+        bail!(
+            "model {} has no chat template; give a --prompt",
+            session.checkpoint.path().display()
+        );
+    }
+    let model = session.load_with_adapter(&args.quant, args.adapter.as_deref(), &device)?;
+    let writer = Writer {
+        llama: &model.llama,
+        tokenizer: &session.tokenizer,
+        sampling: SamplingConfig::new()
+            .with_max_tokens(args.max_tokens)
+            .with_temperature(args.temperature as f32)
+            .with_top_k(args.top_k)
+            .with_top_p(args.top_p.map(|p| p as f32)),
+        seed: args.seed,
+    };
+    match (&args.prompt, &session.template) {
+        (Some(prompt), _) => {
+            let ids = encode(&session.tokenizer, prompt, true)?;
+            writer.write(&ids, 0).map(drop)
+        }
+        (None, Some(template)) => chat(&writer, template),
+        (None, None) => Ok(()),
+    }
+}
+
+/// The model with all that is needed to let it write.
+struct Writer<'a> {
+    llama: &'a Llama,
+    tokenizer: &'a Tokenizer,
+    sampling: SamplingConfig,
+    seed: u64,
+}
+
+impl Writer<'_> {
+    /// Prints the continuation of `prompt` as it comes, and returns it. `turn` makes the draws of one
+    /// turn of a chat other than those of the next.
+    fn write(&self, prompt: &[u32], turn: u64) -> Result<String> {
+        let mut stream = self.tokenizer.decode_stream(true);
+        let mut written = String::new();
+        let mut failed = None;
+        let mut show = |token| -> Result<()> {
+            let piece = stream.step(token).map_err(|error| anyhow!("tokenizer: {error}"))?;
+            if let Some(piece) = piece {
+                print(&piece)?;
+                written += &piece;
+            }
+            Ok(())
+        };
+        let seed = self.seed.wrapping_add(turn);
+        self.llama.generate(prompt, &self.sampling, seed, |token| match show(token) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        print("\n")?;
+        Ok(written)
+    }
+}
+
+/// Answers line by line. Ends with the input.
+fn chat(writer: &Writer<'_>, template: &ChatTemplate) -> Result<()> {
+    let terminal = io::stdin().is_terminal();
+    let context = writer.llama.config().max_position_embeddings;
+    let mut messages: Vec<Message> = Vec::new();
+    if terminal {
+        eprintln!("Talk to the model; Ctrl-D ends the chat.");
+    }
+    for turn in 0.. {
+        let Some(line) = read_line(terminal)? else { break };
+        messages.push(Message::new("user", &line));
+        let mut ids = encode(writer.tokenizer, &template.render(&messages, true)?, false)?;
+        // The oldest turns go when the conversation has outgrown the model, room for an answer kept.
+        while ids.len() + writer.sampling.max_tokens.min(context / 2) > context
+            && messages.len() > 2
+        {
+            messages.drain(..2);
+            ids = encode(writer.tokenizer, &template.render(&messages, true)?, false)?;
+        }
+        let answer = writer.write(&ids, turn)?;
+        messages.push(Message::new("assistant", &answer));
+    }
+    Ok(())
+}
+
+/// The next line that says something; `None` at the end of the input.
+fn read_line(terminal: bool) -> Result<Option<String>> {
+    loop {
+        if terminal {
+            print("> ")?;
+        }
+        let mut line = String::new();
+        if io::stdin().lock().read_line(&mut line).context("read your line")? == 0 {
+            return Ok(None);
+        }
+        let line = line.trim();
+        if !line.is_empty() {
+            return Ok(Some(line.to_string()));
+        }
+    }
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str, special_tokens: bool) -> Result<Vec<u32>> {
+    let encoding = tokenizer.encode(text, special_tokens);
+    Ok(encoding.map_err(|error| anyhow!("tokenizer: {error}"))?.get_ids().to_vec())
+}
+
+/// Writes to stdout at once.
+fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("write the text")
+}

@@ -1,0 +1,50 @@
+//! LLaMA as burn-finetune wants it.
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor};
+use burn_finetune::CausalLm;
+use burn_llama::Llama;
+use burn_qlora::{LoraModel, QLoraLinear};
+
+/// A LLaMA with adapters, to be trained.
+///
+/// Neither burn-finetune nor burn-llama knows the other; this is where they meet.
+#[derive(Module, Debug)]
+pub struct LlamaLm {
+    /// The model itself.
+    pub llama: Llama,
+}
+
+impl LoraModel for LlamaLm {
+    fn lora_linears(&self) -> Vec<(String, &QLoraLinear)> {
+        self.llama.lora_linears()
+    }
+
+    fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)> {
+        self.llama.lora_linears_mut()
+    }
+}
+
+impl CausalLm for LlamaLm {
+    fn loss_sum(&self, input_ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> Tensor<1> {
+        self.llama.loss_sum(input_ids, targets)
+    }
+
+    fn device(&self) -> Device {
+        self.llama.device()
+    }
+
+    fn context_len(&self) -> usize {
+        self.llama.config().max_position_embeddings
+    }
+}
+
+impl LlamaLm {
+    /// Number of parameters in the adapters.
+    pub fn adapter_parameters(&self) -> usize {
+        let adapted = self.lora_linears().into_iter().filter_map(|(_, linear)| linear.adapter.as_ref());
+        adapted
+            .map(|branch| branch.lora.a.shape().num_elements() + branch.lora.b.shape().num_elements())
+            .sum()
+    }
+}

@@ -1,0 +1,16 @@
+//! Drives the built `finetune` binary on the tiny fixture models, as a user would.
+//!
+//! - [`support`]: runs the binary, makes models, data and broken files.
+//! - [`train`], [`eval`], [`generate`], [`quantize`]: what each command does.
+//! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
+//! - [`refusals`]: bad input, each one line, exit code 2 and nothing half-written.
+//! - [`full_disk`]: the same when the disk is full while saving.
+
+mod eval;
+mod full_disk;
+mod generate;
+mod interrupt;
+mod quantize;
+mod refusals;
+mod support;
+mod train;
