@@ -81,9 +81,10 @@ fn encode_nested<S: Simd>(
         .zip(scales)
         .for_each(|(centred, scale)| *centred = scale - offset);
     let (chunks, _) = centred.as_chunks::<16>();
-    let largest = chunks.iter().fold(s.splat_u(0), |max, chunk| {
-        s.max_magnitude(max, s.load(chunk))
-    });
+    let mut largest = s.splat_u(0);
+    for chunk in chunks {
+        largest = s.max_magnitude(largest, s.load(chunk));
+    }
     let nested = f32::from_bits(s.max_lane(largest));
     if nested == 0.0 {
         // bitsandbytes leaves code 0 here; whatever the code, it decodes to the offset.

@@ -122,15 +122,7 @@ fn encode<S: Simd>(
     scales: &mut [f32],
 ) -> bool {
     let size = encoder.block_size;
-    let (midpoints, codes) = (s.table(&encoder.midpoints), s.table(&encoder.codes));
-    let encode_32 = |values: &[f32; 32], inverse: S::F| {
-        let (halves, _) = values.as_chunks::<16>();
-        let rank = |i: usize| s.rank(midpoints, s.mul(s.load(&halves[i]), inverse));
-        s.pack([
-            s.bits(s.lookup(codes, rank(0))),
-            s.bits(s.lookup(codes, rank(1))),
-        ])
-    };
+    let tables = [s.table(&encoder.midpoints), s.table(&encoder.codes)];
     let mut finite = true;
     for ((block, packed), scale) in values
         .chunks(size)
@@ -154,10 +146,10 @@ fn encode<S: Simd>(
         let inverse = s.splat((1.0 / absmax).min(f32::MAX));
         let (groups, rest) = packed.as_chunks_mut::<4>();
         for (chunk, words) in chunks.iter().zip(groups.iter_mut()) {
-            *words = encode_32(chunk, inverse);
+            *words = encode_32(s, tables, chunk, inverse);
         }
         if !tail.is_empty() {
-            let mut words = encode_32(&filled, inverse);
+            let mut words = encode_32(s, tables, &filled, inverse);
             for (i, word) in words.iter_mut().enumerate() {
                 let codes = tail.len().saturating_sub(8 * i).min(8);
                 *word &= !(u32::MAX.checked_shl(4 * codes as u32).unwrap_or(0));
@@ -170,4 +162,18 @@ fn encode<S: Simd>(
         }
     }
     finite
+}
+
+/// The words of 32 values; `tables` are the midpoints and the codes by rank.
+#[inline(always)]
+fn encode_32<S: Simd>(s: S, tables: [S::Table; 2], values: &[f32; 32], inverse: S::F) -> [u32; 4] {
+    // Written out, not as a closure: only functions can be made to inline, and out of line none of the instructions
+    // would be.
+    let (halves, _) = values.as_chunks::<16>();
+    let low = s.rank(tables[0], s.mul(s.load(&halves[0]), inverse));
+    let high = s.rank(tables[0], s.mul(s.load(&halves[1]), inverse));
+    s.pack([
+        s.bits(s.lookup(tables[1], low)),
+        s.bits(s.lookup(tables[1], high)),
+    ])
 }

@@ -39,33 +39,31 @@ pub(super) fn matmul(
         .div_ceil(inner.div_ceil(MAX_DEPTH))
         .next_multiple_of(8);
     let panels = outer.div_ceil(width);
-    // Several panels a task read `x` fewer times, but leave fewer tasks to share out.
-    let tasks = 4 * rayon::current_num_threads();
-    let group = (panels / tasks).clamp(1, (MAX_SCRATCH / (depth * width)).max(1));
+    // Several panels a task read `x` fewer times; as many tasks for each thread keep all of them busy to the end.
+    let most = (MAX_SCRATCH / (depth * width)).max(1);
+    let threads = rayon::current_num_threads();
+    let tasks = (threads * panels.div_ceil(threads * most)).min(panels);
     let y = Output::new(y, outer);
     let mut packed = PACKED.take();
     for start in (0..inner).step_by(depth) {
         let depth = depth.min(inner - start);
         pack(x, inner, start, depth, rows, &mut packed);
-        (0..panels.div_ceil(group))
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|task| {
-                let panels = task * group..((task + 1) * group).min(panels);
-                let part = Part {
-                    w,
-                    x: &packed,
-                    m,
-                    start,
-                    depth,
-                    first: panels.start,
-                    direction,
-                };
-                PANELS.with_borrow_mut(|scratch| {
-                    scratch.resize(scratch.len().max(panels.len() * depth * width), 0.0);
-                    multiply_part(isa, part, &mut scratch[..panels.len() * depth * width], y);
-                });
+        (0..tasks).into_par_iter().with_max_len(1).for_each(|task| {
+            let panels = task * panels / tasks..(task + 1) * panels / tasks;
+            let part = Part {
+                w,
+                x: &packed,
+                m,
+                start,
+                depth,
+                first: panels.start,
+                direction,
+            };
+            PANELS.with_borrow_mut(|scratch| {
+                scratch.resize(scratch.len().max(panels.len() * depth * width), 0.0);
+                multiply_part(isa, part, &mut scratch[..panels.len() * depth * width], y);
             });
+        });
     }
     PACKED.set(packed);
 }

@@ -242,18 +242,21 @@ fn add<S: Simd>(
             }
         }
         for group in 0..groups {
-            let codes: [S::U; PASS] = std::array::from_fn(|p| group_words(s, words[p], group));
-            let scale: [S::F; PASS] = std::array::from_fn(|p| {
+            let mut codes = [s.splat_u(0); PASS];
+            let mut scale = [s.splat(0.0); PASS];
+            for p in 0..PASS {
+                codes[p] = group_words(s, words[p], group);
                 let lanes = spread[at[p] + 16 * group..].first_chunk();
-                s.load(lanes.expect("spread_len counts the last group"))
-            });
+                scale[p] = s.load(lanes.expect("spread_len counts the last group"));
+            }
             for j in 0..8 {
-                let weights: [S::F; PASS] = std::array::from_fn(|p| {
-                    s.mul(
-                        s.lookup(table, s.shift_right(codes[p], 4 * j as u32)),
-                        scale[p],
-                    )
-                });
+                let mut weights = scale;
+                for (weights, codes) in weights.iter_mut().zip(codes) {
+                    *weights = s.mul(
+                        s.lookup(table, s.shift_right(codes, 4 * j as u32)),
+                        *weights,
+                    );
+                }
                 for (i, factors) in factors[..m].iter().enumerate() {
                     let to = &mut sums[i * groups + group][j];
                     let mut sum = s.load(to);

@@ -47,20 +47,15 @@ pub(super) fn decode_rows<S: Simd>(
         let offsets = s.load_u(&offsets);
         let phases = s.load_u(&first.map(|first| (first % block_words) as u32));
         let scale_rows = s.load_u(&std::array::from_fn(|lane| (lane * MAX_BLOCKS) as u32));
-        let scales_at = |word: usize| {
-            let block = s.shift_right(
-                s.add_u(phases, s.splat_u(word as u32)),
-                block_words.trailing_zeros(),
-            );
-            // SAFETY: a row's part has at most `MAX_BLOCKS` blocks, its first word lying in block 0.
-            unsafe { s.gather(&scales, s.add_u(scale_rows, block)) }
-        };
         // Where rows are whole numbers of blocks, all lanes pass into the next block together.
         let together = k.is_multiple_of(size);
-        let mut scale = scales_at(0);
+        let mut scale = s.splat(0.0);
         for word in 0..words {
-            if !together || (first[0] + word).is_multiple_of(block_words) {
-                scale = scales_at(word);
+            if word == 0 || !together || (first[0] + word).is_multiple_of(block_words) {
+                let block = s.add_u(phases, s.splat_u(word as u32));
+                let block = s.shift_right(block, block_words.trailing_zeros());
+                // SAFETY: a row's part has at most `MAX_BLOCKS` blocks, its first word lying in block 0.
+                scale = unsafe { s.gather(&scales, s.add_u(scale_rows, block)) };
             }
             // SAFETY: the offsets rise and the last one was checked above to have `words` words behind it.
             let codes = unsafe { s.gather_u(packed, s.add_u(offsets, s.splat_u(word as u32))) };

@@ -107,9 +107,11 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     debug_assert!(x.len() >= depth * S::TILE_ROWS);
     let mut sums = [[s.splat(0.0); VECTORS]; ROWS];
     for i in 0..depth {
-        // SAFETY: `i < depth`, and the lengths are as the caller promised.
-        let weights: [S::F; VECTORS] =
-            std::array::from_fn(|v| s.load(unsafe { panel.get_unchecked(i * VECTORS + v) }));
+        let mut weights = [s.splat(0.0); VECTORS];
+        for (v, weights) in weights.iter_mut().enumerate() {
+            // SAFETY: `i < depth`, and the lengths are as the caller promised.
+            *weights = s.load(unsafe { panel.get_unchecked(i * VECTORS + v) });
+        }
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as above, and `r < ROWS <= TILE_ROWS`.
             let x = s.splat(unsafe { *x.get_unchecked(i * S::TILE_ROWS + r) });

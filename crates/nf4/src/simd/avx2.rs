@@ -20,6 +20,36 @@ impl Avx2 {
     }
 }
 
+// Helpers are functions and not closures, because only functions can be made to inline into the code compiled for AVX2.
+
+/// Looks up 8 codes. The permutation sees their low 3 bits; bit 3, moved to the sign, chooses the half of the table.
+#[inline(always)]
+fn lookup_8(table: [__m256; 2], codes: __m256i) -> __m256 {
+    unsafe {
+        let low = _mm256_permutevar8x32_ps(table[0], codes);
+        let high = _mm256_permutevar8x32_ps(table[1], codes);
+        _mm256_blendv_ps(
+            low,
+            high,
+            _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes)),
+        )
+    }
+}
+
+/// Packs 8 codes: each is shifted to its place in the word, then the lanes are or-ed together.
+#[inline(always)]
+fn pack_8(codes: __m256i) -> u32 {
+    unsafe {
+        let placed = _mm256_sllv_epi32(codes, _mm256_set_epi32(28, 24, 20, 16, 12, 8, 4, 0));
+        let four = _mm_or_si128(
+            _mm256_castsi256_si128(placed),
+            _mm256_extracti128_si256::<1>(placed),
+        );
+        let two = _mm_or_si128(four, _mm_unpackhi_epi64(four, four));
+        _mm_cvtsi128_si32(_mm_or_si128(two, _mm_shuffle_epi32::<1>(two))) as u32
+    }
+}
+
 impl Simd for Avx2 {
     type F = [__m256; 2];
     type U = [__m256i; 2];
@@ -126,11 +156,20 @@ impl Simd for Avx2 {
     fn add_where_less(self, index: Self::U, step: u32, a: Self::F, b: Self::F) -> Self::U {
         unsafe {
             let step = _mm256_set1_epi32(step as i32);
-            let one = |i: usize| {
-                let less = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_LT_OQ>(a[i], b[i]));
-                _mm256_add_epi32(index[i], _mm256_and_si256(less, step))
-            };
-            [one(0), one(1)]
+            let less = [
+                _mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0]),
+                _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1]),
+            ];
+            [
+                _mm256_add_epi32(
+                    index[0],
+                    _mm256_and_si256(_mm256_castps_si256(less[0]), step),
+                ),
+                _mm256_add_epi32(
+                    index[1],
+                    _mm256_and_si256(_mm256_castps_si256(less[1]), step),
+                ),
+            ]
         }
     }
 
@@ -138,13 +177,11 @@ impl Simd for Avx2 {
     fn max_magnitude(self, max: Self::U, value: Self::F) -> Self::U {
         unsafe {
             let mask = _mm256_set1_epi32(0x7fff_ffff);
-            let one = |i: usize| {
-                _mm256_max_epu32(
-                    max[i],
-                    _mm256_and_si256(_mm256_castps_si256(value[i]), mask),
-                )
-            };
-            [one(0), one(1)]
+            let bits = self.bits(value);
+            [
+                _mm256_max_epu32(max[0], _mm256_and_si256(bits[0], mask)),
+                _mm256_max_epu32(max[1], _mm256_and_si256(bits[1], mask)),
+            ]
         }
     }
 
@@ -162,44 +199,28 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn lookup(self, table: Self::Table, codes: Self::U) -> Self::F {
-        // The permutation sees the low 3 bits of a code; bit 3, moved to the sign, chooses the half.
-        let one = |codes: __m256i| unsafe {
-            let low = _mm256_permutevar8x32_ps(table[0], codes);
-            let high = _mm256_permutevar8x32_ps(table[1], codes);
-            _mm256_blendv_ps(
-                low,
-                high,
-                _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes)),
-            )
-        };
-        [one(codes[0]), one(codes[1])]
+        [lookup_8(table, codes[0]), lookup_8(table, codes[1])]
     }
 
     #[inline(always)]
     fn codes(self, words: &[u32; 2]) -> Self::U {
         unsafe {
             let shifts = _mm256_set_epi32(28, 24, 20, 16, 12, 8, 4, 0);
-            words.map(|word| _mm256_srlv_epi32(_mm256_set1_epi32(word as i32), shifts))
+            [
+                _mm256_srlv_epi32(_mm256_set1_epi32(words[0] as i32), shifts),
+                _mm256_srlv_epi32(_mm256_set1_epi32(words[1] as i32), shifts),
+            ]
         }
     }
 
     #[inline(always)]
     fn pack(self, codes: [Self::U; 2]) -> [u32; 4] {
-        // Each code is shifted to its place in the word, then the eight lanes are or-ed together.
-        let one = |codes: __m256i| unsafe {
-            let placed = _mm256_sllv_epi32(codes, _mm256_set_epi32(28, 24, 20, 16, 12, 8, 4, 0));
-            let four = _mm_or_si128(
-                _mm256_castsi256_si128(placed),
-                _mm256_extracti128_si256::<1>(placed),
-            );
-            let two = _mm_or_si128(four, _mm_unpackhi_epi64(four, four));
-            _mm_cvtsi128_si32(_mm_or_si128(two, _mm_shuffle_epi32::<1>(two))) as u32
-        };
+        let [low, high] = codes;
         [
-            one(codes[0][0]),
-            one(codes[0][1]),
-            one(codes[1][0]),
-            one(codes[1][1]),
+            pack_8(low[0]),
+            pack_8(low[1]),
+            pack_8(high[0]),
+            pack_8(high[1]),
         ]
     }
 

@@ -137,7 +137,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn pack(self, codes: [Self::U; 2]) -> [u32; 4] {
         unsafe {
-            let [low, high] = codes.map(|codes| _mm512_cvtepi32_epi8(codes));
+            let (low, high) = (
+                _mm512_cvtepi32_epi8(codes[0]),
+                _mm512_cvtepi32_epi8(codes[1]),
+            );
             let bytes = _mm256_set_m128i(high, low);
             // Each pair of bytes becomes `first + 16 * second`.
             let pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi16(0x1001));
