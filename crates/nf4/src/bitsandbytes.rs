@@ -4,10 +4,11 @@
 //! `P.quant_map`, with double quantization `P.nested_absmax` and `P.nested_quant_map`, and
 //! `P.quant_state.bitsandbytes__nf4` (or `__fp4`), whose bytes are JSON.
 
+mod quant_state;
+
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
-
+use self::quant_state::{QuantState, parse_state, python_json};
 use crate::codebook::Codebook;
 use crate::config::QuantConfig;
 use crate::error::Nf4Error;
@@ -22,9 +23,6 @@ const QUANT_STATE: &str = "quant_state.bitsandbytes__";
 
 /// The codebooks that bitsandbytes has.
 const CODEBOOKS: [Codebook; 2] = [Codebook::Nf4, Codebook::Fp4];
-
-/// A quant_state describes one matrix in some 160 bytes; more than this is not one.
-const MAX_QUANT_STATE: usize = 4096;
 
 /// The dtype of a tensor in a state dict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,21 +70,6 @@ pub struct Weight {
     pub matrix: QuantizedMatrix,
     /// What the weight was before quantization, in torch's words (`float32`, `bfloat16`, …).
     pub dtype: String,
-}
-
-/// The JSON of a quant_state, in the order in which bitsandbytes writes it.
-#[derive(Serialize, Deserialize)]
-struct QuantState {
-    quant_type: String,
-    blocksize: usize,
-    dtype: String,
-    shape: Vec<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    nested_blocksize: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    nested_dtype: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    nested_offset: Option<f64>,
 }
 
 /// The name of the tensor whose presence says that weight `name` is quantized with `codebook`.
@@ -282,35 +265,6 @@ pub fn write(
     Ok(entries)
 }
 
-fn parse_state(name: &str, entry: &Entry<'_>, codebook: Codebook) -> Result<QuantState, Nf4Error> {
-    let broken = |reason: String| Nf4Error::QuantState {
-        name: name.to_owned(),
-        reason,
-    };
-    if entry.dtype != Dtype::U8 {
-        return Err(Nf4Error::TensorDtype {
-            name: name.to_owned(),
-            found: entry.dtype.name(),
-            expected: "U8",
-        });
-    }
-    if entry.data.len() > MAX_QUANT_STATE {
-        return Err(broken(format!(
-            "{} bytes are too many for one, {MAX_QUANT_STATE} at most",
-            entry.data.len()
-        )));
-    }
-    let state: QuantState =
-        serde_json::from_slice(&entry.data).map_err(|error| broken(error.to_string()))?;
-    if state.quant_type != codebook.name() {
-        let kind = &state.quant_type;
-        return Err(broken(format!(
-            "its quant_type is `{kind}`, but its name ends in `{codebook}`"
-        )));
-    }
-    Ok(state)
-}
-
 fn check(name: &str, entry: &Entry<'_>, dtype: Dtype, len: usize) -> Result<(), Nf4Error> {
     if entry.dtype != dtype {
         return Err(Nf4Error::TensorDtype {
@@ -413,38 +367,4 @@ fn f32s(words: &[u32]) -> Entry<'static> {
         shape: vec![words.len()],
         data: Cow::Owned(to_bytes(words)),
     }
-}
-
-/// The JSON text as Python's `json.dumps` spaces it, so that a file written back is the same byte for byte.
-fn python_json(state: &QuantState) -> Vec<u8> {
-    struct Spaced;
-    impl serde_json::ser::Formatter for Spaced {
-        fn begin_array_value<W: ?Sized + std::io::Write>(
-            &mut self,
-            out: &mut W,
-            first: bool,
-        ) -> std::io::Result<()> {
-            out.write_all(if first { b"" } else { b", " })
-        }
-        fn begin_object_key<W: ?Sized + std::io::Write>(
-            &mut self,
-            out: &mut W,
-            first: bool,
-        ) -> std::io::Result<()> {
-            out.write_all(if first { b"" } else { b", " })
-        }
-        fn begin_object_value<W: ?Sized + std::io::Write>(
-            &mut self,
-            out: &mut W,
-        ) -> std::io::Result<()> {
-            out.write_all(b": ")
-        }
-    }
-    let mut json = Vec::new();
-    let mut serializer = serde_json::Serializer::with_formatter(&mut json, Spaced);
-    // Strings, numbers and a list cannot fail to serialize into memory.
-    state
-        .serialize(&mut serializer)
-        .expect("a quant_state is plain data");
-    json
 }

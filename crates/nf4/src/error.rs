@@ -111,7 +111,9 @@ pub enum Nf4Error {
         index: usize,
     },
     /// The JSON description of a quantized weight cannot be used.
-    #[error("tensor `{name}` is not a usable quant_state: {reason}")]
+    #[error(
+        "tensor `{name}` is not a usable quant_state: {reason}; save the checkpoint again with bitsandbytes"
+    )]
     QuantState {
         /// Full name of the tensor.
         name: String,

@@ -185,10 +185,10 @@ fn dot_of<S: Simd, const M: usize>(
         for (group, scale) in spread[..groups].iter().enumerate() {
             let codes = group_words(s, words, group);
             let mut sums = [s.splat(0.0); M];
-            for j in 0..8 {
-                let weights = s.lookup(table, s.shift_right(codes, 4 * j as u32));
+            for j in 0..8u32 {
+                let weights = s.lookup(table, s.shift_right(codes, 4 * j));
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum = s.mul_add(weights, s.load(&x[i * groups + group][j]), *sum);
+                    *sum = s.mul_add(weights, s.load(&x[i * groups + group][j as usize]), *sum);
                 }
             }
             let scale = s.load(scale);
@@ -249,16 +249,13 @@ fn add<S: Simd>(
                 let lanes = spread[at[p] + 16 * group..].first_chunk();
                 scale[p] = s.load(lanes.expect("spread_len counts the last group"));
             }
-            for j in 0..8 {
+            for j in 0..8u32 {
                 let mut weights = scale;
                 for (weights, codes) in weights.iter_mut().zip(codes) {
-                    *weights = s.mul(
-                        s.lookup(table, s.shift_right(codes, 4 * j as u32)),
-                        *weights,
-                    );
+                    *weights = s.mul(s.lookup(table, s.shift_right(codes, 4 * j)), *weights);
                 }
                 for (i, factors) in factors[..m].iter().enumerate() {
-                    let to = &mut sums[i * groups + group][j];
+                    let to = &mut sums[i * groups + group][j as usize];
                     let mut sum = s.load(to);
                     for (factor, weights) in factors.iter().zip(weights) {
                         sum = s.mul_add(s.splat(*factor), weights, sum);

@@ -54,11 +54,11 @@ impl Isa {
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl");
-            return match (avx512, avx2) {
+            match (avx512, avx2) {
                 (true, true) => WITH_AVX512,
                 (false, true) => WITH_AVX2,
                 _ => PORTABLE,
-            };
+            }
         }
         #[cfg(not(target_arch = "x86_64"))]
         PORTABLE
