@@ -1,1 +1,67 @@
-//! LLaMA for Burn.
+//! LLaMA for Burn: a causal language model as ordinary Burn modules, the checkpoints it is loaded from,
+//! and text generation.
+//!
+//! - [`LlamaConfig`] and [`rope`]: the shape of a model and its rotary positions.
+//! - [`Llama`], [`Block`], [`Attention`], [`Mlp`], [`RmsNorm`], [`Projection`]: the modules.
+//! - [`Checkpoint`]: model files on disk, as Hugging Face, bitsandbytes and llama.cpp write them, with
+//!   tokenizer, special tokens and chat template.
+//! - [`LoadOptions`] and [`Weights`]: how [`Llama::load`] brings a checkpoint to a device.
+//! - [`SamplingConfig`], [`Generation`], [`KvCache`]: continuing a prompt with [`Llama::generate`].
+//! - [`write_bitsandbytes`]: a 4-bit checkpoint that transformers and bitsandbytes load.
+//! - [`LlamaError`]: everything that can go wrong.
+//!
+//! Dense by default; with the feature `qlora` the projections can stay in 4 bits and carry LoRA adapters
+//! (`Llama` then implements `burn_qlora::LoraModel`), and with `gguf` llama.cpp's files are read.
+//!
+//! ```no_run
+//! use burn::tensor::Device;
+//! use burn_llama::{Checkpoint, Llama, LoadOptions, SamplingConfig};
+//! use std::ops::ControlFlow;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! let checkpoint = Checkpoint::open("SmolLM2-135M-Instruct")?;
+//! let tokenizer = checkpoint.tokenizer()?;
+//! let model = Llama::load(&checkpoint, &LoadOptions::default(), &Device::default())?;
+//! let prompt = tokenizer.encode("The capital of France is", true)?;
+//! let config = SamplingConfig::new().with_max_tokens(16);
+//! let answer = model.generate(prompt.get_ids(), &config, 0, |_| ControlFlow::Continue(()))?;
+//! println!("{}", tokenizer.decode(&answer.tokens, true)?);
+//! # Ok(())
+//! # }
+//! ```
+
+mod attention;
+mod block;
+mod cache;
+mod checkpoint;
+mod config;
+mod error;
+mod generate;
+mod load;
+#[cfg(feature = "qlora")]
+mod lora;
+mod mlp;
+mod model;
+mod norm;
+mod projection;
+pub mod rope;
+mod sampling;
+mod tensors;
+#[cfg(feature = "gguf")]
+mod tokenizer;
+mod write;
+
+pub use attention::Attention;
+pub use block::Block;
+pub use cache::{KvCache, LayerCache};
+pub use checkpoint::{Checkpoint, SpecialToken, SpecialTokens};
+pub use config::LlamaConfig;
+pub use error::LlamaError;
+pub use generate::{Finish, Generation};
+pub use load::{LoadOptions, Weights};
+pub use mlp::Mlp;
+pub use model::Llama;
+pub use norm::RmsNorm;
+pub use projection::Projection;
+pub use sampling::SamplingConfig;
+pub use write::write_bitsandbytes;

@@ -1,0 +1,215 @@
+//! What a GGUF header must satisfy before candle's reader parses it.
+//!
+//! candle checks counts and lengths against the file's size. This pass refuses what it would divide by,
+//! multiply without a check, or keep in far more memory than the file has: each array element becomes an enum
+//! of 32 bytes, so a long array of bytes would take 32 times its size.
+
+use std::collections::HashSet;
+use std::io::{self, BufReader, Read, Seek};
+use std::path::Path;
+
+use crate::LlamaError;
+
+/// More elements than any vocabulary or list of merges has.
+const MAX_ARRAY: u64 = 1 << 22;
+/// Elements of all arrays together.
+const MAX_ELEMENTS: u64 = 1 << 24;
+const MAX_DIMENSIONS: u32 = 4;
+const STRING: u32 = 8;
+const ARRAY: u32 = 9;
+
+/// Walks the header once without keeping it.
+pub(super) fn check(path: &Path, input: impl Read + Seek, len: u64) -> Result<(), LlamaError> {
+    let mut scan = Scan {
+        input: BufReader::new(input),
+        left: len,
+        wide: true,
+        elements: 0,
+    };
+    scan.header().map_err(|error| match error {
+        Fault::Header(reason) => LlamaError::malformed(path, format!("invalid GGUF header: {reason}")),
+        Fault::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            LlamaError::malformed(path, "truncated in the GGUF header; fetch it again")
+        }
+        Fault::Read(source) => LlamaError::Io {
+            path: path.to_path_buf(),
+            source,
+        },
+    })
+}
+
+enum Fault {
+    Read(io::Error),
+    Header(String),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
+    }
+}
+
+struct Scan<R> {
+    input: BufReader<R>,
+    /// Bytes of the file not yet read.
+    left: u64,
+    /// Whether lengths have 64 bits, which they do from version 2 on.
+    wide: bool,
+    elements: u64,
+}
+
+impl<R: Read + Seek> Scan<R> {
+    fn header(&mut self) -> Result<(), Fault> {
+        let magic = self.bytes::<4>()?;
+        if &magic != b"GGUF" {
+            return Err(Fault::Header(format!("it begins with {magic:?} instead of `GGUF`")));
+        }
+        self.wide = match self.u32()? {
+            1 => false,
+            2 | 3 => true,
+            version => {
+                return Err(Fault::Header(format!(
+                    "version {version} is not read (or the file is big-endian); versions 1 to 3 are"
+                )));
+            }
+        };
+        let tensors = self.length()?;
+        let entries = self.length()?;
+        // The least that an entry and a tensor take: lengths, types, one byte of value, an offset.
+        let prefix = if self.wide { 8 } else { 4 };
+        let least = entries
+            .saturating_mul(prefix + 5)
+            .saturating_add(tensors.saturating_mul(prefix + 16));
+        if least > self.left {
+            return Err(Fault::Header(format!(
+                "it claims {tensors} tensors and {entries} metadata entries, but the file has only {} bytes left; \
+                 truncated or damaged, fetch it again",
+                self.left
+            )));
+        }
+        for _ in 0..entries {
+            self.entry()?;
+        }
+        let mut names = HashSet::new();
+        for _ in 0..tensors {
+            self.tensor(&mut names)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self) -> Result<(), Fault> {
+        let key = self.string()?;
+        let kind = self.u32()?;
+        if key == b"general.alignment" {
+            // Other integer types would be read differently by different readers.
+            let alignment = if kind == 4 { self.u32()? } else { 0 };
+            if !alignment.is_power_of_two() {
+                return Err(Fault::Header(format!(
+                    "`general.alignment` must be a u32 power of two, found type {kind}, value {alignment}"
+                )));
+            }
+            return Ok(());
+        }
+        self.value(kind, &key)
+    }
+
+    fn value(&mut self, kind: u32, key: &[u8]) -> Result<(), Fault> {
+        match kind {
+            STRING => self.string().map(drop),
+            ARRAY => {
+                let element = self.u32()?;
+                let count = self.length()?;
+                self.elements = self.elements.saturating_add(count);
+                if count > MAX_ARRAY || self.elements > MAX_ELEMENTS {
+                    return Err(Fault::Header(format!(
+                        "`{}` claims {count} elements, more than any vocabulary has",
+                        String::from_utf8_lossy(key)
+                    )));
+                }
+                match element {
+                    // Nothing of a LLaMA is a list of lists.
+                    ARRAY => Err(Fault::Header(format!("`{}` is an array of arrays", String::from_utf8_lossy(key)))),
+                    STRING => (0..count).try_for_each(|_| self.string().map(drop)),
+                    _ => self.skip(count.saturating_mul(size_of_value(element, key)?)),
+                }
+            }
+            _ => self.skip(size_of_value(kind, key)?),
+        }
+    }
+
+    fn tensor(&mut self, names: &mut HashSet<Vec<u8>>) -> Result<(), Fault> {
+        let name = self.string()?;
+        let shown = String::from_utf8_lossy(&name).into_owned();
+        let dimensions = self.u32()?;
+        if dimensions == 0 || dimensions > MAX_DIMENSIONS {
+            return Err(Fault::Header(format!("tensor `{shown}` has {dimensions} dimensions, expected 1 to 4")));
+        }
+        let mut elements = Some(1u64);
+        for _ in 0..dimensions {
+            let extent = self.length()?;
+            elements = elements.and_then(|elements| elements.checked_mul(extent));
+        }
+        // Below 2^56, no later product with a block's size can overflow.
+        if elements.is_none_or(|elements| elements >= 1 << 56) {
+            return Err(Fault::Header(format!("tensor `{shown}` claims more elements than any file holds")));
+        }
+        self.skip(4 + 8)?;
+        if !names.insert(name) {
+            return Err(Fault::Header(format!("tensor `{shown}` is listed twice")));
+        }
+        Ok(())
+    }
+
+    fn string(&mut self) -> Result<Vec<u8>, Fault> {
+        let len = self.length()?;
+        if len > self.left {
+            return Err(Fault::Header(format!("a string claims {len} bytes, the file has {} left", self.left)));
+        }
+        let mut text = vec![0; len as usize];
+        self.input.read_exact(&mut text)?;
+        self.left -= len;
+        Ok(text)
+    }
+
+    fn length(&mut self) -> Result<u64, Fault> {
+        if self.wide {
+            Ok(u64::from_le_bytes(self.bytes()?))
+        } else {
+            Ok(u64::from(self.u32()?))
+        }
+    }
+
+    fn u32(&mut self) -> Result<u32, Fault> {
+        Ok(u32::from_le_bytes(self.bytes()?))
+    }
+
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+        let mut bytes = [0; N];
+        self.input.read_exact(&mut bytes)?;
+        self.left = self.left.saturating_sub(N as u64);
+        Ok(bytes)
+    }
+
+    fn skip(&mut self, count: u64) -> Result<(), Fault> {
+        if count > self.left {
+            return Err(Fault::Read(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.left -= count;
+        let count = i64::try_from(count).map_err(|_| Fault::Read(io::ErrorKind::UnexpectedEof.into()))?;
+        self.input.seek_relative(count)?;
+        Ok(())
+    }
+}
+
+fn size_of_value(kind: u32, key: &[u8]) -> Result<u64, Fault> {
+    match kind {
+        0 | 1 | 7 => Ok(1),
+        2 | 3 => Ok(2),
+        4..=6 => Ok(4),
+        10..=12 => Ok(8),
+        _ => Err(Fault::Header(format!(
+            "`{}` has the unknown value type {kind}",
+            String::from_utf8_lossy(key)
+        ))),
+    }
+}

@@ -1,0 +1,229 @@
+//! Hugging Face directories: config.json, safetensors, tokenizer files; plain or bitsandbytes 4-bit.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use nf4::bitsandbytes::{self, Entry};
+use nf4::{Codebook, QuantizedMatrix};
+use safetensors::Dtype;
+use serde_json::{Map, Value};
+use tokenizers::Tokenizer;
+
+use super::safetensors::SafeTensorFiles;
+use super::special::{SpecialToken, SpecialTokens};
+use crate::config::generation_eos;
+use crate::{LlamaConfig, LlamaError};
+
+/// Files that belong to the tokenizer and to generation, copied along when a checkpoint is rewritten.
+const COMPANIONS: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+];
+
+/// An opened directory.
+#[derive(Debug)]
+pub(crate) struct HfDirectory {
+    path: PathBuf,
+    weights: SafeTensorFiles,
+    bitsandbytes: bool,
+}
+
+impl HfDirectory {
+    pub(crate) fn open(path: &Path) -> Result<(LlamaConfig, Self), LlamaError> {
+        let config_path = path.join("config.json");
+        if !config_path.exists() {
+            return Err(LlamaError::MissingFile {
+                path: config_path,
+                hint: "a model directory needs it; give the directory that holds config.json and model.safetensors",
+            });
+        }
+        let text = read_text(&config_path)?;
+        let mut config = LlamaConfig::from_hf_json(&text, &config_path)?;
+        let bitsandbytes = check_quantization(&text, &config_path)?;
+        let generation = path.join("generation_config.json");
+        if generation.exists() {
+            for token in generation_eos(&read_text(&generation)?, &generation)? {
+                if !config.eos_token_ids.contains(&token) {
+                    config.eos_token_ids.push(token);
+                }
+            }
+        }
+        let directory = Self {
+            path: path.to_path_buf(),
+            weights: SafeTensorFiles::open(path)?,
+            bitsandbytes,
+        };
+        Ok((config, directory))
+    }
+
+    pub(crate) fn weights(&self) -> &SafeTensorFiles {
+        &self.weights
+    }
+
+    pub(crate) fn is_bitsandbytes(&self) -> bool {
+        self.bitsandbytes
+    }
+
+    pub(crate) fn companion_files(&self) -> Vec<PathBuf> {
+        COMPANIONS
+            .iter()
+            .map(|name| self.path.join(name))
+            .filter(|path| path.is_file())
+            .collect()
+    }
+
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer, LlamaError> {
+        let path = self.path.join("tokenizer.json");
+        if !path.exists() {
+            return Err(LlamaError::MissingFile {
+                path,
+                hint: "the tokenizer is read from it; save the tokenizer again with transformers' fast tokenizer",
+            });
+        }
+        let text = std::fs::read(&path).map_err(LlamaError::io(&path))?;
+        Tokenizer::from_bytes(text).map_err(|error| LlamaError::Tokenizer {
+            path,
+            reason: error.to_string(),
+        })
+    }
+
+    pub(crate) fn chat_template(&self) -> Result<Option<String>, LlamaError> {
+        let file = self.path.join("chat_template.jinja");
+        if file.exists() {
+            return read_text(&file).map(Some);
+        }
+        Ok(match self.tokenizer_config()?.get("chat_template") {
+            Some(Value::String(template)) => Some(template.clone()),
+            // Several templates by name; the one without a purpose of its own is called "default".
+            Some(Value::Array(named)) => named
+                .iter()
+                .find(|entry| entry["name"] == "default")
+                .and_then(|entry| entry["template"].as_str())
+                .map(str::to_owned),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn special_tokens(&self, config: &LlamaConfig) -> Result<SpecialTokens, LlamaError> {
+        let tokenizer = self.tokenizer()?;
+        let settings = self.tokenizer_config()?;
+        let by_id = |id: u32| tokenizer.id_to_token(id).map(|text| SpecialToken { id, text });
+        let named = |key: &str| {
+            // Either the text itself or an object with the text as `content`.
+            let value = settings.get(key)?;
+            let text = value.as_str().or_else(|| value["content"].as_str())?;
+            tokenizer.token_to_id(text).map(|id| SpecialToken { id, text: text.into() })
+        };
+        let bos = named("bos_token").or_else(|| config.bos_token_id.and_then(by_id));
+        let eos = named("eos_token").or_else(|| config.eos_token_ids.first().copied().and_then(by_id));
+        // What the tokenizer really adds is in its post-processor; asking it is the only reliable way.
+        let added = tokenizer
+            .encode("", true)
+            .map(|encoding| encoding.get_ids().to_vec())
+            .unwrap_or_default();
+        let adds = |token: &Option<SpecialToken>, place: Option<&u32>| token.as_ref().map(|token| &token.id) == place;
+        Ok(SpecialTokens {
+            add_bos: bos.is_some() && adds(&bos, added.first()),
+            add_eos: eos.is_some() && adds(&eos, added.last()),
+            bos,
+            eos,
+            unk: named("unk_token"),
+            pad: named("pad_token"),
+        })
+    }
+
+    /// Reads a matrix stored by bitsandbytes, bit for bit; `None` when it is stored otherwise.
+    pub(crate) fn read_quantized(&self, name: &str, shape: [usize; 2]) -> Result<Option<QuantizedMatrix>, LlamaError> {
+        let state = |codebook| bitsandbytes::quant_state_name(name, codebook);
+        let states = [state(Codebook::Nf4), state(Codebook::Fp4)];
+        if !self.bitsandbytes || !states.iter().any(|state| self.weights.contains(state)) {
+            return Ok(None);
+        }
+        let companions = ["absmax", "quant_map", "nested_absmax", "nested_quant_map"];
+        let companions = companions.map(|suffix| format!("{name}.{suffix}"));
+        let mut tensors = HashMap::new();
+        for part in states.iter().chain(&companions).map(String::as_str).chain([name]) {
+            if let Some((dtype, shape, bytes)) = self.weights.read_raw(part)? {
+                tensors.insert(part, (nf4_dtype(dtype), shape, bytes));
+            }
+        }
+        let get = |part: &str| {
+            tensors.get(part).map(|(dtype, shape, bytes)| Entry {
+                dtype: *dtype,
+                shape: shape.clone(),
+                data: Cow::Borrowed(bytes.as_slice()),
+            })
+        };
+        let path = self.weights.path_of(name);
+        let weight = bitsandbytes::read(name, get).map_err(|source| LlamaError::Quantization {
+            path: path.to_path_buf(),
+            tensor: name.into(),
+            source,
+        })?;
+        let found = weight.matrix.layout().shape();
+        if found != shape {
+            return Err(LlamaError::TensorShape {
+                path: path.to_path_buf(),
+                tensor: name.into(),
+                found: found.to_vec(),
+                expected: shape.to_vec(),
+            });
+        }
+        Ok(Some(weight.matrix))
+    }
+
+    fn tokenizer_config(&self) -> Result<Map<String, Value>, LlamaError> {
+        let path = self.path.join("tokenizer_config.json");
+        if !path.exists() {
+            return Ok(Map::new());
+        }
+        serde_json::from_str(&read_text(&path)?)
+            .map_err(|error| LlamaError::malformed(&path, format!("not a JSON object: {error}")))
+    }
+}
+
+fn nf4_dtype(dtype: Dtype) -> bitsandbytes::Dtype {
+    match dtype {
+        Dtype::U8 => bitsandbytes::Dtype::U8,
+        Dtype::F16 => bitsandbytes::Dtype::F16,
+        Dtype::BF16 => bitsandbytes::Dtype::Bf16,
+        Dtype::F32 => bitsandbytes::Dtype::F32,
+        _ => bitsandbytes::Dtype::Other("another type"),
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, LlamaError> {
+    std::fs::read_to_string(path).map_err(LlamaError::io(path))
+}
+
+/// Whether the projections are bitsandbytes 4-bit; any other quantization is refused.
+fn check_quantization(text: &str, path: &Path) -> Result<bool, LlamaError> {
+    const EXPECTED: &str = "read are unquantized checkpoints and bitsandbytes in 4 bits";
+    let refused = |found: String| LlamaError::Unsupported {
+        path: path.to_path_buf(),
+        what: "quantization method",
+        found,
+        expected: EXPECTED.into(),
+    };
+    let config: Value =
+        serde_json::from_str(text).map_err(|error| LlamaError::malformed(path, format!("not valid JSON: {error}")))?;
+    let quantization = &config["quantization_config"];
+    if quantization.is_null() {
+        return Ok(false);
+    }
+    match quantization["quant_method"].as_str() {
+        Some("bitsandbytes") if quantization["load_in_8bit"] == Value::Bool(true) => {
+            Err(refused("bitsandbytes in 8 bits".into()))
+        }
+        Some("bitsandbytes") => Ok(true),
+        Some(other) => Err(refused(other.into())),
+        None => Err(refused(quantization["quant_method"].to_string())),
+    }
+}

@@ -1,0 +1,195 @@
+//! Model files on disk: opened, validated, and read one tensor at a time.
+//!
+//! - `input`: a file read at checked positions.
+//! - `safetensors`: Hugging Face directories, single or sharded.
+//! - `gguf`: llama.cpp's single files.
+//! - [`special`]: special tokens and chat template, as plain data.
+
+#[cfg(feature = "gguf")]
+mod gguf;
+mod hf;
+mod input;
+mod safetensors;
+mod special;
+
+use std::path::{Path, PathBuf};
+
+use nf4::QuantizedMatrix;
+use tokenizers::Tokenizer;
+
+pub use special::{SpecialToken, SpecialTokens};
+
+use crate::{LlamaConfig, LlamaError};
+
+/// An opened checkpoint: its configuration is read and its tensor table validated, its weights are still
+/// on disk.
+///
+/// Tensors go by the names Hugging Face gives them (`model.layers.0.self_attn.q_proj.weight`), whatever
+/// the file calls them. They are read on demand, one at a time, at positions checked against the file's
+/// length: opening takes no memory to speak of, and a file that shrinks while it is read gives an error.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    config: LlamaConfig,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    HuggingFace(hf::HfDirectory),
+    #[cfg(feature = "gguf")]
+    Gguf(Box<gguf::GgufFile>),
+}
+
+/// The element type of an unquantized tensor in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FloatType {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face directory (plain or bitsandbytes 4-bit) or a `.gguf` file.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged, of another architecture or in a quantization that is not read; see
+    /// [`LlamaError`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, LlamaError> {
+        let path = path.as_ref();
+        let metadata = std::fs::metadata(path).map_err(LlamaError::io(path))?;
+        let (config, source) = if metadata.is_dir() {
+            let (config, directory) = hf::HfDirectory::open(path)?;
+            (config, Source::HuggingFace(directory))
+        } else {
+            Self::open_file(path)?
+        };
+        Ok(Self {
+            path: path.to_path_buf(),
+            config,
+            source,
+        })
+    }
+
+    #[cfg(feature = "gguf")]
+    fn open_file(path: &Path) -> Result<(LlamaConfig, Source), LlamaError> {
+        let (config, file) = gguf::GgufFile::open(path)?;
+        Ok((config, Source::Gguf(Box::new(file))))
+    }
+
+    #[cfg(not(feature = "gguf"))]
+    fn open_file(path: &Path) -> Result<(LlamaConfig, Source), LlamaError> {
+        Err(LlamaError::Unsupported {
+            path: path.to_path_buf(),
+            what: "file",
+            found: path.display().to_string(),
+            expected: "give a Hugging Face directory, or build with the feature `gguf` for .gguf files".into(),
+        })
+    }
+
+    /// Where the checkpoint lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// The tokenizer, from `tokenizer.json` or built from the GGUF metadata.
+    ///
+    /// # Errors
+    /// [`LlamaError::MissingFile`] or [`LlamaError::Tokenizer`].
+    pub fn tokenizer(&self) -> Result<Tokenizer, LlamaError> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.tokenizer(),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(file) => file.tokenizer(),
+        }
+    }
+
+    /// The chat template in Jinja, when the checkpoint has one.
+    ///
+    /// # Errors
+    /// A tokenizer configuration that cannot be read.
+    pub fn chat_template(&self) -> Result<Option<String>, LlamaError> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.chat_template(),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(file) => Ok(file.chat_template()),
+        }
+    }
+
+    /// The tokens with a role, which chat templates refer to.
+    ///
+    /// # Errors
+    /// A tokenizer or its configuration that cannot be read.
+    pub fn special_tokens(&self) -> Result<SpecialTokens, LlamaError> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.special_tokens(&self.config),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(file) => file.special_tokens(),
+        }
+    }
+
+    /// Whether the projections are stored in 4 bits by bitsandbytes.
+    pub fn is_bitsandbytes(&self) -> bool {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.is_bitsandbytes(),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(_) => false,
+        }
+    }
+
+    /// Reads a tensor as f32, row-major; one stored in 4 bits is dequantized.
+    ///
+    /// # Errors
+    /// A tensor that is missing, of another shape than `shape`, of a type that is not read, or damaged.
+    pub fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LlamaError> {
+        if let [rows, columns] = *shape
+            && let Some(matrix) = self.read_quantized(name, [rows, columns])?
+        {
+            let mut values = vec![0.0; matrix.layout().elements()];
+            nf4::dequantize(matrix.as_ref(), &mut values);
+            return Ok(values);
+        }
+        match &self.source {
+            Source::HuggingFace(directory) => directory.weights().read_f32(name, shape),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(file) => file.read_f32(name, shape),
+        }
+    }
+
+    /// Reads a matrix that is stored in 4 bits, bit for bit; `None` when it is stored otherwise.
+    ///
+    /// # Errors
+    /// Parts that are missing, contradict each other or `shape`, or are damaged.
+    pub fn read_quantized(&self, name: &str, shape: [usize; 2]) -> Result<Option<QuantizedMatrix>, LlamaError> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.read_quantized(name, shape),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(_) => Ok(None),
+        }
+    }
+
+    /// The type to store an unquantized tensor in without loss.
+    pub(crate) fn float_type(&self, name: &str) -> Result<FloatType, LlamaError> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.weights().float_type(name),
+            // llama.cpp's blocks decode to values that only f32 holds exactly.
+            #[cfg(feature = "gguf")]
+            Source::Gguf(_) => Ok(FloatType::F32),
+        }
+    }
+
+    /// Files beside the weights that belong to the tokenizer and the generation defaults; `None` when the
+    /// weights' own file holds all that.
+    pub(crate) fn companion_files(&self) -> Option<Vec<PathBuf>> {
+        match &self.source {
+            Source::HuggingFace(directory) => Some(directory.companion_files()),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(_) => None,
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What can go wrong between a file on disk and a model that answers.
+
+use std::path::{Path, PathBuf};
+
+/// An error of this crate. Each message names the file, what was found in it and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LlamaError {
+    /// The operating system refused a file operation.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A checkpoint lacks a file it cannot do without.
+    #[error("{path}: not found; {hint}", path = path.display())]
+    MissingFile {
+        /// The file that is missing.
+        path: PathBuf,
+        /// What it is for and what to do.
+        hint: &'static str,
+    },
+    /// A file does not follow its own format: truncated, lying sizes, not JSON and the like.
+    #[error("{path}: {reason}", path = path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What does not hold, where in the file, and what to do.
+        reason: String,
+    },
+    /// A configuration lacks a key the model cannot be built without.
+    #[error("{path}: key `{key}` is missing; it is needed to build the model", path = path.display())]
+    MissingKey {
+        /// The file.
+        path: PathBuf,
+        /// The key, as the file's format spells it.
+        key: String,
+    },
+    /// A configuration value is of the wrong type or cannot be right.
+    #[error("{path}: `{key}` is {found}, expected {expected}", path = path.display())]
+    InvalidValue {
+        /// The file.
+        path: PathBuf,
+        /// The key, as the file's format spells it.
+        key: String,
+        /// What the file says.
+        found: String,
+        /// What it may say.
+        expected: String,
+    },
+    /// The checkpoint is of another model family, or of a LLaMA with something this crate does not build.
+    #[error("{path}: {what} `{found}` is not supported; {expected}", path = path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The kind of thing: "architecture", "rope type", "quantization method".
+        what: &'static str,
+        /// What the file says.
+        found: String,
+        /// What would be accepted.
+        expected: String,
+    },
+    /// A tensor the configuration asks for is not in the checkpoint.
+    #[error("{path}: tensor `{tensor}` is missing; the checkpoint is incomplete or of another model", path = path.display())]
+    MissingTensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+    },
+    /// A tensor has another shape than the configuration gives it.
+    #[error("{path}: tensor `{tensor}` has shape {found:?}, but the configuration asks for {expected:?}", path = path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// The shape in the file.
+        found: Vec<usize>,
+        /// The shape the configuration asks for.
+        expected: Vec<usize>,
+    },
+    /// A tensor is stored in an element type that cannot be read as weights.
+    #[error("{path}: tensor `{tensor}` is stored as {found}; expected {expected}", path = path.display())]
+    TensorType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// The element type in the file.
+        found: String,
+        /// The types that can be read.
+        expected: &'static str,
+    },
+    /// Quantizing a tensor, or reading a quantized one, failed.
+    #[error("{path}: tensor `{tensor}`: {source}", path = path.display())]
+    Quantization {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// The format crate's reason.
+        source: nf4::Nf4Error,
+    },
+    /// A 4-bit checkpoint was asked to be loaded in another 4-bit format.
+    #[error(
+        "{path}: tensor `{tensor}` is stored as {found} and would lose by being quantized again as {requested}; \
+         load it as stored, or start from the unquantized checkpoint",
+        path = path.display()
+    )]
+    AlreadyQuantized {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// The stored format.
+        found: String,
+        /// The requested format.
+        requested: String,
+    },
+    /// The tokenizer cannot be built from what the checkpoint holds.
+    #[error("{path}: tokenizer: {reason}", path = path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A prompt, or a prompt and the cache already filled, is longer than the model's context.
+    #[error("{found} tokens do not fit the context of {limit}; shorten the prompt")]
+    ContextLength {
+        /// The tokens asked for.
+        found: usize,
+        /// The tokens that fit.
+        limit: usize,
+    },
+    /// A prompt without a token cannot be continued.
+    #[error("the prompt has no tokens; give at least one, such as the beginning-of-text token")]
+    EmptyPrompt,
+    /// A token id outside the vocabulary.
+    #[error("token {token} is outside the vocabulary of {vocab_size}; the tokenizer belongs to another model")]
+    TokenOutOfRange {
+        /// The token.
+        token: u32,
+        /// The vocabulary's size.
+        vocab_size: usize,
+    },
+    /// A sampling setting outside its range.
+    #[error("sampling: {name} is {value}, expected {expected}")]
+    Sampling {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// Its range.
+        expected: &'static str,
+    },
+    /// The output directory holds something already.
+    #[error("{path}: already holds files; choose a new directory or remove it first", path = path.display())]
+    OutputExists {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The device failed while a tensor was read back.
+    #[error("device: {reason}")]
+    Device {
+        /// The device's reason.
+        reason: String,
+    },
+}
+
+impl LlamaError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |source| Self::Io {
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+
+    pub(crate) fn malformed(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Malformed {
+            path: path.to_path_buf(),
+            reason: reason.into(),
+        }
+    }
+}

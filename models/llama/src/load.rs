@@ -1,0 +1,192 @@
+//! From a checkpoint to a model on a device, one tensor at a time.
+
+use burn::module::{Param, ParamId};
+use burn::nn::{Embedding, Linear};
+use burn::tensor::{Device, Tensor, TensorData};
+#[cfg(feature = "qlora")]
+use burn_qlora::{Nf4Tensor, QLoraLinear};
+use nf4::QuantConfig;
+#[cfg(feature = "qlora")]
+use nf4::QuantizedMatrix;
+
+use crate::tensors::{EMBEDDING, FINAL_NORM, HEAD, ProjectionSpec};
+use crate::{Attention, Block, Checkpoint, Llama, LlamaConfig, LlamaError, Mlp, Projection, RmsNorm};
+
+/// How [`Llama::load`] brings a checkpoint to a device.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LoadOptions {
+    /// What becomes of the weights.
+    pub weights: Weights,
+}
+
+/// What becomes of the weights of a checkpoint. Embedding, head, norms and biases are always f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Weights {
+    /// Frozen; projections that bitsandbytes stored in 4 bits stay so bit for bit, others become f32.
+    #[default]
+    AsStored,
+    /// Frozen; projections in 4 bits of this kind. Those already stored so are kept bit for bit.
+    #[cfg(feature = "qlora")]
+    Quantized(QuantConfig),
+    /// Frozen; all f32.
+    Dense,
+    /// All f32 in Burn's own layers, every parameter wanting a gradient.
+    Trainable,
+}
+
+impl LoadOptions {
+    /// Options with these weights.
+    pub fn new(weights: Weights) -> Self {
+        Self { weights }
+    }
+
+    /// Frozen projections in 4 bits.
+    #[cfg(feature = "qlora")]
+    pub fn quantized(config: QuantConfig) -> Self {
+        Self::new(Weights::Quantized(config))
+    }
+}
+
+impl Llama {
+    /// Reads a model tensor by tensor, quantizing each on the host as it comes.
+    ///
+    /// Beside the model itself, memory holds one tensor in f32. Tied embeddings are one tensor. With
+    /// `device.autodiff()` the model can be trained, or carry adapters that are.
+    ///
+    /// # Errors
+    /// A tensor that is missing, damaged or of another shape than the configuration asks for; weights that are
+    /// not finite or already quantized in another way, where they are to be quantized.
+    pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, device: &Device) -> Result<Self, LlamaError> {
+        let loader = Loader {
+            checkpoint,
+            config: checkpoint.config(),
+            weights: options.weights,
+            device,
+        };
+        loader.model()
+    }
+}
+
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    config: &'a LlamaConfig,
+    weights: Weights,
+    device: &'a Device,
+}
+
+impl Loader<'_> {
+    fn model(&self) -> Result<Llama, LlamaError> {
+        let config = self.config;
+        let table = [config.vocab_size, config.hidden_size];
+        let embed_tokens = Embedding {
+            weight: self.param(EMBEDDING, table)?,
+        };
+        let layers = (0..config.num_hidden_layers)
+            .map(|layer| self.block(&format!("model.layers.{layer}")))
+            .collect::<Result<_, _>>()?;
+        let norm = self.norm(FINAL_NORM)?;
+        let lm_head = (!config.tie_word_embeddings)
+            .then(|| self.param(HEAD, table))
+            .transpose()?;
+        Ok(Llama::from_parts(config.clone(), embed_tokens, layers, norm, lm_head))
+    }
+
+    fn block(&self, prefix: &str) -> Result<Block, LlamaError> {
+        let [q, k, v, o, gate, up, down] = self.config.projections();
+        let projection = |spec| self.projection(prefix, spec);
+        Ok(Block {
+            input_layernorm: self.norm(&format!("{prefix}.input_layernorm.weight"))?,
+            self_attn: Attention::new(self.config, projection(q)?, projection(k)?, projection(v)?, projection(o)?),
+            post_attention_layernorm: self.norm(&format!("{prefix}.post_attention_layernorm.weight"))?,
+            mlp: Mlp {
+                gate_proj: projection(gate)?,
+                up_proj: projection(up)?,
+                down_proj: projection(down)?,
+            },
+        })
+    }
+
+    fn norm(&self, name: &str) -> Result<RmsNorm, LlamaError> {
+        Ok(RmsNorm {
+            weight: self.param(name, [self.config.hidden_size])?,
+            eps: self.config.rms_norm_eps,
+        })
+    }
+
+    fn projection(&self, prefix: &str, spec: ProjectionSpec) -> Result<Projection, LlamaError> {
+        let path = format!("{prefix}.{}", spec.path);
+        let name = format!("{path}.weight");
+        let bias = || spec.bias.then(|| self.tensor(&format!("{path}.bias"), [spec.shape[0]])).transpose();
+        #[cfg(feature = "qlora")]
+        if self.weights != Weights::Trainable {
+            let linear = match self.quantized(&name, spec.shape)? {
+                Some(matrix) => QLoraLinear::quantized(Nf4Tensor::from_host(&matrix, self.device), bias()?),
+                None => QLoraLinear::dense(self.tensor(&name, spec.shape)?, bias()?),
+            };
+            return Ok(Projection::Frozen(linear));
+        }
+        Ok(Projection::Dense(Linear {
+            // Burn's layer holds [in_features, out_features].
+            weight: self.trained(self.tensor(&name, spec.shape)?.transpose()),
+            bias: bias()?.map(|bias| self.trained(bias)),
+        }))
+    }
+
+    #[cfg(feature = "qlora")]
+    fn quantized(&self, name: &str, shape: [usize; 2]) -> Result<Option<QuantizedMatrix>, LlamaError> {
+        match self.weights {
+            Weights::AsStored => self.checkpoint.read_quantized(name, shape),
+            Weights::Quantized(config) => self.checkpoint.quantize(name, shape, config).map(Some),
+            Weights::Dense | Weights::Trainable => Ok(None),
+        }
+    }
+
+    fn tensor<const D: usize>(&self, name: &str, shape: [usize; D]) -> Result<Tensor<D>, LlamaError> {
+        let values = self.checkpoint.read_f32(name, &shape)?;
+        Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
+    }
+
+    fn param<const D: usize>(&self, name: &str, shape: [usize; D]) -> Result<Param<Tensor<D>>, LlamaError> {
+        Ok(self.trained(self.tensor(name, shape)?))
+    }
+
+    /// A parameter that wants a gradient when the whole model is to be trained.
+    fn trained<const D: usize>(&self, value: Tensor<D>) -> Param<Tensor<D>> {
+        Param::initialized(ParamId::new(), value).set_require_grad(self.weights == Weights::Trainable)
+    }
+}
+
+impl Checkpoint {
+    /// Reads a matrix and quantizes it; one that is stored in 4 bits of this kind is kept bit for bit.
+    ///
+    /// # Errors
+    /// Those of [`read_f32`](Checkpoint::read_f32); values that are not finite, a configuration out of range;
+    /// [`LlamaError::AlreadyQuantized`] when it is stored in another codebook or block size.
+    pub fn quantize(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        config: QuantConfig,
+    ) -> Result<nf4::QuantizedMatrix, LlamaError> {
+        if let Some(matrix) = self.read_quantized(name, shape)? {
+            let stored = matrix.layout().config();
+            // Scales quantized or not: what is stored is as good or better, and costs no second rounding.
+            if (stored.codebook, stored.block_size) == (config.codebook, config.block_size) {
+                return Ok(matrix);
+            }
+            let words = |config: QuantConfig| format!("{} in blocks of {}", config.codebook, config.block_size);
+            return Err(LlamaError::AlreadyQuantized {
+                path: self.path().to_path_buf(),
+                tensor: name.into(),
+                found: words(stored),
+                requested: words(config),
+            });
+        }
+        let values = self.read_f32(name, &shape)?;
+        nf4::quantize(&values, shape, config).map_err(|source| LlamaError::Quantization {
+            path: self.path().to_path_buf(),
+            tensor: name.into(),
+            source,
+        })
+    }
+}

@@ -1,0 +1,35 @@
+//! The gated feed-forward layer.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use crate::{LlamaConfig, Projection};
+
+/// `down(silu(gate(x)) · up(x))`.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `[hidden]` to `[intermediate]`.
+    pub gate_proj: Projection,
+    /// `[hidden]` to `[intermediate]`.
+    pub up_proj: Projection,
+    /// `[intermediate]` to `[hidden]`.
+    pub down_proj: Projection,
+}
+
+impl Mlp {
+    pub(crate) fn init(config: &LlamaConfig, device: &Device) -> Self {
+        let (hidden, inner, bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
+        Self {
+            gate_proj: Projection::init(hidden, inner, bias, device),
+            up_proj: Projection::init(hidden, inner, bias, device),
+            down_proj: Projection::init(inner, hidden, bias, device),
+        }
+    }
+
+    /// `x: [batch, seq, hidden]` to the same shape.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let gate = self.gate_proj.forward(x.clone());
+        let up = self.up_proj.forward(x);
+        self.down_proj.forward(burn_fused::swiglu(gate, up))
+    }
+}

@@ -1,0 +1,167 @@
+//! The model: embedding, blocks, final norm and head.
+
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer};
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::cache::KvCache;
+use crate::rope::Rope;
+use crate::{Block, LlamaConfig, LlamaError, RmsNorm};
+
+/// A LLaMA causal language model.
+///
+/// Rows shorter than the batch are padded on the right with any token; attention is causal, so no mask is
+/// needed (see [`Attention`](crate::Attention)).
+#[derive(Module, Debug)]
+pub struct Llama {
+    /// `[vocab, hidden]`; also the head when the embeddings are tied.
+    pub embed_tokens: Embedding,
+    /// The decoder blocks.
+    pub layers: Vec<Block>,
+    /// The final norm.
+    pub norm: RmsNorm,
+    /// The head, `[vocab, hidden]`; `None` when it is the embedding.
+    pub lm_head: Option<Param<Tensor<2>>>,
+    #[module(skip)]
+    config: Arc<LlamaConfig>,
+    #[module(skip)]
+    rope: Arc<Rope>,
+}
+
+impl LlamaConfig {
+    /// A dense model with random weights: N(0, 0.02), norms one, biases zero.
+    ///
+    /// # Errors
+    /// What [`LlamaConfig::validate`] refuses.
+    pub fn init(&self, device: &Device) -> Result<Llama, LlamaError> {
+        self.validate("LlamaConfig".as_ref())?;
+        let initializer = Initializer::Normal { mean: 0.0, std: 0.02 };
+        let shape = [self.vocab_size, self.hidden_size];
+        let embed_tokens = EmbeddingConfig::new(self.vocab_size, self.hidden_size)
+            .with_initializer(initializer.clone())
+            .init(device);
+        let lm_head = (!self.tie_word_embeddings).then(|| initializer.init(shape, device));
+        Ok(Llama::from_parts(
+            self.clone(),
+            embed_tokens,
+            (0..self.num_hidden_layers).map(|_| Block::init(self, device)).collect(),
+            RmsNorm::init(self.hidden_size, self.rms_norm_eps, device),
+            lm_head,
+        ))
+    }
+}
+
+impl Llama {
+    pub(crate) fn from_parts(
+        config: LlamaConfig,
+        embed_tokens: Embedding,
+        layers: Vec<Block>,
+        norm: RmsNorm,
+        lm_head: Option<Param<Tensor<2>>>,
+    ) -> Self {
+        let rope = Rope::new(&config.rope, config.head_dim);
+        Self {
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            config: Arc::new(config),
+            rope: Arc::new(rope),
+        }
+    }
+
+    /// The model's dimensions.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// The device the embedding lies on.
+    pub fn device(&self) -> Device {
+        self.embed_tokens.weight.lazy_device()
+    }
+
+    /// The head's matrix, `[vocab, hidden]`.
+    pub fn head(&self) -> Tensor<2> {
+        match &self.lm_head {
+            Some(head) => head.val(),
+            None => self.embed_tokens.weight.val(),
+        }
+    }
+
+    /// `input_ids: [batch, seq]` to logits `[batch, seq, vocab]`.
+    ///
+    /// # Panics
+    /// As Burn's embedding does, on ids outside the vocabulary.
+    pub fn forward(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
+        let hidden = self.forward_hidden(input_ids);
+        let [batch, seq, width] = hidden.dims();
+        let logits = self.logits(hidden.reshape([batch * seq, width]));
+        logits.reshape([batch, seq, self.config.vocab_size])
+    }
+
+    /// `input_ids: [batch, seq]` to the normalized last hidden states `[batch, seq, hidden]`, which the
+    /// head turns into logits.
+    pub fn forward_hidden(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
+        let [_, seq] = input_ids.dims();
+        let x = self.embed_tokens.forward(input_ids);
+        let rope = self.rope.tables(0, seq, &x.device());
+        let x = self.layers.iter().fold(x, |x, layer| layer.forward(x, &rope, None));
+        self.norm.forward(x)
+    }
+
+    /// The residual stream after the embedding and after each block, each `[batch, seq, hidden]`; the last
+    /// one is normalized, as transformers' `output_hidden_states` has it.
+    pub fn hidden_states(&self, input_ids: Tensor<2, Int>) -> Vec<Tensor<3>> {
+        let [_, seq] = input_ids.dims();
+        let x = self.embed_tokens.forward(input_ids);
+        let rope = self.rope.tables(0, seq, &x.device());
+        let mut states = vec![x];
+        for layer in &self.layers {
+            let x = states[states.len() - 1].clone();
+            states.push(layer.forward(x, &rope, None));
+        }
+        let last = states.pop().map(|x| self.norm.forward(x));
+        states.extend(last);
+        states
+    }
+
+    /// The sum over all target tokens of their negative log-likelihoods, `[1]`.
+    ///
+    /// `input_ids` and `targets` are `[batch, seq]`; `targets[b, t]` is the token that should follow
+    /// `input_ids[b, t]`, or -100 where nothing is asked. The logits are never formed as a whole.
+    pub fn loss_sum(&self, input_ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> Tensor<1> {
+        let [batch, seq] = input_ids.dims();
+        let hidden = self.forward_hidden(input_ids);
+        let hidden = hidden.reshape([batch * seq, self.config.hidden_size]);
+        burn_fused::linear_cross_entropy(hidden, self.head(), targets.reshape([batch * seq]))
+    }
+
+    /// Continues the rows in `cache` by `input_ids: [batch, seq]` and returns the logits that follow the last
+    /// of them, `[batch, vocab]`. To be called on a model without autodiff.
+    ///
+    /// # Errors
+    /// [`LlamaError::ContextLength`] when the cache is full.
+    pub fn forward_cached(&self, input_ids: Tensor<2, Int>, cache: &mut KvCache) -> Result<Tensor<2>, LlamaError> {
+        let [batch, seq] = input_ids.dims();
+        let start = cache.len();
+        cache.reserve(seq)?;
+        let x = self.embed_tokens.forward(input_ids);
+        let rope = self.rope.tables(start, seq, &x.device());
+        let x = self
+            .layers
+            .iter()
+            .enumerate()
+            .fold(x, |x, (index, layer)| layer.forward(x, &rope, Some(cache.layer(index))));
+        // Only the last position is asked for; the head is the widest layer by far.
+        let width = self.config.hidden_size;
+        let last = x.slice([0..batch, seq - 1..seq, 0..width]).reshape([batch, width]);
+        Ok(self.logits(self.norm.forward(last)))
+    }
+
+    /// `hidden: [tokens, hidden]` to `[tokens, vocab]`.
+    fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        hidden.matmul(self.head().transpose())
+    }
+}

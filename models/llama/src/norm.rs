@@ -1,0 +1,28 @@
+//! Root-mean-square normalization.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
+
+/// `x / sqrt(mean(x²) + eps) · weight` over the last axis.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// `[hidden]`.
+    pub weight: Param<Tensor<1>>,
+    /// Added to the mean square.
+    pub eps: f64,
+}
+
+impl RmsNorm {
+    /// A norm with all weights one.
+    pub fn init(hidden_size: usize, eps: f64, device: &Device) -> Self {
+        Self {
+            weight: Param::from_tensor(Tensor::ones([hidden_size], device)),
+            eps,
+        }
+    }
+
+    /// `x: [.., hidden]` to the same shape.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        burn_fused::rms_norm(x, self.weight.val(), self.eps)
+    }
+}

@@ -1,0 +1,153 @@
+//! A 4-bit checkpoint that transformers and bitsandbytes load.
+//!
+//! - `spool`: a safetensors file written as its tensors come.
+//! - `staging`: a directory that appears whole or not at all.
+
+mod spool;
+mod staging;
+
+use std::path::Path;
+
+use nf4::{Layout, QuantConfig, bitsandbytes};
+use safetensors::Dtype;
+use serde_json::{Value, json};
+
+use self::spool::Spool;
+use self::staging::Staging;
+use crate::checkpoint::FloatType;
+use crate::tensors::{EMBEDDING, TensorSpec};
+use crate::{Checkpoint, LlamaError};
+
+/// Writes `checkpoint` with its projections in 4 bits to the new directory `output`.
+///
+/// The other tensors keep the type they are stored in (those of a GGUF file become f32, which holds them
+/// exactly). Tokenizer and chat template come along. One tensor is in memory at a time; `on_tensor` is
+/// called after each with how many of how many are done. The directory appears when it is complete, and
+/// not at all when writing fails.
+///
+/// # Errors
+/// [`LlamaError::OutputExists`] when `output` is not a new or empty directory; int4, which bitsandbytes
+/// lacks; what reading and quantizing refuse; a file system that fails or is full.
+pub fn write_bitsandbytes(
+    checkpoint: &Checkpoint,
+    output: impl AsRef<Path>,
+    config: QuantConfig,
+    mut on_tensor: impl FnMut(usize, usize),
+) -> Result<(), LlamaError> {
+    let output = output.as_ref();
+    let float = checkpoint.float_type(EMBEDDING)?;
+    let model = model_config(checkpoint, float, config)?;
+    let staging = Staging::new(output)?;
+    let mut spool = Spool::new(staging.path())?;
+    let tensors = checkpoint.config().tensors();
+    for (index, spec) in tensors.iter().enumerate() {
+        write_tensor(checkpoint, &mut spool, spec, float, config)?;
+        on_tensor(index + 1, tensors.len());
+    }
+    spool.finish(&staging.path().join("model.safetensors"))?;
+    staging.write("config.json", pretty(&model).as_bytes())?;
+    write_tokenizer(checkpoint, &staging)?;
+    staging.publish()
+}
+
+fn write_tensor(
+    checkpoint: &Checkpoint,
+    spool: &mut Spool,
+    spec: &TensorSpec,
+    float: FloatType,
+    config: QuantConfig,
+) -> Result<(), LlamaError> {
+    let quantization = |source| LlamaError::Quantization {
+        path: checkpoint.path().to_path_buf(),
+        tensor: spec.name.clone(),
+        source,
+    };
+    match spec.shape[..] {
+        [rows, columns] if spec.projection => {
+            let matrix = checkpoint.quantize(&spec.name, [rows, columns], config)?;
+            let entries = bitsandbytes::write(&spec.name, &matrix, float.torch_name()).map_err(quantization)?;
+            for (name, entry) in entries {
+                let dtype = match entry.dtype {
+                    bitsandbytes::Dtype::F32 => Dtype::F32,
+                    _ => Dtype::U8,
+                };
+                spool.push(name, dtype, entry.shape, &entry.data)?;
+            }
+            Ok(())
+        }
+        _ => {
+            let kind = checkpoint.float_type(&spec.name)?;
+            let values = checkpoint.read_f32(&spec.name, &spec.shape)?;
+            spool.push(spec.name.clone(), kind.dtype(), spec.shape.clone(), &kind.encode(&values))
+        }
+    }
+}
+
+/// config.json with the quantization in the words of transformers.
+fn model_config(checkpoint: &Checkpoint, float: FloatType, config: QuantConfig) -> Result<Value, LlamaError> {
+    // Refuses a codebook that bitsandbytes lacks, and bad sizes, before anything is written.
+    let refused = |source| LlamaError::Quantization {
+        path: checkpoint.path().to_path_buf(),
+        tensor: "every projection".into(),
+        source,
+    };
+    Layout::new([1, 1], config).map_err(refused)?;
+    if config.codebook == nf4::Codebook::Int4 {
+        return Err(refused(nf4::Nf4Error::NotInBitsandbytes {
+            codebook: config.codebook,
+        }));
+    }
+    let mut model = checkpoint.config().to_hf_json(float.torch_name(), checkpoint.path())?;
+    model["quantization_config"] = json!({
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": true,
+        "load_in_8bit": false,
+        "_load_in_4bit": true,
+        "_load_in_8bit": false,
+        "bnb_4bit_quant_type": config.codebook.to_string(),
+        "bnb_4bit_use_double_quant": config.double_quant,
+        "bnb_4bit_compute_dtype": float.torch_name(),
+        "bnb_4bit_quant_storage": "uint8",
+        "llm_int8_threshold": 6.0,
+        "llm_int8_skip_modules": null,
+        "llm_int8_enable_fp32_cpu_offload": false,
+        "llm_int8_has_fp16_weight": false,
+    });
+    Ok(model)
+}
+
+/// Copies the tokenizer's files, or makes them where the checkpoint keeps its tokenizer elsewhere.
+fn write_tokenizer(checkpoint: &Checkpoint, staging: &Staging) -> Result<(), LlamaError> {
+    if let Some(files) = checkpoint.companion_files() {
+        return files.iter().try_for_each(|file| staging.copy(file));
+    }
+    let tokenizer = checkpoint.tokenizer()?.to_string(true).map_err(|error| LlamaError::Tokenizer {
+        path: checkpoint.path().to_path_buf(),
+        reason: error.to_string(),
+    })?;
+    staging.write("tokenizer.json", tokenizer.as_bytes())?;
+    let special = checkpoint.special_tokens()?;
+    let mut settings = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": checkpoint.config().max_position_embeddings,
+        "clean_up_tokenization_spaces": false,
+    });
+    for (key, token) in [
+        ("bos_token", special.bos),
+        ("eos_token", special.eos),
+        ("unk_token", special.unk),
+        ("pad_token", special.pad),
+    ] {
+        if let Some(token) = token {
+            settings[key] = json!(token.text);
+        }
+    }
+    if let Some(template) = checkpoint.chat_template()? {
+        settings["chat_template"] = json!(template);
+    }
+    staging.write("tokenizer_config.json", pretty(&settings).as_bytes())
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
