@@ -148,16 +148,13 @@ kernel! {
 
 #[inline(always)]
 fn dot<S: Simd>(s: S, w: MatrixRef<'_>, first: usize, x: &[f32], m: usize, out: &mut [f32]) {
-    const { assert!(FEW_ROWS == 8) };
+    const { assert!(FEW_ROWS == 5) };
     match m {
         1 => dot_of::<S, 1>(s, w, first, x, out),
         2 => dot_of::<S, 2>(s, w, first, x, out),
         3 => dot_of::<S, 3>(s, w, first, x, out),
         4 => dot_of::<S, 4>(s, w, first, x, out),
-        5 => dot_of::<S, 5>(s, w, first, x, out),
-        6 => dot_of::<S, 6>(s, w, first, x, out),
-        7 => dot_of::<S, 7>(s, w, first, x, out),
-        _ => dot_of::<S, 8>(s, w, first, x, out),
+        _ => dot_of::<S, 5>(s, w, first, x, out),
     }
 }
 
