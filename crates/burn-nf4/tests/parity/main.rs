@@ -1,0 +1,55 @@
+//! One suite, run on every device that the features compile in: the same bits as bitsandbytes for the
+//! format, its numbers for the products, and gradients that agree with differences.
+
+mod format;
+mod gradient;
+mod recorded;
+mod shapes;
+mod support;
+mod words;
+
+/// The suite on one device.
+macro_rules! suite {
+    ($device:ident: $($module:ident::$test:ident),+ $(,)?) => {
+        mod $device {
+            $(
+                #[test]
+                fn $test() {
+                    crate::$module::$test(&crate::support::$device());
+                }
+            )+
+        }
+    };
+}
+
+macro_rules! on_every_device {
+    ($($tests:tt)+) => {
+        #[cfg(feature = "flex")]
+        suite!(flex: $($tests)+);
+        #[cfg(feature = "wgpu")]
+        suite!(wgpu: $($tests)+);
+        #[cfg(feature = "cpu")]
+        suite!(cubecl_cpu: $($tests)+);
+    };
+}
+
+on_every_device! {
+    format::codes_and_scales_are_those_of_bitsandbytes,
+    format::every_config_quantizes_as_on_the_host,
+    format::extreme_scales_quantize_as_on_the_host,
+    format::recorded_words_decode_to_the_recorded_bits,
+    format::values_that_are_not_finite_are_refused,
+    recorded::products_match_the_recording,
+    recorded::the_gradient_matches_the_recording,
+    gradient::agrees_with_central_differences,
+    gradient::flows_through_both_directions_and_stops_at_the_words,
+    shapes::any_shape_multiplies_like_the_decoded_matrix,
+    shapes::every_config_multiplies_like_the_decoded_matrix,
+    shapes::leading_dimensions_are_a_batch,
+    shapes::an_empty_batch_gives_an_empty_result,
+    shapes::views_multiply_like_their_copies,
+    shapes::half_inputs_give_half_results,
+    shapes::wrong_inputs_are_refused_by_name,
+    words::survive_devices_parameters_and_records,
+    words::of_another_layout_are_refused,
+}
