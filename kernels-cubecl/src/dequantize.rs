@@ -1,7 +1,7 @@
 //! Words to a dense matrix.
 //!
 //! Roofline: reads 0.52 and writes 4 (f32) or 2 bytes an element, one multiply each: bound by the
-//! writes. Launch: one unit a packed word (eight elements), cubes of [`UNITS`].
+//! writes. Launch: one unit a packed word (eight elements), cubes of 256.
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;

@@ -4,11 +4,11 @@
 //! nothing here ever forms the dense matrix unless [`dequantize()`] is asked for it. All launches
 //! are asynchronous: nothing waits for the device and nothing is read back.
 //!
-//! - [`format`]: what the words mean, and the handles that hold them.
-//! - [`quantize`]: weights to words, with the bits of the host implementation.
+//! - [`mod@format`]: what the words mean, and the handles that hold them.
+//! - [`mod@quantize`]: weights to words, with the bits of the host implementation.
 //! - [`mod@dequantize`]: words to a dense matrix.
-//! - [`matmul`]: `x · Wᵀ` and `x · W`, and the choice between the kernels for it.
-//! - [`error`]: what is refused, and why.
+//! - [`mod@matmul`]: `x · Wᵀ` and `x · W`, and the choice between the kernels for it.
+//! - [`mod@error`]: what is refused, and why.
 
 mod decode;
 mod rounding;

@@ -5,9 +5,9 @@
 //! backward, so that the dense matrix never exists. The format itself lives in [`nf4`]; the
 //! CubeCL kernels in `nf4-cubecl`.
 //!
-//! - [`tensor`]: [`Nf4Tensor`], the type that users hold.
-//! - [`ops`]: [`Nf4Ops`], the backend extension behind it, and its primitive.
-//! - [`error`]: [`Nf4TensorError`].
+//! - [`mod@tensor`]: [`Nf4Tensor`], the type that users hold.
+//! - [`mod@ops`]: [`Nf4Ops`], the backend extension behind it, and its primitive.
+//! - [`mod@error`]: what is refused, [`Nf4TensorError`].
 //!
 //! No execution backend beyond Flex is enabled by default: select `wgpu`, `cuda` or another
 //! backend feature *of this crate*; enabling it on `burn` alone does not bring the kernels in.

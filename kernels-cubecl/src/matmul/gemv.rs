@@ -3,7 +3,7 @@
 //! Roofline: reads the weight once (0.52 bytes an element for two FLOP a row): bound by memory. Nothing is
 //! staged; the rows of `x` are small enough to stay in the caches.
 //!
-//! Launch: cubes of 32 lanes × [`FEATURES`] rows of the weight; `y` counts groups of rows of `x` that are
+//! Launch: cubes of 32 lanes × 8 rows of the weight; `y` counts groups of rows of `x` that are
 //! multiplied at once. A lane decodes every 32nd run of eight of its row and the lanes add up through
 //! shared memory.
 

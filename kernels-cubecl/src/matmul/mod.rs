@@ -1,7 +1,7 @@
 //! `x · Wᵀ` and `x · W` from packed words.
 //!
-//! - [`tiled`]: any shape and direction; decodes each tile of the weight once per tile of rows.
-//! - [`gemv`]: few rows, forward: the weight is read once and nothing is staged.
+//! - `tiled`: any shape and direction; decodes each tile of the weight once per tile of rows.
+//! - `gemv`: few rows, forward: the weight is read once and nothing is staged.
 //!
 //! [`choose`] picks one.
 
@@ -42,12 +42,12 @@ pub struct Rows {
 /// pay. Above it each decoded element serves so many rows that decoding it once matters more.
 pub const GEMV_MAX_ROWS: usize = 8;
 
-/// The kernels, in words.
+/// The kernels for a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
-    /// [`tiled`].
+    /// `tiled`: any shape and direction.
     Tiled,
-    /// [`gemv`].
+    /// `gemv`: few rows, forward.
     Gemv,
 }
 

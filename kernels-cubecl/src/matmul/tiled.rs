@@ -5,7 +5,7 @@
 //! 28 FLOP a byte: on a GPU bound by the arithmetic of plain f32 units, and within the cube by shared
 //! memory, which each unit reads eight times for 16 multiply-adds.
 //!
-//! Launch: cubes of 256 units, one [`TILE`] × [`TILE`] tile of the output each, `x` along the output's columns
+//! Launch: cubes of 256 units, one 64 × 64 tile of the output each, `x` along the output's columns
 //! and `y` along its rows; the contraction in steps of [`STEP`]. A unit keeps 4 × 4 results, 16 apart in both
 //! directions, so that neighbouring units read neighbouring columns.
 

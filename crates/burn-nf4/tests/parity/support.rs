@@ -198,7 +198,7 @@ pub fn matrix_of(
 /// `x · Wᵀ` in f64 from f32 operands; `x · W` if `transposed`.
 pub fn multiply(x: &[f32], w: &[f32], [n, k]: [usize; 2], transposed: bool) -> Vec<f64> {
     let (inner, outer) = if transposed { (n, k) } else { (k, n) };
-    let rows = if inner == 0 { 0 } else { x.len() / inner };
+    let rows = x.len().checked_div(inner).unwrap_or(0);
     let mut y = vec![0.0; rows * outer];
     for (x, y) in x.chunks(inner.max(1)).zip(y.chunks_mut(outer.max(1))) {
         for (column, y) in y.iter_mut().enumerate() {
