@@ -64,7 +64,12 @@ pub struct TrainArgs {
     pub quant: QuantArgs,
 
     /// Training data: .jsonl or .txt
-    #[arg(long, value_name = "FILE", help_heading = "Data", required_unless_present = "config")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Data",
+        required_unless_present = "config"
+    )]
     pub data: Option<PathBuf>,
     /// Data to measure the loss on during and after training
     #[arg(long, value_name = "FILE", help_heading = "Data")]
@@ -80,7 +85,12 @@ pub struct TrainArgs {
     pub no_shuffle: bool,
 
     /// Directory for the adapter and the checkpoints
-    #[arg(long, value_name = "DIR", help_heading = "Output", required_unless_present = "config")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        help_heading = "Output",
+        required_unless_present = "config"
+    )]
     pub output: Option<PathBuf>,
     /// Go on from the last checkpoint in the output directory
     #[arg(long, help_heading = "Output")]
@@ -112,7 +122,13 @@ pub struct TrainArgs {
     #[arg(long, help_heading = "Adapter")]
     pub rslora: bool,
     /// Layers that get an adapter: names, comma-separated (q_proj,v_proj), or all-linear
-    #[arg(long, value_name = "NAMES", default_value = "all-linear", value_delimiter = ',', help_heading = "Adapter")]
+    #[arg(
+        long,
+        value_name = "NAMES",
+        default_value = "all-linear",
+        value_delimiter = ',',
+        help_heading = "Adapter"
+    )]
     pub target: Vec<String>,
 
     /// Rows in a batch
@@ -146,7 +162,12 @@ pub struct TrainArgs {
     #[arg(long, value_name = "NORM", default_value = "0.3", value_parser = not_negative, help_heading = "Training")]
     pub max_grad_norm: f64,
     /// Seed of the adapters, the shuffling and the dropout
-    #[arg(long, value_name = "N", default_value_t = 42, help_heading = "Training")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 42,
+        help_heading = "Training"
+    )]
     pub seed: u64,
 }
 
@@ -167,7 +188,12 @@ pub struct EvalArgs {
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
     /// Data to measure on: .jsonl or .txt
-    #[arg(long, value_name = "FILE", help_heading = "Data", required_unless_present = "config")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Data",
+        required_unless_present = "config"
+    )]
     pub data: Option<PathBuf>,
     /// Most tokens in a row [default: 512, or the model's context if that is shorter]
     #[arg(long, value_name = "N", value_parser = positive, help_heading = "Data")]
@@ -209,7 +235,13 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
     /// Text to continue
-    #[arg(long, value_name = "TEXT", help_heading = "Text", conflicts_with = "chat", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help_heading = "Text",
+        conflicts_with = "chat",
+        allow_hyphen_values = true
+    )]
     pub prompt: Option<String>,
     /// Talk with the model, turn by turn, in its own chat format
     #[arg(long, help_heading = "Text")]
@@ -227,7 +259,12 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "P", value_parser = share, help_heading = "Sampling")]
     pub top_p: Option<f64>,
     /// Seed of the sampling
-    #[arg(long, value_name = "N", default_value_t = 42, help_heading = "Sampling")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 42,
+        help_heading = "Sampling"
+    )]
     pub seed: u64,
 }
 
@@ -332,7 +369,11 @@ fn not_negative(text: &str) -> Result<f64, String> {
 }
 
 fn probability(text: &str) -> Result<f64, String> {
-    number(text, |n| (0.0..1.0).contains(&n), "of at least 0 and below 1")
+    number(
+        text,
+        |n| (0.0..1.0).contains(&n),
+        "of at least 0 and below 1",
+    )
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -38,10 +38,12 @@ fn matches_or_help(
     use clap::error::ErrorKind::{
         DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,
     };
-    command.try_get_matches_from(arguments).map_err(|error| match error.kind() {
-        DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
-        _ => error,
-    })
+    command
+        .try_get_matches_from(arguments)
+        .map_err(|error| match error.kind() {
+            DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+            _ => error,
+        })
 }
 
 /// clap's message without its usage text and tips, on one line.
@@ -49,7 +51,10 @@ fn one_line(error: clap::Error) -> anyhow::Error {
     let text = error.render().to_string();
     let first = text.split("\n\n").next().unwrap_or_default();
     let line = first.split_whitespace().collect::<Vec<_>>().join(" ");
-    anyhow!("{}; see --help", line.strip_prefix("error: ").unwrap_or(&line))
+    anyhow!(
+        "{}; see --help",
+        line.strip_prefix("error: ").unwrap_or(&line)
+    )
 }
 
 /// The keys of the file as flags, without those that the command line overrides.
@@ -58,10 +63,16 @@ fn flags_of_file(path: &Path, command: &str, given: &ArgMatches) -> Result<Vec<O
     let text = std::fs::read_to_string(path).with_context(|| format!("read config {file}"))?;
     let table: Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(1, |span| line_of(&text, span.start));
-        anyhow!("config {file}, line {line}: {}", error.message().replace('\n', " "))
+        anyhow!(
+            "config {file}, line {line}: {}",
+            error.message().replace('\n', " ")
+        )
     })?;
     let cli = Cli::command();
-    let known = cli.find_subcommand(command).context("unknown command")?.clone();
+    let known = cli
+        .find_subcommand(command)
+        .context("unknown command")?
+        .clone();
     let (mut flags, mut all) = (Vec::new(), Vec::<OsString>::new());
     for (key, value) in &table {
         let name = key.replace('_', "-");
@@ -96,7 +107,11 @@ fn flags_of_file(path: &Path, command: &str, given: &ArgMatches) -> Result<Vec<O
     }
     known
         .clone()
-        .try_get_matches_from(["finetune".into(), "--config=-".into()].into_iter().chain(all))
+        .try_get_matches_from(
+            ["finetune".into(), "--config=-".into()]
+                .into_iter()
+                .chain(all),
+        )
         .map_err(one_line)
         .with_context(|| format!("config {file}"))?;
     Ok(flags)
@@ -105,7 +120,10 @@ fn flags_of_file(path: &Path, command: &str, given: &ArgMatches) -> Result<Vec<O
 /// Whether two flags cannot be given together; clap notes that with either of them.
 fn exclude(command: &clap::Command, one: &clap::Arg, other: &clap::Arg) -> bool {
     let noted = |one, other: &clap::Arg| {
-        command.get_arg_conflicts_with(one).iter().any(|arg| arg.get_id() == other.get_id())
+        command
+            .get_arg_conflicts_with(one)
+            .iter()
+            .any(|arg| arg.get_id() == other.get_id())
     };
     noted(one, other) || noted(other, one)
 }
@@ -132,13 +150,19 @@ fn plain(value: &Value) -> Option<String> {
         Value::Integer(number) => Some(number.to_string()),
         Value::Float(number) => Some(number.to_string()),
         Value::Boolean(flag) => Some(flag.to_string()),
-        Value::Array(values) => {
-            values.iter().map(plain).collect::<Option<Vec<_>>>().map(|parts| parts.join(","))
-        }
+        Value::Array(values) => values
+            .iter()
+            .map(plain)
+            .collect::<Option<Vec<_>>>()
+            .map(|parts| parts.join(",")),
         Value::Datetime(_) | Value::Table(_) => None,
     }
 }
 
 fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+    text.as_bytes()[..at.min(text.len())]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count()
+        + 1
 }

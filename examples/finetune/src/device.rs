@@ -30,8 +30,15 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 7] =
-        [Kind::Flex, Kind::Wgpu, Kind::Vulkan, Kind::Metal, Kind::Cuda, Kind::Rocm, Kind::Cpu];
+    const ALL: [Kind; 7] = [
+        Kind::Flex,
+        Kind::Wgpu,
+        Kind::Vulkan,
+        Kind::Metal,
+        Kind::Cuda,
+        Kind::Rocm,
+        Kind::Cpu,
+    ];
 
     /// The name on the command line, which is also the cargo feature.
     fn name(self) -> &'static str {
@@ -89,9 +96,15 @@ impl FromStr for DeviceName {
             }
             None => (text, 0),
         };
-        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
-            format!("there is no such kind of device; known are {}", names(&Kind::ALL))
-        })?;
+        let kind = Kind::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| {
+                format!(
+                    "there is no such kind of device; known are {}",
+                    names(&Kind::ALL)
+                )
+            })?;
         Ok(Self { kind, index })
     }
 }
@@ -99,13 +112,20 @@ impl FromStr for DeviceName {
 impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind.name())?;
-        if self.index > 0 { write!(f, ":{}", self.index) } else { Ok(()) }
+        if self.index > 0 {
+            write!(f, ":{}", self.index)
+        } else {
+            Ok(())
+        }
     }
 }
 
 impl Default for DeviceName {
     fn default() -> Self {
-        Self { kind: Kind::Flex, index: 0 }
+        Self {
+            kind: Kind::Flex,
+            index: 0,
+        }
     }
 }
 
@@ -117,8 +137,10 @@ impl DeviceName {
     pub fn open(self) -> Result<Device> {
         let kind = self.kind.name();
         let Some(device_type) = self.kind.device_type() else {
-            let built: Vec<Kind> =
-                Kind::ALL.into_iter().filter(|kind| kind.device_type().is_some()).collect();
+            let built: Vec<Kind> = Kind::ALL
+                .into_iter()
+                .filter(|kind| kind.device_type().is_some())
+                .collect();
             bail!(
                 "device {self}: this finetune was built without `{kind}` (it has {}); \
                  build it with `--features {kind}`",
@@ -130,8 +152,16 @@ impl DeviceName {
             Some(device) => Ok(device.clone()),
             None => bail!(
                 "device {self}: this machine has {} {kind} device{}; name another with --device",
-                if devices.is_empty() { "no".to_string() } else { devices.len().to_string() },
-                if devices.len() == 1 { ", numbered from 0" } else { "s, numbered from 0" },
+                if devices.is_empty() {
+                    "no".to_string()
+                } else {
+                    devices.len().to_string()
+                },
+                if devices.len() == 1 {
+                    ", numbered from 0"
+                } else {
+                    "s, numbered from 0"
+                },
             ),
         }
     }
@@ -170,8 +200,18 @@ mod tests {
 
     #[test]
     fn nonsense_is_told_what_there_is() {
-        assert!("tpu".parse::<DeviceName>().unwrap_err().contains("flex, wgpu"));
-        assert!("cuda:first".parse::<DeviceName>().unwrap_err().contains("cuda:0"));
+        assert!(
+            "tpu"
+                .parse::<DeviceName>()
+                .unwrap_err()
+                .contains("flex, wgpu")
+        );
+        assert!(
+            "cuda:first"
+                .parse::<DeviceName>()
+                .unwrap_err()
+                .contains("cuda:0")
+        );
     }
 
     #[cfg(feature = "flex")]

@@ -45,13 +45,26 @@ pub fn questions(session: &Session, data: &Dataset) -> Result<Vec<Question>> {
 }
 
 fn question(session: &Session, row: &Row) -> Result<Question> {
-    let end = row.learn.iter().rposition(|learn| *learn).map_or(0, |last| last + 1);
-    let start = row.learn[..end].iter().rposition(|learn| !learn).map_or(0, |last| last + 1);
-    ensure!(start > 1, "it has no prompt to answer; use rows with a prompt or messages");
+    let end = row
+        .learn
+        .iter()
+        .rposition(|learn| *learn)
+        .map_or(0, |last| last + 1);
+    let start = row.learn[..end]
+        .iter()
+        .rposition(|learn| !learn)
+        .map_or(0, |last| last + 1);
+    ensure!(
+        start > 1,
+        "it has no prompt to answer; use rows with a prompt or messages"
+    );
     let answer = &row.ids[start..end];
     // What follows the end of a turn, a line break say, is the template's and not the answer's.
     let stop = &session.checkpoint.config().eos_token_ids;
-    let spoken = answer.iter().position(|token| stop.contains(token)).unwrap_or(answer.len());
+    let spoken = answer
+        .iter()
+        .position(|token| stop.contains(token))
+        .unwrap_or(answer.len());
     Ok(Question {
         prompt: row.ids[..start].to_vec(),
         expected: text(&session.tokenizer, &answer[..spoken])?,
@@ -88,7 +101,11 @@ fn is_right(tokenizer: &Tokenizer, llama: &Llama, question: &Question) -> Result
         written.push(token);
         match text(tokenizer, &written) {
             // Half a character shows as U+FFFD until its other half comes.
-            Ok(so_far) if !question.expected.starts_with(so_far.trim_end_matches('\u{fffd}')) => {
+            Ok(so_far)
+                if !question
+                    .expected
+                    .starts_with(so_far.trim_end_matches('\u{fffd}')) =>
+            {
                 ControlFlow::Break(())
             }
             _ => ControlFlow::Continue(()),
@@ -98,5 +115,7 @@ fn is_right(tokenizer: &Tokenizer, llama: &Llama, question: &Question) -> Result
 }
 
 fn text(tokenizer: &Tokenizer, tokens: &[u32]) -> Result<String> {
-    tokenizer.decode(tokens, true).map_err(|error| anyhow!("tokenizer: {error}"))
+    tokenizer
+        .decode(tokens, true)
+        .map_err(|error| anyhow!("tokenizer: {error}"))
 }

@@ -24,12 +24,20 @@ impl StepLog {
     /// The file cannot be read or written.
     pub fn open(path: &Path, resumed_at: Option<usize>) -> Result<Self> {
         let told = || format!("--log-json {}", path.display());
-        let file = OpenOptions::new().create(true).append(true).open(path).with_context(told)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(told)?;
         if let Some(step) = resumed_at {
             let text = std::fs::read_to_string(path).with_context(told)?;
-            file.set_len(length_up_to(&text, step) as u64).with_context(told)?;
+            file.set_len(length_up_to(&text, step) as u64)
+                .with_context(told)?;
         }
-        Ok(Self { file, path: path.to_path_buf() })
+        Ok(Self {
+            file,
+            path: path.to_path_buf(),
+        })
     }
 
     /// Appends a line and hands it to the system.
@@ -70,7 +78,10 @@ mod tests {
     #[test]
     fn only_steps_after_the_checkpoint_are_cut_off() {
         let text = "{\"step\":9}\n{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n";
-        assert_eq!(&text[..length_up_to(text, 1)], "{\"step\":9}\n{\"step\":1}\n");
+        assert_eq!(
+            &text[..length_up_to(text, 1)],
+            "{\"step\":9}\n{\"step\":1}\n"
+        );
         assert_eq!(length_up_to(text, 3), text.len());
         assert_eq!(length_up_to("not a log\n", 0), 10);
     }

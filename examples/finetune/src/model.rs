@@ -42,9 +42,14 @@ impl CausalLm for LlamaLm {
 impl LlamaLm {
     /// Number of parameters in the adapters.
     pub fn adapter_parameters(&self) -> usize {
-        let adapted = self.lora_linears().into_iter().filter_map(|(_, linear)| linear.adapter.as_ref());
+        let adapted = self
+            .lora_linears()
+            .into_iter()
+            .filter_map(|(_, linear)| linear.adapter.as_ref());
         adapted
-            .map(|branch| branch.lora.a.shape().num_elements() + branch.lora.b.shape().num_elements())
+            .map(|branch| {
+                branch.lora.a.shape().num_elements() + branch.lora.b.shape().num_elements()
+            })
             .sum()
     }
 }

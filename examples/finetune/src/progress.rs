@@ -37,7 +37,14 @@ impl TrainDisplay {
             bar
         });
         let started = Instant::now();
-        Self { bar, total, started, steps: 0, tokens: 0, last_plain: None }
+        Self {
+            bar,
+            total,
+            started,
+            steps: 0,
+            tokens: 0,
+            last_plain: None,
+        }
     }
 
     /// Shows a step that is done.
@@ -45,8 +52,11 @@ impl TrainDisplay {
         self.steps += 1;
         self.tokens += report.tokens;
         let seconds = self.started.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
-        let mut text =
-            format!("loss {:.4}  {:.0} tokens/s", report.loss, self.tokens as f64 / seconds);
+        let mut text = format!(
+            "loss {:.4}  {:.0} tokens/s",
+            report.loss,
+            self.tokens as f64 / seconds
+        );
         if let Some(bytes) = report.peak_rss_bytes {
             text += &format!("  {}", human_bytes(bytes));
         }
@@ -58,7 +68,12 @@ impl TrainDisplay {
             None if self.plain_line_is_due(report.step) => {
                 let left = self.total.saturating_sub(report.step) as f64;
                 let eta = Duration::from_secs((seconds / self.steps as f64 * left) as u64);
-                eprintln!("step {}/{}  {text}  ETA {}", report.step, self.total, clock(eta));
+                eprintln!(
+                    "step {}/{}  {text}  ETA {}",
+                    report.step,
+                    self.total,
+                    clock(eta)
+                );
                 self.last_plain = Some(Instant::now());
             }
             None => {}
@@ -86,7 +101,10 @@ impl TrainDisplay {
     }
 
     fn plain_line_is_due(&self, step: usize) -> bool {
-        step == self.total || self.last_plain.is_none_or(|last| last.elapsed() >= PLAIN_EVERY)
+        step == self.total
+            || self
+                .last_plain
+                .is_none_or(|last| last.elapsed() >= PLAIN_EVERY)
     }
 }
 

@@ -51,7 +51,11 @@ impl DataSetConfig {
 impl Default for DataSetConfig {
     /// The committed files.
     fn default() -> Self {
-        Self { seed: 17, train: 640, held_out: 100 }
+        Self {
+            seed: 17,
+            train: 640,
+            held_out: 100,
+        }
     }
 }
 
@@ -206,7 +210,9 @@ pub fn generate(config: DataSetConfig) -> anyhow::Result<DataSet> {
 
 /// The rows as the text of a JSONL file.
 pub fn to_jsonl(rows: &[Example]) -> serde_json::Result<String> {
-    rows.iter().map(|row| Ok(serde_json::to_string(row)? + "\n")).collect()
+    rows.iter()
+        .map(|row| Ok(serde_json::to_string(row)? + "\n"))
+        .collect()
 }
 
 /// The source of chance.
@@ -262,8 +268,14 @@ impl Draw {
             .replace("{m}", &format!("{noted} {currency}"))
             .replace("{d}", day);
         let bare_item = item.trim_start_matches("an ").trim_start_matches("a ");
-        let record =
-            Record { who, item: bare_item, category, amount: &amount, currency: code, day: short_day };
+        let record = Record {
+            who,
+            item: bare_item,
+            category,
+            amount: &amount,
+            currency: code,
+            day: short_day,
+        };
         Example {
             prompt: format!("Write as JSON: {}\n", capitalised(&note)),
             completion: serde_json::to_string(&record).expect("a struct of strings is JSON"),
@@ -298,20 +310,34 @@ mod tests {
     #[test]
     fn no_held_out_note_name_or_record_occurs_in_training() {
         let rows = |text: &str| -> Vec<Example> {
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+            text.lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect()
         };
         let train = rows(TRAIN);
         for row in rows(HELD_OUT) {
-            assert!(train.iter().all(|seen| seen.prompt != row.prompt), "{}", row.prompt);
+            assert!(
+                train.iter().all(|seen| seen.prompt != row.prompt),
+                "{}",
+                row.prompt
+            );
             assert!(train.iter().all(|seen| seen.completion != row.completion));
         }
-        assert!(HELD_OUT_NAMES.iter().all(|name| !TRAIN_NAMES.contains(name)));
+        assert!(
+            HELD_OUT_NAMES
+                .iter()
+                .all(|name| !TRAIN_NAMES.contains(name))
+        );
         assert!(HELD_OUT_NAMES.iter().all(|name| !TRAIN.contains(name)));
     }
 
     #[test]
     fn another_seed_gives_other_rows() {
-        let other = generate(DataSetConfig { seed: 18, ..Default::default() }).unwrap();
+        let other = generate(DataSetConfig {
+            seed: 18,
+            ..Default::default()
+        })
+        .unwrap();
         assert_ne!(to_jsonl(&other.train).unwrap(), TRAIN);
     }
 }

@@ -5,7 +5,11 @@
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
-        let text = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = cause
+            .to_string()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
         if line.is_empty() {
             line = text;
         } else if !line.contains(&text) {
@@ -23,7 +27,10 @@ mod tests {
     #[test]
     fn causes_follow_once_each_on_one_line() {
         let cause = std::io::Error::other("disk\nfull");
-        let error = Err::<(), _>(cause).context("save: disk full").context("step 3").unwrap_err();
+        let error = Err::<(), _>(cause)
+            .context("save: disk full")
+            .context("step 3")
+            .unwrap_err();
         assert_eq!(one_line(&error), "step 3: save: disk full");
     }
 }

@@ -54,7 +54,12 @@ impl Session {
             ),
             None => None,
         };
-        Ok(Self { tokenizer: checkpoint.tokenizer()?, checkpoint, special, template })
+        Ok(Self {
+            tokenizer: checkpoint.tokenizer()?,
+            checkpoint,
+            special,
+            template,
+        })
     }
 
     /// The longest row the model can take.

@@ -43,7 +43,9 @@ impl HubId {
         let (owner, name, file) = (parts.next()?, parts.next()?, parts.next());
         let plain = |part: &str| {
             part.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+                && part
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
         };
         let whole = file.is_none_or(|file| file.ends_with(".gguf"));
         (plain(owner) && plain(name) && whole && !revision.is_empty()).then(|| Self {
@@ -72,10 +74,17 @@ fn fetch(id: &HubId) -> Result<PathBuf> {
     use hf_hub::{Cache, Repo, RepoType};
 
     let repo = || Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision.clone());
-    let api = ApiBuilder::from_env().with_progress(true).build().map_err(|e| anyhow!("{e}"))?;
+    let api = ApiBuilder::from_env()
+        .with_progress(true)
+        .build()
+        .map_err(|e| anyhow!("{e}"))?;
     let remote = api.repo(repo());
     let listed: Vec<String> = match remote.info() {
-        Ok(info) => info.siblings.into_iter().map(|file| file.rfilename).collect(),
+        Ok(info) => info
+            .siblings
+            .into_iter()
+            .map(|file| file.rfilename)
+            .collect(),
         // Without a network the cache may still have the model.
         Err(error) => {
             let cached = Cache::from_env().repo(repo());
@@ -92,9 +101,10 @@ fn fetch(id: &HubId) -> Result<PathBuf> {
         }
     };
     let get = |file: &str| {
-        remote.get(file).map_err(|e| anyhow!("{e}")).with_context(|| {
-            format!("model {}: fetch {file} from the Hugging Face Hub", id.repo)
-        })
+        remote
+            .get(file)
+            .map_err(|e| anyhow!("{e}"))
+            .with_context(|| format!("model {}: fetch {file} from the Hugging Face Hub", id.repo))
     };
     match wanted(&listed, id.file.as_deref()) {
         Wanted::Gguf(file) => get(&file),
@@ -113,7 +123,10 @@ fn fetch(id: &HubId) -> Result<PathBuf> {
         Wanted::Nothing => bail!(
             "model {}: it has neither safetensors with a config.json nor a GGUF file{}",
             id.repo,
-            id.file.as_ref().map(|file| format!(" {file}")).unwrap_or_default()
+            id.file
+                .as_ref()
+                .map(|file| format!(" {file}"))
+                .unwrap_or_default()
         ),
     }
 }
@@ -159,12 +172,17 @@ fn wanted(listed: &[String], file: Option<&str>) -> Wanted {
         !file.contains('/') && file.starts_with("model") && file.ends_with(".safetensors")
     };
     if listed.iter().any(|f| f == "config.json") && listed.iter().any(|f| weights(f)) {
-        let files =
-            listed.iter().filter(|file| small.contains(&file.as_str()) || weights(file)).cloned();
+        let files = listed
+            .iter()
+            .filter(|file| small.contains(&file.as_str()) || weights(file))
+            .cloned();
         return Wanted::Directory(files.collect());
     }
-    let mut ggufs: Vec<String> =
-        listed.iter().filter(|file| file.ends_with(".gguf")).cloned().collect();
+    let mut ggufs: Vec<String> = listed
+        .iter()
+        .filter(|file| file.ends_with(".gguf"))
+        .cloned()
+        .collect();
     match ggufs.len() {
         0 => Wanted::Nothing,
         1 => Wanted::Gguf(ggufs.remove(0)),
@@ -179,8 +197,14 @@ mod tests {
     #[test]
     fn hub_ids_are_told_from_paths() {
         let id = HubId::parse("HuggingFaceTB/SmolLM2-135M@v1").unwrap();
-        assert_eq!((id.repo.as_str(), id.revision.as_str()), ("HuggingFaceTB/SmolLM2-135M", "v1"));
-        assert_eq!(HubId::parse("a/b/c.Q4_1.gguf").unwrap().file.as_deref(), Some("c.Q4_1.gguf"));
+        assert_eq!(
+            (id.repo.as_str(), id.revision.as_str()),
+            ("HuggingFaceTB/SmolLM2-135M", "v1")
+        );
+        assert_eq!(
+            HubId::parse("a/b/c.Q4_1.gguf").unwrap().file.as_deref(),
+            Some("c.Q4_1.gguf")
+        );
         for path in ["/no/such", "./a/b", "../b", "gpt2", "a/b/c", "a//b", "a/b@"] {
             assert_eq!(HubId::parse(path), None, "{path}");
         }
@@ -190,14 +214,31 @@ mod tests {
     #[test]
     fn only_what_the_loader_reads_is_fetched() {
         let listed = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
-        let full = listed(&["README.md", "config.json", "model.safetensors", "onnx/model.onnx"]);
+        let full = listed(&[
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "onnx/model.onnx",
+        ]);
         assert_eq!(
             wanted(&full, None),
             Wanted::Directory(listed(&["config.json", "model.safetensors"]))
         );
-        assert_eq!(wanted(&listed(&["x.gguf"]), None), Wanted::Gguf("x.gguf".into()));
-        assert!(matches!(wanted(&listed(&["x.gguf", "y.gguf"]), None), Wanted::Choice(_)));
-        assert_eq!(wanted(&listed(&["x.gguf"]), Some("z.gguf")), Wanted::Nothing);
-        assert_eq!(wanted(&listed(&["pytorch_model.bin"]), None), Wanted::Nothing);
+        assert_eq!(
+            wanted(&listed(&["x.gguf"]), None),
+            Wanted::Gguf("x.gguf".into())
+        );
+        assert!(matches!(
+            wanted(&listed(&["x.gguf", "y.gguf"]), None),
+            Wanted::Choice(_)
+        ));
+        assert_eq!(
+            wanted(&listed(&["x.gguf"]), Some("z.gguf")),
+            Wanted::Nothing
+        );
+        assert_eq!(
+            wanted(&listed(&["pytorch_model.bin"]), None),
+            Wanted::Nothing
+        );
     }
 }

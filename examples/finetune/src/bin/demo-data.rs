@@ -24,8 +24,17 @@ struct Args {
 }
 
 fn main() -> anyhow::Result<()> {
-    let Args { output, seed, train, held_out } = Args::parse();
-    let data = records::generate(DataSetConfig { seed, train, held_out })?;
+    let Args {
+        output,
+        seed,
+        train,
+        held_out,
+    } = Args::parse();
+    let data = records::generate(DataSetConfig {
+        seed,
+        train,
+        held_out,
+    })?;
     std::fs::create_dir_all(&output).with_context(|| format!("create {}", output.display()))?;
     for (name, rows) in [
         ("records-train.jsonl", &data.train),

@@ -22,11 +22,19 @@ struct Measured {
 /// # Errors
 /// Whatever is wrong with the flags, the model, the adapter or the data.
 pub fn run(args: &EvalArgs) -> Result<()> {
-    let path = args.data.as_ref().context("no data is given; name a file with --data")?;
+    let path = args
+        .data
+        .as_ref()
+        .context("no data is given; name a file with --data")?;
     let device = args.model.device.open()?;
     let session = Session::open(args.model.model.as_deref())?;
-    let limits = RowLimits { seq_len: args.seq_len, truncate: args.truncate };
-    let data = session.dataset(path, limits)?.head(args.max_rows.unwrap_or(usize::MAX));
+    let limits = RowLimits {
+        seq_len: args.seq_len,
+        truncate: args.truncate,
+    };
+    let data = session
+        .dataset(path, limits)?
+        .head(args.max_rows.unwrap_or(usize::MAX));
     let questions = match args.exact_match {
         true => Some(exact_match::questions(&session, &data)?),
         false => None,

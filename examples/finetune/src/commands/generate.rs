@@ -65,7 +65,9 @@ impl Writer<'_> {
         let mut written = String::new();
         let mut failed = None;
         let mut show = |token| -> Result<()> {
-            let piece = stream.step(token).map_err(|error| anyhow!("tokenizer: {error}"))?;
+            let piece = stream
+                .step(token)
+                .map_err(|error| anyhow!("tokenizer: {error}"))?;
             if let Some(piece) = piece {
                 print(&piece)?;
                 written += &piece;
@@ -73,13 +75,14 @@ impl Writer<'_> {
             Ok(())
         };
         let seed = self.seed.wrapping_add(turn);
-        self.llama.generate(prompt, &self.sampling, seed, |token| match show(token) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        })?;
+        self.llama
+            .generate(prompt, &self.sampling, seed, |token| match show(token) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            })?;
         if let Some(error) = failed {
             return Err(error);
         }
@@ -97,7 +100,9 @@ fn chat(writer: &Writer<'_>, template: &ChatTemplate) -> Result<()> {
         eprintln!("Talk to the model; Ctrl-D ends the chat.");
     }
     for turn in 0.. {
-        let Some(line) = read_line(terminal)? else { break };
+        let Some(line) = read_line(terminal)? else {
+            break;
+        };
         messages.push(Message::new("user", &line));
         let mut ids = encode(writer.tokenizer, &template.render(&messages, true)?, false)?;
         // The oldest turns go when the conversation has outgrown the model, room for an answer kept.
@@ -120,7 +125,12 @@ fn read_line(terminal: bool) -> Result<Option<String>> {
             print("> ")?;
         }
         let mut line = String::new();
-        if io::stdin().lock().read_line(&mut line).context("read your line")? == 0 {
+        if io::stdin()
+            .lock()
+            .read_line(&mut line)
+            .context("read your line")?
+            == 0
+        {
             return Ok(None);
         }
         let line = line.trim();
@@ -132,11 +142,17 @@ fn read_line(terminal: bool) -> Result<Option<String>> {
 
 fn encode(tokenizer: &Tokenizer, text: &str, special_tokens: bool) -> Result<Vec<u32>> {
     let encoding = tokenizer.encode(text, special_tokens);
-    Ok(encoding.map_err(|error| anyhow!("tokenizer: {error}"))?.get_ids().to_vec())
+    Ok(encoding
+        .map_err(|error| anyhow!("tokenizer: {error}"))?
+        .get_ids()
+        .to_vec())
 }
 
 /// Writes to stdout at once.
 fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("write the text")
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .context("write the text")
 }

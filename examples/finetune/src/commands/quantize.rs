@@ -13,13 +13,23 @@ use crate::{progress, source};
 /// A format that bitsandbytes does not have, a model that cannot be read, an output that is taken or
 /// cannot be written.
 pub fn run(args: &QuantizeArgs) -> Result<()> {
-    let output = args.output.as_ref().context("no output is given; name a directory with --output")?;
+    let output = args
+        .output
+        .as_ref()
+        .context("no output is given; name a directory with --output")?;
     if let Some(name @ (QuantName::None | QuantName::Int4)) = args.quant.quant {
-        let name = if name == QuantName::None { "none" } else { "int4" };
+        let name = if name == QuantName::None {
+            "none"
+        } else {
+            "int4"
+        };
         bail!("--quant {name}: bitsandbytes has no such 4-bit format; use nf4 or fp4");
     }
     let config = quant_config(&args.quant)?;
-    let model = args.model.as_deref().context("no model is given; name one with --model")?;
+    let model = args
+        .model
+        .as_deref()
+        .context("no model is given; name one with --model")?;
     let checkpoint = Checkpoint::open(source::resolve(model)?)?;
     let bar = progress::counter("tensors");
     write_bitsandbytes(&checkpoint, output, config, |done, total| {

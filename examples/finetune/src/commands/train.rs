@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use burn_finetune::{
-    CausalLm, Dataset, Event, Outcome, RunDir, RunOptions, ScheduleKind, TrainConfig, Trainer,
+    Dataset, Event, Outcome, RunDir, RunOptions, ScheduleKind, TrainConfig, Trainer,
 };
 use burn_qlora::{LoraConfig, Targets, attach_adapters, peft};
 use serde_json::{Map, Value, json};
@@ -24,13 +24,26 @@ use crate::session::{RowLimits, Session};
 /// before anything is written; a device or a disk that fails on the way, with the checkpoints before
 /// it kept.
 pub fn run(args: &TrainArgs) -> Result<()> {
-    let data_path = args.data.as_ref().context("no data is given; name a file with --data")?;
-    let output = args.output.as_ref().context("no output is given; name one with --output")?;
+    let data_path = args
+        .data
+        .as_ref()
+        .context("no data is given; name a file with --data")?;
+    let output = args
+        .output
+        .as_ref()
+        .context("no output is given; name one with --output")?;
     let device = args.model.device.open()?.autodiff();
     let session = Session::open(args.model.model.as_deref())?;
-    let limits = RowLimits { seq_len: args.seq_len, truncate: args.truncate };
+    let limits = RowLimits {
+        seq_len: args.seq_len,
+        truncate: args.truncate,
+    };
     let data = session.dataset(data_path, limits)?;
-    let eval = args.eval_data.as_ref().map(|path| session.dataset(path, limits)).transpose()?;
+    let eval = args
+        .eval_data
+        .as_ref()
+        .map(|path| session.dataset(path, limits))
+        .transpose()?;
     let config = train_config(args, data.len());
     config.validate()?;
 
@@ -42,7 +55,11 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     // Nothing is written before this line.
     let settings = settings(args, &session, trainer.config(), &lora, &data)?;
     let base = args.model.model.clone().unwrap_or_default();
-    let open = if args.resume { RunDir::resume } else { RunDir::create };
+    let open = if args.resume {
+        RunDir::resume
+    } else {
+        RunDir::create
+    };
     let run_dir = open(output, &settings, lora, base)?;
     // A run that was stopped before its first checkpoint begins anew.
     let done = match run_dir.checkpoints()?.is_empty() {
@@ -51,11 +68,19 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     };
     println!(
         "{} {parameters} adapter parameters on {} rows: {} steps of {} rows{}",
-        if args.resume { "Go on training" } else { "Train" },
+        if args.resume {
+            "Go on training"
+        } else {
+            "Train"
+        },
         data.len(),
         trainer.config().steps,
         trainer.config().rows_per_step(),
-        if done > 0 { format!(", {done} of them done") } else { String::new() },
+        if done > 0 {
+            format!(", {done} of them done")
+        } else {
+            String::new()
+        },
     );
     let went = go(args, &mut trainer, &data, eval.as_ref(), &run_dir, done);
     if went.is_err() && run_dir.checkpoints().is_ok_and(|saved| saved.is_empty()) {
@@ -74,8 +99,11 @@ fn go(
     done: usize,
 ) -> Result<()> {
     let resumed_at = args.resume.then_some(done);
-    let mut log =
-        args.log_json.as_ref().map(|path| StepLog::open(path, resumed_at)).transpose()?;
+    let mut log = args
+        .log_json
+        .as_ref()
+        .map(|path| StepLog::open(path, resumed_at))
+        .transpose()?;
     let interrupt = Interrupt::listen(
         "Stopping: this step is finished and saved first. Ctrl-C again quits at once.",
     )?;
@@ -123,7 +151,10 @@ fn go(
             );
         }
         Outcome::Interrupted { step } => {
-            println!("Stopped after step {step} of {}, saved", trainer.config().steps);
+            println!(
+                "Stopped after step {step} of {}, saved",
+                trainer.config().steps
+            );
             eprintln!("Go on with: {}", resume_command(std::env::args()));
         }
     }
@@ -184,14 +215,23 @@ fn settings(
     let mut settings = Map::new();
     for part in [serde_json::to_value(config)?, serde_json::to_value(lora)?] {
         if let Value::Object(part) = part {
-            settings.extend(part.into_iter().map(|(key, value)| (key.replace('_', "-"), value)));
+            settings.extend(
+                part.into_iter()
+                    .map(|(key, value)| (key.replace('_', "-"), value)),
+            );
         }
     }
-    let limits = RowLimits { seq_len: args.seq_len, truncate: args.truncate };
+    let limits = RowLimits {
+        seq_len: args.seq_len,
+        truncate: args.truncate,
+    };
     let tokens: usize = data.rows().iter().map(|row| row.len()).sum();
     settings.extend([
         ("model".to_string(), json!(args.model.model)),
-        ("weights".to_string(), json!(format!("{:?}", session.weights(&args.quant)?))),
+        (
+            "weights".to_string(),
+            json!(format!("{:?}", session.weights(&args.quant)?)),
+        ),
         ("data".to_string(), json!(args.data)),
         ("data-rows".to_string(), json!(data.len())),
         ("data-tokens".to_string(), json!(tokens)),
@@ -233,7 +273,14 @@ mod tests {
 
     #[test]
     fn the_way_on_can_be_pasted() {
-        let words = ["finetune", "train", "--data", "my notes.jsonl", "--output", "it's"];
+        let words = [
+            "finetune",
+            "train",
+            "--data",
+            "my notes.jsonl",
+            "--output",
+            "it's",
+        ];
         assert_eq!(
             resume_command(words.iter().map(|word| word.to_string())),
             r"finetune train --data 'my notes.jsonl' --output 'it'\''s' --resume"

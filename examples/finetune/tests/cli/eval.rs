@@ -7,8 +7,21 @@ use crate::support::{Place, number};
 fn the_last_line_is_one_json_object() {
     let place = Place::new();
     let (model, text) = (place.model("tiny_llama"), place.text());
-    let run = finetune!("eval", "--model", &model, "--data", &text, "--seq-len", "32", "--max-rows",
-        "3", "--quant", "none", "--json").ok();
+    let run = finetune!(
+        "eval",
+        "--model",
+        &model,
+        "--data",
+        &text,
+        "--seq-len",
+        "32",
+        "--max-rows",
+        "3",
+        "--quant",
+        "none",
+        "--json"
+    )
+    .ok();
     let report = run.last_json();
     assert_eq!(report.as_object().unwrap().len(), 3);
     let (nll, perplexity) = (number(&report, "nll"), number(&report, "perplexity"));
@@ -23,8 +36,15 @@ fn formats_and_adapters_change_the_loss() {
     let (model, text) = (place.model("tiny_llama"), place.text());
     let nll = |extra: &[&str]| {
         let mut command = std::process::Command::new(crate::support::FINETUNE);
-        command.arg("eval").arg("--model").arg(&model).arg("--data").arg(&text);
-        command.args(["--seq-len", "32", "--max-rows", "4", "--json"]).args(extra);
+        command
+            .arg("eval")
+            .arg("--model")
+            .arg(&model)
+            .arg("--data")
+            .arg(&text);
+        command
+            .args(["--seq-len", "32", "--max-rows", "4", "--json"])
+            .args(extra);
         number(&crate::support::run(&mut command).ok().last_json(), "nll")
     };
     let adapter = crate::support::fixtures().join("peft_adapter");
@@ -45,12 +65,21 @@ fn formats_and_adapters_change_the_loss() {
 fn exact_match_counts_the_answers_a_trained_model_gives() {
     let place = Place::new();
     let model = place.model("tiny_llama");
-    let chat = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"yes"}]}"#;
-    let rows = place.file("rows.jsonl", format!("{{\"prompt\":\"q: \",\"completion\":\"yes\"}}\n{chat}\n"));
+    let chat =
+        r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"yes"}]}"#;
+    let rows = place.file(
+        "rows.jsonl",
+        format!("{{\"prompt\":\"q: \",\"completion\":\"yes\"}}\n{chat}\n"),
+    );
     let output = place.path("run");
     let matched = |adapter: bool| {
         let mut command = std::process::Command::new(crate::support::FINETUNE);
-        command.arg("eval").arg("--model").arg(&model).arg("--data").arg(&rows);
+        command
+            .arg("eval")
+            .arg("--model")
+            .arg(&model)
+            .arg("--data")
+            .arg(&rows);
         command.args(["--seq-len", "64", "--json", "--exact-match"]);
         if adapter {
             command.arg("--adapter").arg(&output);
@@ -60,7 +89,25 @@ fn exact_match_counts_the_answers_a_trained_model_gives() {
         number(&report, "exact_match")
     };
     assert_eq!(matched(false), 0.0);
-    finetune!("train", "--model", &model, "--data", &rows, "--output", &output, "--seq-len", "64",
-        "--steps", "120", "--batch-size", "2", "--lr", "1e-2", "--max-grad-norm", "1").ok();
+    finetune!(
+        "train",
+        "--model",
+        &model,
+        "--data",
+        &rows,
+        "--output",
+        &output,
+        "--seq-len",
+        "64",
+        "--steps",
+        "120",
+        "--batch-size",
+        "2",
+        "--lr",
+        "1e-2",
+        "--max-grad-norm",
+        "1"
+    )
+    .ok();
     assert_eq!(matched(true), 1.0);
 }

@@ -11,10 +11,26 @@ const STEPS: usize = 400;
 
 fn train(place: &Place, model: &Path, name: &str) -> Command {
     let mut command = Command::new(FINETUNE);
-    command.arg("train").arg("--model").arg(model).arg("--data").arg(place.path("rows.jsonl"));
+    command
+        .arg("train")
+        .arg("--model")
+        .arg(model)
+        .arg("--data")
+        .arg(place.path("rows.jsonl"));
     command.arg("--output").arg(place.path(name));
-    command.arg("--log-json").arg(place.path(&format!("{name}.jsonl")));
-    command.args(["--steps", "400", "--seq-len", "64", "--batch-size", "8", "--dropout", "0.1"]);
+    command
+        .arg("--log-json")
+        .arg(place.path(&format!("{name}.jsonl")));
+    command.args([
+        "--steps",
+        "400",
+        "--seq-len",
+        "64",
+        "--batch-size",
+        "8",
+        "--dropout",
+        "0.1",
+    ]);
     command.args(["--schedule", "cosine", "--save-every", "20"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -26,16 +42,28 @@ fn stop_after(command: &mut Command, log: &Path, lines: usize, signal: &str) -> 
     let started = Instant::now();
     let written = || std::fs::read_to_string(log).map_or(0, |text| text.lines().count());
     while written() < lines {
-        assert!(started.elapsed() < Duration::from_secs(120), "the run does not get on");
+        assert!(
+            started.elapsed() < Duration::from_secs(120),
+            "the run does not get on"
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
-    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    let sent = Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .status()
+        .unwrap();
     assert!(sent.success());
     child.wait_with_output().unwrap().into()
 }
 
 fn losses(log: &Path) -> Vec<(f64, f64, f64)> {
-    let triple = |line| (number(line, "step"), number(line, "loss"), number(line, "grad_norm"));
+    let triple = |line| {
+        (
+            number(line, "step"),
+            number(line, "loss"),
+            number(line, "grad_norm"),
+        )
+    };
     log_lines(log).iter().map(triple).collect()
 }
 
@@ -54,8 +82,18 @@ fn a_stopped_run_goes_on_with_the_same_bits() {
     let run = stop_after(&mut train(&place, &model, "int"), &log, 31, "-INT").ok();
     let done = log_lines(&log).len();
     assert!((31..STEPS).contains(&done), "{done} steps");
-    let command = run.stderr.lines().find(|line| line.contains("--resume")).expect("the way on");
-    let words = ["finetune", "train", "--model", model.to_str().unwrap(), "--resume"];
+    let command = run
+        .stderr
+        .lines()
+        .find(|line| line.contains("--resume"))
+        .expect("the way on");
+    let words = [
+        "finetune",
+        "train",
+        "--model",
+        model.to_str().unwrap(),
+        "--resume",
+    ];
     assert!(words.iter().all(|word| command.contains(word)), "{command}");
 
     // Killed: the last checkpoint counts, and the log forgets the steps after it.
@@ -66,10 +104,12 @@ fn a_stopped_run_goes_on_with_the_same_bits() {
     for (name, log) in [("int", &log), ("kill", &killed)] {
         crate::support::run(train(&place, &model, name).arg("--resume")).ok();
         assert_eq!(losses(log), whole, "{name}");
-        let adapter = |name: &str| {
-            std::fs::read(place.path(name).join("adapter_model.safetensors")).unwrap()
-        };
-        assert!(adapter(name) == adapter("whole"), "{name}: another adapter came out");
+        let adapter =
+            |name: &str| std::fs::read(place.path(name).join("adapter_model.safetensors")).unwrap();
+        assert!(
+            adapter(name) == adapter("whole"),
+            "{name}: another adapter came out"
+        );
     }
     // A run that is done has nothing left to do.
     crate::support::run(train(&place, &model, "whole").arg("--resume")).ok();
@@ -82,8 +122,17 @@ fn resuming_with_other_settings_is_refused() {
     let (model, rows, output) = (place.model("tiny_llama"), place.rows(8), place.path("run"));
     let base = |extra: &[&str]| {
         let mut command = Command::new(FINETUNE);
-        command.arg("train").arg("--model").arg(&model).arg("--data").arg(&rows);
-        command.arg("--output").arg(&output).args(["--steps", "2", "--seq-len", "64"]).args(extra);
+        command
+            .arg("train")
+            .arg("--model")
+            .arg(&model)
+            .arg("--data")
+            .arg(&rows);
+        command
+            .arg("--output")
+            .arg(&output)
+            .args(["--steps", "2", "--seq-len", "64"])
+            .args(extra);
         crate::support::run(&mut command)
     };
     base(&["--rank", "4"]).ok();

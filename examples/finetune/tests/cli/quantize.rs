@@ -9,8 +9,18 @@ fn the_checkpoint_is_the_model_quantized_at_load() {
     let (model, text, output) = (place.model("tiny_llama"), place.text(), place.path("nf4"));
     finetune!("quantize", "--model", &model, "--output", &output).ok();
     let nll = |model: &std::path::Path| {
-        let run = finetune!("eval", "--model", model, "--data", &text, "--seq-len", "32",
-            "--max-rows", "4", "--json");
+        let run = finetune!(
+            "eval",
+            "--model",
+            model,
+            "--data",
+            &text,
+            "--seq-len",
+            "32",
+            "--max-rows",
+            "4",
+            "--json"
+        );
         number(&run.ok().last_json(), "nll")
     };
     assert!((nll(&output) - nll(&model)).abs() < 1e-5);
@@ -27,8 +37,10 @@ fn a_format_transformers_cannot_hold_is_refused() {
     let place = Place::new();
     let (model, output) = (place.model("tiny_llama"), place.path("out"));
     for quant in ["none", "int4"] {
-        finetune!("quantize", "--model", &model, "--output", &output, "--quant", quant)
-            .refused(&[quant, "nf4"]);
+        finetune!(
+            "quantize", "--model", &model, "--output", &output, "--quant", quant
+        )
+        .refused(&[quant, "nf4"]);
     }
     assert!(!output.exists());
 }

@@ -39,7 +39,13 @@ fn weights_that_are_missing_or_truncated() {
         train_refused!(place, &model, &rows, [], &["model.safetensors"]);
     }
     fs::remove_file(&weights).unwrap();
-    train_refused!(place, &model, &rows, [], &["model.safetensors", "not found"]);
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        [],
+        &["model.safetensors", "not found"]
+    );
 }
 
 #[test]
@@ -49,7 +55,13 @@ fn a_model_that_is_nowhere() {
     let missing = place.path("no-such-model");
     train_refused!(place, &missing, &rows, [], &["no-such-model", "Hub id"]);
     #[cfg(feature = "hub")]
-    train_refused!(place, "nobody/no-such-model", &rows, [], &["nobody/no-such-model", "Hub"]);
+    train_refused!(
+        place,
+        "nobody/no-such-model",
+        &rows,
+        [],
+        &["nobody/no-such-model", "Hub"]
+    );
 }
 
 #[test]
@@ -78,10 +90,23 @@ fn a_gguf_that_lies() {
     };
     for (name, bytes) in [
         ("count.gguf", gguf(1 << 60, &architecture, 1)),
-        ("one-short.gguf", gguf(2, &[architecture.clone(), tensor(0)].concat(), 1)),
+        (
+            "one-short.gguf",
+            gguf(2, &[architecture.clone(), tensor(0)].concat(), 1),
+        ),
         ("keys.gguf", gguf(0, &[], u64::MAX)),
-        ("type.gguf", gguf(1, &[architecture.clone(), tensor(4711), vec![0; 256]].concat(), 1)),
-        ("kind.gguf", gguf(0, &string_key("general.architecture", "mamba"), 1)),
+        (
+            "type.gguf",
+            gguf(
+                1,
+                &[architecture.clone(), tensor(4711), vec![0; 256]].concat(),
+                1,
+            ),
+        ),
+        (
+            "kind.gguf",
+            gguf(0, &string_key("general.architecture", "mamba"), 1),
+        ),
         ("magic.gguf", b"GGML and more".to_vec()),
         ("empty.gguf", Vec::new()),
     ] {
@@ -94,7 +119,12 @@ fn a_gguf_that_lies() {
 fn a_config_without_a_key_or_of_another_architecture() {
     let place = Place::new();
     let rows = place.rows(4);
-    for key in ["hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size"] {
+    for key in [
+        "hidden_size",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "vocab_size",
+    ] {
         let model = place.model("tiny_llama");
         edit_config(&model, |config| {
             config.remove(key);
@@ -103,7 +133,10 @@ fn a_config_without_a_key_or_of_another_architecture() {
     }
     let model = place.model("tiny_llama");
     edit_config(&model, |config| {
-        config.insert("architectures".into(), serde_json::json!(["MambaForCausalLM"]));
+        config.insert(
+            "architectures".into(),
+            serde_json::json!(["MambaForCausalLM"]),
+        );
         config.insert("model_type".into(), "mamba".into());
     });
     train_refused!(place, &model, &rows, [], &["config.json", "amba"]);
@@ -121,14 +154,26 @@ fn data_that_cannot_be_used() {
     let model = place.model("tiny_llama");
     let good = r#"{"prompt":"a","completion":"b"}"#;
     for (text, needles) in [
-        (format!("{good}\n{good}\nnot json\n"), &["bad.jsonl", ":3", "JSON"][..]),
-        (format!("{good}\n\n{{\"question\":\"a\"}}\n"), &["bad.jsonl", ":3", "question", "messages"]),
-        (format!("{good}\n{{\"prompt\":\"a\"}}\n"), &["bad.jsonl", ":2", "completion"]),
+        (
+            format!("{good}\n{good}\nnot json\n"),
+            &["bad.jsonl", ":3", "JSON"][..],
+        ),
+        (
+            format!("{good}\n\n{{\"question\":\"a\"}}\n"),
+            &["bad.jsonl", ":3", "question", "messages"],
+        ),
+        (
+            format!("{good}\n{{\"prompt\":\"a\"}}\n"),
+            &["bad.jsonl", ":2", "completion"],
+        ),
         (format!("{good}\n[1]\n"), &["bad.jsonl", ":2"]),
         ("{\"text\":7}\n".to_string(), &["bad.jsonl", ":1", "text"]),
         (String::new(), &["bad.jsonl", "no data"]),
         ("\n  \n".to_string(), &["bad.jsonl", "no data"]),
-        (format!("{good}\n{{\"text\":\"{}\"}}\n", "x".repeat(600)), &["bad.jsonl", ":2", "512"]),
+        (
+            format!("{good}\n{{\"text\":\"{}\"}}\n", "x".repeat(600)),
+            &["bad.jsonl", ":2", "512"],
+        ),
     ] {
         let data = place.file("bad.jsonl", text);
         train_refused!(place, &model, &data, [], needles);
@@ -138,8 +183,20 @@ fn data_that_cannot_be_used() {
     train_refused!(place, &model, place.path("none.jsonl"), [], &["none.jsonl"]);
     // The data to evaluate on is checked before anything is written, too.
     let rows = place.rows(4);
-    train_refused!(place, &model, &rows, ["--eval-data", &empty], &["empty.txt"]);
-    train_refused!(place, &model, place.text(), ["--seq-len", "513"], &["513", "512", "--seq-len"]);
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        ["--eval-data", &empty],
+        &["empty.txt"]
+    );
+    train_refused!(
+        place,
+        &model,
+        place.text(),
+        ["--seq-len", "513"],
+        &["513", "512", "--seq-len"]
+    );
 }
 
 #[test]
@@ -148,16 +205,62 @@ fn adapters_that_do_not_fit() {
     let (model, other) = (place.model("tiny_llama"), place.model("tiny_llama_tied"));
     let (rows, adapter) = (place.rows(4), fixtures().join("peft_adapter"));
     // tiny_llama_tied has another head_dim.
-    train_refused!(place, &other, &rows, ["--init-adapter", &adapter], &["adapter", "shape"]);
-    finetune!("eval", "--model", &other, "--data", &rows, "--adapter", &adapter)
-        .refused(&["peft_adapter", "shape"]);
-    finetune!("generate", "--model", &other, "--prompt", "a", "--adapter", &adapter)
-        .refused(&["peft_adapter", "shape"]);
+    train_refused!(
+        place,
+        &other,
+        &rows,
+        ["--init-adapter", &adapter],
+        &["adapter", "shape"]
+    );
+    finetune!(
+        "eval",
+        "--model",
+        &other,
+        "--data",
+        &rows,
+        "--adapter",
+        &adapter
+    )
+    .refused(&["peft_adapter", "shape"]);
+    finetune!(
+        "generate",
+        "--model",
+        &other,
+        "--prompt",
+        "a",
+        "--adapter",
+        &adapter
+    )
+    .refused(&["peft_adapter", "shape"]);
     let missing = place.path("no-adapter");
-    train_refused!(place, &model, &rows, ["--init-adapter", &missing], &["no-adapter"]);
-    train_refused!(place, &model, &rows, ["--target", "q_proj,frob"], &["`frob`", "gate_proj"]);
-    train_refused!(place, &model, &rows, ["--rank", "0"], &["--rank", "at least 1"]);
-    train_refused!(place, &model, &rows, ["--dropout", "1"], &["--dropout", "below 1"]);
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        ["--init-adapter", &missing],
+        &["no-adapter"]
+    );
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        ["--target", "q_proj,frob"],
+        &["`frob`", "gate_proj"]
+    );
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        ["--rank", "0"],
+        &["--rank", "at least 1"]
+    );
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        ["--dropout", "1"],
+        &["--dropout", "below 1"]
+    );
     train_refused!(place, &model, &rows, ["--block-size", "65"], &["65"]);
 }
 
@@ -165,10 +268,28 @@ fn adapters_that_do_not_fit() {
 fn devices_that_do_not_exist() {
     let place = Place::new();
     let (model, rows) = (place.model("tiny_llama"), place.rows(4));
-    train_refused!(place, &model, &rows, ["--device", "tpu"], &["tpu", "flex, wgpu"]);
-    train_refused!(place, &model, &rows, ["--device", "flex:7"], &["flex:7", "1 flex device"]);
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        ["--device", "tpu"],
+        &["tpu", "flex, wgpu"]
+    );
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        ["--device", "flex:7"],
+        &["flex:7", "1 flex device"]
+    );
     #[cfg(not(feature = "cuda"))]
-    train_refused!(place, &model, &rows, ["--device", "cuda"], &["cuda", "--features cuda"]);
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        ["--device", "cuda"],
+        &["cuda", "--features cuda"]
+    );
     #[cfg(feature = "wgpu")]
     train_refused!(place, &model, &rows, ["--device", "wgpu:77"], &["wgpu:77"]);
 }
@@ -178,20 +299,38 @@ fn an_output_that_holds_something() {
     let place = Place::new();
     let (model, rows, output) = (place.model("tiny_llama"), place.rows(4), place.path("run"));
     let train = |seed: &str| {
-        finetune!("train", "--model", &model, "--data", &rows, "--output", &output, "--steps", "1",
-            "--seq-len", "64", "--seed", seed)
+        finetune!(
+            "train",
+            "--model",
+            &model,
+            "--data",
+            &rows,
+            "--output",
+            &output,
+            "--steps",
+            "1",
+            "--seq-len",
+            "64",
+            "--seed",
+            seed
+        )
     };
     train("1").ok();
     let adapter = fs::read(output.join("adapter_model.safetensors")).unwrap();
     let listing = place.listing("run");
     train("2").refused(&["run", "--resume"]);
-    assert_eq!(fs::read(output.join("adapter_model.safetensors")).unwrap(), adapter);
+    assert_eq!(
+        fs::read(output.join("adapter_model.safetensors")).unwrap(),
+        adapter
+    );
     assert_eq!(place.listing("run"), listing);
     train_refused!(place, &model, &rows, ["--resume"], &["out", "resume"]);
     // A file in the directory's place.
     let file = place.file("file", "mine");
-    finetune!("train", "--model", &model, "--data", &rows, "--output", &file, "--steps", "1")
-        .refused(&["file"]);
+    finetune!(
+        "train", "--model", &model, "--data", &rows, "--output", &file, "--steps", "1"
+    )
+    .refused(&["file"]);
     assert_eq!(fs::read_to_string(file).unwrap(), "mine");
 }
 
@@ -209,7 +348,13 @@ fn a_config_file_with_a_fault_is_named_with_its_key() {
         let config = place.file("run.toml", text);
         train_refused!(place, &model, &rows, ["--config", &config], needles);
     }
-    train_refused!(place, &model, &rows, ["--config", place.path("none.toml")], &["none.toml"]);
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        ["--config", place.path("none.toml")],
+        &["none.toml"]
+    );
 }
 
 #[test]
@@ -217,8 +362,12 @@ fn flags_that_make_no_sense() {
     finetune!("train").refused(&["--model", "--data", "--output"]);
     finetune!("trian").refused(&["trian"]);
     finetune!("eval", "--model", "m", "--data", "d", "--frob").refused(&["--frob"]);
-    finetune!("train", "--model", "m", "--data", "d", "--output", "o", "--steps", "1", "--epochs",
-        "2").refused(&["--steps", "--epochs"]);
-    finetune!("train", "--model", "m", "--data", "d", "--output", "o", "--quant", "nf5")
-        .refused(&["nf5", "nf4, fp4, int4, none"]);
+    finetune!(
+        "train", "--model", "m", "--data", "d", "--output", "o", "--steps", "1", "--epochs", "2"
+    )
+    .refused(&["--steps", "--epochs"]);
+    finetune!(
+        "train", "--model", "m", "--data", "d", "--output", "o", "--quant", "nf5"
+    )
+    .refused(&["nf5", "nf4, fp4, int4, none"]);
 }

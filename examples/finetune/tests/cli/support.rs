@@ -40,7 +40,12 @@ impl Run {
     #[track_caller]
     pub fn refused(&self, needles: &[&str]) {
         assert_eq!(self.code, Some(2), "{self:#?}");
-        assert_eq!(self.stderr.lines().count(), 1, "more than one line: {}", self.stderr);
+        assert_eq!(
+            self.stderr.lines().count(),
+            1,
+            "more than one line: {}",
+            self.stderr
+        );
         let line = self.stderr.trim_end();
         assert!(line.starts_with("error: "), "{line}");
         for needle in needles {
@@ -80,7 +85,9 @@ pub struct Place {
 
 impl Place {
     pub fn new() -> Self {
-        Self { dir: TempDir::new().expect("a temporary directory") }
+        Self {
+            dir: TempDir::new().expect("a temporary directory"),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -99,7 +106,8 @@ impl Place {
         let dir = self.path(fixture);
         fs::create_dir_all(&dir).expect("a directory can be made");
         for name in ["config.json", "generation_config.json", "model.safetensors"] {
-            let bytes = fs::read(fixtures().join(fixture).join(name)).expect("the fixture is there");
+            let bytes =
+                fs::read(fixtures().join(fixture).join(name)).expect("the fixture is there");
             fs::write(dir.join(name), bytes).expect("a file can be written");
         }
         fs::write(dir.join("tokenizer.json"), byte_tokenizer().to_string()).expect("written");
@@ -117,16 +125,16 @@ impl Place {
 
     /// Prompt and completion rows of different lengths.
     pub fn rows(&self, count: usize) -> PathBuf {
-        let line = |i: usize| {
-            json!({ "prompt": format!("{i} and {}? ", i * i), "completion": format!("{}.", i + i * i) })
-        };
+        let line = |i: usize| json!({ "prompt": format!("{i} and {}? ", i * i), "completion": format!("{}.", i + i * i) });
         let text: String = (0..count).map(|i| format!("{}\n", line(i))).collect();
         self.file("rows.jsonl", text)
     }
 
     /// A text of a few thousand bytes.
     pub fn text(&self) -> PathBuf {
-        let text: String = (0..200).map(|i| format!("Line {i} of a plain text.\n")).collect();
+        let text: String = (0..200)
+            .map(|i| format!("Line {i} of a plain text.\n"))
+            .collect();
         self.file("text.txt", text)
     }
 
@@ -134,7 +142,13 @@ impl Place {
     pub fn listing(&self, name: &str) -> Vec<String> {
         let mut names: Vec<String> = match fs::read_dir(self.path(name)) {
             Ok(entries) => entries
-                .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+                .map(|entry| {
+                    entry
+                        .expect("an entry")
+                        .file_name()
+                        .to_string_lossy()
+                        .into_owned()
+                })
                 .collect(),
             Err(_) => Vec::new(),
         };
@@ -158,8 +172,10 @@ pub fn byte_tokenizer() -> Value {
     let mut added = Vec::new();
     for (id, token) in special.iter().enumerate() {
         vocab.insert(token.to_string(), json!(id));
-        added.push(json!({ "id": id, "content": token, "single_word": false, "lstrip": false,
-            "rstrip": false, "normalized": false, "special": true }));
+        added.push(
+            json!({ "id": id, "content": token, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true }),
+        );
     }
     // GPT-2's alphabet: printable bytes stand for themselves, the others follow from U+0100 on.
     let mut next = 0x100;
@@ -190,11 +206,15 @@ pub fn byte_tokenizer() -> Value {
 #[track_caller]
 pub fn log_lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).expect("the log is there");
-    text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect("a line is JSON"))
+        .collect()
 }
 
 /// A number of a JSON object.
 #[track_caller]
 pub fn number(object: &Value, key: &str) -> f64 {
-    object[key].as_f64().unwrap_or_else(|| panic!("{key} in {object}"))
+    object[key]
+        .as_f64()
+        .unwrap_or_else(|| panic!("{key} in {object}"))
 }

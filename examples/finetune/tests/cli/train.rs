@@ -8,19 +8,60 @@ use crate::support::{Place, log_lines, number};
 #[test]
 fn it_writes_an_adapter_and_a_line_a_step() {
     let place = Place::new();
-    let (model, rows, log) = (place.model("tiny_llama"), place.rows(24), place.path("log.jsonl"));
+    let (model, rows, log) = (
+        place.model("tiny_llama"),
+        place.rows(24),
+        place.path("log.jsonl"),
+    );
     let output = place.path("run");
-    finetune!("train", "--model", &model, "--data", &rows, "--output", &output, "--seq-len", "64",
-        "--rank", "4", "--lr", "5e-3", "--steps", "12", "--grad-accum", "2", "--schedule",
-        "cosine", "--warmup-steps", "2", "--eval-data", &rows, "--eval-every", "6",
-        "--log-json", &log)
+    finetune!(
+        "train",
+        "--model",
+        &model,
+        "--data",
+        &rows,
+        "--output",
+        &output,
+        "--seq-len",
+        "64",
+        "--rank",
+        "4",
+        "--lr",
+        "5e-3",
+        "--steps",
+        "12",
+        "--grad-accum",
+        "2",
+        "--schedule",
+        "cosine",
+        "--warmup-steps",
+        "2",
+        "--eval-data",
+        &rows,
+        "--eval-every",
+        "6",
+        "--log-json",
+        &log
+    )
     .ok();
     let lines = log_lines(&log);
     let steps: Vec<f64> = lines.iter().map(|line| number(line, "step")).collect();
     assert_eq!(steps, (1..=12).map(f64::from).collect::<Vec<_>>());
     for line in &lines {
-        let keys: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
-        for key in ["loss", "grad_norm", "lr", "tokens", "tokens_per_second", "peak_rss_bytes"] {
+        let keys: Vec<&str> = line
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        for key in [
+            "loss",
+            "grad_norm",
+            "lr",
+            "tokens",
+            "tokens_per_second",
+            "peak_rss_bytes",
+        ] {
             assert!(keys.contains(&key), "{key} in {keys:?}");
         }
         assert_eq!(keys.len(), 7);
@@ -36,7 +77,16 @@ fn it_writes_an_adapter_and_a_line_a_step() {
     // The adapter that was written is the model that was trained.
     let loss = |adapter: bool| {
         let run = match adapter {
-            true => finetune!("eval", "--model", &model, "--data", &rows, "--json", "--adapter", &output),
+            true => finetune!(
+                "eval",
+                "--model",
+                &model,
+                "--data",
+                &rows,
+                "--json",
+                "--adapter",
+                &output
+            ),
             false => finetune!("eval", "--model", &model, "--data", &rows, "--json"),
         };
         number(&run.ok().last_json(), "nll")
@@ -50,10 +100,30 @@ fn the_same_seed_gives_the_same_losses_and_another_does_not() {
     let (model, rows) = (place.model("tiny_llama_nf4"), place.rows(40));
     let losses = |name: &str, seed: &str| {
         let log = place.path(&format!("{name}.jsonl"));
-        finetune!("train", "--model", &model, "--data", &rows, "--output", place.path(name),
-            "--seq-len", "64", "--steps", "5", "--dropout", "0.1", "--seed", seed, "--log-json", &log)
+        finetune!(
+            "train",
+            "--model",
+            &model,
+            "--data",
+            &rows,
+            "--output",
+            place.path(name),
+            "--seq-len",
+            "64",
+            "--steps",
+            "5",
+            "--dropout",
+            "0.1",
+            "--seed",
+            seed,
+            "--log-json",
+            &log
+        )
         .ok();
-        log_lines(&log).iter().map(|line| number(line, "loss")).collect::<Vec<_>>()
+        log_lines(&log)
+            .iter()
+            .map(|line| number(line, "loss"))
+            .collect::<Vec<_>>()
     };
     let first = losses("one", "1");
     assert_eq!(first, losses("two", "1"));
@@ -63,7 +133,11 @@ fn the_same_seed_gives_the_same_losses_and_another_does_not() {
 #[test]
 fn a_config_file_stands_under_the_flags() {
     let place = Place::new();
-    let (model, rows, log) = (place.model("tiny_llama"), place.rows(8), place.path("log.jsonl"));
+    let (model, rows, log) = (
+        place.model("tiny_llama"),
+        place.rows(8),
+        place.path("log.jsonl"),
+    );
     let config = place.file(
         "run.toml",
         format!(
@@ -73,8 +147,18 @@ fn a_config_file_stands_under_the_flags() {
         ),
     );
     let output = place.path("run");
-    finetune!("train", "--config", &config, "--output", &output, "--lr", "1e-3", "--log-json", &log)
-        .ok();
+    finetune!(
+        "train",
+        "--config",
+        &config,
+        "--output",
+        &output,
+        "--lr",
+        "1e-3",
+        "--log-json",
+        &log
+    )
+    .ok();
     let lines = log_lines(&log);
     assert_eq!(lines.len(), 2);
     assert_eq!(number(&lines[0], "lr"), 1e-3);
@@ -82,7 +166,10 @@ fn a_config_file_stands_under_the_flags() {
     let adapter: serde_json::Value = serde_json::from_str(&adapter).unwrap();
     assert_eq!(adapter["r"], 2);
     assert_eq!(adapter["use_rslora"], true);
-    assert_eq!(adapter["target_modules"], serde_json::json!(["q_proj", "v_proj"]));
+    assert_eq!(
+        adapter["target_modules"],
+        serde_json::json!(["q_proj", "v_proj"])
+    );
 }
 
 #[test]
@@ -90,15 +177,53 @@ fn a_text_is_cut_into_rows_and_an_adapter_can_be_trained_on() {
     let place = Place::new();
     let (model, text) = (place.model("tiny_llama"), place.text());
     let (first, second) = (place.path("first"), place.path("second"));
-    finetune!("train", "--model", &model, "--data", &text, "--output", &first, "--seq-len", "32",
-        "--steps", "3", "--rank", "2", "--no-shuffle", "--target", "q_proj,k_proj").ok();
+    finetune!(
+        "train",
+        "--model",
+        &model,
+        "--data",
+        &text,
+        "--output",
+        &first,
+        "--seq-len",
+        "32",
+        "--steps",
+        "3",
+        "--rank",
+        "2",
+        "--no-shuffle",
+        "--target",
+        "q_proj,k_proj"
+    )
+    .ok();
     let log = place.path("log.jsonl");
-    finetune!("train", "--model", &model, "--data", &text, "--output", &second, "--seq-len", "32",
-        "--steps", "2", "--init-adapter", &first, "--log-json", &log, "--batch-size", "2").ok();
+    finetune!(
+        "train",
+        "--model",
+        &model,
+        "--data",
+        &text,
+        "--output",
+        &second,
+        "--seq-len",
+        "32",
+        "--steps",
+        "2",
+        "--init-adapter",
+        &first,
+        "--log-json",
+        &log,
+        "--batch-size",
+        "2"
+    )
+    .ok();
     // Two rows of 32 tokens.
     assert_eq!(number(&log_lines(&log)[0], "tokens"), 64.0);
     let config = fs::read_to_string(second.join("adapter_config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&config).unwrap();
     assert_eq!(config["r"], 2, "rank and targets come from the adapter");
-    assert_eq!(config["target_modules"], serde_json::json!(["q_proj", "k_proj"]));
+    assert_eq!(
+        config["target_modules"],
+        serde_json::json!(["q_proj", "k_proj"])
+    );
 }
