@@ -1,0 +1,183 @@
+use burn_core::{backend::TensorMetadata, tensor::Shape};
+use burn_flex::FlexTensor;
+use core::ops::Range;
+use rayon::prelude::*;
+
+use super::{
+    super::{
+        buffer::{cast, create},
+        matmul::{Into, Matrix, matmul},
+    },
+    operand::Operand,
+    tile::{KEYS, Sight, key_tiles, positions, softmax_step},
+};
+use crate::attention_shape::AttentionShape;
+
+/// The output in q's dtype, and the log-sum-exp of every row.
+pub(in super::super) fn forward(
+    q: FlexTensor,
+    k: FlexTensor,
+    v: FlexTensor,
+    scale: f64,
+) -> (FlexTensor, FlexTensor) {
+    let dtype = q.dtype();
+    let shape = AttentionShape::new(&q.shape(), &k.shape());
+    let operands = Operands {
+        q: Operand::new(q),
+        k: Operand::new(k),
+        v: Operand::new(v),
+        scale: scale as f32,
+        shape,
+    };
+    let heads = shape.heads();
+    let mut out = vec![0f32; shape.batch * shape.q_len * heads * shape.head_dim];
+    let mut lse = vec![0f32; shape.batch * shape.q_len * heads];
+
+    let tasks = split(&shape, &mut out, &mut lse);
+    let rows = positions(&shape).min(shape.q_len) * shape.group;
+    let scratch = || Scratch::new(rows, shape.kv_len.min(KEYS), shape.head_dim);
+    if tasks.len() < 2 {
+        let mut scratch = scratch();
+        tasks
+            .into_iter()
+            .for_each(|task| task.run(&operands, &mut scratch));
+    } else {
+        tasks
+            .into_par_iter()
+            .for_each_init(scratch, |scratch, task| task.run(&operands, scratch));
+    }
+    let out_shape = Shape::new([shape.batch, shape.q_len, heads, shape.head_dim]);
+    let lse_shape = Shape::new([shape.batch, shape.q_len, heads]);
+    (cast(create(out_shape, out), dtype), create(lse_shape, lse))
+}
+
+struct Operands {
+    q: Operand,
+    k: Operand,
+    v: Operand,
+    scale: f32,
+    shape: AttentionShape,
+}
+
+/// A tile of query positions and the key-value heads to attend with: one run of the output.
+struct Task<'a> {
+    batch: usize,
+    positions: Range<usize>,
+    kv_heads: Range<usize>,
+    /// `[positions, kv_heads · group, d]`.
+    out: &'a mut [f32],
+    /// `[positions, kv_heads · group]`.
+    lse: &'a mut [f32],
+}
+
+/// The output in tiles of positions; with a single position, as in generation, in heads.
+fn split<'a>(shape: &AttentionShape, out: &'a mut [f32], lse: &'a mut [f32]) -> Vec<Task<'a>> {
+    let heads = shape.heads();
+    let tile = positions(shape);
+    let per_row = (shape.q_len * heads).max(1);
+    let mut tasks = Vec::new();
+    if lse.is_empty() {
+        return tasks;
+    }
+    let batches = out
+        .chunks_mut(per_row * shape.head_dim.max(1))
+        .zip(lse.chunks_mut(per_row));
+    for (batch, (out, lse)) in batches.enumerate() {
+        let (step, kv_step) = match shape.q_len {
+            1 => (shape.group, 1),
+            _ => (tile * heads, shape.kv_heads),
+        };
+        let runs = out
+            .chunks_mut(step * shape.head_dim.max(1))
+            .zip(lse.chunks_mut(step));
+        for (i, (out, lse)) in runs.enumerate() {
+            let (positions, kv_heads) = match shape.q_len {
+                1 => (0..1, i..i + kv_step),
+                q_len => (i * tile..((i + 1) * tile).min(q_len), 0..kv_step),
+            };
+            tasks.push(Task {
+                batch,
+                positions,
+                kv_heads,
+                out,
+                lse,
+            });
+        }
+    }
+    tasks
+}
+
+/// What a thread needs for a tile, whichever it is.
+struct Scratch {
+    q: Vec<f32>,
+    scores: Vec<f32>,
+    out: Vec<f32>,
+    maxima: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+impl Scratch {
+    fn new(rows: usize, keys: usize, d: usize) -> Self {
+        Self {
+            q: vec![0.0; rows * d],
+            scores: vec![0.0; rows * keys],
+            out: vec![0.0; rows * d],
+            maxima: vec![0.0; rows],
+            sums: vec![0.0; rows],
+        }
+    }
+}
+
+impl Task<'_> {
+    fn run(self, operands: &Operands, scratch: &mut Scratch) {
+        let shape = &operands.shape;
+        let (group, d) = (shape.group, shape.head_dim);
+        let rows = self.positions.len() * group;
+        let heads = self.kv_heads.len() * group;
+        let scores = &mut scratch.scores;
+        let (q, out) = (&mut scratch.q[..rows * d], &mut scratch.out[..rows * d]);
+        let (maxima, sums) = (&mut scratch.maxima[..rows], &mut scratch.sums[..rows]);
+
+        for kv_head in self.kv_heads.clone() {
+            let group_heads = kv_head * group..(kv_head + 1) * group;
+            operands.q.gather(
+                self.batch,
+                self.positions.clone(),
+                group_heads,
+                operands.scale,
+                q,
+            );
+            let q = Matrix::new(q, rows, d, d);
+            maxima.fill(f32::NEG_INFINITY);
+            sums.fill(0.0);
+
+            for keys in key_tiles(shape, self.positions.end - 1) {
+                let scores = &mut scores[..rows * keys.len()];
+                let k = operands.k.positions(self.batch, keys.clone(), kv_head);
+                matmul(scores, q, k.t(), Into::Replace);
+                let sight = Sight::new(shape, self.positions.start, &keys);
+                softmax_step(sight, scores, maxima, sums, out, d);
+                let p = Matrix::new(scores, rows, keys.len(), keys.len());
+                let v = operands.v.positions(self.batch, keys.clone(), kv_head);
+                let into = if keys.start == 0 {
+                    Into::Replace
+                } else {
+                    Into::Add
+                };
+                matmul(out, p, v, into);
+            }
+
+            let first = (kv_head - self.kv_heads.start) * group;
+            for (row, ((from, max), sum)) in
+                out.chunks_exact(d).zip(&*maxima).zip(&*sums).enumerate()
+            {
+                let to = row / group * heads + first + row % group;
+                let inverse = 1.0 / sum;
+                for (to, from) in self.out[to * d..][..d].iter_mut().zip(from) {
+                    *to = from * inverse;
+                }
+                self.lse[to] = max + sum.ln();
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+use burn_core::tensor::Shape;
+use burn_flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::{
+    super::{
+        buffer::create,
+        matmul::{Into, Matrix, matmul},
+    },
+    Head,
+    tile::{CLASSES, softmax_step, tokens},
+};
+
+/// What one pass over the vocabulary finds for every token.
+pub(super) struct Pass {
+    pub losses: Vec<f32>,
+    pub lse: Vec<f32>,
+    /// `[tokens, n]`, empty if it was not asked for.
+    pub dhidden: Vec<f32>,
+}
+
+impl Pass {
+    /// The sum of the losses: one order of additions, in more digits than the terms have.
+    pub fn loss(&self) -> FlexTensor {
+        let loss: f64 = self.losses.iter().map(|loss| f64::from(*loss)).sum();
+        create(Shape::new([1]), vec![loss as f32])
+    }
+}
+
+/// Losses, log-sum-exps, and the gradient of `hidden` if `gradient`. Every tile of tokens goes
+/// through the whole vocabulary on one thread.
+pub(super) fn pass(head: &Head, gradient: bool) -> Pass {
+    let all = head.classes.len();
+    let step = tokens(all);
+    let n = if gradient { head.n } else { 0 };
+    let mut losses = vec![0f32; all];
+    let mut lse = vec![0f32; all];
+    let mut dhidden = vec![0f32; all * n];
+
+    // A row of no gradient is empty, and `chunks_mut` knows no empty chunks.
+    let mut grads: Vec<&mut [f32]> = match n {
+        0 => (0..all.div_ceil(step))
+            .map(|_| <&mut [f32]>::default())
+            .collect(),
+        _ => dhidden.chunks_mut(step * n).collect(),
+    };
+    losses
+        .par_chunks_mut(step)
+        .zip(lse.par_chunks_mut(step))
+        .zip(grads.par_iter_mut())
+        .enumerate()
+        .for_each_init(Vec::new, |logits, (i, ((losses, lse), grad))| {
+            let tile = Tile {
+                head,
+                first: i * step,
+                tokens: losses.len(),
+                n,
+            };
+            tile.run(logits, losses, lse, grad);
+        });
+    Pass {
+        losses,
+        lse,
+        dhidden,
+    }
+}
+
+/// A run of tokens.
+struct Tile<'a> {
+    head: &'a Head<'a>,
+    first: usize,
+    tokens: usize,
+    /// Width of a gradient row, 0 if none is wanted.
+    n: usize,
+}
+
+impl Tile<'_> {
+    fn run(&self, logits: &mut Vec<f32>, losses: &mut [f32], lse: &mut [f32], grad: &mut [f32]) {
+        let Head {
+            hidden,
+            weight,
+            classes,
+            n,
+            vocab,
+        } = *self.head;
+        let tokens = self.tokens;
+        let classes = &classes[self.first..][..tokens];
+        let hidden = Matrix::new(&hidden[self.first * n..], tokens, n, n);
+        logits.resize(tokens * CLASSES.min(vocab), 0.0);
+        let mut maxima = vec![f32::NEG_INFINITY; tokens];
+        let mut sums = vec![0f32; tokens];
+
+        for start in (0..vocab).step_by(CLASSES) {
+            let width = CLASSES.min(vocab - start);
+            let weight = Matrix::new(&weight[start * n..], width, n, n);
+            let logits = &mut logits[..tokens * width];
+            matmul(logits, hidden, weight.t(), Into::Replace);
+            for (row, class) in classes.iter().enumerate() {
+                if (start..start + width).contains(class) {
+                    losses[row] = -logits[row * width + class - start];
+                }
+            }
+            softmax_step(logits, width, &mut maxima, &mut sums, grad, self.n);
+            if self.n > 0 {
+                let p = Matrix::new(logits, tokens, width, width);
+                matmul(grad, p, weight, Into::Add);
+            }
+        }
+
+        for (((loss, lse), max), sum) in losses.iter_mut().zip(lse).zip(&maxima).zip(&sums) {
+            *lse = max + sum.ln();
+            *loss += *lse;
+        }
+        if self.n > 0 {
+            let rows = grad.chunks_exact_mut(n).zip(&sums).zip(classes);
+            for ((row, sum), class) in rows {
+                let inverse = 1.0 / sum;
+                for (value, w) in row.iter_mut().zip(&weight[class * n..][..n]) {
+                    *value = *value * inverse - w;
+                }
+            }
+        }
+    }
+}

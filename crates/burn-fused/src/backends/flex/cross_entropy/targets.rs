@@ -1,0 +1,70 @@
+use burn_core::backend::{ops::IntTensorOps, tensor::IntTensor};
+use burn_core::tensor::{DType, IntDType};
+use burn_flex::Flex;
+
+use crate::IGNORED;
+
+/// The tokens that count.
+pub(super) struct Targets {
+    /// All tokens, ignored ones too.
+    tokens: usize,
+    /// The tokens that are not ignored, in order.
+    positions: Vec<usize>,
+    /// Their classes.
+    pub classes: Vec<usize>,
+}
+
+impl Targets {
+    /// # Panics
+    /// When a target is neither a class nor ignored.
+    pub fn new(targets: IntTensor<Flex>, vocab: usize) -> Self {
+        let targets = match targets.dtype() {
+            DType::I64 => targets,
+            _ => Flex::int_cast(targets, IntDType::I64),
+        };
+        let targets = targets.to_contiguous();
+        let targets: &[i64] = targets.storage();
+        let (mut positions, mut classes) = (Vec::new(), Vec::new());
+        for (position, target) in targets.iter().enumerate() {
+            if *target == IGNORED {
+                continue;
+            }
+            let class = usize::try_from(*target).unwrap_or(usize::MAX);
+            assert!(
+                class < vocab,
+                "linear_cross_entropy: target {target} of token {position} is neither below \
+                 {vocab}, the number of classes, nor {IGNORED}, which is ignored"
+            );
+            positions.push(position);
+            classes.push(class);
+        }
+        Self {
+            tokens: targets.len(),
+            positions,
+            classes,
+        }
+    }
+
+    /// The rows that count, `None` if that is all of them.
+    pub fn select(&self, rows: &[f32], n: usize) -> Option<Vec<f32>> {
+        (self.positions.len() < self.tokens).then(|| {
+            let mut selected = Vec::with_capacity(self.positions.len() * n);
+            for position in &self.positions {
+                selected.extend_from_slice(&rows[position * n..][..n]);
+            }
+            selected
+        })
+    }
+
+    /// The reverse of [`Self::select`], with zeros for the ignored rows.
+    pub fn spread(&self, rows: Vec<f32>, n: usize) -> Vec<f32> {
+        if self.positions.len() == self.tokens {
+            return rows;
+        }
+        let mut all = vec![0f32; self.tokens * n];
+        for (row, position) in self.positions.iter().enumerate() {
+            all[position * n..][..n].copy_from_slice(&rows[row * n..][..n]);
+        }
+        all
+    }
+}

@@ -1,0 +1,149 @@
+//! Bound by memory: forward reads `x` and writes `y`, backward reads `x` and rewrites `grad`. A
+//! row fits the first-level cache, so its second pass costs no traffic.
+
+use burn_core::tensor::Shape;
+use burn_flex::FlexTensor;
+use core::mem::MaybeUninit;
+use rayon::prelude::*;
+
+use super::{
+    buffer::{PARALLEL, Values, cast, create, rows, update, written},
+    simd::{mul_add, sum, vectorised},
+};
+
+/// Rows a thread takes at a time, and rows whose weight gradients are added up before they are
+/// added to the others'. Fixed, so that the order of additions is.
+const ROWS: usize = 64;
+
+pub(super) fn forward(x: FlexTensor, weight: FlexTensor, eps: f64) -> (FlexTensor, FlexTensor) {
+    let dtype = x.dtype();
+    let shape = x.layout().shape().clone();
+    let (count, n) = rows(&x);
+    let (x, weight) = (Values::new(x), Values::new(weight));
+
+    let mut inv_rms = vec![0f32; count];
+    // SAFETY: the rows make up the whole, and `normalize` writes every element of its rows.
+    let y = unsafe {
+        written(count * n, |y| {
+            by_rows(
+                count,
+                n,
+                y.chunks_mut(ROWS * n.max(1)).zip(inv_rms.chunks_mut(ROWS)),
+                |i, (y, inv)| {
+                    let x = &x[i * ROWS * n..][..y.len()];
+                    normalize(x, &weight, eps as f32, y, inv);
+                },
+            );
+        })
+    };
+    let mut stat_shape = shape.to_vec();
+    *stat_shape.last_mut().expect("x has a last dimension") = 1;
+    let y = cast(create(shape, y), dtype);
+    (y, create(Shape::from(stat_shape), inv_rms))
+}
+
+pub(super) fn backward(
+    x: FlexTensor,
+    weight: FlexTensor,
+    inv_rms: FlexTensor,
+    grad: FlexTensor,
+) -> FlexTensor {
+    let dtype = x.dtype();
+    let (count, n) = rows(&x);
+    let (x, weight, inv_rms) = (Values::new(x), Values::new(weight), Values::new(inv_rms));
+    let dx = update(grad, |grad| {
+        by_rows(count, n, grad.chunks_mut(ROWS * n.max(1)), |i, grad| {
+            let x = &x[i * ROWS * n..][..grad.len()];
+            denormalize(x, &weight, &inv_rms[i * ROWS..], grad);
+        });
+    });
+    cast(dx, dtype)
+}
+
+pub(super) fn backward_weight(x: FlexTensor, inv_rms: FlexTensor, grad: FlexTensor) -> FlexTensor {
+    let dtype = x.dtype();
+    let (count, n) = rows(&x);
+    let (x, inv_rms, grad) = (Values::new(x), Values::new(inv_rms), Values::new(grad));
+    let partials: Vec<Vec<f32>> = (0..count.div_ceil(ROWS))
+        .into_par_iter()
+        .map(|i| {
+            let range = i * ROWS * n..((i + 1) * ROWS).min(count) * n;
+            let mut total = vec![0f32; n];
+            add_products(
+                &x[range.clone()],
+                &grad[range],
+                &inv_rms[i * ROWS..],
+                &mut total,
+            );
+            total
+        })
+        .collect();
+    let mut total = vec![0f32; n];
+    for partial in partials {
+        for (total, value) in total.iter_mut().zip(partial) {
+            *total += value;
+        }
+    }
+    cast(create(Shape::new([n]), total), dtype)
+}
+
+/// Runs `f` on every chunk with its index, on all threads if there are enough elements.
+fn by_rows<T: Send>(
+    count: usize,
+    n: usize,
+    chunks: impl Iterator<Item = T> + Send,
+    f: impl Fn(usize, T) + Sync,
+) {
+    if n == 0 {
+        return;
+    }
+    if count * n < PARALLEL {
+        chunks.enumerate().for_each(|(i, chunk)| f(i, chunk));
+    } else {
+        let chunks: Vec<_> = chunks.enumerate().collect();
+        chunks.into_par_iter().for_each(|(i, chunk)| f(i, chunk));
+    }
+}
+
+vectorised! {
+    /// `y = x / rms(x) · weight` and `1 / rms(x)` for every row.
+    fn normalize(
+        x: &[f32],
+        weight: &[f32],
+        eps: f32,
+        y: &mut [MaybeUninit<f32>],
+        inv_rms: &mut [f32],
+    ) {
+        let n = weight.len();
+        for ((x, y), inv_rms) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).zip(inv_rms) {
+            let squares = sum(n, |total, i| mul_add::<FMA>(x[i], x[i], total));
+            let inv = 1.0 / (squares / n as f32 + eps).sqrt();
+            *inv_rms = inv;
+            for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+                y.write(x * inv * w);
+            }
+        }
+    }
+
+    /// `grad` becomes `r · (g·w − x · r² · mean(g·w·x))`.
+    fn denormalize(x: &[f32], weight: &[f32], inv_rms: &[f32], grad: &mut [f32]) {
+        let n = weight.len();
+        for ((x, grad), inv) in x.chunks_exact(n).zip(grad.chunks_exact_mut(n)).zip(inv_rms) {
+            let dot = sum(n, |total, i| mul_add::<FMA>(grad[i] * weight[i], x[i], total));
+            let factor = inv * inv * dot / n as f32;
+            for ((g, x), w) in grad.iter_mut().zip(x).zip(weight) {
+                *g = inv * mul_add::<FMA>(-*x, factor, *g * w);
+            }
+        }
+    }
+
+    /// `total += Σ_rows g · x · r`.
+    fn add_products(x: &[f32], grad: &[f32], inv_rms: &[f32], total: &mut [f32]) {
+        let n = total.len();
+        for ((x, grad), inv) in x.chunks_exact(n).zip(grad.chunks_exact(n)).zip(inv_rms) {
+            for ((total, x), g) in total.iter_mut().zip(x).zip(grad) {
+                *total = mul_add::<FMA>(x * inv, *g, *total);
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Loops compiled once for each width of vector register, chosen when they run.
+//!
+//! The bodies are plain loops that the compiler vectorises: element by element, or with sums kept
+//! in [`LANES`] separate accumulators, because the compiler may not reorder a float sum itself.
+
+/// Accumulators of a sum: four AVX-512 registers, so that four additions are under way at a time.
+pub(super) const LANES: usize = 64;
+
+/// What the processor offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    /// What the target was compiled for.
+    Baseline,
+    /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    V3,
+    /// AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    V4,
+}
+
+pub(super) fn level() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let fma = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        if fma && is_x86_feature_detected!("avx512f") {
+            return Level::V4;
+        }
+        if fma {
+            return Level::V3;
+        }
+    }
+    Level::Baseline
+}
+
+/// Whether the baseline multiplies and adds in one instruction; where it does not, a fused
+/// multiply-add is a slow library call.
+pub(super) const BASELINE_FMA: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+
+/// Defines functions whose bodies are compiled for every [`Level`]. A body sees the constant
+/// `FMA`, to be passed on to [`mul_add`] and what uses it.
+macro_rules! vectorised {
+    ($(
+        $(#[$meta:meta])*
+        fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    )*) => {$(
+        $(#[$meta])*
+        pub(in crate::backends::flex) fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx2,fma")]
+            fn v4($($arg: $ty),*) $(-> $ret)? {
+                body::<true>($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn v3($($arg: $ty),*) $(-> $ret)? {
+                body::<true>($($arg),*)
+            }
+
+            match $crate::backends::flex::simd::level() {
+                // SAFETY: the level was found by asking the processor for these features.
+                #[cfg(target_arch = "x86_64")]
+                $crate::backends::flex::simd::Level::V4 => unsafe { v4($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::backends::flex::simd::Level::V3 => unsafe { v3($($arg),*) },
+                $crate::backends::flex::simd::Level::Baseline => {
+                    body::<{ $crate::backends::flex::simd::BASELINE_FMA }>($($arg),*)
+                }
+            }
+        }
+    )*};
+}
+pub(super) use vectorised;
+
+/// `a · b + c`, rounded once where that is one instruction.
+#[inline(always)]
+pub(super) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// `Σ f(i)` over `0..n` in [`LANES`] accumulators, added up pair by pair.
+#[inline(always)]
+pub(super) fn sum(n: usize, f: impl Fn(f32, usize) -> f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let whole = n - n % LANES;
+    let mut start = 0;
+    while start < whole {
+        for (lane, total) in lanes.iter_mut().enumerate() {
+            *total = f(*total, start + lane);
+        }
+        start += LANES;
+    }
+    for (lane, i) in (whole..n).enumerate() {
+        lanes[lane] = f(lanes[lane], i);
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// The largest of `values`, `start` if none is larger; NaN may be passed over.
+#[inline(always)]
+pub(super) fn max(start: f32, values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [start; LANES];
+    let mut chunks = values.chunks_exact(LANES);
+    for chunk in &mut chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, *value);
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane = larger(*lane, *value);
+    }
+    fold(lanes, larger)
+}
+
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = f(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// `eˣ` within 2 ulp, without a branch, so that loops over it vectorise; NaN stays NaN, and what
+/// would not be a normal number is the nearest one that is.
+///
+/// `eˣ = 2ⁿ · eʳ` with `n` the integer nearest `x / ln 2` and `|r| ≤ ln 2 / 2`; the polynomial is
+/// that of Cephes' `expf`.
+#[inline(always)]
+pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
+    /// 1.5 · 2²³: adding it rounds to an integer, which is then in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+
+    // Comparisons, not `clamp`'s min and max: NaN must come through.
+    let x = if x < -87.3 { -87.3 } else { x };
+    let x = if x > 88.3 { 88.3 } else { x };
+    let shifted = mul_add::<FMA>(x, core::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = mul_add::<FMA>(n, -LN2_HIGH, x);
+    let r = mul_add::<FMA>(n, -LN2_LOW, r);
+
+    let p = 1.987_569_1e-4;
+    let p = mul_add::<FMA>(p, r, 1.398_2e-3);
+    let p = mul_add::<FMA>(p, r, 8.333_452e-3);
+    let p = mul_add::<FMA>(p, r, 4.166_579_6e-2);
+    let p = mul_add::<FMA>(p, r, 1.666_666_5e-1);
+    let p = mul_add::<FMA>(p, r, 5.000_000_1e-1);
+    let p = mul_add::<FMA>(p, r * r, r + 1.0);
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
+    p * power
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    vectorised! {
+        fn exp_all(values: &mut [f32]) {
+            for value in values {
+                *value = exp::<FMA>(*value);
+            }
+        }
+
+        fn square_sum(values: &[f32]) -> f32 {
+            sum(values.len(), |total, i| mul_add::<FMA>(values[i], values[i], total))
+        }
+
+        fn largest(values: &[f32]) -> f32 {
+            max(f32::NEG_INFINITY, values)
+        }
+    }
+
+    #[test]
+    fn exp_is_within_two_ulp_of_the_exact_value() {
+        let xs: Vec<f32> = (0..200_001).map(|i| i as f32 * 0.000_875 - 87.0).collect();
+        let mut actual = xs.clone();
+        exp_all(&mut actual);
+        for (x, y) in xs.iter().zip(actual) {
+            let exact = (*x as f64).exp();
+            let ulp = f32::EPSILON as f64 * exact;
+            assert!(
+                (y as f64 - exact).abs() < 2.0 * ulp,
+                "exp({x}) = {y}, not {exact}"
+            );
+        }
+    }
+
+    #[test]
+    fn exp_of_what_is_far_out_is_finite_and_nan_stays() {
+        let mut values = [0.0, f32::NEG_INFINITY, -1e30, 1e30, f32::NAN];
+        exp_all(&mut values);
+        assert_eq!(values[0], 1.0);
+        assert!(values[1] < 2e-38 && values[2] < 2e-38);
+        assert!(values[3].is_finite() && values[3] > 1e38);
+        assert!(values[4].is_nan());
+    }
+
+    #[test]
+    fn sums_and_maxima_take_every_element_once() {
+        for n in [0, 1, 63, 64, 65, 200] {
+            let values: Vec<f32> = (0..n).map(|i| ((i * 7) % 200) as f32).collect();
+            let expected: f32 = values.iter().map(|x| x * x).sum();
+            assert_eq!(square_sum(&values), expected);
+            let expected = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert_eq!(largest(&values), expected);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! f16 and bf16 operands are computed in f32, f64 ones in f64; results have the operand's dtype.
+
+use burn_core::tensor::{DType, Device, Tensor};
+use burn_fused::{causal_attention, linear_cross_entropy, rms_norm, rope, swiglu};
+
+use crate::{
+    common::{assert_close_within, devices, loss, tensor},
+    cross_entropy::targets,
+};
+
+/// The dtypes a device has beside f32, and one rounding of each, with room for the few roundings
+/// between the loss and a gradient; of f64, what f32 differs from it.
+fn dtypes(device: &Device) -> Vec<(DType, f32)> {
+    [(DType::F16, 4e-3), (DType::BF16, 3e-2), (DType::F64, 1e-5)]
+        .into_iter()
+        .filter(|(dtype, _)| device.supports_dtype(*dtype))
+        .collect()
+}
+
+/// `f` on `x` rounded to `dtype`, and on the rounded values in f32: results and gradients.
+fn check<const D: usize, const E: usize>(
+    name: &str,
+    shape: [usize; D],
+    out_dtype: impl Fn(DType) -> DType,
+    f: impl Fn(Tensor<D>, DType) -> Tensor<E>,
+) {
+    for device in devices() {
+        for (dtype, tolerance) in dtypes(&device) {
+            let device = device.clone().autodiff();
+            let run = |x: Tensor<D>, dtype| {
+                let x = x.require_grad();
+                let y = f(x.clone(), dtype);
+                let grads = loss(y.clone().cast(DType::F32)).backward();
+                (y, x.grad(&grads).unwrap())
+            };
+            let x = tensor(1, shape, &device).cast(dtype);
+            let (y, dx) = run(x.clone(), dtype);
+            let (expected, expected_dx) = run(x.cast(DType::F32), DType::F32);
+            assert_eq!(y.dtype(), out_dtype(dtype), "{name}");
+            assert_eq!(dx.dtype(), dtype, "{name}");
+            let name = format!("{name} in {dtype:?}");
+            assert_close_within(&name, y.cast(DType::F32), expected, tolerance);
+            let name = format!("gradient of {name}");
+            assert_close_within(&name, dx.cast(DType::F32), expected_dx, tolerance);
+        }
+    }
+}
+
+#[test]
+fn rms_norm_works() {
+    check(
+        "rms_norm",
+        [5, 40],
+        |dtype| dtype,
+        |x, dtype| {
+            let weight = tensor(2, [40], &x.device()).cast(dtype);
+            rms_norm(x, weight, 1e-5)
+        },
+    );
+}
+
+#[test]
+fn swiglu_works() {
+    check(
+        "swiglu",
+        [5, 40],
+        |dtype| dtype,
+        |x, dtype| {
+            let up = tensor(2, [5, 40], &x.device()).cast(dtype);
+            swiglu(x, up)
+        },
+    );
+}
+
+#[test]
+fn rope_works() {
+    check(
+        "rope",
+        [2, 5, 3, 8],
+        |dtype| dtype,
+        |x, _| {
+            let angles = tensor::<2>(2, [5, 4], &x.device());
+            rope(x, angles.clone().cos(), angles.sin())
+        },
+    );
+}
+
+#[test]
+fn attention_works() {
+    check(
+        "attention",
+        [2, 9, 4, 8],
+        |dtype| dtype,
+        |x, dtype| {
+            let k = tensor(2, [2, 9, 2, 8], &x.device()).cast(dtype);
+            let v = tensor(3, [2, 9, 2, 8], &x.device()).cast(dtype);
+            causal_attention(x, k, v, 0.5)
+        },
+    );
+}
+
+#[test]
+fn cross_entropy_works_and_its_loss_is_f32_at_least() {
+    check(
+        "cross entropy",
+        [9, 40],
+        |dtype| match dtype {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        },
+        |x, dtype| {
+            let weight = tensor(2, [50, 40], &x.device()).cast(dtype);
+            let targets = targets(9, 50, 4, &x.device());
+            linear_cross_entropy(x, weight, targets)
+        },
+    );
+}

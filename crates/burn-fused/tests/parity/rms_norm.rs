@@ -1,0 +1,104 @@
+use burn_core::tensor::{Device, Tensor};
+use burn_fused::rms_norm;
+
+use crate::common::{assert_close, devices, leaf, loss, tensor};
+
+const EPS: f64 = 1e-5;
+
+fn reference<const D: usize>(x: Tensor<D>, weight: Tensor<1>) -> Tensor<D> {
+    let mean = x.clone().square().mean_dim(D - 1);
+    x / (mean + EPS).sqrt() * weight.unsqueeze()
+}
+
+fn check<const D: usize>(shape: [usize; D], device: &Device) {
+    let device = device.clone().autodiff();
+    let run = |f: &dyn Fn(Tensor<D>, Tensor<1>) -> Tensor<D>| {
+        let x = leaf(1, shape, &device);
+        let weight = leaf(2, [shape[D - 1]], &device);
+        let y = f(x.clone(), weight.clone());
+        let grads = loss(y.clone()).backward();
+        (y, x.grad(&grads).unwrap(), weight.grad(&grads).unwrap())
+    };
+    let actual = run(&|x, w| rms_norm(x, w, EPS));
+    let expected = run(&reference);
+    assert_close("y", actual.0, expected.0);
+    assert_close("dx", actual.1, expected.1);
+    assert_close("dweight", actual.2, expected.2);
+}
+
+#[test]
+fn equals_the_composed_form() {
+    for device in devices() {
+        check([1, 3], &device);
+        check([3, 7], &device);
+        check([2, 5, 33], &device);
+        check([1, 1, 576], &device);
+        check([4, 65, 576], &device);
+        check([2, 3, 4, 100], &device);
+    }
+}
+
+#[test]
+fn a_frozen_weight_gets_no_gradient_and_x_its_own() {
+    for device in devices() {
+        let device = device.autodiff();
+        let weight = tensor(2, [33], &device);
+        let x = leaf(1, [6, 33], &device);
+        let grads = loss(rms_norm(x.clone(), weight.clone(), EPS)).backward();
+        assert!(weight.grad(&grads).is_none());
+
+        let y = leaf(1, [6, 33], &device);
+        let expected = loss(reference(y.clone(), weight)).backward();
+        assert_close("dx", x.grad(&grads).unwrap(), y.grad(&expected).unwrap());
+    }
+}
+
+#[test]
+fn a_tracked_weight_gets_one_when_x_has_none() {
+    for device in devices() {
+        let device = device.autodiff();
+        let x = tensor(1, [70, 33], &device);
+        let run = |f: &dyn Fn(Tensor<2>, Tensor<1>) -> Tensor<2>| {
+            let weight = leaf(2, [33], &device);
+            let grads = loss(f(x.clone(), weight.clone())).backward();
+            weight.grad(&grads).unwrap()
+        };
+        let actual = run(&|x, w| rms_norm(x, w, EPS));
+        assert_close("dweight", actual, run(&reference));
+    }
+}
+
+#[test]
+fn works_without_autodiff_and_on_views() {
+    for device in devices() {
+        let x = tensor(1, [6, 33], &device);
+        let weight = tensor(2, [33], &device);
+        let expected = reference(x.clone(), weight.clone());
+        let actual = rms_norm(x.clone(), weight.clone(), EPS);
+        assert_close("y", actual, expected.clone());
+
+        let rows = rms_norm(x.clone().narrow(0, 2, 3), weight.clone(), EPS);
+        assert_close("rows", rows, expected.narrow(0, 2, 3));
+        let square = tensor::<2>(3, [33, 33], &device);
+        let actual = rms_norm(square.clone().transpose(), weight.clone(), EPS);
+        assert_close("transposed", actual, reference(square.transpose(), weight));
+    }
+}
+
+#[test]
+fn no_rows_make_no_rows() {
+    for device in devices() {
+        if device == Device::default() {
+            let x = Tensor::<2>::zeros([0, 8], &device);
+            let y = rms_norm(x, Tensor::ones([8], &device), EPS);
+            assert_eq!(y.dims(), [0, 8]);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "rms_norm: weight has 3 elements")]
+fn a_weight_of_another_length_is_refused() {
+    let device = devices().remove(0);
+    rms_norm(tensor(1, [2, 4], &device), tensor(2, [3], &device), EPS);
+}
