@@ -1,6 +1,17 @@
 //! The model against recorded outputs of transformers and bitsandbytes, and against damaged files.
 
+#[cfg(feature = "qlora")]
+#[path = "parity/bitsandbytes.rs"]
+mod bitsandbytes;
 #[path = "parity/fixtures.rs"]
 mod fixtures;
+#[cfg(feature = "gguf")]
+#[path = "parity/gguf.rs"]
+mod gguf;
+#[cfg(feature = "gguf")]
+#[path = "parity/gguf_file.rs"]
+mod gguf_file;
+#[path = "parity/hostile.rs"]
+mod hostile;
 #[path = "parity/transformers.rs"]
 mod transformers;

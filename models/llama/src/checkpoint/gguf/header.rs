@@ -15,6 +15,9 @@ const MAX_ARRAY: u64 = 1 << 22;
 /// Elements of all arrays together.
 const MAX_ELEMENTS: u64 = 1 << 24;
 const MAX_DIMENSIONS: u32 = 4;
+/// ggml's numbers of the tensor types that candle decodes: F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K,
+/// BF16. Q8_1 and Q8_K are types of intermediate results.
+const READ_TYPES: [u32; 13] = [0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 30];
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 
@@ -153,7 +156,13 @@ impl<R: Read + Seek> Scan<R> {
         if elements.is_none_or(|elements| elements >= 1 << 56) {
             return Err(Fault::Header(format!("tensor `{shown}` claims more elements than any file holds")));
         }
-        self.skip(4 + 8)?;
+        let kind = self.u32()?;
+        if !READ_TYPES.contains(&kind) {
+            return Err(Fault::Header(format!(
+                "tensor `{shown}` is of type {kind}, which is not read; convert it to F16, BF16, Q8_0 or a K-quant"
+            )));
+        }
+        self.skip(8)?;
         if !names.insert(name) {
             return Err(Fault::Header(format!("tensor `{shown}` is listed twice")));
         }

@@ -32,8 +32,12 @@ impl GgufFile {
         let input = InputFile::open(path)?;
         let mut reader = input.reader();
         header::check(path, &mut reader, input.len())?;
-        let content = Content::read(&mut input.reader())
-            .map_err(|error| LlamaError::malformed(path, format!("invalid GGUF header: {error}")))?;
+        let content = Content::read(&mut input.reader()).map_err(|error| {
+            // candle appends a backtrace when the environment asks for one.
+            let reason = error.to_string();
+            let reason = reason.lines().next().unwrap_or_default();
+            LlamaError::malformed(path, format!("invalid GGUF header: {reason}"))
+        })?;
         let mut file = Self {
             input,
             content,

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use candle_core::CpuStorage;
-use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::TensorInfo;
 
 use super::GgufFile;
@@ -101,9 +100,6 @@ impl GgufFile {
             found: format!("{:?}{reason}", info.ggml_dtype),
             expected: "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or one of Q2K to Q6K",
         };
-        if matches!(info.ggml_dtype, GgmlDType::Q8_1 | GgmlDType::Q8K) {
-            return Err(unreadable(""));
-        }
         // A vector is one row.
         let width = shape.last().copied().unwrap_or(1);
         let rows = shape.iter().product::<usize>() / width.max(1);

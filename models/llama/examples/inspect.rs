@@ -1,0 +1,79 @@
+//! Loads a checkpoint, continues a prompt, and reports time and memory; optionally writes it in 4 bits.
+//!
+//! usage: inspect MODEL [PROMPT [OUTPUT]]
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn_llama::{Checkpoint, Llama, LoadOptions, SamplingConfig, write_bitsandbytes};
+use nf4::QuantConfig;
+use safetensors::tensor::{Dtype, TensorView};
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn memory(key: &str) -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("0");
+    let digits: String = line.chars().filter(char::is_ascii_digit).collect();
+    digits.parse::<f64>().unwrap_or(0.0) / 1024.0
+}
+
+fn main() -> Fallible<()> {
+    let mut args = std::env::args().skip(1);
+    let model_path = args.next().ok_or("usage: inspect MODEL [PROMPT [OUTPUT]]")?;
+    let prompt = args.next().unwrap_or_else(|| "The capital of France is".into());
+    println!("at start: {:.0} MiB resident", memory("VmRSS:"));
+    let start = Instant::now();
+    let checkpoint = Checkpoint::open(&model_path)?;
+    println!("opened in {:.2} s: {:.0} MiB resident", start.elapsed().as_secs_f64(), memory("VmRSS:"));
+    let start = Instant::now();
+    let model = Llama::load(&checkpoint, &LoadOptions::quantized(QuantConfig::default()), &Device::default())?;
+    println!(
+        "loaded in {:.2} s: {:.0} MiB resident, {:.0} MiB at the peak",
+        start.elapsed().as_secs_f64(),
+        memory("VmRSS:"),
+        memory("VmHWM:")
+    );
+    let tokenizer = checkpoint.tokenizer()?;
+    let ids = tokenizer.encode(prompt, true)?.get_ids().to_vec();
+    for count in [64, 256] {
+        let config = SamplingConfig::new().with_max_tokens(count).with_stop_tokens(Some(vec![]));
+        let (start, mut first) = (Instant::now(), None);
+        let generation = model.generate(&ids, &config, 0, |_| {
+            first.get_or_insert_with(Instant::now);
+            ControlFlow::Continue(())
+        })?;
+        let decode = first.map_or(0.0, |first| first.elapsed().as_secs_f64());
+        println!("{:?}", tokenizer.decode(&generation.tokens, false)?);
+        println!(
+            "{} tokens, first after {:.3} s, then {:.1} tokens/s",
+            generation.tokens.len(),
+            start.elapsed().as_secs_f64() - decode,
+            (generation.tokens.len() - 1) as f64 / decode
+        );
+    }
+    if let Some(output) = args.next() {
+        let start = Instant::now();
+        write_bitsandbytes(&checkpoint, &output, QuantConfig::default(), |_, _| {
+            let _ = std::io::stdout().flush();
+        })?;
+        println!("wrote {output} in {:.2} s", start.elapsed().as_secs_f64());
+        let written = Checkpoint::open(&output)?;
+        let model = Llama::load(&written, &LoadOptions::default(), &Device::default())?;
+        let row: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+        let input = Tensor::<2, Int>::from_data(TensorData::new(row.clone(), [1, row.len()]), &Device::default());
+        let logits = model.forward(input).into_data().try_into_vec::<f32>()?;
+        let bytes = |values: Vec<[u8; 4]>| values.concat();
+        let logits = bytes(logits.iter().map(|value| value.to_le_bytes()).collect());
+        let row_bytes: Vec<u8> = row.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let vocab = model.config().vocab_size;
+        let views = [
+            ("input_ids", TensorView::new(Dtype::I64, vec![1, row.len()], &row_bytes)?),
+            ("logits", TensorView::new(Dtype::F32, vec![1, row.len(), vocab], &logits)?),
+        ];
+        safetensors::serialize_to_file(views, None, format!("{output}.logits.safetensors").as_ref())?;
+    }
+    Ok(())
+}
