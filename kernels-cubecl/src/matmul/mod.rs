@@ -83,7 +83,12 @@ pub fn matmul(
     let output_len = x.m * outer;
     check_size("output", output_len)?;
     check_size("input", x.m * x.row_stride.max(inner))?;
-    let output = client.empty(output_len * x.dtype.size());
+    let output_bytes = output_len * x.dtype.size();
+    if inner == 0 {
+        // An empty sum. Buffers without elements cannot be bound, and zero is all zero bits.
+        return Ok(client.create_from_slice(&vec![0; output_bytes]));
+    }
+    let output = client.empty(output_bytes);
     if output_len == 0 {
         return Ok(output);
     }

@@ -47,6 +47,7 @@ on_every_device! {
     shapes::every_config_multiplies_like_the_decoded_matrix,
     shapes::leading_dimensions_are_a_batch,
     shapes::an_empty_batch_gives_an_empty_result,
+    shapes::an_empty_sum_is_zero,
     shapes::views_multiply_like_their_copies,
     shapes::half_inputs_give_half_results,
     shapes::wrong_inputs_are_refused_by_name,

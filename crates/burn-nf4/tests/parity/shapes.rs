@@ -85,6 +85,15 @@ pub fn an_empty_batch_gives_an_empty_result(test: &TestDevice) {
     assert_eq!(weight.matmul_transposed(dy).dims(), [0, 40]);
 }
 
+pub fn an_empty_sum_is_zero(test: &TestDevice) {
+    let (weight, _) = random_weight(55, [4, 0], &test.device);
+    let x = tensor(vec![], [3, 0], &test.device);
+    assert_eq!(values(weight.matmul(x)), [0.0; 12]);
+    let dy = tensor(vec![1.0; 12], [3, 4], &test.device);
+    assert_eq!(weight.matmul_transposed(dy).dims(), [3, 0]);
+    assert_eq!(weight.dequantize().dims(), [4, 0]);
+}
+
 pub fn views_multiply_like_their_copies(test: &TestDevice) {
     let (weight, decoded) = random_weight(61, [24, 40], &test.device);
     let expect = |x: &[f32]| multiply(x, &decoded, [24, 40], false);
