@@ -12,6 +12,11 @@ pub fn devices() -> Vec<Device> {
     ]
 }
 
+/// Whether this is the CPU backend, with or without autodiff.
+pub fn is_flex(device: &Device) -> bool {
+    format!("{device:?}").contains("Flex")
+}
+
 /// Numbers in (-1, 1) that depend on `seed` alone (a 64-bit linear congruential generator).
 pub fn numbers(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -42,8 +47,11 @@ pub fn loss<const D: usize>(out: Tensor<D>) -> Tensor<1> {
     (out * weights).sum()
 }
 
-/// f32 arithmetic in another order: 1e-5 of the largest value. Measured 2e-7 to 3e-6.
-pub const TOLERANCE: f32 = 1e-5;
+/// f32 arithmetic in another order, as a part of the largest value: measured 2e-7 to 3e-6 on Flex.
+/// A shader adds up tens of thousands of products one after another: measured up to 1.3e-5.
+fn tolerance(device: &Device) -> f32 {
+    if is_flex(device) { 1e-5 } else { 5e-5 }
+}
 
 /// Asserts that no element is further from `expected` than `tolerance` times the largest of
 /// `expected`.
@@ -65,9 +73,11 @@ pub fn assert_close_within<const D: usize>(
     }
 }
 
+/// [`assert_close_within`] what reordering f32 arithmetic makes.
 #[track_caller]
 pub fn assert_close<const D: usize>(name: &str, actual: Tensor<D>, expected: Tensor<D>) {
-    assert_close_within(name, actual, expected, TOLERANCE);
+    let tolerance = tolerance(&actual.device());
+    assert_close_within(name, actual, expected, tolerance);
 }
 
 /// The values as f32.

@@ -80,11 +80,12 @@ fn equals_the_composed_form() {
     }
 }
 
-/// More logits than a chunk holds, wherever the limit is.
+/// More logits than a chunk of the default body holds. (No more classes: Burn 0.22.1 sums rows of
+/// 2¹⁸ and more elements wrongly on wgpu, in the reference as well.)
 #[test]
 fn many_chunks_equal_the_composed_form() {
     for device in devices() {
-        check(70, 24, 300_000, 5, &device);
+        check(260, 24, 70_000, 5, &device);
     }
 }
 

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{
     buffer::{PARALLEL, Values, cast, create, rows, update, written},
-    simd::{mul_add, sum, vectorised},
+    simd::{LANES, mul_add, sum, vectorised},
 };
 
 /// Rows a thread takes at a time, and rows whose weight gradients are added up before they are
@@ -116,7 +116,7 @@ vectorised! {
     ) {
         let n = weight.len();
         for ((x, y), inv_rms) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).zip(inv_rms) {
-            let squares = sum(n, |total, i| mul_add::<FMA>(x[i], x[i], total));
+            let squares = sum::<LANES>(n, |total, i| mul_add::<FMA>(x[i], x[i], total));
             let inv = 1.0 / (squares / n as f32 + eps).sqrt();
             *inv_rms = inv;
             for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
@@ -129,7 +129,7 @@ vectorised! {
     fn denormalize(x: &[f32], weight: &[f32], inv_rms: &[f32], grad: &mut [f32]) {
         let n = weight.len();
         for ((x, grad), inv) in x.chunks_exact(n).zip(grad.chunks_exact_mut(n)).zip(inv_rms) {
-            let dot = sum(n, |total, i| mul_add::<FMA>(grad[i] * weight[i], x[i], total));
+            let dot = sum::<LANES>(n, |total, i| mul_add::<FMA>(grad[i] * weight[i], x[i], total));
             let factor = inv * inv * dot / n as f32;
             for ((g, x), w) in grad.iter_mut().zip(x).zip(weight) {
                 *g = inv * mul_add::<FMA>(-*x, factor, *g * w);

@@ -3,7 +3,8 @@
 //! The bodies are plain loops that the compiler vectorises: element by element, or with sums kept
 //! in [`LANES`] separate accumulators, because the compiler may not reorder a float sum itself.
 
-/// Accumulators of a sum: four AVX-512 registers, so that four additions are under way at a time.
+/// Accumulators of a long sum: four AVX-512 registers, so that four additions are under way at a
+/// time.
 pub(super) const LANES: usize = 64;
 
 /// What the processor offers.
@@ -83,17 +84,17 @@ pub(super) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// `Σ f(i)` over `0..n` in [`LANES`] accumulators, added up pair by pair.
+/// `f(.., i)` over `0..n` in `N` accumulators, a power of two, added up pair by pair.
 #[inline(always)]
-pub(super) fn sum(n: usize, f: impl Fn(f32, usize) -> f32) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let whole = n - n % LANES;
+pub(super) fn sum<const N: usize>(n: usize, f: impl Fn(f32, usize) -> f32) -> f32 {
+    let mut lanes = [0f32; N];
+    let whole = n - n % N;
     let mut start = 0;
     while start < whole {
         for (lane, total) in lanes.iter_mut().enumerate() {
             *total = f(*total, start + lane);
         }
-        start += LANES;
+        start += N;
     }
     for (lane, i) in (whole..n).enumerate() {
         lanes[lane] = f(lanes[lane], i);
@@ -119,8 +120,8 @@ pub(super) fn max(start: f32, values: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut width = LANES / 2;
+fn fold<const N: usize>(mut lanes: [f32; N], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = N / 2;
     while width > 0 {
         for i in 0..width {
             lanes[i] = f(lanes[i], lanes[i + width]);
@@ -155,7 +156,7 @@ pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
     let p = mul_add::<FMA>(p, r, 8.333_452e-3);
     let p = mul_add::<FMA>(p, r, 4.166_579_6e-2);
     let p = mul_add::<FMA>(p, r, 1.666_666_5e-1);
-    let p = mul_add::<FMA>(p, r, 5.000_000_1e-1);
+    let p = mul_add::<FMA>(p, r, 0.5);
     let p = mul_add::<FMA>(p, r * r, r + 1.0);
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
     p * power
@@ -173,7 +174,7 @@ mod tests {
         }
 
         fn square_sum(values: &[f32]) -> f32 {
-            sum(values.len(), |total, i| mul_add::<FMA>(values[i], values[i], total))
+            sum::<LANES>(values.len(), |total, i| mul_add::<FMA>(values[i], values[i], total))
         }
 
         fn largest(values: &[f32]) -> f32 {

@@ -11,8 +11,8 @@ use super::{
         buffer::{Values, cast, create},
         matmul::{Into, Matrix, matmul},
     },
-    operand::Operand,
-    tile::{KEYS, Sight, dot, key_tiles, positions, probabilities, score_gradients},
+    operand::{Operand, View},
+    tile::{KEYS, Sight, key_tiles, positions, probabilities, row_dots, score_gradients},
 };
 use crate::attention_shape::AttentionShape;
 
@@ -26,13 +26,15 @@ pub(in super::super) fn backward(
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     let dtypes = [q.dtype(), k.dtype(), v.dtype()];
     let shape = AttentionShape::new(&q.shape(), &k.shape());
+    let [q, k, v, out, grad] = [q, k, v, out, grad].map(Operand::new);
+    let lse = Values::new(lse);
     let operands = Operands {
-        q: Operand::new(q),
-        k: Operand::new(k),
-        v: Operand::new(v),
-        out: Operand::new(out),
-        grad: Operand::new(grad),
-        lse: Values::new(lse),
+        q: q.view(),
+        k: k.view(),
+        v: v.view(),
+        out: out.view(),
+        grad: grad.view(),
+        lse: &lse,
         scale: scale as f32,
         shape,
     };
@@ -71,14 +73,14 @@ pub(in super::super) fn backward(
     )
 }
 
-struct Operands {
-    q: Operand,
-    k: Operand,
-    v: Operand,
-    out: Operand,
-    grad: Operand,
+struct Operands<'a> {
+    q: View<'a>,
+    k: View<'a>,
+    v: View<'a>,
+    out: View<'a>,
+    grad: View<'a>,
     /// `[batch, q_len, heads]`.
-    lse: Values,
+    lse: &'a [f32],
     scale: f32,
     shape: AttentionShape,
 }
@@ -97,6 +99,7 @@ struct Pair {
 struct Scratch {
     q: Vec<f32>,
     grad: Vec<f32>,
+    out: Vec<f32>,
     p: Vec<f32>,
     dp: Vec<f32>,
     lse: Vec<f32>,
@@ -110,6 +113,7 @@ impl Scratch {
         Self {
             q: vec![0.0; rows * shape.head_dim],
             grad: vec![0.0; rows * shape.head_dim],
+            out: vec![0.0; rows * shape.head_dim],
             p: vec![0.0; rows * keys],
             dp: vec![0.0; rows * keys],
             lse: vec![0.0; rows],
@@ -118,7 +122,7 @@ impl Scratch {
     }
 }
 
-impl Operands {
+impl Operands<'_> {
     fn pair(&self, batch: usize, kv_head: usize, scratch: &mut Scratch) -> Pair {
         let shape = &self.shape;
         let (group, d) = (shape.group, shape.head_dim);
@@ -168,30 +172,20 @@ impl Operands {
     /// `rowsum(grad ∘ out)`.
     fn load(&self, batch: usize, queries: Range<usize>, kv_head: usize, scratch: &mut Scratch) {
         let shape = &self.shape;
+        let rows = queries.len() * shape.group;
         let heads = kv_head * shape.group..(kv_head + 1) * shape.group;
-        self.q.gather(
-            batch,
-            queries.clone(),
-            heads.clone(),
-            self.scale,
-            &mut scratch.q,
-        );
-        self.grad.gather(
-            batch,
-            queries.clone(),
-            heads.clone(),
-            1.0,
-            &mut scratch.grad,
-        );
-        let mut row = 0;
-        for position in queries {
-            let first = (batch * shape.q_len + position) * shape.heads();
-            for head in heads.clone() {
-                scratch.lse[row] = self.lse[first + head];
-                let grad = &scratch.grad[row * shape.head_dim..][..shape.head_dim];
-                scratch.deltas[row] = dot(grad, self.out.head(batch, position, head));
-                row += 1;
-            }
+        let copy = |view: &View, scale, to: &mut [f32]| {
+            view.gather(batch, queries.clone(), heads.clone(), scale, to);
+        };
+        copy(&self.q, self.scale, &mut scratch.q);
+        copy(&self.grad, 1.0, &mut scratch.grad);
+        copy(&self.out, 1.0, &mut scratch.out);
+        let dots = &mut scratch.deltas[..rows];
+        row_dots(&scratch.grad, &scratch.out, shape.head_dim, dots);
+        let lse = scratch.lse.chunks_exact_mut(shape.group);
+        for (position, lse) in queries.clone().zip(lse) {
+            let first = (batch * shape.q_len + position) * shape.heads() + heads.start;
+            lse.copy_from_slice(&self.lse[first..][..shape.group]);
         }
     }
 }

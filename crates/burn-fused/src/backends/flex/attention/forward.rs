@@ -8,8 +8,8 @@ use super::{
         buffer::{cast, create},
         matmul::{Into, Matrix, matmul},
     },
-    operand::Operand,
-    tile::{KEYS, Sight, key_tiles, positions, softmax_step},
+    operand::{Operand, View},
+    tile::{KEYS, Sight, key_tiles, positions, scale_row, softmax_step},
 };
 use crate::attention_shape::AttentionShape;
 
@@ -22,10 +22,11 @@ pub(in super::super) fn forward(
 ) -> (FlexTensor, FlexTensor) {
     let dtype = q.dtype();
     let shape = AttentionShape::new(&q.shape(), &k.shape());
+    let (q, k, v) = (Operand::new(q), Operand::new(k), Operand::new(v));
     let operands = Operands {
-        q: Operand::new(q),
-        k: Operand::new(k),
-        v: Operand::new(v),
+        q: q.view(),
+        k: k.view(),
+        v: v.view(),
         scale: scale as f32,
         shape,
     };
@@ -51,10 +52,10 @@ pub(in super::super) fn forward(
     (cast(create(out_shape, out), dtype), create(lse_shape, lse))
 }
 
-struct Operands {
-    q: Operand,
-    k: Operand,
-    v: Operand,
+struct Operands<'a> {
+    q: View<'a>,
+    k: View<'a>,
+    v: View<'a>,
     scale: f32,
     shape: AttentionShape,
 }
@@ -172,10 +173,7 @@ impl Task<'_> {
                 out.chunks_exact(d).zip(&*maxima).zip(&*sums).enumerate()
             {
                 let to = row / group * heads + first + row % group;
-                let inverse = 1.0 / sum;
-                for (to, from) in self.out[to * d..][..d].iter_mut().zip(from) {
-                    *to = from * inverse;
-                }
+                scale_row(from, 1.0 / sum, &mut self.out[to * d..][..d]);
                 self.lse[to] = max + sum.ln();
             }
         }

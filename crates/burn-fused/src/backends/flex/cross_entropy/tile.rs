@@ -1,4 +1,4 @@
-use super::super::simd::{exp, max, sum, vectorised};
+use super::super::simd::{LANES, exp, max, sum, vectorised};
 
 /// Classes of a tile. With [`TOKENS`] tokens that is 512 KiB of logits, half a second-level cache
 /// of 1 MiB; a tile of the weight is shared by all threads through the third-level cache.
@@ -44,7 +44,7 @@ vectorised! {
             for logit in logits.iter_mut() {
                 *logit = exp::<FMA>(*logit - *maximum);
             }
-            *total += sum(logits.len(), |total, i| total + logits[i]);
+            *total += sum::<LANES>(logits.len(), |total, i| total + logits[i]);
         }
     }
 
