@@ -3,7 +3,7 @@
 use crate::{LoraConfig, LoraError};
 use burn::module::{LoraAdapter, Module, Param};
 use burn::nn::{Dropout, DropoutConfig};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// `s · (dropout(x) A) B`, what LoRA adds to a layer's output.
 ///
@@ -40,6 +40,33 @@ impl LoraBranch {
             },
             dropout: DropoutConfig::new(config.dropout).init(),
         })
+    }
+
+    /// A branch of factors in peft's orientation and order, `a: [rank, in_features]` and
+    /// `b: [out_features, rank]`, on `device` in f32.
+    ///
+    /// They are transposed on the host: a view would give the same numbers another memory layout than a
+    /// trained or recorded factor has, and with it another rounding in the products.
+    pub(crate) fn from_peft(
+        a: &[f32],
+        b: &[f32],
+        config: &LoraConfig,
+        device: &Device,
+    ) -> Result<Self, LoraError> {
+        let factor = |values: &[f32], rows: usize| {
+            let columns = values.len() / rows;
+            let transposed: Vec<f32> = (0..values.len())
+                .map(|place| values[place % rows * columns + place / rows])
+                .collect();
+            let data = TensorData::new(transposed, [columns, rows]);
+            Tensor::<2>::from_data(data, (device, DType::F32))
+        };
+        config.validate()?;
+        Self::new(
+            factor(a, config.rank),
+            factor(b, b.len() / config.rank),
+            config,
+        )
     }
 
     /// Rank of the product.

@@ -3,7 +3,7 @@
 use crate::{LoraBranch, LoraError, Nf4Weight};
 use burn::module::{Module, Param};
 use burn::nn::Linear;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use burn_nf4::Nf4Tensor;
 use nf4::QuantConfig;
 
@@ -39,12 +39,11 @@ impl QLoraLinear {
     /// [`LoraError::Quantize`] when the configuration is invalid.
     pub fn from_linear(linear: Linear, config: QuantConfig) -> Result<Self, LoraError> {
         // Burn's layer holds [in_features, out_features].
-        let weight = linear.weight.val().without_autodiff().transpose();
-        let quantized = Nf4Tensor::quantize(weight, config)?;
-        Ok(Self::quantized(
-            quantized,
-            linear.bias.map(|bias| bias.val().without_autodiff()),
-        ))
+        let weight = linear.weight.val();
+        let device = weight.device();
+        let quantized = Nf4Tensor::quantize(weight.transpose(), config)?;
+        let bias = linear.bias.map(|bias| bias.val().detach());
+        Ok(Self::quantized(on(quantized, &device)?, bias))
     }
 
     /// A layer on a packed weight. `bias: [out_features]`.
@@ -101,20 +100,36 @@ impl QLoraLinear {
         );
         let rows = dims[..D - 1].iter().product();
         let x: Tensor<2> = x.reshape([rows, in_features]);
+        let dtype = x.dtype();
 
         let mut y = match &self.weight {
             BaseWeight::Quantized(weight) => weight.tensor().matmul(x.clone()),
-            BaseWeight::Dense(weight) => x.clone().matmul(constant(weight, &x).transpose()),
+            BaseWeight::Dense(weight) => x.clone().matmul(constant(weight, dtype).transpose()),
         };
         if let Some(branch) = &self.adapter {
             y = y + branch.forward(x);
         }
         if let Some(bias) = &self.bias {
-            y = y.clone() + constant(bias, &y).unsqueeze();
+            y = y + constant(bias, dtype).unsqueeze();
         }
         dims[D - 1] = out_features;
         y.reshape(dims)
     }
+}
+
+/// The words with the autodiff setting of `device`, which quantizing drops: adapters are made where the
+/// words are, and shall train there.
+fn on(weight: Nf4Tensor, device: &Device) -> Result<Nf4Tensor, LoraError> {
+    let Some(strategy) = device.gradient_checkpointing_strategy() else {
+        return Ok(weight);
+    };
+    let (packed, absmax, layout) = weight.into_parts();
+    let [packed, absmax] = [packed, absmax].map(|words| {
+        words
+            .autodiff()
+            .with_gradient_checkpointing_strategy(strategy)
+    });
+    Ok(Nf4Tensor::from_parts(packed, absmax, layout)?)
 }
 
 /// A parameter that asks for no gradient.
@@ -122,12 +137,12 @@ fn frozen<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
     Param::from_tensor(value).set_require_grad(false)
 }
 
-/// The value as a constant of the graph, in the dtype of `like`.
-fn constant<const D: usize>(param: &Param<Tensor<D>>, like: &Tensor<2>) -> Tensor<D> {
+/// The value as a constant of the graph, in `dtype`.
+fn constant<const D: usize>(param: &Param<Tensor<D>>, dtype: DType) -> Tensor<D> {
     let value = param.val().without_autodiff();
-    if value.dtype() == like.dtype() {
+    if value.dtype() == dtype {
         value
     } else {
-        value.cast(like.dtype())
+        value.cast(dtype)
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::{LoraBranch, LoraConfig, LoraError, QLoraLinear};
 use burn::module::{Module, ParamGroup, ParamId};
-use burn::tensor::{Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -55,16 +54,13 @@ fn fresh_branch(
     rng: &mut ChaCha8Rng,
 ) -> Result<LoraBranch, LoraError> {
     let [out_features, in_features] = linear.shape();
-    let device = linear.device();
     let bound = 1.0 / (in_features as f32).sqrt();
     // Drawn in peft's order, [rank, in_features].
     let values: Vec<f32> = (0..config.rank * in_features)
         .map(|_| bound * (2.0 * unit(rng) - 1.0))
         .collect();
-    let data = TensorData::new(values, [config.rank, in_features]);
-    let a = Tensor::<2>::from_data(data, &device).transpose();
-    let b = Tensor::zeros([config.rank, out_features], &device);
-    LoraBranch::new(a, b, config)
+    let zeros = vec![0.0; out_features * config.rank];
+    LoraBranch::from_peft(&values, &zeros, config, &linear.device())
 }
 
 /// A number in `[0, 1)` from the upper 24 bits of a word: spelled out so that no release of a library

@@ -1,7 +1,7 @@
 //! `adapter_model.safetensors`.
 
 use crate::{LoraBranch, LoraConfig, LoraError, LoraModel, Targets, config::short_names};
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, HashMap};
@@ -119,7 +119,6 @@ pub fn load<M: LoraModel>(
             continue;
         }
         let [out_features, in_features] = linear.shape();
-        let device = linear.device();
         let factor = |factor, shape: [usize; 2]| {
             let key = key(name, factor);
             let view = file
@@ -131,11 +130,12 @@ pub fn load<M: LoraModel>(
                     view.shape()
                 )));
             }
-            decode(&key, &view, shape, &device, path)
+            decode(&key, &view, path)
         };
-        let a = factor('A', [config.rank, in_features])?.transpose();
-        let b = factor('B', [out_features, config.rank])?.transpose();
-        branches.push(Some(LoraBranch::new(a, b, config)?));
+        let a = factor('A', [config.rank, in_features])?;
+        let b = factor('B', [out_features, config.rank])?;
+        let branch = LoraBranch::from_peft(&a, &b, config, &linear.device())?;
+        branches.push(Some(branch));
         used += 2;
     }
     if used != file.len() {
@@ -155,14 +155,8 @@ pub fn load<M: LoraModel>(
     Ok(())
 }
 
-/// A stored factor as an f32 tensor; f16 and bf16 are widened.
-fn decode(
-    key: &str,
-    view: &TensorView<'_>,
-    shape: [usize; 2],
-    device: &Device,
-    path: &Path,
-) -> Result<Tensor<2>, LoraError> {
+/// A stored factor in f32; f16 and bf16 are widened.
+fn decode(key: &str, view: &TensorView<'_>, path: &Path) -> Result<Vec<f32>, LoraError> {
     let dtype = match view.dtype() {
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,
@@ -175,6 +169,6 @@ fn decode(
             });
         }
     };
-    let data = TensorData::from_bytes_vec(view.data().to_vec(), shape, dtype).convert::<f32>();
-    Ok(Tensor::from_data(data, (device, DType::F32)))
+    let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape(), dtype);
+    Ok(data.iter::<f32>().collect())
 }
