@@ -17,7 +17,11 @@ pub struct TestDevice {
 pub fn all() -> Vec<TestDevice> {
     vec![
         #[cfg(feature = "flex")]
-        TestDevice { name: "flex", device: Device::flex(), loss_tolerance: 5e-5 },
+        TestDevice {
+            name: "flex",
+            device: Device::flex(),
+            loss_tolerance: 5e-5,
+        },
         #[cfg(feature = "wgpu")]
         TestDevice {
             name: "wgpu",

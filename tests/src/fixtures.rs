@@ -38,7 +38,11 @@ impl Recording {
 
     /// The names of the tensors.
     pub fn names(&self) -> Vec<String> {
-        self.tensors().names().iter().map(|name| name.to_string()).collect()
+        self.tensors()
+            .names()
+            .iter()
+            .map(|name| name.to_string())
+            .collect()
     }
 
     /// The shape of tensor `name`.
@@ -76,7 +80,11 @@ impl Recording {
 
     /// The i64 tensor `name` on `device`, as 32-bit integers.
     pub fn int_tensor<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D, Int> {
-        let values: Vec<i32> = self.ints(name).into_iter().map(|value| value as i32).collect();
+        let values: Vec<i32> = self
+            .ints(name)
+            .into_iter()
+            .map(|value| value as i32)
+            .collect();
         let data = TensorData::new(values, self.shape(name));
         Tensor::from_data(data, (device, DType::I32))
     }

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_finetune::CausalLm;
 use burn_qlora::{BaseWeight, LoraModel, merge_linears, peft};
-use finetune::LlamaLm;
+use finetune::model::LlamaLm;
 use qlora_tests::device;
 use qlora_tests::fixtures::{self, Recording};
 
@@ -21,7 +21,12 @@ fn on_the_quantized_model() {
         let model = adapted("tiny_llama_nf4", adapter, &test.device);
         let what = format!("{} {adapter}", test.name);
         let expected = recording.floats("logits_nf4");
-        assert_close(&what, &logits(&model, &recording, &test.device), &expected, LOGITS);
+        assert_close(
+            &what,
+            &logits(&model, &recording, &test.device),
+            &expected,
+            LOGITS,
+        );
 
         let labels = recording.ints("labels");
         let targets: Vec<i64> = labels[1..].iter().copied().chain([-100]).collect();
@@ -42,7 +47,7 @@ fn merged_into_the_dense_model() {
         let recording = Recording::open(&format!("{adapter}/reference.safetensors"));
         let mut dense = model("tiny_llama", &test.device);
         peft::load(&mut dense, fixtures::path(adapter)).unwrap();
-        let mut merged = Vec::new();
+        let mut merged: Vec<(String, Tensor<2>)> = Vec::new();
         merge_linears(&dense, |path, weight| {
             merged.push((path.to_owned(), weight));
             Ok::<(), std::convert::Infallible>(())
@@ -50,8 +55,8 @@ fn merged_into_the_dense_model() {
         .unwrap();
         for ((_, linear), (path, weight)) in dense.lora_linears_mut().into_iter().zip(merged) {
             if path == "model.layers.1.self_attn.k_proj" {
-                let expected = recording.floats(&format!("merged_f32.{path}.weight"));
-                let got: Vec<f32> = weight.clone().into_data().to_vec().unwrap();
+                let expected = recording.floats("merged_f32.layers.1.self_attn.k_proj.weight");
+                let got: Vec<f32> = weight.clone().into_data().try_to_vec().unwrap();
                 assert_close(&path, &got, &expected, 1e-6);
             }
             let BaseWeight::Dense(base) = &mut linear.weight else {
@@ -62,7 +67,12 @@ fn merged_into_the_dense_model() {
         }
         let what = format!("{} {adapter} merged", test.name);
         let expected = recording.floats("logits_merged_f32");
-        assert_close(&what, &logits(&dense, &recording, &test.device), &expected, LOGITS);
+        assert_close(
+            &what,
+            &logits(&dense, &recording, &test.device),
+            &expected,
+            LOGITS,
+        );
     }
 }
 
@@ -94,5 +104,5 @@ fn cases() -> Vec<(device::TestDevice, &'static str)> {
 
 fn logits(model: &LlamaLm, recording: &Recording, device: &Device) -> Vec<f32> {
     let ids = recording.int_tensor::<2>("input_ids", device);
-    model.0.forward(ids).into_data().to_vec().unwrap()
+    model.llama.forward(ids).into_data().try_to_vec().unwrap()
 }

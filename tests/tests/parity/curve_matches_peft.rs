@@ -22,18 +22,25 @@ fn every_step_and_the_final_adapter() {
             let name = test.name;
             let error = |got: f64, expected: f64| (got - expected).abs() / expected;
             let loss = error(report.loss, recorded("loss", step));
-            assert!(loss <= test.loss_tolerance, "{name} step {step}: loss off by {loss:e}");
+            assert!(
+                loss <= test.loss_tolerance,
+                "{name} step {step}: loss off by {loss:e}"
+            );
             let norm = error(report.grad_norm, recorded("grad_norm", step));
-            assert!(norm <= 2.0 * test.loss_tolerance, "{name} step {step}: norm off by {norm:e}");
+            assert!(
+                norm <= 2.0 * test.loss_tolerance,
+                "{name} step {step}: norm off by {norm:e}"
+            );
             let lr = (report.lr - recorded("lr", step)).abs();
-            assert!(lr <= 1e-12, "{name} step {step}: learning rate {}", report.lr);
+            assert!(
+                lr <= 1e-12,
+                "{name} step {step}: learning rate {}",
+                report.lr
+            );
         }
         let tolerance = (2.0 * test.loss_tolerance) as f32;
-        let expected = crate::recorded::adapted(
-            "tiny_llama_nf4",
-            "qlora_curve/final_adapter",
-            &test.device,
-        );
+        let expected =
+            crate::recorded::adapted("tiny_llama_nf4", "qlora_curve/final_adapter", &test.device);
         let values = |bits: Vec<u32>| bits.into_iter().map(f32::from_bits).collect::<Vec<_>>();
         assert_close(
             &format!("{}: final adapter", test.name),

@@ -14,7 +14,10 @@ fn tolerance(device: &str) -> f32 {
 
 #[test]
 fn with_a_fresh_adapter() {
-    check("qlora_curve/init_adapter", "qlora_curve/grads_step0.safetensors");
+    check(
+        "qlora_curve/init_adapter",
+        "qlora_curve/grads_step0.safetensors",
+    );
 }
 
 #[test]
@@ -29,14 +32,24 @@ fn check(adapter: &str, file: &str) {
         let device = test.device.clone().autodiff();
         let mut model = freeze_base(adapted("tiny_llama_nf4", adapter, &device));
         // With the embedding trainable, its gradient tells what arrived below the first block.
-        let embedding = model.0.embed_tokens.weight.clone().set_require_grad(true);
-        model.0.embed_tokens.weight = embedding;
+        let embedding = model
+            .llama
+            .embed_tokens
+            .weight
+            .clone()
+            .set_require_grad(true);
+        model.llama.embed_tokens.weight = embedding;
         let batch = batches.of(0, batches.rows(), &device).remove(0);
         let loss = model
             .loss_sum(batch.input_ids.clone(), batch.targets)
             .mul_scalar(1.0 / batch.target_tokens as f64);
         let value = loss.clone().into_scalar::<f32>();
-        assert_close("loss", &[value], &recording.floats("loss"), 7.0 * test.loss_tolerance as f32);
+        assert_close(
+            "loss",
+            &[value],
+            &recording.floats("loss"),
+            7.0 * test.loss_tolerance as f32,
+        );
         let gradients = loss.backward();
 
         for (path, linear) in model.lora_linears() {
@@ -45,23 +58,33 @@ fn check(adapter: &str, file: &str) {
                 let name = format!("grad.base_model.model.{path}.lora_{factor}.weight");
                 // Gradients of A are not recorded where B is zero: they are zero too.
                 let got = param.val().grad(&gradients).unwrap().transpose();
-                let got: Vec<f32> = got.into_data().to_vec().unwrap();
+                let got: Vec<f32> = got.into_data().try_to_vec().unwrap();
                 let expected = if recording.names().contains(&name) {
                     recording.floats(&name)
                 } else {
                     vec![0.0; got.len()]
                 };
-                compare(&format!("{} {name}", test.name), &got, &expected, tolerance(test.name));
+                compare(
+                    &format!("{} {name}", test.name),
+                    &got,
+                    &expected,
+                    tolerance(test.name),
+                );
             }
         }
-        let embedding = model.0.embed_tokens.weight.val();
+        let embedding = model.llama.embed_tokens.weight.val();
         let [vocab, hidden] = embedding.dims();
         let got = embedding.grad(&gradients).unwrap();
         let ids: Vec<i64> = batch.input_ids.into_data().iter::<i64>().collect();
-        let expected = scattered(&recording.floats("grad_embedding_output"), &ids, vocab, hidden);
+        let expected = scattered(
+            &recording.floats("grad_embedding_output"),
+            &ids,
+            vocab,
+            hidden,
+        );
         compare(
             &format!("{} embedding", test.name),
-            &got.into_data().to_vec::<f32>().unwrap(),
+            &got.into_data().try_to_vec::<f32>().unwrap(),
             &expected,
             tolerance(test.name),
         );
@@ -81,7 +104,8 @@ fn scattered(output: &[f32], ids: &[i64], vocab: usize, hidden: usize) -> Vec<f3
 }
 
 fn compare(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
-    let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let largest = expected
+        .iter()
+        .fold(0.0f32, |largest, value| largest.max(value.abs()));
     assert_close(what, got, expected, tolerance * largest);
 }
-

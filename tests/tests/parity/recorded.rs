@@ -4,13 +4,14 @@ use burn::tensor::{Device, TensorData};
 use burn_finetune::{Batch, TrainConfig, Trainer};
 use burn_llama::{Checkpoint, Llama, LoadOptions};
 use burn_qlora::{LoraModel, peft};
-use finetune::LlamaLm;
+use finetune::model::LlamaLm;
 use qlora_tests::fixtures::{self, Recording};
 
 /// The recorded model `name`, its weights as they are stored.
 pub fn model(name: &str, device: &Device) -> LlamaLm {
     let checkpoint = Checkpoint::open(fixtures::path(name)).unwrap();
-    LlamaLm(Llama::load(&checkpoint, &LoadOptions::default(), device).unwrap())
+    let llama = Llama::load(&checkpoint, &LoadOptions::default(), device).unwrap();
+    LlamaLm { llama }
 }
 
 /// [`model`] with the recorded adapter in folder `adapter`.
@@ -90,7 +91,12 @@ impl CurveBatches {
 fn batch(ids: &[i64], labels: &[i64], seq: usize, device: &Device) -> Batch {
     let targets: Vec<i64> = labels
         .chunks(seq)
-        .flat_map(|row| row[1..].iter().copied().chain([burn_finetune::model::IGNORED]))
+        .flat_map(|row| {
+            row[1..]
+                .iter()
+                .copied()
+                .chain([burn_finetune::model::IGNORED])
+        })
         .collect();
     let shape = [ids.len() / seq, seq];
     Batch {
@@ -108,7 +114,7 @@ pub fn adapter_bits(model: &impl LoraModel) -> Vec<u32> {
         .into_iter()
         .filter_map(|(_, linear)| linear.adapter.as_ref())
         .flat_map(|branch| [branch.lora.a.val(), branch.lora.b.val()])
-        .flat_map(|factor| factor.into_data().to_vec::<f32>().unwrap())
+        .flat_map(|factor| factor.into_data().try_to_vec::<f32>().unwrap())
         .map(f32::to_bits)
         .collect()
 }
@@ -121,6 +127,12 @@ pub fn assert_close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
         .zip(expected)
         .map(|(got, expected)| (got - expected).abs())
         .fold(0.0, f32::max);
-    assert!(worst <= tolerance, "{what}: off by {worst:e}, allowed {tolerance:e}");
-    assert!(got.iter().all(|value| value.is_finite()), "{what}: not finite");
+    assert!(
+        worst <= tolerance,
+        "{what}: off by {worst:e}, allowed {tolerance:e}"
+    );
+    assert!(
+        got.iter().all(|value| value.is_finite()),
+        "{what}: not finite"
+    );
 }

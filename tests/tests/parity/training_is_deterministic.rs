@@ -4,7 +4,7 @@
 use burn::tensor::Device;
 use burn_finetune::{RunDir, Trainer};
 use burn_qlora::LoraConfig;
-use finetune::LlamaLm;
+use finetune::model::LlamaLm;
 use serde_json::Map;
 
 use crate::recorded::{CurveBatches, adapter_bits, assert_close, curve_trainer};
@@ -40,15 +40,30 @@ fn micro_batches_equal_the_batch() {
         let mut whole = curve_trainer(&Device::flex());
         let mut parts = curve_trainer(&Device::flex());
         for step in 0..5 {
-            let one = whole.step(&batches.of(step, batches.rows(), &device)).unwrap();
+            let one = whole
+                .step(&batches.of(step, batches.rows(), &device))
+                .unwrap();
             let many = parts.step(&batches.of(step, rows, &device)).unwrap();
             // The order of the sums differs, so the last bits may.
             let close = |got: f64, expected: f64| (got - expected).abs() <= 2e-6 * expected;
-            assert!(close(many.loss, one.loss), "loss {} and {}", many.loss, one.loss);
-            assert!(close(many.grad_norm, one.grad_norm), "norm {} and {}", many.grad_norm, one.grad_norm);
+            assert!(
+                close(many.loss, one.loss),
+                "loss {} and {}",
+                many.loss,
+                one.loss
+            );
+            assert!(
+                close(many.grad_norm, one.grad_norm),
+                "norm {} and {}",
+                many.grad_norm,
+                one.grad_norm
+            );
         }
         let values = |trainer: &Trainer<LlamaLm>| {
-            adapter_bits(trainer.model()).into_iter().map(f32::from_bits).collect::<Vec<_>>()
+            adapter_bits(trainer.model())
+                .into_iter()
+                .map(f32::from_bits)
+                .collect::<Vec<_>>()
         };
         assert_close("adapter", &values(&parts), &values(&whole), 1e-5);
     }
@@ -65,10 +80,16 @@ fn trained(steps: std::ops::Range<usize>, mut trainer: Trainer<LlamaLm>) -> Trai
     let batches = CurveBatches::open();
     let losses = steps
         .map(|step| {
-            let report = trainer.step(&batches.of(step, batches.rows(), &device)).unwrap();
+            let report = trainer
+                .step(&batches.of(step, batches.rows(), &device))
+                .unwrap();
             report.loss.to_bits()
         })
         .collect();
     let bits = adapter_bits(trainer.model());
-    Trained { trainer, losses, bits }
+    Trained {
+        trainer,
+        losses,
+        bits,
+    }
 }
