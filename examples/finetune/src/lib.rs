@@ -2,8 +2,8 @@
 //!
 //! - [`cli`]: every command and flag, with its default and its help.
 //! - [`config`]: the command line with a TOML file under it.
-//! - [`commands`]: [`train`](commands::train), [`eval`](commands::eval),
-//!   [`generate`](commands::generate) and [`quantize`](commands::quantize).
+//! - [`commands`]: [train](commands::train), [eval](commands::eval),
+//!   [generate](commands::generate) and [quantize](commands::quantize).
 //! - [`source`]: a model by path or from the Hugging Face Hub.
 //! - [`session`]: an opened model with its tokenizer and chat template, and the weights loaded.
 //! - [`exact_match`]: answers compared to the letter.
@@ -11,7 +11,7 @@
 //! - [`device`]: the device by name.
 //! - [`progress`]: the live display.
 //! - [`log`]: the step log.
-//! - [`interrupt`]: Ctrl-C.
+//! - [`interrupt`]: what Ctrl-C does.
 //! - [`report`]: an error as one line.
 //! - [`records`]: the demo's data set, drawn from a seed.
 

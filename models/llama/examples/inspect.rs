@@ -13,23 +13,46 @@ use safetensors::tensor::{Dtype, TensorView};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
+/// The CPU where there is a choice: Burn's default is the first GPU backend among the features.
+fn device() -> Device {
+    #[cfg(feature = "flex")]
+    return Device::flex();
+    #[cfg(not(feature = "flex"))]
+    return Device::default();
+}
+
 fn memory(key: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("0");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(key))
+        .unwrap_or("0");
     let digits: String = line.chars().filter(char::is_ascii_digit).collect();
     digits.parse::<f64>().unwrap_or(0.0) / 1024.0
 }
 
 fn main() -> Fallible<()> {
     let mut args = std::env::args().skip(1);
-    let model_path = args.next().ok_or("usage: inspect MODEL [PROMPT [OUTPUT]]")?;
-    let prompt = args.next().unwrap_or_else(|| "The capital of France is".into());
+    let model_path = args
+        .next()
+        .ok_or("usage: inspect MODEL [PROMPT [OUTPUT]]")?;
+    let prompt = args
+        .next()
+        .unwrap_or_else(|| "The capital of France is".into());
     println!("at start: {:.0} MiB resident", memory("VmRSS:"));
     let start = Instant::now();
     let checkpoint = Checkpoint::open(&model_path)?;
-    println!("opened in {:.2} s: {:.0} MiB resident", start.elapsed().as_secs_f64(), memory("VmRSS:"));
+    println!(
+        "opened in {:.2} s: {:.0} MiB resident",
+        start.elapsed().as_secs_f64(),
+        memory("VmRSS:")
+    );
     let start = Instant::now();
-    let model = Llama::load(&checkpoint, &LoadOptions::quantized(QuantConfig::default()), &Device::default())?;
+    let model = Llama::load(
+        &checkpoint,
+        &LoadOptions::quantized(QuantConfig::default()),
+        &device(),
+    )?;
     println!(
         "loaded in {:.2} s: {:.0} MiB resident, {:.0} MiB at the peak",
         start.elapsed().as_secs_f64(),
@@ -39,7 +62,9 @@ fn main() -> Fallible<()> {
     let tokenizer = checkpoint.tokenizer()?;
     let ids = tokenizer.encode(prompt, true)?.get_ids().to_vec();
     for count in [64, 256] {
-        let config = SamplingConfig::new().with_max_tokens(count).with_stop_tokens(Some(vec![]));
+        let config = SamplingConfig::new()
+            .with_max_tokens(count)
+            .with_stop_tokens(Some(vec![]));
         let (start, mut first) = (Instant::now(), None);
         let generation = model.generate(&ids, &config, 0, |_| {
             first.get_or_insert_with(Instant::now);
@@ -61,19 +86,30 @@ fn main() -> Fallible<()> {
         })?;
         println!("wrote {output} in {:.2} s", start.elapsed().as_secs_f64());
         let written = Checkpoint::open(&output)?;
-        let model = Llama::load(&written, &LoadOptions::default(), &Device::default())?;
+        let model = Llama::load(&written, &LoadOptions::default(), &device())?;
         let row: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
-        let input = Tensor::<2, Int>::from_data(TensorData::new(row.clone(), [1, row.len()]), &Device::default());
+        let input =
+            Tensor::<2, Int>::from_data(TensorData::new(row.clone(), [1, row.len()]), &device());
         let logits = model.forward(input).into_data().try_into_vec::<f32>()?;
         let bytes = |values: Vec<[u8; 4]>| values.concat();
         let logits = bytes(logits.iter().map(|value| value.to_le_bytes()).collect());
         let row_bytes: Vec<u8> = row.iter().flat_map(|id| id.to_le_bytes()).collect();
         let vocab = model.config().vocab_size;
         let views = [
-            ("input_ids", TensorView::new(Dtype::I64, vec![1, row.len()], &row_bytes)?),
-            ("logits", TensorView::new(Dtype::F32, vec![1, row.len(), vocab], &logits)?),
+            (
+                "input_ids",
+                TensorView::new(Dtype::I64, vec![1, row.len()], &row_bytes)?,
+            ),
+            (
+                "logits",
+                TensorView::new(Dtype::F32, vec![1, row.len(), vocab], &logits)?,
+            ),
         ];
-        safetensors::serialize_to_file(views, None, format!("{output}.logits.safetensors").as_ref())?;
+        safetensors::serialize_to_file(
+            views,
+            None,
+            format!("{output}.logits.safetensors").as_ref(),
+        )?;
     }
     Ok(())
 }

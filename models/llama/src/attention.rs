@@ -62,7 +62,12 @@ impl Attention {
 
     /// `x: [batch, seq, hidden]` to the same shape. With a cache, keys and values are appended to it
     /// and the queries see everything in it.
-    pub fn forward(&self, x: Tensor<3>, rope: &RopeTables, cache: Option<&mut LayerCache>) -> Tensor<3> {
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        rope: &RopeTables,
+        cache: Option<&mut LayerCache>,
+    ) -> Tensor<3> {
         let [batch, seq, _] = x.dims();
         let split = |x: Tensor<3>, heads| x.reshape([batch, seq, heads, self.head_dim]);
         let rotate = |x| burn_fused::rope(x, rope.cos.clone(), rope.sin.clone());
@@ -76,6 +81,7 @@ impl Attention {
         };
         let scale = (self.head_dim as f64).powf(-0.5);
         let out = burn_fused::causal_attention(q, k, v, scale);
-        self.o_proj.forward(out.reshape([batch, seq, self.heads * self.head_dim]))
+        self.o_proj
+            .forward(out.reshape([batch, seq, self.heads * self.head_dim]))
     }
 }

@@ -32,10 +32,19 @@ impl Block {
     }
 
     /// `x: [batch, seq, hidden]` to the same shape.
-    pub fn forward(&self, x: Tensor<3>, rope: &RopeTables, cache: Option<&mut LayerCache>) -> Tensor<3> {
-        let attended = self.self_attn.forward(self.input_layernorm.forward(x.clone()), rope, cache);
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        rope: &RopeTables,
+        cache: Option<&mut LayerCache>,
+    ) -> Tensor<3> {
+        let attended = self
+            .self_attn
+            .forward(self.input_layernorm.forward(x.clone()), rope, cache);
         let x = x + attended;
-        let fed = self.mlp.forward(self.post_attention_layernorm.forward(x.clone()));
+        let fed = self
+            .mlp
+            .forward(self.post_attention_layernorm.forward(x.clone()));
         x + fed
     }
 }

@@ -75,7 +75,10 @@ impl LayerCache {
     /// Appends `k` and `v`, each `[batch, seq, kv_heads, head_dim]`, and returns all held so far.
     pub(crate) fn append(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [batch, seq, heads, width] = k.dims();
-        let (keys, values) = self.store.take().expect("a layer's cache is put back after each step");
+        let (keys, values) = self
+            .store
+            .take()
+            .expect("a layer's cache is put back after each step");
         let written = [0..batch, self.len..self.len + seq, 0..heads, 0..width];
         self.len += seq;
         let keys = keys.slice_assign(written.clone(), k);

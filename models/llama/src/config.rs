@@ -80,18 +80,32 @@ impl LlamaConfig {
             ("max_position_embeddings", self.max_position_embeddings),
         ] {
             if value == 0 || value > i32::MAX as usize {
-                return Err(invalid(key, value.to_string(), "a number from 1 to 2147483647"));
+                return Err(invalid(
+                    key,
+                    value.to_string(),
+                    "a number from 1 to 2147483647",
+                ));
             }
         }
-        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
+        if !self
+            .num_attention_heads
+            .is_multiple_of(self.num_key_value_heads)
+        {
             return Err(invalid(
                 "num_key_value_heads",
                 self.num_key_value_heads.to_string(),
-                &format!("a divisor of num_attention_heads ({})", self.num_attention_heads),
+                &format!(
+                    "a divisor of num_attention_heads ({})",
+                    self.num_attention_heads
+                ),
             ));
         }
         if !self.head_dim.is_multiple_of(2) {
-            return Err(invalid("head_dim", self.head_dim.to_string(), "an even number"));
+            return Err(invalid(
+                "head_dim",
+                self.head_dim.to_string(),
+                "an even number",
+            ));
         }
         // Every dimension is below 2^31, so each product of two fits 64 bits; 2^40 bounds what
         // one matrix may ask of memory before any file has shown that it holds that much.

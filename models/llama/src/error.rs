@@ -140,7 +140,9 @@ pub enum LlamaError {
     #[error("the prompt has no tokens; give at least one, such as the beginning-of-text token")]
     EmptyPrompt,
     /// A token id outside the vocabulary.
-    #[error("token {token} is outside the vocabulary of {vocab_size}; the tokenizer belongs to another model")]
+    #[error(
+        "token {token} is outside the vocabulary of {vocab_size}; the tokenizer belongs to another model"
+    )]
     TokenOutOfRange {
         /// The token.
         token: u32,

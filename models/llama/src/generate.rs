@@ -52,7 +52,10 @@ impl Llama {
         self.check_prompt(prompt, limit)?;
         let model = self.valid();
         let device = model.device();
-        let stop = config.stop_tokens.as_ref().unwrap_or(&self.config().eos_token_ids);
+        let stop = config
+            .stop_tokens
+            .as_ref()
+            .unwrap_or(&self.config().eos_token_ids);
         let capacity = limit.min(prompt.len().saturating_add(config.max_tokens));
         let mut cache = KvCache::new(self.config(), 1, capacity, &device);
         let mut sampler = Sampler::new(config, seed);
@@ -106,7 +109,9 @@ impl Llama {
 
 fn read(logits: Tensor<2>) -> Result<Vec<f32>, LlamaError> {
     let device = |reason: String| LlamaError::Device { reason };
-    let data = logits.try_into_data().map_err(|error| device(error.to_string()))?;
+    let data = logits
+        .try_into_data()
+        .map_err(|error| device(error.to_string()))?;
     let data = data.convert::<f32>();
     data.try_into_vec::<f32>()
         .map_err(|error| device(error.to_string()))

@@ -10,7 +10,9 @@ use nf4::QuantConfig;
 use nf4::QuantizedMatrix;
 
 use crate::tensors::{EMBEDDING, FINAL_NORM, HEAD, ProjectionSpec};
-use crate::{Attention, Block, Checkpoint, Llama, LlamaConfig, LlamaError, Mlp, Projection, RmsNorm};
+use crate::{
+    Attention, Block, Checkpoint, Llama, LlamaConfig, LlamaError, Mlp, Projection, RmsNorm,
+};
 
 /// How [`Llama::load`] brings a checkpoint to a device.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -56,7 +58,11 @@ impl Llama {
     /// # Errors
     /// A tensor that is missing, damaged or of another shape than the configuration asks for; weights that are
     /// not finite or already quantized in another way, where they are to be quantized.
-    pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, device: &Device) -> Result<Self, LlamaError> {
+    pub fn load(
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+        device: &Device,
+    ) -> Result<Self, LlamaError> {
         let loader = Loader {
             checkpoint,
             config: checkpoint.config(),
@@ -88,7 +94,13 @@ impl Loader<'_> {
         let lm_head = (!config.tie_word_embeddings)
             .then(|| self.param(HEAD, table))
             .transpose()?;
-        Ok(Llama::from_parts(config.clone(), embed_tokens, layers, norm, lm_head))
+        Ok(Llama::from_parts(
+            config.clone(),
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+        ))
     }
 
     fn block(&self, prefix: &str) -> Result<Block, LlamaError> {
@@ -96,8 +108,15 @@ impl Loader<'_> {
         let projection = |spec| self.projection(prefix, spec);
         Ok(Block {
             input_layernorm: self.norm(&format!("{prefix}.input_layernorm.weight"))?,
-            self_attn: Attention::new(self.config, projection(q)?, projection(k)?, projection(v)?, projection(o)?),
-            post_attention_layernorm: self.norm(&format!("{prefix}.post_attention_layernorm.weight"))?,
+            self_attn: Attention::new(
+                self.config,
+                projection(q)?,
+                projection(k)?,
+                projection(v)?,
+                projection(o)?,
+            ),
+            post_attention_layernorm: self
+                .norm(&format!("{prefix}.post_attention_layernorm.weight"))?,
             mlp: Mlp {
                 gate_proj: projection(gate)?,
                 up_proj: projection(up)?,
@@ -116,11 +135,17 @@ impl Loader<'_> {
     fn projection(&self, prefix: &str, spec: ProjectionSpec) -> Result<Projection, LlamaError> {
         let path = format!("{prefix}.{}", spec.path);
         let name = format!("{path}.weight");
-        let bias = || spec.bias.then(|| self.tensor(&format!("{path}.bias"), [spec.shape[0]])).transpose();
+        let bias = || {
+            spec.bias
+                .then(|| self.tensor(&format!("{path}.bias"), [spec.shape[0]]))
+                .transpose()
+        };
         #[cfg(feature = "qlora")]
         if self.weights != Weights::Trainable {
             let linear = match self.quantized(&name, spec.shape)? {
-                Some(matrix) => QLoraLinear::quantized(Nf4Tensor::from_host(&matrix, self.device), bias()?),
+                Some(matrix) => {
+                    QLoraLinear::quantized(Nf4Tensor::from_host(&matrix, self.device), bias()?)
+                }
                 None => QLoraLinear::dense(self.tensor(&name, spec.shape)?, bias()?),
             };
             return Ok(Projection::Frozen(linear));
@@ -133,7 +158,11 @@ impl Loader<'_> {
     }
 
     #[cfg(feature = "qlora")]
-    fn quantized(&self, name: &str, shape: [usize; 2]) -> Result<Option<QuantizedMatrix>, LlamaError> {
+    fn quantized(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<QuantizedMatrix>, LlamaError> {
         match self.weights {
             Weights::AsStored => self.checkpoint.read_quantized(name, shape),
             Weights::Quantized(config) => self.checkpoint.quantize(name, shape, config).map(Some),
@@ -141,18 +170,30 @@ impl Loader<'_> {
         }
     }
 
-    fn tensor<const D: usize>(&self, name: &str, shape: [usize; D]) -> Result<Tensor<D>, LlamaError> {
+    fn tensor<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Tensor<D>, LlamaError> {
         let values = self.checkpoint.read_f32(name, &shape)?;
-        Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
+        Ok(Tensor::from_data(
+            TensorData::new(values, shape),
+            self.device,
+        ))
     }
 
-    fn param<const D: usize>(&self, name: &str, shape: [usize; D]) -> Result<Param<Tensor<D>>, LlamaError> {
+    fn param<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Param<Tensor<D>>, LlamaError> {
         Ok(self.trained(self.tensor(name, shape)?))
     }
 
     /// A parameter that wants a gradient when the whole model is to be trained.
     fn trained<const D: usize>(&self, value: Tensor<D>) -> Param<Tensor<D>> {
-        Param::initialized(ParamId::new(), value).set_require_grad(self.weights == Weights::Trainable)
+        Param::initialized(ParamId::new(), value)
+            .set_require_grad(self.weights == Weights::Trainable)
     }
 }
 
@@ -174,7 +215,9 @@ impl Checkpoint {
             if (stored.codebook, stored.block_size) == (config.codebook, config.block_size) {
                 return Ok(matrix);
             }
-            let words = |config: QuantConfig| format!("{} in blocks of {}", config.codebook, config.block_size);
+            let words = |config: QuantConfig| {
+                format!("{} in blocks of {}", config.codebook, config.block_size)
+            };
             return Err(LlamaError::AlreadyQuantized {
                 path: self.path().to_path_buf(),
                 tensor: name.into(),

@@ -32,7 +32,11 @@ impl LoraModel for Llama {
     }
 
     fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)> {
-        self.layers.iter_mut().enumerate().flat_map(frozen_in_mut).collect()
+        self.layers
+            .iter_mut()
+            .enumerate()
+            .flat_map(frozen_in_mut)
+            .collect()
     }
 }
 

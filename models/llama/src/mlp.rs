@@ -18,7 +18,11 @@ pub struct Mlp {
 
 impl Mlp {
     pub(crate) fn init(config: &LlamaConfig, device: &Device) -> Self {
-        let (hidden, inner, bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
+        let (hidden, inner, bias) = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.mlp_bias,
+        );
         Self {
             gate_proj: Projection::init(hidden, inner, bias, device),
             up_proj: Projection::init(hidden, inner, bias, device),

@@ -37,7 +37,10 @@ impl LlamaConfig {
     /// What [`LlamaConfig::validate`] refuses.
     pub fn init(&self, device: &Device) -> Result<Llama, LlamaError> {
         self.validate("LlamaConfig".as_ref())?;
-        let initializer = Initializer::Normal { mean: 0.0, std: 0.02 };
+        let initializer = Initializer::Normal {
+            mean: 0.0,
+            std: 0.02,
+        };
         let shape = [self.vocab_size, self.hidden_size];
         let embed_tokens = EmbeddingConfig::new(self.vocab_size, self.hidden_size)
             .with_initializer(initializer.clone())
@@ -46,7 +49,9 @@ impl LlamaConfig {
         Ok(Llama::from_parts(
             self.clone(),
             embed_tokens,
-            (0..self.num_hidden_layers).map(|_| Block::init(self, device)).collect(),
+            (0..self.num_hidden_layers)
+                .map(|_| Block::init(self, device))
+                .collect(),
             RmsNorm::init(self.hidden_size, self.rms_norm_eps, device),
             lm_head,
         ))
@@ -107,7 +112,10 @@ impl Llama {
         let [_, seq] = input_ids.dims();
         let x = self.embed_tokens.forward(input_ids);
         let rope = self.rope.tables(0, seq, &x.device());
-        let x = self.layers.iter().fold(x, |x, layer| layer.forward(x, &rope, None));
+        let x = self
+            .layers
+            .iter()
+            .fold(x, |x, layer| layer.forward(x, &rope, None));
         self.norm.forward(x)
     }
 
@@ -143,20 +151,24 @@ impl Llama {
     ///
     /// # Errors
     /// [`LlamaError::ContextLength`] when the cache is full.
-    pub fn forward_cached(&self, input_ids: Tensor<2, Int>, cache: &mut KvCache) -> Result<Tensor<2>, LlamaError> {
+    pub fn forward_cached(
+        &self,
+        input_ids: Tensor<2, Int>,
+        cache: &mut KvCache,
+    ) -> Result<Tensor<2>, LlamaError> {
         let [batch, seq] = input_ids.dims();
         let start = cache.len();
         cache.reserve(seq)?;
         let x = self.embed_tokens.forward(input_ids);
         let rope = self.rope.tables(start, seq, &x.device());
-        let x = self
-            .layers
-            .iter()
-            .enumerate()
-            .fold(x, |x, (index, layer)| layer.forward(x, &rope, Some(cache.layer(index))));
+        let x = self.layers.iter().enumerate().fold(x, |x, (index, layer)| {
+            layer.forward(x, &rope, Some(cache.layer(index)))
+        });
         // Only the last position is asked for; the head is the widest layer by far.
         let width = self.config.hidden_size;
-        let last = x.slice([0..batch, seq - 1..seq, 0..width]).reshape([batch, width]);
+        let last = x
+            .slice([0..batch, seq - 1..seq, 0..width])
+            .reshape([batch, width]);
         Ok(self.logits(self.norm.forward(last)))
     }
 

@@ -8,6 +8,8 @@ use burn_qlora::QLoraLinear;
 
 /// A linear layer of a block: Burn's own, or one with a frozen base and a place for an adapter.
 #[derive(Module, Debug)]
+// Burn derives no `Module` for a box, and a model has only a few hundred of these.
+#[allow(clippy::large_enum_variant)]
 pub enum Projection {
     /// A dense layer that can be trained as a whole.
     Dense(Linear),
@@ -21,9 +23,14 @@ impl Projection {
     pub fn init(in_features: usize, out_features: usize, bias: bool, device: &Device) -> Self {
         let mut linear = LinearConfig::new(in_features, out_features)
             .with_bias(bias)
-            .with_initializer(Initializer::Normal { mean: 0.0, std: 0.02 })
+            .with_initializer(Initializer::Normal {
+                mean: 0.0,
+                std: 0.02,
+            })
             .init(device);
-        linear.bias = linear.bias.map(|bias| bias.map(|values| values.zeros_like()));
+        linear.bias = linear
+            .bias
+            .map(|bias| bias.map(|values| values.zeros_like()));
         Self::Dense(linear)
     }
 

@@ -70,9 +70,15 @@ impl RopeConfig {
             } => {
                 positive("factor", *factor)?;
                 positive("low_freq_factor", *low_freq_factor)?;
-                positive("original_max_position_embeddings", *original_max_position_embeddings)?;
+                positive(
+                    "original_max_position_embeddings",
+                    *original_max_position_embeddings,
+                )?;
                 // The ramp divides by the difference.
-                positive("high_freq_factor - low_freq_factor", high_freq_factor - low_freq_factor)
+                positive(
+                    "high_freq_factor - low_freq_factor",
+                    high_freq_factor - low_freq_factor,
+                )
             }
             RopeScaling::Factors(factors) => {
                 if factors.len() != head_dim / 2 {
@@ -114,7 +120,11 @@ impl RopeScaling {
                 high_freq_factor,
                 original_max_position_embeddings,
             } => {
-                let (factor, low, high) = (*factor as f32, *low_freq_factor as f32, *high_freq_factor as f32);
+                let (factor, low, high) = (
+                    *factor as f32,
+                    *low_freq_factor as f32,
+                    *high_freq_factor as f32,
+                );
                 let original = *original_max_position_embeddings as f32;
                 let wavelength = (std::f64::consts::TAU as f32) / frequency;
                 if wavelength < original / high {

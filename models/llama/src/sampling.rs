@@ -25,15 +25,27 @@ pub struct SamplingConfig {
 
 impl SamplingConfig {
     pub(crate) fn validate(&self) -> Result<(), LlamaError> {
-        let invalid = |name, value: String, expected| LlamaError::Sampling { name, value, expected };
+        let invalid = |name, value: String, expected| LlamaError::Sampling {
+            name,
+            value,
+            expected,
+        };
         if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            return Err(invalid("temperature", self.temperature.to_string(), "0 or a positive number"));
+            return Err(invalid(
+                "temperature",
+                self.temperature.to_string(),
+                "0 or a positive number",
+            ));
         }
         if self.top_k == Some(0) {
             return Err(invalid("top-k", "0".into(), "at least 1"));
         }
         match self.top_p {
-            Some(p) if !(p > 0.0 && p <= 1.0) => Err(invalid("top-p", p.to_string(), "a number above 0, at most 1")),
+            Some(p) if !(p > 0.0 && p <= 1.0) => Err(invalid(
+                "top-p",
+                p.to_string(),
+                "a number above 0, at most 1",
+            )),
             _ => Ok(()),
         }
     }
@@ -80,7 +92,10 @@ impl<'a> Sampler<'a> {
                 kept += weight;
                 kept >= p * total
             };
-            let count = candidates.iter().position(enough).map_or(candidates.len(), |last| last + 1);
+            let count = candidates
+                .iter()
+                .position(enough)
+                .map_or(candidates.len(), |last| last + 1);
             candidates.truncate(count);
             total = candidates.iter().map(|(_, weight)| weight).sum();
         }
@@ -106,7 +121,13 @@ impl<'a> Sampler<'a> {
 fn likeliest(logits: &[f32]) -> u32 {
     let best = (0u32..)
         .zip(logits)
-        .fold((0, f32::NEG_INFINITY), |best, (token, logit)| if *logit > best.1 { (token, *logit) } else { best });
+        .fold((0, f32::NEG_INFINITY), |best, (token, logit)| {
+            if *logit > best.1 {
+                (token, *logit)
+            } else {
+                best
+            }
+        });
     best.0
 }
 
@@ -127,16 +148,23 @@ mod tests {
     #[test]
     fn top_k_and_top_p_cut_the_tail() {
         let logits = [0.0, 1.0, 2.0, 3.0, 4.0];
-        let config = SamplingConfig::new().with_temperature(10.0).with_top_k(Some(2));
+        let config = SamplingConfig::new()
+            .with_temperature(10.0)
+            .with_top_k(Some(2));
         assert!(draw(&config, &logits, 200).iter().all(|token| *token >= 3));
-        let config = SamplingConfig::new().with_temperature(1.0).with_top_p(Some(0.5));
+        let config = SamplingConfig::new()
+            .with_temperature(1.0)
+            .with_top_p(Some(0.5));
         assert!(draw(&config, &logits, 200).iter().all(|token| *token == 4));
     }
 
     #[test]
     fn frequencies_follow_the_probabilities() {
         let config = SamplingConfig::new().with_temperature(1.0);
-        let ones = draw(&config, &[0.0, 1.0], 20_000).iter().filter(|token| **token == 1).count();
+        let ones = draw(&config, &[0.0, 1.0], 20_000)
+            .iter()
+            .filter(|token| **token == 1)
+            .count();
         // p = 0.7311; 5 standard deviations of the count are 314.
         assert!((14_308..14_936).contains(&ones), "{ones}");
     }

@@ -92,9 +92,14 @@ impl Vocabulary<'_> {
             (false, _) => Ok(None),
             (true, Some(id)) => match self.text(id) {
                 Some(text) => Ok(Some((text.to_owned(), id))),
-                None => Err(format!("`{key}` is {id}, outside the vocabulary of {}", self.tokens.len())),
+                None => Err(format!(
+                    "`{key}` is {id}, outside the vocabulary of {}",
+                    self.tokens.len()
+                )),
             },
-            (true, None) => Err(format!("`{key}` is missing, but the token is to be added to every text")),
+            (true, None) => Err(format!(
+                "`{key}` is missing, but the token is to be added to every text"
+            )),
         };
         let bos = token(self.adds_bos(), self.bos, "tokenizer.ggml.bos_token_id")?;
         let eos = token(self.adds_eos(), self.eos, "tokenizer.ggml.eos_token_id")?;
@@ -121,7 +126,10 @@ impl Vocabulary<'_> {
     }
 
     fn vocab(&self) -> Vocab {
-        (0u32..).zip(&self.tokens).map(|(id, text)| ((*text).to_owned(), id)).collect()
+        (0u32..)
+            .zip(&self.tokens)
+            .map(|(id, text)| ((*text).to_owned(), id))
+            .collect()
     }
 
     /// The merges that the file lists.
@@ -130,7 +138,9 @@ impl Vocabulary<'_> {
             merge
                 .split_once(' ')
                 .map(|(left, right)| (left.to_owned(), right.to_owned()))
-                .ok_or_else(|| format!("`tokenizer.ggml.merges` has the entry {merge:?}, expected two parts"))
+                .ok_or_else(|| {
+                    format!("`tokenizer.ggml.merges` has the entry {merge:?}, expected two parts")
+                })
         };
         Some(self.merges.as_ref()?.iter().map(split).collect())
     }

@@ -65,7 +65,8 @@ fn write_tensor(
     match spec.shape[..] {
         [rows, columns] if spec.projection => {
             let matrix = checkpoint.quantize(&spec.name, [rows, columns], config)?;
-            let entries = bitsandbytes::write(&spec.name, &matrix, float.torch_name()).map_err(quantization)?;
+            let entries = bitsandbytes::write(&spec.name, &matrix, float.torch_name())
+                .map_err(quantization)?;
             for (name, entry) in entries {
                 let dtype = match entry.dtype {
                     bitsandbytes::Dtype::F32 => Dtype::F32,
@@ -78,13 +79,22 @@ fn write_tensor(
         _ => {
             let kind = checkpoint.float_type(&spec.name)?;
             let values = checkpoint.read_f32(&spec.name, &spec.shape)?;
-            spool.push(spec.name.clone(), kind.dtype(), spec.shape.clone(), &kind.encode(&values))
+            spool.push(
+                spec.name.clone(),
+                kind.dtype(),
+                spec.shape.clone(),
+                &kind.encode(&values),
+            )
         }
     }
 }
 
 /// config.json with the quantization in the words of transformers.
-fn model_config(checkpoint: &Checkpoint, float: FloatType, config: QuantConfig) -> Result<Value, LlamaError> {
+fn model_config(
+    checkpoint: &Checkpoint,
+    float: FloatType,
+    config: QuantConfig,
+) -> Result<Value, LlamaError> {
     // Refuses a codebook that bitsandbytes lacks, and bad sizes, before anything is written.
     let refused = |source| LlamaError::Quantization {
         path: checkpoint.path().to_path_buf(),
@@ -97,7 +107,9 @@ fn model_config(checkpoint: &Checkpoint, float: FloatType, config: QuantConfig) 
             codebook: config.codebook,
         }));
     }
-    let mut model = checkpoint.config().to_hf_json(float.torch_name(), checkpoint.path())?;
+    let mut model = checkpoint
+        .config()
+        .to_hf_json(float.torch_name(), checkpoint.path())?;
     model["quantization_config"] = json!({
         "quant_method": "bitsandbytes",
         "load_in_4bit": true,
@@ -121,10 +133,14 @@ fn write_tokenizer(checkpoint: &Checkpoint, staging: &Staging) -> Result<(), Lla
     if let Some(files) = checkpoint.companion_files() {
         return files.iter().try_for_each(|file| staging.copy(file));
     }
-    let tokenizer = checkpoint.tokenizer()?.to_string(true).map_err(|error| LlamaError::Tokenizer {
-        path: checkpoint.path().to_path_buf(),
-        reason: error.to_string(),
-    })?;
+    let tokenizer =
+        checkpoint
+            .tokenizer()?
+            .to_string(true)
+            .map_err(|error| LlamaError::Tokenizer {
+                path: checkpoint.path().to_path_buf(),
+                reason: error.to_string(),
+            })?;
     staging.write("tokenizer.json", tokenizer.as_bytes())?;
     let special = checkpoint.special_tokens()?;
     let mut settings = json!({

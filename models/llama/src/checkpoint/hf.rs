@@ -10,7 +10,7 @@ use safetensors::Dtype;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
-use super::safetensors::SafeTensorFiles;
+use super::safetensors::{RawTensor, SafeTensorFiles};
 use super::special::{SpecialToken, SpecialTokens};
 use crate::config::generation_eos;
 use crate::{LlamaConfig, LlamaError};
@@ -114,21 +114,31 @@ impl HfDirectory {
     pub(crate) fn special_tokens(&self, config: &LlamaConfig) -> Result<SpecialTokens, LlamaError> {
         let tokenizer = self.tokenizer()?;
         let settings = self.tokenizer_config()?;
-        let by_id = |id: u32| tokenizer.id_to_token(id).map(|text| SpecialToken { id, text });
+        let by_id = |id: u32| {
+            tokenizer
+                .id_to_token(id)
+                .map(|text| SpecialToken { id, text })
+        };
         let named = |key: &str| {
             // Either the text itself or an object with the text as `content`.
             let value = settings.get(key)?;
             let text = value.as_str().or_else(|| value["content"].as_str())?;
-            tokenizer.token_to_id(text).map(|id| SpecialToken { id, text: text.into() })
+            tokenizer.token_to_id(text).map(|id| SpecialToken {
+                id,
+                text: text.into(),
+            })
         };
         let bos = named("bos_token").or_else(|| config.bos_token_id.and_then(by_id));
-        let eos = named("eos_token").or_else(|| config.eos_token_ids.first().copied().and_then(by_id));
+        let eos =
+            named("eos_token").or_else(|| config.eos_token_ids.first().copied().and_then(by_id));
         // What the tokenizer really adds is in its post-processor; asking it is the only reliable way.
         let added = tokenizer
             .encode("", true)
             .map(|encoding| encoding.get_ids().to_vec())
             .unwrap_or_default();
-        let adds = |token: &Option<SpecialToken>, place: Option<&u32>| token.as_ref().map(|token| &token.id) == place;
+        let adds = |token: &Option<SpecialToken>, place: Option<&u32>| {
+            token.as_ref().map(|token| &token.id) == place
+        };
         Ok(SpecialTokens {
             add_bos: bos.is_some() && adds(&bos, added.first()),
             add_eos: eos.is_some() && adds(&eos, added.last()),
@@ -140,7 +150,11 @@ impl HfDirectory {
     }
 
     /// Reads a matrix stored by bitsandbytes, bit for bit; `None` when it is stored otherwise.
-    pub(crate) fn read_quantized(&self, name: &str, shape: [usize; 2]) -> Result<Option<QuantizedMatrix>, LlamaError> {
+    pub(crate) fn read_quantized(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<QuantizedMatrix>, LlamaError> {
         let state = |codebook| bitsandbytes::quant_state_name(name, codebook);
         let states = [state(Codebook::Nf4), state(Codebook::Fp4)];
         if !self.bitsandbytes || !states.iter().any(|state| self.weights.contains(state)) {
@@ -149,8 +163,18 @@ impl HfDirectory {
         let companions = ["absmax", "quant_map", "nested_absmax", "nested_quant_map"];
         let companions = companions.map(|suffix| format!("{name}.{suffix}"));
         let mut tensors = HashMap::new();
-        for part in states.iter().chain(&companions).map(String::as_str).chain([name]) {
-            if let Some((dtype, shape, bytes)) = self.weights.read_raw(part)? {
+        for part in states
+            .iter()
+            .chain(&companions)
+            .map(String::as_str)
+            .chain([name])
+        {
+            if let Some(RawTensor {
+                dtype,
+                shape,
+                bytes,
+            }) = self.weights.read_raw(part)?
+            {
                 tensors.insert(part, (nf4_dtype(dtype), shape, bytes));
             }
         }
@@ -212,8 +236,8 @@ fn check_quantization(text: &str, path: &Path) -> Result<bool, LlamaError> {
         found,
         expected: EXPECTED.into(),
     };
-    let config: Value =
-        serde_json::from_str(text).map_err(|error| LlamaError::malformed(path, format!("not valid JSON: {error}")))?;
+    let config: Value = serde_json::from_str(text)
+        .map_err(|error| LlamaError::malformed(path, format!("not valid JSON: {error}")))?;
     let quantization = &config["quantization_config"];
     if quantization.is_null() {
         return Ok(false);

@@ -54,7 +54,8 @@ impl InputFile {
             ));
         }
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(offset)).map_err(LlamaError::io(&self.path))?;
+        file.seek(SeekFrom::Start(offset))
+            .map_err(LlamaError::io(&self.path))?;
         file.read_exact(buffer).map_err(LlamaError::io(&self.path))
     }
 }
@@ -69,7 +70,13 @@ pub(crate) struct Reader<'a> {
 #[cfg(feature = "gguf")]
 impl InputFile {
     pub(crate) fn reader(&self) -> std::io::BufReader<Reader<'_>> {
-        std::io::BufReader::with_capacity(1 << 16, Reader { input: self, position: 0 })
+        std::io::BufReader::with_capacity(
+            1 << 16,
+            Reader {
+                input: self,
+                position: 0,
+            },
+        )
     }
 }
 
@@ -77,8 +84,14 @@ impl InputFile {
 impl Read for Reader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let left = self.input.len.saturating_sub(self.position);
-        let count = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let mut file = self.input.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
+        let mut file = self
+            .input
+            .file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(self.position))?;
         file.read_exact(&mut buffer[..count])?;
         self.position += count as u64;

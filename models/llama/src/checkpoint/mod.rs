@@ -83,7 +83,9 @@ impl Checkpoint {
             path: path.to_path_buf(),
             what: "file",
             found: path.display().to_string(),
-            expected: "give a Hugging Face directory, or build with the feature `gguf` for .gguf files".into(),
+            expected:
+                "give a Hugging Face directory, or build with the feature `gguf` for .gguf files"
+                    .into(),
         })
     }
 
@@ -165,7 +167,11 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Parts that are missing, contradict each other or `shape`, or are damaged.
-    pub fn read_quantized(&self, name: &str, shape: [usize; 2]) -> Result<Option<QuantizedMatrix>, LlamaError> {
+    pub fn read_quantized(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<QuantizedMatrix>, LlamaError> {
         match &self.source {
             Source::HuggingFace(directory) => directory.read_quantized(name, shape),
             #[cfg(feature = "gguf")]

@@ -37,6 +37,13 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
+/// A tensor as it is stored.
+pub(crate) struct RawTensor {
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Vec<u8>,
+}
+
 impl SafeTensorFiles {
     /// Opens `model.safetensors`, or the shards named by `model.safetensors.index.json`.
     pub(crate) fn open(directory: &Path) -> Result<Self, LlamaError> {
@@ -52,8 +59,9 @@ impl SafeTensorFiles {
             });
         }
         let text = std::fs::read(&index).map_err(LlamaError::io(&index))?;
-        let parsed: ShardIndex = serde_json::from_slice(&text)
-            .map_err(|error| LlamaError::malformed(&index, format!("not a shard index: {error}")))?;
+        let parsed: ShardIndex = serde_json::from_slice(&text).map_err(|error| {
+            LlamaError::malformed(&index, format!("not a shard index: {error}"))
+        })?;
         let mut names: Vec<&String> = parsed.weight_map.values().collect();
         names.sort_unstable();
         names.dedup();
@@ -100,19 +108,27 @@ impl SafeTensorFiles {
 
     /// The file that holds, or would hold, a tensor: for error messages.
     pub(crate) fn path_of(&self, name: &str) -> &Path {
-        self.shards[self.index.get(name).copied().unwrap_or(0)].file.path()
+        self.shards[self.index.get(name).copied().unwrap_or(0)]
+            .file
+            .path()
     }
 
-    /// Element type, shape and bytes of a tensor; `None` when there is none of that name.
-    pub(crate) fn read_raw(&self, name: &str) -> Result<Option<(Dtype, Vec<usize>, Vec<u8>)>, LlamaError> {
+    /// A tensor as it is stored; `None` when there is none of that name.
+    pub(crate) fn read_raw(&self, name: &str) -> Result<Option<RawTensor>, LlamaError> {
         if !self.contains(name) {
             return Ok(None);
         }
         let (shard, info) = self.find(name)?;
         let (start, end) = info.data_offsets;
         let mut bytes = vec![0; end - start];
-        shard.file.read_at(shard.data_start + start as u64, &mut bytes)?;
-        Ok(Some((info.dtype, info.shape.clone(), bytes)))
+        shard
+            .file
+            .read_at(shard.data_start + start as u64, &mut bytes)?;
+        Ok(Some(RawTensor {
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+            bytes,
+        }))
     }
 
     pub(crate) fn float_type(&self, name: &str) -> Result<FloatType, LlamaError> {
@@ -138,7 +154,9 @@ impl SafeTensorFiles {
         let mut position = start;
         while position < end {
             let part = &mut buffer[..CHUNK.min(end - position)];
-            shard.file.read_at(shard.data_start + position as u64, part)?;
+            shard
+                .file
+                .read_at(shard.data_start + position as u64, part)?;
             kind.extend(&mut values, part);
             position += part.len();
         }
@@ -176,8 +194,9 @@ impl Shard {
         }
         let mut header = vec![0; length as usize];
         file.read_at(8, &mut header)?;
-        let metadata: Metadata = serde_json::from_slice(&header)
-            .map_err(|error| LlamaError::malformed(path, format!("invalid safetensors header: {error}")))?;
+        let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| {
+            LlamaError::malformed(path, format!("invalid safetensors header: {error}"))
+        })?;
         let data_start = 8 + length;
         let expected = data_start + metadata.data_len() as u64;
         if expected != file.len() {
@@ -229,9 +248,18 @@ impl FloatType {
     /// The values in little-endian bytes of this type.
     pub(crate) fn encode(self, values: &[f32]) -> Vec<u8> {
         match self {
-            Self::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            Self::F16 => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
-            Self::Bf16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
+            Self::F32 => values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
+            Self::F16 => values
+                .iter()
+                .flat_map(|value| f16::from_f32(*value).to_le_bytes())
+                .collect(),
+            Self::Bf16 => values
+                .iter()
+                .flat_map(|value| bf16::from_f32(*value).to_le_bytes())
+                .collect(),
         }
     }
 

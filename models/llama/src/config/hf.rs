@@ -23,7 +23,10 @@ impl LlamaConfig {
         let Value::Object(object) = value else {
             return Err(LlamaError::malformed(path, "expected a JSON object"));
         };
-        let keys = Keys { object: &object, path };
+        let keys = Keys {
+            object: &object,
+            path,
+        };
         keys.check_architecture()?;
 
         let hidden_size = keys.size("hidden_size")?;
@@ -122,7 +125,11 @@ impl LlamaConfig {
 pub(crate) fn generation_eos(text: &str, path: &Path) -> Result<Vec<u32>, LlamaError> {
     let object: Map<String, Value> = serde_json::from_str(text)
         .map_err(|error| LlamaError::malformed(path, format!("not a JSON object: {error}")))?;
-    Keys { object: &object, path }.tokens("eos_token_id")
+    Keys {
+        object: &object,
+        path,
+    }
+    .tokens("eos_token_id")
 }
 
 /// Typed access to one JSON object, with errors that name file and key. `null` counts as absent.
@@ -169,7 +176,11 @@ impl Keys<'_> {
 
     fn optional_number(&self, key: &str) -> Result<Option<f64>, LlamaError> {
         self.get(key)
-            .map(|value| value.as_f64().ok_or_else(|| self.invalid(key, value, "a number")))
+            .map(|value| {
+                value
+                    .as_f64()
+                    .ok_or_else(|| self.invalid(key, value, "a number"))
+            })
             .transpose()
     }
 
@@ -199,7 +210,11 @@ impl Keys<'_> {
 
     fn text(&self, key: &str) -> Result<Option<&str>, LlamaError> {
         self.get(key)
-            .map(|value| value.as_str().ok_or_else(|| self.invalid(key, value, "a string")))
+            .map(|value| {
+                value
+                    .as_str()
+                    .ok_or_else(|| self.invalid(key, value, "a string"))
+            })
             .transpose()
     }
 
@@ -275,7 +290,9 @@ impl Keys<'_> {
         };
         let scaling = match kind {
             None | Some("default") => RopeScaling::Default,
-            Some("linear") => RopeScaling::Linear { factor: need("factor")? },
+            Some("linear") => RopeScaling::Linear {
+                factor: need("factor")?,
+            },
             Some("llama3") => RopeScaling::Llama3 {
                 factor: need("factor")?,
                 low_freq_factor: need("low_freq_factor")?,
@@ -283,7 +300,11 @@ impl Keys<'_> {
                 original_max_position_embeddings: need("original_max_position_embeddings")?,
             },
             Some(other) => {
-                return Err(self.unsupported("rope type", other, "known are default, linear and llama3"));
+                return Err(self.unsupported(
+                    "rope type",
+                    other,
+                    "known are default, linear and llama3",
+                ));
             }
         };
         Ok(RopeConfig { theta, scaling })
@@ -320,17 +341,31 @@ mod tests {
             high_freq_factor: 4.0,
             original_max_position_embeddings: 32.0,
         };
-        let json = config.to_hf_json("float32", Path::new("config.json")).unwrap();
+        let json = config
+            .to_hf_json("float32", Path::new("config.json"))
+            .unwrap();
         assert_eq!(parse(&json.to_string()).unwrap(), config);
     }
 
     #[test]
     fn every_needed_key_is_named_when_it_is_missing() {
-        for key in ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "rms_norm_eps", "model_type"] {
+        for key in [
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "rms_norm_eps",
+            "model_type",
+        ] {
             let mut object: Map<String, Value> = serde_json::from_str(MINIMAL).unwrap();
             object.remove(key);
-            let error = parse(&Value::Object(object).to_string()).unwrap_err().to_string();
-            assert!(error.contains("config.json") && error.contains(key), "{error}");
+            let error = parse(&Value::Object(object).to_string())
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains("config.json") && error.contains(key),
+                "{error}"
+            );
         }
     }
 
@@ -343,6 +378,11 @@ mod tests {
     #[test]
     fn heads_that_do_not_divide_are_refused() {
         let text = MINIMAL.replace("\"rms", "\"num_key_value_heads\":3,\"rms");
-        assert!(parse(&text).unwrap_err().to_string().contains("num_key_value_heads"));
+        assert!(
+            parse(&text)
+                .unwrap_err()
+                .to_string()
+                .contains("num_key_value_heads")
+        );
     }
 }

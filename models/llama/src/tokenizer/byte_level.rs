@@ -28,10 +28,13 @@ impl PreSplit {
     /// By llama.cpp's names of the pre-tokenizers (llama-vocab.cpp).
     fn named(name: &str) -> Option<Self> {
         Some(match name {
-            "default" | "gpt-2" | "gpt2" | "olmo" | "phi-2" | "jina-es" | "jina-de" | "mpt" => Self::Gpt2,
-            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => Self::Digits,
-            "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2" | "dbrx"
-            | "smaug-bpe" => Self::Regex(LLAMA3),
+            "default" | "gpt-2" | "gpt2" | "olmo" | "phi-2" | "jina-es" | "jina-de" | "mpt" => {
+                Self::Gpt2
+            }
+            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone"
+            | "minerva-7b" => Self::Digits,
+            "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral"
+            | "midm-2.0" | "lfm2" | "dbrx" | "smaug-bpe" => Self::Regex(LLAMA3),
             "qwen2" | "deepseek-r1-qwen" | "megrez" => Self::Regex(QWEN2),
             "tekken" => Self::Regex(TEKKEN),
             _ => return None,
@@ -45,7 +48,17 @@ pub(super) fn adds_bos(pre: &str) -> bool {
 }
 
 fn is_llama3(pre: &str) -> bool {
-    ["llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"].contains(&pre)
+    [
+        "llama3",
+        "llama-v3",
+        "llama-bpe",
+        "falcon3",
+        "falcon-h1",
+        "pixtral",
+        "midm-2.0",
+        "lfm2",
+    ]
+    .contains(&pre)
 }
 
 pub(super) fn build(vocabulary: &Vocabulary) -> Result<Tokenizer, String> {
@@ -65,7 +78,9 @@ pub(super) fn build(vocabulary: &Vocabulary) -> Result<Tokenizer, String> {
         .map_err(bpe_error)?;
     let mut tokenizer = Tokenizer::new(model);
     if pre == "qwen2" {
-        tokenizer.with_normalizer(Some(NFC)).map_err(|error| error.to_string())?;
+        tokenizer
+            .with_normalizer(Some(NFC))
+            .map_err(|error| error.to_string())?;
     }
     tokenizer.with_pre_tokenizer(Some(pre_tokenizer(split)?));
     tokenizer.with_decoder(Some(ByteLevel::default()));
@@ -79,7 +94,8 @@ fn pre_tokenizer(split: PreSplit) -> Result<PreTokenizerWrapper, String> {
         PreSplit::Digits => Sequence::new(vec![Digits::new(true).into(), bytes(true)]).into(),
         PreSplit::Regex(pattern) => {
             let pattern = SplitPattern::Regex(pattern.into());
-            let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(|error| error.to_string())?;
+            let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
+                .map_err(|error| error.to_string())?;
             Sequence::new(vec![split.into(), bytes(false)]).into()
         }
     })
@@ -105,7 +121,10 @@ mod tests {
         assert_eq!(words("gpt-2", "a  1234"), ["a", "Ġ", "Ġ1234"]);
         assert_eq!(words("smollm", "a  1234"), ["a", "ĠĠ", "1", "2", "3", "4"]);
         assert_eq!(words("llama-bpe", "a  1234"), ["a", "Ġ", "Ġ", "123", "4"]);
-        assert_eq!(words("qwen2", "a  1234"), ["a", "Ġ", "Ġ", "1", "2", "3", "4"]);
+        assert_eq!(
+            words("qwen2", "a  1234"),
+            ["a", "Ġ", "Ġ", "1", "2", "3", "4"]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
+use tokenizers::Tokenizer;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
@@ -10,7 +11,6 @@ use tokenizers::decoders::sequence::Sequence;
 use tokenizers::decoders::strip::Strip;
 use tokenizers::normalizers::replace::Replace;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
-use tokenizers::Tokenizer;
 
 use super::{Merges, Vocabulary, bpe, bpe_error};
 
@@ -22,7 +22,10 @@ pub(super) fn build(vocabulary: &Vocabulary) -> Result<Tokenizer, String> {
         Some(merges) => merges?,
         None => derived_merges(vocabulary)?,
     };
-    let unknown = vocabulary.unk.and_then(|id| vocabulary.text(id)).unwrap_or("<unk>");
+    let unknown = vocabulary
+        .unk
+        .and_then(|id| vocabulary.text(id))
+        .unwrap_or("<unk>");
     let model = bpe(vocabulary, merges)
         .unk_token(unknown.into())
         .fuse_unk(true)
@@ -30,11 +33,19 @@ pub(super) fn build(vocabulary: &Vocabulary) -> Result<Tokenizer, String> {
         .build()
         .map_err(bpe_error)?;
     let prefix = vocabulary.add_space_prefix.unwrap_or(true);
-    let scheme = if prefix { PrependScheme::First } else { PrependScheme::Never };
+    let scheme = if prefix {
+        PrependScheme::First
+    } else {
+        PrependScheme::Never
+    };
     let mut tokenizer = Tokenizer::new(model);
     tokenizer.with_pre_tokenizer(Some(Metaspace::new(SPACE, scheme, false)));
     let spaces = Replace::new(SPACE.to_string(), " ").map_err(|error| error.to_string())?;
-    let mut decoders: Vec<DecoderWrapper> = vec![spaces.into(), ByteFallback::new().into(), Fuse::new().into()];
+    let mut decoders: Vec<DecoderWrapper> = vec![
+        spaces.into(),
+        ByteFallback::new().into(),
+        Fuse::new().into(),
+    ];
     if prefix {
         decoders.push(Strip::new(' ', 1, 0).into());
     }
@@ -52,7 +63,12 @@ fn derived_merges(vocabulary: &Vocabulary) -> Result<Merges, String> {
             vocabulary.tokens.len()
         ));
     }
-    let ids: HashMap<&str, usize> = vocabulary.tokens.iter().enumerate().map(|(id, text)| (*text, id)).collect();
+    let ids: HashMap<&str, usize> = vocabulary
+        .tokens
+        .iter()
+        .enumerate()
+        .map(|(id, text)| (*text, id))
+        .collect();
     let mut merges = Vec::new();
     for (piece, score) in vocabulary.tokens.iter().zip(&vocabulary.scores) {
         let cuts = piece.char_indices().skip(1);
@@ -63,7 +79,11 @@ fn derived_merges(vocabulary: &Vocabulary) -> Result<Merges, String> {
             })
             .collect();
         pairs.sort_by_key(|(left, right, _, _)| (*left, *right));
-        merges.extend(pairs.into_iter().map(|(_, _, left, right)| (*score, left, right)));
+        merges.extend(
+            pairs
+                .into_iter()
+                .map(|(_, _, left, right)| (*score, left, right)),
+        );
     }
     let chars = |text: &str| text.chars().count();
     merges.sort_by(|a, b| {
@@ -83,7 +103,9 @@ mod tests {
     fn vocabulary() -> Vocabulary<'static> {
         Vocabulary {
             model: "llama",
-            tokens: vec!["<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", "▁", "a", "b", "▁a", "ab", "▁ab"],
+            tokens: vec![
+                "<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", "▁", "a", "b", "▁a", "ab", "▁ab",
+            ],
             kinds: vec![2, 3, 3, 6, 6, 1, 1, 1, 1, 1, 1],
             scores: vec![0., 0., 0., 0., 0., -9., -9., -9., -1., -2., -3.],
             bos: Some(1),

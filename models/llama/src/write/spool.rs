@@ -56,7 +56,9 @@ impl Spool {
             Dtype::F16 | Dtype::BF16 => &mut self.parts[1],
             _ => &mut self.parts[2],
         };
-        part.file.write_all(bytes).map_err(LlamaError::io(&part.path))?;
+        part.file
+            .write_all(bytes)
+            .map_err(LlamaError::io(&part.path))?;
         part.tensors.push((name, dtype, shape, bytes.len()));
         Ok(())
     }
@@ -71,7 +73,9 @@ impl Spool {
         for part in &mut self.parts {
             part.file.flush().map_err(LlamaError::io(&part.path))?;
             let source = part.file.get_mut();
-            source.seek(SeekFrom::Start(0)).map_err(LlamaError::io(&part.path))?;
+            source
+                .seek(SeekFrom::Start(0))
+                .map_err(LlamaError::io(&part.path))?;
             std::io::copy(source, &mut file).map_err(LlamaError::io(path))?;
             std::fs::remove_file(&part.path).map_err(LlamaError::io(&part.path))?;
         }
@@ -81,7 +85,11 @@ impl Spool {
     fn header(&mut self, path: &Path) -> Result<Vec<u8>, LlamaError> {
         let mut start = 0;
         let mut infos = Vec::new();
-        for (name, dtype, shape, bytes) in self.parts.iter_mut().flat_map(|part| part.tensors.drain(..)) {
+        for (name, dtype, shape, bytes) in self
+            .parts
+            .iter_mut()
+            .flat_map(|part| part.tensors.drain(..))
+        {
             let data_offsets = (start, start + bytes);
             start += bytes;
             infos.push((
@@ -93,10 +101,13 @@ impl Spool {
                 },
             ));
         }
-        let invalid = |error: String| LlamaError::malformed(path, format!("cannot be written: {error}"));
+        let invalid =
+            |error: String| LlamaError::malformed(path, format!("cannot be written: {error}"));
         let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let metadata = Metadata::new(Some(format), infos).map_err(|error| invalid(error.to_string()))?;
-        let mut header = serde_json::to_vec(&metadata).map_err(|error| invalid(error.to_string()))?;
+        let metadata =
+            Metadata::new(Some(format), infos).map_err(|error| invalid(error.to_string()))?;
+        let mut header =
+            serde_json::to_vec(&metadata).map_err(|error| invalid(error.to_string()))?;
         header.resize(header.len().next_multiple_of(8), b' ');
         Ok(header)
     }

@@ -28,7 +28,10 @@ impl Staging {
             Err(error) => return Err(LlamaError::io(destination)(error)),
         }
         let name = destination.file_name().ok_or_else(|| {
-            LlamaError::malformed(destination, "cannot be an output directory; give the name of a new one")
+            LlamaError::malformed(
+                destination,
+                "cannot be an output directory; give the name of a new one",
+            )
         })?;
         let parent = parent(destination);
         fs::create_dir_all(parent).map_err(LlamaError::io(parent))?;

@@ -40,7 +40,10 @@ fn write(name: &str, config: QuantConfig) -> (tempfile::TempDir, Checkpoint) {
     assert_eq!(last.0, last.1);
     let files = std::fs::read_dir(directory.path()).expect("lists").count();
     assert_eq!(files, 1, "nothing but the output is left");
-    (directory, Checkpoint::open(output).expect("what was written opens"))
+    (
+        directory,
+        Checkpoint::open(output).expect("what was written opens"),
+    )
 }
 
 #[test]
@@ -53,8 +56,14 @@ fn what_is_written_has_the_codes_of_bitsandbytes() {
         let genuine = Checkpoint::open(fixture(genuine)).expect("opens");
         assert_eq!(written.config(), genuine.config());
         for (name, shape) in projections(&genuine) {
-            let expected = genuine.read_quantized(&name, shape).expect("reads").expect("is in 4 bits");
-            let found = written.read_quantized(&name, shape).expect("reads").expect("is in 4 bits");
+            let expected = genuine
+                .read_quantized(&name, shape)
+                .expect("reads")
+                .expect("is in 4 bits");
+            let found = written
+                .read_quantized(&name, shape)
+                .expect("reads")
+                .expect("is in 4 bits");
             assert_eq!(found.layout(), expected.layout(), "{name}");
             assert_eq!(found.packed(), expected.packed(), "{name}");
             // With double quantization bitsandbytes on a CPU takes a neighbouring scale now and then.
@@ -100,7 +109,10 @@ fn quantizing_while_loading_equals_loading_what_was_written() {
         let model = Llama::load(checkpoint, &LoadOptions::new(weights), &device).expect("loads");
         model.forward(ids.clone()).into_data()
     };
-    assert_eq!(logits(&source, quantized()), logits(&written, Weights::AsStored));
+    assert_eq!(
+        logits(&source, quantized()),
+        logits(&written, Weights::AsStored)
+    );
 }
 
 #[cfg(feature = "qlora")]
@@ -116,8 +128,13 @@ fn a_second_quantization_in_another_format_is_refused() {
         block_size: 128,
         ..QuantConfig::default()
     };
-    let error = source.quantize(&name, shape, other).expect_err("is refused");
-    assert!(matches!(error, LlamaError::AlreadyQuantized { .. }), "{error}");
+    let error = source
+        .quantize(&name, shape, other)
+        .expect_err("is refused");
+    assert!(
+        matches!(error, LlamaError::AlreadyQuantized { .. }),
+        "{error}"
+    );
     assert!(error.to_string().contains("blocks of 64"), "{error}");
 }
 
@@ -136,7 +153,11 @@ fn nothing_is_written_when_writing_is_refused() {
 
     std::fs::create_dir(&output).expect("makes a directory");
     std::fs::write(output.join("mine"), "kept").expect("writes");
-    let error = write_bitsandbytes(&source, &output, QuantConfig::default(), |_, _| {}).expect_err("is refused");
+    let error = write_bitsandbytes(&source, &output, QuantConfig::default(), |_, _| {})
+        .expect_err("is refused");
     assert!(matches!(error, LlamaError::OutputExists { .. }), "{error}");
-    assert_eq!(std::fs::read_to_string(output.join("mine")).expect("reads"), "kept");
+    assert_eq!(
+        std::fs::read_to_string(output.join("mine")).expect("reads"),
+        "kept"
+    );
 }

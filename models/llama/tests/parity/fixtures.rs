@@ -33,13 +33,16 @@ pub struct Reference {
 
 impl Reference {
     pub fn of(model: &str) -> Self {
-        let bytes = std::fs::read(fixture(model).join("reference.safetensors")).expect("the fixture is there");
+        let bytes = std::fs::read(fixture(model).join("reference.safetensors"))
+            .expect("the fixture is there");
         Self { bytes }
     }
 
     pub fn floats(&self, name: &str) -> Vec<f32> {
         let (_, data) = self.tensor(name);
-        data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        data.chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect()
     }
 
     pub fn integers(&self, name: &str) -> (Vec<usize>, Vec<i64>) {
@@ -69,7 +72,11 @@ impl Reference {
 
     /// Which positions are real tokens, `[batch, seq]` flattened.
     pub fn real(&self) -> Vec<bool> {
-        self.integers("attention_mask").1.into_iter().map(|mask| mask == 1).collect()
+        self.integers("attention_mask")
+            .1
+            .into_iter()
+            .map(|mask| mask == 1)
+            .collect()
     }
 }
 
@@ -88,7 +95,10 @@ pub fn max_error(found: Tensor<3>, expected: &[f32], real: &[bool]) -> f32 {
         .flat_map(|((a, b), _)| a.iter().zip(b))
         .map(|(a, b)| (a - b).abs())
         // NaN must not hide behind `max`.
-        .fold(0.0, |worst, error| if error <= worst { worst } else { error })
+        .fold(
+            0.0,
+            |worst, error| if error <= worst { worst } else { error },
+        )
 }
 
 pub fn greedy(model: &Llama, prompt: &[u32], count: usize) -> Vec<u32> {

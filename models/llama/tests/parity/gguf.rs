@@ -42,7 +42,7 @@ fn blocks_of_each_type_decode_in_chunks_and_row_by_row() {
     let mut q4 = Vec::new();
     for block in 0..blocks {
         q8.extend(half(scale(block)));
-        q8.extend((0..32).map(|i| (i as i32 - 16) as i8 as u8));
+        q8.extend((0..32).map(|i| (i - 16) as i8 as u8));
         q4.extend(half(scale(block)));
         q4.extend(half(0.25));
         // Element i is in the low nibble of byte i, element i + 16 in the high one.
@@ -55,8 +55,12 @@ fn blocks_of_each_type_decode_in_chunks_and_row_by_row() {
     builder.tensor("output.weight", &[rows, width], 3, q4);
     builder.write(&path);
     let checkpoint = Checkpoint::open(&path).expect("opens");
-    let embedding = checkpoint.read_f32("model.embed_tokens.weight", &[rows, width]).expect("decodes");
-    let head = checkpoint.read_f32("lm_head.weight", &[rows, width]).expect("decodes");
+    let embedding = checkpoint
+        .read_f32("model.embed_tokens.weight", &[rows, width])
+        .expect("decodes");
+    let head = checkpoint
+        .read_f32("lm_head.weight", &[rows, width])
+        .expect("decodes");
     for (index, (q8, q4)) in embedding.iter().zip(&head).enumerate() {
         let (scale, i) = (scale(index / 32), index % 32);
         assert_eq!(*q8, scale * (i as f32 - 16.0), "Q8_0 at {index}");
@@ -69,14 +73,20 @@ fn blocks_of_each_type_decode_in_chunks_and_row_by_row() {
 fn smollm2() -> Option<PathBuf> {
     let cache = || {
         let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let base = base.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+        let base =
+            base.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
         Some(base.join("burn-qlora/SmolLM2-135M-Instruct.Q4_1.gguf"))
     };
-    let path = std::env::var_os("QLORA_SMOLLM2").map(PathBuf::from).or_else(cache)?;
+    let path = std::env::var_os("QLORA_SMOLLM2")
+        .map(PathBuf::from)
+        .or_else(cache)?;
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: {} is not there; scripts/demo.sh fetches it", path.display());
+    eprintln!(
+        "skipped: {} is not there; scripts/demo.sh fetches it",
+        path.display()
+    );
     None
 }
 
@@ -85,7 +95,8 @@ fn smollm2_tokens_equal_those_of_transformers() {
     let Some(path) = smollm2() else { return };
     let checkpoint = Checkpoint::open(path).expect("opens");
     let tokenizer = checkpoint.tokenizer().expect("the tokenizer builds");
-    let recorded = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/smollm2_tokens.json");
+    let recorded = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures/smollm2_tokens.json");
     let recorded = std::fs::read_to_string(recorded).expect("the fixture is there");
     let recorded: Value = serde_json::from_str(&recorded).expect("the fixture is valid");
     let cases = recorded["cases"].as_array().expect("cases");
@@ -102,7 +113,13 @@ fn smollm2_tokens_equal_those_of_transformers() {
     assert_eq!(special.bos.expect("bos").text, "<|im_start|>");
     assert_eq!(special.eos.expect("eos").id, 2);
     assert!(!special.add_bos);
-    assert!(checkpoint.chat_template().expect("reads").expect("has one").contains("<|im_start|>"));
+    assert!(
+        checkpoint
+            .chat_template()
+            .expect("reads")
+            .expect("has one")
+            .contains("<|im_start|>")
+    );
 }
 
 #[test]
@@ -110,11 +127,15 @@ fn smollm2_knows_the_capital_of_france() {
     let Some(path) = smollm2() else { return };
     let checkpoint = Checkpoint::open(path).expect("opens");
     let tokenizer = checkpoint.tokenizer().expect("the tokenizer builds");
-    let prompt = tokenizer.encode("The capital of France is", true).expect("encodes");
+    let prompt = tokenizer
+        .encode("The capital of France is", true)
+        .expect("encodes");
     let continuation = |weights| {
         let device = devices().remove(0);
         let model = Llama::load(&checkpoint, &LoadOptions::new(weights), &device).expect("loads");
-        tokenizer.decode(&greedy(&model, prompt.get_ids(), 8), false).expect("decodes")
+        tokenizer
+            .decode(&greedy(&model, prompt.get_ids(), 8), false)
+            .expect("decodes")
     };
     for weights in [Weights::Dense, quantized()] {
         let text = continuation(weights);
@@ -135,11 +156,20 @@ fn quantized() -> Weights {
 #[test]
 fn a_gguf_tokenizer_survives_being_written_as_tokenizer_json() {
     let Some(path) = smollm2() else { return };
-    let tokenizer = Checkpoint::open(path).expect("opens").tokenizer().expect("builds");
+    let tokenizer = Checkpoint::open(path)
+        .expect("opens")
+        .tokenizer()
+        .expect("builds");
     let json = tokenizer.to_string(false).expect("serializes");
     let again = tokenizers::Tokenizer::from_bytes(json).expect("reads back");
     let text = "list:\n\n1. one <|im_end|> naïve 日本";
-    let ids = |tokenizer: &tokenizers::Tokenizer| tokenizer.encode(text, true).expect("encodes").get_ids().to_vec();
+    let ids = |tokenizer: &tokenizers::Tokenizer| {
+        tokenizer
+            .encode(text, true)
+            .expect("encodes")
+            .get_ids()
+            .to_vec()
+    };
     assert_eq!(ids(&tokenizer), ids(&again));
 }
 
@@ -147,6 +177,10 @@ fn a_gguf_tokenizer_survives_being_written_as_tokenizer_json() {
 fn loading_the_same_file_twice_gives_the_same_model() {
     let device = devices().remove(0);
     let reference = Reference::of("tiny_llama");
-    let logits = || load("tiny_llama", Weights::AsStored, &device).forward(reference.input_ids(&device)).into_data();
+    let logits = || {
+        load("tiny_llama", Weights::AsStored, &device)
+            .forward(reference.input_ids(&device))
+            .into_data()
+    };
     assert_eq!(logits(), logits());
 }

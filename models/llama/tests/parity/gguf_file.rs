@@ -79,14 +79,21 @@ impl GgufBuilder {
     }
 
     pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         self.tensor(name, shape, 0, bytes);
     }
 
     pub fn bytes(&self) -> Vec<u8> {
         let mut file = b"GGUF".to_vec();
         file.extend(3u32.to_le_bytes());
-        file.extend(self.tensor_count.unwrap_or(self.tensors.len() as u64).to_le_bytes());
+        file.extend(
+            self.tensor_count
+                .unwrap_or(self.tensors.len() as u64)
+                .to_le_bytes(),
+        );
         file.extend((self.entries.len() as u64).to_le_bytes());
         for (key, kind, value) in &self.entries {
             file.extend(string(key));
@@ -141,18 +148,32 @@ pub fn tiny_llama(name: &str, with_factors: bool) -> GgufBuilder {
     ] {
         file.number(&format!("llama.{key}"), value as u32);
     }
-    file.float("llama.attention.layer_norm_rms_epsilon", config.rms_norm_eps as f32);
+    file.float(
+        "llama.attention.layer_norm_rms_epsilon",
+        config.rms_norm_eps as f32,
+    );
     file.float("llama.rope.freq_base", config.rope.theta as f32);
-    file.number("tokenizer.ggml.bos_token_id", config.bos_token_id.expect("has one"));
+    file.number(
+        "tokenizer.ggml.bos_token_id",
+        config.bos_token_id.expect("has one"),
+    );
     file.number("tokenizer.ggml.eos_token_id", config.eos_token_ids[0]);
     if with_factors {
-        let plain = RopeConfig::new().with_theta(config.rope.theta).inverse_frequencies(config.head_dim);
+        let plain = RopeConfig::new()
+            .with_theta(config.rope.theta)
+            .inverse_frequencies(config.head_dim);
         let scaled = config.rope.inverse_frequencies(config.head_dim);
-        let factors: Vec<f32> = plain.iter().zip(&scaled).map(|(plain, scaled)| plain / scaled).collect();
+        let factors: Vec<f32> = plain
+            .iter()
+            .zip(&scaled)
+            .map(|(plain, scaled)| plain / scaled)
+            .collect();
         file.floats("rope_freqs.weight", &[factors.len()], &factors);
     }
     let mut copy = |from: &str, to: &str, shape: &[usize], heads: Option<usize>| {
-        let mut values = source.read_f32(from, shape).expect("the fixture has the tensor");
+        let mut values = source
+            .read_f32(from, shape)
+            .expect("the fixture has the tensor");
         if let Some(heads) = heads {
             values = interleaved(&values, shape[0], shape[1], heads);
         }
@@ -161,15 +182,35 @@ pub fn tiny_llama(name: &str, with_factors: bool) -> GgufBuilder {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let wide = config.num_attention_heads * config.head_dim;
     let narrow = config.num_key_value_heads * config.head_dim;
-    copy("model.embed_tokens.weight", "token_embd.weight", &[config.vocab_size, hidden], None);
+    copy(
+        "model.embed_tokens.weight",
+        "token_embd.weight",
+        &[config.vocab_size, hidden],
+        None,
+    );
     for layer in 0..config.num_hidden_layers {
         let mut layer_copy = |from: &str, to: &str, shape: &[usize], heads| {
-            copy(&format!("model.layers.{layer}.{from}.weight"), &format!("blk.{layer}.{to}.weight"), shape, heads);
+            copy(
+                &format!("model.layers.{layer}.{from}.weight"),
+                &format!("blk.{layer}.{to}.weight"),
+                shape,
+                heads,
+            );
         };
         layer_copy("input_layernorm", "attn_norm", &[hidden], None);
         layer_copy("post_attention_layernorm", "ffn_norm", &[hidden], None);
-        layer_copy("self_attn.q_proj", "attn_q", &[wide, hidden], Some(config.num_attention_heads));
-        layer_copy("self_attn.k_proj", "attn_k", &[narrow, hidden], Some(config.num_key_value_heads));
+        layer_copy(
+            "self_attn.q_proj",
+            "attn_q",
+            &[wide, hidden],
+            Some(config.num_attention_heads),
+        );
+        layer_copy(
+            "self_attn.k_proj",
+            "attn_k",
+            &[narrow, hidden],
+            Some(config.num_key_value_heads),
+        );
         layer_copy("self_attn.v_proj", "attn_v", &[narrow, hidden], None);
         layer_copy("self_attn.o_proj", "attn_output", &[hidden, wide], None);
         layer_copy("mlp.gate_proj", "ffn_gate", &[inner, hidden], None);
@@ -178,7 +219,12 @@ pub fn tiny_llama(name: &str, with_factors: bool) -> GgufBuilder {
     }
     copy("model.norm.weight", "output_norm.weight", &[hidden], None);
     if !config.tie_word_embeddings {
-        copy("lm_head.weight", "output.weight", &[config.vocab_size, hidden], None);
+        copy(
+            "lm_head.weight",
+            "output.weight",
+            &[config.vocab_size, hidden],
+            None,
+        );
     }
     file
 }

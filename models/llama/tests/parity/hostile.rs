@@ -27,7 +27,8 @@ impl Copy {
 
     fn edit_config(&self, edit: impl FnOnce(&mut Value)) {
         let path = self.file("config.json");
-        let mut config = serde_json::from_slice(&std::fs::read(&path).expect("reads")).expect("JSON");
+        let mut config =
+            serde_json::from_slice(&std::fs::read(&path).expect("reads")).expect("JSON");
         edit(&mut config);
         std::fs::write(path, config.to_string()).expect("writes");
     }
@@ -40,7 +41,12 @@ impl Copy {
         let mut header = serde_json::from_slice(&bytes[8..8 + length]).expect("JSON");
         edit(&mut header);
         let header = header.to_string().into_bytes();
-        let file = [&(header.len() as u64).to_le_bytes(), &header[..], &bytes[8 + length..]].concat();
+        let file = [
+            &(header.len() as u64).to_le_bytes(),
+            &header[..],
+            &bytes[8 + length..],
+        ]
+        .concat();
         std::fs::write(path, file).expect("writes");
     }
 
@@ -66,14 +72,24 @@ fn assert_names(error: &LlamaError, parts: &[&str]) {
 
 #[test]
 fn missing_files_are_named() {
-    assert_names(&try_load(Path::new("/no/such/model")).unwrap_err(), &["/no/such/model"]);
+    assert_names(
+        &try_load(Path::new("/no/such/model")).unwrap_err(),
+        &["/no/such/model"],
+    );
     let copy = Copy::of("tiny_llama");
     std::fs::remove_file(copy.file("model.safetensors")).expect("removes");
     assert_names(&copy.error(), &["model.safetensors", "not found"]);
-    std::fs::write(copy.file("model.safetensors.index.json"), r#"{"weight_map":{"a":"part-1.safetensors"}}"#)
-        .expect("writes");
+    std::fs::write(
+        copy.file("model.safetensors.index.json"),
+        r#"{"weight_map":{"a":"part-1.safetensors"}}"#,
+    )
+    .expect("writes");
     assert_names(&copy.error(), &["part-1.safetensors", "not found"]);
-    std::fs::write(copy.file("model.safetensors.index.json"), r#"{"weight_map":{"a":"../x"}}"#).expect("writes");
+    std::fs::write(
+        copy.file("model.safetensors.index.json"),
+        r#"{"weight_map":{"a":"../x"}}"#,
+    )
+    .expect("writes");
     assert_names(&copy.error(), &["../x", "plain file name"]);
     std::fs::remove_file(copy.file("config.json")).expect("removes");
     assert_names(&copy.error(), &["config.json", "not found"]);
@@ -130,15 +146,35 @@ fn tensors_that_do_not_fit_the_configuration_are_named() {
 #[test]
 fn configurations_that_cannot_be_built_are_refused_by_key() {
     let edits: [(&str, Value, &[&str]); 9] = [
-        ("vocab_size", Value::Null, &["config.json", "vocab_size", "missing"]),
-        ("architectures", json!(["GemmaForCausalLM"]), &["GemmaForCausalLM"]),
+        (
+            "vocab_size",
+            Value::Null,
+            &["config.json", "vocab_size", "missing"],
+        ),
+        (
+            "architectures",
+            json!(["GemmaForCausalLM"]),
+            &["GemmaForCausalLM"],
+        ),
         ("model_type", json!("qwen2"), &["qwen2"]),
         ("hidden_act", json!("gelu"), &["gelu"]),
-        ("num_key_value_heads", json!(3), &["num_key_value_heads", "3"]),
+        (
+            "num_key_value_heads",
+            json!(3),
+            &["num_key_value_heads", "3"],
+        ),
         ("hidden_size", json!("wide"), &["hidden_size", "wide"]),
         ("vocab_size", json!(u64::MAX), &["vocab_size"]),
-        ("rope_parameters", json!({"rope_type": "yarn", "rope_theta": 1e4}), &["yarn"]),
-        ("quantization_config", json!({"quant_method": "gptq"}), &["gptq"]),
+        (
+            "rope_parameters",
+            json!({"rope_type": "yarn", "rope_theta": 1e4}),
+            &["yarn"],
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "gptq"}),
+            &["gptq"],
+        ),
     ];
     for (key, value, parts) in edits {
         let copy = Copy::of("tiny_llama");
@@ -157,7 +193,10 @@ fn bitsandbytes_parts_that_lie_are_refused() {
         let copy = Copy::of("tiny_llama_nf4");
         copy.edit_header(|header| {
             let entry = header[format!("{weight}.{part}")].take();
-            header.as_object_mut().expect("an object").remove(&format!("{weight}.{part}"));
+            header
+                .as_object_mut()
+                .expect("an object")
+                .remove(&format!("{weight}.{part}"));
             header["unrelated"] = entry;
         });
         assert_names(&copy.error(), &[weight, part, "missing"]);
@@ -167,7 +206,10 @@ fn bitsandbytes_parts_that_lie_are_refused() {
     let path = copy.file("model.safetensors");
     let bytes = std::fs::read(&path).expect("reads");
     let find = b"\"shape\": [176, 64]";
-    let at = bytes.windows(find.len()).position(|window| window == find).expect("a quant_state");
+    let at = bytes
+        .windows(find.len())
+        .position(|window| window == find)
+        .expect("a quant_state");
     let mut lying = bytes.clone();
     lying[at + 10..at + 13].copy_from_slice(b"976");
     std::fs::write(&path, lying).expect("writes");
@@ -192,7 +234,20 @@ mod gguf {
     #[test]
     fn a_gguf_is_refused_wherever_it_is_cut() {
         let bytes = tiny_llama("tiny_llama", false).bytes();
-        for length in [0, 3, 4, 8, 20, 24, 40, 200, 1000, 2500, bytes.len() / 2, bytes.len() - 64] {
+        for length in [
+            0,
+            3,
+            4,
+            8,
+            20,
+            24,
+            40,
+            200,
+            1000,
+            2500,
+            bytes.len() / 2,
+            bytes.len() - 64,
+        ] {
             error(&bytes[..length]);
         }
     }
@@ -232,11 +287,27 @@ mod gguf {
     #[test]
     fn values_that_would_break_the_reader_are_refused() {
         let good = tiny_llama("tiny_llama", false);
-        let array = |kind: u32, count: u64| [&kind.to_le_bytes()[..], &count.to_le_bytes()].concat();
+        let array =
+            |kind: u32, count: u64| [&kind.to_le_bytes()[..], &count.to_le_bytes()].concat();
         let bad: [(&str, u32, Vec<u8>, &str); 7] = [
-            ("general.alignment", 4, 0u32.to_le_bytes().to_vec(), "general.alignment"),
-            ("general.alignment", 4, 24u32.to_le_bytes().to_vec(), "general.alignment"),
-            ("general.alignment", 10, 32u64.to_le_bytes().to_vec(), "general.alignment"),
+            (
+                "general.alignment",
+                4,
+                0u32.to_le_bytes().to_vec(),
+                "general.alignment",
+            ),
+            (
+                "general.alignment",
+                4,
+                24u32.to_le_bytes().to_vec(),
+                "general.alignment",
+            ),
+            (
+                "general.alignment",
+                10,
+                32u64.to_le_bytes().to_vec(),
+                "general.alignment",
+            ),
             ("a.strange.key", 99, vec![], "a.strange.key"),
             ("a.long.array", 9, array(0, 1 << 33), "a.long.array"),
             ("a.nested.array", 9, array(9, 1), "a.nested.array"),
@@ -253,7 +324,10 @@ mod gguf {
         let mut file = good;
         file.entry("a.flag", 7, vec![2]);
         error(&file.bytes());
-        assert_names(&error(b"PK\x03\x04 not a model at all, but long enough"), &["GGUF"]);
+        assert_names(
+            &error(b"PK\x03\x04 not a model at all, but long enough"),
+            &["GGUF"],
+        );
     }
 
     #[test]
@@ -264,10 +338,16 @@ mod gguf {
         let mut odd = GgufBuilder::metadata_of_a_tiny_llama();
         odd.number("llama.embedding_length", 48);
         odd.tensor("token_embd.weight", &[4, 48], 8, vec![0; 6 * 34]);
-        assert_names(&error(&odd.bytes()), &["token_embd.weight", "48", "block of 32"]);
+        assert_names(
+            &error(&odd.bytes()),
+            &["token_embd.weight", "48", "block of 32"],
+        );
         let mut intermediate = GgufBuilder::metadata_of_a_tiny_llama();
         intermediate.tensor("token_embd.weight", &[4, 64], 9, vec![0; 8 * 36]);
-        assert_names(&error(&intermediate.bytes()), &["token_embd.weight", "type 9"]);
+        assert_names(
+            &error(&intermediate.bytes()),
+            &["token_embd.weight", "type 9"],
+        );
     }
 
     #[test]

@@ -30,7 +30,9 @@ pub(super) fn check(path: &Path, input: impl Read + Seek, len: u64) -> Result<()
         elements: 0,
     };
     scan.header().map_err(|error| match error {
-        Fault::Header(reason) => LlamaError::malformed(path, format!("invalid GGUF header: {reason}")),
+        Fault::Header(reason) => {
+            LlamaError::malformed(path, format!("invalid GGUF header: {reason}"))
+        }
         Fault::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             LlamaError::malformed(path, "truncated in the GGUF header; fetch it again")
         }
@@ -65,7 +67,9 @@ impl<R: Read + Seek> Scan<R> {
     fn header(&mut self) -> Result<(), Fault> {
         let magic = self.bytes::<4>()?;
         if &magic != b"GGUF" {
-            return Err(Fault::Header(format!("it begins with {magic:?} instead of `GGUF`")));
+            return Err(Fault::Header(format!(
+                "it begins with {magic:?} instead of `GGUF`"
+            )));
         }
         self.wide = match self.u32()? {
             1 => false,
@@ -131,7 +135,10 @@ impl<R: Read + Seek> Scan<R> {
                 }
                 match element {
                     // Nothing of a LLaMA is a list of lists.
-                    ARRAY => Err(Fault::Header(format!("`{}` is an array of arrays", String::from_utf8_lossy(key)))),
+                    ARRAY => Err(Fault::Header(format!(
+                        "`{}` is an array of arrays",
+                        String::from_utf8_lossy(key)
+                    ))),
                     STRING => (0..count).try_for_each(|_| self.string().map(drop)),
                     _ => self.skip(count.saturating_mul(size_of_value(element, key)?)),
                 }
@@ -145,7 +152,9 @@ impl<R: Read + Seek> Scan<R> {
         let shown = String::from_utf8_lossy(&name).into_owned();
         let dimensions = self.u32()?;
         if dimensions == 0 || dimensions > MAX_DIMENSIONS {
-            return Err(Fault::Header(format!("tensor `{shown}` has {dimensions} dimensions, expected 1 to 4")));
+            return Err(Fault::Header(format!(
+                "tensor `{shown}` has {dimensions} dimensions, expected 1 to 4"
+            )));
         }
         let mut elements = Some(1u64);
         for _ in 0..dimensions {
@@ -154,7 +163,9 @@ impl<R: Read + Seek> Scan<R> {
         }
         // Below 2^56, no later product with a block's size can overflow.
         if elements.is_none_or(|elements| elements >= 1 << 56) {
-            return Err(Fault::Header(format!("tensor `{shown}` claims more elements than any file holds")));
+            return Err(Fault::Header(format!(
+                "tensor `{shown}` claims more elements than any file holds"
+            )));
         }
         let kind = self.u32()?;
         if !READ_TYPES.contains(&kind) {
@@ -172,7 +183,10 @@ impl<R: Read + Seek> Scan<R> {
     fn string(&mut self) -> Result<Vec<u8>, Fault> {
         let len = self.length()?;
         if len > self.left {
-            return Err(Fault::Header(format!("a string claims {len} bytes, the file has {} left", self.left)));
+            return Err(Fault::Header(format!(
+                "a string claims {len} bytes, the file has {} left",
+                self.left
+            )));
         }
         let mut text = vec![0; len as usize];
         self.input.read_exact(&mut text)?;
@@ -204,7 +218,8 @@ impl<R: Read + Seek> Scan<R> {
             return Err(Fault::Read(io::ErrorKind::UnexpectedEof.into()));
         }
         self.left -= count;
-        let count = i64::try_from(count).map_err(|_| Fault::Read(io::ErrorKind::UnexpectedEof.into()))?;
+        let count =
+            i64::try_from(count).map_err(|_| Fault::Read(io::ErrorKind::UnexpectedEof.into()))?;
         self.input.seek_relative(count)?;
         Ok(())
     }

@@ -37,7 +37,12 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    pub(super) fn unsupported(&self, what: &'static str, found: &str, expected: &str) -> LlamaError {
+    pub(super) fn unsupported(
+        &self,
+        what: &'static str,
+        found: &str,
+        expected: &str,
+    ) -> LlamaError {
         LlamaError::Unsupported {
             path: self.path.to_path_buf(),
             what,
@@ -55,12 +60,17 @@ impl<'a> Metadata<'a> {
                 // One number a layer; this crate builds layers of one shape.
                 Value::Array(values) => {
                     let first = as_integer(values.first()?)?;
-                    values.iter().all(|value| as_integer(value) == Some(first)).then_some(first)
+                    values
+                        .iter()
+                        .all(|value| as_integer(value) == Some(first))
+                        .then_some(first)
                 }
                 _ => None,
             })
             .map(Some)
-            .ok_or_else(|| self.invalid(key, kind(value), "a whole number, the same for all layers"))
+            .ok_or_else(|| {
+                self.invalid(key, kind(value), "a whole number, the same for all layers")
+            })
     }
 
     fn size(&self, key: &str) -> Result<usize, LlamaError> {
@@ -114,7 +124,11 @@ impl<'a> Metadata<'a> {
         };
         let texts = values.iter().map(|value| match value {
             Value::String(text) => Ok(text.as_str()),
-            value => Err(self.invalid(key, format!("an array with {}", kind(value)), "an array of strings")),
+            value => Err(self.invalid(
+                key,
+                format!("an array with {}", kind(value)),
+                "an array of strings",
+            )),
         });
         texts.collect::<Result<_, _>>().map(Some)
     }
@@ -150,15 +164,27 @@ impl GgufFile {
         match keys.text("general.architecture")? {
             Some("llama") => {}
             Some(other) => {
-                return Err(keys.unsupported("architecture", other, "this crate builds the GGUF architecture `llama`"));
+                return Err(keys.unsupported(
+                    "architecture",
+                    other,
+                    "this crate builds the GGUF architecture `llama`",
+                ));
             }
             None => return Err(keys.missing("general.architecture")),
         }
         if keys.integer("llama.expert_count")?.unwrap_or(0) > 0 {
-            return Err(keys.unsupported("mixture of experts", "llama.expert_count", "dense models are built"));
+            return Err(keys.unsupported(
+                "mixture of experts",
+                "llama.expert_count",
+                "dense models are built",
+            ));
         }
         if keys.integer("split.count")?.unwrap_or(1) > 1 {
-            return Err(keys.unsupported("split file", "split.count", "join the parts with llama-gguf-split --merge"));
+            return Err(keys.unsupported(
+                "split file",
+                "split.count",
+                "join the parts with llama-gguf-split --merge",
+            ));
         }
         let hidden_size = keys.size("llama.embedding_length")?;
         let heads = keys.size("llama.attention.head_count")?;
@@ -186,7 +212,9 @@ impl GgufFile {
             intermediate_size: keys.size("llama.feed_forward_length")?,
             num_hidden_layers: keys.size("llama.block_count")?,
             num_attention_heads: heads,
-            num_key_value_heads: keys.integer("llama.attention.head_count_kv")?.unwrap_or(heads),
+            num_key_value_heads: keys
+                .integer("llama.attention.head_count_kv")?
+                .unwrap_or(heads),
             head_dim,
             max_position_embeddings: keys.size("llama.context_length")?,
             rms_norm_eps: keys
@@ -229,14 +257,22 @@ impl GgufFile {
             (None | Some("linear"), Some(factor)) => RopeScaling::Linear { factor },
             (None | Some("none"), _) => RopeScaling::Default,
             (Some(other), _) => {
-                return Err(keys.unsupported("rope type", other, "known are none, linear and a tensor rope_freqs.weight"));
+                return Err(keys.unsupported(
+                    "rope type",
+                    other,
+                    "known are none, linear and a tensor rope_freqs.weight",
+                ));
             }
         };
         if !self.content.tensor_infos.contains_key("rope_freqs.weight") {
             return Ok(RopeConfig { theta, scaling });
         }
         if scaling != RopeScaling::Default {
-            return Err(keys.unsupported("rope type", "linear with rope_freqs.weight", "one of the two"));
+            return Err(keys.unsupported(
+                "rope type",
+                "linear with rope_freqs.weight",
+                "one of the two",
+            ));
         }
         // How llama.cpp stores the scaling of LLaMA 3.1 and later.
         let factors = self.read_f32("rope_freqs.weight", &[head_dim / 2])?;

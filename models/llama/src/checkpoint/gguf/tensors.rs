@@ -48,7 +48,13 @@ impl GgufFile {
 
     /// The first extent of a tensor's shape.
     pub(super) fn tensor_rows(&self, name: &str) -> Option<usize> {
-        self.content.tensor_infos.get(&ggml_name(name))?.shape.dims().first().copied()
+        self.content
+            .tensor_infos
+            .get(&ggml_name(name))?
+            .shape
+            .dims()
+            .first()
+            .copied()
     }
 
     /// Checks that every tensor lies inside the file.
@@ -78,14 +84,14 @@ impl GgufFile {
     /// Decodes a tensor, a few rows at a time, into the row order of Hugging Face.
     pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LlamaError> {
         let stored = ggml_name(name);
-        let info = self
-            .content
-            .tensor_infos
-            .get(&stored)
-            .ok_or_else(|| LlamaError::MissingTensor {
-                path: self.path().to_path_buf(),
-                tensor: stored.clone(),
-            })?;
+        let info =
+            self.content
+                .tensor_infos
+                .get(&stored)
+                .ok_or_else(|| LlamaError::MissingTensor {
+                    path: self.path().to_path_buf(),
+                    tensor: stored.clone(),
+                })?;
         if info.shape.dims() != shape {
             return Err(LlamaError::TensorShape {
                 path: self.path().to_path_buf(),
@@ -105,12 +111,18 @@ impl GgufFile {
         let rows = shape.iter().product::<usize>() / width.max(1);
         let (block, block_bytes) = (info.ggml_dtype.block_size(), info.ggml_dtype.type_size());
         if width == 0 || width % block != 0 {
-            return Err(unreadable(&format!(" with rows of {width}, not a multiple of its block of {block}")));
+            return Err(unreadable(&format!(
+                " with rows of {width}, not a multiple of its block of {block}"
+            )));
         }
         let row_bytes = width / block * block_bytes;
         let start = self.start(info).unwrap_or(u64::MAX);
         let step = (CHUNK / row_bytes).clamp(1, rows.max(1));
-        let order = RowOrder::of(name, self.heads, if shape.len() == 1 { width } else { rows });
+        let order = RowOrder::of(
+            name,
+            self.heads,
+            if shape.len() == 1 { width } else { rows },
+        );
 
         let mut values = vec![0f32; rows * width];
         // Words, so that the blocks, which begin with a 16- or 32-bit scale, are aligned.
@@ -118,8 +130,12 @@ impl GgufFile {
         for first in (0..rows).step_by(step) {
             let count = step.min(rows - first);
             let bytes = &mut as_bytes(&mut buffer)[..count * row_bytes];
-            self.input.read_at(start + (first * row_bytes) as u64, bytes)?;
-            let decoded = info.ggml_dtype.from_data(Cow::Borrowed(bytes)).dequantize(count * width);
+            self.input
+                .read_at(start + (first * row_bytes) as u64, bytes)?;
+            let decoded = info
+                .ggml_dtype
+                .from_data(Cow::Borrowed(bytes))
+                .dequantize(count * width);
             let Ok(CpuStorage::F32(decoded)) = decoded else {
                 return Err(unreadable(", which could not be decoded"));
             };
@@ -139,7 +155,11 @@ impl GgufFile {
 }
 
 fn byte_size(info: &TensorInfo) -> Option<u64> {
-    let elements = info.shape.dims().iter().try_fold(1usize, |product, extent| product.checked_mul(*extent))?;
+    let elements = info
+        .shape
+        .dims()
+        .iter()
+        .try_fold(1usize, |product, extent| product.checked_mul(*extent))?;
     let blocks = elements.div_ceil(info.ggml_dtype.block_size());
     (blocks as u64).checked_mul(info.ggml_dtype.type_size() as u64)
 }
@@ -164,7 +184,9 @@ impl RowOrder {
             _ if name.contains(".k_proj.") => key_heads,
             _ => return Self::AsStored,
         };
-        Self::Interleaved { head_dim: rows / heads }
+        Self::Interleaved {
+            head_dim: rows / heads,
+        }
     }
 
     fn target(&self, row: usize) -> usize {
@@ -185,8 +207,14 @@ mod tests {
 
     #[test]
     fn names_map_to_those_of_llama_cpp() {
-        assert_eq!(ggml_name("model.layers.12.mlp.down_proj.weight"), "blk.12.ffn_down.weight");
-        assert_eq!(ggml_name("model.layers.0.self_attn.q_proj.bias"), "blk.0.attn_q.bias");
+        assert_eq!(
+            ggml_name("model.layers.12.mlp.down_proj.weight"),
+            "blk.12.ffn_down.weight"
+        );
+        assert_eq!(
+            ggml_name("model.layers.0.self_attn.q_proj.bias"),
+            "blk.0.attn_q.bias"
+        );
         assert_eq!(ggml_name("model.embed_tokens.weight"), "token_embd.weight");
         assert_eq!(ggml_name("rope_freqs.weight"), "rope_freqs.weight");
     }

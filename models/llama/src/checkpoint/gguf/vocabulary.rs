@@ -5,16 +5,18 @@ use tokenizers::Tokenizer;
 
 use super::GgufFile;
 use super::metadata::as_integer;
+use crate::LlamaError;
 use crate::checkpoint::special::{SpecialToken, SpecialTokens};
 use crate::tokenizer::Vocabulary;
-use crate::LlamaError;
 
 impl GgufFile {
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer, LlamaError> {
-        self.vocabulary()?.build().map_err(|reason| LlamaError::Tokenizer {
-            path: self.path().to_path_buf(),
-            reason,
-        })
+        self.vocabulary()?
+            .build()
+            .map_err(|reason| LlamaError::Tokenizer {
+                path: self.path().to_path_buf(),
+                reason,
+            })
     }
 
     pub(crate) fn chat_template(&self) -> Option<String> {
@@ -51,19 +53,35 @@ impl GgufFile {
             _ => None,
         };
         Ok(Vocabulary {
-            model: keys.text("tokenizer.ggml.model")?.ok_or_else(|| need("tokenizer.ggml.model"))?,
+            model: keys
+                .text("tokenizer.ggml.model")?
+                .ok_or_else(|| need("tokenizer.ggml.model"))?,
             pre: keys.text("tokenizer.ggml.pre")?,
-            tokens: keys.texts("tokenizer.ggml.tokens")?.ok_or_else(|| need("tokenizer.ggml.tokens"))?,
+            tokens: keys
+                .texts("tokenizer.ggml.tokens")?
+                .ok_or_else(|| need("tokenizer.ggml.tokens"))?,
             kinds: kinds
                 .iter()
                 .map(as_integer)
                 .collect::<Option<_>>()
-                .ok_or_else(|| keys.invalid("tokenizer.ggml.token_type", "an array of another type", "an array of integers"))?,
+                .ok_or_else(|| {
+                    keys.invalid(
+                        "tokenizer.ggml.token_type",
+                        "an array of another type",
+                        "an array of integers",
+                    )
+                })?,
             scores: scores
                 .iter()
                 .map(score)
                 .collect::<Option<_>>()
-                .ok_or_else(|| keys.invalid("tokenizer.ggml.scores", "an array of another type", "an array of f32"))?,
+                .ok_or_else(|| {
+                    keys.invalid(
+                        "tokenizer.ggml.scores",
+                        "an array of another type",
+                        "an array of f32",
+                    )
+                })?,
             merges: keys.texts("tokenizer.ggml.merges")?,
             bos: keys.token("tokenizer.ggml.bos_token_id")?,
             eos: keys.token("tokenizer.ggml.eos_token_id")?,
