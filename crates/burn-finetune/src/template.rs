@@ -2,7 +2,7 @@
 
 use crate::FinetuneError;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use serde_json::ser::{Formatter, PrettyFormatter};
@@ -15,6 +15,7 @@ pub struct Message {
     /// `system`, `user`, `assistant` or what else the template knows.
     pub role: String,
     /// What was said: a string, or what else the template knows.
+    #[serde(default)]
     pub content: Value,
     /// Further keys, such as `tool_calls`.
     #[serde(flatten)]
@@ -90,9 +91,9 @@ impl ChatTemplate {
             .get_template(NAME)
             .and_then(|template| {
                 template.render(context! {
-                    messages => Value::from_serialize(messages),
+                    messages => Value::from(Serde(messages)),
                     add_generation_prompt,
-                    ..Value::from_serialize(&self.special_tokens)
+                    ..Value::from(Serde(&self.special_tokens))
                 })
             })
             .map_err(template_error)

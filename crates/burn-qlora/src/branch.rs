@@ -74,6 +74,17 @@ impl LoraBranch {
         self.lora.a.dims()[1]
     }
 
+    /// What of the branch `config` does not describe: the field's name, its value here, its value there.
+    pub(crate) fn difference(&self, config: &LoraConfig) -> Option<(&'static str, f64, f64)> {
+        [
+            ("rank", self.rank() as f64, config.rank as f64),
+            ("scale", self.lora.scale, config.scale()),
+            ("dropout", self.dropout.prob, config.dropout),
+        ]
+        .into_iter()
+        .find(|(_, has, says)| has != says)
+    }
+
     /// Number of trainable values.
     pub fn num_params(&self) -> usize {
         self.lora.a.shape().num_elements() + self.lora.b.shape().num_elements()

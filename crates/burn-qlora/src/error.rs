@@ -88,6 +88,22 @@ pub enum LoraError {
     /// Saving was asked for, but no layer has an adapter.
     #[error("the model has no adapters to save; attach or load some first")]
     NoAdapters,
+    /// The configuration to save is not the one the model's adapters were made with; the file would
+    /// describe another adapter.
+    #[error(
+        "the adapter of layer `{layer}` has {field} {has}, but the configuration to save says {says}; \
+         save it with the configuration it was made with"
+    )]
+    AnotherConfig {
+        /// The layer's path.
+        layer: String,
+        /// What differs.
+        field: &'static str,
+        /// The adapter's value.
+        has: f64,
+        /// The configuration's value.
+        says: f64,
+    },
     /// A tensor could not be brought to the host.
     #[error("cannot read tensor `{name}` from the device: {reason}")]
     Device {

@@ -72,6 +72,20 @@ impl Dataset {
         self.rows.iter().map(Row::len).max().unwrap_or(0)
     }
 
+    /// A number that other rows, or the same in another order, do not have (FNV-1a over ids and targets): a
+    /// run's settings hold it, so that resumption notices changed data.
+    pub fn fingerprint(&self) -> u64 {
+        let bytes = self.rows.iter().flat_map(|row| {
+            let tokens = row.ids.iter().zip(&row.learn);
+            let tokens = tokens
+                .flat_map(|(id, learn)| (u64::from(*id) << 1 | u64::from(*learn)).to_le_bytes());
+            tokens.chain([0xff])
+        });
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    }
+
     /// The first `max` rows.
     #[must_use]
     pub fn head(mut self, max: usize) -> Self {

@@ -21,7 +21,8 @@ pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// `base_model` is what `base_model_name_or_path` shall say.
 ///
 /// # Errors
-/// [`LoraError::NoAdapters`] when no layer has one, [`LoraError::Write`] when the disk is full or the
+/// [`LoraError::NoAdapters`] when no layer has one, [`LoraError::AnotherConfig`] when `config` is not what
+/// they were made with, [`LoraError::Write`] when the disk is full or the
 /// folder cannot be written.
 pub fn save<M: LoraModel>(
     model: &M,
@@ -29,6 +30,17 @@ pub fn save<M: LoraModel>(
     base_model: &str,
     dir: impl AsRef<Path>,
 ) -> Result<(), LoraError> {
+    for (layer, linear) in model.lora_linears() {
+        let branch = linear.adapter.as_ref();
+        if let Some((field, has, says)) = branch.and_then(|branch| branch.difference(config)) {
+            return Err(LoraError::AnotherConfig {
+                layer,
+                field,
+                has,
+                says,
+            });
+        }
+    }
     let weights = weights::to_bytes(model)?;
     let targets = weights::target_names(model, &config.targets);
     let json = AdapterConfig::new(config, targets, base_model).to_json();

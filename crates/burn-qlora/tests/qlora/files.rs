@@ -127,14 +127,31 @@ pub fn broken_files_are_refused(device: &Device) {
     fs::write(dir.path().join(peft::CONFIG_FILE), "{\"r\": 4").unwrap();
     let error = peft::load(&mut pair, dir.path()).unwrap_err();
     assert!(matches!(error, LoraError::Malformed { .. }), "{error}");
-    change_nothing_without_adapters(device);
 }
 
-fn change_nothing_without_adapters(device: &Device) {
+pub fn what_would_be_described_wrongly_is_not_saved(device: &Device) {
     let dir = tempfile::tempdir().unwrap();
     let into = dir.path().join("new");
     let error = peft::save(&Pair::new(device), &config(), "base", &into).unwrap_err();
-    assert!(matches!(error, LoraError::NoAdapters));
+    assert!(matches!(error, LoraError::NoAdapters), "{error}");
+    let pair = Pair::adapted(device, &config());
+    for (other, differs) in [
+        (config().with_dropout(0.0), "dropout"),
+        (config().with_rslora(false), "scale"),
+        (
+            LoraConfig {
+                rank: 5,
+                ..config()
+            },
+            "rank",
+        ),
+    ] {
+        let error = peft::save(&pair, &other, "base", &into).unwrap_err();
+        assert!(
+            matches!(&error, LoraError::AnotherConfig { field, .. } if *field == differs),
+            "{error}"
+        );
+    }
     assert!(!into.exists());
 }
 

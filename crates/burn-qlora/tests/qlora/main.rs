@@ -49,5 +49,6 @@ on_every_device! {
     files::adapters_of_other_models_are_refused,
     files::what_cannot_be_computed_is_refused_by_name,
     files::broken_files_are_refused,
+    files::what_would_be_described_wrongly_is_not_saved,
     files::a_failed_save_leaves_nothing_behind,
 }

@@ -1,0 +1,189 @@
+//! Rows from files. The tokenizer has one token a byte, so that lengths and masks can be read off.
+
+use burn_finetune::error::RowProblem;
+use burn_finetune::{ChatTemplate, Dataset, FinetuneError, Row, RowEncoder};
+use std::collections::BTreeMap;
+use std::fs;
+use tokenizers::Tokenizer;
+use tokenizers::models::bpe::BPE;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+const EOS: u32 = 900;
+
+fn tokenizer() -> Tokenizer {
+    let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
+    alphabet.sort_unstable();
+    let vocab: Vec<(String, u32)> = alphabet
+        .into_iter()
+        .enumerate()
+        .map(|(id, letter)| (letter.to_string(), id as u32))
+        .collect();
+    let vocab: [(String, u32); 256] = vocab.try_into().unwrap();
+    let model = BPE::builder()
+        .vocab_and_merges(vocab, vec![])
+        .build()
+        .unwrap();
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, false, false)));
+    tokenizer
+}
+
+fn template() -> ChatTemplate {
+    let source = "{% for m in messages %}<{{ m.role[0] }}>{{ m.content }}.{% endfor %}\
+                  {% if add_generation_prompt %}<a>{% endif %}";
+    ChatTemplate::new(source, BTreeMap::new()).unwrap()
+}
+
+/// What of a row is learnt, as text; the end token is `$`.
+fn learnt(row: &Row, tokenizer: &Tokenizer) -> String {
+    let tokens = row.ids.iter().zip(&row.learn).filter(|(_, learn)| **learn);
+    tokens
+        .map(|(id, _)| match tokenizer.id_to_token(*id) {
+            Some(token) => token.replace('Ġ', " "),
+            None => "$".to_owned(),
+        })
+        .collect()
+}
+
+fn encoder<'a>(tokenizer: &'a Tokenizer, template: &'a ChatTemplate) -> RowEncoder<'a> {
+    RowEncoder {
+        tokenizer,
+        template: Some(template),
+        eos: Some(EOS),
+        max_len: 40,
+        truncate: false,
+    }
+}
+
+#[test]
+fn each_kind_of_row_learns_its_answer() {
+    let (tokenizer, template) = (tokenizer(), template());
+    let encoder = encoder(&tokenizer, &template);
+    for (line, expected) in [
+        (r#"{"prompt": "2+2=", "completion": " 4"}"#, " 4$"),
+        (r#"{"prompt": "", "completion": "4"}"#, "$"),
+        (r#"{"text": "abc", "source": 3}"#, "bc$"),
+        (
+            r#"{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"},
+                {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}"#,
+            "ho.y.",
+        ),
+    ] {
+        let row = encoder.json_line(line).unwrap();
+        assert_eq!(learnt(&row, &tokenizer), expected, "{line}");
+    }
+    assert_eq!(encoder.json_line(r#"{"text": "abc"}"#).unwrap().len(), 4);
+}
+
+#[test]
+fn a_text_is_cut_into_rows_that_predict_themselves() {
+    let (tokenizer, template) = (tokenizer(), template());
+    let encoder = RowEncoder {
+        max_len: 4,
+        ..encoder(&tokenizer, &template)
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("text.txt");
+    fs::write(&path, "abcdefghi").unwrap();
+    let data = Dataset::read(&path, &encoder).unwrap();
+    let rows: Vec<_> = data
+        .rows()
+        .iter()
+        .map(|row| learnt(row, &tokenizer))
+        .collect();
+    // The ninth letter would be a row with nothing to predict.
+    assert_eq!(rows, ["bcd", "fgh"]);
+    assert_eq!(data.longest(), 4);
+    fs::write(&path, "abcdef").unwrap();
+    assert_eq!(Dataset::read(&path, &encoder).unwrap().rows()[1].len(), 2);
+}
+
+/// The error of a file of these lines.
+fn refused(name: &str, text: &str) -> String {
+    let (tokenizer, template) = (tokenizer(), template());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    fs::write(&path, text).unwrap();
+    let error = Dataset::read(&path, &encoder(&tokenizer, &template)).unwrap_err();
+    error
+        .to_string()
+        .replace(&format!("{}", path.display()), name)
+}
+
+#[test]
+fn a_bad_line_is_named_with_its_number() {
+    let good = r#"{"text": "abc"}"#;
+    let long = format!(r#"{{"text": "{}"}}"#, "a".repeat(40));
+    for (line, expected) in [
+        ("{\"text\": ", "not JSON"),
+        ("abc", "not JSON"),
+        ("[1]", "no known keys"),
+        (r#"{"txt": "a", "prompt": "b"}"#, "(found: prompt, txt)"),
+        ("{}", "(found: none)"),
+        (r#"{"text": 3}"#, "\"text\" is a number, not a string"),
+        (r#"{"messages": "hi"}"#, "\"messages\" cannot be read"),
+        (
+            r#"{"messages": [{"role": "user", "content": "x"}]}"#,
+            "nothing to learn",
+        ),
+        (&long, "41 tokens, but 40 is the longest allowed"),
+    ] {
+        let error = refused("rows.jsonl", &format!("{good}\n\n{line}\n{good}\n"));
+        assert!(error.starts_with("rows.jsonl:3: "), "{error}");
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn nothing_to_read_is_an_error() {
+    for (name, text) in [
+        ("rows.jsonl", ""),
+        ("rows.jsonl", "\n \n"),
+        ("text.txt", "a"),
+        ("text.txt", ""),
+    ] {
+        assert!(refused(name, text).starts_with(&format!("{name} has no data")));
+    }
+    let (tokenizer, template) = (tokenizer(), template());
+    let missing = std::path::Path::new("there/is/none.jsonl");
+    let error = Dataset::read(missing, &encoder(&tokenizer, &template)).unwrap_err();
+    assert!(matches!(error, FinetuneError::Read { .. }));
+    let short = RowEncoder {
+        max_len: 1,
+        ..encoder(&tokenizer, &template)
+    };
+    let error = Dataset::read(missing, &short).unwrap_err();
+    assert!(matches!(error, FinetuneError::RowLength { value: 1, .. }));
+}
+
+#[test]
+fn truncation_cuts_the_end_and_keeps_something_to_learn() {
+    let (tokenizer, template) = (tokenizer(), template());
+    let encoder = RowEncoder {
+        max_len: 5,
+        truncate: true,
+        ..encoder(&tokenizer, &template)
+    };
+    let row = encoder
+        .json_line(r#"{"prompt": "abc", "completion": "defg"}"#)
+        .unwrap();
+    assert_eq!((row.len(), learnt(&row, &tokenizer).as_str()), (5, "de"));
+    let error = encoder
+        .json_line(r#"{"prompt": "abcdef", "completion": "g"}"#)
+        .unwrap_err();
+    assert!(matches!(error, RowProblem::NoTargets(_)), "{error}");
+}
+
+#[test]
+fn a_chat_needs_a_template() {
+    let tokenizer = tokenizer();
+    let encoder = RowEncoder {
+        tokenizer: &tokenizer,
+        template: None,
+        eos: None,
+        max_len: 8,
+        truncate: false,
+    };
+    let error = encoder.json_line(r#"{"messages": []}"#).unwrap_err();
+    assert!(matches!(error, RowProblem::NoTemplate));
+}

@@ -1,0 +1,176 @@
+//! What an optimizer step does.
+
+use crate::support::{Toy, VOCAB, config, rows, trainer};
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor};
+use burn_finetune::data::Row;
+use burn_finetune::{
+    Batch, CausalLm, Dataset, FinetuneError, RunOptions, TrainConfig, Trainer, evaluate,
+};
+use burn_qlora::{LoraModel, freeze_base};
+
+/// The rows in micro-batches of these sizes.
+fn batches(data: &Dataset, sizes: &[usize], device: &Device) -> Vec<Batch> {
+    let mut rest = data.rows();
+    sizes
+        .iter()
+        .map(|size| {
+            let (now, later) = rest.split_at(*size);
+            rest = later;
+            Batch::collate(&now.iter().collect::<Vec<&Row>>(), device)
+        })
+        .collect()
+}
+
+fn largest_difference(one: &[Vec<f32>], other: &[Vec<f32>]) -> f32 {
+    one.iter()
+        .flatten()
+        .zip(other.iter().flatten())
+        .map(|(one, other)| (one - other).abs())
+        .fold(0.0, f32::max)
+}
+
+pub fn unequal_micro_batches_equal_one_batch(device: &Device) {
+    let data = rows(7);
+    let run = |sizes: &[usize]| {
+        let mut trainer = trainer(device, 0.0, 6);
+        let reports: Vec<_> = (0..6)
+            .map(|_| trainer.step(&batches(&data, sizes, device)).unwrap())
+            .collect();
+        (reports, trainer.into_model().factors())
+    };
+    let (whole, expected) = run(&[7]);
+    for sizes in [&[1, 4, 2][..], &[6, 1]] {
+        let (reports, factors) = run(sizes);
+        for (got, expected) in reports.iter().zip(&whole) {
+            assert!((got.loss / expected.loss - 1.0).abs() < 1e-5);
+            assert!((got.grad_norm / expected.grad_norm - 1.0).abs() < 1e-4);
+            assert_eq!((got.tokens, got.lr), (expected.tokens, expected.lr));
+        }
+        // Adam divides by the root of a mean square, so a rounding error in a gradient near 0 is not
+        // small in the update: a thousandth of the largest update (the rate) is allowed each step.
+        assert!(largest_difference(&factors, &expected) < 6.0 * 2e-5);
+    }
+}
+
+pub fn the_norm_is_global_and_clipping_scales_everything_at_once(device: &Device) {
+    let data = rows(4);
+    let batch = || batches(&data, &[4], device);
+    let model = freeze_base(Toy::new(device, 0.0).train());
+    let Batch {
+        input_ids,
+        targets,
+        target_tokens,
+        ..
+    } = batch().remove(0);
+    let loss = model.loss_sum(input_ids, targets) / target_tokens as f32;
+    let grads = GradientsParams::from_grads(loss.backward(), &model);
+    let norm = model
+        .lora_linears()
+        .into_iter()
+        .flat_map(|(_, linear)| {
+            let lora = &linear.adapter.as_ref().unwrap().lora;
+            [lora.a.id, lora.b.id]
+        })
+        .map(|id| {
+            grads
+                .get::<2>(id)
+                .unwrap()
+                .square()
+                .sum()
+                .into_scalar::<f64>()
+        })
+        .sum::<f64>()
+        .sqrt();
+
+    // What is reported is the norm before clipping, whatever the limit.
+    for max_grad_norm in [0.0, norm / 3.0, norm * 2.0] {
+        let config = TrainConfig {
+            max_grad_norm,
+            ..config(1)
+        };
+        let mut trainer = Trainer::new(Toy::new(device, 0.0), config).unwrap();
+        let report = trainer.step(&batch()).unwrap();
+        assert!((report.grad_norm / norm - 1.0).abs() < 1e-5, "{report:?}");
+    }
+    let coefficient = burn_finetune::clip::coefficient;
+    assert_eq!(coefficient(2.0, 4.0), 1.0);
+    assert!((coefficient(2.0, 0.5) - 0.5 / (2.0 + 1e-6)).abs() < 1e-15);
+    let mut gradients = [Some(Tensor::<2>::ones([2, 2], device)), None];
+    burn_finetune::clip::scale(&mut gradients, 0.25);
+    let scaled = gradients[0].take().unwrap().into_data();
+    assert!(scaled.iter::<f32>().all(|value| value == 0.25));
+}
+
+pub fn a_rate_of_zero_moves_the_moments_only(device: &Device) {
+    let data = rows(3);
+    let mut trainer = trainer(device, 0.0, 3);
+    let before = trainer.model().factors();
+    let report = trainer.step(&batches(&data, &[3], device)).unwrap();
+    assert_eq!((report.step, report.lr), (1, 0.0));
+    assert_eq!(trainer.model().factors(), before);
+    let report = trainer.step(&batches(&data, &[3], device)).unwrap();
+    assert_eq!((report.step, report.lr), (2, 1e-2));
+    assert_ne!(trainer.model().factors(), before);
+}
+
+pub fn a_loss_that_is_no_number_stops_the_run_before_the_update(device: &Device) {
+    let mut toy = Toy::new(device, 0.0);
+    for (_, linear) in toy.lora_linears_mut() {
+        let branch = linear.adapter.as_mut().unwrap();
+        branch.lora.b = branch.lora.b.clone().map(|b| b.full_like(f32::INFINITY));
+    }
+    let mut trainer = Trainer::new(toy, config(2)).unwrap();
+    let before = trainer.model().factors();
+    let error = trainer.step(&batches(&rows(3), &[3], device)).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            FinetuneError::NotFinite {
+                step: 1,
+                what: "loss",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(trainer.model().factors(), before);
+    assert_eq!(trainer.steps_done(), 0);
+}
+
+pub fn evaluation_is_the_mean_over_all_tokens(device: &Device) {
+    let model = Toy::new(device, 0.5);
+    let data = rows(7);
+    let one = evaluate(&model, &data, 7).unwrap();
+    let many = evaluate(&model, &data, 2).unwrap();
+    assert_eq!(
+        one.tokens,
+        data.rows().iter().map(Row::targets).sum::<usize>()
+    );
+    assert_eq!(one.tokens, many.tokens);
+    assert!((one.nll / many.nll - 1.0).abs() < 1e-5);
+    assert!((one.perplexity - one.nll.exp()).abs() < 1e-9);
+    // A fresh model knows nothing of the rows.
+    assert!(one.perplexity > VOCAB as f64 / 2.0, "{one:?}");
+}
+
+pub fn training_lowers_the_loss_and_the_same_seed_gives_the_same_bits(device: &Device) {
+    let data = rows(20);
+    let run = || {
+        let mut trainer = trainer(device, 0.1, 40);
+        let mut losses = Vec::new();
+        trainer
+            .run(&data, &RunOptions::default(), &mut |event| {
+                if let burn_finetune::Event::Step(report) = event {
+                    losses.push(report.loss);
+                }
+            })
+            .unwrap();
+        (losses, trainer.into_model().valid().factors())
+    };
+    let (losses, factors) = run();
+    assert_eq!(losses.len(), 40);
+    assert!(losses[39] < losses[0] / 2.0, "{losses:?}");
+    assert_eq!(run(), (losses, factors));
+}
