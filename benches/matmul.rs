@@ -11,7 +11,9 @@ use std::hint::black_box;
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use burn_nf4::Nf4Tensor;
 use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
 use nf4::QuantConfig;
 
 /// `[out_features, in_features]`.
@@ -23,7 +25,10 @@ fn devices() -> Vec<(&'static str, Device)> {
         #[cfg(feature = "flex")]
         ("flex", Device::flex()),
         #[cfg(feature = "wgpu")]
-        ("wgpu", Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        (
+            "wgpu",
+            Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        ),
     ]
 }
 
@@ -38,8 +43,22 @@ fn matmul(criterion: &mut Criterion) {
             for m in ROWS {
                 let mut group = criterion.benchmark_group(format!("{name}/{n}x{k}/m{m}"));
                 group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
-                compare(&mut group, "forward", &device, random([m, k]), &weight, false);
-                compare(&mut group, "transposed", &device, random([m, n]), &weight, true);
+                compare(
+                    &mut group,
+                    "forward",
+                    &device,
+                    random([m, k]),
+                    &weight,
+                    false,
+                );
+                compare(
+                    &mut group,
+                    "transposed",
+                    &device,
+                    random([m, n]),
+                    &weight,
+                    true,
+                );
                 group.finish();
             }
         }
@@ -73,7 +92,9 @@ fn compare(
         }
     });
     run("dense", &|| x.clone().matmul(oriented(dense.clone())));
-    run("decode-then-dense", &|| x.clone().matmul(oriented(weight.dequantize())));
+    run("decode-then-dense", &|| {
+        x.clone().matmul(oriented(weight.dequantize()))
+    });
 }
 
 criterion_group!(benches, matmul);

@@ -12,7 +12,7 @@
 //! - [`clip`]: clipping by the global norm.
 //! - [`optimizer`]: AdamW over the adapters, its moments named by layer.
 //! - [`train`]: [`Trainer`], the loop, with its configuration, reports and interruption.
-//! - [`evaluate`]: loss and perplexity on held-out rows.
+//! - [`mod@evaluate`]: loss and perplexity on held-out rows.
 //! - [`checkpoint`]: [`RunDir`], a run's folder, and exact resumption from it.
 //! - [`memory`]: how much memory the process has had at its peak.
 //! - [`error`]: [`FinetuneError`], everything that can go wrong.

@@ -2,7 +2,7 @@
 //!
 //! - [`encode`]: [`RowEncoder`], from a JSON object or a text to token rows with their targets.
 //! - [`chat`]: which part of a conversation is the assistant's.
-//! - [`file`]: [`Dataset`], the rows of a file.
+//! - [`mod@file`]: [`Dataset`], the rows of a file.
 //! - [`batch`]: [`Batch`], rows as tensors.
 //! - [`order`]: [`Order`], which rows a step sees.
 
