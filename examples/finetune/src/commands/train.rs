@@ -107,7 +107,8 @@ fn go(
     let interrupt = Interrupt::listen(
         "Stopping: this step is finished and saved first. Ctrl-C again quits at once.",
     )?;
-    let mut display = TrainDisplay::new(trainer.config().steps, done);
+    let steps = trainer.config().steps;
+    let mut display = TrainDisplay::new(steps, done);
     // A log that cannot be written stops the run as Ctrl-C does, so that what was learnt is saved.
     let log_failed = RefCell::new(None);
     let stop = || interrupt.pressed() || log_failed.borrow().is_some();
@@ -129,7 +130,7 @@ fn go(
             "step {step}: held-out loss {:.4}, perplexity {:.3}",
             report.nll, report.perplexity
         )),
-        Event::Saved { step, path } if step < args.steps.unwrap_or(usize::MAX) => {
+        Event::Saved { step, path } if step < steps => {
             display.say(&format!("step {step}: saved {}", path.display()));
         }
         _ => {}
@@ -151,10 +152,7 @@ fn go(
             );
         }
         Outcome::Interrupted { step } => {
-            println!(
-                "Stopped after step {step} of {}, saved",
-                trainer.config().steps
-            );
+            println!("Stopped after step {step} of {steps}, saved");
             eprintln!("Go on with: {}", resume_command(std::env::args()));
         }
     }

@@ -136,7 +136,7 @@ fn resuming_with_other_settings_is_refused() {
         crate::support::run(&mut command)
     };
     base(&["--rank", "4"]).ok();
-    base(&["--rank", "8", "--resume"]).refused(&["rank", "4", "8"]);
+    base(&["--rank", "8", "--alpha", "8", "--resume"]).refused(&["rank", "4", "8"]);
     base(&["--rank", "4", "--lr", "1", "--resume"]).refused(&["lr"]);
     base(&["--rank", "4", "--resume"]).ok();
 }
