@@ -27,14 +27,19 @@ def dequantize(packed, absmax, blocksize, quant_type, shape, dtype):
     return _dequantize_4bit_compute(flat, absmax, code, blocksize, shape, dtype)
 
 
-torch.library.impl("bitsandbytes::dequantize_4bit", "CPU", allow_override=True)(dequantize)
+LIBRARY = torch.library.Library("bitsandbytes", "IMPL")
+LIBRARY.impl("dequantize_4bit", dequantize, "CPU", allow_override=True)
 
 
 def main() -> None:
     directory = sys.argv[1]
     model = transformers.AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="eager"
-    ).float().eval()
+    ).eval()
+    # transformers leaves what is not quantized in the checkpoint's type; the recordings are in f32.
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.float()
     kinds = {type(module).__name__ for module in model.model.layers.modules() if hasattr(module, "weight")}
     print("layers:", sorted(kinds))
     if len(sys.argv) > 2:
