@@ -128,7 +128,7 @@ fn without_generation_tags(source: &str) -> String {
         };
         text.push_str(&rest[..keep]);
         if keep == start {
-            // An empty comment keeps the whitespace control of the tag it replaces.
+            // An empty block keeps the whitespace control of the tag it replaces.
             let [open, close] = [&rest[start + 2..start + 3], &rest[end - 3..end - 2]]
                 .map(|mark| if mark == "-" { "-" } else { "" });
             text.push_str(&format!("{{%{open} if true %}}{{% endif {close}%}}"));
