@@ -97,6 +97,8 @@ impl TrainDisplay {
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.abandon();
+            // The bar leaves the cursor behind it.
+            eprintln!();
         }
     }
 

@@ -227,3 +227,41 @@ fn a_text_is_cut_into_rows_and_an_adapter_can_be_trained_on() {
         serde_json::json!(["q_proj", "k_proj"])
     );
 }
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn wgpu_and_flex_train_alike() {
+    let place = Place::new();
+    let (model, rows) = (place.model("tiny_llama"), place.rows(12));
+    let losses = |device: &str| {
+        let log = place.path(&format!("{device}.jsonl"));
+        finetune!(
+            "train",
+            "--model",
+            &model,
+            "--data",
+            &rows,
+            "--output",
+            place.path(device),
+            "--seq-len",
+            "32",
+            "--steps",
+            "3",
+            "--lr",
+            "5e-3",
+            "--device",
+            device,
+            "--log-json",
+            &log
+        )
+        .ok();
+        log_lines(&log)
+            .iter()
+            .map(|line| number(line, "loss"))
+            .collect::<Vec<_>>()
+    };
+    for (flex, wgpu) in losses("flex").iter().zip(losses("wgpu")) {
+        // The tolerance of the recorded curve on wgpu.
+        assert!((wgpu / flex - 1.0).abs() < 1e-3, "{flex} and {wgpu}");
+    }
+}
