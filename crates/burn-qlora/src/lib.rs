@@ -64,3 +64,8 @@ pub use merge::merge_linears;
 pub use model::{LoraModel, attach_adapters, freeze_base, trainable};
 pub use nf4::{Codebook, QuantConfig};
 pub use nf4_weight::Nf4Weight;
+
+/// Compiles and runs the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
