@@ -12,7 +12,7 @@ use crate::device::DeviceName;
 /// that Hugging Face peft and llama.cpp read. A model is a Hugging Face directory (plain or
 /// bitsandbytes 4-bit), a .gguf file, or a Hub id such as HuggingFaceTB/SmolLM2-135M-Instruct.
 #[derive(Debug, Parser)]
-#[command(name = "finetune", version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "finetune", version, after_help = EXAMPLES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

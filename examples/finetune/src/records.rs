@@ -8,6 +8,8 @@
 //! Everything is drawn from ChaCha8 by the arithmetic below, which no release of a random number
 //! crate can change: a seed means the same bytes for ever.
 
+mod names;
+
 use std::collections::HashSet;
 
 use rand_chacha::ChaCha8Rng;
@@ -70,30 +72,6 @@ struct Record<'a> {
     currency: &'a str,
     day: &'a str,
 }
-
-/// Names in training notes.
-const TRAIN_NAMES: [&str; 48] = [
-    "Anna", "Ben", "Carla", "David", "Elena", "Frank", "Grace", "Henry", "Irene", "Jack", "Karen",
-    "Leo", "Maria", "Nina", "Oscar", "Paula", "Robert", "Sarah", "Tom", "Vera", "Walter", "Alice",
-    "Bruno", "Clara", "Daniel", "Emma", "Felix", "George", "Hannah", "Ivan", "Julia", "Kevin",
-    "Laura", "Martin", "Nora", "Olivia", "Peter", "Rosa", "Simon", "Tina", "Victor", "Yusuf",
-    "Chen", "Fatima", "Kenji", "Priya", "Omar", "Ingrid",
-];
-
-/// Names in held-out notes; none of them is in [`TRAIN_NAMES`].
-const HELD_OUT_NAMES: [&str; 24] = [
-    "Adam", "Bella", "Charles", "Diana", "Edward", "Fiona", "Gloria", "Hugo", "Isabel", "James",
-    "Kate", "Lucas", "Mark", "Nathan", "Pablo", "Rachel", "Samuel", "Teresa", "William", "Zoe",
-    "Ahmed", "Mei", "Sofia", "Erik",
-];
-
-/// Syllables of invented names, which make half of the training names: a model that has copied enough of
-/// them spells out any name, and one that has only met real ones guesses the next real one.
-const ONSETS: [&str; 18] = [
-    "b", "ch", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "sh", "t", "v", "y", "z",
-];
-const VOWELS: [&str; 9] = ["a", "e", "i", "o", "u", "ai", "ei", "ia", "au"];
-const CODAS: [&str; 9] = ["", "", "", "n", "l", "s", "d", "r", "k"];
 
 /// What is bought, and under which category it is booked.
 const ITEMS: [(&str, &str); 40] = [
@@ -202,9 +180,9 @@ pub fn generate(config: DataSetConfig) -> anyhow::Result<DataSet> {
     let mut seen = HashSet::new();
     let train = Draw::new(config.seed, 0).distinct(config.train, &mut seen, |draw, row| {
         let template = draw.pick(&TRAIN_TEMPLATES);
-        let who = match row % 2 {
-            0 => draw.pick(&TRAIN_NAMES).to_string(),
-            _ => draw.invented_name(),
+        let who = match row % 4 {
+            0 => draw.invented_name(),
+            _ => draw.pick(&names::TRAIN).to_string(),
         };
         draw.example(template, &who)
     });
@@ -213,7 +191,7 @@ pub fn generate(config: DataSetConfig) -> anyhow::Result<DataSet> {
             0 => draw.pick(&TRAIN_TEMPLATES),
             _ => draw.pick(&HELD_OUT_TEMPLATES),
         };
-        let who = draw.pick(&HELD_OUT_NAMES);
+        let who = draw.pick(&names::HELD_OUT);
         draw.example(template, who)
     });
     Ok(DataSet { train, held_out })
@@ -244,10 +222,10 @@ impl Draw {
         loop {
             let syllables = 2 + self.below(2);
             let name: String = (0..syllables)
-                .map(|_| self.pick(&ONSETS).to_string() + self.pick(&VOWELS))
+                .map(|_| self.pick(&names::ONSETS).to_string() + self.pick(&names::VOWELS))
                 .collect();
-            let name = capitalised(&(name + self.pick(&CODAS)));
-            if !HELD_OUT_NAMES.contains(&name.as_str()) {
+            let name = capitalised(&(name + self.pick(&names::CODAS)));
+            if !names::HELD_OUT.contains(&name.as_str()) {
                 return name;
             }
         }
