@@ -223,7 +223,6 @@ fn settings(
         seq_len: args.seq_len,
         truncate: args.truncate,
     };
-    let tokens: usize = data.rows().iter().map(|row| row.len()).sum();
     settings.extend([
         ("model".to_string(), json!(args.model.model)),
         (
@@ -231,8 +230,11 @@ fn settings(
             json!(format!("{:?}", session.weights(&args.quant)?)),
         ),
         ("data".to_string(), json!(args.data)),
-        ("data-rows".to_string(), json!(data.len())),
-        ("data-tokens".to_string(), json!(tokens)),
+        // In hexadecimal, because JSON numbers hold fewer bits.
+        (
+            "data-fingerprint".to_string(),
+            json!(format!("{:016x}", data.fingerprint())),
+        ),
         ("seq-len".to_string(), json!(session.seq_len(limits)?)),
         ("init-adapter".to_string(), json!(args.init_adapter)),
     ]);

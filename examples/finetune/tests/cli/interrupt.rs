@@ -139,4 +139,10 @@ fn resuming_with_other_settings_is_refused() {
     base(&["--rank", "8", "--alpha", "8", "--resume"]).refused(&["rank", "4", "8"]);
     base(&["--rank", "4", "--lr", "1", "--resume"]).refused(&["lr"]);
     base(&["--rank", "4", "--resume"]).ok();
+
+    // As many rows and tokens as before, but not the same ones.
+    let text = std::fs::read_to_string(&rows).unwrap();
+    let (first, rest) = text.split_once('\n').unwrap();
+    std::fs::write(&rows, format!("{rest}{first}\n")).unwrap();
+    base(&["--rank", "4", "--resume"]).refused(&["data"]);
 }
