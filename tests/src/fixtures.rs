@@ -72,12 +72,6 @@ impl Recording {
             .collect()
     }
 
-    /// The f32 tensor `name` on `device`.
-    pub fn float_tensor<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {
-        let data = TensorData::new(self.floats(name), self.shape(name));
-        Tensor::from_data(data, (device, DType::F32))
-    }
-
     /// The i64 tensor `name` on `device`, as 32-bit integers.
     pub fn int_tensor<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D, Int> {
         let values: Vec<i32> = self

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 use std::fmt;
-use std::str::FromStr;
 
 /// How the learning rate goes on after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -16,21 +15,6 @@ pub enum ScheduleKind {
     Linear,
     /// It falls along half a cosine to 0 at the end (`get_cosine_schedule_with_warmup`).
     Cosine,
-}
-
-impl FromStr for ScheduleKind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "constant" => Ok(Self::Constant),
-            "linear" => Ok(Self::Linear),
-            "cosine" => Ok(Self::Cosine),
-            other => Err(format!(
-                "unknown schedule `{other}`; there are constant, linear and cosine"
-            )),
-        }
-    }
 }
 
 impl fmt::Display for ScheduleKind {

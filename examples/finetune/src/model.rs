@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use burn_finetune::CausalLm;
 use burn_llama::Llama;
-use burn_qlora::{LoraModel, QLoraLinear};
+use burn_qlora::{LoraBranch, LoraModel, QLoraLinear};
 
 /// A LLaMA with adapters, to be trained.
 ///
@@ -42,14 +42,10 @@ impl CausalLm for LlamaLm {
 impl LlamaLm {
     /// Number of parameters in the adapters.
     pub fn adapter_parameters(&self) -> usize {
-        let adapted = self
-            .lora_linears()
+        self.lora_linears()
             .into_iter()
-            .filter_map(|(_, linear)| linear.adapter.as_ref());
-        adapted
-            .map(|branch| {
-                branch.lora.a.shape().num_elements() + branch.lora.b.shape().num_elements()
-            })
+            .filter_map(|(_, linear)| linear.adapter.as_ref())
+            .map(LoraBranch::num_params)
             .sum()
     }
 }
