@@ -1,4 +1,4 @@
-//! AVX-512 (F, BW, VL): one register is 16 lanes, and `vpermps` is a 16-entry table.
+//! AVX-512 (F, BW, VL; BF16 where `BF16` says so): one register is 16 lanes, and `vpermps` is a 16-entry table.
 
 // SAFETY, for every block below: an `Avx512` exists only on machines that have the instructions (see `new`), and each
 // method is inlined into a function compiled for them. Memory is touched through arrays of the right size.
@@ -6,21 +6,21 @@
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{Simd, dot_pairs, round_pairs};
 
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const BF16: bool>(());
 
-impl Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
     /// # Safety
-    /// The machine has AVX-512 F, BW and VL, AVX2 and FMA.
+    /// The machine has AVX-512 F, BW and VL, AVX2 and FMA, and AVX-512 BF16 if `BF16`.
     #[inline(always)]
     pub(crate) unsafe fn new() -> Self {
         Self(())
     }
 }
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type F = __m512;
     type U = __m512i;
     type Table = __m512;
@@ -69,6 +69,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn float(self, bits: Self::U) -> Self::F {
+        unsafe { _mm512_castsi512_ps(bits) }
+    }
+
+    #[inline(always)]
     fn splat_u(self, value: u32) -> Self::U {
         unsafe { _mm512_set1_epi32(value as i32) }
     }
@@ -86,6 +91,50 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn add_u(self, a: Self::U, b: Self::U) -> Self::U {
         unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn and_u(self, a: Self::U, b: Self::U) -> Self::U {
+        unsafe { _mm512_and_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn or_u(self, a: Self::U, b: Self::U) -> Self::U {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn low_to_high(self, value: Self::U) -> Self::U {
+        unsafe { _mm512_slli_epi32::<16>(value) }
+    }
+
+    #[inline(always)]
+    fn round_pairs(self, even: Self::F, odd: Self::F) -> Self::U {
+        if !BF16 {
+            return round_pairs(self, even, odd);
+        }
+        /// Lane `i` takes element `i` of the low half, then element `i` of the high one.
+        const INTERLEAVE: [u16; 32] = {
+            let mut order = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                order[i] = (i / 2 + i % 2 * 16) as u16;
+                i += 1;
+            }
+            order
+        };
+        unsafe {
+            let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(odd, even));
+            _mm512_permutexvar_epi16(_mm512_loadu_si512(INTERLEAVE.as_ptr().cast()), halves)
+        }
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: Self::U, b: Self::U, sum: Self::F) -> Self::F {
+        if !BF16 {
+            return dot_pairs(self, a, b, sum);
+        }
+        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute(a), std::mem::transmute(b)) }
     }
 
     #[inline(always)]
