@@ -184,8 +184,8 @@ fn by_steps<S: Simd, P: Precision, R: Steps>(s: S, rows: R, place: Place, out: &
     if depth % 2 == 1 {
         let last = rows.step(s, start + depth - 1, place);
         let mut filled = [[0; 16]; 4];
-        for v in 0..vectors {
-            P::store(s, [last[v], s.splat(0.0)], &mut filled, 0, v, vectors);
+        for (v, last) in last.into_iter().enumerate().take(vectors) {
+            P::store(s, [last, s.splat(0.0)], &mut filled, 0, v, vectors);
         }
         let out = &mut out[depth / 2 * 2 / P::STEPS * vectors..][..vectors];
         out.copy_from_slice(&filled[..vectors]);

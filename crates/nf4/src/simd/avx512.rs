@@ -124,7 +124,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             order
         };
         unsafe {
-            let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(odd, even));
+            let halves = _mm512_cvtne2ps_pbh(odd, even);
+            let halves = std::mem::transmute::<__m512bh, __m512i>(halves);
             _mm512_permutexvar_epi16(_mm512_loadu_si512(INTERLEAVE.as_ptr().cast()), halves)
         }
     }
@@ -134,7 +135,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         if !BF16 {
             return dot_pairs(self, a, b, sum);
         }
-        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute(a), std::mem::transmute(b)) }
+        unsafe {
+            let pairs = |words: __m512i| std::mem::transmute::<__m512i, __m512bh>(words);
+            _mm512_dpbf16_ps(sum, pairs(a), pairs(b))
+        }
     }
 
     #[inline(always)]
