@@ -28,6 +28,13 @@ pub trait Element: sealed::Sealed + Copy + Default + Send + Sync {
     /// The bits of the nearest bf16.
     #[doc(hidden)]
     fn to_bf16_bits(self) -> u32;
+
+    /// The bits of 32 values, two a word, if they are bf16.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn bf16_words(_: &[Self; 32]) -> Option<[u32; 16]> {
+        None
+    }
 }
 
 mod sealed {
@@ -122,6 +129,11 @@ impl Element for bf16 {
     #[inline(always)]
     fn to_bf16_bits(self) -> u32 {
         u32::from(self.to_bits())
+    }
+
+    #[inline(always)]
+    fn bf16_words(values: &[Self; 32]) -> Option<[u32; 16]> {
+        cfg!(target_endian = "little").then(|| bytemuck::cast(*values))
     }
 }
 

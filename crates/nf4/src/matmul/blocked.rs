@@ -5,6 +5,8 @@
 //! all packed rows by them; the sums, in f32, stay there too until they are complete. A decoded weight serves all those
 //! rows, so that from some 30 rows on the arithmetic bounds the time.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::Threads;
@@ -72,82 +74,82 @@ pub(super) fn product<P: Precision, W: Panels, L: Panels, E: Element>(
     let vectors = panel_vectors(isa, outer);
     let width = 16 * vectors;
     let panels = outer.div_ceil(width);
-    let sums = first.x.tiles() * first.x.rows() * width;
+    let (rows, tiles) = (first.x.rows(), first.x.tiles());
     let most = (MAX_SCRATCH / first.x.panel_words(width))
-        .min(MAX_SCRATCH / sums)
+        .min(MAX_SCRATCH / (tiles * rows * width))
         .max(1);
-    // Several panels a task read `x` fewer times; as many tasks for each thread keep all of them busy to the end.
+    // Several panels a task read `x` fewer times; as many tasks for each thread keep all of them busy to the end. Where
+    // there are fewer panels than threads, the rows are divided too.
     let workers = match threads {
         Threads::All => rayon::current_num_threads(),
         Threads::One => 1,
     };
-    let tasks = (workers * panels.div_ceil(workers * most)).min(panels);
+    let columns = (workers * panels.div_ceil(workers * most)).min(panels);
+    let bands = workers.div_ceil(panels).min(tiles);
     let y = Output::new(y, outer);
     let task = |task: usize| {
-        let range = task * panels / tasks..(task + 1) * panels / tasks;
-        let mut sums = Scratch::new(range.len() * sums);
-        add_term(
-            isa,
-            first.x,
-            first.w,
-            range.start,
-            range.len(),
+        let (column, band) = (task / bands, task % bands);
+        let region = Region {
+            panels: column * panels / columns..(column + 1) * panels / columns,
+            tiles: band * tiles / bands..(band + 1) * tiles / bands,
+            rows,
             vectors,
-            false,
-            &mut sums,
-        );
+        };
+        let mut sums = Scratch::new(region.panels.len() * region.tiles.len() * rows * width);
+        add_term(isa, first.x, first.w, &region, false, &mut sums);
         if let Some(second) = second {
-            add_term(
-                isa,
-                second.x,
-                second.w,
-                range.start,
-                range.len(),
-                vectors,
-                true,
-                &mut sums,
-            );
+            add_term(isa, second.x, second.w, &region, true, &mut sums);
         }
-        write_out(isa, &sums, range.start, range.len(), vectors, y, store);
+        write_out(isa, &sums, &region, y, store);
     };
     match threads {
-        Threads::All => (0..tasks).into_par_iter().with_max_len(1).for_each(task),
-        Threads::One => (0..tasks).for_each(task),
+        Threads::All => (0..columns * bands)
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(task),
+        Threads::One => (0..columns * bands).for_each(task),
     }
 }
 
+/// What one task computes: some neighbouring panels for some tiles of `x`.
+struct Region {
+    panels: Range<usize>,
+    tiles: Range<usize>,
+    /// Rows of a tile.
+    rows: usize,
+    /// Vectors that a panel is wide.
+    vectors: usize,
+}
+
 kernel! {
-    /// Adds `x` times some panels of `w` to `sums: [panel][tile][rows][vectors][16]`, or puts it there.
+    /// Adds tiles of `x` times panels of `w` to `sums: [panel][tile][rows][vectors][16]`, or puts it there.
     fn add_term<P: Precision, W: Panels>(
         x: &Packed<P>,
         w: W,
-        first: usize,
-        panels: usize,
-        vectors: usize,
+        region: &Region,
         accumulate: bool,
         sums: &mut [u32],
     ) = add;
 }
 
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 fn add<S: Simd, P: Precision, W: Panels>(
     s: S,
     x: &Packed<P>,
     w: W,
-    first: usize,
-    panels: usize,
-    vectors: usize,
+    region: &Region,
     accumulate: bool,
     sums: &mut [u32],
 ) {
+    let &Region { rows, vectors, .. } = region;
     let (sums, _) = sums.as_chunks_mut::<16>();
-    let (rows, per_panel) = (x.rows(), sums.len() / panels);
+    let per_panel = sums.len() / region.panels.len();
     for (start, depth, packed) in x.parts() {
         let words = depth.div_ceil(P::STEPS);
-        let mut scratch = Scratch::new(panels * words * vectors * 16);
+        let mut scratch = Scratch::new(region.panels.len() * words * vectors * 16);
         let (decoded, _) = scratch.as_chunks_mut::<16>();
-        for (panel, out) in (first..).zip(decoded.chunks_exact_mut(words * vectors)) {
+        let panels = decoded.chunks_exact_mut(words * vectors);
+        for (panel, out) in region.panels.clone().zip(panels) {
             let place = Place {
                 column: panel * 16 * vectors,
                 vectors,
@@ -157,7 +159,9 @@ fn add<S: Simd, P: Precision, W: Panels>(
             w.decode::<S, P>(s, place, out);
         }
         let accumulate = accumulate || start > 0;
-        for (tile, x) in packed.chunks_exact(words * rows).enumerate() {
+        let len = words * rows;
+        let packed = &packed[region.tiles.start * len..region.tiles.end * len];
+        for (tile, x) in packed.chunks_exact(len).enumerate() {
             for (weights, sums) in decoded
                 .chunks_exact(words * vectors)
                 .zip(sums.chunks_exact_mut(per_panel))
@@ -170,50 +174,31 @@ fn add<S: Simd, P: Precision, W: Panels>(
 }
 
 kernel! {
-    /// Writes the sums of some panels to their columns of `y`.
-    fn write_out<E: Element>(
-        sums: &[u32],
-        first: usize,
-        panels: usize,
-        vectors: usize,
-        y: Output<E>,
-        store: Store,
-    ) = write;
+    /// Writes the sums of a region to its place in `y`.
+    fn write_out<E: Element>(sums: &[u32], region: &Region, y: Output<E>, store: Store) = write;
 }
 
 #[inline(always)]
-fn write<S: Simd, E: Element>(
-    _: S,
-    sums: &[u32],
-    first: usize,
-    panels: usize,
-    vectors: usize,
-    y: Output<E>,
-    store: Store,
-) {
-    let width = 16 * vectors;
+fn write<S: Simd, E: Element>(_: S, sums: &[u32], region: &Region, y: Output<E>, store: Store) {
+    let width = 16 * region.vectors;
     let sums: &[f32] = bytemuck::cast_slice(sums);
-    let per_panel = sums.len() / panels;
-    for row in 0..y.rows() {
-        for (panel, sums) in (first..).zip(sums.chunks_exact(per_panel)) {
-            // SAFETY: the panels of different tasks are different columns, and `y` outlives the tasks.
+    let per_panel = sums.len() / region.panels.len();
+    let first = region.tiles.start * region.rows;
+    for row in first..(region.tiles.end * region.rows).min(y.rows()) {
+        for (panel, sums) in region.panels.clone().zip(sums.chunks_exact(per_panel)) {
+            // SAFETY: the regions of different tasks do not overlap, and `y` outlives the tasks.
             let to = unsafe { y.columns(row, panel * width, width) };
-            let sums = &sums[row * width..][..to.len()];
+            let sums = &sums[(row - first) * width..][..to.len()];
+            let pairs = to.iter_mut().zip(sums);
             match store {
-                Store::Replace => to
-                    .iter_mut()
-                    .zip(sums)
-                    .for_each(|(y, sum)| *y = E::from_f32(*sum)),
-                Store::Add => to
-                    .iter_mut()
-                    .zip(sums)
-                    .for_each(|(y, sum)| *y = E::from_f32(y.to_f32() + sum)),
+                Store::Replace => pairs.for_each(|(y, sum)| *y = E::from_f32(*sum)),
+                Store::Add => pairs.for_each(|(y, sum)| *y = E::from_f32(y.to_f32() + sum)),
             }
         }
     }
 }
 
-/// An output matrix that several threads write disjoint columns of.
+/// An output matrix that several threads write disjoint parts of.
 pub(crate) struct Output<E> {
     start: *mut E,
     len: usize,

@@ -103,7 +103,7 @@ fn blocked<P: Precision, X: Element, W: Element, Y: Element>(
     threads: Threads,
 ) {
     let (inner, outer) = direction.widths(w.shape);
-    let packed = Packed::<P>::new(x, inner, tile_rows(isa, x.len() / inner), threads);
+    let packed = Packed::<P>::new(isa, x, inner, tile_rows(isa, x.len() / inner), threads);
     let values = w.values;
     match direction {
         Direction::Forward => {

@@ -97,7 +97,7 @@ fn forward_rows<P: Precision, E: Element>(
     let LowRank { a, b, rank, .. } = low_rank;
     let m = x.len() / k;
     let rows = tile_rows(isa, m);
-    let x = Packed::<P>::new(x, k, rows, Threads::All);
+    let x = Packed::<P>::new(isa, x, k, rows, Threads::All);
     let inner = scaled(
         isa,
         &x,
@@ -108,7 +108,7 @@ fn forward_rows<P: Precision, E: Element>(
         m,
         low_rank,
     );
-    let inner = Packed::<P>::new(&inner, rank, rows, Threads::All);
+    let inner = Packed::<P>::new(isa, &inner, rank, rows, Threads::All);
     let first = Term {
         x: &x,
         w: QuantizedRows(w),
@@ -258,7 +258,7 @@ fn backward_rows<P: Precision, E: Element>(
 
     // Each is let go of before the next is packed.
     let inner = {
-        let x = Packed::<P>::new(x, k, rows, Threads::All);
+        let x = Packed::<P>::new(isa, x, k, rows, Threads::All);
         scaled(
             isa,
             &x,
@@ -271,7 +271,7 @@ fn backward_rows<P: Precision, E: Element>(
         )
     };
     let dinner = {
-        let dy = Packed::<P>::new(dy, n, rows, Threads::All);
+        let dy = Packed::<P>::new(isa, dy, n, rows, Threads::All);
         let dinner = scaled(
             isa,
             &dy,
@@ -283,7 +283,7 @@ fn backward_rows<P: Precision, E: Element>(
             low_rank,
         );
         if let Some(dx) = dx {
-            let packed = Packed::<P>::new(&dinner, rank, rows, Threads::All);
+            let packed = Packed::<P>::new(isa, &dinner, rank, rows, Threads::All);
             let first = Term {
                 x: &dy,
                 w: QuantizedColumns(w),
@@ -303,7 +303,7 @@ fn backward_rows<P: Precision, E: Element>(
     let mut transposed = vec![0.0; m * rank];
     for (small, large, outer, gradient) in [(inner, dy, n, db), (dinner, x, k, da_transposed)] {
         transpose(&small, rank, &mut transposed);
-        let small = Packed::<P>::new(&transposed, m, tile_rows(isa, rank), Threads::All);
+        let small = Packed::<P>::new(isa, &transposed, m, tile_rows(isa, rank), Threads::All);
         let large = DenseColumns {
             values: large,
             outer,

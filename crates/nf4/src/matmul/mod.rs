@@ -149,7 +149,7 @@ fn blocked<P: Precision, E: Element>(
 ) {
     let (inner, _) = direction.widths(w.layout().shape());
     let rows = tile_rows(isa, x.len() / inner);
-    let packed = Packed::<P>::new(x, inner, rows, Threads::All);
+    let packed = Packed::<P>::new(isa, x, inner, rows, Threads::All);
     match direction {
         Direction::Forward => one_term(
             isa,

@@ -1,6 +1,7 @@
 //! The rows of `x` rearranged so that the register tile reads them one after another.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -8,6 +9,7 @@ use super::Threads;
 use super::precision::Precision;
 use super::scratch::Scratch;
 use crate::element::Element;
+use crate::simd::{Isa, Simd, kernel};
 
 /// Some rows of `x`, cut along the sum into parts of at most [`Precision::MAX_DEPTH`] steps, and each part as
 /// `[tile][words][rows]`; rows of the last tile that do not exist are zeros.
@@ -25,7 +27,13 @@ pub(crate) struct Packed<P> {
 
 impl<P: Precision> Packed<P> {
     /// Packs `x: [.., inner]` for tiles of `rows` rows.
-    pub(super) fn new<E: Element>(x: &[E], inner: usize, rows: usize, threads: Threads) -> Self {
+    pub(super) fn new<E: Element>(
+        isa: Isa,
+        x: &[E],
+        inner: usize,
+        rows: usize,
+        threads: Threads,
+    ) -> Self {
         let tiles = x.len().div_ceil(inner * rows);
         let depth = depth::<P>(inner);
         let mut words = Scratch::new(tiles * rows * inner.div_ceil(P::STEPS));
@@ -36,18 +44,7 @@ impl<P: Precision> Packed<P> {
             let steps = part * depth..((part + 1) * depth).min(inner);
             let len = steps.len().div_ceil(P::STEPS) * rows;
             let tile = |(words, x): (&mut [u32], &[E])| {
-                for (i, row) in x.chunks(inner).enumerate() {
-                    let places = words[i..].iter_mut().step_by(rows);
-                    places
-                        .zip(P::words(&row[steps.clone()]))
-                        .for_each(|(place, word)| *place = word);
-                }
-                for i in x.len() / inner..rows {
-                    words[i..]
-                        .iter_mut()
-                        .step_by(rows)
-                        .for_each(|word| *word = 0);
-                }
+                pack_tile::<P, E>(isa, x, inner, steps.clone(), rows, words);
             };
             match threads {
                 Threads::All => words
@@ -96,6 +93,60 @@ impl<P: Precision> Packed<P> {
                 let start = part * depth;
                 (start, depth.min(self.inner - start), words)
             })
+    }
+}
+
+kernel! {
+    /// Packs the steps `steps` of the rows of one tile.
+    fn pack_tile<P: Precision, E: Element>(
+        x: &[E],
+        inner: usize,
+        steps: Range<usize>,
+        rows: usize,
+        words: &mut [u32],
+    ) = pack_rows::<_, P, E>;
+}
+
+#[inline(always)]
+fn pack_rows<S: Simd, P: Precision, E: Element>(
+    s: S,
+    x: &[E],
+    inner: usize,
+    steps: Range<usize>,
+    rows: usize,
+    words: &mut [u32],
+) {
+    let row = |i: usize| match x.get(i * inner..(i + 1) * inner) {
+        Some(row) => &row[steps.clone()],
+        None => &[],
+    };
+    let block = 16 * P::STEPS;
+    let blocks = steps.len() / block;
+    let (first, rest) = words.split_at_mut(blocks * 16 * rows);
+    for (at, out) in first.chunks_exact_mut(16 * rows).enumerate() {
+        let mut lanes = [s.splat_u(0); 16];
+        for (i, lanes) in lanes.iter_mut().enumerate().take(rows) {
+            if let Some(values) = row(i).get(at * block..(at + 1) * block) {
+                *lanes = P::words_16(s, values);
+            }
+        }
+        // A store reaches past the words of its step; the next one writes over that.
+        for (word, lanes) in s.transpose(lanes).into_iter().enumerate() {
+            match out[word * rows..].first_chunk_mut() {
+                Some(out) => s.store_u(lanes, out),
+                None => {
+                    let mut last = [0; 16];
+                    s.store_u(lanes, &mut last);
+                    out[word * rows..][..rows].copy_from_slice(&last[..rows]);
+                }
+            }
+        }
+    }
+    for i in 0..rows {
+        let places = rest.iter_mut().skip(i).step_by(rows);
+        let values = row(i).get(blocks * block..).unwrap_or(&[]);
+        let words = P::words(values).chain(std::iter::repeat(0));
+        places.zip(words).for_each(|(place, word)| *place = word);
     }
 }
 

@@ -15,6 +15,8 @@ pub(crate) trait Precision: Send + Sync {
 
     /// The words of one row of operands; a last word that is not full ends with zeros.
     fn words<E: Element>(row: &[E]) -> impl Iterator<Item = u32>;
+    /// The first 16 words of a row that has as many.
+    fn words_16<S: Simd, E: Element>(s: S, row: &[E]) -> S::U;
     fn load<S: Simd>(s: S, words: &[u32; 16]) -> Self::Words<S>;
     fn splat<S: Simd>(s: S, word: u32) -> Self::Words<S>;
     /// Adds the products of all steps in the words to `sum`.
@@ -44,6 +46,11 @@ impl Precision for F32 {
     #[inline(always)]
     fn words<E: Element>(row: &[E]) -> impl Iterator<Item = u32> {
         row.iter().map(|value| value.to_f32().to_bits())
+    }
+
+    #[inline(always)]
+    fn words_16<S: Simd, E: Element>(s: S, row: &[E]) -> S::U {
+        s.bits(widened(s, row))
     }
 
     #[inline(always)]
@@ -100,6 +107,14 @@ impl Precision for Bf16Pairs {
     }
 
     #[inline(always)]
+    fn words_16<S: Simd, E: Element>(s: S, row: &[E]) -> S::U {
+        match row.first_chunk().and_then(E::bf16_words) {
+            Some(words) => s.load_u(&words),
+            None => s.round_consecutive([widened(s, row), widened(s, &row[16..])]),
+        }
+    }
+
+    #[inline(always)]
     fn load<S: Simd>(s: S, words: &[u32; 16]) -> S::U {
         s.load_u(words)
     }
@@ -132,4 +147,11 @@ impl Precision for Bf16Pairs {
         let half = 16 * (step % 2);
         *word = *word & !(0xffff << half) | value.to_bf16_bits() << half;
     }
+}
+
+/// The first 16 values.
+#[inline(always)]
+fn widened<S: Simd, E: Element>(s: S, values: &[E]) -> S::F {
+    let values: &[E; 16] = values.first_chunk().expect("there are 16 values");
+    s.load(&values.map(E::to_f32))
 }

@@ -131,6 +131,59 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn round_consecutive(self, [low, high]: [Self::F; 2]) -> Self::U {
+        if !BF16 {
+            let order = |from: i32| unsafe {
+                let step =
+                    _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+                _mm512_add_epi32(step, _mm512_set1_epi32(from))
+            };
+            let every_other = |from| unsafe { _mm512_permutex2var_ps(low, order(from), high) };
+            return round_pairs(self, every_other(0), every_other(1));
+        }
+        unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: [Self::U; 16]) -> [Self::U; 16] {
+        // Blocks of one lane, then of two, are exchanged within quarters; then the quarters themselves.
+        let mut a = rows;
+        for i in (0..16).step_by(2) {
+            (a[i], a[i + 1]) = unsafe {
+                (
+                    _mm512_unpacklo_epi32(rows[i], rows[i + 1]),
+                    _mm512_unpackhi_epi32(rows[i], rows[i + 1]),
+                )
+            };
+        }
+        let mut b = a;
+        for i in (0..16).step_by(4) {
+            for j in 0..2 {
+                (b[i + 2 * j], b[i + 2 * j + 1]) = unsafe {
+                    (
+                        _mm512_unpacklo_epi64(a[i + j], a[i + j + 2]),
+                        _mm512_unpackhi_epi64(a[i + j], a[i + j + 2]),
+                    )
+                };
+            }
+        }
+        let mut out = b;
+        for j in 0..4 {
+            unsafe {
+                let low = _mm512_shuffle_i32x4::<0x88>(b[j], b[j + 4]);
+                let high = _mm512_shuffle_i32x4::<0xdd>(b[j], b[j + 4]);
+                let low_2 = _mm512_shuffle_i32x4::<0x88>(b[j + 8], b[j + 12]);
+                let high_2 = _mm512_shuffle_i32x4::<0xdd>(b[j + 8], b[j + 12]);
+                out[j] = _mm512_shuffle_i32x4::<0x88>(low, low_2);
+                out[j + 8] = _mm512_shuffle_i32x4::<0xdd>(low, low_2);
+                out[j + 4] = _mm512_shuffle_i32x4::<0x88>(high, high_2);
+                out[j + 12] = _mm512_shuffle_i32x4::<0xdd>(high, high_2);
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
     fn dot_pairs(self, a: Self::U, b: Self::U, sum: Self::F) -> Self::F {
         if !BF16 {
             return dot_pairs(self, a, b, sum);

@@ -87,7 +87,7 @@ macro_rules! kernel {
     (
         $(#[$doc:meta])*
         $vis:vis fn $name:ident $(<$($param:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?
-            = $generic:path;
+            = $generic:expr;
     ) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments)]
@@ -203,6 +203,27 @@ pub(crate) trait Simd: Copy {
         round_pairs(self, even, odd)
     }
 
+    /// Rounds 32 consecutive values to bf16, as [`Simd::round_pairs`] does: two of them a lane.
+    #[inline(always)]
+    fn round_consecutive(self, values: [Self::F; 2]) -> Self::U {
+        let mut lanes = [[0.0; 16]; 2];
+        self.store(values[0], &mut lanes[0]);
+        self.store(values[1], &mut lanes[1]);
+        let lanes = lanes.as_flattened();
+        let every_other = |from: usize| self.load(&std::array::from_fn(|i| lanes[2 * i + from]));
+        self.round_pairs(every_other(0), every_other(1))
+    }
+
+    /// Lane `i` of vector `j` becomes lane `j` of vector `i`.
+    #[inline(always)]
+    fn transpose(self, rows: [Self::U; 16]) -> [Self::U; 16] {
+        let mut lanes = [[0; 16]; 16];
+        for (lanes, row) in lanes.iter_mut().zip(rows) {
+            self.store_u(row, lanes);
+        }
+        std::array::from_fn(|i| self.load_u(&std::array::from_fn(|j| lanes[j][i])))
+    }
+
     /// `sum` and the products of the two bf16 that share a lane, in f32; subnormal numbers may count as 0.
     #[inline(always)]
     fn dot_pairs(self, a: Self::U, b: Self::U, sum: Self::F) -> Self::F {
@@ -272,6 +293,9 @@ mod tests {
         let mut reversed = normal;
         reversed.reverse();
         take(s.round_pairs(s.load(&normal), s.load(&reversed)));
+        take(s.round_consecutive([s.load(&normal), s.load(&reversed)]));
+        let rows = std::array::from_fn(|i| s.add_u(words, s.splat_u(i as u32)));
+        s.transpose(rows).into_iter().for_each(&mut take);
         let pair = s.codes(&[seed[3], seed[4]]);
         s.store(s.lookup(s.table(&table), pair), &mut lanes);
         take(s.load_u(&lanes.map(f32::to_bits)));
