@@ -107,7 +107,7 @@ fn multiply<E: Number>(
     direction: Direction,
 ) -> FlexTensor {
     let m = shape.iter().rev().skip(1).product();
-    let mut y = vec![E::default(); shape.num_elements()];
+    let mut y = bytemuck::zeroed_vec::<E>(shape.num_elements());
     with_words(weight, |words| {
         nf4::matmul(words, x.storage::<E>(), m, &mut y, direction);
     });
@@ -161,7 +161,7 @@ impl Lora {
     fn forward<E: Number>(&self, x: &FlexTensor) -> FlexTensor {
         let x = x.to_contiguous();
         let shape = matmul_shape(&self.shape, &self.weight.layout, false);
-        let mut y = vec![E::default(); shape.num_elements()];
+        let mut y = bytemuck::zeroed_vec::<E>(shape.num_elements());
         self.with(|words, low_rank| {
             low_rank::forward(words, low_rank, x.storage::<E>(), self.m(), &mut y);
         });
@@ -190,7 +190,7 @@ impl Lora {
         dx: bool,
     ) -> (Option<FlexTensor>, FlexTensor, FlexTensor) {
         let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
-        let mut dx = dx.then(|| vec![E::default(); self.shape.num_elements()]);
+        let mut dx = dx.then(|| bytemuck::zeroed_vec::<E>(self.shape.num_elements()));
         let zeros = |factor: &FlexTensor| vec![0.0f32; factor.shape().num_elements()];
         let (mut da, mut db) = (zeros(&self.a), zeros(&self.b));
         let gradients = low_rank::Gradients {

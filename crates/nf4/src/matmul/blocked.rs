@@ -189,12 +189,24 @@ fn write<S: Simd, E: Element>(_: S, sums: &[u32], region: &Region, y: Output<E>,
             // SAFETY: the regions of different tasks do not overlap, and `y` outlives the tasks.
             let to = unsafe { y.columns(row, panel * width, width) };
             let sums = &sums[(row - first) * width..][..to.len()];
-            let pairs = to.iter_mut().zip(sums);
-            match store {
-                Store::Replace => pairs.for_each(|(y, sum)| *y = E::from_f32(*sum)),
-                Store::Add => pairs.for_each(|(y, sum)| *y = E::from_f32(y.to_f32() + sum)),
+            // Whole vectors first: of a known length, loops over them need no loop.
+            let (chunks, rest) = to.as_chunks_mut::<16>();
+            let (sum_chunks, sum_rest) = sums.as_chunks::<16>();
+            for (to, sums) in chunks.iter_mut().zip(sum_chunks) {
+                put(to, sums, store);
             }
+            put(rest, sum_rest, store);
         }
+    }
+}
+
+/// Writes sums, or adds them.
+#[inline(always)]
+fn put<E: Element>(to: &mut [E], sums: &[f32], store: Store) {
+    let pairs = to.iter_mut().zip(sums);
+    match store {
+        Store::Replace => pairs.for_each(|(y, sum)| *y = E::from_f32(*sum)),
+        Store::Add => pairs.for_each(|(y, sum)| *y = E::from_f32(y.to_f32() + sum)),
     }
 }
 

@@ -122,8 +122,8 @@ fn pack_rows<S: Simd, P: Precision, E: Element>(
     };
     let block = 16 * P::STEPS;
     let blocks = steps.len() / block;
-    let (first, rest) = words.split_at_mut(blocks * 16 * rows);
-    for (at, out) in first.chunks_exact_mut(16 * rows).enumerate() {
+    for at in 0..blocks {
+        let out = &mut words[at * 16 * rows..];
         let mut lanes = [s.splat_u(0); 16];
         for (i, lanes) in lanes.iter_mut().enumerate().take(rows) {
             if let Some(values) = row(i).get(at * block..(at + 1) * block) {
@@ -142,6 +142,7 @@ fn pack_rows<S: Simd, P: Precision, E: Element>(
             }
         }
     }
+    let rest = &mut words[blocks * 16 * rows..];
     for i in 0..rows {
         let places = rest.iter_mut().skip(i).step_by(rows);
         let values = row(i).get(blocks * block..).unwrap_or(&[]);
