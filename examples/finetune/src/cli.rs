@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use burn_qlora::Checkpointing;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceName;
@@ -161,6 +162,10 @@ pub struct TrainArgs {
     /// Clip the gradients to this global norm (0: do not clip)
     #[arg(long, value_name = "NORM", default_value = "0.3", value_parser = not_negative, help_heading = "Training")]
     pub max_grad_norm: f64,
+    /// What is kept for the backward pass: everything (none), or the inputs of the blocks, which then
+    /// run twice (layer): less memory, the same numbers
+    #[arg(long, value_enum, default_value_t = CheckpointingName::None, help_heading = "Training")]
+    pub checkpointing: CheckpointingName,
     /// Seed of the adapters, the shuffling and the dropout
     #[arg(
         long,
@@ -336,6 +341,24 @@ pub enum ScheduleName {
     Linear,
     /// Falls to 0 along half a cosine
     Cosine,
+}
+
+/// A trade of time for memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckpointingName {
+    /// Keep every value
+    None,
+    /// Keep the inputs of the blocks
+    Layer,
+}
+
+impl From<CheckpointingName> for Checkpointing {
+    fn from(name: CheckpointingName) -> Self {
+        match name {
+            CheckpointingName::None => Self::None,
+            CheckpointingName::Layer => Self::Layer,
+        }
+    }
 }
 
 /// An optimizer.

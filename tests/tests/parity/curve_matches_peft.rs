@@ -1,5 +1,6 @@
 //! Thirty steps of QLoRA training follow the curve that peft, bitsandbytes and torch took.
 
+use burn_qlora::Checkpointing;
 use qlora_tests::{device, fixtures};
 
 use crate::recorded::{CurveBatches, assert_close, curve_trainer};
@@ -9,11 +10,22 @@ use crate::recorded::{CurveBatches, assert_close, curve_trainer};
 /// on Flex the final adapter within 1e-4.
 #[test]
 fn every_step_and_the_final_adapter() {
+    follows_the_curve(Checkpointing::None);
+}
+
+#[test]
+fn with_layer_checkpointing_too() {
+    follows_the_curve(Checkpointing::Layer);
+}
+
+fn follows_the_curve(checkpointing: Checkpointing) {
     let curve = fixtures::json("qlora_curve/curve.json");
     let recorded = |what: &str, step: usize| curve["per_step"][what][step].as_f64().unwrap();
     let batches = CurveBatches::open();
     for test in device::all() {
-        let mut trainer = curve_trainer(&test.device);
+        let mut trainer = curve_trainer(&test.device)
+            .with_checkpointing(checkpointing)
+            .unwrap();
         let autodiff = test.device.clone().autodiff();
         for step in 0..trainer.config().steps {
             let report = trainer

@@ -50,7 +50,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let mut model = session.load(&args.quant, &device)?;
     let lora = adapt(&mut model, args)?;
     let parameters = model.adapter_parameters();
-    let mut trainer = Trainer::new(model, config)?;
+    let mut trainer = Trainer::new(model, config)?.with_checkpointing(args.checkpointing.into())?;
 
     // Nothing is written before this line.
     let settings = settings(args, &session, trainer.config(), &lora, &data)?;
