@@ -32,7 +32,7 @@ pub trait CausalLm: Module + LoraModel {
     fn loss_and_gradients(&self, batch: &Batch, pass: &BackwardPass) -> LossAndGradients {
         self.device().seed(pass.seed);
         let loss = self.loss_sum(batch.input_ids.clone(), batch.targets.clone());
-        LossAndGradients::of(self, loss.mul_scalar(pass.scale))
+        LossAndGradients::of(self, loss, pass.scale)
     }
 
     /// Where the model's inputs have to be.

@@ -19,7 +19,7 @@ pub enum Checkpointing {
 /// What a backward pass is asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BackwardPass {
-    /// Factor of the loss, and so of the gradients.
+    /// Factor of the loss and of the gradients.
     pub scale: f64,
     /// Seed of the dropout. The draws are the same whatever [`checkpointing`](Self::checkpointing) is.
     pub seed: u64,
@@ -37,13 +37,23 @@ pub struct LossAndGradients {
 }
 
 impl LossAndGradients {
-    /// Takes the adapters' gradients of `loss`, the end of one graph over all of `model`.
-    pub fn of<M: LoraModel>(model: &M, loss: Tensor<1>) -> Self {
+    /// Takes the adapters' gradients of `loss`, the end of one graph over all of `model`, and scales both.
+    pub fn of<M: LoraModel>(model: &M, loss: Tensor<1>, scale: f64) -> Self {
         let mut tape = loss.backward();
         let linears = model.lora_linears().into_iter().map(|(_, linear)| linear);
+        let gradients = adapter_gradients(linears, &mut tape);
+        Self::scaled(loss, gradients, scale)
+    }
+
+    /// `loss` and its `gradients`, times `scale`.
+    ///
+    /// Scaled here, the gradients that pass through the model are those of a sum over tokens, none of them
+    /// small for being one of many: in f16 those of a mean would vanish.
+    pub fn scaled(loss: Tensor<1>, gradients: Vec<Option<Tensor<2>>>, scale: f64) -> Self {
+        let scaled = |gradient: Tensor<2>| gradient.mul_scalar(scale);
         Self {
-            gradients: adapter_gradients(linears, &mut tape),
-            loss: loss.inner(),
+            loss: loss.inner().mul_scalar(scale),
+            gradients: gradients.into_iter().map(|g| g.map(scaled)).collect(),
         }
     }
 }

@@ -47,7 +47,7 @@ impl Chain<'_> {
     fn at_once(&self, x: Tensor<3>) -> LossAndGradients {
         let layers = self.model.layers.iter().enumerate();
         let x = layers.fold(x, |x, (index, block)| self.run(index, block, x));
-        LossAndGradients::of(self.model, self.loss(x))
+        LossAndGradients::of(self.model, self.loss_sum(x), self.pass.scale)
     }
 
     /// A graph for the loss, then one for each block from the last to the first. Of each only its input
@@ -67,7 +67,7 @@ impl Chain<'_> {
         });
 
         let last = last.detach().require_grad();
-        let loss = self.loss(last.clone());
+        let loss = self.loss_sum(last.clone());
         let mut gradient = last.grad_remove(&mut loss.backward());
         drop(last);
 
@@ -82,10 +82,8 @@ impl Chain<'_> {
             gradient = x.grad_remove(&mut tape);
             gradients.push(adapter_gradients(block.frozen_linears(), &mut tape));
         }
-        LossAndGradients {
-            loss: loss.inner(),
-            gradients: gradients.into_iter().rev().flatten().collect(),
-        }
+        let gradients = gradients.into_iter().rev().flatten().collect();
+        LossAndGradients::scaled(loss, gradients, self.pass.scale)
     }
 
     /// Block `index`, drawing its dropout from a seed of its own.
@@ -96,9 +94,7 @@ impl Chain<'_> {
         block.forward(x, &self.rope, None)
     }
 
-    /// The scaled loss of the last block's output.
-    fn loss(&self, x: Tensor<3>) -> Tensor<1> {
-        let loss = self.model.head_loss_sum(x, self.targets.clone());
-        loss.mul_scalar(self.pass.scale)
+    fn loss_sum(&self, x: Tensor<3>) -> Tensor<1> {
+        self.model.head_loss_sum(x, self.targets.clone())
     }
 }

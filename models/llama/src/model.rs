@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::cache::KvCache;
 use crate::rope::{Rope, RopeTables};
@@ -31,7 +31,7 @@ pub struct Llama {
 }
 
 impl LlamaConfig {
-    /// A dense model with random weights: N(0, 0.02), norms one, biases zero.
+    /// A dense model with random weights in the device's default dtype: N(0, 0.02), norms one, biases zero.
     ///
     /// # Errors
     /// What [`LlamaConfig::validate`] refuses.
@@ -87,6 +87,11 @@ impl Llama {
         self.embed_tokens.weight.lazy_device()
     }
 
+    /// The dtype the model computes in, which is that of the embedding.
+    pub fn dtype(&self) -> DType {
+        self.embed_tokens.weight.val().dtype()
+    }
+
     /// The head's matrix, `[vocab, hidden]`.
     pub fn head(&self) -> Tensor<2> {
         match &self.lm_head {
@@ -95,7 +100,7 @@ impl Llama {
         }
     }
 
-    /// `input_ids: [batch, seq]` to logits `[batch, seq, vocab]`.
+    /// `input_ids: [batch, seq]` to logits `[batch, seq, vocab]`, in the model's dtype.
     ///
     /// # Panics
     /// As Burn's embedding does, on ids outside the vocabulary.
@@ -142,7 +147,7 @@ impl Llama {
         states
     }
 
-    /// The sum over all target tokens of their negative log-likelihoods, `[1]`.
+    /// The sum over all target tokens of their negative log-likelihoods, `[1]`, f32.
     ///
     /// `input_ids` and `targets` are `[batch, seq]`; `targets[b, t]` is the token that should follow
     /// `input_ids[b, t]`, or -100 where nothing is asked. The logits are never formed as a whole.
