@@ -76,6 +76,22 @@ pub enum Nf4TensorError {
         expected: String,
     },
 
+    /// The factors of a LoRA layer fit neither its matrix nor each other.
+    #[error(
+        "nf4 lora_matmul: the factors are A {a:?} and B {b:?}, but on the matrix [{out_features}, {in_features}] they \
+         must be [{in_features}, rank] and [rank, {out_features}] with one rank of at least 1"
+    )]
+    Factors {
+        /// Shape of A.
+        a: [usize; 2],
+        /// Shape of B.
+        b: [usize; 2],
+        /// Rows of the matrix.
+        out_features: usize,
+        /// Columns of the matrix.
+        in_features: usize,
+    },
+
     /// A weight to quantize holds an infinity or a NaN.
     #[error(
         "the weight [{}, {}] holds a value that is not finite: look for a diverged or damaged weight \

@@ -8,6 +8,8 @@ use burn_core::backend::{
 use burn_core::tensor::{FloatDType, Shape};
 use nf4::{Layout, QuantConfig};
 
+use crate::composed;
+
 /// An NF4 matrix as a backend sees it: two 1-D tensors of `u32` words and what they mean.
 ///
 /// Every part that a device holds is an integer tensor on purpose: nothing that walks over float
@@ -63,6 +65,48 @@ pub trait Nf4Ops: Backend {
         #[extension_type] weight: Nf4Primitive<Self>,
         transposed: bool,
     ) -> FloatTensor<Self>;
+
+    /// `x · Wᵀ + scale · (x · A) · B`, a LoRA layer as one operation.
+    ///
+    /// `x: [.., in_features]` (f32, f16 or bf16), `a: [in_features, rank]`, `b: [rank, out_features]`
+    /// (f32). Accumulates in f32; the result has the dtype of `x`.
+    #[fusion(default)]
+    fn nf4_lora_matmul(
+        x: FloatTensor<Self>,
+        #[extension_type] weight: Nf4Primitive<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        composed::lora_matmul::<Self>(x, weight, a, b, scale)
+    }
+
+    /// The gradients of `x`, `a` and `b` from what [`Self::nf4_lora_matmul`] was given and `grad`, the
+    /// gradient of its result.
+    #[fusion(default)]
+    fn nf4_lora_backward(
+        x: FloatTensor<Self>,
+        #[extension_type] weight: Nf4Primitive<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        composed::lora_backward::<Self>(x, weight, a, b, scale, grad)
+    }
+
+    /// [`Self::nf4_lora_backward`] without the gradient of `x`: the layers that nothing trainable feeds.
+    #[fusion(default)]
+    fn nf4_lora_backward_factors(
+        x: FloatTensor<Self>,
+        #[extension_type] weight: Nf4Primitive<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composed::lora_backward_factors::<Self>(x, weight, a, b, scale, grad)
+    }
 }
 
 /// Shape of [`Nf4Ops::nf4_matmul`]'s result: that of `x` with its last dimension replaced.

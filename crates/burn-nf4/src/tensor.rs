@@ -175,6 +175,72 @@ impl Nf4Tensor {
         self.multiply("nf4 matmul_transposed", x, true)
     }
 
+    /// `x · Wᵀ + scale · (x · A) · B`: a LoRA layer as one operation, which keeps nothing but `x` and the factors for
+    /// the backward pass.
+    ///
+    /// `x: [.., in_features]`, `a: [in_features, rank]` and `b: [rank, out_features]`, both f32. Accumulates in f32 and
+    /// has the dtype of `x`; a half-precision `x` may have the factors rounded to its dtype for the products.
+    /// Differentiable in all three.
+    ///
+    /// # Panics
+    /// Where [`try_lora_matmul`](Self::try_lora_matmul) returns an error, with its message.
+    pub fn lora_matmul<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        a: Tensor<2>,
+        b: Tensor<2>,
+        scale: f64,
+    ) -> Tensor<D> {
+        self.try_lora_matmul(x, a, b, scale)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// [`lora_matmul`](Self::lora_matmul), refusing what it cannot compute.
+    ///
+    /// # Errors
+    /// As [`try_matmul`](Self::try_matmul); factors that are not f32, do not fit the matrix or each other, or lie on
+    /// another device.
+    pub fn try_lora_matmul<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        a: Tensor<2>,
+        b: Tensor<2>,
+        scale: f64,
+    ) -> Result<Tensor<D>, Nf4TensorError> {
+        const OPERATION: &str = "nf4 lora_matmul";
+        self.check_operand(OPERATION, &x, self.layout.in_features())?;
+        let [out_features, in_features] = self.layout.shape();
+        let (a_shape, b_shape) = (a.dims(), b.dims());
+        let rank = a_shape[1];
+        if rank == 0 || a_shape[0] != in_features || b_shape != [rank, out_features] {
+            return Err(Nf4TensorError::Factors {
+                a: a_shape,
+                b: b_shape,
+                out_features,
+                in_features,
+            });
+        }
+        for (what, factor) in [("factor A", &a), ("factor B", &b)] {
+            self.check_device(OPERATION, what, &factor.device())?;
+            if factor.dtype() != DType::F32 {
+                let device = factor.device();
+                return Err(Nf4TensorError::unsupported(
+                    OPERATION,
+                    factor.dtype(),
+                    &device,
+                ));
+            }
+        }
+        let y = <Dispatch as Nf4Ops>::nf4_lora_matmul(
+            x.into_dispatch(),
+            self.primitive(),
+            a.into_dispatch(),
+            b.into_dispatch(),
+            scale,
+        );
+        Ok(Tensor::from_dispatch(y))
+    }
+
     /// Shape, codebook, block size and double quantization.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -216,12 +282,24 @@ impl Nf4Tensor {
         x: Tensor<D>,
         transposed: bool,
     ) -> Result<Tensor<D>, Nf4TensorError> {
-        let [out_features, in_features] = self.layout.shape();
-        let expected = if transposed {
-            out_features
-        } else {
-            in_features
+        let expected = match transposed {
+            true => self.layout.out_features(),
+            false => self.layout.in_features(),
         };
+        self.check_operand(operation, &x, expected)?;
+        let y = <Dispatch as Nf4Ops>::nf4_matmul(x.into_dispatch(), self.primitive(), transposed);
+        Ok(Tensor::from_dispatch(y))
+    }
+
+    /// Refuses an input whose last dimension is not `expected`, whose dtype the kernels do not serve or that is
+    /// elsewhere.
+    fn check_operand<const D: usize>(
+        &self,
+        operation: &'static str,
+        x: &Tensor<D>,
+        expected: usize,
+    ) -> Result<(), Nf4TensorError> {
+        let [out_features, in_features] = self.layout.shape();
         let dims = x.dims();
         if dims[D - 1] != expected {
             return Err(Nf4TensorError::ShapeMismatch {
@@ -233,18 +311,27 @@ impl Nf4Tensor {
                 in_features,
             });
         }
-        let (device, words_device) = (x.device(), self.device());
-        if device != words_device {
-            return Err(Nf4TensorError::DeviceMismatch {
-                operation,
-                what: "input",
-                actual: format!("{device:?}"),
-                expected: format!("{words_device:?}"),
-            });
+        let device = x.device();
+        self.check_device(operation, "input", &device)?;
+        check_dtype(operation, x.dtype(), &device)
+    }
+
+    fn check_device(
+        &self,
+        operation: &'static str,
+        what: &'static str,
+        actual: &Device,
+    ) -> Result<(), Nf4TensorError> {
+        let expected = self.device();
+        if *actual == expected {
+            return Ok(());
         }
-        check_dtype(operation, x.dtype(), &device)?;
-        let y = <Dispatch as Nf4Ops>::nf4_matmul(x.into_dispatch(), self.primitive(), transposed);
-        Ok(Tensor::from_dispatch(y))
+        Err(Nf4TensorError::DeviceMismatch {
+            operation,
+            what,
+            actual: format!("{actual:?}"),
+            expected: format!("{expected:?}"),
+        })
     }
 
     fn dequantize_unchecked(&self, dtype: FloatDType) -> Tensor<2> {

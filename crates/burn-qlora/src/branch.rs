@@ -85,6 +85,12 @@ impl LoraBranch {
         .find(|(_, has, says)| has != says)
     }
 
+    /// Whether the branch is two products and nothing else, which a packed weight takes into its own.
+    pub(crate) fn is_plain(&self) -> bool {
+        let f32 = |factor: &Param<Tensor<2>>| factor.val().dtype() == DType::F32;
+        self.dropout.prob == 0.0 && f32(&self.lora.a) && f32(&self.lora.b)
+    }
+
     /// Number of trainable values.
     pub fn num_params(&self) -> usize {
         self.lora.a.shape().num_elements() + self.lora.b.shape().num_elements()

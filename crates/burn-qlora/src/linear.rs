@@ -102,13 +102,26 @@ impl QLoraLinear {
         let x: Tensor<2> = x.reshape([rows, in_features]);
         let dtype = x.dtype();
 
-        let mut y = match &self.weight {
-            BaseWeight::Quantized(weight) => weight.tensor().matmul(x.clone()),
-            BaseWeight::Dense(weight) => x.clone().matmul(constant(weight, dtype).transpose()),
+        let mut y = match (&self.weight, &self.adapter) {
+            (BaseWeight::Quantized(weight), Some(branch)) if branch.is_plain() => {
+                let lora = &branch.lora;
+                weight
+                    .tensor()
+                    .lora_matmul(x, lora.a.val(), lora.b.val(), lora.scale)
+            }
+            (weight, branch) => {
+                let base = match weight {
+                    BaseWeight::Quantized(weight) => weight.tensor().matmul(x.clone()),
+                    BaseWeight::Dense(weight) => {
+                        x.clone().matmul(constant(weight, dtype).transpose())
+                    }
+                };
+                match branch {
+                    Some(branch) => base + branch.forward(x),
+                    None => base,
+                }
+            }
         };
-        if let Some(branch) = &self.adapter {
-            y = y + branch.forward(x);
-        }
         if let Some(bias) = &self.bias {
             y = y + constant(bias, dtype).unsqueeze();
         }

@@ -5,7 +5,9 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use nf4::{Direction, Isa, QuantConfig};
+use half::bf16;
+use nf4::dense::{DenseRef, Into};
+use nf4::{Direction, Element, Isa, QuantConfig, QuantizedMatrix, Threads};
 
 fn main() {
     let seconds: f64 = std::env::args()
@@ -28,6 +30,9 @@ fn main() {
             [1024, 576, 576],
             [1024, 576, 1536],
             [1024, 1536, 576],
+            [1024, 576, 16],
+            [16, 1024, 576],
+            [1024, 16, 576],
         ] {
             product(*isa, m, k, n, budget);
         }
@@ -82,17 +87,52 @@ fn product(isa: Isa, m: usize, k: usize, n: usize, budget: Duration) {
         )
     };
     let (x, mut y) = (values(m * k), vec![0.0; m * n]);
-    let forward = least(budget, || {
-        nf4::matmul_on(
+    let [forward, transposed] = both_directions::<f32>(isa, &w, &x, m, budget);
+    let dense = least(budget, || dense(&x, &weights, &mut y, [m, k, n]));
+    println!(
+        "  m={m:<4} k={k:<4} n={n:<4}  f32  x·Wᵀ {}  x·W {}  dense gemm {}",
+        report(forward),
+        report(transposed),
+        report(dense)
+    );
+    let x: Vec<bf16> = x.into_iter().map(bf16::from_f32).collect();
+    let [forward, transposed] = both_directions(isa, &w, &x, m, budget);
+    let weights: Vec<bf16> = weights.into_iter().map(bf16::from_f32).collect();
+    let mut y = vec![bf16::ZERO; m * n];
+    let dense = least(budget, || {
+        nf4::dense::matmul_on(
             isa,
-            w.as_ref(),
+            DenseRef::new(&weights, [n, k]),
             &x,
             m,
             black_box(&mut y),
             Direction::Forward,
+            Into::Replace,
+            Threads::All,
         );
     });
-    let mut dx = vec![0.0; m * k];
+    println!(
+        "  {:22}  bf16 x·Wᵀ {}  x·W {}  dense      {}",
+        "",
+        report(forward),
+        report(transposed),
+        report(dense)
+    );
+}
+
+fn both_directions<E: Element>(
+    isa: Isa,
+    w: &QuantizedMatrix,
+    x: &[E],
+    m: usize,
+    budget: Duration,
+) -> [f64; 2] {
+    let [n, k] = w.layout().shape();
+    let mut y = vec![E::default(); m * n];
+    let mut dx = vec![E::default(); m * k];
+    let forward = least(budget, || {
+        nf4::matmul_on(isa, w.as_ref(), x, m, black_box(&mut y), Direction::Forward);
+    });
     let transposed = least(budget, || {
         nf4::matmul_on(
             isa,
@@ -103,13 +143,7 @@ fn product(isa: Isa, m: usize, k: usize, n: usize, budget: Duration) {
             Direction::Transposed,
         );
     });
-    let dense = least(budget, || dense(&x, &weights, &mut y, [m, k, n]));
-    println!(
-        "  m={m:<4} k={k:<4} n={n:<4}  x·Wᵀ {}  x·W {}  dense gemm {}",
-        report(forward),
-        report(transposed),
-        report(dense)
-    );
+    [forward, transposed]
 }
 
 /// The same product with a dense `W`, by the `gemm` crate on all threads.

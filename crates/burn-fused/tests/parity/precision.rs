@@ -48,72 +48,102 @@ fn check<const D: usize, const E: usize>(
     }
 }
 
-#[test]
-fn rms_norm_works() {
+fn rms_norm_of(shape: [usize; 2]) {
     check(
         "rms_norm",
-        [5, 40],
+        shape,
         |dtype| dtype,
         |x, dtype| {
-            let weight = tensor(2, [40], &x.device()).cast(dtype);
+            let weight = tensor(2, [shape[1]], &x.device()).cast(dtype);
             rms_norm(x, weight, 1e-5)
         },
     );
 }
 
-#[test]
-fn swiglu_works() {
+fn swiglu_of(shape: [usize; 2]) {
     check(
         "swiglu",
-        [5, 40],
+        shape,
         |dtype| dtype,
         |x, dtype| {
-            let up = tensor(2, [5, 40], &x.device()).cast(dtype);
+            let up = tensor(2, shape, &x.device()).cast(dtype);
             swiglu(x, up)
         },
     );
 }
 
-#[test]
-fn rope_works() {
+fn rope_of([batch, seq, heads, d]: [usize; 4]) {
     check(
         "rope",
-        [2, 5, 3, 8],
+        [batch, seq, heads, d],
         |dtype| dtype,
         |x, _| {
-            let angles = tensor::<2>(2, [5, 4], &x.device());
+            let angles = tensor::<2>(2, [seq, d / 2], &x.device());
             rope(x, angles.clone().cos(), angles.sin())
         },
     );
 }
 
-#[test]
-fn attention_works() {
+fn attention_of([batch, seq, heads, d]: [usize; 4]) {
     check(
         "attention",
-        [2, 9, 4, 8],
+        [batch, seq, heads, d],
         |dtype| dtype,
         |x, dtype| {
-            let k = tensor(2, [2, 9, 2, 8], &x.device()).cast(dtype);
-            let v = tensor(3, [2, 9, 2, 8], &x.device()).cast(dtype);
+            let other = |seed| tensor(seed, [batch, seq, heads / 2, d], &x.device()).cast(dtype);
+            let (k, v) = (other(2), other(3));
             causal_attention(x, k, v, 0.5)
         },
     );
 }
 
-#[test]
-fn cross_entropy_works_and_its_loss_is_f32_at_least() {
+fn cross_entropy_of([tokens, n, vocab]: [usize; 3]) {
     check(
         "cross entropy",
-        [9, 40],
+        [tokens, n],
         |dtype| match dtype {
             DType::F64 => DType::F64,
             _ => DType::F32,
         },
         |x, dtype| {
-            let weight = tensor(2, [50, 40], &x.device()).cast(dtype);
-            let targets = targets(9, 50, 4, &x.device());
+            let weight = tensor(2, [vocab, n], &x.device()).cast(dtype);
+            let targets = targets(tokens, vocab, 4, &x.device());
             linear_cross_entropy(x, weight, targets)
         },
     );
+}
+
+#[test]
+fn rms_norm_works() {
+    rms_norm_of([5, 40]);
+}
+
+#[test]
+fn swiglu_works() {
+    swiglu_of([5, 40]);
+}
+
+#[test]
+fn rope_works() {
+    rope_of([2, 5, 3, 8]);
+}
+
+#[test]
+fn attention_works() {
+    attention_of([2, 9, 4, 8]);
+}
+
+#[test]
+fn cross_entropy_works_and_its_loss_is_f32_at_least() {
+    cross_entropy_of([9, 40, 50]);
+}
+
+/// Sizes at which kernels go piece by piece and on several threads.
+#[test]
+fn large_operands_work() {
+    rms_norm_of([130, 300]);
+    swiglu_of([70, 601]);
+    rope_of([2, 90, 6, 64]);
+    attention_of([2, 110, 4, 32]);
+    cross_entropy_of([130, 64, 1100]);
 }

@@ -1,4 +1,5 @@
-//! Gradients: only `x` has one, and the other direction of the same product is it.
+//! Gradients: the words have none. That of `x` is the other direction of the same product; the factors of a LoRA layer
+//! get theirs from `x`, the only thing that is kept.
 
 use burn_autodiff::{
     Autodiff,
@@ -61,6 +62,54 @@ impl<B: Backend + Nf4Ops, C: CheckpointStrategy> Nf4Ops for Autodiff<B, C> {
                 prep.finish((weight, transposed), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::nf4_matmul(x, weight, transposed)),
+        }
+    }
+
+    fn nf4_lora_matmul(
+        x: FloatTensor<Self>,
+        weight: Nf4Primitive<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let weight = into_inner(weight);
+        let [(x, x_node), (a, a_node), (b, b_node)] = [x, a, b].map(|tensor| tensor.into_parts());
+        match Backward::<B, 3>::prepare::<C>(LoraMatmul, [x_node, a_node, b_node])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let y = B::nf4_lora_matmul(x.clone(), weight.clone(), a.clone(), b.clone(), scale);
+                prep.finish(([x, a, b], weight, scale), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::nf4_lora_matmul(x, weight, a, b, scale)),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LoraMatmul;
+
+impl<B: Backend + Nf4Ops> Backward<B, 3> for LoraMatmul {
+    /// `x` and the factors, reference-counted words, and the scale.
+    type State = ([FloatTensor<B>; 3], Nf4Primitive<B>, f64);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let ([x, a, b], weight, scale) = ops.state;
+        let [x_node, a_node, b_node] = ops.parents;
+        let (da, db) = match x_node {
+            Some(node) => {
+                let (dx, da, db) = B::nf4_lora_backward(x, weight, a, b, scale, grad);
+                grads.register::<B>(node.id, dx);
+                (da, db)
+            }
+            None => B::nf4_lora_backward_factors(x, weight, a, b, scale, grad),
+        };
+        for (node, gradient) in [(a_node, da), (b_node, db)] {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use burn_core::backend::{Flex, TensorMetadata, tensor::FloatTensor};
 use burn_core::tensor::{Bytes, DType, Element, FloatDType, Shape, bf16, f16};
 use burn_flex::{FlexTensor, Layout as FlexLayout};
+use nf4::low_rank::{self, LowRank};
 use nf4::{Direction, MatrixRef, QuantConfig};
 
 use crate::{Nf4Ops, Nf4Primitive, ops::matmul_shape};
@@ -47,22 +48,170 @@ impl Nf4Ops for Flex {
             Direction::Forward
         };
         let x = x.to_contiguous();
-        let m = shape.iter().rev().skip(1).product();
-        let mut y = vec![0.0f32; shape.num_elements()];
-        let mut multiply =
-            |x: &[f32]| with_words(&weight, |words| nf4::matmul(words, x, m, &mut y, direction));
         match dtype {
-            DType::F32 => multiply(x.storage::<f32>()),
-            DType::F16 => multiply(&widen::<f16>(&x, f16::to_f32)),
-            DType::BF16 => multiply(&widen::<bf16>(&x, bf16::to_f32)),
+            DType::F32 => multiply::<f32>(&x, &weight, shape, direction),
+            DType::F16 => multiply::<f16>(&x, &weight, shape, direction),
+            DType::BF16 => multiply::<bf16>(&x, &weight, shape, direction),
             dtype => panic!("nf4_matmul: {dtype:?} is not supported, cast x to f32 first"),
         }
-        from_f32(y, shape, dtype, "nf4_matmul")
+    }
+
+    fn nf4_lora_matmul(
+        x: FloatTensor<Self>,
+        weight: Nf4Primitive<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let lora = Lora::new(&x, weight, a, b, scale);
+        match x.dtype() {
+            DType::F32 => lora.forward::<f32>(&x),
+            DType::F16 => lora.forward::<f16>(&x),
+            DType::BF16 => lora.forward::<bf16>(&x),
+            dtype => panic!("nf4_lora_matmul: {dtype:?} is not supported, cast x to f32 first"),
+        }
+    }
+
+    fn nf4_lora_backward(
+        x: FloatTensor<Self>,
+        weight: Nf4Primitive<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let lora = Lora::new(&x, weight, a, b, scale);
+        let (dx, da, db) = lora.backward_as(&x, &grad, true);
+        (dx.expect("the gradient of x was asked for"), da, db)
+    }
+
+    fn nf4_lora_backward_factors(
+        x: FloatTensor<Self>,
+        weight: Nf4Primitive<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let lora = Lora::new(&x, weight, a, b, scale);
+        let (_, da, db) = lora.backward_as(&x, &grad, false);
+        (da, db)
+    }
+}
+
+/// The product of rows that lie one after another.
+fn multiply<E: Number>(
+    x: &FlexTensor,
+    weight: &Nf4Primitive<Flex>,
+    shape: Shape,
+    direction: Direction,
+) -> FlexTensor {
+    let m = shape.iter().rev().skip(1).product();
+    let mut y = vec![E::default(); shape.num_elements()];
+    with_words(weight, |words| {
+        nf4::matmul(words, x.storage::<E>(), m, &mut y, direction);
+    });
+    tensor(y, shape)
+}
+
+/// An element type of both Burn and [`nf4`].
+trait Number: Element + nf4::Element + bytemuck::Pod {}
+
+impl<E: Element + nf4::Element + bytemuck::Pod> Number for E {}
+
+/// A LoRA layer: a packed matrix and f32 factors.
+struct Lora {
+    weight: Nf4Primitive<Flex>,
+    a: FlexTensor,
+    b: FlexTensor,
+    rank: usize,
+    scale: f32,
+    /// Of `x`.
+    shape: Shape,
+}
+
+impl Lora {
+    fn new(
+        x: &FlexTensor,
+        weight: Nf4Primitive<Flex>,
+        a: FlexTensor,
+        b: FlexTensor,
+        scale: f64,
+    ) -> Self {
+        Self {
+            weight,
+            rank: a.shape()[1],
+            a: a.to_contiguous(),
+            b: b.to_contiguous(),
+            scale: scale as f32,
+            shape: x.shape(),
+        }
+    }
+
+    fn m(&self) -> usize {
+        self.shape.iter().rev().skip(1).product()
+    }
+
+    fn with<R>(&self, run: impl FnOnce(MatrixRef<'_>, LowRank<'_>) -> R) -> R {
+        let (a, b) = (self.a.storage::<f32>(), self.b.storage::<f32>());
+        let low_rank = LowRank::new(a, b, self.rank, self.scale);
+        with_words(&self.weight, |words| run(words, low_rank))
+    }
+
+    fn forward<E: Number>(&self, x: &FlexTensor) -> FlexTensor {
+        let x = x.to_contiguous();
+        let shape = matmul_shape(&self.shape, &self.weight.layout, false);
+        let mut y = vec![E::default(); shape.num_elements()];
+        self.with(|words, low_rank| {
+            low_rank::forward(words, low_rank, x.storage::<E>(), self.m(), &mut y);
+        });
+        tensor(y, shape)
+    }
+
+    fn backward_as(
+        &self,
+        x: &FlexTensor,
+        grad: &FlexTensor,
+        dx: bool,
+    ) -> (Option<FlexTensor>, FlexTensor, FlexTensor) {
+        match x.dtype() {
+            DType::F32 => self.backward::<f32>(x, grad, dx),
+            DType::F16 => self.backward::<f16>(x, grad, dx),
+            DType::BF16 => self.backward::<bf16>(x, grad, dx),
+            dtype => panic!("nf4_lora_backward: {dtype:?} is not supported, cast x to f32 first"),
+        }
+    }
+
+    /// The gradients of x, if `dx`, of A and of B.
+    fn backward<E: Number>(
+        &self,
+        x: &FlexTensor,
+        grad: &FlexTensor,
+        dx: bool,
+    ) -> (Option<FlexTensor>, FlexTensor, FlexTensor) {
+        let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
+        let mut dx = dx.then(|| vec![E::default(); self.shape.num_elements()]);
+        let zeros = |factor: &FlexTensor| vec![0.0f32; factor.shape().num_elements()];
+        let (mut da, mut db) = (zeros(&self.a), zeros(&self.b));
+        let gradients = low_rank::Gradients {
+            x: dx.as_deref_mut(),
+            a: &mut da,
+            b: &mut db,
+        };
+        self.with(|words, low_rank| {
+            let (x, grad) = (x.storage::<E>(), grad.storage::<E>());
+            low_rank::backward(words, low_rank, x, grad, self.m(), gradients);
+        });
+        (
+            dx.map(|dx| tensor(dx, self.shape.clone())),
+            tensor(da, self.a.shape()),
+            tensor(db, self.b.shape()),
+        )
     }
 }
 
 /// Lends the words of `weight` as slices; they are copied only if they lie strided.
-fn with_words(weight: &Nf4Primitive<Flex>, read: impl FnOnce(MatrixRef<'_>)) {
+fn with_words<R>(weight: &Nf4Primitive<Flex>, read: impl FnOnce(MatrixRef<'_>) -> R) -> R {
     let packed = contiguous(&weight.packed);
     let absmax = contiguous(&weight.absmax);
     let words = |tensor| {
@@ -71,7 +220,7 @@ fn with_words(weight: &Nf4Primitive<Flex>, read: impl FnOnce(MatrixRef<'_>)) {
     };
     let words = MatrixRef::new(weight.layout, words(&packed), words(&absmax))
         .unwrap_or_else(|error| panic!("malformed nf4 tensor: {error}"));
-    read(words);
+    read(words)
 }
 
 fn contiguous(words: &FlexTensor) -> FlexTensor {
@@ -80,13 +229,6 @@ fn contiguous(words: &FlexTensor) -> FlexTensor {
     } else {
         words.to_contiguous()
     }
-}
-
-fn widen<E: Element + bytemuck::Pod>(x: &FlexTensor, to_f32: fn(E) -> f32) -> Vec<f32> {
-    x.storage::<E>()
-        .iter()
-        .map(|&value| to_f32(value))
-        .collect()
 }
 
 fn from_f32(values: Vec<f32>, shape: Shape, dtype: DType, operation: &str) -> FlexTensor {

@@ -3,6 +3,7 @@
 
 mod format;
 mod gradient;
+mod lora;
 mod recorded;
 mod shapes;
 mod support;
@@ -43,6 +44,10 @@ on_every_device! {
     recorded::the_gradient_matches_the_recording,
     gradient::agrees_with_central_differences,
     gradient::flows_through_both_directions_and_stops_at_the_words,
+    lora::agrees_with_the_layer_written_out,
+    lora::half_inputs_agree_within_their_rounding,
+    lora::an_input_that_nothing_feeds_costs_no_gradient,
+    lora::factors_that_do_not_fit_are_refused,
     shapes::any_shape_multiplies_like_the_decoded_matrix,
     shapes::every_config_multiplies_like_the_decoded_matrix,
     shapes::leading_dimensions_are_a_batch,

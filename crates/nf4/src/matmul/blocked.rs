@@ -1,130 +1,247 @@
 //! The product for many rows.
 //!
-//! The sum is cut into parts of at most [`MAX_DEPTH`] steps. For each, `x` is packed once; then every task decodes
-//! some neighbouring panels of `W` into scratch that stays in the L2 cache and multiplies all rows of `x` by them. A
-//! decoded weight serves `m` rows, so that from some 30 rows on the arithmetic bounds the time.
+//! The rows of `x` are taken up to [`MAX_ROWS`] at a time, and packed once. Then every task decodes some neighbouring
+//! panels of the right-hand matrix, a part of the sum at a time, into scratch that stays in the L2 cache and multiplies
+//! all packed rows by them; the sums, in f32, stay there too until they are complete. A decoded weight serves all those
+//! rows, so that from some 30 rows on the arithmetic bounds the time.
 
-use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Direction;
-use super::pack::pack;
-use super::panel::{MAX_DEPTH, decode_columns, decode_rows};
-use super::tile::{Output, multiply};
-use crate::matrix::MatrixRef;
+use super::Threads;
+use super::pack::Packed;
+use super::panel::{Panels, Place};
+use super::precision::Precision;
+use super::scratch::Scratch;
+use super::tile::multiply;
+use crate::element::Element;
 use crate::simd::{Isa, Level, Portable, Simd, kernel};
 
-/// Most elements of the scratch of a task: 256 KiB, half of the L2 cache of small machines.
+/// Rows of `x` that a decoded panel serves at most.
+pub(super) const MAX_ROWS: usize = 1024;
+
+/// Most words of the panels and most of the sums of a task: 256 KiB each, together half of an L2 cache of 1 MiB.
 const MAX_SCRATCH: usize = 64 * 1024;
 
-thread_local! {
-    /// Scratch for decoded panels, kept because its pages are expensive to come by.
-    static PANELS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-    /// Packed rows, taken away while in use: the thread may begin another product while it waits for this one.
-    static PACKED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+/// What becomes of the values that stand in the output.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store {
+    Replace,
+    Add,
 }
 
-pub(super) fn matmul(
+/// Rows of the register tile for `m` rows: as many as it has or fewer, so that tiles are equally full.
+pub(super) fn tile_rows(isa: Isa, m: usize) -> usize {
+    let most = match isa.0 {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16 | Level::Avx512 => crate::simd::Avx512::<false>::TILE_ROWS,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => crate::simd::Avx2::TILE_ROWS,
+        Level::Portable => Portable::TILE_ROWS,
+    };
+    m.div_ceil(m.div_ceil(most).max(1)).max(1)
+}
+
+/// Vectors that a panel is wide.
+fn panel_vectors(isa: Isa, outer: usize) -> usize {
+    let most = match isa.0 {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16 | Level::Avx512 => crate::simd::Avx512::<false>::TILE_VECTORS,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => crate::simd::Avx2::TILE_VECTORS,
+        Level::Portable => Portable::TILE_VECTORS,
+    };
+    outer.div_ceil(16).min(most)
+}
+
+/// One product of a sum of products.
+pub(super) struct Term<'a, P, W> {
+    pub(super) x: &'a Packed<P>,
+    pub(super) w: W,
+}
+
+/// `y = x·W`, or `y = x·W + x'·W'` with a second term; `y: [m, outer]` for the `m` rows that were packed.
+pub(super) fn product<P: Precision, W: Panels, L: Panels, E: Element>(
     isa: Isa,
-    w: MatrixRef<'_>,
-    x: &[f32],
-    m: usize,
-    y: &mut [f32],
-    direction: Direction,
+    first: &Term<'_, P, W>,
+    second: Option<&Term<'_, P, L>>,
+    y: &mut [E],
+    store: Store,
+    threads: Threads,
 ) {
-    let (inner, outer) = (x.len() / m, y.len() / m);
-    let (rows, width) = tile_size(isa);
-    let depth = inner
-        .div_ceil(inner.div_ceil(MAX_DEPTH))
-        .next_multiple_of(8);
+    let outer = first.w.outer();
+    let vectors = panel_vectors(isa, outer);
+    let width = 16 * vectors;
     let panels = outer.div_ceil(width);
-    // Several panels a task read `x` fewer times; as many tasks for each thread keep all of them busy to the end.
-    let most = (MAX_SCRATCH / (depth * width)).max(1);
-    let threads = rayon::current_num_threads();
-    let tasks = (threads * panels.div_ceil(threads * most)).min(panels);
+    let (rows, tiles) = (first.x.rows(), first.x.tiles());
+    let most = (MAX_SCRATCH / first.x.panel_words(width))
+        .min(MAX_SCRATCH / (tiles * rows * width))
+        .max(1);
+    // Several panels a task read `x` fewer times; as many tasks for each thread keep all of them busy to the end. Where
+    // there are fewer panels than threads, the rows are divided too.
+    let workers = match threads {
+        Threads::All => rayon::current_num_threads(),
+        Threads::One => 1,
+    };
+    let columns = (workers * panels.div_ceil(workers * most)).min(panels);
+    let bands = workers.div_ceil(panels).min(tiles);
     let y = Output::new(y, outer);
-    let mut packed = PACKED.take();
-    for start in (0..inner).step_by(depth) {
-        let depth = depth.min(inner - start);
-        pack(x, inner, start, depth, rows, &mut packed);
-        (0..tasks).into_par_iter().with_max_len(1).for_each(|task| {
-            let panels = task * panels / tasks..(task + 1) * panels / tasks;
-            let part = Part {
-                w,
-                x: &packed,
-                m,
-                start,
-                depth,
-                first: panels.start,
-                direction,
-            };
-            PANELS.with_borrow_mut(|scratch| {
-                scratch.resize(scratch.len().max(panels.len() * depth * width), 0.0);
-                multiply_part(isa, part, &mut scratch[..panels.len() * depth * width], y);
-            });
-        });
-    }
-    PACKED.set(packed);
-}
-
-/// Rows and columns of the register tile.
-fn tile_size(isa: Isa) -> (usize, usize) {
-    fn of<S: Simd>() -> (usize, usize) {
-        (S::TILE_ROWS, 16 * S::TILE_VECTORS)
-    }
-    match isa.0 {
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => of::<crate::simd::Avx512>(),
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => of::<crate::simd::Avx2>(),
-        Level::Portable => of::<Portable>(),
+    let task = |task: usize| {
+        let (column, band) = (task / bands, task % bands);
+        let region = Region {
+            panels: column * panels / columns..(column + 1) * panels / columns,
+            tiles: band * tiles / bands..(band + 1) * tiles / bands,
+            rows,
+            vectors,
+        };
+        let mut sums = Scratch::new(region.panels.len() * region.tiles.len() * rows * width);
+        add_term(isa, first.x, first.w, &region, false, &mut sums);
+        if let Some(second) = second {
+            add_term(isa, second.x, second.w, &region, true, &mut sums);
+        }
+        write_out(isa, &sums, &region, y, store);
+    };
+    match threads {
+        Threads::All => (0..columns * bands)
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(task),
+        Threads::One => (0..columns * bands).for_each(task),
     }
 }
 
-/// What one task multiplies.
-struct Part<'a> {
-    w: MatrixRef<'a>,
-    /// All `m` rows, packed.
-    x: &'a [f32],
-    m: usize,
-    /// Which part of the sum.
-    start: usize,
-    depth: usize,
-    /// The first panel; how many there are is told by the scratch.
-    first: usize,
-    direction: Direction,
+/// What one task computes: some neighbouring panels for some tiles of `x`.
+struct Region {
+    panels: Range<usize>,
+    tiles: Range<usize>,
+    /// Rows of a tile.
+    rows: usize,
+    /// Vectors that a panel is wide.
+    vectors: usize,
 }
 
 kernel! {
-    fn multiply_part(part: Part<'_>, scratch: &mut [f32], y: Output) = multiply_panels;
+    /// Adds tiles of `x` times panels of `w` to `sums: [panel][tile][rows][vectors][16]`, or puts it there.
+    fn add_term<P: Precision, W: Panels>(
+        x: &Packed<P>,
+        w: W,
+        region: &Region,
+        accumulate: bool,
+        sums: &mut [u32],
+    ) = add;
 }
 
 #[inline(always)]
-fn multiply_panels<S: Simd>(s: S, part: Part<'_>, scratch: &mut [f32], y: Output) {
-    let Part {
-        w,
-        x,
-        m,
-        start,
-        depth,
-        first,
-        direction,
-    } = part;
-    let width = 16 * S::TILE_VECTORS;
-    for (panel, out) in (first..).zip(scratch.chunks_exact_mut(depth * width)) {
-        match direction {
-            Direction::Forward => decode_rows(s, w, panel * width, start, depth, out),
-            Direction::Transposed => decode_columns(s, w, panel * width, start, depth, out),
+fn add<S: Simd, P: Precision, W: Panels>(
+    s: S,
+    x: &Packed<P>,
+    w: W,
+    region: &Region,
+    accumulate: bool,
+    sums: &mut [u32],
+) {
+    let &Region { rows, vectors, .. } = region;
+    let (sums, _) = sums.as_chunks_mut::<16>();
+    let per_panel = sums.len() / region.panels.len();
+    for (start, depth, packed) in x.parts() {
+        let words = depth.div_ceil(P::STEPS);
+        let mut scratch = Scratch::new(region.panels.len() * words * vectors * 16);
+        let (decoded, _) = scratch.as_chunks_mut::<16>();
+        let panels = decoded.chunks_exact_mut(words * vectors);
+        for (panel, out) in region.panels.clone().zip(panels) {
+            let place = Place {
+                column: panel * 16 * vectors,
+                vectors,
+                start,
+                depth,
+            };
+            w.decode::<S, P>(s, place, out);
+        }
+        let accumulate = accumulate || start > 0;
+        let len = words * rows;
+        let packed = &packed[region.tiles.start * len..region.tiles.end * len];
+        for (tile, x) in packed.chunks_exact(len).enumerate() {
+            for (weights, sums) in decoded
+                .chunks_exact(words * vectors)
+                .zip(sums.chunks_exact_mut(per_panel))
+            {
+                let sums = &mut sums[tile * rows * vectors..][..rows * vectors];
+                multiply::<S, P>(s, x, weights, sums, [rows, vectors], accumulate);
+            }
         }
     }
-    for (i, x) in x.chunks_exact(depth * S::TILE_ROWS).enumerate() {
-        let row = i * S::TILE_ROWS;
-        for (panel, weights) in (first..).zip(scratch.chunks_exact(depth * width)) {
-            let rows = S::TILE_ROWS.min(m - row);
-            // SAFETY: the chunks have the lengths asked for, the rows are below `m`, and the panels of
-            // different tasks are different columns of `y`.
-            unsafe { multiply(s, x, weights, rows, y, row, panel * width, start > 0) };
+}
+
+kernel! {
+    /// Writes the sums of a region to its place in `y`.
+    fn write_out<E: Element>(sums: &[u32], region: &Region, y: Output<E>, store: Store) = write;
+}
+
+#[inline(always)]
+fn write<S: Simd, E: Element>(_: S, sums: &[u32], region: &Region, y: Output<E>, store: Store) {
+    let width = 16 * region.vectors;
+    let sums: &[f32] = bytemuck::cast_slice(sums);
+    let per_panel = sums.len() / region.panels.len();
+    let first = region.tiles.start * region.rows;
+    for row in first..(region.tiles.end * region.rows).min(y.rows()) {
+        for (panel, sums) in region.panels.clone().zip(sums.chunks_exact(per_panel)) {
+            // SAFETY: the regions of different tasks do not overlap, and `y` outlives the tasks.
+            let to = unsafe { y.columns(row, panel * width, width) };
+            let sums = &sums[(row - first) * width..][..to.len()];
+            let pairs = to.iter_mut().zip(sums);
+            match store {
+                Store::Replace => pairs.for_each(|(y, sum)| *y = E::from_f32(*sum)),
+                Store::Add => pairs.for_each(|(y, sum)| *y = E::from_f32(y.to_f32() + sum)),
+            }
         }
+    }
+}
+
+/// An output matrix that several threads write disjoint parts of.
+pub(crate) struct Output<E> {
+    start: *mut E,
+    len: usize,
+    stride: usize,
+}
+
+impl<E> Clone for Output<E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E> Copy for Output<E> {}
+
+// SAFETY: every access goes through `columns`, whose callers keep the threads apart.
+unsafe impl<E: Send> Send for Output<E> {}
+// SAFETY: as above.
+unsafe impl<E: Send> Sync for Output<E> {}
+
+impl<E> Output<E> {
+    /// A view of `y`, whose rows are `stride` long.
+    fn new(y: &mut [E], stride: usize) -> Self {
+        Self {
+            start: y.as_mut_ptr(),
+            len: y.len(),
+            stride,
+        }
+    }
+
+    fn rows(self) -> usize {
+        self.len / self.stride
+    }
+
+    /// Up to `width` elements of a row from `column` on, as many as the row has.
+    ///
+    /// # Safety
+    /// `y` is still borrowed, the row exists, and no other thread touches these elements meanwhile.
+    #[inline(always)]
+    unsafe fn columns<'a>(self, row: usize, column: usize, width: usize) -> &'a mut [E] {
+        let len = self.stride.saturating_sub(column).min(width);
+        let at = row * self.stride + column.min(self.stride);
+        debug_assert!(at + len <= self.len);
+        // SAFETY: the row exists and the columns were cut to it; the caller owns them.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
     }
 }

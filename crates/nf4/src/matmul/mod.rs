@@ -1,16 +1,29 @@
 //! Products with a quantized matrix that never decode more of it than a cache-sized panel.
 //!
-//! - `blocked`: many rows; panels are decoded into scratch and multiplied by a register tile (`panel`, `pack`, `tile`)
+//! - `blocked`: many rows; panels are decoded into scratch (`panel`, `scratch`) and multiplied by a register tile
+//!   (`pack`, `tile`), in f32 or in pairs of bf16 (`precision`)
 //! - `few_rows`: up to [`FEW_ROWS`] rows; codes are decoded in registers and used at once
+//! - [`dense`]: the same tile on matrices that are not quantized
+//! - [`low_rank`]: a quantized matrix and a low-rank one as one
 
 mod blocked;
+pub mod dense;
 mod few_rows;
+pub mod low_rank;
 mod pack;
 mod panel;
+mod precision;
+mod scratch;
 mod tile;
 
+use crate::element::Element;
 use crate::matrix::MatrixRef;
 use crate::simd::Isa;
+
+use blocked::{MAX_ROWS, Store, Term, product, tile_rows};
+use pack::Packed;
+use panel::{Panels, QuantizedColumns, QuantizedRows};
+use precision::{Bf16Pairs, F32, Precision};
 
 /// Which way a matrix `W` of `[out_features, in_features]` is multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +34,25 @@ pub enum Direction {
     Transposed,
 }
 
+impl Direction {
+    /// Lengths of the rows of `x` and of `y` for a matrix of `shape`.
+    const fn widths(self, [n, k]: [usize; 2]) -> (usize, usize) {
+        match self {
+            Direction::Forward => (k, n),
+            Direction::Transposed => (n, k),
+        }
+    }
+}
+
+/// Which threads do the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// Those of the rayon pool.
+    All,
+    /// The one that calls.
+    One,
+}
+
 /// Up to this many rows the decoded weights are used straight from the register they were decoded in: a decoded
 /// vector then serves so few rows that storing it would cost more than it saves. Measured with AVX-512 at 2048 x 2048:
 /// about equal at 6 rows, and at 8 the blocked product takes three quarters of the time.
@@ -29,12 +61,13 @@ const FEW_ROWS: usize = 5;
 /// Multiplies `x` (`m` rows, possibly none) by a quantized matrix, accumulating in f32.
 ///
 /// `x: [m, in_features]` and `y: [m, out_features]` for [`Direction::Forward`], the other way round for
-/// [`Direction::Transposed`]. The sum of every output element has an order of its own that depends on the
+/// [`Direction::Transposed`]. For more than a few rows of bf16 the decoded weights are rounded to bf16, as tensor cores
+/// take them; f16 is multiplied in f32. The sum of every output element has an order of its own that depends on the
 /// shapes alone: any number of threads gives the same bits.
 ///
 /// # Panics
 /// If the length of `x` or `y` does not fit `m` and the matrix's shape.
-pub fn matmul(w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32], direction: Direction) {
+pub fn matmul<E: Element>(w: MatrixRef<'_>, x: &[E], m: usize, y: &mut [E], direction: Direction) {
     matmul_on(Isa::best(), w, x, m, y, direction);
 }
 
@@ -42,39 +75,109 @@ pub fn matmul(w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32], direction: D
 ///
 /// # Panics
 /// As [`matmul`].
-pub fn matmul_on(
+pub fn matmul_on<E: Element>(
     isa: Isa,
     w: MatrixRef<'_>,
-    x: &[f32],
+    x: &[E],
     m: usize,
-    y: &mut [f32],
+    y: &mut [E],
     direction: Direction,
 ) {
-    let [n, k] = w.layout().shape();
-    let (inner, outer) = match direction {
-        Direction::Forward => (k, n),
-        Direction::Transposed => (n, k),
-    };
-    assert_eq!(
-        Some(x.len()),
-        m.checked_mul(inner),
-        "matmul: `x` must hold [{m}, {inner}] values"
-    );
-    assert_eq!(
-        Some(y.len()),
-        m.checked_mul(outer),
-        "matmul: `y` must hold [{m}, {outer}] values"
-    );
+    let (inner, outer) = direction.widths(w.layout().shape());
+    assert_len("x", x.len(), [m, inner]);
+    assert_len("y", y.len(), [m, outer]);
     if y.is_empty() {
         return;
     }
     if inner == 0 {
-        return y.fill(0.0);
+        return y.fill(E::default());
     }
-    // Rows of whole words are what the kernels for few rows read.
-    match (m <= FEW_ROWS && k.is_multiple_of(8), direction) {
-        (true, Direction::Forward) => few_rows::forward(isa, w, x, m, y),
-        (true, Direction::Transposed) => few_rows::transposed(isa, w, x, m, y),
-        (false, _) => blocked::matmul(isa, w, x, m, y, direction),
+    if reads_words(w, m) {
+        return few_rows(isa, w, x, m, y, direction);
     }
+    for (x, y) in x
+        .chunks(MAX_ROWS * inner)
+        .zip(y.chunks_mut(MAX_ROWS * outer))
+    {
+        if E::IN_PAIRS {
+            blocked::<Bf16Pairs, E>(isa, w, x, y, direction);
+        } else {
+            blocked::<F32, E>(isa, w, x, y, direction);
+        }
+    }
+}
+
+fn assert_len(name: &str, len: usize, [rows, columns]: [usize; 2]) {
+    assert_eq!(
+        Some(len),
+        rows.checked_mul(columns),
+        "matmul: `{name}` must hold [{rows}, {columns}] values"
+    );
+}
+
+/// Whether [`few_rows`] serves: it reads rows of whole words.
+fn reads_words(w: MatrixRef<'_>, m: usize) -> bool {
+    m <= FEW_ROWS && w.layout().in_features().is_multiple_of(8)
+}
+
+fn few_rows<E: Element>(
+    isa: Isa,
+    w: MatrixRef<'_>,
+    x: &[E],
+    m: usize,
+    y: &mut [E],
+    direction: Direction,
+) {
+    let mut scratch = vec![0.0; if E::CONVERTS { x.len() } else { 0 }];
+    let x = E::widen(x, &mut scratch);
+    let mut out = vec![0.0; y.len()];
+    match direction {
+        Direction::Forward => few_rows::forward(isa, w, x, m, &mut out),
+        Direction::Transposed => few_rows::transposed(isa, w, x, m, &mut out),
+    }
+    y.iter_mut()
+        .zip(out)
+        .for_each(|(y, value)| *y = E::from_f32(value));
+}
+
+fn blocked<P: Precision, E: Element>(
+    isa: Isa,
+    w: MatrixRef<'_>,
+    x: &[E],
+    y: &mut [E],
+    direction: Direction,
+) {
+    let (inner, _) = direction.widths(w.layout().shape());
+    let rows = tile_rows(isa, x.len() / inner);
+    let packed = Packed::<P>::new(isa, x, inner, rows, Threads::All);
+    match direction {
+        Direction::Forward => one_term(
+            isa,
+            &packed,
+            QuantizedRows(w),
+            y,
+            Store::Replace,
+            Threads::All,
+        ),
+        Direction::Transposed => one_term(
+            isa,
+            &packed,
+            QuantizedColumns(w),
+            y,
+            Store::Replace,
+            Threads::All,
+        ),
+    }
+}
+
+/// `y = x·W` of a single term.
+fn one_term<P: Precision, W: Panels, E: Element>(
+    isa: Isa,
+    x: &Packed<P>,
+    w: W,
+    y: &mut [E],
+    store: Store,
+    threads: Threads,
+) {
+    product::<P, W, W, E>(isa, &Term { x, w }, None, y, store, threads);
 }

@@ -114,6 +114,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn float(self, bits: Self::U) -> Self::F {
+        unsafe { [_mm256_castsi256_ps(bits[0]), _mm256_castsi256_ps(bits[1])] }
+    }
+
+    #[inline(always)]
     fn splat_u(self, value: u32) -> Self::U {
         unsafe { [_mm256_set1_epi32(value as i32); 2] }
     }
@@ -139,6 +144,26 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn add_u(self, a: Self::U, b: Self::U) -> Self::U {
         unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn and_u(self, a: Self::U, b: Self::U) -> Self::U {
+        unsafe { [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn or_u(self, a: Self::U, b: Self::U) -> Self::U {
+        unsafe { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn low_to_high(self, value: Self::U) -> Self::U {
+        unsafe {
+            [
+                _mm256_slli_epi32::<16>(value[0]),
+                _mm256_slli_epi32::<16>(value[1]),
+            ]
+        }
     }
 
     #[inline(always)]

@@ -1,4 +1,4 @@
-//! AVX-512 (F, BW, VL): one register is 16 lanes, and `vpermps` is a 16-entry table.
+//! AVX-512 (F, BW, VL; BF16 where `BF16` says so): one register is 16 lanes, and `vpermps` is a 16-entry table.
 
 // SAFETY, for every block below: an `Avx512` exists only on machines that have the instructions (see `new`), and each
 // method is inlined into a function compiled for them. Memory is touched through arrays of the right size.
@@ -6,21 +6,21 @@
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{Simd, dot_pairs, round_pairs};
 
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const BF16: bool>(());
 
-impl Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
     /// # Safety
-    /// The machine has AVX-512 F, BW and VL, AVX2 and FMA.
+    /// The machine has AVX-512 F, BW and VL, AVX2 and FMA, and AVX-512 BF16 if `BF16`.
     #[inline(always)]
     pub(crate) unsafe fn new() -> Self {
         Self(())
     }
 }
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type F = __m512;
     type U = __m512i;
     type Table = __m512;
@@ -69,6 +69,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn float(self, bits: Self::U) -> Self::F {
+        unsafe { _mm512_castsi512_ps(bits) }
+    }
+
+    #[inline(always)]
     fn splat_u(self, value: u32) -> Self::U {
         unsafe { _mm512_set1_epi32(value as i32) }
     }
@@ -86,6 +91,107 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn add_u(self, a: Self::U, b: Self::U) -> Self::U {
         unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn and_u(self, a: Self::U, b: Self::U) -> Self::U {
+        unsafe { _mm512_and_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn or_u(self, a: Self::U, b: Self::U) -> Self::U {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn low_to_high(self, value: Self::U) -> Self::U {
+        unsafe { _mm512_slli_epi32::<16>(value) }
+    }
+
+    #[inline(always)]
+    fn round_pairs(self, even: Self::F, odd: Self::F) -> Self::U {
+        if !BF16 {
+            return round_pairs(self, even, odd);
+        }
+        /// Lane `i` takes element `i` of the low half, then element `i` of the high one.
+        const INTERLEAVE: [u16; 32] = {
+            let mut order = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                order[i] = (i / 2 + i % 2 * 16) as u16;
+                i += 1;
+            }
+            order
+        };
+        unsafe {
+            let halves = _mm512_cvtne2ps_pbh(odd, even);
+            let halves = std::mem::transmute::<__m512bh, __m512i>(halves);
+            _mm512_permutexvar_epi16(_mm512_loadu_si512(INTERLEAVE.as_ptr().cast()), halves)
+        }
+    }
+
+    #[inline(always)]
+    fn round_consecutive(self, [low, high]: [Self::F; 2]) -> Self::U {
+        if !BF16 {
+            let order = |from: i32| unsafe {
+                let step =
+                    _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+                _mm512_add_epi32(step, _mm512_set1_epi32(from))
+            };
+            let every_other = |from| unsafe { _mm512_permutex2var_ps(low, order(from), high) };
+            return round_pairs(self, every_other(0), every_other(1));
+        }
+        unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: [Self::U; 16]) -> [Self::U; 16] {
+        // Blocks of one lane, then of two, are exchanged within quarters; then the quarters themselves.
+        let mut a = rows;
+        for i in (0..16).step_by(2) {
+            (a[i], a[i + 1]) = unsafe {
+                (
+                    _mm512_unpacklo_epi32(rows[i], rows[i + 1]),
+                    _mm512_unpackhi_epi32(rows[i], rows[i + 1]),
+                )
+            };
+        }
+        let mut b = a;
+        for i in (0..16).step_by(4) {
+            for j in 0..2 {
+                (b[i + 2 * j], b[i + 2 * j + 1]) = unsafe {
+                    (
+                        _mm512_unpacklo_epi64(a[i + j], a[i + j + 2]),
+                        _mm512_unpackhi_epi64(a[i + j], a[i + j + 2]),
+                    )
+                };
+            }
+        }
+        let mut out = b;
+        for j in 0..4 {
+            unsafe {
+                let low = _mm512_shuffle_i32x4::<0x88>(b[j], b[j + 4]);
+                let high = _mm512_shuffle_i32x4::<0xdd>(b[j], b[j + 4]);
+                let low_2 = _mm512_shuffle_i32x4::<0x88>(b[j + 8], b[j + 12]);
+                let high_2 = _mm512_shuffle_i32x4::<0xdd>(b[j + 8], b[j + 12]);
+                out[j] = _mm512_shuffle_i32x4::<0x88>(low, low_2);
+                out[j + 8] = _mm512_shuffle_i32x4::<0xdd>(low, low_2);
+                out[j + 4] = _mm512_shuffle_i32x4::<0x88>(high, high_2);
+                out[j + 12] = _mm512_shuffle_i32x4::<0xdd>(high, high_2);
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: Self::U, b: Self::U, sum: Self::F) -> Self::F {
+        if !BF16 {
+            return dot_pairs(self, a, b, sum);
+        }
+        unsafe {
+            let pairs = |words: __m512i| std::mem::transmute::<__m512i, __m512bh>(words);
+            _mm512_dpbf16_ps(sum, pairs(a), pairs(b))
+        }
     }
 
     #[inline(always)]

@@ -29,6 +29,9 @@ pub(crate) enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512 with the dot products of bf16 pairs.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Isa {
@@ -50,11 +53,19 @@ impl Isa {
             const WITH_AVX2: &[Isa] = &[Isa(Level::Avx2), Isa(Level::Portable)];
             const WITH_AVX512: &[Isa] =
                 &[Isa(Level::Avx512), Isa(Level::Avx2), Isa(Level::Portable)];
+            const WITH_AVX512_BF16: &[Isa] = &[
+                Isa(Level::Avx512Bf16),
+                Isa(Level::Avx512),
+                Isa(Level::Avx2),
+                Isa(Level::Portable),
+            ];
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl");
+            let bf16 = is_x86_feature_detected!("avx512bf16");
             match (avx512, avx2) {
+                (true, true) if bf16 => WITH_AVX512_BF16,
                 (true, true) => WITH_AVX512,
                 (false, true) => WITH_AVX2,
                 _ => PORTABLE,
@@ -73,30 +84,45 @@ impl fmt::Debug for Isa {
 
 /// Defines a function that takes an [`Isa`] and runs a generic `#[inline(always)]` kernel compiled for it.
 macro_rules! kernel {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:path;) => {
+    (
+        $(#[$doc:meta])*
+        $vis:vis fn $name:ident $(<$($param:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?
+            = $generic:expr;
+    ) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name(isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<$($param: $bound),+>)? (isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+            fn avx512_bf16 $(<$($param: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function is compiled for, and only reached on, machines with AVX-512 and its BF16.
+                $generic(unsafe { $crate::simd::Avx512::<true>::new() }, $($arg),*)
+            }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
-            fn avx512($($arg: $ty),*) $(-> $ret)? {
+            fn avx512 $(<$($param: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
                 // SAFETY: this function is compiled for, and only reached on, machines with AVX-512.
-                $generic(unsafe { $crate::simd::Avx512::new() }, $($arg),*)
+                $generic(unsafe { $crate::simd::Avx512::<false>::new() }, $($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $ty),*) $(-> $ret)? {
+            fn avx2 $(<$($param: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
                 // SAFETY: this function is compiled for, and only reached on, machines with AVX2 and FMA.
                 $generic(unsafe { $crate::simd::Avx2::new() }, $($arg),*)
             }
             match isa.0 {
                 // SAFETY: an `Isa` of this level is made only after its features were detected.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Level::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::simd::Level::Avx512Bf16 => unsafe { avx512_bf16 $(::<$($param),+>)? ($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
-                $crate::simd::Level::Portable => $generic($crate::simd::Portable, $($arg),*),
+                $crate::simd::Level::Avx512 => unsafe { avx512 $(::<$($param),+>)? ($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Level::Avx2 => unsafe { avx2 $(::<$($param),+>)? ($($arg),*) },
+                $crate::simd::Level::Portable => {
+                    $generic($crate::simd::Portable, $($arg),*)
+                }
             }
         }
     };
@@ -129,12 +155,18 @@ pub(crate) trait Simd: Copy {
 
     /// The same lanes as bit patterns.
     fn bits(self, value: Self::F) -> Self::U;
+    /// Bit patterns as the numbers they stand for.
+    fn float(self, bits: Self::U) -> Self::F;
     fn splat_u(self, value: u32) -> Self::U;
     fn load_u(self, from: &[u32; 16]) -> Self::U;
     fn store_u(self, value: Self::U, to: &mut [u32; 16]);
     fn add_u(self, a: Self::U, b: Self::U) -> Self::U;
+    fn and_u(self, a: Self::U, b: Self::U) -> Self::U;
+    fn or_u(self, a: Self::U, b: Self::U) -> Self::U;
     /// Shifts every lane right by the same amount.
     fn shift_right(self, value: Self::U, by: u32) -> Self::U;
+    /// Moves the low half of every lane into the high one.
+    fn low_to_high(self, value: Self::U) -> Self::U;
     /// `index + step` in the lanes where `a < b`, else `index`.
     fn add_where_less(self, index: Self::U, step: u32, a: Self::F, b: Self::F) -> Self::U;
     /// Lane-wise maximum of `max` and the magnitudes of `value`, as bit patterns. NaN is above infinity.
@@ -163,6 +195,41 @@ pub(crate) trait Simd: Copy {
     /// As for [`Simd::gather`].
     unsafe fn gather_u(self, from: &[u32], index: Self::U) -> Self::U;
 
+    /// Rounds to bf16, to nearest and ties to even: `even` into the low half of every lane, `odd` into the high one.
+    ///
+    /// A NaN stays one unless its whole payload is set, which no instruction makes; subnormal numbers may become 0.
+    #[inline(always)]
+    fn round_pairs(self, even: Self::F, odd: Self::F) -> Self::U {
+        round_pairs(self, even, odd)
+    }
+
+    /// Rounds 32 consecutive values to bf16, as [`Simd::round_pairs`] does: two of them a lane.
+    #[inline(always)]
+    fn round_consecutive(self, values: [Self::F; 2]) -> Self::U {
+        let mut lanes = [[0.0; 16]; 2];
+        self.store(values[0], &mut lanes[0]);
+        self.store(values[1], &mut lanes[1]);
+        let lanes = lanes.as_flattened();
+        let every_other = |from: usize| self.load(&std::array::from_fn(|i| lanes[2 * i + from]));
+        self.round_pairs(every_other(0), every_other(1))
+    }
+
+    /// Lane `i` of vector `j` becomes lane `j` of vector `i`.
+    #[inline(always)]
+    fn transpose(self, rows: [Self::U; 16]) -> [Self::U; 16] {
+        let mut lanes = [[0; 16]; 16];
+        for (lanes, row) in lanes.iter_mut().zip(rows) {
+            self.store_u(row, lanes);
+        }
+        std::array::from_fn(|i| self.load_u(&std::array::from_fn(|j| lanes[j][i])))
+    }
+
+    /// `sum` and the products of the two bf16 that share a lane, in f32; subnormal numbers may count as 0.
+    #[inline(always)]
+    fn dot_pairs(self, a: Self::U, b: Self::U, sum: Self::F) -> Self::F {
+        dot_pairs(self, a, b, sum)
+    }
+
     /// How many of 15 rising `midpoints` (the 16th entry is not looked at) lie strictly below each lane.
     #[inline(always)]
     fn rank(self, midpoints: Self::Table, value: Self::F) -> Self::U {
@@ -175,9 +242,30 @@ pub(crate) trait Simd: Copy {
     }
 }
 
+/// [`Simd::round_pairs`] where there is no instruction for it.
+#[inline(always)]
+fn round_pairs<S: Simd>(s: S, even: S::F, odd: S::F) -> S::U {
+    let round = |value| {
+        let bits = s.bits(value);
+        let odd = s.and_u(s.shift_right(bits, 16), s.splat_u(1));
+        s.add_u(s.add_u(bits, s.splat_u(0x7fff)), odd)
+    };
+    let high = s.and_u(round(odd), s.splat_u(0xffff_0000));
+    s.or_u(s.shift_right(round(even), 16), high)
+}
+
+/// [`Simd::dot_pairs`] where there is no instruction for it.
+#[inline(always)]
+fn dot_pairs<S: Simd>(s: S, a: S::U, b: S::U, sum: S::F) -> S::F {
+    let even = |pair| s.float(s.low_to_high(pair));
+    let odd = |pair| s.float(s.and_u(pair, s.splat_u(0xffff_0000)));
+    s.mul_add(odd(a), odd(b), s.mul_add(even(a), even(b), sum))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::bf16;
 
     /// Runs every integer operation and each lookup on patterns that reach all lanes.
     #[inline(always)]
@@ -200,6 +288,14 @@ mod tests {
             take(s.rank(s.table(&midpoints), s.load(&lanes)));
         }
         take(s.bits(s.load(&table)));
+        take(s.or_u(s.and_u(words, s.splat_u(0xff00)), s.low_to_high(words)));
+        let normal = seed.map(|word| f32::from_bits(word & 0xbfff_ffff | 0x2000_0000));
+        let mut reversed = normal;
+        reversed.reverse();
+        take(s.round_pairs(s.load(&normal), s.load(&reversed)));
+        take(s.round_consecutive([s.load(&normal), s.load(&reversed)]));
+        let rows = std::array::from_fn(|i| s.add_u(words, s.splat_u(i as u32)));
+        s.transpose(rows).into_iter().for_each(&mut take);
         let pair = s.codes(&[seed[3], seed[4]]);
         s.store(s.lookup(s.table(&table), pair), &mut lanes);
         take(s.load_u(&lanes.map(f32::to_bits)));
@@ -213,6 +309,29 @@ mod tests {
         out.extend(packed);
         out.push(s.max_lane(words));
         out
+    }
+
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, a: &[u32; 16], b: &[u32; 16], sum: &mut [f32; 16]) {
+        s.store(s.dot_pairs(s.load_u(a), s.load_u(b), s.load(sum)), sum);
+    }
+
+    kernel! { fn dots(a: &[u32; 16], b: &[u32; 16], sum: &mut [f32; 16]) = dot; }
+
+    #[test]
+    fn pairs_are_multiplied_and_added() {
+        let pair = |even: f32, odd: f32| {
+            u32::from(bf16::from_f32(even).to_bits())
+                | u32::from(bf16::from_f32(odd).to_bits()) << 16
+        };
+        let a = std::array::from_fn(|i| pair(i as f32, 0.5));
+        let b = std::array::from_fn(|i| pair(3.0, i as f32 - 4.0));
+        for isa in Isa::available() {
+            let mut sum = [1.0; 16];
+            dots(*isa, &a, &b, &mut sum);
+            let expected = std::array::from_fn(|i| 1.0 + 3.0 * i as f32 + 0.5 * (i as f32 - 4.0));
+            assert_eq!(sum, expected, "{isa:?}");
+        }
     }
 
     kernel! { fn exercised(seed: &[u32; 16]) -> Vec<u32> = exercise; }

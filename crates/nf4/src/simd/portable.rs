@@ -69,6 +69,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn float(self, bits: Self::U) -> Self::F {
+        bits.map(f32::from_bits)
+    }
+
+    #[inline(always)]
     fn splat_u(self, value: u32) -> Self::U {
         [value; 16]
     }
@@ -86,6 +91,21 @@ impl Simd for Portable {
     #[inline(always)]
     fn add_u(self, a: Self::U, b: Self::U) -> Self::U {
         each(a, b, u32::wrapping_add)
+    }
+
+    #[inline(always)]
+    fn and_u(self, a: Self::U, b: Self::U) -> Self::U {
+        each(a, b, |a, b| a & b)
+    }
+
+    #[inline(always)]
+    fn or_u(self, a: Self::U, b: Self::U) -> Self::U {
+        each(a, b, |a, b| a | b)
+    }
+
+    #[inline(always)]
+    fn low_to_high(self, value: Self::U) -> Self::U {
+        value.map(|value| value << 16)
     }
 
     #[inline(always)]

@@ -1,4 +1,4 @@
-//! Kernels for f32 on the CPU; f16 and bf16 are computed in f32, f64 by the default bodies.
+//! Kernels on the CPU that compute in f32, and read and write f32, f16 and bf16; f64 goes to the default bodies.
 //!
 //! Results depend neither on the number of threads nor on their timing: how the work is cut up
 //! depends on shapes alone, and every sum is made in one order.
@@ -7,6 +7,7 @@ mod attention;
 mod buffer;
 mod cross_entropy;
 mod matmul;
+mod number;
 mod rms_norm;
 mod rope;
 mod simd;

@@ -1,25 +1,36 @@
 //! Bound by memory: forward reads `x` and writes `y`, backward reads `x` and rewrites `grad`. A
 //! row fits the first-level cache, so its second pass costs no traffic.
 
-use burn_core::tensor::Shape;
+use burn_core::backend::TensorMetadata;
+use burn_core::tensor::{DType, Shape, bf16, f16};
 use burn_flex::FlexTensor;
 use core::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use super::{
-    buffer::{PARALLEL, Values, cast, create, rows, update, written},
+    buffer::{PARALLEL, PIECE, Typed, Values, cast, create, rows, update, written},
+    number::{Number, with_number},
     simd::{LANES, mul_add, sum, vectorised},
 };
 
-/// Rows a thread takes at a time, and rows whose weight gradients are added up before they are
-/// added to the others'. Fixed, so that the order of additions is.
+/// Rows whose weight gradients are added up before they are added to the others'. Fixed, so that the order of additions
+/// is.
 const ROWS: usize = 64;
 
+/// Rows that a thread takes at a time.
+fn step(n: usize) -> usize {
+    (PIECE / n.max(1)).max(1)
+}
+
 pub(super) fn forward(x: FlexTensor, weight: FlexTensor, eps: f64) -> (FlexTensor, FlexTensor) {
-    let dtype = x.dtype();
-    let shape = x.layout().shape().clone();
+    with_number!(x.dtype(), E => forward_as::<E>(x, weight, eps))
+}
+
+fn forward_as<E: Number>(x: FlexTensor, weight: FlexTensor, eps: f64) -> (FlexTensor, FlexTensor) {
+    let shape = x.shape();
     let (count, n) = rows(&x);
-    let (x, weight) = (Values::new(x), Values::new(weight));
+    let (x, weight) = (Typed::new(x), Values::new(weight));
+    let x = x.slice::<E>();
 
     let mut inv_rms = vec![0f32; count];
     // SAFETY: the rows make up the whole, and `normalize` writes every element of its rows.
@@ -28,18 +39,18 @@ pub(super) fn forward(x: FlexTensor, weight: FlexTensor, eps: f64) -> (FlexTenso
             by_rows(
                 count,
                 n,
-                y.chunks_mut(ROWS * n.max(1)).zip(inv_rms.chunks_mut(ROWS)),
-                |i, (y, inv)| {
-                    let x = &x[i * ROWS * n..][..y.len()];
-                    normalize(x, &weight, eps as f32, y, inv);
+                y.chunks_mut(step(n) * n.max(1))
+                    .zip(inv_rms.chunks_mut(step(n))),
+                |[a, b], i, (y, inv): (&mut [MaybeUninit<E>], _)| {
+                    let x = E::read(&x[i * step(n) * n..][..y.len()], a);
+                    E::write(y, b, |y| normalize(x, &weight, eps as f32, y, inv));
                 },
             );
         })
     };
     let mut stat_shape = shape.to_vec();
     *stat_shape.last_mut().expect("x has a last dimension") = 1;
-    let y = cast(create(shape, y), dtype);
-    (y, create(Shape::from(stat_shape), inv_rms))
+    (create(shape, y), create(Shape::from(stat_shape), inv_rms))
 }
 
 pub(super) fn backward(
@@ -48,16 +59,27 @@ pub(super) fn backward(
     inv_rms: FlexTensor,
     grad: FlexTensor,
 ) -> FlexTensor {
-    let dtype = x.dtype();
+    with_number!(x.dtype(), E => backward_as::<E>(x, weight, inv_rms, grad))
+}
+
+fn backward_as<E: Number>(
+    x: FlexTensor,
+    weight: FlexTensor,
+    inv_rms: FlexTensor,
+    grad: FlexTensor,
+) -> FlexTensor {
     let (count, n) = rows(&x);
-    let (x, weight, inv_rms) = (Values::new(x), Values::new(weight), Values::new(inv_rms));
-    let dx = update(grad, |grad| {
-        by_rows(count, n, grad.chunks_mut(ROWS * n.max(1)), |i, grad| {
-            let x = &x[i * ROWS * n..][..grad.len()];
-            denormalize(x, &weight, &inv_rms[i * ROWS..], grad);
+    let (x, weight, inv_rms) = (Typed::new(x), Values::new(weight), Values::new(inv_rms));
+    let x = x.slice::<E>();
+    update(grad, |grad: &mut [E]| {
+        let pieces = grad.chunks_mut(step(n) * n.max(1));
+        by_rows(count, n, pieces, |[a, b], i, grad| {
+            let x = E::read(&x[i * step(n) * n..][..grad.len()], a);
+            E::modify(grad, b, |grad| {
+                denormalize(x, &weight, &inv_rms[i * step(n)..], grad);
+            });
         });
-    });
-    cast(dx, dtype)
+    })
 }
 
 pub(super) fn backward_weight(x: FlexTensor, inv_rms: FlexTensor, grad: FlexTensor) -> FlexTensor {
@@ -87,21 +109,29 @@ pub(super) fn backward_weight(x: FlexTensor, inv_rms: FlexTensor, grad: FlexTens
     cast(create(Shape::new([n]), total), dtype)
 }
 
+/// What a thread widens half-precision operands into.
+type Scratch = [Vec<f32>; 2];
+
 /// Runs `f` on every chunk with its index, on all threads if there are enough elements.
 fn by_rows<T: Send>(
     count: usize,
     n: usize,
     chunks: impl Iterator<Item = T> + Send,
-    f: impl Fn(usize, T) + Sync,
+    f: impl Fn(&mut Scratch, usize, T) + Sync,
 ) {
     if n == 0 {
         return;
     }
     if count * n < PARALLEL {
-        chunks.enumerate().for_each(|(i, chunk)| f(i, chunk));
+        let mut scratch = Scratch::default();
+        chunks
+            .enumerate()
+            .for_each(|(i, chunk)| f(&mut scratch, i, chunk));
     } else {
         let chunks: Vec<_> = chunks.enumerate().collect();
-        chunks.into_par_iter().for_each(|(i, chunk)| f(i, chunk));
+        chunks
+            .into_par_iter()
+            .for_each_init(Scratch::default, |scratch, (i, chunk)| f(scratch, i, chunk));
     }
 }
 

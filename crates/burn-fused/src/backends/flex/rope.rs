@@ -1,39 +1,51 @@
 //! Bound by memory: `x` is read and rewritten, in place when nobody else holds it.
 
 use burn_core::backend::TensorMetadata;
+use burn_core::tensor::{DType, bf16, f16};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::{
-    buffer::{PARALLEL, Values, cast, update},
+    buffer::{PARALLEL, Values, update},
+    number::{Number, with_number},
     simd::{mul_add, vectorised},
 };
 
 pub(super) fn rotate(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, inverse: bool) -> FlexTensor {
-    let dtype = x.dtype();
+    with_number!(x.dtype(), E => rotate_as::<E>(x, cos, sin, inverse))
+}
+
+fn rotate_as<E: Number>(
+    x: FlexTensor,
+    cos: FlexTensor,
+    sin: FlexTensor,
+    inverse: bool,
+) -> FlexTensor {
     let [_, seq, heads, d] = x.shape().dims();
     let (cos, sin) = (Values::new(cos), Values::new(sin));
     let half = d / 2;
     let sign = if inverse { -1.0 } else { 1.0 };
-    let y = update(x, |x| {
+    update(x, |x: &mut [E]| {
         if x.is_empty() {
             return;
         }
-        let position = |(i, heads): (usize, &mut [f32])| {
+        let position = |scratch: &mut Vec<f32>, (i, heads): (usize, &mut [E])| {
             let angles = i % seq * half..(i % seq + 1) * half;
-            turn(heads, &cos[angles.clone()], &sin[angles], sign);
+            let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
+            E::modify(heads, scratch, |heads| turn(heads, cos, sin, sign));
         };
         let width = heads * d;
         if x.len() < PARALLEL {
-            x.chunks_mut(width).enumerate().for_each(position);
+            let mut scratch = Vec::new();
+            let positions = x.chunks_mut(width).enumerate();
+            positions.for_each(|heads| position(&mut scratch, heads));
         } else {
-            let chunks = x.par_chunks_mut(width).enumerate();
-            chunks
+            let positions = x.par_chunks_mut(width).enumerate();
+            positions
                 .with_min_len(PARALLEL.div_ceil(2 * width))
-                .for_each(position);
+                .for_each_init(Vec::new, position);
         }
-    });
-    cast(y, dtype)
+    })
 }
 
 vectorised! {

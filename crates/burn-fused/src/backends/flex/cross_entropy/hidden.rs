@@ -1,12 +1,13 @@
 use burn_core::tensor::Shape;
 use burn_flex::FlexTensor;
+use nf4::{
+    Direction, Threads,
+    dense::{DenseRef, Into, matmul},
+};
 use rayon::prelude::*;
 
 use super::{
-    super::{
-        buffer::create,
-        matmul::{Into, Matrix, matmul},
-    },
+    super::{buffer::create, number::Number},
     Head,
     tile::{CLASSES, softmax_step, tokens},
 };
@@ -29,7 +30,7 @@ impl Pass {
 
 /// Losses, log-sum-exps, and the gradient of `hidden` if `gradient`. Every tile of tokens goes
 /// through the whole vocabulary on one thread.
-pub(super) fn pass(head: &Head, gradient: bool) -> Pass {
+pub(super) fn pass<E: Number>(head: &Head<E>, gradient: bool) -> Pass {
     let all = head.classes.len();
     let step = tokens(all);
     let n = if gradient { head.n } else { 0 };
@@ -66,15 +67,15 @@ pub(super) fn pass(head: &Head, gradient: bool) -> Pass {
 }
 
 /// A run of tokens.
-struct Tile<'a> {
-    head: &'a Head<'a>,
+struct Tile<'a, E> {
+    head: &'a Head<'a, E>,
     first: usize,
     tokens: usize,
     /// Width of a gradient row, 0 if none is wanted.
     n: usize,
 }
 
-impl Tile<'_> {
+impl<E: Number> Tile<'_, E> {
     fn run(&self, logits: &mut Vec<f32>, losses: &mut [f32], lse: &mut [f32], grad: &mut [f32]) {
         let Head {
             hidden,
@@ -85,16 +86,24 @@ impl Tile<'_> {
         } = *self.head;
         let tokens = self.tokens;
         let classes = &classes[self.first..][..tokens];
-        let hidden = Matrix::new(&hidden[self.first * n..], tokens, n, n);
+        let hidden = &hidden[self.first * n..][..tokens * n];
         logits.resize(tokens * CLASSES.min(vocab), 0.0);
         let mut maxima = vec![f32::NEG_INFINITY; tokens];
         let mut sums = vec![0f32; tokens];
 
         for start in (0..vocab).step_by(CLASSES) {
             let width = CLASSES.min(vocab - start);
-            let weight = Matrix::new(&weight[start * n..], width, n, n);
+            let weight = DenseRef::new(&weight[start * n..][..width * n], [width, n]);
             let logits = &mut logits[..tokens * width];
-            matmul(logits, hidden, weight.t(), Into::Replace);
+            matmul(
+                weight,
+                hidden,
+                tokens,
+                logits,
+                Direction::Forward,
+                Into::Replace,
+                Threads::One,
+            );
             for (row, class) in classes.iter().enumerate() {
                 if (start..start + width).contains(class) {
                     losses[row] = -logits[row * width + class - start];
@@ -102,8 +111,15 @@ impl Tile<'_> {
             }
             softmax_step(logits, width, &mut maxima, &mut sums, grad, self.n);
             if self.n > 0 {
-                let p = Matrix::new(logits, tokens, width, width);
-                matmul(grad, p, weight, Into::Add);
+                matmul(
+                    weight,
+                    &*logits,
+                    tokens,
+                    grad,
+                    Direction::Transposed,
+                    Into::Add,
+                    Threads::One,
+                );
             }
         }
 
@@ -116,7 +132,7 @@ impl Tile<'_> {
             for ((row, sum), class) in rows {
                 let inverse = 1.0 / sum;
                 for (value, w) in row.iter_mut().zip(&weight[class * n..][..n]) {
-                    *value = *value * inverse - w;
+                    *value = *value * inverse - nf4::Element::to_f32(*w);
                 }
             }
         }

@@ -10,20 +10,19 @@ mod weight;
 
 use burn_core::{
     backend::{TensorMetadata, tensor::IntTensor},
-    tensor::{DType, Shape},
+    tensor::{DType, Shape, bf16, f16},
 };
 use burn_flex::{Flex, FlexTensor};
 
-use super::buffer::{Values, cast, create};
+use super::{
+    buffer::{Typed, Values, cast, create},
+    number::{Number, with_number},
+};
 use targets::Targets;
 
 /// The loss, f32 `[1]`.
 pub(super) fn loss(hidden: FlexTensor, weight: FlexTensor, targets: IntTensor<Flex>) -> FlexTensor {
-    let (hidden, weight) = (Operand::new(hidden), Operand::new(weight));
-    let targets = Targets::new(targets, weight.rows);
-    let selected = targets.select(&hidden.values, hidden.n);
-    let head = Head::new(&hidden, selected.as_deref(), &weight, &targets);
-    hidden::pass(&head, false).loss()
+    with_number!(weight.dtype(), E => Operands::<E>::new(hidden, weight, targets).pass(false).loss())
 }
 
 /// The loss and the gradient of `hidden`.
@@ -32,16 +31,12 @@ pub(super) fn loss_grad_hidden(
     weight: FlexTensor,
     targets: IntTensor<Flex>,
 ) -> (FlexTensor, FlexTensor) {
-    let (hidden, weight) = (Operand::new(hidden), Operand::new(weight));
-    let targets = Targets::new(targets, weight.rows);
-    let selected = targets.select(&hidden.values, hidden.n);
-    let head = Head::new(&hidden, selected.as_deref(), &weight, &targets);
-    let pass = hidden::pass(&head, true);
-    let loss = pass.loss();
-    (
-        loss,
-        hidden.gradient(targets.spread(pass.dhidden, hidden.n)),
-    )
+    let dtype = hidden.dtype();
+    with_number!(weight.dtype(), E => {
+        let operands = Operands::<E>::new(hidden, weight, targets);
+        let pass = operands.pass(true);
+        (pass.loss(), operands.hidden_gradient(pass, dtype))
+    })
 }
 
 /// The loss and the gradients of `hidden` and `weight`.
@@ -50,67 +45,84 @@ pub(super) fn loss_grads(
     weight: FlexTensor,
     targets: IntTensor<Flex>,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
-    let (hidden, weight) = (Operand::new(hidden), Operand::new(weight));
-    let targets = Targets::new(targets, weight.rows);
-    let selected = targets.select(&hidden.values, hidden.n);
-    let head = Head::new(&hidden, selected.as_deref(), &weight, &targets);
-    let pass = hidden::pass(&head, true);
-    let loss = pass.loss();
-    let dweight = weight.gradient(weight::gradient(&head, &pass.lse));
-    let dhidden = hidden.gradient(targets.spread(pass.dhidden, hidden.n));
-    (loss, dhidden, dweight)
+    let dtypes = [hidden.dtype(), weight.dtype()];
+    let wide = Values::new(weight.clone());
+    with_number!(weight.dtype(), E => {
+        let operands = Operands::<E>::new(hidden, weight, targets);
+        let pass = operands.pass(true);
+        let dweight = operands.weight_gradient(&wide, &pass, dtypes[1]);
+        (pass.loss(), operands.hidden_gradient(pass, dtypes[0]), dweight)
+    })
 }
 
-/// A matrix `[rows, n]` and what its gradient must look like.
-struct Operand {
-    values: Values,
-    rows: usize,
+/// The head's operands in the weight's type.
+struct Operands<E> {
+    hidden: Typed,
+    weight: Typed,
+    targets: Targets,
+    /// The rows of `hidden` that count, `None` if all do.
+    selected: Option<Vec<E>>,
+    /// Width of a row.
     n: usize,
-    dtype: DType,
 }
 
-impl Operand {
-    fn new(tensor: FlexTensor) -> Self {
-        let [rows, n] = tensor.shape().dims();
+impl<E: Number> Operands<E> {
+    fn new(hidden: FlexTensor, weight: FlexTensor, targets: IntTensor<Flex>) -> Self {
+        let [vocab, n] = weight.shape().dims();
+        let hidden = Typed::new(cast(hidden, weight.dtype()));
+        let targets = Targets::new(targets, vocab);
         Self {
-            dtype: tensor.dtype(),
-            values: Values::new(tensor),
-            rows,
+            selected: targets.select(hidden.slice(), n),
+            hidden,
+            weight: Typed::new(weight),
+            targets,
             n,
         }
     }
 
-    fn gradient(&self, values: Vec<f32>) -> FlexTensor {
-        cast(create(Shape::new([self.rows, self.n]), values), self.dtype)
+    fn head(&self) -> Head<'_, E> {
+        let weight = self.weight.slice();
+        Head {
+            hidden: self.selected.as_deref().unwrap_or(self.hidden.slice()),
+            weight,
+            classes: &self.targets.classes,
+            n: self.n,
+            vocab: self.weight.shape()[0],
+        }
+    }
+
+    fn pass(&self, gradient: bool) -> hidden::Pass {
+        hidden::pass(&self.head(), gradient)
+    }
+
+    fn hidden_gradient(&self, pass: hidden::Pass, dtype: DType) -> FlexTensor {
+        let values = self.targets.spread(pass.dhidden, self.n);
+        cast(create(self.hidden.shape(), values), dtype)
+    }
+
+    fn weight_gradient(&self, weight: &[f32], pass: &hidden::Pass, dtype: DType) -> FlexTensor {
+        let mut scratch = Vec::new();
+        let head = self.head();
+        let head = Head {
+            hidden: E::read(head.hidden, &mut scratch),
+            weight,
+            classes: head.classes,
+            n: head.n,
+            vocab: head.vocab,
+        };
+        let values = weight::gradient(&head, &pass.lse);
+        cast(create(Shape::new([head.vocab, head.n]), values), dtype)
     }
 }
 
 /// The operands without the tokens whose targets are ignored.
-struct Head<'a> {
+struct Head<'a, E> {
     /// `[tokens, n]`.
-    hidden: &'a [f32],
+    hidden: &'a [E],
     /// `[vocab, n]`.
-    weight: &'a [f32],
+    weight: &'a [E],
     /// `[tokens]`.
     classes: &'a [usize],
     n: usize,
     vocab: usize,
-}
-
-impl<'a> Head<'a> {
-    /// `selected` are the rows of `hidden` that count, `None` if all do.
-    fn new(
-        hidden: &'a Operand,
-        selected: Option<&'a [f32]>,
-        weight: &'a Operand,
-        targets: &'a Targets,
-    ) -> Self {
-        Self {
-            hidden: selected.unwrap_or(&hidden.values),
-            weight: &weight.values,
-            classes: &targets.classes,
-            n: weight.n,
-            vocab: weight.rows,
-        }
-    }
 }

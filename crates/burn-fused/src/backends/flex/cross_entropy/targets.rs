@@ -46,7 +46,7 @@ impl Targets {
     }
 
     /// The rows that count, `None` if that is all of them.
-    pub fn select(&self, rows: &[f32], n: usize) -> Option<Vec<f32>> {
+    pub fn select<E: Copy>(&self, rows: &[E], n: usize) -> Option<Vec<E>> {
         (self.positions.len() < self.tokens).then(|| {
             let mut selected = Vec::with_capacity(self.positions.len() * n);
             for position in &self.positions {

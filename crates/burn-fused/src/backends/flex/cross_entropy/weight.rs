@@ -8,7 +8,7 @@ use super::{
 
 /// The gradient of the weight, `[vocab, n]`: `(softmax − one-hot)ᵀ · hidden`. Every tile of classes
 /// goes through the tokens in order on one thread, with logits computed again.
-pub(super) fn gradient(head: &Head, lse: &[f32]) -> Vec<f32> {
+pub(super) fn gradient(head: &Head<f32>, lse: &[f32]) -> Vec<f32> {
     let Head {
         hidden,
         weight,

@@ -1,0 +1,325 @@
+//! A quantized matrix with a low-rank one on top of it, `W + s·(A B)ᵀ`, multiplied as one: the shape of a LoRA layer
+//! (QLoRA §3, equation 3).
+//!
+//! `x` is packed once for both, the low-rank product joins the sum of the quantized one before it is rounded, and the
+//! backward pass needs nothing of the forward pass but `x`.
+
+use super::blocked::{MAX_ROWS, Store, Term, product, tile_rows};
+use super::pack::Packed;
+use super::panel::{DenseColumns, DenseRows, QuantizedColumns, QuantizedRows};
+use super::precision::{Bf16Pairs, F32, Precision};
+use super::{Direction, Threads, assert_len, few_rows, one_term, reads_words};
+use crate::element::Element;
+use crate::matrix::MatrixRef;
+use crate::simd::Isa;
+
+/// The factors of a low-rank matrix, and what their product is multiplied by.
+#[derive(Clone, Copy, Debug)]
+pub struct LowRank<'a> {
+    a: &'a [f32],
+    b: &'a [f32],
+    rank: usize,
+    scale: f32,
+}
+
+impl<'a> LowRank<'a> {
+    /// `scale · a · b`, with `a: [in_features, rank]` and `b: [rank, out_features]`.
+    pub const fn new(a: &'a [f32], b: &'a [f32], rank: usize, scale: f32) -> Self {
+        Self { a, b, rank, scale }
+    }
+
+    fn assert_fits(self, [n, k]: [usize; 2]) {
+        assert!(self.rank > 0, "matmul: the rank must be at least 1");
+        assert_len("a", self.a.len(), [k, self.rank]);
+        assert_len("b", self.b.len(), [self.rank, n]);
+    }
+}
+
+/// `y = x·Wᵀ + s·(x·A)·B`.
+///
+/// `x: [m, in_features]`, `y: [m, out_features]`. With bf16 the factors are rounded to it, and so is `s·(x·A)`.
+///
+/// # Panics
+/// If a length does not fit `m`, the rank and the matrix's shape.
+pub fn forward<E: Element>(
+    w: MatrixRef<'_>,
+    low_rank: LowRank<'_>,
+    x: &[E],
+    m: usize,
+    y: &mut [E],
+) {
+    forward_on(Isa::best(), w, low_rank, x, m, y);
+}
+
+/// [`forward`] on a given instruction set.
+///
+/// # Panics
+/// As [`forward`].
+pub fn forward_on<E: Element>(
+    isa: Isa,
+    w: MatrixRef<'_>,
+    low_rank: LowRank<'_>,
+    x: &[E],
+    m: usize,
+    y: &mut [E],
+) {
+    let [n, k] = w.layout().shape();
+    assert_len("x", x.len(), [m, k]);
+    assert_len("y", y.len(), [m, n]);
+    low_rank.assert_fits([n, k]);
+    if y.is_empty() {
+        return;
+    }
+    if k == 0 {
+        return y.fill(E::default());
+    }
+    if reads_words(w, m) {
+        few_rows(isa, w, x, m, y, Direction::Forward);
+        return add_few_rows(low_rank, x, y, [n, k]);
+    }
+    for (x, y) in x.chunks(MAX_ROWS * k).zip(y.chunks_mut(MAX_ROWS * n)) {
+        if E::IN_PAIRS {
+            forward_rows::<Bf16Pairs, E>(isa, w, low_rank, x, y);
+        } else {
+            forward_rows::<F32, E>(isa, w, low_rank, x, y);
+        }
+    }
+}
+
+fn forward_rows<P: Precision, E: Element>(
+    isa: Isa,
+    w: MatrixRef<'_>,
+    low_rank: LowRank<'_>,
+    x: &[E],
+    y: &mut [E],
+) {
+    let [n, k] = w.layout().shape();
+    let LowRank { a, b, rank, .. } = low_rank;
+    let m = x.len() / k;
+    let rows = tile_rows(isa, m);
+    let x = Packed::<P>::new(isa, x, k, rows, Threads::All);
+    let inner = scaled(
+        isa,
+        &x,
+        DenseColumns {
+            values: a,
+            outer: rank,
+        },
+        m,
+        low_rank,
+    );
+    let inner = Packed::<P>::new(isa, &inner, rank, rows, Threads::All);
+    let first = Term {
+        x: &x,
+        w: QuantizedRows(w),
+    };
+    let second = Term {
+        x: &inner,
+        w: DenseColumns {
+            values: b,
+            outer: n,
+        },
+    };
+    product(isa, &first, Some(&second), y, Store::Replace, Threads::All);
+}
+
+/// `s·(x·W)`, `[m, rank]`.
+fn scaled<P: Precision, W: super::Panels>(
+    isa: Isa,
+    x: &Packed<P>,
+    w: W,
+    m: usize,
+    low_rank: LowRank<'_>,
+) -> Vec<f32> {
+    let mut out = vec![0.0; m * low_rank.rank];
+    one_term(isa, x, w, &mut out, Store::Replace, Threads::All);
+    out.iter_mut().for_each(|value| *value *= low_rank.scale);
+    out
+}
+
+/// Adds `s·(x·A)·B` to `y` for few rows, row by row of the factors.
+fn add_few_rows<E: Element>(low_rank: LowRank<'_>, x: &[E], y: &mut [E], [n, k]: [usize; 2]) {
+    let LowRank { a, b, rank, scale } = low_rank;
+    let mut sums = vec![0.0; n];
+    let mut inner = vec![0.0; rank];
+    for (x, y) in x.chunks_exact(k).zip(y.chunks_exact_mut(n)) {
+        inner.fill(0.0);
+        for (x, a) in x.iter().zip(a.chunks_exact(rank)) {
+            let x = x.to_f32();
+            inner.iter_mut().zip(a).for_each(|(sum, a)| *sum += x * a);
+        }
+        sums.iter_mut()
+            .zip(&*y)
+            .for_each(|(sum, y)| *sum = y.to_f32());
+        for (inner, b) in inner.iter().zip(b.chunks_exact(n)) {
+            let inner = inner * scale;
+            sums.iter_mut()
+                .zip(b)
+                .for_each(|(sum, b)| *sum += inner * b);
+        }
+        y.iter_mut()
+            .zip(&sums)
+            .for_each(|(y, sum)| *y = E::from_f32(*sum));
+    }
+}
+
+/// Gradients of the factors, and room for that of `x`.
+pub struct Gradients<'a, E> {
+    /// `dx: [m, in_features]`, if it is wanted.
+    pub x: Option<&'a mut [E]>,
+    /// `dA: [in_features, rank]`.
+    pub a: &'a mut [f32],
+    /// `dB: [rank, out_features]`.
+    pub b: &'a mut [f32],
+}
+
+/// The gradients of [`forward`] from `x` and the gradient of `y`, `dy: [m, out_features]`:
+/// `dx = dy·W + s·(dy·Bᵀ)·Aᵀ`, `dA = s·xᵀ·(dy·Bᵀ)`, `dB = s·(x·A)ᵀ·dy`.
+///
+/// # Panics
+/// If a length does not fit `m`, the rank and the matrix's shape.
+pub fn backward<E: Element>(
+    w: MatrixRef<'_>,
+    low_rank: LowRank<'_>,
+    x: &[E],
+    dy: &[E],
+    m: usize,
+    gradients: Gradients<'_, E>,
+) {
+    backward_on(Isa::best(), w, low_rank, x, dy, m, gradients);
+}
+
+/// [`backward`] on a given instruction set.
+///
+/// # Panics
+/// As [`backward`].
+pub fn backward_on<E: Element>(
+    isa: Isa,
+    w: MatrixRef<'_>,
+    low_rank: LowRank<'_>,
+    x: &[E],
+    dy: &[E],
+    m: usize,
+    gradients: Gradients<'_, E>,
+) {
+    let [n, k] = w.layout().shape();
+    low_rank.assert_fits([n, k]);
+    assert_len("x", x.len(), [m, k]);
+    assert_len("dy", dy.len(), [m, n]);
+    assert_len("da", gradients.a.len(), [k, low_rank.rank]);
+    assert_len("db", gradients.b.len(), [low_rank.rank, n]);
+    let Gradients {
+        x: mut dx,
+        a: da,
+        b: db,
+    } = gradients;
+    if let Some(dx) = &dx {
+        assert_len("dx", dx.len(), [m, k]);
+    }
+    let mut da_transposed = vec![0.0; da.len()];
+    db.fill(0.0);
+    if m == 0 || k == 0 || n == 0 {
+        da.fill(0.0);
+        if let Some(dx) = dx {
+            dx.fill(E::default());
+        }
+        return;
+    }
+    for start in (0..m).step_by(MAX_ROWS) {
+        let rows = start..(start + MAX_ROWS).min(m);
+        let x = &x[rows.start * k..rows.end * k];
+        let dy = &dy[rows.start * n..rows.end * n];
+        let dx = dx.as_mut().map(|dx| &mut dx[rows.start * k..rows.end * k]);
+        if E::IN_PAIRS {
+            backward_rows::<Bf16Pairs, E>(isa, w, low_rank, x, dy, dx, &mut da_transposed, db);
+        } else {
+            backward_rows::<F32, E>(isa, w, low_rank, x, dy, dx, &mut da_transposed, db);
+        }
+    }
+    transpose(&da_transposed, k, da);
+}
+
+/// Adds what some rows contribute to `dAᵀ: [rank, in_features]` and to `dB`.
+#[allow(clippy::too_many_arguments)]
+fn backward_rows<P: Precision, E: Element>(
+    isa: Isa,
+    w: MatrixRef<'_>,
+    low_rank: LowRank<'_>,
+    x: &[E],
+    dy: &[E],
+    dx: Option<&mut [E]>,
+    da_transposed: &mut [f32],
+    db: &mut [f32],
+) {
+    let [n, k] = w.layout().shape();
+    let LowRank { a, b, rank, .. } = low_rank;
+    let m = x.len() / k;
+    let rows = tile_rows(isa, m);
+
+    // Each is let go of before the next is packed.
+    let inner = {
+        let x = Packed::<P>::new(isa, x, k, rows, Threads::All);
+        scaled(
+            isa,
+            &x,
+            DenseColumns {
+                values: a,
+                outer: rank,
+            },
+            m,
+            low_rank,
+        )
+    };
+    let dinner = {
+        let dy = Packed::<P>::new(isa, dy, n, rows, Threads::All);
+        let dinner = scaled(
+            isa,
+            &dy,
+            DenseRows {
+                values: b,
+                inner: n,
+            },
+            m,
+            low_rank,
+        );
+        if let Some(dx) = dx {
+            let packed = Packed::<P>::new(isa, &dinner, rank, rows, Threads::All);
+            let first = Term {
+                x: &dy,
+                w: QuantizedColumns(w),
+            };
+            let second = Term {
+                x: &packed,
+                w: DenseRows {
+                    values: a,
+                    inner: rank,
+                },
+            };
+            product(isa, &first, Some(&second), dx, Store::Replace, Threads::All);
+        }
+        dinner
+    };
+
+    let mut transposed = vec![0.0; m * rank];
+    for (small, large, outer, gradient) in [(inner, dy, n, db), (dinner, x, k, da_transposed)] {
+        transpose(&small, rank, &mut transposed);
+        let small = Packed::<P>::new(isa, &transposed, m, tile_rows(isa, rank), Threads::All);
+        let large = DenseColumns {
+            values: large,
+            outer,
+        };
+        one_term(isa, &small, large, gradient, Store::Add, Threads::All);
+    }
+}
+
+/// `to` becomes the transpose of `from`, whose rows are `columns` long.
+fn transpose(from: &[f32], columns: usize, to: &mut [f32]) {
+    let rows = from.len() / columns;
+    for (i, row) in from.chunks_exact(columns).enumerate() {
+        to[i..]
+            .iter_mut()
+            .step_by(rows)
+            .zip(row)
+            .for_each(|(to, from)| *to = *from);
+    }
+}

@@ -1,0 +1,157 @@
+//! What the register tile multiplies: f32, or pairs of bf16.
+
+use crate::element::Element;
+use crate::simd::Simd;
+
+/// The numbers that a product multiplies, in words of 32 bits that hold one or more steps of the sum. Sums are in f32.
+pub(crate) trait Precision: Send + Sync {
+    /// A vector of words.
+    type Words<S: Simd>: Copy;
+
+    /// Steps of the sum in a word.
+    const STEPS: usize;
+    /// Most steps along the sum in one panel, which bounds how much of a panel the L1 and L2 caches have to hold.
+    const MAX_DEPTH: usize;
+
+    /// The words of one row of operands; a last word that is not full ends with zeros.
+    fn words<E: Element>(row: &[E]) -> impl Iterator<Item = u32>;
+    /// The first 16 words of a row that has as many.
+    fn words_16<S: Simd, E: Element>(s: S, row: &[E]) -> S::U;
+    fn load<S: Simd>(s: S, words: &[u32; 16]) -> Self::Words<S>;
+    fn splat<S: Simd>(s: S, word: u32) -> Self::Words<S>;
+    /// Adds the products of all steps in the words to `sum`.
+    fn multiply_add<S: Simd>(s: S, x: Self::Words<S>, w: Self::Words<S>, sum: S::F) -> S::F;
+    /// Stores steps `2 pair` and `2 pair + 1` of 16 columns: vector `v` of the `vectors` that a panel is wide.
+    fn store<S: Simd>(
+        s: S,
+        steps: [S::F; 2],
+        out: &mut [[u32; 16]],
+        pair: usize,
+        v: usize,
+        vectors: usize,
+    );
+    /// Stores one step of one column alone.
+    fn set(value: f32, out: &mut [[u32; 16]], step: usize, column: usize, vectors: usize);
+}
+
+/// One f32 a word.
+pub(crate) struct F32;
+
+impl Precision for F32 {
+    type Words<S: Simd> = S::F;
+
+    const STEPS: usize = 1;
+    const MAX_DEPTH: usize = 640;
+
+    #[inline(always)]
+    fn words<E: Element>(row: &[E]) -> impl Iterator<Item = u32> {
+        row.iter().map(|value| value.to_f32().to_bits())
+    }
+
+    #[inline(always)]
+    fn words_16<S: Simd, E: Element>(s: S, row: &[E]) -> S::U {
+        s.bits(widened(s, row))
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, words: &[u32; 16]) -> S::F {
+        s.float(s.load_u(words))
+    }
+
+    #[inline(always)]
+    fn splat<S: Simd>(s: S, word: u32) -> S::F {
+        s.splat(f32::from_bits(word))
+    }
+
+    #[inline(always)]
+    fn multiply_add<S: Simd>(s: S, x: S::F, w: S::F, sum: S::F) -> S::F {
+        s.mul_add(x, w, sum)
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(
+        s: S,
+        steps: [S::F; 2],
+        out: &mut [[u32; 16]],
+        pair: usize,
+        v: usize,
+        vectors: usize,
+    ) {
+        for (i, step) in steps.into_iter().enumerate() {
+            s.store_u(s.bits(step), &mut out[(2 * pair + i) * vectors + v]);
+        }
+    }
+
+    #[inline(always)]
+    fn set(value: f32, out: &mut [[u32; 16]], step: usize, column: usize, vectors: usize) {
+        out[step * vectors + column / 16][column % 16] = value.to_bits();
+    }
+}
+
+/// Two bf16 a word, the earlier step in the low half.
+pub(crate) struct Bf16Pairs;
+
+impl Precision for Bf16Pairs {
+    type Words<S: Simd> = S::U;
+
+    const STEPS: usize = 2;
+    const MAX_DEPTH: usize = 768;
+
+    #[inline(always)]
+    fn words<E: Element>(row: &[E]) -> impl Iterator<Item = u32> {
+        let (pairs, rest) = row.as_chunks::<2>();
+        pairs
+            .iter()
+            .map(|[low, high]| low.to_bf16_bits() | high.to_bf16_bits() << 16)
+            .chain(rest.iter().map(|last| last.to_bf16_bits()))
+    }
+
+    #[inline(always)]
+    fn words_16<S: Simd, E: Element>(s: S, row: &[E]) -> S::U {
+        match row.first_chunk().and_then(E::bf16_words) {
+            Some(words) => s.load_u(&words),
+            None => s.round_consecutive([widened(s, row), widened(s, &row[16..])]),
+        }
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, words: &[u32; 16]) -> S::U {
+        s.load_u(words)
+    }
+
+    #[inline(always)]
+    fn splat<S: Simd>(s: S, word: u32) -> S::U {
+        s.splat_u(word)
+    }
+
+    #[inline(always)]
+    fn multiply_add<S: Simd>(s: S, x: S::U, w: S::U, sum: S::F) -> S::F {
+        s.dot_pairs(x, w, sum)
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(
+        s: S,
+        [even, odd]: [S::F; 2],
+        out: &mut [[u32; 16]],
+        pair: usize,
+        v: usize,
+        vectors: usize,
+    ) {
+        s.store_u(s.round_pairs(even, odd), &mut out[pair * vectors + v]);
+    }
+
+    #[inline(always)]
+    fn set(value: f32, out: &mut [[u32; 16]], step: usize, column: usize, vectors: usize) {
+        let word = &mut out[step / 2 * vectors + column / 16][column % 16];
+        let half = 16 * (step % 2);
+        *word = *word & !(0xffff << half) | value.to_bf16_bits() << half;
+    }
+}
+
+/// The first 16 values.
+#[inline(always)]
+fn widened<S: Simd, E: Element>(s: S, values: &[E]) -> S::F {
+    let values: &[E; 16] = values.first_chunk().expect("there are 16 values");
+    s.load(&values.map(E::to_f32))
+}
