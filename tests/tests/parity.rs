@@ -2,6 +2,8 @@
 
 #[path = "parity/adapters_match_peft.rs"]
 mod adapters_match_peft;
+#[path = "parity/checkpointing_changes_nothing.rs"]
+mod checkpointing_changes_nothing;
 #[path = "parity/curve_matches_peft.rs"]
 mod curve_matches_peft;
 #[path = "parity/gradients_match_peft.rs"]

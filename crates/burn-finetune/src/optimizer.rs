@@ -8,7 +8,7 @@
 use crate::FinetuneError;
 use burn::module::Param;
 use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
-use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_qlora::LoraModel;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -31,8 +31,8 @@ impl AdapterOptimizer {
         }
     }
 
-    /// Updates the adapters by their `gradients` (see [`gradients`]) at learning rate `lr`. A factor
-    /// without a gradient stays as it is.
+    /// Updates the adapters by their `gradients`, those of A and B of every adapter in the order of the
+    /// layers, at learning rate `lr`. A factor without a gradient stays as it is.
     pub fn step<M: LoraModel>(
         &mut self,
         model: &mut M,
@@ -169,18 +169,6 @@ impl AdapterOptimizer {
         self.states = states;
         Ok(())
     }
-}
-
-/// The gradients of A and B of every adapter, in the order of the model's layers, taken out of
-/// `gradients`.
-pub fn gradients<M: LoraModel>(model: &M, gradients: &mut Gradients) -> Vec<Option<Tensor<2>>> {
-    model
-        .lora_linears()
-        .into_iter()
-        .filter_map(|(_, linear)| linear.adapter.as_ref())
-        .flat_map(|branch| [&branch.lora.a, &branch.lora.b])
-        .map(|param| param.val().grad_remove(gradients))
-        .collect()
 }
 
 /// `value` as the parameter that `old` was: a leaf of the graph with the same settings.

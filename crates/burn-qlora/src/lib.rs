@@ -39,12 +39,15 @@
 //! - [`config`]: [`LoraConfig`] and [`Targets`], which layers are adapted and how.
 //! - [`model`]: [`LoraModel`], what a model tells about its layers, and what follows from it:
 //!   [`attach_adapters`], [`freeze_base`], [`trainable`].
+//! - [`backward`]: [`BackwardPass`] and [`Checkpointing`], what a backward pass is asked for, and
+//!   [`LossAndGradients`], what it gives.
 //! - [`peft`]: adapter directories in and out.
 //! - [`merge`]: dense weights with the adapters folded in, one layer at a time.
 //! - [`atomic`]: files that are complete or not there.
 //! - [`error`]: [`LoraError`], everything that can go wrong.
 
 pub mod atomic;
+pub mod backward;
 pub mod branch;
 pub mod config;
 pub mod error;
@@ -54,6 +57,7 @@ pub mod model;
 pub mod nf4_weight;
 pub mod peft;
 
+pub use backward::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed};
 pub use branch::LoraBranch;
 pub use burn_fused;
 pub use burn_nf4::Nf4Tensor;

@@ -1,7 +1,12 @@
 //! The command line: every command, every flag, its default and its help.
 
+use std::fmt;
 use std::path::PathBuf;
 
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+use burn_llama::ComputeDtype;
+use burn_qlora::Checkpointing;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceName;
@@ -161,6 +166,10 @@ pub struct TrainArgs {
     /// Clip the gradients to this global norm (0: do not clip)
     #[arg(long, value_name = "NORM", default_value = "0.3", value_parser = not_negative, help_heading = "Training")]
     pub max_grad_norm: f64,
+    /// What is kept for the backward pass: everything (none), or the inputs of the blocks, which then
+    /// run twice (layer): less memory, the same numbers
+    #[arg(long, value_enum, default_value_t = CheckpointingName::None, help_heading = "Training")]
+    pub checkpointing: CheckpointingName,
     /// Seed of the adapters, the shuffling and the dropout
     #[arg(
         long,
@@ -296,6 +305,45 @@ pub struct ModelArgs {
     /// flex, wgpu, vulkan, metal, cuda, rocm or cpu, with a number if there are several (wgpu:1)
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceName::default())]
     pub device: DeviceName,
+    /// What the model computes in; its 4-bit weights, the adapters and the optimizer do not depend on it
+    #[arg(long, value_enum, default_value_t = ComputeDtypeName::F32)]
+    pub compute_dtype: ComputeDtypeName,
+}
+
+impl ModelArgs {
+    /// Finds the device on this machine.
+    ///
+    /// # Errors
+    /// A device that is not there, or that cannot compute in `--compute-dtype`.
+    pub fn open_device(&self) -> Result<Device> {
+        let device = self.device.open()?;
+        let dtype = ComputeDtype::from(self.compute_dtype);
+        dtype
+            .check(&device)
+            .with_context(|| format!("--compute-dtype {dtype}"))?;
+        Ok(device)
+    }
+}
+
+/// A dtype to compute in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ComputeDtypeName {
+    /// Exact, everywhere
+    F32,
+    /// Half the memory, the range of f32, 8 significant bits
+    Bf16,
+    /// Half the memory, a short range, 11 significant bits
+    F16,
+}
+
+impl From<ComputeDtypeName> for ComputeDtype {
+    fn from(name: ComputeDtypeName) -> Self {
+        match name {
+            ComputeDtypeName::F32 => Self::F32,
+            ComputeDtypeName::Bf16 => Self::Bf16,
+            ComputeDtypeName::F16 => Self::F16,
+        }
+    }
 }
 
 /// The 4-bit format of the base weights.
@@ -336,6 +384,33 @@ pub enum ScheduleName {
     Linear,
     /// Falls to 0 along half a cosine
     Cosine,
+}
+
+/// A trade of time for memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckpointingName {
+    /// Keep every value
+    None,
+    /// Keep the inputs of the blocks
+    Layer,
+}
+
+impl fmt::Display for CheckpointingName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Layer => "layer",
+        })
+    }
+}
+
+impl From<CheckpointingName> for Checkpointing {
+    fn from(name: CheckpointingName) -> Self {
+        match name {
+            CheckpointingName::None => Self::None,
+            CheckpointingName::Layer => Self::Layer,
+        }
+    }
 }
 
 /// An optimizer.

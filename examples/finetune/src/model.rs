@@ -2,9 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
-use burn_finetune::CausalLm;
+use burn_finetune::{Batch, CausalLm};
 use burn_llama::Llama;
-use burn_qlora::{LoraBranch, LoraModel, QLoraLinear};
+use burn_qlora::{BackwardPass, LoraBranch, LoraModel, LossAndGradients, QLoraLinear};
 
 /// A LLaMA with adapters, to be trained.
 ///
@@ -26,8 +26,15 @@ impl LoraModel for LlamaLm {
 }
 
 impl CausalLm for LlamaLm {
+    const LAYER_CHECKPOINTING: bool = true;
+
     fn loss_sum(&self, input_ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> Tensor<1> {
         self.llama.loss_sum(input_ids, targets)
+    }
+
+    fn loss_and_gradients(&self, batch: &Batch, pass: &BackwardPass) -> LossAndGradients {
+        let (input_ids, targets) = (batch.input_ids.clone(), batch.targets.clone());
+        self.llama.loss_and_gradients(input_ids, targets, pass)
     }
 
     fn device(&self) -> Device {

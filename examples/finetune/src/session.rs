@@ -10,7 +10,7 @@ use burn_llama::{Checkpoint, Llama, LoadOptions, SpecialTokens, Weights};
 use burn_qlora::{Codebook, QuantConfig};
 use tokenizers::Tokenizer;
 
-use crate::cli::{QuantArgs, QuantName};
+use crate::cli::{ModelArgs, QuantArgs, QuantName};
 use crate::model::LlamaLm;
 use crate::{progress, source};
 
@@ -112,9 +112,10 @@ impl Session {
     /// Loads the weights onto a device.
     ///
     /// # Errors
-    /// Weights that are missing, damaged or cannot be had in the wanted format.
-    pub fn load(&self, quant: &QuantArgs, device: &Device) -> Result<LlamaLm> {
-        let options = LoadOptions::new(self.weights(quant)?);
+    /// Weights that are missing, damaged or cannot be had in the wanted format or dtype.
+    pub fn load(&self, model: &ModelArgs, quant: &QuantArgs, device: &Device) -> Result<LlamaLm> {
+        let options =
+            LoadOptions::new(self.weights(quant)?).with_compute_dtype(model.compute_dtype.into());
         let spinner = progress::spinner(format!("load {}", self.checkpoint.path().display()));
         let llama = Llama::load(&self.checkpoint, &options, device)?;
         spinner.finish_and_clear();
@@ -127,11 +128,12 @@ impl Session {
     /// As [`load`](Self::load), and an adapter that is damaged or for another model.
     pub fn load_with_adapter(
         &self,
+        model: &ModelArgs,
         quant: &QuantArgs,
         adapter: Option<&Path>,
         device: &Device,
     ) -> Result<LlamaLm> {
-        let mut model = self.load(quant, device)?;
+        let mut model = self.load(model, quant, device)?;
         if let Some(adapter) = adapter {
             burn_qlora::peft::load(&mut model, adapter)?;
         }

@@ -1,8 +1,8 @@
 //! Keys and values of the tokens already seen.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 
-use crate::{LlamaConfig, LlamaError};
+use crate::{Llama, LlamaError};
 
 /// The keys and values of every layer for one batch of rows that grow together.
 ///
@@ -24,12 +24,14 @@ pub struct LayerCache {
 }
 
 impl KvCache {
-    /// An empty cache for `batch` rows of up to `capacity` tokens.
-    pub fn new(config: &LlamaConfig, batch: usize, capacity: usize, device: &Device) -> Self {
+    /// An empty cache for `batch` rows of up to `capacity` tokens, on the model's device and in its dtype.
+    pub fn new(model: &Llama, batch: usize, capacity: usize) -> Self {
+        let config = model.config();
         let shape = [batch, capacity, config.num_key_value_heads, config.head_dim];
-        let device = device.clone().without_autodiff();
+        let device = model.device().without_autodiff();
+        let zeros = || Tensor::zeros(shape, (&device, model.dtype()));
         let layer = || LayerCache {
-            store: Some((Tensor::zeros(shape, &device), Tensor::zeros(shape, &device))),
+            store: Some((zeros(), zeros())),
             len: 0,
         };
         Self {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::ComputeDtype;
+
 /// An error of this crate. Each message names the file, what was found in it and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -164,6 +166,16 @@ pub enum LlamaError {
     OutputExists {
         /// The directory.
         path: PathBuf,
+    },
+    /// The device does not have the dtype that was asked for.
+    #[error(
+        "{device} cannot compute in {dtype}; use f32, which every device can, or another device"
+    )]
+    ComputeDtype {
+        /// The dtype.
+        dtype: ComputeDtype,
+        /// The device, as it prints.
+        device: String,
     },
     /// The device failed while a tensor was read back.
     #[error("device: {reason}")]

@@ -57,7 +57,7 @@ impl Llama {
             .as_ref()
             .unwrap_or(&self.config().eos_token_ids);
         let capacity = limit.min(prompt.len().saturating_add(config.max_tokens));
-        let mut cache = KvCache::new(self.config(), 1, capacity, &device);
+        let mut cache = KvCache::new(&model, 1, capacity);
         let mut sampler = Sampler::new(config, seed);
         let mut tokens = Vec::new();
         let mut pending = prompt.to_vec();

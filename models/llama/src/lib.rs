@@ -5,13 +5,14 @@
 //! - [`Llama`], [`Block`], [`Attention`], [`Mlp`], [`RmsNorm`], [`Projection`]: the modules.
 //! - [`Checkpoint`]: model files on disk, as Hugging Face, bitsandbytes and llama.cpp write them, with
 //!   tokenizer, special tokens and chat template.
-//! - [`LoadOptions`] and [`Weights`]: how [`Llama::load`] brings a checkpoint to a device.
+//! - [`LoadOptions`], [`Weights`] and [`ComputeDtype`]: how [`Llama::load`] brings a checkpoint to a device.
 //! - [`SamplingConfig`], [`Generation`], [`KvCache`]: continuing a prompt with [`Llama::generate`].
 //! - [`write_bitsandbytes`]: a 4-bit checkpoint that transformers and bitsandbytes load.
 //! - [`LlamaError`]: everything that can go wrong.
 //!
 //! Dense by default; with the feature `qlora` the projections can stay in 4 bits and carry LoRA adapters
-//! (`Llama` then implements `burn_qlora::LoraModel`), and with `gguf` llama.cpp's files are read.
+//! (`Llama` then implements `burn_qlora::LoraModel`, and `loss_and_gradients` can run it block by block to save
+//! memory), and with `gguf` llama.cpp's files are read.
 //!
 //! ```no_run
 //! use burn::tensor::Device;
@@ -31,10 +32,13 @@
 //! ```
 
 mod attention;
+#[cfg(feature = "qlora")]
+mod backward;
 mod block;
 mod cache;
 mod checkpoint;
 mod config;
+mod dtype;
 mod error;
 mod generate;
 mod load;
@@ -56,6 +60,7 @@ pub use block::Block;
 pub use cache::{KvCache, LayerCache};
 pub use checkpoint::{Checkpoint, SpecialToken, SpecialTokens};
 pub use config::LlamaConfig;
+pub use dtype::ComputeDtype;
 pub use error::LlamaError;
 pub use generate::{Finish, Generation};
 pub use load::{LoadOptions, Weights};

@@ -11,7 +11,8 @@ use nf4::QuantizedMatrix;
 
 use crate::tensors::{EMBEDDING, FINAL_NORM, HEAD, ProjectionSpec};
 use crate::{
-    Attention, Block, Checkpoint, Llama, LlamaConfig, LlamaError, Mlp, Projection, RmsNorm,
+    Attention, Block, Checkpoint, ComputeDtype, Llama, LlamaConfig, LlamaError, Mlp, Projection,
+    RmsNorm,
 };
 
 /// How [`Llama::load`] brings a checkpoint to a device.
@@ -19,27 +20,39 @@ use crate::{
 pub struct LoadOptions {
     /// What becomes of the weights.
     pub weights: Weights,
+    /// What the model computes in, and so what its dense weights become.
+    pub compute_dtype: ComputeDtype,
 }
 
-/// What becomes of the weights of a checkpoint. Embedding, head, norms and biases are always f32.
+/// What becomes of the weights of a checkpoint. Those that are not in 4 bits become the compute dtype, as embedding,
+/// head, norms and biases always do.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Weights {
-    /// Frozen; projections that bitsandbytes stored in 4 bits stay so bit for bit, others become f32.
+    /// Frozen; projections that bitsandbytes stored in 4 bits stay so bit for bit, others are dense.
     #[default]
     AsStored,
     /// Frozen; projections in 4 bits of this kind. Those already stored so are kept bit for bit.
     #[cfg(feature = "qlora")]
     Quantized(QuantConfig),
-    /// Frozen; all f32.
+    /// Frozen; all dense.
     Dense,
-    /// All f32 in Burn's own layers, every parameter wanting a gradient.
+    /// All dense in Burn's own layers, every parameter wanting a gradient. In less than f32 small updates are lost.
     Trainable,
 }
 
 impl LoadOptions {
-    /// Options with these weights.
+    /// Options with these weights, in f32.
     pub fn new(weights: Weights) -> Self {
-        Self { weights }
+        Self {
+            weights,
+            compute_dtype: ComputeDtype::F32,
+        }
+    }
+
+    /// The same in another dtype.
+    pub fn with_compute_dtype(mut self, dtype: ComputeDtype) -> Self {
+        self.compute_dtype = dtype;
+        self
     }
 
     /// Frozen projections in 4 bits.
@@ -56,17 +69,19 @@ impl Llama {
     /// `device.autodiff()` the model can be trained, or carry adapters that are.
     ///
     /// # Errors
-    /// A tensor that is missing, damaged or of another shape than the configuration asks for; weights that are
+    /// [`LlamaError::ComputeDtype`] before anything is read, when the device does not have the dtype; a
+    /// tensor that is missing, damaged or of another shape than the configuration asks for; weights that are
     /// not finite or already quantized in another way, where they are to be quantized.
     pub fn load(
         checkpoint: &Checkpoint,
         options: &LoadOptions,
         device: &Device,
     ) -> Result<Self, LlamaError> {
+        options.compute_dtype.check(device)?;
         let loader = Loader {
             checkpoint,
             config: checkpoint.config(),
-            weights: options.weights,
+            options,
             device,
         };
         loader.model()
@@ -76,7 +91,7 @@ impl Llama {
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a LlamaConfig,
-    weights: Weights,
+    options: &'a LoadOptions,
     device: &'a Device,
 }
 
@@ -141,7 +156,7 @@ impl Loader<'_> {
                 .transpose()
         };
         #[cfg(feature = "qlora")]
-        if self.weights != Weights::Trainable {
+        if self.options.weights != Weights::Trainable {
             let linear = match self.quantized(&name, spec.shape)? {
                 Some(matrix) => {
                     QLoraLinear::quantized(Nf4Tensor::from_host(&matrix, self.device), bias()?)
@@ -163,7 +178,7 @@ impl Loader<'_> {
         name: &str,
         shape: [usize; 2],
     ) -> Result<Option<QuantizedMatrix>, LlamaError> {
-        match self.weights {
+        match self.options.weights {
             Weights::AsStored => self.checkpoint.read_quantized(name, shape),
             Weights::Quantized(config) => self.checkpoint.quantize(name, shape, config).map(Some),
             Weights::Dense | Weights::Trainable => Ok(None),
@@ -178,7 +193,7 @@ impl Loader<'_> {
         let values = self.checkpoint.read_f32(name, &shape)?;
         Ok(Tensor::from_data(
             TensorData::new(values, shape),
-            self.device,
+            (self.device, self.options.compute_dtype.dtype()),
         ))
     }
 
@@ -193,7 +208,7 @@ impl Loader<'_> {
     /// A parameter that wants a gradient when the whole model is to be trained.
     fn trained<const D: usize>(&self, value: Tensor<D>) -> Param<Tensor<D>> {
         Param::initialized(ParamId::new(), value)
-            .set_require_grad(self.weights == Weights::Trainable)
+            .set_require_grad(self.options.weights == Weights::Trainable)
     }
 }
 

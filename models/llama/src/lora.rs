@@ -1,6 +1,6 @@
 //! The layers that can carry adapters.
 
-use burn_qlora::{LoraModel, QLoraLinear};
+use burn_qlora::{LoraBranch, LoraModel, QLoraLinear};
 
 use crate::{Block, Llama, Projection};
 
@@ -37,6 +37,26 @@ impl LoraModel for Llama {
             .enumerate()
             .flat_map(frozen_in_mut)
             .collect()
+    }
+}
+
+impl Block {
+    /// The layers that can carry adapters, in the order [`LoraModel`] names them.
+    pub(crate) fn frozen_linears(&self) -> impl Iterator<Item = &QLoraLinear> {
+        frozen_in((0, self)).into_iter().map(|(_, linear)| linear)
+    }
+
+    pub(crate) fn has_adapters(&self) -> bool {
+        self.adapters().next().is_some()
+    }
+
+    pub(crate) fn has_dropout(&self) -> bool {
+        self.adapters().any(|branch| branch.dropout.prob > 0.0)
+    }
+
+    fn adapters(&self) -> impl Iterator<Item = &LoraBranch> {
+        self.frozen_linears()
+            .filter_map(|linear| linear.adapter.as_ref())
     }
 }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::cache::KvCache;
-use crate::rope::Rope;
+use crate::rope::{Rope, RopeTables};
 use crate::{Block, LlamaConfig, LlamaError, RmsNorm};
 
 /// A LLaMA causal language model.
@@ -31,7 +31,7 @@ pub struct Llama {
 }
 
 impl LlamaConfig {
-    /// A dense model with random weights: N(0, 0.02), norms one, biases zero.
+    /// A dense model with random weights in the device's default dtype: N(0, 0.02), norms one, biases zero.
     ///
     /// # Errors
     /// What [`LlamaConfig::validate`] refuses.
@@ -87,6 +87,11 @@ impl Llama {
         self.embed_tokens.weight.lazy_device()
     }
 
+    /// The dtype the model computes in, which is that of the embedding.
+    pub fn dtype(&self) -> DType {
+        self.embed_tokens.weight.val().dtype()
+    }
+
     /// The head's matrix, `[vocab, hidden]`.
     pub fn head(&self) -> Tensor<2> {
         match &self.lm_head {
@@ -95,7 +100,7 @@ impl Llama {
         }
     }
 
-    /// `input_ids: [batch, seq]` to logits `[batch, seq, vocab]`.
+    /// `input_ids: [batch, seq]` to logits `[batch, seq, vocab]`, in the model's dtype.
     ///
     /// # Panics
     /// As Burn's embedding does, on ids outside the vocabulary.
@@ -109,14 +114,21 @@ impl Llama {
     /// `input_ids: [batch, seq]` to the normalized last hidden states `[batch, seq, hidden]`, which the
     /// head turns into logits.
     pub fn forward_hidden(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
+        self.norm.forward(self.residual(input_ids))
+    }
+
+    /// `input_ids: [batch, seq]` to what the last block gives, `[batch, seq, hidden]`.
+    fn residual(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
         let [_, seq] = input_ids.dims();
         let x = self.embed_tokens.forward(input_ids);
-        let rope = self.rope.tables(0, seq, &x.device());
-        let x = self
-            .layers
+        let rope = self.rope_tables(0, seq, &x.device());
+        self.layers
             .iter()
-            .fold(x, |x, layer| layer.forward(x, &rope, None));
-        self.norm.forward(x)
+            .fold(x, |x, layer| layer.forward(x, &rope, None))
+    }
+
+    pub(crate) fn rope_tables(&self, start: usize, seq: usize, device: &Device) -> RopeTables {
+        self.rope.tables(start, seq, device)
     }
 
     /// The residual stream after the embedding and after each block, each `[batch, seq, hidden]`; the last
@@ -124,7 +136,7 @@ impl Llama {
     pub fn hidden_states(&self, input_ids: Tensor<2, Int>) -> Vec<Tensor<3>> {
         let [_, seq] = input_ids.dims();
         let x = self.embed_tokens.forward(input_ids);
-        let rope = self.rope.tables(0, seq, &x.device());
+        let rope = self.rope_tables(0, seq, &x.device());
         let mut states = vec![x];
         for layer in &self.layers {
             let x = states[states.len() - 1].clone();
@@ -135,14 +147,19 @@ impl Llama {
         states
     }
 
-    /// The sum over all target tokens of their negative log-likelihoods, `[1]`.
+    /// The sum over all target tokens of their negative log-likelihoods, `[1]`, f32.
     ///
     /// `input_ids` and `targets` are `[batch, seq]`; `targets[b, t]` is the token that should follow
     /// `input_ids[b, t]`, or -100 where nothing is asked. The logits are never formed as a whole.
     pub fn loss_sum(&self, input_ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> Tensor<1> {
-        let [batch, seq] = input_ids.dims();
-        let hidden = self.forward_hidden(input_ids);
-        let hidden = hidden.reshape([batch * seq, self.config.hidden_size]);
+        self.head_loss_sum(self.residual(input_ids), targets)
+    }
+
+    /// The sum of the negative log-likelihoods of `targets: [batch, seq]`, given what the last block
+    /// gave, `x: [batch, seq, hidden]`.
+    pub(crate) fn head_loss_sum(&self, x: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
+        let [batch, seq, width] = x.dims();
+        let hidden = self.norm.forward(x).reshape([batch * seq, width]);
         burn_fused::linear_cross_entropy(hidden, self.head(), targets.reshape([batch * seq]))
     }
 
@@ -160,7 +177,7 @@ impl Llama {
         let start = cache.len();
         cache.reserve(seq)?;
         let x = self.embed_tokens.forward(input_ids);
-        let rope = self.rope.tables(start, seq, &x.device());
+        let rope = self.rope_tables(start, seq, &x.device());
         let x = self.layers.iter().enumerate().fold(x, |x, (index, layer)| {
             layer.forward(x, &rope, Some(cache.layer(index)))
         });

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::config::Config;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::LlamaError;
@@ -149,7 +149,7 @@ pub struct Rope {
     frequencies: Vec<f32>,
 }
 
-/// Cosines and sines of consecutive positions, each `[seq, head_dim / 2]`.
+/// Cosines and sines of consecutive positions, each `[seq, head_dim / 2]`, f32.
 #[derive(Clone, Debug)]
 pub struct RopeTables {
     /// Cosines of the angles.
@@ -181,8 +181,8 @@ impl Rope {
             }
         }
         RopeTables {
-            cos: Tensor::from_data(TensorData::new(cos, shape), device),
-            sin: Tensor::from_data(TensorData::new(sin, shape), device),
+            cos: Tensor::from_data(TensorData::new(cos, shape), (device, DType::F32)),
+            sin: Tensor::from_data(TensorData::new(sin, shape), (device, DType::F32)),
         }
     }
 }

@@ -3,6 +3,8 @@
 #[cfg(feature = "qlora")]
 #[path = "parity/bitsandbytes.rs"]
 mod bitsandbytes;
+#[path = "parity/compute_dtype.rs"]
+mod compute_dtype;
 #[path = "parity/fixtures.rs"]
 mod fixtures;
 #[cfg(feature = "gguf")]

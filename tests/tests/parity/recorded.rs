@@ -2,21 +2,30 @@
 
 use burn::tensor::{Device, TensorData};
 use burn_finetune::{Batch, TrainConfig, Trainer};
-use burn_llama::{Checkpoint, Llama, LoadOptions};
+use burn_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions};
 use burn_qlora::{LoraModel, peft};
 use finetune::model::LlamaLm;
 use qlora_tests::fixtures::{self, Recording};
 
-/// The recorded model `name`, its weights as they are stored.
+/// The recorded model `name`, its weights as they are stored, in f32.
 pub fn model(name: &str, device: &Device) -> LlamaLm {
+    model_in(ComputeDtype::F32, name, device)
+}
+
+fn model_in(dtype: ComputeDtype, name: &str, device: &Device) -> LlamaLm {
     let checkpoint = Checkpoint::open(fixtures::path(name)).unwrap();
-    let llama = Llama::load(&checkpoint, &LoadOptions::default(), device).unwrap();
+    let options = LoadOptions::default().with_compute_dtype(dtype);
+    let llama = Llama::load(&checkpoint, &options, device).unwrap();
     LlamaLm { llama }
 }
 
 /// [`model`] with the recorded adapter in folder `adapter`.
 pub fn adapted(name: &str, adapter: &str, device: &Device) -> LlamaLm {
-    let mut model = model(name, device);
+    adapted_in(ComputeDtype::F32, name, adapter, device)
+}
+
+fn adapted_in(dtype: ComputeDtype, name: &str, adapter: &str, device: &Device) -> LlamaLm {
+    let mut model = model_in(dtype, name, device);
     peft::load(&mut model, fixtures::path(adapter)).unwrap();
     model
 }
@@ -38,9 +47,15 @@ pub fn curve_config(curve: &serde_json::Value) -> TrainConfig {
     }
 }
 
-/// A trainer at the start of the recorded curve.
+/// A trainer at the start of the recorded curve, in f32.
 pub fn curve_trainer(device: &Device) -> Trainer<LlamaLm> {
-    let model = adapted(
+    curve_trainer_in(ComputeDtype::F32, device)
+}
+
+/// A trainer at the start of the recorded curve.
+pub fn curve_trainer_in(dtype: ComputeDtype, device: &Device) -> Trainer<LlamaLm> {
+    let model = adapted_in(
+        dtype,
         "tiny_llama_nf4",
         "qlora_curve/init_adapter",
         &device.clone().autodiff(),

@@ -3,10 +3,10 @@
 use super::{StepReport, TrainConfig};
 use crate::data::Batch;
 use crate::evaluate::read;
-use crate::optimizer::{self, AdapterOptimizer};
+use crate::optimizer::AdapterOptimizer;
 use crate::{CausalLm, FinetuneError, clip, memory};
 use burn::tensor::Tensor;
-use burn_qlora::{freeze_base, trainable};
+use burn_qlora::{BackwardPass, Checkpointing, derive_seed, freeze_base, trainable};
 use std::path::Path;
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ pub struct Trainer<M> {
     model: M,
     optimizer: AdapterOptimizer,
     config: TrainConfig,
+    checkpointing: Checkpointing,
     step: usize,
 }
 
@@ -32,8 +33,29 @@ impl<M: CausalLm> Trainer<M> {
             model: freeze_base(model.train()),
             optimizer: AdapterOptimizer::new(&config.adamw()),
             config,
+            checkpointing: Checkpointing::default(),
             step: 0,
         })
+    }
+
+    /// The same with another trade of time for memory. It changes nothing of what is computed, so it is
+    /// no part of the run's configuration and may change when a run is resumed.
+    ///
+    /// # Errors
+    /// [`FinetuneError::InvalidConfig`] when the model cannot do it.
+    pub fn with_checkpointing(
+        mut self,
+        checkpointing: Checkpointing,
+    ) -> Result<Self, FinetuneError> {
+        if checkpointing == Checkpointing::Layer && !M::LAYER_CHECKPOINTING {
+            return Err(FinetuneError::InvalidConfig {
+                field: "checkpointing",
+                value: "layer".into(),
+                expected: "none: this model cannot run its blocks one by one",
+            });
+        }
+        self.checkpointing = checkpointing;
+        Ok(self)
     }
 
     /// The model as it is now.
@@ -72,20 +94,19 @@ impl<M: CausalLm> Trainer<M> {
         let lr = self.config.schedule().at(self.step);
         // Dropout draws from the device's generator, whose state cannot be saved: a seed of its own for
         // every step makes a resumed run draw what the uninterrupted one would have.
-        self.model
-            .device()
-            .seed(step_seed(self.config.seed, self.step));
+        let seed = derive_seed(self.config.seed, self.step as u64);
 
         let mut gradients: Vec<Option<Tensor<2>>> = Vec::new();
         let mut values: Vec<Tensor<1>> = Vec::with_capacity(batches.len());
-        for batch in batches {
-            let loss = self
-                .model
-                .loss_sum(batch.input_ids.clone(), batch.targets.clone())
-                .mul_scalar(1.0 / targets.max(1) as f64);
-            values.push(loss.clone().inner());
-            let mut tape = loss.backward();
-            add(&mut gradients, optimizer::gradients(&self.model, &mut tape));
+        for (index, batch) in batches.iter().enumerate() {
+            let pass = BackwardPass {
+                scale: 1.0 / targets.max(1) as f64,
+                seed: derive_seed(seed, index as u64),
+                checkpointing: self.checkpointing,
+            };
+            let found = self.model.loss_and_gradients(batch, &pass);
+            values.push(found.loss);
+            add(&mut gradients, found.gradients);
         }
         values.extend(clip::squared_norms(&gradients));
 
@@ -156,12 +177,4 @@ fn add(sum: &mut Vec<Option<Tensor<2>>>, more: Vec<Option<Tensor<2>>>) {
             (one, other) => one.or(other),
         };
     }
-}
-
-/// A seed for one step: SplitMix64 of the run's seed and the step, so that neighbours are unrelated.
-fn step_seed(seed: u64, step: usize) -> u64 {
-    let mut z = seed.wrapping_add((step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

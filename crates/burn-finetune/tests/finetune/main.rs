@@ -38,6 +38,7 @@ on_every_device! {
     steps::the_norm_is_global_and_clipping_scales_everything_at_once,
     steps::a_rate_of_zero_moves_the_moments_only,
     steps::a_loss_that_is_no_number_stops_the_run_before_the_update,
+    steps::layer_checkpointing_is_refused_where_a_model_has_none,
     steps::evaluation_is_the_mean_over_all_tokens,
     steps::training_lowers_the_loss_and_the_same_seed_gives_the_same_bits,
     checkpoints::stopped_and_resumed_is_not_stopped,

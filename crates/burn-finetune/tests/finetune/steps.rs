@@ -8,7 +8,7 @@ use burn_finetune::data::Row;
 use burn_finetune::{
     Batch, CausalLm, Dataset, FinetuneError, RunOptions, TrainConfig, Trainer, evaluate,
 };
-use burn_qlora::{LoraModel, freeze_base};
+use burn_qlora::{Checkpointing, LoraModel, freeze_base};
 
 /// The rows in micro-batches of these sizes.
 fn batches(data: &Dataset, sizes: &[usize], device: &Device) -> Vec<Batch> {
@@ -137,6 +137,16 @@ pub fn a_loss_that_is_no_number_stops_the_run_before_the_update(device: &Device)
     );
     assert_eq!(trainer.model().factors(), before);
     assert_eq!(trainer.steps_done(), 0);
+}
+
+pub fn layer_checkpointing_is_refused_where_a_model_has_none(device: &Device) {
+    let with = |checkpointing| trainer(device, 0.0, 1).with_checkpointing(checkpointing);
+    assert!(with(Checkpointing::None).is_ok());
+    let error = with(Checkpointing::Layer).err().unwrap();
+    assert!(
+        matches!(&error, FinetuneError::InvalidConfig { field: "checkpointing", value, .. } if value == "layer"),
+        "{error}"
+    );
 }
 
 pub fn evaluation_is_the_mean_over_all_tokens(device: &Device) {

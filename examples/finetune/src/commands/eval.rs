@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use burn_finetune::{EvalReport, evaluate};
+use burn_llama::ComputeDtype;
 use serde::Serialize;
 
 use crate::cli::EvalArgs;
@@ -26,7 +27,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         .data
         .as_ref()
         .context("no data is given; name a file with --data")?;
-    let device = args.model.device.open()?;
+    let device = args.model.open_device()?;
     let session = Session::open(args.model.model.as_deref())?;
     let limits = RowLimits {
         seq_len: args.seq_len,
@@ -39,12 +40,17 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         true => Some(exact_match::questions(&session, &data)?),
         false => None,
     };
-    let model = session.load_with_adapter(&args.quant, args.adapter.as_deref(), &device)?;
+    let model =
+        session.load_with_adapter(&args.model, &args.quant, args.adapter.as_deref(), &device)?;
 
     let loss = evaluate(&model, &data, args.batch_size)?;
     let answers = questions
         .map(|questions| exact_match::ask(&session, &model.llama, &questions))
         .transpose()?;
+    println!(
+        "computed in {}",
+        ComputeDtype::from(args.model.compute_dtype)
+    );
     println!("rows        {}", data.len());
     println!("tokens      {}", loss.tokens);
     println!("loss        {:.4} nats a token", loss.nll);

@@ -20,7 +20,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     if args.prompt.is_none() && !args.chat {
         bail!("nothing to continue; give --prompt TEXT, or --chat to talk");
     }
-    let device = args.model.device.open()?;
+    let device = args.model.open_device()?;
     let session = Session::open(args.model.model.as_deref())?;
     if args.chat && session.template.is_none() {
         bail!(
@@ -28,7 +28,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
             session.checkpoint.path().display()
         );
     }
-    let model = session.load_with_adapter(&args.quant, args.adapter.as_deref(), &device)?;
+    let model =
+        session.load_with_adapter(&args.model, &args.quant, args.adapter.as_deref(), &device)?;
     let writer = Writer {
         llama: &model.llama,
         tokenizer: &session.tokenizer,

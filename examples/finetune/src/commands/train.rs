@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use burn_finetune::{
     Dataset, Event, Outcome, RunDir, RunOptions, ScheduleKind, TrainConfig, Trainer,
 };
+use burn_llama::ComputeDtype;
 use burn_qlora::{LoraConfig, Targets, attach_adapters, peft};
 use serde_json::{Map, Value, json};
 
@@ -32,7 +33,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         .output
         .as_ref()
         .context("no output is given; name one with --output")?;
-    let device = args.model.device.open()?.autodiff();
+    let device = args.model.open_device()?.autodiff();
     let session = Session::open(args.model.model.as_deref())?;
     let limits = RowLimits {
         seq_len: args.seq_len,
@@ -47,10 +48,10 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let config = train_config(args, data.len());
     config.validate()?;
 
-    let mut model = session.load(&args.quant, &device)?;
+    let mut model = session.load(&args.model, &args.quant, &device)?;
     let lora = adapt(&mut model, args)?;
     let parameters = model.adapter_parameters();
-    let mut trainer = Trainer::new(model, config)?;
+    let mut trainer = Trainer::new(model, config)?.with_checkpointing(args.checkpointing.into())?;
 
     // Nothing is written before this line.
     let settings = settings(args, &session, trainer.config(), &lora, &data)?;
@@ -81,6 +82,12 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         } else {
             String::new()
         },
+    );
+    println!(
+        "Compute in {} on {}, checkpointing: {}",
+        ComputeDtype::from(args.model.compute_dtype),
+        args.model.device,
+        args.checkpointing
     );
     let went = go(args, &mut trainer, &data, eval.as_ref(), &run_dir, done);
     if went.is_err() && run_dir.checkpoints().is_ok_and(|saved| saved.is_empty()) {
@@ -228,6 +235,10 @@ fn settings(
         (
             "weights".to_string(),
             json!(format!("{:?}", session.weights(&args.quant)?)),
+        ),
+        (
+            "compute-dtype".to_string(),
+            json!(ComputeDtype::from(args.model.compute_dtype).to_string()),
         ),
         ("data".to_string(), json!(args.data)),
         // In hexadecimal, because JSON numbers hold fewer bits.

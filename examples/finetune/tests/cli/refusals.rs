@@ -371,3 +371,26 @@ fn flags_that_make_no_sense() {
     )
     .refused(&["nf5", "nf4, fp4, int4, none"]);
 }
+
+/// wgpu's shaders have no bf16.
+#[cfg(feature = "wgpu")]
+#[test]
+fn a_dtype_the_device_does_not_have() {
+    finetune!(
+        "eval",
+        "--model",
+        "nowhere",
+        "--data",
+        "nothing.txt",
+        "--device",
+        "wgpu",
+        "--compute-dtype",
+        "bf16"
+    )
+    .refused(&[
+        "--compute-dtype bf16",
+        "Wgpu",
+        "cannot compute in bf16",
+        "use f32",
+    ]);
+}

@@ -228,6 +228,55 @@ fn a_text_is_cut_into_rows_and_an_adapter_can_be_trained_on() {
     );
 }
 
+#[test]
+fn half_precision_trains_almost_alike_and_is_told() {
+    let place = Place::new();
+    let (model, rows) = (place.model("tiny_llama"), place.rows(12));
+    let train = |dtype: &str, extra: &[&str]| {
+        let mut command = std::process::Command::new(crate::support::FINETUNE);
+        command
+            .arg("train")
+            .arg("--model")
+            .arg(&model)
+            .arg("--data")
+            .arg(&rows)
+            .arg("--output")
+            .arg(place.path("half"))
+            .arg("--log-json")
+            .arg(place.path(&format!("{dtype}.jsonl")))
+            .args(["--seq-len", "32", "--steps", "3", "--lr", "5e-3"])
+            .args(["--compute-dtype", dtype])
+            .args(extra);
+        crate::support::run(&mut command)
+    };
+    let losses = |dtype: &str| {
+        let run = train(dtype, &[]).ok();
+        assert!(
+            run.stdout.contains(&format!("in {dtype} on flex")),
+            "{}",
+            run.stdout
+        );
+        fs::remove_dir_all(place.path("half")).unwrap();
+        log_lines(&place.path(&format!("{dtype}.jsonl")))
+            .iter()
+            .map(|line| number(line, "loss"))
+            .collect::<Vec<_>>()
+    };
+    let exact = losses("f32");
+    for dtype in ["bf16", "f16"] {
+        for (loss, exact) in losses(dtype).iter().zip(&exact) {
+            assert!(
+                (loss / exact - 1.0).abs() < 1e-2,
+                "{dtype}: {loss} and {exact}"
+            );
+            assert_ne!(loss, exact, "{dtype}");
+        }
+    }
+    // It decides what the run computes.
+    train("bf16", &[]).ok();
+    train("f32", &["--resume"]).refused(&["compute-dtype", "bf16", "f32"]);
+}
+
 #[cfg(feature = "wgpu")]
 #[test]
 fn wgpu_and_flex_train_alike() {

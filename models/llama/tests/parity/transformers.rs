@@ -129,7 +129,7 @@ fn cached_logits_equal_uncached_ones() {
             let [batch, seq] = ids.dims();
             let whole = model.forward(ids.clone());
             let vocab = model.config().vocab_size;
-            let mut cache = KvCache::new(model.config(), batch, seq, &device);
+            let mut cache = KvCache::new(&model, batch, seq);
             // A prompt, then token by token, then several at once.
             let mut start = 0;
             for step in [5, 1, 1, 4, 1, seq - 12] {

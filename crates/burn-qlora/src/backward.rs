@@ -1,0 +1,80 @@
+//! One backward pass over a model with adapters: what it is asked for and what it gives.
+
+use crate::{LoraModel, QLoraLinear};
+use burn::tensor::{Gradients, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// What is kept of the forward pass until the backward pass needs it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Checkpointing {
+    /// Every value a gradient is computed from, of all blocks at once.
+    #[default]
+    None,
+    /// The input of every block; a block runs again when its gradients are due, and only its values
+    /// exist then (Chen et al., arXiv 1604.06174). Costs a second forward pass.
+    Layer,
+}
+
+/// What a backward pass is asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BackwardPass {
+    /// Factor of the loss and of the gradients.
+    pub scale: f64,
+    /// Seed of the dropout. The draws are the same whatever [`checkpointing`](Self::checkpointing) is.
+    pub seed: u64,
+    /// What is kept in between.
+    pub checkpointing: Checkpointing,
+}
+
+/// What a backward pass gives. Neither has an autodiff association.
+#[derive(Debug)]
+pub struct LossAndGradients {
+    /// The scaled loss, `[1]`, f32.
+    pub loss: Tensor<1>,
+    /// The gradients of A and B of every adapter, in the order of the model's layers.
+    pub gradients: Vec<Option<Tensor<2>>>,
+}
+
+impl LossAndGradients {
+    /// Takes the adapters' gradients of `loss`, the end of one graph over all of `model`, and scales both.
+    pub fn of<M: LoraModel>(model: &M, loss: Tensor<1>, scale: f64) -> Self {
+        let mut tape = loss.backward();
+        let linears = model.lora_linears().into_iter().map(|(_, linear)| linear);
+        let gradients = adapter_gradients(linears, &mut tape);
+        Self::scaled(loss, gradients, scale)
+    }
+
+    /// `loss` and its `gradients`, times `scale`.
+    ///
+    /// Scaled here, the gradients that pass through the model are those of a sum over tokens, none of them
+    /// small for being one of many: in f16 those of a mean would vanish.
+    pub fn scaled(loss: Tensor<1>, gradients: Vec<Option<Tensor<2>>>, scale: f64) -> Self {
+        let scaled = |gradient: Tensor<2>| gradient.mul_scalar(scale);
+        Self {
+            loss: loss.inner().mul_scalar(scale),
+            gradients: gradients.into_iter().map(|g| g.map(scaled)).collect(),
+        }
+    }
+}
+
+/// Takes the gradients of A and B of every adapter of `linears`, in order, out of `tape`.
+pub fn adapter_gradients<'a>(
+    linears: impl IntoIterator<Item = &'a QLoraLinear>,
+    tape: &mut Gradients,
+) -> Vec<Option<Tensor<2>>> {
+    linears
+        .into_iter()
+        .filter_map(|linear| linear.adapter.as_ref())
+        .flat_map(|branch| [&branch.lora.a, &branch.lora.b])
+        .map(|factor| factor.val().grad_remove(tape))
+        .collect()
+}
+
+/// The seed of part `index` of what `seed` is the seed of: SplitMix64, so that neighbours are unrelated.
+pub fn derive_seed(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,100 @@
+//! The loss and the adapters' gradients, from one graph or block by block.
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor};
+use burn_qlora::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed};
+
+use crate::rope::RopeTables;
+use crate::{Block, Llama};
+
+impl Llama {
+    /// The sum of the negative log-likelihoods of `targets` (see [`loss_sum`](Self::loss_sum)) times the
+    /// pass's scale, and its gradients with respect to the adapters, which alone may be trainable.
+    ///
+    /// Dropout draws are seeded block by block, so they do not depend on what is kept. On Flex neither
+    /// do the bits of the results.
+    pub fn loss_and_gradients(
+        &self,
+        input_ids: Tensor<2, Int>,
+        targets: Tensor<2, Int>,
+        pass: &BackwardPass,
+    ) -> LossAndGradients {
+        let [_, seq] = input_ids.dims();
+        let x = self.embed_tokens.forward(input_ids);
+        let chain = Chain {
+            model: self,
+            rope: self.rope_tables(0, seq, &x.device()),
+            targets,
+            pass,
+        };
+        match pass.checkpointing {
+            Checkpointing::None => chain.at_once(x),
+            Checkpointing::Layer => chain.by_block(x),
+        }
+    }
+}
+
+/// The blocks in a row with the loss at their end.
+struct Chain<'a> {
+    model: &'a Llama,
+    rope: RopeTables,
+    targets: Tensor<2, Int>,
+    pass: &'a BackwardPass,
+}
+
+impl Chain<'_> {
+    /// One graph from end to end.
+    fn at_once(&self, x: Tensor<3>) -> LossAndGradients {
+        let layers = self.model.layers.iter().enumerate();
+        let x = layers.fold(x, |x, (index, block)| self.run(index, block, x));
+        LossAndGradients::of(self.model, self.loss_sum(x), self.pass.scale)
+    }
+
+    /// A graph for the loss, then one for each block from the last to the first. Of each only its input
+    /// is known beforehand, and nothing is left of it when the next one is built.
+    fn by_block(&self, x: Tensor<3>) -> LossAndGradients {
+        let layers = &self.model.layers;
+        // Nothing below the first adapter wants a gradient.
+        let first = layers.iter().position(Block::has_adapters);
+        let first = first.unwrap_or(layers.len());
+        let mut inputs = Vec::with_capacity(layers.len() - first);
+        let last = layers.iter().enumerate().fold(x, |x, (index, block)| {
+            if index >= first {
+                inputs.push(x.clone());
+            }
+            // Without trainable parameters there is no graph; dropout stays on.
+            self.run(index, &block.clone().no_grad(), x)
+        });
+
+        let last = last.detach().require_grad();
+        let loss = self.loss_sum(last.clone());
+        let mut gradient = last.grad_remove(&mut loss.backward());
+        drop(last);
+
+        let mut gradients = Vec::with_capacity(inputs.len());
+        let trained = layers.iter().enumerate().skip(first).zip(inputs);
+        for ((index, block), x) in trained.rev() {
+            let x = x.detach().set_require_grad(index > first);
+            let y = self.run(index, block, x.clone());
+            let Some(dy) = gradient.take() else { break };
+            // Backward begins with ones, and 1 · dy is dy to the bit.
+            let mut tape = (y * Tensor::from_inner(dy)).backward();
+            gradient = x.grad_remove(&mut tape);
+            gradients.push(adapter_gradients(block.frozen_linears(), &mut tape));
+        }
+        let gradients = gradients.into_iter().rev().flatten().collect();
+        LossAndGradients::scaled(loss, gradients, self.pass.scale)
+    }
+
+    /// Block `index`, drawing its dropout from a seed of its own.
+    fn run(&self, index: usize, block: &Block, x: Tensor<3>) -> Tensor<3> {
+        if block.has_dropout() {
+            x.device().seed(derive_seed(self.pass.seed, index as u64));
+        }
+        block.forward(x, &self.rope, None)
+    }
+
+    fn loss_sum(&self, x: Tensor<3>) -> Tensor<1> {
+        self.model.head_loss_sum(x, self.targets.clone())
+    }
+}

@@ -1,0 +1,64 @@
+//! What a model computes in.
+
+use std::fmt;
+
+use burn::tensor::{DType, Device};
+
+use crate::LlamaError;
+
+/// The dtype of a model's dense weights (embedding, head, norms, biases, projections that are not in 4 bits),
+/// of the residual stream and of everything the blocks hand on.
+///
+/// It is not the dtype of the base weights in 4 bits, of the LoRA factors and their optimizer state, which are
+/// f32, or of what is summed: the statistics of norms, the angles of positions, attention, softmax, matrix
+/// products and the loss are computed in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ComputeDtype {
+    /// Exact to the peers' f32; every device has it.
+    #[default]
+    F32,
+    /// Half the memory, 8 significant bits, the range of f32.
+    Bf16,
+    /// Half the memory, 11 significant bits, magnitudes from 6e-8 to 65504.
+    F16,
+}
+
+impl ComputeDtype {
+    /// The dtype of tensors.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
+
+    /// Bytes of a value.
+    pub fn bytes(self) -> usize {
+        self.dtype().size()
+    }
+
+    /// Whether `device` can compute in it.
+    ///
+    /// # Errors
+    /// [`LlamaError::ComputeDtype`] when it cannot.
+    pub fn check(self, device: &Device) -> Result<(), LlamaError> {
+        if device.supports_dtype(self.dtype()) {
+            return Ok(());
+        }
+        Err(LlamaError::ComputeDtype {
+            dtype: self,
+            device: format!("{:?}", device.clone().without_autodiff()),
+        })
+    }
+}
+
+impl fmt::Display for ComputeDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
+}
