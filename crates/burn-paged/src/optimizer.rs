@@ -19,7 +19,7 @@ use crate::{Budget, Moments, PagedError, PagedOps, PagingReport};
 /// Bytes of a page unless the configuration says otherwise.
 pub const PAGE_BYTES: usize = 2 << 20;
 
-/// Parameters with fewer elements keep f32 state in [`PagedAdamW8bit`] (bitsandbytes `min_8bit_size`).
+/// Elements from which on [`PagedAdamW8bit`] codes moments unless the configuration says otherwise.
 pub const MIN_8BIT_ELEMENTS: usize = 4096;
 
 /// Configuration of [`PagedAdamW`] and [`PagedAdamW8bit`], with torch's defaults.
@@ -43,6 +43,9 @@ pub struct PagedAdamWConfig {
     /// Bytes of a page.
     #[config(default = "PAGE_BYTES")]
     pub page_bytes: usize,
+    /// Parameters with fewer elements keep f32 moments in [`PagedAdamW8bit`] (bitsandbytes `min_8bit_size`).
+    #[config(default = "MIN_8BIT_ELEMENTS")]
+    pub min_8bit_elements: usize,
     /// The page file, for devices whose pages are in one (Flex): scratch space that is made when the first
     /// page is streamed and removed with the optimizer. One in the system's folder for temporary files if it is not
     /// given; where that folder is in memory, paging into it saves nothing.
@@ -89,7 +92,7 @@ impl PagedAdamWConfig {
         }
         Ok(Engine {
             settings,
-            eight_bit,
+            eight_bit_from: eight_bit.then_some(self.min_8bit_elements),
             pool: Pool::new(PoolSettings {
                 budget: self.budget,
                 page_bytes: self.page_bytes,
@@ -110,13 +113,14 @@ fn temporary_file() -> PathBuf {
 #[derive(Debug, Clone)]
 struct Engine {
     settings: Settings,
-    eight_bit: bool,
+    /// Elements from which on moments are 8-bit; `None` for never.
+    eight_bit_from: Option<usize>,
     pool: Arc<Pool>,
 }
 
 impl Engine {
     fn precision(&self, elements: usize) -> Precision {
-        match self.eight_bit && elements >= MIN_8BIT_ELEMENTS {
+        match self.eight_bit_from.is_some_and(|from| elements >= from) {
             true => Precision::Dynamic8,
             false => Precision::F32,
         }
@@ -387,6 +391,6 @@ paged_optimizer! {
 
 paged_optimizer! {
     /// AdamW with 8-bit moments in pages (bitsandbytes `PagedAdamW8bit`): blocks of 256 elements, coded with the dynamic
-    /// maps relative to their largest. Parameters of fewer than [`MIN_8BIT_ELEMENTS`] keep f32 moments.
+    /// maps relative to their largest. Small parameters keep f32 moments.
     PagedAdamW8bit
 }

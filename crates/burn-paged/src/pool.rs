@@ -49,9 +49,9 @@ pub enum Begin {
 #[derive(Debug)]
 pub(crate) enum Home {
     #[cfg(feature = "flex")]
-    Host(crate::host::HostPages),
+    Host(Box<crate::host::HostPages>),
     #[cfg(feature = "cubecl-backend")]
-    Device(crate::device::DevicePages),
+    Device(Box<crate::device::DevicePages>),
 }
 
 #[derive(Debug)]

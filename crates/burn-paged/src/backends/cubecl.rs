@@ -51,11 +51,11 @@ impl PagedOps for CubeBackend {
 
 fn open(settings: &PoolSettings, like: &CubeTensor) -> Home {
     let name = format!("{:?}", like.device);
-    Home::Device(DevicePages::new(
+    Home::Device(Box::new(DevicePages::new(
         like.client.clone(),
         name,
         settings.page_bytes,
-    ))
+    )))
 }
 
 fn update(

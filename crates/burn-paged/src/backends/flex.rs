@@ -40,10 +40,10 @@ impl PagedOps for Flex {
 }
 
 fn open(settings: &PoolSettings) -> Home {
-    Home::Host(HostPages::new(
+    Home::Host(Box::new(HostPages::new(
         settings.page_file.clone(),
         settings.page_bytes,
-    ))
+    )))
 }
 
 fn update(

@@ -102,11 +102,14 @@ impl Stream {
         pages: usize,
         next: Option<(usize, usize)>,
     ) -> Result<(&mut [u8], bool), PagedError> {
-        if let Some(current) = self.current.as_mut().filter(|current| current.page == page) {
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|current| current.page == page)
+        {
+            let current = self.current.as_mut().expect("it is there");
             // A page grows while it is filled for the first time; what it grows by is zeros.
             current.used = used;
-            let used = current.used;
-            let current = self.current.as_mut().expect("it was there a line ago");
             return Ok((&mut current.buffer[..used], false));
         }
         self.wait()?;
