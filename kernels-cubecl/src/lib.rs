@@ -1,4 +1,4 @@
-//! CubeCL kernels that compute on NF4 weights. Knows cubecl, not Burn.
+//! CubeCL kernels of QLoRA training: products with NF4 weights, and paged optimizer state. Knows cubecl, not Burn.
 //!
 //! A weight is two buffers of `u32` words ([`Weight`]); every kernel reads those words directly and
 //! nothing here ever forms the dense matrix unless [`dequantize()`] is asked for it. All launches
@@ -8,11 +8,13 @@
 //! - [`mod@quantize`]: weights to words, with the bits of the host implementation.
 //! - [`mod@dequantize`]: words to a dense matrix.
 //! - [`mod@matmul`]: `x · Wᵀ` and `x · W`, and the choice between the kernels for it.
+//! - [`adamw`]: updates of parameters whose optimizer state lies in pages.
 //! - [`mod@error`]: what is refused, and why.
 
 mod decode;
 mod rounding;
 
+pub mod adamw;
 pub mod dequantize;
 pub mod error;
 pub mod format;

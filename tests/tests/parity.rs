@@ -6,6 +6,8 @@ mod adapters_match_peft;
 mod checkpointing_changes_nothing;
 #[path = "parity/curve_matches_peft.rs"]
 mod curve_matches_peft;
+#[path = "parity/eight_bit_follows_the_curve.rs"]
+mod eight_bit_follows_the_curve;
 #[path = "parity/gradients_match_peft.rs"]
 mod gradients_match_peft;
 #[path = "parity/recorded.rs"]

@@ -171,7 +171,7 @@ impl RunDir {
     fn write<M: CausalLm>(&self, trainer: &Trainer<M>, into: &Path) -> Result<(), FinetuneError> {
         remove_if_there(into)?;
         peft::save(trainer.model(), &self.lora, &self.base_model, into).map_err(written)?;
-        let optimizer = trainer.optimizer_bytes()?;
+        trainer.save_optimizer(&into.join(OPTIMIZER_FILE))?;
         let state = State {
             step: trainer.steps_done(),
         };
@@ -179,13 +179,7 @@ impl RunDir {
             path: into.join(STATE_FILE),
             reason: error.to_string(),
         })?;
-        write_files(
-            into,
-            &[
-                (OPTIMIZER_FILE, optimizer.as_slice()),
-                (STATE_FILE, state.as_slice()),
-            ],
-        )?;
+        write_files(into, &[(STATE_FILE, state.as_slice())])?;
         Ok(())
     }
 

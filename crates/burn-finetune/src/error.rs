@@ -1,5 +1,6 @@
 //! What can go wrong in a fine-tuning run.
 
+use burn_paged::PagedError;
 use burn_qlora::LoraError;
 use std::path::PathBuf;
 
@@ -135,6 +136,9 @@ pub enum FinetuneError {
     /// An adapter problem.
     #[error(transparent)]
     Lora(#[from] LoraError),
+    /// Optimizer state that could not be paged.
+    #[error(transparent)]
+    Paged(#[from] PagedError),
 }
 
 /// What is wrong with one row of a data file.

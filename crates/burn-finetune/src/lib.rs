@@ -1,7 +1,7 @@
 //! Fine-tuning of causal language models in Burn: from text files to trained adapters.
 //!
 //! A model joins by implementing [`CausalLm`]; nothing here knows LLaMA. The loop is this crate's own and
-//! stands on burn-optim's AdamW, because burn-train saves whole models once an epoch, clips each tensor by
+//! stands on [`burn_paged`]'s AdamW, because burn-train saves whole models once an epoch, clips each tensor by
 //! itself and cannot divide a loss by the target tokens of a whole optimizer step.
 //!
 //! - [`model`]: [`CausalLm`], what a model has to offer.
@@ -10,7 +10,7 @@
 //! - [`template`]: [`ChatTemplate`], the Jinja templates that come with chat models.
 //! - [`schedule`]: [`Schedule`], the learning rate of a step.
 //! - [`clip`]: clipping by the global norm.
-//! - [`optimizer`]: AdamW over the adapters, its moments named by layer.
+//! - [`optimizer`]: AdamW over the adapters, its moments in pages and named by layer.
 //! - [`train`]: [`Trainer`], the loop, with its configuration, reports and interruption.
 //! - [`mod@evaluate`]: loss and perplexity on held-out rows.
 //! - [`checkpoint`]: [`RunDir`], a run's folder, and exact resumption from it.
@@ -34,6 +34,7 @@ pub use data::{Batch, Dataset, Order, Row, RowEncoder};
 pub use error::FinetuneError;
 pub use evaluate::{EvalReport, evaluate};
 pub use model::CausalLm;
+pub use optimizer::OptimizerKind;
 pub use schedule::{Schedule, ScheduleKind};
 pub use template::{ChatTemplate, Message};
 pub use train::{Event, Outcome, RunOptions, StepReport, TrainConfig, Trainer};

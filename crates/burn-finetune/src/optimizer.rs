@@ -1,53 +1,113 @@
-//! AdamW over the adapters.
+//! AdamW over the adapters, its state in pages.
 //!
-//! The arithmetic is burn-optim's `AdamW`: decoupled decay, epsilon outside the square root, as in torch.
-//! The moments are kept by layer rather than by parameter id (what `ModuleOptimizer` does), so that a
-//! checkpoint names them as the adapter file names the factors, a new process finds them again, and they
-//! are restored on the device of the model, whatever Burn's default device is.
+//! The arithmetic and the pages are [`burn_paged`]'s. The states are kept by layer rather than by parameter
+//! id (what `ModuleOptimizer` does), so that a checkpoint names them as the adapter file names the factors, a
+//! new process finds them again, and they go from the file into pages and back one factor at a time: there
+//! is never a second copy of them all.
 
 use crate::FinetuneError;
 use burn::module::Param;
-use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
+use burn_paged::{
+    Moments, PagedAdamW, PagedAdamW8bit, PagedAdamWConfig, PagedError, PagedState, PagingReport,
+    Precision,
+};
 use burn_qlora::LoraModel;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// AdamW and its moments for A and B of every adapter, in the order of the model's layers.
-#[derive(Clone)]
+mod file;
+
+/// An update rule and how it keeps its moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// AdamW with f32 moments.
+    #[default]
+    Adamw,
+    /// AdamW with 8-bit moments for every factor of 4096 elements or more.
+    #[serde(rename = "adamw-8bit")]
+    Adamw8bit,
+}
+
+/// AdamW and the states of A and B of every adapter, in the order of the model's layers.
 pub struct AdapterOptimizer {
-    adamw: AdamW,
-    states: Vec<Option<AdamWState<2>>>,
+    rule: Rule,
+    states: Vec<Option<PagedState<2>>>,
+}
+
+enum Rule {
+    F32(PagedAdamW),
+    Dynamic8(PagedAdamW8bit),
+}
+
+/// Calls the same method of either optimizer.
+macro_rules! either {
+    ($rule:expr, $optimizer:ident => $call:expr) => {
+        match $rule {
+            Rule::F32($optimizer) => $call,
+            Rule::Dynamic8($optimizer) => $call,
+        }
+    };
 }
 
 impl AdapterOptimizer {
     /// An optimizer that has seen nothing yet.
-    pub fn new(config: &AdamWConfig) -> Self {
-        Self {
-            adamw: config.build(),
+    ///
+    /// # Errors
+    /// [`FinetuneError::Paged`] naming a setting that cannot work.
+    pub fn new(kind: OptimizerKind, config: &PagedAdamWConfig) -> Result<Self, FinetuneError> {
+        let rule = match kind {
+            OptimizerKind::Adamw => Rule::F32(config.build()?),
+            OptimizerKind::Adamw8bit => Rule::Dynamic8(config.build_8bit()?),
+        };
+        Ok(Self {
+            rule,
             states: Vec::new(),
-        }
+        })
+    }
+
+    /// To be called before a forward pass: lets the state give way if the pass needs its memory
+    /// ([`burn_paged::Budget::Auto`]).
+    ///
+    /// # Errors
+    /// [`FinetuneError::Paged`].
+    pub fn prepare(&self) -> Result<(), FinetuneError> {
+        Ok(either!(&self.rule, optimizer => optimizer.prepare())?)
     }
 
     /// Updates the adapters by their `gradients`, those of A and B of every adapter in the order of the
     /// layers, at learning rate `lr`. A factor without a gradient stays as it is.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Paged`] when the state cannot be paged. Some factors may have been updated then: go on
+    /// from a checkpoint.
     pub fn step<M: LoraModel>(
         &mut self,
         model: &mut M,
         lr: f64,
         gradients: Vec<Option<Tensor<2>>>,
-    ) {
+    ) -> Result<(), FinetuneError> {
         self.states.resize_with(gradients.len(), || None);
+        let rule = &self.rule;
+        let mut failed = None;
         let mut slots = self.states.iter_mut().zip(gradients);
         let mut update = |param: Param<Tensor<2>>| match slots.next() {
-            Some((state, Some(gradient))) => param.map(|tensor| {
-                let (updated, new) =
-                    self.adamw
-                        .step(lr, tensor.clone().inner(), gradient, state.take());
-                *state = new;
-                like(updated, &tensor)
+            Some((state, Some(gradient))) if failed.is_none() => param.map(|tensor| {
+                let plain = tensor.clone().inner();
+                let stepped = either!(rule, optimizer => {
+                    optimizer.try_step(lr, plain, gradient, state.take())
+                });
+                match stepped {
+                    Ok((updated, new)) => {
+                        *state = Some(new);
+                        like(updated, &tensor)
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        tensor
+                    }
+                }
             }),
             _ => param,
         };
@@ -58,113 +118,68 @@ impl AdapterOptimizer {
                 branch
             });
         }
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        Ok(either!(rule, optimizer => optimizer.end_step())?)
     }
 
-    /// The moments as a safetensors file, keyed `<layer>.lora_A.moment_1` and so on.
+    /// The state's sizes, and what the last step moved.
+    pub fn report(&self) -> PagingReport {
+        either!(&self.rule, optimizer => optimizer.report())
+    }
+
+    /// Writes the moments as a safetensors file, keyed `<layer>.lora_A.moment_1` and so on, with `absmax_1` and
+    /// `absmax_2` beside 8-bit ones. They pass through memory one factor at a time.
     ///
     /// # Errors
-    /// [`FinetuneError::Device`] when a moment cannot be read.
-    pub fn to_bytes<M: LoraModel>(&self, model: &M) -> Result<Vec<u8>, FinetuneError> {
-        let mut tensors: BTreeMap<String, TensorData> = BTreeMap::new();
-        for (name, state) in factor_names(model).into_iter().zip(&self.states) {
-            let Some(state) = state else { continue };
-            let momentum = &state.momentum;
-            for (moment, value) in [
-                ("moment_1", &momentum.moment_1),
-                ("moment_2", &momentum.moment_2),
-            ] {
-                let key = format!("{name}.{moment}");
-                let data =
-                    value
-                        .clone()
-                        .try_into_data()
-                        .map_err(|error| FinetuneError::Device {
-                            what: format!("optimizer state `{key}`"),
-                            reason: error.to_string(),
-                        })?;
-                tensors.insert(key, data);
-            }
-            let steps = TensorData::new(vec![momentum.time as i64], [1]);
-            tensors.insert(format!("{name}.steps"), steps);
+    /// [`FinetuneError::Write`]; [`FinetuneError::Paged`] when moments cannot be read.
+    pub fn save<M: LoraModel>(&self, model: &M, path: &Path) -> Result<(), FinetuneError> {
+        let factors = factors(model);
+        if let Some(factor) = factors.first() {
+            sync(&factor.device)?;
         }
-        let failed = |error: safetensors::SafeTensorError| FinetuneError::Device {
-            what: "the optimizer state".into(),
-            reason: error.to_string(),
-        };
-        let views = tensors
-            .iter()
-            .map(|(name, data)| {
-                let dtype = match data.dtype() {
-                    DType::F32 => Dtype::F32,
-                    DType::I64 => Dtype::I64,
-                    other => {
-                        return Err(FinetuneError::Device {
-                            what: format!("optimizer state `{name}`"),
-                            reason: format!("adapters train in F32, not {other:?}"),
-                        });
-                    }
-                };
-                TensorView::new(dtype, data.shape().to_vec(), data.as_bytes())
-                    .map(|view| (name.as_str(), view))
-                    .map_err(failed)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        safetensors::serialize(views, None).map_err(failed)
+        let states: Vec<_> = factors
+            .into_iter()
+            .zip(&self.states)
+            .filter_map(|(factor, state)| Some((factor.name, state.as_ref()?)))
+            .collect();
+        file::write(path, &states)
     }
 
-    /// Takes the moments back from the file at `path`, onto the devices of the model's layers.
+    /// Takes the moments back from the file at `path`, straight into pages.
     ///
     /// # Errors
     /// [`FinetuneError::Read`] when it cannot be read, [`FinetuneError::Malformed`] when it is broken or
-    /// does not fit the model's adapters.
+    /// does not fit the model's adapters; the states are what they were then. [`FinetuneError::Paged`].
     pub fn load<M: LoraModel>(&mut self, model: &M, path: &Path) -> Result<(), FinetuneError> {
-        let bytes = std::fs::read(path).map_err(|source| FinetuneError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let malformed = |reason: String| FinetuneError::Malformed {
-            path: path.to_owned(),
-            expected: "optimizer state",
-            reason,
-        };
-        let file =
-            SafeTensors::deserialize(&bytes).map_err(|error| malformed(error.to_string()))?;
+        let rule = &self.rule;
+        let precision = |elements| either!(rule, optimizer => optimizer.precision(elements));
+        let factors = factors(model);
+        let mut file = file::StateFile::open(path)?;
+        // All of it is checked before any of it is taken.
+        let stored = factors
+            .iter()
+            .map(|factor| {
+                let elements = factor.shape.iter().product();
+                file.find(&factor.name, factor.shape, precision(elements))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        file.check_count(stored.iter().flatten())?;
         let mut states = Vec::new();
-        let mut used = 0;
-        for (name, shape, device) in factors(model) {
-            // A factor that never had a gradient has no state.
-            let Ok(steps) = file.tensor(&format!("{name}.steps")) else {
-                states.push(None);
-                continue;
-            };
-            let time = steps
-                .data()
-                .try_into()
-                .ok()
-                .and_then(|bytes| usize::try_from(i64::from_le_bytes(bytes)).ok())
-                .ok_or_else(|| malformed(format!("`{name}.steps` is not a count")))?;
-            let moment = |moment: &str| {
-                let key = format!("{name}.{moment}");
-                let view = file
-                    .tensor(&key)
-                    .map_err(|_| malformed(format!("there is no `{key}`")))?;
-                if view.shape() != shape || view.dtype() != Dtype::F32 {
-                    return Err(malformed(format!(
-                        "`{key}` is {} {:?}, but the adapter needs F32 {shape:?}",
-                        view.dtype(),
-                        view.shape()
-                    )));
+        for (factor, stored) in factors.iter().zip(stored) {
+            states.push(match stored {
+                // A factor that never had a gradient has no state.
+                None => None,
+                Some(stored) => {
+                    let (steps, moments) = file.read(&stored)?;
+                    let param = factor.param.val().inner();
+                    let restored = either!(rule, optimizer => {
+                        optimizer.restore(&param, steps, &moments)
+                    });
+                    Some(restored?)
                 }
-                let data = TensorData::from_bytes_vec(view.data().to_vec(), shape, DType::F32);
-                Ok(Tensor::<2>::from_data(data, (&device, DType::F32)))
-            };
-            let momentum =
-                AdaptiveMomentumState::new(time, moment("moment_1")?, moment("moment_2")?);
-            states.push(Some(AdamWState::new(momentum)));
-            used += 3;
-        }
-        if used != file.len() {
-            return Err(malformed("it holds the state of other adapters too".into()));
+            });
         }
         self.states = states;
         Ok(())
@@ -181,21 +196,38 @@ fn like(value: Tensor<2>, old: &Tensor<2>) -> Tensor<2> {
     }
 }
 
-/// Name, shape (as Burn holds it) and plain device of every factor, in order.
-fn factors<M: LoraModel>(model: &M) -> Vec<(String, [usize; 2], Device)> {
+/// One factor of an adapter.
+struct Factor<'a> {
+    name: String,
+    /// As Burn holds it.
+    shape: [usize; 2],
+    device: Device,
+    param: &'a Param<Tensor<2>>,
+}
+
+/// Every factor, in order.
+fn factors<M: LoraModel>(model: &M) -> Vec<Factor<'_>> {
     model
         .lora_linears()
         .into_iter()
         .filter_map(|(path, linear)| Some((path, linear.adapter.as_ref()?)))
         .flat_map(|(path, branch)| {
-            [('A', &branch.lora.a), ('B', &branch.lora.b)].map(|(factor, param)| {
-                let device = param.lazy_device().without_autodiff();
-                (format!("{path}.lora_{factor}"), param.dims(), device)
+            [('A', &branch.lora.a), ('B', &branch.lora.b)].map(|(factor, param)| Factor {
+                name: format!("{path}.lora_{factor}"),
+                shape: param.dims(),
+                device: param.lazy_device().without_autodiff(),
+                param,
             })
         })
         .collect()
 }
 
-fn factor_names<M: LoraModel>(model: &M) -> Vec<String> {
-    factors(model).into_iter().map(|(name, ..)| name).collect()
+/// What was queued must have run before moments are read.
+fn sync(device: &Device) -> Result<(), FinetuneError> {
+    device.sync().map_err(|error| {
+        PagedError::DeviceFailed {
+            reason: error.to_string(),
+        }
+        .into()
+    })
 }

@@ -3,6 +3,7 @@
 //! Standing on burn-pack's [`AtomicFile`]: a scratch file beside the destination, synced, then renamed.
 
 use burn_pack::AtomicFile;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -60,6 +61,26 @@ pub fn write_files(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), WriteError
         let _ = std::fs::remove_dir(dir);
     }
     result
+}
+
+/// Writes one file with what `write` puts into it, as it comes. Its folder must be there.
+///
+/// # Errors
+/// [`WriteError`], also for what `write` fails with.
+pub fn write_file(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<(), WriteError> {
+    let failed = |reason: String| WriteError {
+        path: path.to_owned(),
+        reason,
+    };
+    let (scratch, mut file) =
+        AtomicFile::create(path).map_err(|error| failed(error.to_string()))?;
+    write(&mut file)
+        .and_then(|()| file.sync_all())
+        .map_err(|error| failed(error.to_string()))?;
+    scratch.commit().map_err(|error| failed(error.to_string()))
 }
 
 /// Makes `dir` and says whether it was missing.

@@ -1,4 +1,4 @@
-//! The signed dynamic 8-bit map that bitsandbytes quantizes scales with.
+//! The dynamic 8-bit maps that bitsandbytes quantizes scales and optimizer state with.
 
 use std::sync::OnceLock;
 
@@ -10,24 +10,37 @@ use crate::layout::NESTED_MAP;
 /// Only for quantizing: a checkpoint carries its own map.
 pub fn dynamic_map() -> &'static [f32; NESTED_MAP] {
     static MAP: OnceLock<[f32; NESTED_MAP]> = OnceLock::new();
-    MAP.get_or_init(|| {
-        let mut map = [0.0; NESTED_MAP];
-        // The first two stay 0 and 1, which the decades do not have.
-        map[1] = 1.0;
-        let mut next = 2;
-        for exponent in -6..=0 {
-            let decade = 10f64.powi(exponent) as f32;
-            let count = (1 << (exponent + 6)) + 1;
-            for i in 0..count - 1 {
-                let value = decade * ((edge(i, count) + edge(i + 1, count)) / 2.0);
-                map[next] = value;
-                map[next + 1] = -value;
-                next += 2;
+    MAP.get_or_init(|| create(true))
+}
+
+/// The same without negative values and with twice as many positive ones (`signed=False`), which bitsandbytes'
+/// 8-bit optimizers code second moments with.
+pub fn dynamic_map_unsigned() -> &'static [f32; NESTED_MAP] {
+    static MAP: OnceLock<[f32; NESTED_MAP]> = OnceLock::new();
+    MAP.get_or_init(|| create(false))
+}
+
+fn create(signed: bool) -> [f32; NESTED_MAP] {
+    let mut map = [0.0; NESTED_MAP];
+    // The first two stay 0 and 1, which the decades do not have.
+    map[1] = 1.0;
+    let mut next = 2;
+    for exponent in -6..=0 {
+        let decade = 10f64.powi(exponent) as f32;
+        let bits = exponent + if signed { 6 } else { 7 };
+        let count = (1 << bits) + 1;
+        for i in 0..count - 1 {
+            let value = decade * ((edge(i, count) + edge(i + 1, count)) / 2.0);
+            map[next] = value;
+            next += 1;
+            if signed {
+                map[next] = -value;
+                next += 1;
             }
         }
-        map.sort_by(f32::total_cmp);
-        map
-    })
+    }
+    map.sort_by(f32::total_cmp);
+    map
 }
 
 /// Edge `i` of `count` evenly spaced ones from 0.1 to 1, as torch's vectorised `linspace` rounds it: from

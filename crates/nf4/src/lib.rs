@@ -47,7 +47,7 @@ pub use codebook::Codebook;
 pub use config::QuantConfig;
 pub use dequantize::{dequantize, dequantize_on};
 pub use double_quant::mean;
-pub use dynamic_map::dynamic_map;
+pub use dynamic_map::{dynamic_map, dynamic_map_unsigned};
 pub use element::Element;
 pub use error::Nf4Error;
 pub use layout::{Layout, NESTED_BLOCK, NESTED_MAP};

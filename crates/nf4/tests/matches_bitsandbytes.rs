@@ -195,12 +195,16 @@ fn every_recorded_matrix_quantizes_and_decodes_bit_for_bit() {
 }
 
 #[test]
-fn the_dynamic_map_is_bit_exact() {
+fn the_dynamic_maps_are_bit_exact() {
     let file = fixture("dynamic_map.safetensors");
     let file = SafeTensors::deserialize(&file).unwrap();
     assert_eq!(
         bits(nf4::dynamic_map()),
         bits(&f32s(&file, "dynamic_signed"))
+    );
+    assert_eq!(
+        bits(nf4::dynamic_map_unsigned()),
+        bits(&f32s(&file, "dynamic_unsigned"))
     );
     assert_eq!(bits(Codebook::Nf4.values()), bits(&f32s(&file, "nf4")));
     assert_eq!(bits(Codebook::Fp4.values()), bits(&f32s(&file, "fp4")));

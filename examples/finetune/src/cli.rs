@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use burn_llama::ComputeDtype;
+use burn_paged::Budget;
 use burn_qlora::Checkpointing;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -101,7 +102,7 @@ pub struct TrainArgs {
     #[arg(long, help_heading = "Output")]
     pub resume: bool,
     /// Append one JSON object a step: step, loss, grad_norm, lr, tokens, tokens_per_second,
-    /// peak_rss_bytes
+    /// peak_rss_bytes, optimizer_state_bytes, optimizer_resident_bytes, optimizer_bytes_moved
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub log_json: Option<PathBuf>,
     /// Measure the loss on --eval-data every N steps (0: only at the end)
@@ -160,6 +161,10 @@ pub struct TrainArgs {
     /// The optimizer
     #[arg(long, value_enum, default_value_t = OptimizerName::Adamw, help_heading = "Training")]
     pub optimizer: OptimizerName,
+    /// How much of a paged optimizer's state stays in memory: resident, auto (give way when memory is short), bytes
+    /// (0, 512MiB, 2GiB) or a share (50%); the rest is streamed. Changes no result [default: auto]
+    #[arg(long, value_name = "BUDGET", help_heading = "Training")]
+    pub optimizer_budget: Option<Budget>,
     /// Decoupled weight decay
     #[arg(long, value_name = "W", default_value = "0", value_parser = not_negative, help_heading = "Training")]
     pub weight_decay: f64,
@@ -418,6 +423,11 @@ impl From<CheckpointingName> for Checkpointing {
 pub enum OptimizerName {
     /// Adam with decoupled weight decay, as in torch
     Adamw,
+    /// The same bits, with state in pages that need not fit in memory
+    PagedAdamw,
+    /// Paged, with 8-bit state (2.03 bytes for each parameter in place of 8)
+    #[value(name = "paged-adamw-8bit")]
+    PagedAdamw8bit,
 }
 
 fn positive(text: &str) -> Result<usize, String> {

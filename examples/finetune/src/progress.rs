@@ -20,6 +20,18 @@ pub struct TrainDisplay {
     steps: usize,
     tokens: usize,
     last_plain: Option<Instant>,
+    paging: Paging,
+}
+
+/// What the last step said of the optimizer's state, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Paging {
+    /// All of it.
+    pub state_bytes: u64,
+    /// What stays in memory.
+    pub resident_bytes: u64,
+    /// What the step moved.
+    pub bytes_moved: u64,
 }
 
 impl TrainDisplay {
@@ -44,6 +56,7 @@ impl TrainDisplay {
             steps: 0,
             tokens: 0,
             last_plain: None,
+            paging: Paging::default(),
         }
     }
 
@@ -51,6 +64,11 @@ impl TrainDisplay {
     pub fn step(&mut self, report: &StepReport) {
         self.steps += 1;
         self.tokens += report.tokens;
+        self.paging = Paging {
+            state_bytes: report.optimizer_state_bytes,
+            resident_bytes: report.optimizer_resident_bytes,
+            bytes_moved: report.optimizer_bytes_moved,
+        };
         let seconds = self.started.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
         let mut text = format!(
             "loss {:.4}  {:.0} tokens/s",
@@ -86,6 +104,11 @@ impl TrainDisplay {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),
             None => eprintln!("{text}"),
         }
+    }
+
+    /// The optimizer's state after the last step.
+    pub fn paging(&self) -> Paging {
+        self.paging
     }
 
     /// Tokens a second over all steps of this process.

@@ -1,7 +1,8 @@
 //! The numbers of a run.
 
+use crate::optimizer::OptimizerKind;
 use crate::{FinetuneError, Schedule, ScheduleKind};
-use burn::optim::AdamWConfig;
+use burn_paged::PagedAdamWConfig;
 use serde::{Deserialize, Serialize};
 
 /// Everything about a run that decides what it computes, besides model, adapters and data.
@@ -20,6 +21,8 @@ pub struct TrainConfig {
     pub schedule: ScheduleKind,
     /// Steps of the warm-up.
     pub warmup_steps: usize,
+    /// The update rule, and how it keeps its moments.
+    pub optimizer: OptimizerKind,
     /// Decoupled weight decay.
     pub weight_decay: f64,
     /// Decay of the first moment.
@@ -46,6 +49,7 @@ impl Default for TrainConfig {
             lr: 2e-4,
             schedule: ScheduleKind::Constant,
             warmup_steps: 0,
+            optimizer: OptimizerKind::Adamw,
             weight_decay: 0.0,
             beta_1: 0.9,
             beta_2: 0.999,
@@ -127,12 +131,12 @@ impl TrainConfig {
         }
     }
 
-    /// burn-optim's configuration of AdamW.
-    pub fn adamw(&self) -> AdamWConfig {
-        AdamWConfig::new()
-            .with_beta_1(self.beta_1 as f32)
-            .with_beta_2(self.beta_2 as f32)
-            .with_epsilon(self.epsilon as f32)
-            .with_weight_decay(self.weight_decay as f32)
+    /// The optimizer's configuration, with all of its state resident.
+    pub fn adamw(&self) -> PagedAdamWConfig {
+        PagedAdamWConfig::new()
+            .with_beta_1(self.beta_1)
+            .with_beta_2(self.beta_2)
+            .with_epsilon(self.epsilon)
+            .with_weight_decay(self.weight_decay)
     }
 }

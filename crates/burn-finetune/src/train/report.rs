@@ -21,6 +21,12 @@ pub struct StepReport {
     pub tokens_per_second: f64,
     /// Peak resident memory of the process so far, where the system tells.
     pub peak_rss_bytes: Option<u64>,
+    /// Bytes of the optimizer's state.
+    pub optimizer_state_bytes: u64,
+    /// Bytes of it that stay where the update runs.
+    pub optimizer_resident_bytes: u64,
+    /// Bytes that the step moved between there and the pages' home, in and out.
+    pub optimizer_bytes_moved: u64,
 }
 
 /// What has just happened in a run.

@@ -6,6 +6,7 @@ use crate::evaluate::read;
 use crate::optimizer::AdapterOptimizer;
 use crate::{CausalLm, FinetuneError, clip, memory};
 use burn::tensor::Tensor;
+use burn_paged::PagedAdamWConfig;
 use burn_qlora::{BackwardPass, Checkpointing, derive_seed, freeze_base, trainable};
 use std::path::Path;
 use std::time::Instant;
@@ -31,7 +32,7 @@ impl<M: CausalLm> Trainer<M> {
         }
         Ok(Self {
             model: freeze_base(model.train()),
-            optimizer: AdapterOptimizer::new(&config.adamw()),
+            optimizer: AdapterOptimizer::new(config.optimizer, &config.adamw())?,
             config,
             checkpointing: Checkpointing::default(),
             step: 0,
@@ -55,6 +56,17 @@ impl<M: CausalLm> Trainer<M> {
             });
         }
         self.checkpointing = checkpointing;
+        Ok(self)
+    }
+
+    /// Keeps the optimizer's state as `config` says, which is [`TrainConfig::adamw`] with a budget and a place for the
+    /// page file. Those are no settings of the run: no budget changes a bit of what it computes. To be called
+    /// before the first step, and before a checkpoint is gone back to.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Paged`] naming a setting that cannot work.
+    pub fn with_optimizer(mut self, config: &PagedAdamWConfig) -> Result<Self, FinetuneError> {
+        self.optimizer = AdapterOptimizer::new(self.config.optimizer, config)?;
         Ok(self)
     }
 
@@ -85,10 +97,12 @@ impl<M: CausalLm> Trainer<M> {
     /// global norm, and the model's graph is gone before the optimizer runs.
     ///
     /// # Errors
-    /// [`FinetuneError::NotFinite`] when loss or norm is no number, with the parameters untouched, and
-    /// [`FinetuneError::Device`] when they cannot be read.
+    /// [`FinetuneError::NotFinite`] when loss or norm is no number, with the parameters untouched,
+    /// [`FinetuneError::Device`] when they cannot be read, and [`FinetuneError::Paged`] when the optimizer's state cannot be
+    /// paged, after which only a checkpoint is of use.
     pub fn step(&mut self, batches: &[Batch]) -> Result<StepReport, FinetuneError> {
         let start = Instant::now();
+        self.optimizer.prepare()?;
         let targets: usize = batches.iter().map(|batch| batch.target_tokens).sum();
         let tokens: usize = batches.iter().map(|batch| batch.tokens).sum();
         let lr = self.config.schedule().at(self.step);
@@ -129,8 +143,9 @@ impl<M: CausalLm> Trainer<M> {
             let coefficient = clip::coefficient(norm, self.config.max_grad_norm);
             clip::scale(&mut gradients, coefficient);
         }
-        self.optimizer.step(&mut self.model, lr, gradients);
+        self.optimizer.step(&mut self.model, lr, gradients)?;
         self.step += 1;
+        let paging = self.optimizer.report();
         Ok(StepReport {
             step: self.step,
             loss,
@@ -139,12 +154,15 @@ impl<M: CausalLm> Trainer<M> {
             tokens,
             tokens_per_second: tokens as f64 / start.elapsed().as_secs_f64(),
             peak_rss_bytes: memory::peak_rss_bytes(),
+            optimizer_state_bytes: paging.state_bytes,
+            optimizer_resident_bytes: paging.resident_bytes,
+            optimizer_bytes_moved: paging.bytes_moved(),
         })
     }
 
-    /// The optimizer's moments as a file.
-    pub(crate) fn optimizer_bytes(&self) -> Result<Vec<u8>, FinetuneError> {
-        self.optimizer.to_bytes(&self.model)
+    /// Writes the optimizer's moments to a file.
+    pub(crate) fn save_optimizer(&self, path: &Path) -> Result<(), FinetuneError> {
+        self.optimizer.save(&self.model, path)
     }
 
     /// Goes on from a checkpoint: `adapter` is a peft folder, `optimizer` the moments' file.
@@ -156,10 +174,8 @@ impl<M: CausalLm> Trainer<M> {
     ) -> Result<(), FinetuneError> {
         let mut model = self.model.clone();
         burn_qlora::peft::load(&mut model, adapter)?;
-        let mut moments = AdapterOptimizer::new(&self.config.adamw());
-        moments.load(&model, optimizer)?;
+        self.optimizer.load(&model, optimizer)?;
         self.model = freeze_base(model.train());
-        self.optimizer = moments;
         self.step = step;
         Ok(())
     }

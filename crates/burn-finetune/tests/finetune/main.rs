@@ -1,6 +1,5 @@
 //! One suite: rows from files on the host, and training on every device that the features compile in.
 
-mod adamw;
 mod checkpoints;
 mod rows;
 mod steps;
@@ -33,7 +32,6 @@ macro_rules! on_every_device {
 }
 
 on_every_device! {
-    adamw::parameters_and_moments_follow_torch,
     steps::unequal_micro_batches_equal_one_batch,
     steps::the_norm_is_global_and_clipping_scales_everything_at_once,
     steps::a_rate_of_zero_moves_the_moments_only,

@@ -6,7 +6,6 @@ use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_finetune::data::Row;
 use burn_finetune::{CausalLm, Dataset, TrainConfig, Trainer};
 use burn_qlora::{LoraConfig, LoraModel, Nf4Tensor, QLoraLinear, QuantConfig, attach_adapters};
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Burn's generators of random numbers are one for the whole process: tests that draw take turns.
@@ -146,14 +145,4 @@ pub fn config(steps: usize) -> TrainConfig {
 
 pub fn trainer(device: &Device, dropout: f64, steps: usize) -> Trainer<Toy> {
     Trainer::new(Toy::new(device, dropout), config(steps)).unwrap()
-}
-
-/// A recorded file of the folder that `QLORA_FIXTURES` names, else of the workspace.
-pub fn recording(name: &str) -> Vec<u8> {
-    let folder = std::env::var_os("QLORA_FIXTURES").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")),
-        PathBuf::from,
-    );
-    let path = folder.join(name);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

@@ -3,20 +3,24 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use burn_finetune::{
-    Dataset, Event, Outcome, RunDir, RunOptions, ScheduleKind, TrainConfig, Trainer,
+    Dataset, Event, OptimizerKind, Outcome, RunDir, RunOptions, ScheduleKind, TrainConfig, Trainer,
 };
 use burn_llama::ComputeDtype;
+use burn_paged::Budget;
 use burn_qlora::{LoraConfig, Targets, attach_adapters, peft};
 use serde_json::{Map, Value, json};
 
-use crate::cli::{ScheduleName, TrainArgs};
+use crate::cli::{OptimizerName, ScheduleName, TrainArgs};
 use crate::interrupt::Interrupt;
 use crate::log::StepLog;
 use crate::model::LlamaLm;
 use crate::progress::{TrainDisplay, human_bytes};
 use crate::session::{RowLimits, Session};
+
+/// The optimizer's scratch space in the output directory.
+const PAGE_FILE: &str = "optimizer.pages";
 
 /// Trains adapters and saves them.
 ///
@@ -47,6 +51,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         .transpose()?;
     let config = train_config(args, data.len());
     config.validate()?;
+    let budget = budget(args)?;
 
     let mut model = session.load(&args.model, &args.quant, &device)?;
     let lora = adapt(&mut model, args)?;
@@ -62,6 +67,12 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         RunDir::create
     };
     let run_dir = open(output, &settings, lora, base)?;
+    let optimizer = trainer
+        .config()
+        .adamw()
+        .with_budget(budget)
+        .with_page_file(Some(run_dir.path().join(PAGE_FILE)));
+    trainer = trainer.with_optimizer(&optimizer)?;
     // A run that was stopped before its first checkpoint begins anew.
     let done = match run_dir.checkpoints()?.is_empty() {
         true => 0,
@@ -90,6 +101,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         args.checkpointing
     );
     let went = go(args, &mut trainer, &data, eval.as_ref(), &run_dir, done);
+    // With it goes the page file.
+    drop(trainer);
     if went.is_err() && run_dir.checkpoints().is_ok_and(|saved| saved.is_empty()) {
         remove_empty_run(run_dir.path());
     }
@@ -151,6 +164,15 @@ fn go(
             run_dir.save_adapter(trainer.model())?;
             let memory = burn_finetune::memory::peak_rss_bytes()
                 .map(|bytes| format!(", peak memory {}", human_bytes(bytes)));
+            let paging = display.paging();
+            if paging.bytes_moved > 0 {
+                println!(
+                    "The optimizer's state is {}, of which {} stayed resident and {} were moved a step",
+                    human_bytes(paging.state_bytes),
+                    human_bytes(paging.resident_bytes),
+                    human_bytes(paging.bytes_moved),
+                );
+            }
             println!(
                 "The adapter is in {} ({:.0} tokens/s{})",
                 run_dir.path().display(),
@@ -184,6 +206,17 @@ fn adapt(model: &mut LlamaLm, args: &TrainArgs) -> Result<LoraConfig> {
     Ok(lora)
 }
 
+/// What stays resident of the optimizer's state. Not among the settings: it may change when a run is resumed.
+fn budget(args: &TrainArgs) -> Result<Budget> {
+    match (args.optimizer, args.optimizer_budget) {
+        (OptimizerName::Adamw, None) => Ok(Budget::Resident),
+        (OptimizerName::Adamw, Some(_)) => bail!(
+            "--optimizer-budget: adamw keeps all of its state in memory; choose --optimizer paged-adamw"
+        ),
+        (_, budget) => Ok(budget.unwrap_or(Budget::Auto)),
+    }
+}
+
 fn train_config(args: &TrainArgs, rows: usize) -> TrainConfig {
     let mut config = TrainConfig {
         batch_size: args.batch_size,
@@ -195,6 +228,10 @@ fn train_config(args: &TrainArgs, rows: usize) -> TrainConfig {
             ScheduleName::Cosine => ScheduleKind::Cosine,
         },
         warmup_steps: args.warmup_steps,
+        optimizer: match args.optimizer {
+            OptimizerName::Adamw | OptimizerName::PagedAdamw => OptimizerKind::Adamw,
+            OptimizerName::PagedAdamw8bit => OptimizerKind::Adamw8bit,
+        },
         weight_decay: args.weight_decay,
         max_grad_norm: args.max_grad_norm,
         seed: args.seed,

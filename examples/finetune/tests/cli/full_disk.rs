@@ -60,6 +60,62 @@ fn a_training_run_that_cannot_be_saved_leaves_no_half_files() {
 }
 
 #[test]
+fn pages_that_find_no_room_leave_the_last_checkpoint() {
+    let place = Place::new();
+    let (model, rows, output) = (place.model("tiny_llama"), place.rows(8), place.path("run"));
+    let arguments = |steps: &'static str| {
+        [
+            "train",
+            "--steps",
+            "4",
+            "--seq-len",
+            "64",
+            "--save-every",
+            steps,
+            "--model",
+        ]
+        .map(AsRef::<std::ffi::OsStr>::as_ref)
+    };
+    let paths = [
+        model.as_os_str(),
+        "--data".as_ref(),
+        rows.as_os_str(),
+        "--output".as_ref(),
+        output.as_os_str(),
+    ];
+    crate::support::run(Command::new(FINETUNE).args(arguments("2")).args(paths)).ok();
+    let finished = std::fs::read(output.join("adapter_model.safetensors")).unwrap();
+    std::fs::remove_dir_all(output.join("checkpoints/step-00000004")).unwrap();
+    let kept =
+        |name: &str| std::fs::read(output.join("checkpoints/step-00000002").join(name)).unwrap();
+    let before = ["optimizer.safetensors", "adapter_model.safetensors"].map(kept);
+
+    let paged = [
+        "--resume",
+        "--optimizer",
+        "paged-adamw",
+        "--optimizer-budget",
+        "0",
+    ]
+    .map(AsRef::<std::ffi::OsStr>::as_ref);
+    // A page is 2 MiB.
+    let run = limited(1024, &[&arguments("2")[..], &paths, &paged].concat());
+    assert_eq!(run.code, Some(2), "{run:#?}");
+    let last = run.stderr.lines().last().unwrap_or_default();
+    assert!(
+        last.starts_with("error: ") && last.contains("optimizer.pages"),
+        "{last}"
+    );
+    assert!(!output.join("optimizer.pages").exists());
+    assert!(["optimizer.safetensors", "adapter_model.safetensors"].map(kept) == before);
+    // With room again, the run goes on from there and ends as it would have.
+    let mut again = Command::new(FINETUNE);
+    crate::support::run(again.args(arguments("2")).args(paths).args(paged)).ok();
+    let adapter = std::fs::read(output.join("adapter_model.safetensors")).unwrap();
+    assert!(adapter == finished);
+}
+
+#[test]
 fn a_checkpoint_that_cannot_be_written_leaves_nothing() {
     let place = Place::new();
     let (model, output) = (place.model("tiny_llama"), place.path("nf4"));

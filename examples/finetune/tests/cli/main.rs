@@ -3,6 +3,7 @@
 //! - [`support`]: runs the binary, makes models, data and broken files.
 //! - [`train`], [`eval`], [`generate`], [`quantize`]: what each command does.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
+//! - [`paging`]: optimizer state that does not stay in memory.
 //! - [`refusals`]: bad input, each one line, exit code 2 and nothing half-written.
 //! - [`full_disk`]: the same when the disk is full while saving.
 
@@ -10,6 +11,7 @@ mod eval;
 mod full_disk;
 mod generate;
 mod interrupt;
+mod paging;
 mod quantize;
 mod refusals;
 mod support;

@@ -61,10 +61,13 @@ fn it_writes_an_adapter_and_a_line_a_step() {
             "tokens",
             "tokens_per_second",
             "peak_rss_bytes",
+            "optimizer_state_bytes",
+            "optimizer_resident_bytes",
+            "optimizer_bytes_moved",
         ] {
             assert!(keys.contains(&key), "{key} in {keys:?}");
         }
-        assert_eq!(keys.len(), 7);
+        assert_eq!(keys.len(), 10);
         assert!(number(line, "grad_norm") > 0.0 && number(line, "tokens") > 0.0);
     }
     assert_eq!(number(&lines[0], "lr"), 0.0);

@@ -1,0 +1,4 @@
+#[cfg(feature = "cubecl-backend")]
+mod cubecl;
+#[cfg(feature = "flex")]
+mod flex;

@@ -1,0 +1,134 @@
+//! [`Budget`], how much of the state may stay where the update runs.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+use crate::PagedError;
+
+/// How much of the optimizer state stays resident between steps; the rest is streamed through two
+/// buffers of one page each, which no budget counts.
+///
+/// Resident means RAM on Flex and device memory on a CubeCL device. The budget moves bytes and time,
+/// never a result: every budget gives the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Budget {
+    /// All of it.
+    #[default]
+    Resident,
+    /// At most this many bytes, in whole pages.
+    Bytes(u64),
+    /// At most this share of the state, from 0 to 1, in whole pages.
+    Fraction(f64),
+    /// All of it, until a step's peak says that the next step would not fit into the memory there is;
+    /// then as much as fits. See [`PagedAdamW::prepare`](crate::PagedAdamW::prepare).
+    Auto,
+}
+
+impl Budget {
+    /// # Errors
+    /// [`PagedError::Config`] for a fraction outside `[0, 1]`.
+    pub(crate) fn validate(self) -> Result<(), PagedError> {
+        match self {
+            Self::Fraction(share) if !(0.0..=1.0).contains(&share) => Err(PagedError::Config {
+                field: "budget",
+                value: share.to_string(),
+                expected: "a share from 0 to 1",
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a page may stay, when `resident` bytes do already and all pages up to and with this one, of
+    /// `page` bytes, hold `state` bytes. `auto` is the limit that [`Auto`](Self::Auto) has come to.
+    pub(crate) fn admits(self, resident: u64, page: u64, state: u64, auto: u64) -> bool {
+        let after = resident.saturating_add(page);
+        match self {
+            Self::Resident => true,
+            Self::Bytes(limit) => after <= limit,
+            Self::Fraction(share) => after as f64 <= share * state as f64,
+            Self::Auto => after <= auto,
+        }
+    }
+}
+
+impl FromStr for Budget {
+    type Err = String;
+
+    /// `resident`, `auto`, a number of bytes with an optional `KiB`, `MiB` or `GiB`, or a percentage.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wish = || {
+            format!(
+                "`{text}` is no budget: give `resident`, `auto`, bytes (`0`, `512MiB`, `2GiB`) or a \
+                 share (`50%`)"
+            )
+        };
+        match text {
+            "resident" => return Ok(Self::Resident),
+            "auto" => return Ok(Self::Auto),
+            _ => {}
+        }
+        if let Some(percent) = text.strip_suffix('%') {
+            let share = percent.parse::<f64>().map_err(|_| wish())? / 100.0;
+            return match (0.0..=1.0).contains(&share) {
+                true => Ok(Self::Fraction(share)),
+                false => Err(wish()),
+            };
+        }
+        let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("", 0)];
+        units
+            .iter()
+            .find_map(|(unit, shift)| {
+                let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+                number.checked_mul(1 << shift)
+            })
+            .map(Self::Bytes)
+            .ok_or_else(wish)
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resident => write!(f, "resident"),
+            Self::Bytes(bytes) => write!(f, "{bytes}"),
+            Self::Fraction(share) => write!(f, "{}%", share * 100.0),
+            Self::Auto => write!(f, "auto"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_and_budgets_correspond() {
+        for (text, budget) in [
+            ("resident", Budget::Resident),
+            ("auto", Budget::Auto),
+            ("0", Budget::Bytes(0)),
+            ("3MiB", Budget::Bytes(3 << 20)),
+            ("25%", Budget::Fraction(0.25)),
+        ] {
+            assert_eq!(text.parse(), Ok(budget));
+            assert_eq!(budget.to_string().parse(), Ok(budget));
+        }
+        for text in ["", "MiB", "-1", "101%", "9999999999GiB", "some"] {
+            assert!(text.parse::<Budget>().unwrap_err().contains("no budget"));
+        }
+    }
+
+    #[test]
+    fn a_share_is_kept_over_every_prefix() {
+        let page = 100;
+        let mut resident = 0;
+        for pages in 1..=40 {
+            if Budget::Fraction(0.3).admits(resident, page, pages * page, 0) {
+                resident += page;
+            }
+            assert_eq!(resident, (pages * 3 / 10) * page);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Optimizer state in pages: the same run at every budget, and what is told about it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::{FINETUNE, Place, Run, log_lines, number};
+
+/// A run of `tiny_llama_nf4` whose state is about 1.5 MB, in 8-bit 0.4 MB.
+struct Paging {
+    place: Place,
+    model: PathBuf,
+    rows: PathBuf,
+}
+
+impl Paging {
+    fn new() -> Self {
+        let place = Place::new();
+        let (model, rows) = (place.model("tiny_llama_nf4"), place.rows(40));
+        Self { place, model, rows }
+    }
+
+    fn train(&self, output: &Path, more: &[&str]) -> Run {
+        let mut command = std::process::Command::new(FINETUNE);
+        command
+            .args([
+                "train",
+                "--seq-len",
+                "64",
+                "--rank",
+                "64",
+                "--lr",
+                "5e-3",
+                "--steps",
+                "6",
+            ])
+            .args(["--save-every", "2", "--model"])
+            .arg(&self.model)
+            .arg("--data")
+            .arg(&self.rows)
+            .arg("--output")
+            .arg(output)
+            .arg("--log-json")
+            .arg(output.with_extension("jsonl"))
+            .args(more);
+        crate::support::run(&mut command)
+    }
+
+    /// What a finished run has left: its losses, its adapter, and the moments of its last checkpoint.
+    fn outcome(&self, output: &Path) -> (Vec<f64>, Vec<u8>, Vec<u8>) {
+        let lines = log_lines(&output.with_extension("jsonl"));
+        let losses = lines.iter().map(|line| number(line, "loss")).collect();
+        let read = |name: &str| fs::read(output.join(name)).expect("it was written");
+        (
+            losses,
+            read("adapter_model.safetensors"),
+            read("checkpoints/step-00000006/optimizer.safetensors"),
+        )
+    }
+}
+
+const ZERO: [&str; 4] = ["--optimizer", "paged-adamw", "--optimizer-budget", "0"];
+
+#[test]
+fn every_budget_is_the_same_run_and_the_log_tells_what_moved() {
+    let paging = Paging::new();
+    let still = paging.place.path("still");
+    paging.train(&still, &[]).ok();
+    let expected = paging.outcome(&still);
+    let state = |output: &Path| {
+        let line = log_lines(&output.with_extension("jsonl")).remove(5);
+        ["state_bytes", "resident_bytes", "bytes_moved"]
+            .map(|key| number(&line, &format!("optimizer_{key}")))
+    };
+    let [bytes, resident, moved] = state(&still);
+    assert!(bytes > 1e6, "{bytes}");
+    assert_eq!([resident, moved], [bytes, 0.0]);
+
+    for (name, budget, resident) in [
+        ("zero", "0", Some(0.0)),
+        ("auto", "auto", None),
+        ("resident", "resident", Some(bytes)),
+    ] {
+        let output = paging.place.path(name);
+        let run = paging
+            .train(
+                &output,
+                &["--optimizer", "paged-adamw", "--optimizer-budget", budget],
+            )
+            .ok();
+        assert!(paging.outcome(&output) == expected, "{budget}");
+        let [state_bytes, stays, moved] = state(&output);
+        assert_eq!(state_bytes, bytes);
+        assert!(resident.is_none_or(|resident| resident == stays), "{stays}");
+        assert_eq!(moved, 2.0 * (bytes - stays));
+        assert_eq!(run.stdout.contains("were moved a step"), moved > 0.0);
+        // Scratch space goes with the run.
+        assert!(!output.join("optimizer.pages").exists());
+    }
+}
+
+#[test]
+fn a_run_goes_on_at_another_budget_with_the_same_bits() {
+    let paging = Paging::new();
+    let still = paging.place.path("still");
+    paging.train(&still, &[]).ok();
+    let expected = paging.outcome(&still);
+    let output = paging.place.path("moving");
+    paging.train(&output, &ZERO).ok();
+    let checkpoints = output.join("checkpoints");
+    // As if it had been killed after its checkpoint at step 4, and that one's successor at step 2.
+    for (back_to, more) in [
+        (4, &[][..]),
+        (2, &ZERO),
+        (4, &["--optimizer", "paged-adamw"]),
+    ] {
+        for step in [2, 4, 6].into_iter().filter(|step| *step > back_to) {
+            let _ = fs::remove_dir_all(checkpoints.join(format!("step-{step:08}")));
+        }
+        paging.train(&output, &[more, &["--resume"]].concat()).ok();
+        assert!(paging.outcome(&output) == expected, "from {back_to}");
+    }
+}
+
+#[test]
+fn eight_bits_take_a_quarter_and_learn_as_well() {
+    let paging = Paging::new();
+    let [wide, narrow] = ["wide", "narrow"].map(|name| paging.place.path(name));
+    paging.train(&wide, &[]).ok();
+    let eight = ["--optimizer", "paged-adamw-8bit", "--optimizer-budget", "0"];
+    paging.train(&narrow, &eight).ok();
+    let lines = [&wide, &narrow].map(|output| log_lines(&output.with_extension("jsonl")));
+    let bytes = lines
+        .each_ref()
+        .map(|lines| number(&lines[5], "optimizer_state_bytes"));
+    assert!(bytes[1] < 0.4 * bytes[0], "{bytes:?}");
+    for (wide, narrow) in lines[0].iter().zip(&lines[1]) {
+        let (wide, narrow) = (number(wide, "loss"), number(narrow, "loss"));
+        assert!((narrow / wide - 1.0).abs() < 0.01, "{narrow} is not {wide}");
+    }
+    // The same run again, resumed and resident, has the same bits.
+    let expected = paging.outcome(&narrow);
+    for step in ["4", "6"] {
+        let folder = format!("checkpoints/step-0000000{step}");
+        fs::remove_dir_all(narrow.join(folder)).expect("it was written");
+    }
+    paging
+        .train(&narrow, &["--optimizer", "paged-adamw-8bit", "--resume"])
+        .ok();
+    assert!(paging.outcome(&narrow) == expected);
+    // Moments of one kind are not the other's.
+    paging
+        .train(&narrow, &["--resume"])
+        .refused(&["optimizer", "adamw-8bit"]);
+}
+
+#[test]
+fn what_cannot_work_is_refused() {
+    let paging = Paging::new();
+    let output = paging.place.path("run");
+    paging
+        .train(&output, &["--optimizer-budget", "0"])
+        .refused(&["--optimizer-budget", "paged-adamw"]);
+    let run = paging.train(
+        &output,
+        &["--optimizer", "paged-adamw", "--optimizer-budget", "much"],
+    );
+    assert_eq!(run.code, Some(2));
+    assert!(run.stderr.contains("50%"), "{}", run.stderr);
+    assert!(!output.exists());
+}
+
+#[test]
+fn a_strangers_file_in_the_way_is_named_and_kept() {
+    let paging = Paging::new();
+    let output = paging.place.path("run");
+    paging.train(&output, &ZERO).ok();
+    fs::remove_dir_all(output.join("checkpoints/step-00000006")).expect("it was written");
+    let stranger = output.join("optimizer.pages");
+    fs::write(&stranger, "not pages").expect("written");
+    let listing = paging.place.listing("run/checkpoints");
+    let more = [&ZERO[..], &["--resume"]].concat();
+    let run = paging.train(&output, &more);
+    run.refused(&["optimizer.pages", "not a page file"]);
+    assert_eq!(fs::read(&stranger).expect("there"), b"not pages");
+    assert_eq!(paging.place.listing("run/checkpoints"), listing);
+    fs::remove_file(&stranger).expect("there");
+    paging.train(&output, &more).ok();
+}
