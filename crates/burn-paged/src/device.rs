@@ -1,9 +1,11 @@
 //! Pages where the update runs on a CubeCL device: resident ones on the device, the others in host memory.
 //!
 //! A page is in one place at a time. Copies go through the device's queue in order with the updates: the next page is
-//! written to one buffer while the page in the other is updated, and the page before is read back behind. What a
-//! runtime reads into is what it also writes from fastest (pinned memory on CUDA and ROCm), so the bytes that
-//! came back are the page's home as they are.
+//! written to one buffer while the page in the other is updated, and the page before is read back behind.
+//!
+//! CUDA and ROCm read into pinned memory, from which they also write without a copy in between, so there the bytes that
+//! came back are the page's home as they are. (Compiled for CUDA, not run on it.) Elsewhere what a page is read
+//! into is a staging buffer of the runtime's, which is given back.
 
 use std::fmt;
 use std::future::Future;
@@ -11,6 +13,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use burn_core::tensor::Bytes;
+use burn_cubecl::CubeDevice;
 use cubecl::MemoryScope;
 use cubecl::client::Client;
 use cubecl::future::reader::read_sync;
@@ -36,7 +39,7 @@ type Reading = Pin<Box<dyn Future<Output = Result<Vec<Bytes>, ServerError>> + Se
 pub(crate) struct DevicePages {
     page_bytes: usize,
     client: Client,
-    device: String,
+    device: CubeDevice,
     /// On the device, by page; streamed ones are `None`.
     resident: Vec<Option<Handle>>,
     /// On the host, by page; none for a page of zeros and for one that is in a buffer.
@@ -61,7 +64,7 @@ impl fmt::Debug for DevicePages {
 }
 
 impl DevicePages {
-    pub fn new(client: Client, device: String, page_bytes: usize) -> Self {
+    pub fn new(client: Client, device: CubeDevice, page_bytes: usize) -> Self {
         Self {
             page_bytes,
             client,
@@ -78,13 +81,18 @@ impl DevicePages {
     }
 
     pub fn name(&self) -> String {
-        self.device.clone()
+        format!("{:?}", self.device)
+    }
+
+    pub fn device(&self) -> &CubeDevice {
+        &self.device
     }
 
     /// Bytes that the device's memory report counts as reserved: its peak, since pools keep what they had.
     pub fn device_bytes(&self) -> u64 {
         let report = self.client.memory_report(MemoryScope::Device);
-        report.usage().bytes_reserved
+        let pools = report.streams.iter().map(|stream| stream.pools.usage());
+        pools.map(|usage| usage.bytes_reserved).sum()
     }
 
     /// The maps of 8-bit moments, made by `values` once.
@@ -179,7 +187,7 @@ impl DevicePages {
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()))
         {
-            Poll::Ready(bytes) => self.home[loaded.page] = bytes.map_err(failed)?.pop(),
+            Poll::Ready(bytes) => self.keep(loaded.page, bytes)?,
             Poll::Pending => self.behind = Some((loaded.page, reading)),
         }
         self.idle.push(loaded.buffer);
@@ -189,9 +197,21 @@ impl DevicePages {
     /// Waits for the page that is being read back.
     fn arrive(&mut self) -> Result<(), PagedError> {
         if let Some((page, reading)) = self.behind.take() {
-            let mut bytes = read_sync(reading).map_err(failed)?;
-            self.home[page] = bytes.pop();
+            self.keep(page, read_sync(reading))?;
         }
+        Ok(())
+    }
+
+    fn keep(
+        &mut self,
+        page: usize,
+        read: Result<Vec<Bytes>, ServerError>,
+    ) -> Result<(), PagedError> {
+        let bytes = read.map_err(failed)?.pop();
+        self.home[page] = match self.device {
+            CubeDevice::Cuda(_) | CubeDevice::Hip(_) => bytes,
+            _ => bytes.map(|bytes| Bytes::from_bytes_vec(bytes.to_vec())),
+        };
         Ok(())
     }
 

@@ -278,14 +278,14 @@ impl Inner {
     #[cfg(feature = "cubecl-backend")]
     pub fn device_page(
         &mut self,
-        device: &str,
+        device: &burn_cubecl::CubeDevice,
         page: usize,
     ) -> Result<cubecl::server::Handle, PagedError> {
         match &mut self.home {
-            Some(Home::Device(pages)) if pages.name() == device => {
+            Some(Home::Device(pages)) if pages.device() == device => {
                 pages.load(page, self.table.used(), &self.residency)
             }
-            other => Err(elsewhere(device, other.as_ref())),
+            other => Err(elsewhere(&format!("{device:?}"), other.as_ref())),
         }
     }
 

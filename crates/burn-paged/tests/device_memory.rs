@@ -4,34 +4,40 @@
 #![cfg(any(feature = "wgpu", feature = "cpu"))]
 
 use burn_core::tensor::{Device, Distribution, Tensor};
+use burn_cubecl::CubeDevice;
 use burn_paged::{Budget, PAGE_BYTES, PagedAdamWConfig};
+use cubecl::MemoryScope;
 
 /// Parameters of 1 MiB, with 2 MiB of state each.
 const SHAPE: [usize; 2] = [1024, 256];
 const PARAMETERS: usize = 12;
 const PARAMETER_BYTES: u64 = 1 << 20;
 
-fn devices() -> Vec<Device> {
+fn devices() -> Vec<(Device, CubeDevice)> {
     vec![
         #[cfg(feature = "wgpu")]
-        Device::wgpu(burn_core::tensor::DeviceKind::DefaultDevice),
+        (
+            Device::wgpu(burn_core::tensor::DeviceKind::DefaultDevice),
+            CubeDevice::Wgpu(Default::default()),
+        ),
         #[cfg(feature = "cpu")]
-        Device::cpu(),
+        (Device::cpu(), CubeDevice::Cpu(Default::default())),
     ]
 }
 
-fn in_use(device: &Device) -> u64 {
+/// What the allocations on the device use. The runtime's own staging buffers, through which a page passes on its
+/// way to the host, are not among them.
+fn in_use((device, report): &(Device, CubeDevice)) -> u64 {
     device.sync().unwrap();
-    device
-        .memory_pool_usage()
-        .expect("the device reports")
-        .bytes_in_use
+    let report = report.client().memory_report(MemoryScope::Device);
+    let pools = report.streams.iter().map(|stream| stream.pools.usage());
+    pools.map(|usage| usage.bytes_in_use).sum()
 }
 
 /// The most that the report shows above parameters and gradients, after any update of three steps.
-fn peak(device: &Device, budget: Budget) -> u64 {
+fn peak(device: &(Device, CubeDevice), budget: Budget) -> u64 {
     let optimizer = PagedAdamWConfig::new().with_budget(budget).build().unwrap();
-    let random = || Tensor::<2>::random(SHAPE, Distribution::Default, device);
+    let random = || Tensor::<2>::random(SHAPE, Distribution::Default, &device.0);
     let mut params: Vec<_> = (0..PARAMETERS).map(|_| random()).collect();
     let grad = random();
     let mut states: Vec<_> = params.iter().map(|_| None).collect();

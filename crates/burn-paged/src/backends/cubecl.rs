@@ -50,10 +50,9 @@ impl PagedOps for CubeBackend {
 }
 
 fn open(settings: &PoolSettings, like: &CubeTensor) -> Home {
-    let name = format!("{:?}", like.device);
     Home::Device(Box::new(DevicePages::new(
         like.client.clone(),
-        name,
+        like.device.clone(),
         settings.page_bytes,
     )))
 }
@@ -66,10 +65,9 @@ fn update(
     rule: Rule,
 ) -> Result<(), PagedError> {
     inner.home(|settings| open(settings, param));
-    let device = format!("{:?}", param.device);
     let page_words = inner.page_bytes() / 4;
     for segment in inner.begin(slot, begin)? {
-        let page = inner.device_page(&device, segment.page)?;
+        let page = inner.device_page(&param.device, segment.page)?;
         let run = Run {
             parameter: slot.elements(),
             first: segment.first,
