@@ -13,8 +13,10 @@
 //! - [`log`]: the step log.
 //! - [`interrupt`]: what Ctrl-C does.
 //! - [`report`]: an error as one line.
+//! - [`allocator`]: how freed memory is kept.
 //! - [`records`]: the demo's data set, drawn from a seed.
 
+pub mod allocator;
 pub mod cli;
 pub mod commands;
 pub mod config;

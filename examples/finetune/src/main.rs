@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use finetune::{commands, config, report};
+use finetune::{allocator, commands, config, report};
 
 fn main() -> ExitCode {
+    allocator::keep_freed_memory();
     match config::parse(std::env::args_os()).and_then(|cli| commands::run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -80,6 +80,7 @@ impl PageFile {
         this.file.set_len(0).map_err(failed)?;
         let header = this.header();
         this.write_at(0, &header, "create")?;
+        this.file.set_len(HEADER).map_err(failed)?;
         Ok(this)
     }
 
