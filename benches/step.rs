@@ -1,0 +1,101 @@
+//! A whole training step of a real model: forward, backward, clipping and update, batch 4 × 256 and 1 × 1024, rank 16 on
+//! all linear layers, in each compute dtype, with and without layer checkpointing.
+//!
+//! `cargo bench -p qlora-benches --bench step` runs on Flex. `QLORA_MODEL` names the model, by default the
+//! SmolLM2-135M-Instruct that `scripts/fetch-smollm2.sh` puts into the cache folder.
+
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use burn_finetune::{Batch, Row, TrainConfig, Trainer};
+use burn_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions, Weights};
+use burn_qlora::{Checkpointing, LoraConfig, QuantConfig, attach_adapters};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use finetune::model::LlamaLm;
+
+const SHAPES: [[usize; 2]; 2] = [[4, 256], [1, 1024]];
+const RANK: usize = 16;
+
+fn model_path() -> PathBuf {
+    std::env::var_os("QLORA_MODEL").map_or_else(
+        || {
+            let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
+                || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache"),
+                PathBuf::from,
+            );
+            cache.join("burn-qlora/SmolLM2-135M-Instruct.Q4_1.gguf")
+        },
+        PathBuf::from,
+    )
+}
+
+fn trainer(
+    checkpoint: &Checkpoint,
+    dtype: ComputeDtype,
+    checkpointing: Checkpointing,
+    device: &Device,
+) -> Trainer<LlamaLm> {
+    let options = LoadOptions {
+        weights: Weights::Quantized(QuantConfig::default()),
+        compute_dtype: dtype,
+    };
+    let llama = Llama::load(checkpoint, &options, device).expect("the model should load");
+    let mut model = LlamaLm { llama };
+    let lora = LoraConfig::new(RANK, 2.0 * RANK as f64);
+    attach_adapters(&mut model, &lora, 0).expect("every linear layer can be adapted");
+    Trainer::new(model, TrainConfig::default())
+        .and_then(|trainer| trainer.with_checkpointing(checkpointing))
+        .expect("the default configuration is valid")
+}
+
+/// Rows of arbitrary tokens, all of them to be learnt.
+fn batch([rows, seq]: [usize; 2], vocab: usize, device: &Device) -> Batch {
+    let rows: Vec<Row> = (0..rows)
+        .map(|row| {
+            Row::all(
+                (0..seq)
+                    .map(|i| ((row * 7919 + i * 104_729) % vocab) as u32)
+                    .collect(),
+            )
+        })
+        .collect();
+    Batch::collate(&rows.iter().collect::<Vec<_>>(), device)
+}
+
+fn step(criterion: &mut Criterion) {
+    let path = model_path();
+    let checkpoint = match Checkpoint::open(&path) {
+        Ok(checkpoint) => checkpoint,
+        Err(error) => {
+            eprintln!("no step is measured: {error}");
+            return;
+        }
+    };
+    let device = Device::flex().autodiff();
+    for shape in SHAPES {
+        let batch = batch(shape, checkpoint.config().vocab_size, &device);
+        let [rows, seq] = shape;
+        let mut group = criterion.benchmark_group(format!("step/{rows}x{seq}"));
+        group.sample_size(10);
+        group.throughput(Throughput::Elements((rows * seq) as u64));
+        for dtype in [ComputeDtype::F32, ComputeDtype::Bf16] {
+            for (name, checkpointing) in [
+                ("none", Checkpointing::None),
+                ("layer", Checkpointing::Layer),
+            ] {
+                let mut trainer = trainer(&checkpoint, dtype, checkpointing, &device);
+                let id = BenchmarkId::new(dtype.to_string(), format!("checkpointing {name}"));
+                group.bench_function(id, |bencher| {
+                    bencher.iter(|| {
+                        let batches = std::slice::from_ref(&batch);
+                        trainer.step(batches).expect("the loss should be finite")
+                    });
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, step);
+criterion_main!(benches);
