@@ -4,7 +4,7 @@
 //! written to one buffer while the page in the other is updated, and the page before is read back behind.
 //!
 //! CUDA and ROCm read into pinned memory, from which they also write without a copy in between, so there the bytes that
-//! came back are the page's home as they are. (Compiled for CUDA, not run on it.) Elsewhere what a page is read
+//! came back are the page's home as they are. (That was neither compiled for CUDA and ROCm nor run on them.) Elsewhere what a page is read
 //! into is a staging buffer of the runtime's, which is given back.
 
 use std::fmt;
@@ -113,7 +113,9 @@ impl DevicePages {
         self.grow(used.len());
         if residency.is_resident(page) {
             if self.resident[page].is_none() {
-                let handle = self.client.empty(self.page_bytes);
+                // An allocation of its own goes back to the driver when the page has to leave.
+                let (client, bytes) = (&self.client, self.page_bytes);
+                let handle = client.memory_dedicated_allocation((), |()| client.empty(bytes));
                 // A page that stays may grow at any time.
                 self.fill(&handle, page, self.page_bytes);
                 self.resident[page] = Some(handle);

@@ -51,8 +51,9 @@ pub struct PagedAdamWConfig {
     /// given; where that folder is in memory, paging into it saves nothing.
     #[config(default = "None")]
     pub page_file: Option<PathBuf>,
-    /// For [`Budget::Auto`]: bytes that everything together may take. On Flex what the system has if it is not given;
-    /// CubeCL devices do not tell, so there the state stays resident without it.
+    /// For [`Budget::Auto`]: bytes that everything together may take. On Flex what the system has (Linux' `MemAvailable`,
+    /// which knows nothing of a control group's limit) if it is not given; CubeCL devices do not tell, so there
+    /// the state stays resident without it.
     #[config(default = "None")]
     pub memory_limit: Option<u64>,
 }

@@ -314,7 +314,7 @@ impl Inner {
         self.last = PagingReport {
             bytes_in: moved.0,
             bytes_out: moved.1,
-            lru_bytes: lru_bytes(used, resident),
+            lru_bytes: lru_bytes(used, resident + 2 * self.settings.page_bytes as u64),
             ..PagingReport::default()
         };
         if self.stale {

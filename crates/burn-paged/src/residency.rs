@@ -29,13 +29,13 @@ pub struct PagingReport {
     pub bytes_in: u64,
     /// Bytes that it wrote back.
     pub bytes_out: u64,
-    /// Bytes that least-recently-used paging would have moved with as much memory, in and out.
+    /// Bytes that least-recently-used paging would have moved with as much memory, the two buffers included.
     pub lru_bytes: u64,
 }
 
 impl PagingReport {
-    /// Bytes moved by the last complete step: `2 · (state − resident)` from the second step on. Pages are
-    /// made in the first step, so nothing is brought in then.
+    /// Bytes moved by the last complete step: `2 · (state − resident)`. The first step makes the pages as it goes, so
+    /// of those that are still growing it counts less.
     pub fn bytes_moved(&self) -> u64 {
         self.bytes_in + self.bytes_out
     }

@@ -7,6 +7,7 @@ use burn_core::tensor::{Device, Distribution, Tensor};
 use burn_cubecl::CubeDevice;
 use burn_paged::{Budget, PAGE_BYTES, PagedAdamWConfig};
 use cubecl::MemoryScope;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Parameters of 1 MiB, with 2 MiB of state each.
 const SHAPE: [usize; 2] = [1024, 256];
@@ -60,8 +61,48 @@ fn peak(device: &(Device, CubeDevice), budget: Budget) -> u64 {
     peak
 }
 
+/// The report is of everything on the device: tests take turns.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn pages_that_have_to_leave_are_given_back() {
+    let _alone = alone();
+    for device in devices() {
+        let optimizer = |limit| {
+            let config = PagedAdamWConfig::new().with_budget(Budget::Auto);
+            config.with_memory_limit(Some(limit)).build().unwrap()
+        };
+        let random = || Tensor::<2>::random(SHAPE, Distribution::Default, &device.0);
+        let (param, grad) = (random(), random());
+        let mut left = Vec::new();
+        for limit in [1 << 40, 1] {
+            let before = in_use(&device);
+            let optimizer = optimizer(limit);
+            let states: Vec<_> = (0..PARAMETERS)
+                .map(|_| {
+                    let stepped = optimizer.try_step(1e-3, param.clone(), grad.clone(), None);
+                    stepped.unwrap().1
+                })
+                .collect();
+            optimizer.prepare().unwrap();
+            let resident = optimizer.report().resident_bytes;
+            left.push((resident, in_use(&device).saturating_sub(before)));
+            drop(states);
+        }
+        let state = PARAMETERS as u64 * 2 * PARAMETER_BYTES;
+        assert_eq!(left[0].0, state);
+        assert!(left[0].1 >= state, "{left:?}");
+        assert_eq!(left[1].0, 0);
+        assert!(left[1].1 <= 2 * PAGE_BYTES as u64, "{left:?}");
+    }
+}
+
 #[test]
 fn two_pages_of_state_are_all_that_is_on_the_device() {
+    let _alone = alone();
     for device in devices() {
         let resident = peak(&device, Budget::Resident);
         let streamed = peak(&device, Budget::Bytes(0));

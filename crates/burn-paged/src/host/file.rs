@@ -78,7 +78,8 @@ impl PageFile {
             pages: 0,
         };
         this.file.set_len(0).map_err(failed)?;
-        let header = this.header();
+        let mut header = [0; HEADER as usize];
+        header[..24].copy_from_slice(&this.header());
         this.write_at(0, &header, "create")?;
         this.file.set_len(HEADER).map_err(failed)?;
         Ok(this)
