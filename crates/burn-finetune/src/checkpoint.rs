@@ -15,7 +15,7 @@
 
 use crate::train::Trainer;
 use crate::{CausalLm, FinetuneError};
-use burn_qlora::atomic::{WriteError, write_files};
+use burn_qlora::atomic::{WriteError, bytes, write_files};
 use burn_qlora::{LoraConfig, LoraModel, peft};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -67,7 +67,7 @@ impl RunDir {
             return Err(FinetuneError::OutputInUse { path });
         }
         let text = format!("{:#}\n", Value::Object(settings.clone()));
-        write_files(&path, &[(SETTINGS_FILE, text.as_bytes())])?;
+        write_files(&path, vec![(SETTINGS_FILE, bytes(text.as_bytes()))])?;
         Ok(Self {
             path,
             lora,
@@ -179,7 +179,7 @@ impl RunDir {
             path: into.join(STATE_FILE),
             reason: error.to_string(),
         })?;
-        write_files(into, &[(STATE_FILE, state.as_slice())])?;
+        write_files(into, vec![(STATE_FILE, bytes(&state))])?;
         Ok(())
     }
 

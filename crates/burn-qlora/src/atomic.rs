@@ -26,12 +26,20 @@ impl From<WriteError> for crate::LoraError {
     }
 }
 
+/// What writes the content of a file.
+pub type Content<'a> = Box<dyn FnOnce(&mut File) -> io::Result<()> + 'a>;
+
+/// The content that is these bytes.
+pub fn bytes(bytes: &[u8]) -> Content<'_> {
+    Box::new(|file| file.write_all(bytes))
+}
+
 /// Writes several files of one folder, all complete and synced before the first takes its name, so that
 /// a full disk leaves the folder as it was. The folder is made when it is missing.
 ///
 /// # Errors
 /// [`WriteError`] naming the file that failed.
-pub fn write_files(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), WriteError> {
+pub fn write_files(dir: &Path, files: Vec<(&str, Content<'_>)>) -> Result<(), WriteError> {
     let failed = |path: &Path, reason: String| WriteError {
         path: path.to_owned(),
         reason,
@@ -39,11 +47,11 @@ pub fn write_files(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), WriteError
     let made = make_dir(dir).map_err(|error| failed(dir, error.to_string()))?;
     let write_all = || {
         let mut scratches = Vec::with_capacity(files.len());
-        for (name, bytes) in files {
+        for (name, content) in files {
             let path = dir.join(name);
             let (scratch, mut file) =
                 AtomicFile::create(&path).map_err(|error| failed(&path, error.to_string()))?;
-            file.write_all(bytes)
+            content(&mut file)
                 .and_then(|()| file.sync_all())
                 .map_err(|error| failed(&path, error.to_string()))?;
             scratches.push((path, scratch));

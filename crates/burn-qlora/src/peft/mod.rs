@@ -41,17 +41,25 @@ pub fn save<M: LoraModel>(
             });
         }
     }
-    let weights = weights::to_bytes(model)?;
+    let weights = weights::Factors::of(model)?;
     let targets = weights::target_names(model, &config.targets);
     let json = AdapterConfig::new(config, targets, base_model).to_json();
-    atomic::write_files(
+    // What reading a factor fails with is told as it is, not as a failure to write.
+    let mut unread = None;
+    let written = atomic::write_files(
         dir.as_ref(),
-        &[
-            (WEIGHTS_FILE, weights.as_slice()),
-            (CONFIG_FILE, json.as_bytes()),
+        vec![
+            (
+                WEIGHTS_FILE,
+                Box::new(|file| weights.write(file, &mut unread)),
+            ),
+            (CONFIG_FILE, atomic::bytes(json.as_bytes())),
         ],
-    )?;
-    Ok(())
+    );
+    match unread {
+        Some(error) => Err(error),
+        None => Ok(written?),
+    }
 }
 
 /// Puts the adapters of `dir` on the model's layers; layers it does not name lose theirs.

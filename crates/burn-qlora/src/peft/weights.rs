@@ -2,9 +2,11 @@
 
 use crate::{LoraBranch, LoraConfig, LoraError, LoraModel, Targets, config::short_names};
 use burn::tensor::{DType, Tensor, TensorData};
-use safetensors::tensor::TensorView;
+use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use safetensors::{Dtype, SafeTensors};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 
 /// What peft puts before a layer's path.
@@ -14,40 +16,63 @@ fn key(path: &str, factor: char) -> String {
     format!("{PREFIX}{path}.lora_{factor}.weight")
 }
 
-/// The adapters of `model` as a safetensors file in f32.
-///
-/// # Errors
-/// [`LoraError::NoAdapters`] when there is none, [`LoraError::Device`] when a factor cannot be read.
-pub fn to_bytes<M: LoraModel>(model: &M) -> Result<Vec<u8>, LoraError> {
-    let mut tensors = BTreeMap::new();
-    for (path, linear) in model.lora_linears() {
-        let Some(branch) = &linear.adapter else {
-            continue;
-        };
-        for (factor, value) in [('A', &branch.lora.a), ('B', &branch.lora.b)] {
-            let name = key(&path, factor);
-            let data = host(&name, value.val())?;
-            tensors.insert(name, data);
+/// The factors of a model's adapters by their names in the file, sorted.
+pub struct Factors(Vec<(String, Tensor<2>)>);
+
+impl Factors {
+    /// Those of `model`. No copy is made.
+    ///
+    /// # Errors
+    /// [`LoraError::NoAdapters`] when there is none.
+    pub fn of<M: LoraModel>(model: &M) -> Result<Self, LoraError> {
+        let mut factors = Vec::new();
+        for (path, linear) in model.lora_linears() {
+            if let Some(branch) = &linear.adapter {
+                factors.push((key(&path, 'A'), branch.lora.a.val()));
+                factors.push((key(&path, 'B'), branch.lora.b.val()));
+            }
         }
+        if factors.is_empty() {
+            return Err(LoraError::NoAdapters);
+        }
+        factors.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(Self(factors))
     }
-    if tensors.is_empty() {
-        return Err(LoraError::NoAdapters);
+
+    /// Writes them as a safetensors file in f32. One factor at a time is copied to the host.
+    ///
+    /// # Errors
+    /// Those of the file; when a factor cannot be read, the reason is in `unread`.
+    pub fn write(self, file: &mut File, unread: &mut Option<LoraError>) -> io::Result<()> {
+        let mut end = 0;
+        let tensors = self.0.iter().map(|(name, factor)| {
+            let [rows, columns] = factor.dims();
+            let begin = end;
+            end += rows * columns * size_of::<f32>();
+            let info = TensorInfo {
+                dtype: Dtype::F32,
+                shape: vec![columns, rows],
+                data_offsets: (begin, end),
+            };
+            (name.clone(), info)
+        });
+        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let metadata = Metadata::new(Some(format), tensors.collect()).map_err(io::Error::other)?;
+        let mut header = serde_json::to_vec(&metadata)?;
+        header.resize(header.len().next_multiple_of(8), b' ');
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        for (name, factor) in self.0 {
+            match host(&name, factor) {
+                Ok(data) => file.write_all(data.as_bytes())?,
+                Err(error) => {
+                    *unread = Some(error);
+                    return Err(io::Error::other(format!("`{name}` cannot be read")));
+                }
+            }
+        }
+        Ok(())
     }
-    let malformed = |error: safetensors::SafeTensorError| LoraError::Malformed {
-        path: super::WEIGHTS_FILE.into(),
-        expected: "safetensors file",
-        reason: error.to_string(),
-    };
-    let views = tensors
-        .iter()
-        .map(|(name, data)| {
-            let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes())
-                .map_err(malformed)?;
-            Ok((name.as_str(), view))
-        })
-        .collect::<Result<Vec<_>, LoraError>>()?;
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize(views, Some(metadata)).map_err(malformed)
 }
 
 /// A factor in peft's orientation on the host, f32, row-major.
