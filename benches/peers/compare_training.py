@@ -105,14 +105,16 @@ def compare(args):
     for shape in args.shapes:
         batch, seq = map(int, shape.split("x"))
         print(f"\nbatch {batch} x {seq}, rank {args.rank}")
-        runs = {f"burn-qlora {dtype}": ours(args, dtype, batch, seq) for dtype in ("f32", "bf16")}
-        best = runs["burn-qlora bf16"]
+        print(f"{'':24} {'tokens/s':>9} {'GB':>6} {'first loss':>11}   burn-qlora bf16 is", flush=True)
+        best = ours(args, "bf16", batch, seq)
+        runs = [("burn-qlora bf16", lambda: best), ("burn-qlora f32", lambda: ours(args, "f32", batch, seq))]
         for dtype in ("float32", "bfloat16"):
-            runs[f"peer {dtype}"] = peer_in_its_process(args, dtype, batch, seq, False)
+            runs.append((f"peer {dtype}", lambda dtype=dtype: peer_in_its_process(args, dtype, batch, seq, False)))
         if args.compile:
-            runs["peer bfloat16, compiled"] = peer_in_its_process(args, "bfloat16", batch, seq, True)
-        print(f"{'':24} {'tokens/s':>9} {'GB':>6} {'first loss':>11}   burn-qlora bf16 is")
-        for name, run in runs.items():
+            compiled = lambda: peer_in_its_process(args, "bfloat16", batch, seq, True)
+            runs.append(("peer bfloat16, compiled", compiled))
+        for name, measure in runs:
+            run = measure()
             speed = best["tokens_per_second"] / run["tokens_per_second"]
             memory = best["peak_bytes"] / run["peak_bytes"]
             ratio = "" if run is best else f"   {speed:.2f} x as fast in {memory:.0%} of the memory"

@@ -51,7 +51,7 @@ pub use dynamic_map::{dynamic_map, dynamic_map_unsigned};
 pub use element::Element;
 pub use error::Nf4Error;
 pub use layout::{Layout, NESTED_BLOCK, NESTED_MAP};
-pub use matmul::{Direction, Threads, dense, low_rank, matmul, matmul_on};
+pub use matmul::{Direction, Threads, dense, low_rank, matmul, matmul_on, matmul_vec};
 pub use matrix::{MatrixRef, QuantizedMatrix};
 pub use quantize::{quantize, quantize_on};
 pub use simd::Isa;

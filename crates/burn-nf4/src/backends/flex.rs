@@ -107,9 +107,8 @@ fn multiply<E: Number>(
     direction: Direction,
 ) -> FlexTensor {
     let m = shape.iter().rev().skip(1).product();
-    let mut y = bytemuck::zeroed_vec::<E>(shape.num_elements());
-    with_words(weight, |words| {
-        nf4::matmul(words, x.storage::<E>(), m, &mut y, direction);
+    let y = with_words(weight, |words| {
+        nf4::matmul_vec(words, x.storage::<E>(), m, direction)
     });
     tensor(y, shape)
 }
@@ -161,10 +160,8 @@ impl Lora {
     fn forward<E: Number>(&self, x: &FlexTensor) -> FlexTensor {
         let x = x.to_contiguous();
         let shape = matmul_shape(&self.shape, &self.weight.layout, false);
-        let mut y = bytemuck::zeroed_vec::<E>(shape.num_elements());
-        self.with(|words, low_rank| {
-            low_rank::forward(words, low_rank, x.storage::<E>(), self.m(), &mut y);
-        });
+        let y = self
+            .with(|words, low_rank| low_rank::forward(words, low_rank, x.storage::<E>(), self.m()));
         tensor(y, shape)
     }
 
@@ -190,22 +187,14 @@ impl Lora {
         dx: bool,
     ) -> (Option<FlexTensor>, FlexTensor, FlexTensor) {
         let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
-        let mut dx = dx.then(|| bytemuck::zeroed_vec::<E>(self.shape.num_elements()));
-        let zeros = |factor: &FlexTensor| vec![0.0f32; factor.shape().num_elements()];
-        let (mut da, mut db) = (zeros(&self.a), zeros(&self.b));
-        let gradients = low_rank::Gradients {
-            x: dx.as_deref_mut(),
-            a: &mut da,
-            b: &mut db,
-        };
-        self.with(|words, low_rank| {
+        let gradients = self.with(|words, low_rank| {
             let (x, grad) = (x.storage::<E>(), grad.storage::<E>());
-            low_rank::backward(words, low_rank, x, grad, self.m(), gradients);
+            low_rank::backward(words, low_rank, x, grad, self.m(), dx)
         });
         (
-            dx.map(|dx| tensor(dx, self.shape.clone())),
-            tensor(da, self.a.shape()),
-            tensor(db, self.b.shape()),
+            gradients.x.map(|dx| tensor(dx, self.shape.clone())),
+            tensor(gradients.a, self.a.shape()),
+            tensor(gradients.b, self.b.shape()),
         )
     }
 }

@@ -5,6 +5,7 @@
 //! all packed rows by them; the sums, in f32, stay there too until they are complete. A decoded weight serves all those
 //! rows, so that from some 30 rows on the arithmetic bounds the time.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -24,11 +25,12 @@ pub(super) const MAX_ROWS: usize = 1024;
 /// Most words of the panels and most of the sums of a task: 256 KiB each, together half of an L2 cache of 1 MiB.
 const MAX_SCRATCH: usize = 64 * 1024;
 
-/// What becomes of the values that stand in the output.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Store {
-    Replace,
-    Add,
+/// Where a product goes.
+pub(super) enum Destination<'a, E> {
+    /// Values that need not exist yet: each of them is written.
+    New(&'a mut [MaybeUninit<E>]),
+    /// Values that the product is added to.
+    Sum(&'a mut [E]),
 }
 
 /// Rows of the register tile for `m` rows: as many as it has or fewer, so that tiles are equally full.
@@ -66,8 +68,7 @@ pub(super) fn product<P: Precision, W: Panels, L: Panels, E: Element>(
     isa: Isa,
     first: &Term<'_, P, W>,
     second: Option<&Term<'_, P, L>>,
-    y: &mut [E],
-    store: Store,
+    y: Destination<'_, E>,
     threads: Threads,
 ) {
     let outer = first.w.outer();
@@ -100,7 +101,7 @@ pub(super) fn product<P: Precision, W: Panels, L: Panels, E: Element>(
         if let Some(second) = second {
             add_term(isa, second.x, second.w, &region, true, &mut sums);
         }
-        write_out(isa, &sums, &region, y, store);
+        write_out(isa, &sums, &region, y);
     };
     match threads {
         Threads::All => (0..columns * bands)
@@ -144,7 +145,7 @@ fn add<S: Simd, P: Precision, W: Panels>(
     let &Region { rows, vectors, .. } = region;
     let (sums, _) = sums.as_chunks_mut::<16>();
     let per_panel = sums.len() / region.panels.len();
-    for (start, depth, packed) in x.parts() {
+    for (start, depth) in x.parts() {
         let words = depth.div_ceil(P::STEPS);
         let mut scratch = Scratch::new(region.panels.len() * words * vectors * 16);
         let (decoded, _) = scratch.as_chunks_mut::<16>();
@@ -159,9 +160,8 @@ fn add<S: Simd, P: Precision, W: Panels>(
             w.decode::<S, P>(s, place, out);
         }
         let accumulate = accumulate || start > 0;
-        let len = words * rows;
-        let packed = &packed[region.tiles.start * len..region.tiles.end * len];
-        for (tile, x) in packed.chunks_exact(len).enumerate() {
+        for (tile, place) in region.tiles.clone().enumerate() {
+            let x = x.tile(place, start, depth);
             for (weights, sums) in decoded
                 .chunks_exact(words * vectors)
                 .zip(sums.chunks_exact_mut(per_panel))
@@ -175,11 +175,11 @@ fn add<S: Simd, P: Precision, W: Panels>(
 
 kernel! {
     /// Writes the sums of a region to its place in `y`.
-    fn write_out<E: Element>(sums: &[u32], region: &Region, y: Output<E>, store: Store) = write;
+    fn write_out<E: Element>(sums: &[u32], region: &Region, y: Output<E>) = write;
 }
 
 #[inline(always)]
-fn write<S: Simd, E: Element>(_: S, sums: &[u32], region: &Region, y: Output<E>, store: Store) {
+fn write<S: Simd, E: Element>(_: S, sums: &[u32], region: &Region, y: Output<E>) {
     let width = 16 * region.vectors;
     let sums: &[f32] = bytemuck::cast_slice(sums);
     let per_panel = sums.len() / region.panels.len();
@@ -193,28 +193,33 @@ fn write<S: Simd, E: Element>(_: S, sums: &[u32], region: &Region, y: Output<E>,
             let (chunks, rest) = to.as_chunks_mut::<16>();
             let (sum_chunks, sum_rest) = sums.as_chunks::<16>();
             for (to, sums) in chunks.iter_mut().zip(sum_chunks) {
-                put(to, sums, store);
+                put(to, sums, y.adds);
             }
-            put(rest, sum_rest, store);
+            put(rest, sum_rest, y.adds);
         }
     }
 }
 
-/// Writes sums, or adds them.
+/// Writes sums, or adds them to values that are there.
 #[inline(always)]
-fn put<E: Element>(to: &mut [E], sums: &[f32], store: Store) {
-    let pairs = to.iter_mut().zip(sums);
-    match store {
-        Store::Replace => pairs.for_each(|(y, sum)| *y = E::from_f32(*sum)),
-        Store::Add => pairs.for_each(|(y, sum)| *y = E::from_f32(y.to_f32() + sum)),
+fn put<E: Element>(to: &mut [MaybeUninit<E>], sums: &[f32], adds: bool) {
+    for (y, sum) in to.iter_mut().zip(sums) {
+        let before = match adds {
+            // SAFETY: an output that is added to was made of values.
+            true => unsafe { y.assume_init() }.to_f32(),
+            false => 0.0,
+        };
+        y.write(E::from_f32(before + sum));
     }
 }
 
 /// An output matrix that several threads write disjoint parts of.
 pub(crate) struct Output<E> {
-    start: *mut E,
+    start: *mut MaybeUninit<E>,
     len: usize,
     stride: usize,
+    /// Whether there are values, and what is written is added to them.
+    adds: bool,
 }
 
 impl<E> Clone for Output<E> {
@@ -232,11 +237,16 @@ unsafe impl<E: Send> Sync for Output<E> {}
 
 impl<E> Output<E> {
     /// A view of `y`, whose rows are `stride` long.
-    fn new(y: &mut [E], stride: usize) -> Self {
+    fn new(y: Destination<'_, E>, stride: usize) -> Self {
+        let (start, len, adds) = match y {
+            Destination::New(y) => (y.as_mut_ptr(), y.len(), false),
+            Destination::Sum(y) => (y.as_mut_ptr().cast(), y.len(), true),
+        };
         Self {
-            start: y.as_mut_ptr(),
-            len: y.len(),
+            start,
+            len,
             stride,
+            adds,
         }
     }
 
@@ -249,7 +259,12 @@ impl<E> Output<E> {
     /// # Safety
     /// `y` is still borrowed, the row exists, and no other thread touches these elements meanwhile.
     #[inline(always)]
-    unsafe fn columns<'a>(self, row: usize, column: usize, width: usize) -> &'a mut [E] {
+    unsafe fn columns<'a>(
+        self,
+        row: usize,
+        column: usize,
+        width: usize,
+    ) -> &'a mut [MaybeUninit<E>] {
         let len = self.stride.saturating_sub(column).min(width);
         let at = row * self.stride + column.min(self.stride);
         debug_assert!(at + len <= self.len);

@@ -1,10 +1,10 @@
 //! Products with dense matrices through the same register tile, for what of a model stays dense: its head.
 
-use super::blocked::{MAX_ROWS, Store, tile_rows};
+use super::blocked::{Destination, MAX_ROWS, tile_rows};
 use super::pack::Packed;
 use super::panel::{DenseColumns, DenseRows};
 use super::precision::{Bf16Pairs, F32, Precision};
-use super::{Direction, Threads, assert_len, one_term};
+use super::{Direction, Threads, as_new, assert_len, one_term};
 use crate::element::Element;
 use crate::simd::Isa;
 
@@ -71,12 +71,8 @@ pub fn matmul_on<X: Element, W: Element, Y: Element>(
     let (inner, outer) = direction.widths(w.shape);
     assert_len("x", x.len(), [m, inner]);
     assert_len("y", y.len(), [m, outer]);
-    let store = match into {
-        Into::Replace => Store::Replace,
-        Into::Add => Store::Add,
-    };
     if inner == 0 || y.is_empty() {
-        if store == Store::Replace {
+        if into == Into::Replace {
             y.fill(Y::default());
         }
         return;
@@ -85,10 +81,14 @@ pub fn matmul_on<X: Element, W: Element, Y: Element>(
         .chunks(MAX_ROWS * inner)
         .zip(y.chunks_mut(MAX_ROWS * outer))
     {
+        let y = match into {
+            Into::Replace => Destination::New(as_new(y)),
+            Into::Add => Destination::Sum(y),
+        };
         if W::IN_PAIRS {
-            blocked::<Bf16Pairs, X, W, Y>(isa, w, x, y, direction, store, threads);
+            blocked::<Bf16Pairs, X, W, Y>(isa, w, x, y, direction, threads);
         } else {
-            blocked::<F32, X, W, Y>(isa, w, x, y, direction, store, threads);
+            blocked::<F32, X, W, Y>(isa, w, x, y, direction, threads);
         }
     }
 }
@@ -97,25 +97,15 @@ fn blocked<P: Precision, X: Element, W: Element, Y: Element>(
     isa: Isa,
     w: DenseRef<'_, W>,
     x: &[X],
-    y: &mut [Y],
+    y: Destination<'_, Y>,
     direction: Direction,
-    store: Store,
     threads: Threads,
 ) {
     let (inner, outer) = direction.widths(w.shape);
     let packed = Packed::<P>::new(isa, x, inner, tile_rows(isa, x.len() / inner), threads);
     let values = w.values;
     match direction {
-        Direction::Forward => {
-            one_term(isa, &packed, DenseRows { values, inner }, y, store, threads)
-        }
-        Direction::Transposed => one_term(
-            isa,
-            &packed,
-            DenseColumns { values, outer },
-            y,
-            store,
-            threads,
-        ),
+        Direction::Forward => one_term(isa, &packed, DenseRows { values, inner }, y, threads),
+        Direction::Transposed => one_term(isa, &packed, DenseColumns { values, outer }, y, threads),
     }
 }

@@ -4,11 +4,13 @@
 //! `x` is packed once for both, the low-rank product joins the sum of the quantized one before it is rounded, and the
 //! backward pass needs nothing of the forward pass but `x`.
 
-use super::blocked::{MAX_ROWS, Store, Term, product, tile_rows};
+use std::mem::MaybeUninit;
+
+use super::blocked::{Destination, MAX_ROWS, Term, product, tile_rows};
 use super::pack::Packed;
 use super::panel::{DenseColumns, DenseRows, QuantizedColumns, QuantizedRows};
 use super::precision::{Bf16Pairs, F32, Precision};
-use super::{Direction, Threads, assert_len, few_rows, one_term, reads_words};
+use super::{Direction, Threads, assert_len, few_rows, filled, one_term, reads_words};
 use crate::element::Element;
 use crate::matrix::MatrixRef;
 use crate::simd::Isa;
@@ -35,20 +37,14 @@ impl<'a> LowRank<'a> {
     }
 }
 
-/// `y = x·Wᵀ + s·(x·A)·B`.
+/// `y = x·Wᵀ + s·(x·A)·B`, `[m, out_features]`.
 ///
-/// `x: [m, in_features]`, `y: [m, out_features]`. With bf16 the factors are rounded to it, and so is `s·(x·A)`.
+/// `x: [m, in_features]`. With bf16 the factors are rounded to it, and so is `s·(x·A)`.
 ///
 /// # Panics
 /// If a length does not fit `m`, the rank and the matrix's shape.
-pub fn forward<E: Element>(
-    w: MatrixRef<'_>,
-    low_rank: LowRank<'_>,
-    x: &[E],
-    m: usize,
-    y: &mut [E],
-) {
-    forward_on(Isa::best(), w, low_rank, x, m, y);
+pub fn forward<E: Element>(w: MatrixRef<'_>, low_rank: LowRank<'_>, x: &[E], m: usize) -> Vec<E> {
+    forward_on(Isa::best(), w, low_rank, x, m)
 }
 
 /// [`forward`] on a given instruction set.
@@ -61,29 +57,27 @@ pub fn forward_on<E: Element>(
     low_rank: LowRank<'_>,
     x: &[E],
     m: usize,
-    y: &mut [E],
-) {
+) -> Vec<E> {
     let [n, k] = w.layout().shape();
     assert_len("x", x.len(), [m, k]);
-    assert_len("y", y.len(), [m, n]);
     low_rank.assert_fits([n, k]);
-    if y.is_empty() {
-        return;
-    }
-    if k == 0 {
-        return y.fill(E::default());
+    if m == 0 || n == 0 || k == 0 {
+        return vec![E::default(); m * n];
     }
     if reads_words(w, m) {
-        few_rows(isa, w, x, m, y, Direction::Forward);
-        return add_few_rows(low_rank, x, y, [n, k]);
+        let mut y = filled(m, n, |y| few_rows(isa, w, x, m, y, Direction::Forward));
+        add_few_rows(low_rank, x, &mut y, [n, k]);
+        return y;
     }
-    for (x, y) in x.chunks(MAX_ROWS * k).zip(y.chunks_mut(MAX_ROWS * n)) {
-        if E::IN_PAIRS {
-            forward_rows::<Bf16Pairs, E>(isa, w, low_rank, x, y);
-        } else {
-            forward_rows::<F32, E>(isa, w, low_rank, x, y);
+    filled(m, n, |y| {
+        for (x, y) in x.chunks(MAX_ROWS * k).zip(y.chunks_mut(MAX_ROWS * n)) {
+            if E::IN_PAIRS {
+                forward_rows::<Bf16Pairs, E>(isa, w, low_rank, x, y);
+            } else {
+                forward_rows::<F32, E>(isa, w, low_rank, x, y);
+            }
         }
-    }
+    })
 }
 
 fn forward_rows<P: Precision, E: Element>(
@@ -91,7 +85,7 @@ fn forward_rows<P: Precision, E: Element>(
     w: MatrixRef<'_>,
     low_rank: LowRank<'_>,
     x: &[E],
-    y: &mut [E],
+    y: &mut [MaybeUninit<E>],
 ) {
     let [n, k] = w.layout().shape();
     let LowRank { a, b, rank, .. } = low_rank;
@@ -120,7 +114,13 @@ fn forward_rows<P: Precision, E: Element>(
             outer: n,
         },
     };
-    product(isa, &first, Some(&second), y, Store::Replace, Threads::All);
+    product(
+        isa,
+        &first,
+        Some(&second),
+        Destination::New(y),
+        Threads::All,
+    );
 }
 
 /// `s·(x·W)`, `[m, rank]`.
@@ -131,8 +131,9 @@ fn scaled<P: Precision, W: super::Panels>(
     m: usize,
     low_rank: LowRank<'_>,
 ) -> Vec<f32> {
-    let mut out = vec![0.0; m * low_rank.rank];
-    one_term(isa, x, w, &mut out, Store::Replace, Threads::All);
+    let mut out: Vec<f32> = filled(m, low_rank.rank, |out| {
+        one_term(isa, x, w, Destination::New(out), Threads::All);
+    });
     out.iter_mut().for_each(|value| *value *= low_rank.scale);
     out
 }
@@ -163,18 +164,18 @@ fn add_few_rows<E: Element>(low_rank: LowRank<'_>, x: &[E], y: &mut [E], [n, k]:
     }
 }
 
-/// Gradients of the factors, and room for that of `x`.
-pub struct Gradients<'a, E> {
-    /// `dx: [m, in_features]`, if it is wanted.
-    pub x: Option<&'a mut [E]>,
+/// The gradients of a layer.
+pub struct Gradients<E> {
+    /// `dx: [m, in_features]`, if it was asked for.
+    pub x: Option<Vec<E>>,
     /// `dA: [in_features, rank]`.
-    pub a: &'a mut [f32],
+    pub a: Vec<f32>,
     /// `dB: [rank, out_features]`.
-    pub b: &'a mut [f32],
+    pub b: Vec<f32>,
 }
 
 /// The gradients of [`forward`] from `x` and the gradient of `y`, `dy: [m, out_features]`:
-/// `dx = dy·W + s·(dy·Bᵀ)·Aᵀ`, `dA = s·xᵀ·(dy·Bᵀ)`, `dB = s·(x·A)ᵀ·dy`.
+/// `dx = dy·W + s·(dy·Bᵀ)·Aᵀ` if `wants_dx`, `dA = s·xᵀ·(dy·Bᵀ)`, `dB = s·(x·A)ᵀ·dy`.
 ///
 /// # Panics
 /// If a length does not fit `m`, the rank and the matrix's shape.
@@ -184,9 +185,9 @@ pub fn backward<E: Element>(
     x: &[E],
     dy: &[E],
     m: usize,
-    gradients: Gradients<'_, E>,
-) {
-    backward_on(Isa::best(), w, low_rank, x, dy, m, gradients);
+    wants_dx: bool,
+) -> Gradients<E> {
+    backward_on(Isa::best(), w, low_rank, x, dy, m, wants_dx)
 }
 
 /// [`backward`] on a given instruction set.
@@ -200,43 +201,44 @@ pub fn backward_on<E: Element>(
     x: &[E],
     dy: &[E],
     m: usize,
-    gradients: Gradients<'_, E>,
-) {
+    wants_dx: bool,
+) -> Gradients<E> {
     let [n, k] = w.layout().shape();
     low_rank.assert_fits([n, k]);
     assert_len("x", x.len(), [m, k]);
     assert_len("dy", dy.len(), [m, n]);
-    assert_len("da", gradients.a.len(), [k, low_rank.rank]);
-    assert_len("db", gradients.b.len(), [low_rank.rank, n]);
-    let Gradients {
-        x: mut dx,
-        a: da,
-        b: db,
-    } = gradients;
-    if let Some(dx) = &dx {
-        assert_len("dx", dx.len(), [m, k]);
-    }
-    let mut da_transposed = vec![0.0; da.len()];
-    db.fill(0.0);
+    let mut da_transposed = vec![0.0; low_rank.a.len()];
+    let mut b = vec![0.0; low_rank.b.len()];
     if m == 0 || k == 0 || n == 0 {
-        da.fill(0.0);
-        if let Some(dx) = dx {
-            dx.fill(E::default());
-        }
-        return;
+        return Gradients {
+            x: wants_dx.then(|| vec![E::default(); m * k]),
+            a: da_transposed,
+            b,
+        };
     }
-    for start in (0..m).step_by(MAX_ROWS) {
-        let rows = start..(start + MAX_ROWS).min(m);
-        let x = &x[rows.start * k..rows.end * k];
-        let dy = &dy[rows.start * n..rows.end * n];
-        let dx = dx.as_mut().map(|dx| &mut dx[rows.start * k..rows.end * k]);
+    let mut rows = |start: usize, dx: Option<&mut [MaybeUninit<E>]>| {
+        let end = (start + MAX_ROWS).min(m);
+        let (x, dy) = (&x[start * k..end * k], &dy[start * n..end * n]);
         if E::IN_PAIRS {
-            backward_rows::<Bf16Pairs, E>(isa, w, low_rank, x, dy, dx, &mut da_transposed, db);
+            backward_rows::<Bf16Pairs, E>(isa, w, low_rank, x, dy, dx, &mut da_transposed, &mut b);
         } else {
-            backward_rows::<F32, E>(isa, w, low_rank, x, dy, dx, &mut da_transposed, db);
+            backward_rows::<F32, E>(isa, w, low_rank, x, dy, dx, &mut da_transposed, &mut b);
         }
-    }
-    transpose(&da_transposed, k, da);
+    };
+    let starts = (0..m).step_by(MAX_ROWS);
+    let dx = if wants_dx {
+        Some(filled(m, k, |dx| {
+            for (start, dx) in starts.zip(dx.chunks_mut(MAX_ROWS * k)) {
+                rows(start, Some(dx));
+            }
+        }))
+    } else {
+        starts.for_each(|start| rows(start, None));
+        None
+    };
+    let mut a = vec![0.0; da_transposed.len()];
+    transpose(&da_transposed, k, &mut a);
+    Gradients { x: dx, a, b }
 }
 
 /// Adds what some rows contribute to `dAᵀ: [rank, in_features]` and to `dB`.
@@ -247,7 +249,7 @@ fn backward_rows<P: Precision, E: Element>(
     low_rank: LowRank<'_>,
     x: &[E],
     dy: &[E],
-    dx: Option<&mut [E]>,
+    dx: Option<&mut [MaybeUninit<E>]>,
     da_transposed: &mut [f32],
     db: &mut [f32],
 ) {
@@ -295,7 +297,13 @@ fn backward_rows<P: Precision, E: Element>(
                     inner: rank,
                 },
             };
-            product(isa, &first, Some(&second), dx, Store::Replace, Threads::All);
+            product(
+                isa,
+                &first,
+                Some(&second),
+                Destination::New(dx),
+                Threads::All,
+            );
         }
         dinner
     };
@@ -308,7 +316,7 @@ fn backward_rows<P: Precision, E: Element>(
             values: large,
             outer,
         };
-        one_term(isa, &small, large, gradient, Store::Add, Threads::All);
+        one_term(isa, &small, large, Destination::Sum(gradient), Threads::All);
     }
 }
 

@@ -16,11 +16,13 @@ mod precision;
 mod scratch;
 mod tile;
 
+use std::mem::MaybeUninit;
+
 use crate::element::Element;
 use crate::matrix::MatrixRef;
 use crate::simd::Isa;
 
-use blocked::{MAX_ROWS, Store, Term, product, tile_rows};
+use blocked::{Destination, MAX_ROWS, Term, product, tile_rows};
 use pack::Packed;
 use panel::{Panels, QuantizedColumns, QuantizedRows};
 use precision::{Bf16Pairs, F32, Precision};
@@ -71,6 +73,17 @@ pub fn matmul<E: Element>(w: MatrixRef<'_>, x: &[E], m: usize, y: &mut [E], dire
     matmul_on(Isa::best(), w, x, m, y, direction);
 }
 
+/// [`matmul`] into memory of its own: `y` as a new vector, whose values nobody has to write first.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_vec<E: Element>(w: MatrixRef<'_>, x: &[E], m: usize, direction: Direction) -> Vec<E> {
+    let (_, outer) = direction.widths(w.layout().shape());
+    filled(m, outer, |y| {
+        matmul_into(Isa::best(), w, x, m, y, direction);
+    })
+}
+
 /// [`matmul`] on a given instruction set.
 ///
 /// # Panics
@@ -83,6 +96,18 @@ pub fn matmul_on<E: Element>(
     y: &mut [E],
     direction: Direction,
 ) {
+    matmul_into(isa, w, x, m, as_new(y), direction);
+}
+
+/// Writes every value of `y`.
+fn matmul_into<E: Element>(
+    isa: Isa,
+    w: MatrixRef<'_>,
+    x: &[E],
+    m: usize,
+    y: &mut [MaybeUninit<E>],
+    direction: Direction,
+) {
     let (inner, outer) = direction.widths(w.layout().shape());
     assert_len("x", x.len(), [m, inner]);
     assert_len("y", y.len(), [m, outer]);
@@ -90,7 +115,7 @@ pub fn matmul_on<E: Element>(
         return;
     }
     if inner == 0 {
-        return y.fill(E::default());
+        return y.fill(MaybeUninit::new(E::default()));
     }
     if reads_words(w, m) {
         return few_rows(isa, w, x, m, y, direction);
@@ -105,6 +130,22 @@ pub fn matmul_on<E: Element>(
             blocked::<F32, E>(isa, w, x, y, direction);
         }
     }
+}
+
+/// A new vector of `rows * columns` values, all of which `write` writes.
+fn filled<E>(rows: usize, columns: usize, write: impl FnOnce(&mut [MaybeUninit<E>])) -> Vec<E> {
+    let len = rows * columns;
+    let mut values = Vec::with_capacity(len);
+    write(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: the capacity is at least `len`, and the functions of this module that are passed here write that many.
+    unsafe { values.set_len(len) };
+    values
+}
+
+/// Values as places to write values to.
+fn as_new<E>(values: &mut [E]) -> &mut [MaybeUninit<E>] {
+    // SAFETY: the layout is the same, and what this module writes there are values.
+    unsafe { &mut *(values as *mut [E] as *mut [MaybeUninit<E>]) }
 }
 
 fn assert_len(name: &str, len: usize, [rows, columns]: [usize; 2]) {
@@ -125,7 +166,7 @@ fn few_rows<E: Element>(
     w: MatrixRef<'_>,
     x: &[E],
     m: usize,
-    y: &mut [E],
+    y: &mut [MaybeUninit<E>],
     direction: Direction,
 ) {
     let mut scratch = vec![0.0; if E::CONVERTS { x.len() } else { 0 }];
@@ -137,36 +178,23 @@ fn few_rows<E: Element>(
     }
     y.iter_mut()
         .zip(out)
-        .for_each(|(y, value)| *y = E::from_f32(value));
+        .for_each(|(y, value)| _ = y.write(E::from_f32(value)));
 }
 
 fn blocked<P: Precision, E: Element>(
     isa: Isa,
     w: MatrixRef<'_>,
     x: &[E],
-    y: &mut [E],
+    y: &mut [MaybeUninit<E>],
     direction: Direction,
 ) {
     let (inner, _) = direction.widths(w.layout().shape());
     let rows = tile_rows(isa, x.len() / inner);
     let packed = Packed::<P>::new(isa, x, inner, rows, Threads::All);
+    let y = Destination::New(y);
     match direction {
-        Direction::Forward => one_term(
-            isa,
-            &packed,
-            QuantizedRows(w),
-            y,
-            Store::Replace,
-            Threads::All,
-        ),
-        Direction::Transposed => one_term(
-            isa,
-            &packed,
-            QuantizedColumns(w),
-            y,
-            Store::Replace,
-            Threads::All,
-        ),
+        Direction::Forward => one_term(isa, &packed, QuantizedRows(w), y, Threads::All),
+        Direction::Transposed => one_term(isa, &packed, QuantizedColumns(w), y, Threads::All),
     }
 }
 
@@ -175,9 +203,8 @@ fn one_term<P: Precision, W: Panels, E: Element>(
     isa: Isa,
     x: &Packed<P>,
     w: W,
-    y: &mut [E],
-    store: Store,
+    y: Destination<'_, E>,
     threads: Threads,
 ) {
-    product::<P, W, W, E>(isa, &Term { x, w }, None, y, store, threads);
+    product::<P, W, W, E>(isa, &Term { x, w }, None, y, threads);
 }

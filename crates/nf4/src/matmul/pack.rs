@@ -1,7 +1,6 @@
 //! The rows of `x` rearranged so that the register tile reads them one after another.
 
 use std::marker::PhantomData;
-use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -11,8 +10,8 @@ use super::scratch::Scratch;
 use crate::element::Element;
 use crate::simd::{Isa, Simd, kernel};
 
-/// Some rows of `x`, cut along the sum into parts of at most [`Precision::MAX_DEPTH`] steps, and each part as
-/// `[tile][words][rows]`; rows of the last tile that do not exist are zeros.
+/// Some rows of `x` as `[tile][words][rows]`, to be taken up in parts of at most [`Precision::MAX_DEPTH`] steps along the
+/// sum; rows of the last tile that do not exist are zeros.
 ///
 /// Without it the tile would read as many rows as it has, each a stride apart that for usual sizes is a multiple of
 /// the cache's, so that they would evict one another.
@@ -35,28 +34,19 @@ impl<P: Precision> Packed<P> {
         threads: Threads,
     ) -> Self {
         let tiles = x.len().div_ceil(inner * rows);
-        let depth = depth::<P>(inner);
-        let mut words = Scratch::new(tiles * rows * inner.div_ceil(P::STEPS));
-        for (part, words) in words
-            .chunks_mut(tiles * rows * depth / P::STEPS)
-            .enumerate()
-        {
-            let steps = part * depth..((part + 1) * depth).min(inner);
-            let len = steps.len().div_ceil(P::STEPS) * rows;
-            let tile = |(words, x): (&mut [u32], &[E])| {
-                pack_tile::<P, E>(isa, x, inner, steps.clone(), rows, words);
-            };
-            match threads {
-                Threads::All => words
-                    .par_chunks_mut(len)
-                    .zip(x.par_chunks(inner * rows))
-                    .with_min_len(4)
-                    .for_each(tile),
-                Threads::One => words
-                    .chunks_mut(len)
-                    .zip(x.chunks(inner * rows))
-                    .for_each(tile),
-            }
+        let len = inner.div_ceil(P::STEPS) * rows;
+        let mut words = Scratch::new(tiles * len);
+        let tile = |(words, x): (&mut [u32], &[E])| pack_tile::<P, E>(isa, x, inner, rows, words);
+        match threads {
+            Threads::All if words.len() >= PARALLEL => words
+                .par_chunks_mut(len)
+                .zip(x.par_chunks(inner * rows))
+                .with_min_len(4)
+                .for_each(tile),
+            _ => words
+                .chunks_mut(len)
+                .zip(x.chunks(inner * rows))
+                .for_each(tile),
         }
         Self {
             words,
@@ -82,26 +72,30 @@ impl<P: Precision> Packed<P> {
         depth::<P>(self.inner).min(self.inner).div_ceil(P::STEPS) * width
     }
 
-    /// The parts: where each begins, its steps, and its words.
-    pub(super) fn parts(&self) -> impl Iterator<Item = (usize, usize, &[u32])> {
-        let depth = depth::<P>(self.inner);
-        let len = self.tiles * self.rows * depth / P::STEPS;
-        self.words
-            .chunks(len)
-            .enumerate()
-            .map(move |(part, words)| {
-                let start = part * depth;
-                (start, depth.min(self.inner - start), words)
-            })
+    /// The parts of the sum: where each begins, and its steps.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (usize, usize)> {
+        let (inner, depth) = (self.inner, depth::<P>(self.inner));
+        (0..inner)
+            .step_by(depth)
+            .map(move |start| (start, depth.min(inner - start)))
+    }
+
+    /// The words of a part of a tile.
+    pub(super) fn tile(&self, tile: usize, start: usize, depth: usize) -> &[u32] {
+        let len = self.inner.div_ceil(P::STEPS) * self.rows;
+        let words = &self.words[tile * len..(tile + 1) * len];
+        &words[start / P::STEPS * self.rows..][..depth.div_ceil(P::STEPS) * self.rows]
     }
 }
 
+/// Words below which waking other threads costs more than they save.
+const PARALLEL: usize = 1 << 15;
+
 kernel! {
-    /// Packs the steps `steps` of the rows of one tile.
+    /// Packs the rows of one tile.
     fn pack_tile<P: Precision, E: Element>(
         x: &[E],
         inner: usize,
-        steps: Range<usize>,
         rows: usize,
         words: &mut [u32],
     ) = pack_rows::<_, P, E>;
@@ -112,16 +106,12 @@ fn pack_rows<S: Simd, P: Precision, E: Element>(
     s: S,
     x: &[E],
     inner: usize,
-    steps: Range<usize>,
     rows: usize,
     words: &mut [u32],
 ) {
-    let row = |i: usize| match x.get(i * inner..(i + 1) * inner) {
-        Some(row) => &row[steps.clone()],
-        None => &[],
-    };
+    let row = |i: usize| x.get(i * inner..(i + 1) * inner).unwrap_or(&[]);
     let block = 16 * P::STEPS;
-    let blocks = steps.len() / block;
+    let blocks = inner / block;
     for at in 0..blocks {
         let out = &mut words[at * 16 * rows..];
         let mut lanes = [s.splat_u(0); 16];
