@@ -1,7 +1,7 @@
 //! A whole training step of a real model: forward, backward, clipping and update, batch 4 × 256 and 1 × 1024, rank 16 on
 //! all linear layers, in each compute dtype, with and without layer checkpointing.
 //!
-//! `cargo bench -p qlora-benches --bench step` runs on Flex. `QLORA_MODEL` names the model, by default the
+//! `cargo bench -p qlora-benches --bench step` runs on Flex. `QLORA_SMOLLM2` names the model, by default the
 //! SmolLM2-135M-Instruct that `scripts/fetch-smollm2.sh` puts into the cache folder.
 
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ const SHAPES: [[usize; 2]; 2] = [[4, 256], [1, 1024]];
 const RANK: usize = 16;
 
 fn model_path() -> PathBuf {
-    std::env::var_os("QLORA_MODEL").map_or_else(
+    std::env::var_os("QLORA_SMOLLM2").map_or_else(
         || {
             let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
                 || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache"),

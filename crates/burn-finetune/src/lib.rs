@@ -14,7 +14,7 @@
 //! - [`train`]: [`Trainer`], the loop, with its configuration, reports and interruption.
 //! - [`mod@evaluate`]: loss and perplexity on held-out rows.
 //! - [`checkpoint`]: [`RunDir`], a run's folder, and exact resumption from it.
-//! - [`memory`]: how much memory the process has had at its peak.
+//! - [`memory`]: how much memory the process has had at its peak, from burn-paged.
 //! - [`error`]: [`FinetuneError`], everything that can go wrong.
 
 pub mod checkpoint;
@@ -22,13 +22,13 @@ pub mod clip;
 pub mod data;
 pub mod error;
 pub mod evaluate;
-pub mod memory;
 pub mod model;
 pub mod optimizer;
 pub mod schedule;
 pub mod template;
 pub mod train;
 
+pub use burn_paged::memory;
 pub use checkpoint::RunDir;
 pub use data::{Batch, Dataset, Order, Row, RowEncoder};
 pub use error::FinetuneError;

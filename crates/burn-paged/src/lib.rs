@@ -9,6 +9,7 @@
 //! - [`state`]: [`PagedState`], what they keep for a parameter, and its record.
 //! - [`budget`]: [`Budget`], how much stays resident.
 //! - [`residency`]: which pages those are, and [`PagingReport`], what a step moves.
+//! - [`memory`]: what the process has had resident.
 //! - [`moments`]: [`Moments`], the state of a parameter outside its pages.
 //! - [`ops`]: [`PagedOps`], the backend extension behind it.
 //! - [`pool`]: the pages of one optimizer, and a parameter's part of them.
@@ -23,10 +24,10 @@ mod cpu;
 mod device;
 #[cfg(feature = "flex")]
 mod host;
-mod memory;
 
 pub mod budget;
 pub mod error;
+pub mod memory;
 pub mod moments;
 pub mod ops;
 pub mod optimizer;

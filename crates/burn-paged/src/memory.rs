@@ -1,7 +1,7 @@
 //! What the process and the machine have, where the system tells (Linux).
 
-/// The most memory that the process has had resident.
-pub(crate) fn peak() -> Option<u64> {
+/// The most memory that the process has had resident, in bytes.
+pub fn peak_rss_bytes() -> Option<u64> {
     kib("/proc/self/status", "VmHWM:")
 }
 

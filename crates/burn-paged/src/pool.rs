@@ -342,7 +342,7 @@ impl Inner {
         let (limit, peak) = match &self.home {
             #[cfg(feature = "cubecl-backend")]
             Some(Home::Device(pages)) => (limit, Some(pages.device_bytes())),
-            _ => (limit.or_else(memory::limit), memory::peak()),
+            _ => (limit.or_else(memory::limit), memory::peak_rss_bytes()),
         };
         self.auto = match (limit, peak) {
             (Some(limit), Some(peak)) => limit.saturating_sub(peak.saturating_sub(resident)),

@@ -44,6 +44,7 @@
 //! - [`peft`]: adapter directories in and out.
 //! - [`merge`]: dense weights with the adapters folded in, one layer at a time.
 //! - [`atomic`]: files that are complete or not there.
+//! - [`tensor_file`]: safetensors files written as they come.
 //! - [`error`]: [`LoraError`], everything that can go wrong.
 
 pub mod atomic;
@@ -56,6 +57,7 @@ pub mod merge;
 pub mod model;
 pub mod nf4_weight;
 pub mod peft;
+pub mod tensor_file;
 
 pub use backward::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed};
 pub use branch::LoraBranch;

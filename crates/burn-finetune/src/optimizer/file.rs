@@ -4,6 +4,7 @@ use super::{Moments, PagedState, Precision};
 use crate::FinetuneError;
 use burn_paged::table::BLOCK;
 use burn_qlora::atomic::write_file;
+use burn_qlora::tensor_file::write_header;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::fs::File;
@@ -62,15 +63,12 @@ pub(super) fn write(path: &Path, states: &[(String, &PagedState<2>)]) -> Result<
         reason,
     };
     let metadata = Metadata::new(None, tensors).map_err(|error| failed(error.to_string()))?;
-    let mut header = serde_json::to_vec(&metadata).map_err(|error| failed(error.to_string()))?;
-    header.resize(header.len().next_multiple_of(8), b' ');
 
     // What reading moments fails with is told as it is, not as a failure to write.
     let mut unread = None;
     let written = write_file(path, |file| {
         let mut file = io::BufWriter::with_capacity(1 << 20, file);
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
+        write_header(&mut file, &metadata)?;
         for (_, state) in states {
             file.write_all(&(state.steps() as i64).to_le_bytes())?;
         }

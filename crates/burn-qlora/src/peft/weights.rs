@@ -1,5 +1,6 @@
 //! `adapter_model.safetensors`.
 
+use crate::tensor_file::write_header;
 use crate::{LoraBranch, LoraConfig, LoraError, LoraModel, Targets, config::short_names};
 use burn::tensor::{DType, Tensor, TensorData};
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
@@ -58,10 +59,7 @@ impl Factors {
         });
         let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let metadata = Metadata::new(Some(format), tensors.collect()).map_err(io::Error::other)?;
-        let mut header = serde_json::to_vec(&metadata)?;
-        header.resize(header.len().next_multiple_of(8), b' ');
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
+        write_header(file, &metadata)?;
         for (name, factor) in self.0 {
             match host(&name, factor) {
                 Ok(data) => file.write_all(data.as_bytes())?,

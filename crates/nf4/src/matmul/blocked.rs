@@ -33,28 +33,26 @@ pub(super) enum Destination<'a, E> {
     Sum(&'a mut [E]),
 }
 
-/// Rows of the register tile for `m` rows: as many as it has or fewer, so that tiles are equally full.
-pub(super) fn tile_rows(isa: Isa, m: usize) -> usize {
-    let most = match isa.0 {
+/// Most rows and most vectors of the register tile.
+fn tile_size(isa: Isa) -> [usize; 2] {
+    fn of<S: Simd>() -> [usize; 2] {
+        [S::TILE_ROWS, S::TILE_VECTORS]
+    }
+    match isa.0 {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512Bf16 | Level::Avx512 => crate::simd::Avx512::<false>::TILE_ROWS,
+        Level::Avx512Bf16 => of::<crate::simd::Avx512<true>>(),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => crate::simd::Avx2::TILE_ROWS,
-        Level::Portable => Portable::TILE_ROWS,
-    };
-    m.div_ceil(m.div_ceil(most).max(1)).max(1)
+        Level::Avx512 => of::<crate::simd::Avx512<false>>(),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => of::<crate::simd::Avx2>(),
+        Level::Portable => of::<Portable>(),
+    }
 }
 
-/// Vectors that a panel is wide.
-fn panel_vectors(isa: Isa, outer: usize) -> usize {
-    let most = match isa.0 {
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512Bf16 | Level::Avx512 => crate::simd::Avx512::<false>::TILE_VECTORS,
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => crate::simd::Avx2::TILE_VECTORS,
-        Level::Portable => Portable::TILE_VECTORS,
-    };
-    outer.div_ceil(16).min(most)
+/// Rows of the register tile for `m` rows: as many as it has or fewer, so that tiles are equally full.
+pub(super) fn tile_rows(isa: Isa, m: usize) -> usize {
+    let [most, _] = tile_size(isa);
+    m.div_ceil(m.div_ceil(most).max(1)).max(1)
 }
 
 /// One product of a sum of products.
@@ -72,7 +70,8 @@ pub(super) fn product<P: Precision, W: Panels, L: Panels, E: Element>(
     threads: Threads,
 ) {
     let outer = first.w.outer();
-    let vectors = panel_vectors(isa, outer);
+    let [_, most_vectors] = tile_size(isa);
+    let vectors = outer.div_ceil(16).min(most_vectors);
     let width = 16 * vectors;
     let panels = outer.div_ceil(width);
     let (rows, tiles) = (first.x.rows(), first.x.tiles());

@@ -3,7 +3,7 @@
 use super::blocked::{Destination, MAX_ROWS, tile_rows};
 use super::pack::Packed;
 use super::panel::{DenseColumns, DenseRows};
-use super::precision::{Bf16Pairs, F32, Precision};
+use super::precision::{Precision, in_precision_of};
 use super::{Direction, Threads, as_new, assert_len, one_term};
 use crate::element::Element;
 use crate::simd::Isa;
@@ -85,11 +85,7 @@ pub fn matmul_on<X: Element, W: Element, Y: Element>(
             Into::Replace => Destination::New(as_new(y)),
             Into::Add => Destination::Sum(y),
         };
-        if W::IN_PAIRS {
-            blocked::<Bf16Pairs, X, W, Y>(isa, w, x, y, direction, threads);
-        } else {
-            blocked::<F32, X, W, Y>(isa, w, x, y, direction, threads);
-        }
+        in_precision_of!(W, P => blocked::<P, X, W, Y>(isa, w, x, y, direction, threads));
     }
 }
 
@@ -103,9 +99,10 @@ fn blocked<P: Precision, X: Element, W: Element, Y: Element>(
 ) {
     let (inner, outer) = direction.widths(w.shape);
     let packed = Packed::<P>::new(isa, x, inner, tile_rows(isa, x.len() / inner), threads);
-    let values = w.values;
     match direction {
-        Direction::Forward => one_term(isa, &packed, DenseRows { values, inner }, y, threads),
-        Direction::Transposed => one_term(isa, &packed, DenseColumns { values, outer }, y, threads),
+        Direction::Forward => one_term(isa, &packed, DenseRows::new(w.values, inner), y, threads),
+        Direction::Transposed => {
+            one_term(isa, &packed, DenseColumns::new(w.values, outer), y, threads);
+        }
     }
 }

@@ -8,9 +8,9 @@ use std::mem::MaybeUninit;
 
 use super::blocked::{Destination, MAX_ROWS, Term, product, tile_rows};
 use super::pack::Packed;
-use super::panel::{DenseColumns, DenseRows, QuantizedColumns, QuantizedRows};
-use super::precision::{Bf16Pairs, F32, Precision};
-use super::{Direction, Threads, assert_len, few_rows, filled, one_term, reads_words};
+use super::panel::{DenseColumns, DenseRows, Panels, QuantizedColumns, QuantizedRows};
+use super::precision::{Precision, in_precision_of};
+use super::{Direction, Threads, assert_len, few_rows, filled, one_term};
 use crate::element::Element;
 use crate::matrix::MatrixRef;
 use crate::simd::Isa;
@@ -64,18 +64,16 @@ pub fn forward_on<E: Element>(
     if m == 0 || n == 0 || k == 0 {
         return vec![E::default(); m * n];
     }
-    if reads_words(w, m) {
-        let mut y = filled(m, n, |y| few_rows(isa, w, x, m, y, Direction::Forward));
+    if few_rows::serves(w, m) {
+        let mut y = filled(m, n, |y| {
+            few_rows::multiply(isa, w, x, m, y, Direction::Forward);
+        });
         add_few_rows(low_rank, x, &mut y, [n, k]);
         return y;
     }
     filled(m, n, |y| {
         for (x, y) in x.chunks(MAX_ROWS * k).zip(y.chunks_mut(MAX_ROWS * n)) {
-            if E::IN_PAIRS {
-                forward_rows::<Bf16Pairs, E>(isa, w, low_rank, x, y);
-            } else {
-                forward_rows::<F32, E>(isa, w, low_rank, x, y);
-            }
+            in_precision_of!(E, P => forward_rows::<P, E>(isa, w, low_rank, x, y));
         }
     })
 }
@@ -90,33 +88,37 @@ fn forward_rows<P: Precision, E: Element>(
     let [n, k] = w.layout().shape();
     let LowRank { a, b, rank, .. } = low_rank;
     let m = x.len() / k;
-    let rows = tile_rows(isa, m);
-    let x = Packed::<P>::new(isa, x, k, rows, Threads::All);
-    let inner = scaled(
+    let x = Packed::<P>::new(isa, x, k, tile_rows(isa, m), Threads::All);
+    let inner = scaled(isa, &x, DenseColumns::new(a, rank), m, low_rank);
+    joined(
         isa,
         &x,
-        DenseColumns {
-            values: a,
-            outer: rank,
-        },
-        m,
-        low_rank,
+        QuantizedRows(w),
+        &inner,
+        rank,
+        DenseColumns::new(b, n),
+        y,
     );
-    let inner = Packed::<P>::new(isa, &inner, rank, rows, Threads::All);
-    let first = Term {
-        x: &x,
-        w: QuantizedRows(w),
-    };
+}
+
+/// `y = x·W + inner·factor`, with `inner: [m, rank]`.
+fn joined<P: Precision, W: Panels, L: Panels, E: Element>(
+    isa: Isa,
+    x: &Packed<P>,
+    w: W,
+    inner: &[f32],
+    rank: usize,
+    factor: L,
+    y: &mut [MaybeUninit<E>],
+) {
+    let inner = Packed::new(isa, inner, rank, x.rows(), Threads::All);
     let second = Term {
         x: &inner,
-        w: DenseColumns {
-            values: b,
-            outer: n,
-        },
+        w: factor,
     };
     product(
         isa,
-        &first,
+        &Term { x, w },
         Some(&second),
         Destination::New(y),
         Threads::All,
@@ -124,7 +126,7 @@ fn forward_rows<P: Precision, E: Element>(
 }
 
 /// `s·(x·W)`, `[m, rank]`.
-fn scaled<P: Precision, W: super::Panels>(
+fn scaled<P: Precision, W: Panels>(
     isa: Isa,
     x: &Packed<P>,
     w: W,
@@ -219,11 +221,8 @@ pub fn backward_on<E: Element>(
     let mut rows = |start: usize, dx: Option<&mut [MaybeUninit<E>]>| {
         let end = (start + MAX_ROWS).min(m);
         let (x, dy) = (&x[start * k..end * k], &dy[start * n..end * n]);
-        if E::IN_PAIRS {
-            backward_rows::<Bf16Pairs, E>(isa, w, low_rank, x, dy, dx, &mut da_transposed, &mut b);
-        } else {
-            backward_rows::<F32, E>(isa, w, low_rank, x, dy, dx, &mut da_transposed, &mut b);
-        }
+        let sums = (&mut da_transposed[..], &mut b[..]);
+        in_precision_of!(E, P => backward_rows::<P, E>(isa, w, low_rank, x, dy, dx, sums));
     };
     let starts = (0..m).step_by(MAX_ROWS);
     let dx = if wants_dx {
@@ -241,8 +240,7 @@ pub fn backward_on<E: Element>(
     Gradients { x: dx, a, b }
 }
 
-/// Adds what some rows contribute to `dAᵀ: [rank, in_features]` and to `dB`.
-#[allow(clippy::too_many_arguments)]
+/// Adds what some rows contribute to `dAᵀ: [rank, in_features]` and to `dB`, and writes their `dx`.
 fn backward_rows<P: Precision, E: Element>(
     isa: Isa,
     w: MatrixRef<'_>,
@@ -250,8 +248,7 @@ fn backward_rows<P: Precision, E: Element>(
     x: &[E],
     dy: &[E],
     dx: Option<&mut [MaybeUninit<E>]>,
-    da_transposed: &mut [f32],
-    db: &mut [f32],
+    (da_transposed, db): (&mut [f32], &mut [f32]),
 ) {
     let [n, k] = w.layout().shape();
     let LowRank { a, b, rank, .. } = low_rank;
@@ -261,48 +258,20 @@ fn backward_rows<P: Precision, E: Element>(
     // Each is let go of before the next is packed.
     let inner = {
         let x = Packed::<P>::new(isa, x, k, rows, Threads::All);
-        scaled(
-            isa,
-            &x,
-            DenseColumns {
-                values: a,
-                outer: rank,
-            },
-            m,
-            low_rank,
-        )
+        scaled(isa, &x, DenseColumns::new(a, rank), m, low_rank)
     };
     let dinner = {
         let dy = Packed::<P>::new(isa, dy, n, rows, Threads::All);
-        let dinner = scaled(
-            isa,
-            &dy,
-            DenseRows {
-                values: b,
-                inner: n,
-            },
-            m,
-            low_rank,
-        );
+        let dinner = scaled(isa, &dy, DenseRows::new(b, n), m, low_rank);
         if let Some(dx) = dx {
-            let packed = Packed::<P>::new(isa, &dinner, rank, rows, Threads::All);
-            let first = Term {
-                x: &dy,
-                w: QuantizedColumns(w),
-            };
-            let second = Term {
-                x: &packed,
-                w: DenseRows {
-                    values: a,
-                    inner: rank,
-                },
-            };
-            product(
+            joined(
                 isa,
-                &first,
-                Some(&second),
-                Destination::New(dx),
-                Threads::All,
+                &dy,
+                QuantizedColumns(w),
+                &dinner,
+                rank,
+                DenseRows::new(a, rank),
+                dx,
             );
         }
         dinner
@@ -312,10 +281,7 @@ fn backward_rows<P: Precision, E: Element>(
     for (small, large, outer, gradient) in [(inner, dy, n, db), (dinner, x, k, da_transposed)] {
         transpose(&small, rank, &mut transposed);
         let small = Packed::<P>::new(isa, &transposed, m, tile_rows(isa, rank), Threads::All);
-        let large = DenseColumns {
-            values: large,
-            outer,
-        };
+        let large = DenseColumns::new(large, outer);
         one_term(isa, &small, large, Destination::Sum(gradient), Threads::All);
     }
 }

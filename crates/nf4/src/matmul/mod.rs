@@ -2,7 +2,7 @@
 //!
 //! - `blocked`: many rows; panels are decoded into scratch (`panel`, `scratch`) and multiplied by a register tile
 //!   (`pack`, `tile`), in f32 or in pairs of bf16 (`precision`)
-//! - `few_rows`: up to [`FEW_ROWS`] rows; codes are decoded in registers and used at once
+//! - `few_rows`: up to five rows; codes are decoded in registers and used at once
 //! - [`dense`]: the same tile on matrices that are not quantized
 //! - [`low_rank`]: a quantized matrix and a low-rank one as one
 
@@ -25,7 +25,7 @@ use crate::simd::Isa;
 use blocked::{Destination, MAX_ROWS, Term, product, tile_rows};
 use pack::Packed;
 use panel::{Panels, QuantizedColumns, QuantizedRows};
-use precision::{Bf16Pairs, F32, Precision};
+use precision::{Precision, in_precision_of};
 
 /// Which way a matrix `W` of `[out_features, in_features]` is multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,11 +54,6 @@ pub enum Threads {
     /// The one that calls.
     One,
 }
-
-/// Up to this many rows the decoded weights are used straight from the register they were decoded in: a decoded
-/// vector then serves so few rows that storing it would cost more than it saves. Measured with AVX-512 at 2048 x 2048:
-/// about equal at 6 rows, and at 8 the blocked product takes three quarters of the time.
-const FEW_ROWS: usize = 5;
 
 /// Multiplies `x` (`m` rows, possibly none) by a quantized matrix, accumulating in f32.
 ///
@@ -117,18 +112,14 @@ fn matmul_into<E: Element>(
     if inner == 0 {
         return y.fill(MaybeUninit::new(E::default()));
     }
-    if reads_words(w, m) {
-        return few_rows(isa, w, x, m, y, direction);
+    if few_rows::serves(w, m) {
+        return few_rows::multiply(isa, w, x, m, y, direction);
     }
     for (x, y) in x
         .chunks(MAX_ROWS * inner)
         .zip(y.chunks_mut(MAX_ROWS * outer))
     {
-        if E::IN_PAIRS {
-            blocked::<Bf16Pairs, E>(isa, w, x, y, direction);
-        } else {
-            blocked::<F32, E>(isa, w, x, y, direction);
-        }
+        in_precision_of!(E, P => blocked::<P, E>(isa, w, x, y, direction));
     }
 }
 
@@ -154,31 +145,6 @@ fn assert_len(name: &str, len: usize, [rows, columns]: [usize; 2]) {
         rows.checked_mul(columns),
         "matmul: `{name}` must hold [{rows}, {columns}] values"
     );
-}
-
-/// Whether [`few_rows`] serves: it reads rows of whole words.
-fn reads_words(w: MatrixRef<'_>, m: usize) -> bool {
-    m <= FEW_ROWS && w.layout().in_features().is_multiple_of(8)
-}
-
-fn few_rows<E: Element>(
-    isa: Isa,
-    w: MatrixRef<'_>,
-    x: &[E],
-    m: usize,
-    y: &mut [MaybeUninit<E>],
-    direction: Direction,
-) {
-    let mut scratch = vec![0.0; if E::CONVERTS { x.len() } else { 0 }];
-    let x = E::widen(x, &mut scratch);
-    let mut out = vec![0.0; y.len()];
-    match direction {
-        Direction::Forward => few_rows::forward(isa, w, x, m, &mut out),
-        Direction::Transposed => few_rows::transposed(isa, w, x, m, &mut out),
-    }
-    y.iter_mut()
-        .zip(out)
-        .for_each(|(y, value)| _ = y.write(E::from_f32(value)));
 }
 
 fn blocked<P: Precision, E: Element>(

@@ -1,7 +1,7 @@
 //! Decoding a panel of the right-hand matrix into the order in which the register tile reads it:
 //! `[words][vectors][16]`, where 16 times `vectors` is the width of the tile.
 
-use super::precision::{Bf16Pairs, Precision};
+use super::precision::{LARGEST_DEPTH, Precision};
 use crate::dequantize::decode_range;
 use crate::double_quant::decode_scales;
 use crate::element::Element;
@@ -9,7 +9,7 @@ use crate::matrix::MatrixRef;
 use crate::simd::Simd;
 
 /// Blocks that a row's part of a panel can touch: the smallest are 32 long, and both ends may be partial.
-const MAX_BLOCKS: usize = Bf16Pairs::MAX_DEPTH / 32 + 2;
+const MAX_BLOCKS: usize = LARGEST_DEPTH / 32 + 2;
 
 /// The right-hand matrix of a product, `[inner, outer]`, of which it decodes a panel of neighbouring columns at a time.
 pub(crate) trait Panels: Copy + Send + Sync {
@@ -44,15 +44,27 @@ pub(super) struct QuantizedColumns<'a>(pub(super) MatrixRef<'a>);
 /// `Wᵀ` of a dense row-major `W: [outer, inner]`.
 #[derive(Clone, Copy)]
 pub(super) struct DenseRows<'a, E> {
-    pub(super) values: &'a [E],
-    pub(super) inner: usize,
+    values: &'a [E],
+    inner: usize,
 }
 
 /// A dense row-major `W: [inner, outer]`.
 #[derive(Clone, Copy)]
 pub(super) struct DenseColumns<'a, E> {
-    pub(super) values: &'a [E],
-    pub(super) outer: usize,
+    values: &'a [E],
+    outer: usize,
+}
+
+impl<'a, E> DenseRows<'a, E> {
+    pub(super) const fn new(values: &'a [E], inner: usize) -> Self {
+        Self { values, inner }
+    }
+}
+
+impl<'a, E> DenseColumns<'a, E> {
+    pub(super) const fn new(values: &'a [E], outer: usize) -> Self {
+        Self { values, outer }
+    }
 }
 
 impl Panels for QuantizedRows<'_> {
@@ -124,7 +136,7 @@ fn decode_rows_one_by_one<S: Simd, P: Precision>(
     out: &mut [[u32; 16]],
 ) {
     let [n, k] = w.layout().shape();
-    let mut buffer = [0.0; Bf16Pairs::MAX_DEPTH];
+    let mut buffer = [0.0; LARGEST_DEPTH];
     for column in 0..16 * place.vectors {
         let decoded = &mut buffer[..place.depth];
         let row = (place.column + column).min(n - 1);
@@ -239,7 +251,7 @@ impl<E: Element> Panels for DenseRows<'_, E> {
             let row = (place.column + column).min(last);
             &self.values[row * self.inner + place.start..][..place.depth]
         };
-        let mut buffer = [0.0; Bf16Pairs::MAX_DEPTH];
+        let mut buffer = [0.0; LARGEST_DEPTH];
         let words = place.depth / 8 * 8 / P::STEPS;
         for v in 0..place.vectors {
             // Eight words of 16 rows at a time: lines of the cache are read whole.

@@ -34,6 +34,25 @@ pub(crate) trait Precision: Send + Sync {
     fn set(value: f32, out: &mut [[u32; 16]], step: usize, column: usize, vectors: usize);
 }
 
+/// Steps of the sum that no panel exceeds, whatever its precision.
+pub(super) const LARGEST_DEPTH: usize = 768;
+
+const _: () = assert!(F32::MAX_DEPTH <= LARGEST_DEPTH && Bf16Pairs::MAX_DEPTH <= LARGEST_DEPTH);
+
+/// Runs `$body` with `$P` the precision in which elements of type `$E` are multiplied.
+macro_rules! in_precision_of {
+    ($E:ident, $P:ident => $body:expr) => {
+        if $E::IN_PAIRS {
+            type $P = $crate::matmul::precision::Bf16Pairs;
+            $body
+        } else {
+            type $P = $crate::matmul::precision::F32;
+            $body
+        }
+    };
+}
+pub(super) use in_precision_of;
+
 /// One f32 a word.
 pub(crate) struct F32;
 
@@ -95,7 +114,7 @@ impl Precision for Bf16Pairs {
     type Words<S: Simd> = S::U;
 
     const STEPS: usize = 2;
-    const MAX_DEPTH: usize = 768;
+    const MAX_DEPTH: usize = LARGEST_DEPTH;
 
     #[inline(always)]
     fn words<E: Element>(row: &[E]) -> impl Iterator<Item = u32> {

@@ -29,14 +29,14 @@ pub(super) fn cast(tensor: FlexTensor, dtype: DType) -> FlexTensor {
             create(values.shape(), in_pieces(values.len(), pieces))
         }),
         (DType::F32, DType::F16 | DType::BF16) => with_number!(dtype, E => {
-            let values = Values::new(tensor);
+            let values = Typed::new(tensor);
             let pieces = |i: usize, to: &mut [MaybeUninit<E>], scratch: &mut Vec<f32>| {
-                let from = &values[i * PIECE..][..to.len()];
+                let from = &values.slice::<f32>()[i * PIECE..][..to.len()];
                 E::write(to, scratch, |to| {
                     to.iter_mut().zip(from).for_each(|(to, from)| _ = to.write(*from));
                 });
             };
-            create(values.0.shape(), in_pieces(values.len(), pieces))
+            create(values.shape(), in_pieces(values.len(), pieces))
         }),
         _ => Flex::float_cast(tensor, dtype.into()),
     }
@@ -92,17 +92,12 @@ impl Typed {
     }
 }
 
-/// The f32 values in row-major order: the storage itself, or a copy where that is in another order.
-pub(super) struct Values(FlexTensor);
+/// [`Typed`] values in f32, cast where the tensor has others.
+pub(super) struct Values(Typed);
 
 impl Values {
     pub fn new(tensor: FlexTensor) -> Self {
-        let tensor = f32(tensor);
-        if tensor.layout().contiguous_offsets().is_some() {
-            Self(tensor)
-        } else {
-            Self(tensor.to_contiguous())
-        }
+        Self(Typed::new(f32(tensor)))
     }
 }
 
@@ -110,7 +105,7 @@ impl core::ops::Deref for Values {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        self.0.as_slice().expect("the layout is contiguous")
+        self.0.slice()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Matrix products on one thread, for callers that are many threads already.
 
 use gemm::Parallelism;
+pub(super) use nf4::dense::Into;
 
 /// A matrix in memory: element `(i, j)` is `data[i · rs + j · cs]`.
 #[derive(Clone, Copy)]
@@ -35,13 +36,6 @@ impl<'a> Matrix<'a> {
             ..self
         }
     }
-}
-
-/// What a product does with the values that are in its destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Into {
-    Replace,
-    Add,
 }
 
 /// `dst (+)= a · b`, `dst` row-major without gaps.
