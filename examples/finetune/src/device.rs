@@ -130,6 +130,11 @@ impl Default for DeviceName {
 }
 
 impl DeviceName {
+    /// Whether it computes with Flex's own kernels, in the memory of this process.
+    pub fn is_flex(self) -> bool {
+        self.kind == Kind::Flex
+    }
+
     /// Finds the device on this machine.
     ///
     /// # Errors
