@@ -171,6 +171,6 @@ impl Precision for Bf16Pairs {
 /// The first 16 values.
 #[inline(always)]
 fn widened<S: Simd, E: Element>(s: S, values: &[E]) -> S::F {
-    let values: &[E; 16] = values.first_chunk().expect("there are 16 values");
-    s.load(&values.map(E::to_f32))
+    let values = values.first_chunk().expect("there are 16 values");
+    E::load_16(s, values)
 }
