@@ -11,7 +11,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Threads;
-use super::pack::Packed;
+use super::pack::Tiles;
 use super::panel::{Panels, Place};
 use super::precision::Precision;
 use super::scratch::Scratch;
@@ -57,7 +57,7 @@ pub(super) fn tile_rows(isa: Isa, m: usize) -> usize {
 
 /// One product of a sum of products.
 pub(super) struct Term<'a, P, W> {
-    pub(super) x: &'a Packed<P>,
+    pub(super) x: Tiles<'a, P>,
     pub(super) w: W,
 }
 
@@ -74,7 +74,7 @@ pub(super) fn product<P: Precision, W: Panels, L: Panels, E: Element>(
     let vectors = outer.div_ceil(16).min(most_vectors);
     let width = 16 * vectors;
     let panels = outer.div_ceil(width);
-    let (rows, tiles) = (first.x.rows(), first.x.tiles());
+    let (rows, tiles) = (first.x.rows(), first.x.count());
     let most = (MAX_SCRATCH / first.x.panel_words(width))
         .min(MAX_SCRATCH / (tiles * rows * width))
         .max(1);
@@ -124,7 +124,7 @@ struct Region {
 kernel! {
     /// Adds tiles of `x` times panels of `w` to `sums: [panel][tile][rows][vectors][16]`, or puts it there.
     fn add_term<P: Precision, W: Panels>(
-        x: &Packed<P>,
+        x: Tiles<'_, P>,
         w: W,
         region: &Region,
         accumulate: bool,
@@ -135,7 +135,7 @@ kernel! {
 #[inline(always)]
 fn add<S: Simd, P: Precision, W: Panels>(
     s: S,
-    x: &Packed<P>,
+    x: Tiles<'_, P>,
     w: W,
     region: &Region,
     accumulate: bool,
@@ -160,7 +160,7 @@ fn add<S: Simd, P: Precision, W: Panels>(
         }
         let accumulate = accumulate || start > 0;
         for (tile, place) in region.tiles.clone().enumerate() {
-            let x = x.tile(place, start, depth);
+            let x = x.part(place, start, depth);
             for (weights, sums) in decoded
                 .chunks_exact(words * vectors)
                 .zip(sums.chunks_exact_mut(per_panel))
