@@ -7,6 +7,7 @@
 //! | function | kept for the backward pass |
 //! | --- | --- |
 //! | [`rms_norm`] | `x`, one number a row |
+//! | [`add_rms_norm`], [`residual_rms_norm`] | the sum, one number a row |
 //! | [`swiglu`] | `gate`, `up` |
 //! | [`rope`] | nothing but the tables of angles |
 //! | [`causal_attention`] | `q`, `k`, `v`, the output, one number a row; never the scores |

@@ -68,6 +68,55 @@ pub trait FusedOps: Backend {
         composed::rms_norm::backward_weight::<Self>(x, inv_rms, grad)
     }
 
+    /// The next value of a residual stream, `sum = residual + x`, and [`Self::rms_norm`] of it:
+    /// `(sum, normalized)`, both in x's dtype.
+    ///
+    /// `x` and `residual`: `[.., n]`, of one dtype; `weight: [n]`.
+    #[fusion(default)]
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (sum, y, _) = Self::add_rms_norm_forward(x, residual, weight, eps);
+        (sum, y)
+    }
+
+    /// [`Self::add_rms_norm`] and `1 / rms(sum)`, f32 `[.., 1]`.
+    #[fusion(default)]
+    fn add_rms_norm_forward(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        composed::rms_norm::add_forward::<Self>(x, residual, weight, eps)
+    }
+
+    /// `x` itself and [`Self::rms_norm`] of it: [`Self::add_rms_norm`] where nothing is to be added.
+    #[fusion(default)]
+    fn residual_rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        (x.clone(), Self::rms_norm(x, weight, eps))
+    }
+
+    /// The gradient of both `x` and `residual` of [`Self::add_rms_norm`] from those of `sum` and of the
+    /// normalized values, `grad`.
+    #[fusion(default)]
+    fn add_rms_norm_backward(
+        sum: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        inv_rms: FloatTensor<Self>,
+        grad_sum: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        composed::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad)
+    }
+
     /// `silu(gate) * up`, all of one shape.
     #[fusion(default)]
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -8,7 +8,7 @@ use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::cache::KvCache;
 use crate::rope::{Rope, RopeTables};
-use crate::{Block, LlamaConfig, LlamaError, RmsNorm};
+use crate::{Block, LlamaConfig, LlamaError, Residual, RmsNorm};
 
 /// A LLaMA causal language model.
 ///
@@ -114,17 +114,17 @@ impl Llama {
     /// `input_ids: [batch, seq]` to the normalized last hidden states `[batch, seq, hidden]`, which the
     /// head turns into logits.
     pub fn forward_hidden(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
-        self.norm.forward(self.residual(input_ids))
+        self.norm.forward_residual(self.residual(input_ids)).1
     }
 
-    /// `input_ids: [batch, seq]` to what the last block gives, `[batch, seq, hidden]`.
-    fn residual(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
+    /// `input_ids: [batch, seq]` to what the last block gives.
+    fn residual(&self, input_ids: Tensor<2, Int>) -> Residual {
         let [_, seq] = input_ids.dims();
         let x = self.embed_tokens.forward(input_ids);
         let rope = self.rope_tables(0, seq, &x.device());
         self.layers
             .iter()
-            .fold(x, |x, layer| layer.forward(x, &rope, None))
+            .fold(x.into(), |x, layer| layer.forward(x, &rope, None))
     }
 
     pub(crate) fn rope_tables(&self, start: usize, seq: usize, device: &Device) -> RopeTables {
@@ -140,7 +140,7 @@ impl Llama {
         let mut states = vec![x];
         for layer in &self.layers {
             let x = states[states.len() - 1].clone();
-            states.push(layer.forward(x, &rope, None));
+            states.push(layer.forward(x.into(), &rope, None).sum());
         }
         let last = states.pop().map(|x| self.norm.forward(x));
         states.extend(last);
@@ -156,10 +156,11 @@ impl Llama {
     }
 
     /// The sum of the negative log-likelihoods of `targets: [batch, seq]`, given what the last block
-    /// gave, `x: [batch, seq, hidden]`.
-    pub(crate) fn head_loss_sum(&self, x: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
-        let [batch, seq, width] = x.dims();
-        let hidden = self.norm.forward(x).reshape([batch * seq, width]);
+    /// gave.
+    pub(crate) fn head_loss_sum(&self, x: Residual, targets: Tensor<2, Int>) -> Tensor<1> {
+        let (_, hidden) = self.norm.forward_residual(x);
+        let [batch, seq, width] = hidden.dims();
+        let hidden = hidden.reshape([batch * seq, width]);
         burn_fused::linear_cross_entropy(hidden, self.head(), targets.reshape([batch * seq]))
     }
 
@@ -178,12 +179,14 @@ impl Llama {
         cache.reserve(seq)?;
         let x = self.embed_tokens.forward(input_ids);
         let rope = self.rope_tables(start, seq, &x.device());
-        let x = self.layers.iter().enumerate().fold(x, |x, (index, layer)| {
+        let layers = self.layers.iter().enumerate();
+        let x = layers.fold(x.into(), |x, (index, layer)| {
             layer.forward(x, &rope, Some(cache.layer(index)))
         });
         // Only the last position is asked for; the head is the widest layer by far.
         let width = self.config.hidden_size;
         let last = x
+            .sum()
             .slice([0..batch, seq - 1..seq, 0..width])
             .reshape([batch, width]);
         Ok(self.logits(self.norm.forward(last)))

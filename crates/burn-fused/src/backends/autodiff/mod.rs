@@ -1,5 +1,6 @@
 //! Hand-written backward passes: a parent that is not tracked costs nothing.
 
+mod add_rms_norm;
 mod attention;
 mod cross_entropy;
 mod rms_norm;
@@ -15,6 +16,23 @@ use crate::FusedOps;
 impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         rms_norm::rms_norm::<B, C>(x, weight, eps)
+    }
+
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        add_rms_norm::add_rms_norm::<B, C>(x, residual, weight, eps)
+    }
+
+    fn residual_rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        add_rms_norm::residual_rms_norm::<B, C>(x, weight, eps)
     }
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {

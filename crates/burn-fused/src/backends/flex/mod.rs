@@ -64,6 +64,33 @@ impl FusedOps for Flex {
         }
     }
 
+    fn add_rms_norm_forward(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if fits(&x) {
+            rms_norm::add_forward(x, residual, weight, eps)
+        } else {
+            composed::rms_norm::add_forward::<Self>(x, residual, weight, eps)
+        }
+    }
+
+    fn add_rms_norm_backward(
+        sum: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        inv_rms: FloatTensor<Self>,
+        grad_sum: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if fits(&sum) {
+            rms_norm::add_backward(sum, weight, inv_rms, grad_sum, grad)
+        } else {
+            composed::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad)
+        }
+    }
+
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         if fits(&gate) {
             swiglu::forward(gate, up)
