@@ -11,7 +11,7 @@ mod tracked;
 use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn_core::backend::tensor::{FloatTensor, IntTensor};
 
-use crate::FusedOps;
+use crate::{AttentionMask, FusedOps};
 
 impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
@@ -52,9 +52,10 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        mask: AttentionMask<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        attention::causal_attention::<B, C>(q, k, v, scale)
+        attention::causal_attention::<B, C>(q, k, v, mask, scale)
     }
 
     fn linear_cross_entropy(

@@ -19,7 +19,7 @@ use burn_core::{
 };
 use burn_flex::{Flex, FlexTensor};
 
-use crate::{FusedOps, composed};
+use crate::{AttentionMask, FusedOps, composed};
 
 /// Whether the kernels, which compute in f32, lose nothing.
 fn fits(tensor: &FlexTensor) -> bool {
@@ -128,12 +128,13 @@ impl FusedOps for Flex {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        mask: AttentionMask<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if fits(&q) {
-            attention::forward(q, k, v, scale)
+            attention::forward(q, k, v, mask.starts(), scale)
         } else {
-            composed::attention::forward::<Self>(q, k, v, scale)
+            composed::attention::forward::<Self>(q, k, v, mask, scale)
         }
     }
 
@@ -141,15 +142,16 @@ impl FusedOps for Flex {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        mask: AttentionMask<Self>,
         out: FloatTensor<Self>,
         lse: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         if fits(&q) {
-            attention::backward([q, k, v, out, lse, grad], scale)
+            attention::backward([q, k, v, out, lse, grad], mask.starts(), scale)
         } else {
-            composed::attention::backward::<Self>(q, k, v, out, lse, grad, scale)
+            composed::attention::backward::<Self>([q, k, v, out, lse, grad], mask, scale)
         }
     }
 
