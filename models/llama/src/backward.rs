@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use burn_qlora::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed};
 
-use crate::rope::RopeTables;
+use crate::rope::Positions;
 use crate::{Block, Llama, Residual};
 
 impl Llama {
@@ -16,14 +16,15 @@ impl Llama {
     pub fn loss_and_gradients(
         &self,
         input_ids: Tensor<2, Int>,
+        starts: Option<Tensor<2, Int>>,
         targets: Tensor<2, Int>,
         pass: &BackwardPass,
     ) -> LossAndGradients {
-        let [_, seq] = input_ids.dims();
+        let positions = self.positions(&input_ids, starts);
         let x = self.embed_tokens.forward(input_ids);
         let chain = Chain {
             model: self,
-            rope: self.rope_tables(0, seq, &x.device()),
+            positions,
             targets,
             pass,
         };
@@ -37,7 +38,7 @@ impl Llama {
 /// The blocks in a row with the loss at their end.
 struct Chain<'a> {
     model: &'a Llama,
-    rope: RopeTables,
+    positions: Positions,
     targets: Tensor<2, Int>,
     pass: &'a BackwardPass,
 }
@@ -69,7 +70,7 @@ impl Chain<'_> {
                     inputs.push(x.clone());
                 }
                 self.seed(index, &block);
-                block.forward_normalized(x, normalized, &self.rope, None)
+                block.forward_normalized(x, normalized, &self.positions, None)
             });
 
         let Residual { stream, update } = last;
@@ -101,12 +102,12 @@ impl Chain<'_> {
     /// Block `index`, drawing its dropout from a seed of its own.
     fn run(&self, index: usize, block: &Block, x: Residual) -> Residual {
         self.seed(index, block);
-        block.forward(x, &self.rope, None)
+        block.forward(x, &self.positions, None)
     }
 
     fn seed(&self, index: usize, block: &Block) {
         if block.has_dropout() {
-            let device = self.rope.cos.device();
+            let device = self.positions.cos.device();
             device.seed(derive_seed(self.pass.seed, index as u64));
         }
     }

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::cache::LayerCache;
-use crate::rope::RopeTables;
+use crate::rope::Positions;
 use crate::{Attention, LlamaConfig, Mlp, Residual, RmsNorm};
 
 /// Attention and MLP, each behind its norm and added to the residual stream.
@@ -35,11 +35,11 @@ impl Block {
     pub fn forward(
         &self,
         x: Residual,
-        rope: &RopeTables,
+        positions: &Positions,
         cache: Option<&mut LayerCache>,
     ) -> Residual {
         let (x, normalized) = self.input_layernorm.forward_residual(x);
-        self.forward_normalized(x, normalized, rope, cache)
+        self.forward_normalized(x, normalized, positions, cache)
     }
 
     /// [`forward`](Self::forward) after the first norm, which gave `x` and `normalized`, both
@@ -48,10 +48,10 @@ impl Block {
         &self,
         x: Tensor<3>,
         normalized: Tensor<3>,
-        rope: &RopeTables,
+        positions: &Positions,
         cache: Option<&mut LayerCache>,
     ) -> Residual {
-        let attended = self.self_attn.forward(normalized, rope, cache);
+        let attended = self.self_attn.forward(normalized, positions, cache);
         let (x, normalized) = self
             .post_attention_layernorm
             .forward_residual(Residual::new(x, attended));
