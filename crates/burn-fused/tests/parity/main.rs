@@ -3,6 +3,7 @@
 
 #![cfg(all(feature = "autodiff", any(feature = "flex", feature = "wgpu")))]
 
+mod add_rms_norm;
 mod attention;
 mod common;
 mod cross_entropy;
