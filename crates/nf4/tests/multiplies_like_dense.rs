@@ -196,6 +196,12 @@ fn dense_products<W: Element + Number>(rng: &mut ChaCha8Rng) {
         [40, 1300],
     ] {
         let (values, weights) = exactly::<W>(&random(rng, shape[0] * shape[1]));
+        let (gap, nan) = (3, W::narrow(f32::NAN));
+        let strided: Vec<W> = values
+            .chunks(shape[1])
+            .flat_map(|row| row.iter().copied().chain([nan; 3]))
+            .collect();
+        let strided = DenseRef::with_stride(&strided, shape, shape[1] + gap);
         let w = DenseRef::new(&values, shape);
         for direction in [Direction::Forward, Direction::Transposed] {
             let (inner, outer) = widths(shape, direction);
@@ -208,6 +214,24 @@ fn dense_products<W: Element + Number>(rng: &mut ChaCha8Rng) {
                         let into = Into::Replace;
                         nf4::dense::matmul_on(*isa, w, &x, m, &mut y, direction, into, threads);
                         let what = format!("{isa:?} {direction:?} m={m} {shape:?} {threads:?}");
+                        assert_close(&y, &expected, inner, &what);
+                    }
+                }
+                let mut y = vec![f32::NAN; m * outer];
+                let (into, threads) = (Into::Replace, Threads::One);
+                nf4::dense::matmul(strided, &x, m, &mut y, direction, into, threads);
+                let what = format!("{direction:?} m={m} {shape:?} strided");
+                assert_close(&y, &expected, inner, &what);
+                if direction == Direction::Transposed {
+                    let columns: Vec<f32> = (0..inner * m)
+                        .map(|i| wide[i % m * inner + i / m])
+                        .collect();
+                    for isa in Isa::available() {
+                        let mut y = vec![f32::NAN; m * outer];
+                        nf4::dense::transposed_matmul_on(
+                            *isa, strided, &columns, m, &mut y, into, threads,
+                        );
+                        let what = format!("{isa:?} m={m} {shape:?} from columns");
                         assert_close(&y, &expected, inner, &what);
                     }
                 }

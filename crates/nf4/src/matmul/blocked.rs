@@ -2,7 +2,7 @@
 //!
 //! The rows of `x` are taken up to [`MAX_ROWS`] at a time, and packed once. Then every task decodes some neighbouring
 //! panels of the right-hand matrix, a part of the sum at a time, into scratch that stays in the L2 cache and multiplies
-//! all packed rows by them; the sums, in f32, stay there too until they are complete. A decoded weight serves all those
+//! all packed rows by them; the sums, in f32, stay there too until they are complete and go to the output. A decoded weight serves all those
 //! rows, so that from some 30 rows on the arithmetic bounds the time.
 
 use std::mem::MaybeUninit;
@@ -24,6 +24,9 @@ pub(super) const MAX_ROWS: usize = 1024;
 
 /// Most words of the panels and most of the sums of a task: 256 KiB each, together half of an L2 cache of 1 MiB.
 const MAX_SCRATCH: usize = 64 * 1024;
+
+/// Most vectors of a register tile.
+const MAX_TILE: usize = 24;
 
 /// Where a product goes.
 pub(super) enum Destination<'a, E> {
@@ -87,6 +90,8 @@ pub(super) fn product<P: Precision, W: Panels, L: Panels, E: Element>(
     let columns = (workers * panels.div_ceil(workers * most)).min(panels);
     let bands = workers.div_ceil(panels).min(tiles);
     let y = Output::new(y, outer);
+    // Sums of a single part of a single product go to the output as they are.
+    let kept = second.is_some() || first.x.parts().count() > 1;
     let task = |task: usize| {
         let (column, band) = (task / bands, task % bands);
         let region = Region {
@@ -95,12 +100,13 @@ pub(super) fn product<P: Precision, W: Panels, L: Panels, E: Element>(
             rows,
             vectors,
         };
-        let mut sums = Scratch::new(region.panels.len() * region.tiles.len() * rows * width);
-        add_term(isa, first.x, first.w, &region, false, &mut sums);
+        let values = region.panels.len() * region.tiles.len() * rows * width;
+        let mut sums = Scratch::new(if kept { values } else { 0 });
+        let first_y = second.is_none().then_some(y);
+        add_term(isa, first.x, first.w, &region, false, &mut sums, first_y);
         if let Some(second) = second {
-            add_term(isa, second.x, second.w, &region, true, &mut sums);
+            add_term(isa, second.x, second.w, &region, true, &mut sums, Some(y));
         }
-        write_out(isa, &sums, &region, y);
     };
     match threads {
         Threads::All => (0..columns * bands)
@@ -122,28 +128,32 @@ struct Region {
 }
 
 kernel! {
-    /// Adds tiles of `x` times panels of `w` to `sums: [panel][tile][rows][vectors][16]`, or puts it there.
-    fn add_term<P: Precision, W: Panels>(
+    /// Adds tiles of `x` times panels of `w` to `sums: [panel][tile][rows][vectors][16]`, or puts it there; with `y`,
+    /// the sums are then complete and go to their place in it. Without sums there is nothing to add to.
+    fn add_term<P: Precision, W: Panels, E: Element>(
         x: Tiles<'_, P>,
         w: W,
         region: &Region,
         accumulate: bool,
         sums: &mut [u32],
+        y: Option<Output<E>>,
     ) = add;
 }
 
 #[inline(always)]
-fn add<S: Simd, P: Precision, W: Panels>(
+fn add<S: Simd, P: Precision, W: Panels, E: Element>(
     s: S,
     x: Tiles<'_, P>,
     w: W,
     region: &Region,
     accumulate: bool,
     sums: &mut [u32],
+    y: Option<Output<E>>,
 ) {
     let &Region { rows, vectors, .. } = region;
     let (sums, _) = sums.as_chunks_mut::<16>();
     let per_panel = sums.len() / region.panels.len();
+    let mut tile_sums = [[0; 16]; MAX_TILE];
     for (start, depth) in x.parts() {
         let words = depth.div_ceil(P::STEPS);
         let mut scratch = Scratch::new(region.panels.len() * words * vectors * 16);
@@ -159,44 +169,45 @@ fn add<S: Simd, P: Precision, W: Panels>(
             w.decode::<S, P>(s, place, out);
         }
         let accumulate = accumulate || start > 0;
-        for (tile, place) in region.tiles.clone().enumerate() {
-            let x = x.part(place, start, depth);
-            for (weights, sums) in decoded
-                .chunks_exact(words * vectors)
-                .zip(sums.chunks_exact_mut(per_panel))
-            {
-                let sums = &mut sums[tile * rows * vectors..][..rows * vectors];
+        let y = y.filter(|_| start + depth == x.inner());
+        for (i, tile) in region.tiles.clone().enumerate() {
+            let x = x.part(tile, start, depth);
+            let panels = decoded.chunks_exact(words * vectors);
+            for (j, (panel, weights)) in region.panels.clone().zip(panels).enumerate() {
+                let sums = match per_panel {
+                    0 => &mut tile_sums[..rows * vectors],
+                    _ => &mut sums[j * per_panel + i * rows * vectors..][..rows * vectors],
+                };
                 multiply::<S, P>(s, x, weights, sums, [rows, vectors], accumulate);
+                if let Some(y) = y {
+                    write(s, sums, [tile * rows, panel * 16 * vectors], vectors, y);
+                }
             }
         }
     }
 }
 
-kernel! {
-    /// Writes the sums of a region to its place in `y`.
-    fn write_out<E: Element>(sums: &[u32], region: &Region, y: Output<E>) = write;
-}
-
+/// Writes the sums of a tile to their place in `y`, as far as it has rows and columns there.
 #[inline(always)]
-fn write<S: Simd, E: Element>(s: S, sums: &[u32], region: &Region, y: Output<E>) {
-    let width = 16 * region.vectors;
-    let sums: &[f32] = bytemuck::cast_slice(sums);
-    let per_panel = sums.len() / region.panels.len();
-    let first = region.tiles.start * region.rows;
-    for row in first..(region.tiles.end * region.rows).min(y.rows()) {
-        for (panel, sums) in region.panels.clone().zip(sums.chunks_exact(per_panel)) {
-            // SAFETY: the regions of different tasks do not overlap, and `y` outlives the tasks.
-            let to = unsafe { y.columns(row, panel * width, width) };
-            let (sums, _) = sums[(row - first) * width..][..width].as_chunks::<16>();
-            for (to, sums) in to.chunks_mut(16).zip(sums) {
-                match <&mut [_; 16]>::try_from(&mut *to) {
-                    Ok(to) => put(s, to, sums, y.adds),
-                    Err(_) => {
-                        let mut whole = [MaybeUninit::new(E::default()); 16];
-                        whole[..to.len()].copy_from_slice(to);
-                        put(s, &mut whole, sums, y.adds);
-                        to.copy_from_slice(&whole[..to.len()]);
-                    }
+fn write<S: Simd, E: Element>(
+    s: S,
+    sums: &[[u32; 16]],
+    [row, column]: [usize; 2],
+    vectors: usize,
+    y: Output<E>,
+) {
+    for (row, sums) in (row..y.rows()).zip(sums.chunks_exact(vectors)) {
+        // SAFETY: the regions of different tasks do not overlap, and `y` outlives the tasks.
+        let to = unsafe { y.columns(row, column, 16 * vectors) };
+        for (to, sums) in to.chunks_mut(16).zip(sums) {
+            let sums = s.float(s.load_u(sums));
+            match <&mut [_; 16]>::try_from(&mut *to) {
+                Ok(to) => put(s, to, sums, y.adds),
+                Err(_) => {
+                    let mut whole = [MaybeUninit::new(E::default()); 16];
+                    whole[..to.len()].copy_from_slice(to);
+                    put(s, &mut whole, sums, y.adds);
+                    to.copy_from_slice(&whole[..to.len()]);
                 }
             }
         }
@@ -205,8 +216,7 @@ fn write<S: Simd, E: Element>(s: S, sums: &[u32], region: &Region, y: Output<E>)
 
 /// Writes sums, or adds them to values that are there.
 #[inline(always)]
-fn put<S: Simd, E: Element>(s: S, to: &mut [MaybeUninit<E>; 16], sums: &[f32; 16], adds: bool) {
-    let mut total = s.load(sums);
+fn put<S: Simd, E: Element>(s: S, to: &mut [MaybeUninit<E>; 16], mut total: S::F, adds: bool) {
     if adds {
         // SAFETY: an output that is added to was made of values.
         let before = to.map(|value| unsafe { value.assume_init() });

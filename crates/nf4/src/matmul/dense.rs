@@ -13,6 +13,20 @@ use crate::simd::Isa;
 pub struct DenseRef<'a, E> {
     values: &'a [E],
     shape: [usize; 2],
+    /// Elements from one row to the next.
+    stride: usize,
+}
+
+impl<'a, E> DenseRows<'a, E> {
+    fn of(w: DenseRef<'a, E>) -> Self {
+        Self::with_stride(w.values, w.shape[0], w.stride)
+    }
+}
+
+impl<'a, E> DenseColumns<'a, E> {
+    fn of(w: DenseRef<'a, E>) -> Self {
+        Self::with_stride(w.values, w.shape[1], w.stride)
+    }
 }
 
 impl<'a, E: Element> DenseRef<'a, E> {
@@ -22,7 +36,29 @@ impl<'a, E: Element> DenseRef<'a, E> {
     /// If there are not as many values as `shape` has.
     pub fn new(values: &'a [E], shape: [usize; 2]) -> Self {
         assert_len("w", values.len(), shape);
-        Self { values, shape }
+        Self {
+            values,
+            shape,
+            stride: shape[1],
+        }
+    }
+
+    /// A view of `values` whose rows begin `stride` apart; what lies between them and after the last is not looked at.
+    ///
+    /// # Panics
+    /// If there are fewer values, or rows that overlap.
+    pub fn with_stride(values: &'a [E], shape: [usize; 2], stride: usize) -> Self {
+        let [rows, columns] = shape;
+        assert!(columns <= stride || rows <= 1, "w: rows overlap");
+        let len = match rows {
+            0 => 0,
+            rows => (rows - 1) * stride + columns,
+        };
+        Self {
+            values: &values[..len],
+            shape,
+            stride,
+        }
     }
 }
 
@@ -97,13 +133,65 @@ fn blocked<P: Precision, X: Element, W: Element, Y: Element>(
     direction: Direction,
     threads: Threads,
 ) {
-    let (inner, outer) = direction.widths(w.shape);
+    let (inner, _) = direction.widths(w.shape);
     let packed = Packed::<P>::new(isa, x, inner, tile_rows(isa, x.len() / inner), threads);
     let x = packed.tiles();
     match direction {
-        Direction::Forward => one_term(isa, x, DenseRows::new(w.values, inner), y, threads),
-        Direction::Transposed => {
-            one_term(isa, x, DenseColumns::new(w.values, outer), y, threads);
+        Direction::Forward => one_term(isa, x, DenseRows::of(w), y, threads),
+        Direction::Transposed => one_term(isa, x, DenseColumns::of(w), y, threads),
+    }
+}
+
+/// Multiplies the transpose of `x: [out_features, m]` by a dense matrix, `y = xᵀ·W: [m, in_features]`: the gradient of
+/// one operand of a product from that of its result.
+///
+/// Accumulates in f32; if the matrix is bf16, `x` is rounded to it.
+///
+/// # Panics
+/// If the length of `x` or `y` does not fit `m` and the matrix's shape.
+pub fn transposed_matmul<W: Element>(
+    w: DenseRef<'_, W>,
+    x: &[f32],
+    m: usize,
+    y: &mut [f32],
+    into: Into,
+    threads: Threads,
+) {
+    transposed_matmul_on(Isa::best(), w, x, m, y, into, threads);
+}
+
+/// [`transposed_matmul`] on a given instruction set.
+///
+/// # Panics
+/// As [`transposed_matmul`].
+pub fn transposed_matmul_on<W: Element>(
+    isa: Isa,
+    w: DenseRef<'_, W>,
+    x: &[f32],
+    m: usize,
+    y: &mut [f32],
+    into: Into,
+    threads: Threads,
+) {
+    let [inner, outer] = w.shape;
+    assert_len("x", x.len(), [inner, m]);
+    assert_len("y", y.len(), [m, outer]);
+    if inner == 0 || y.is_empty() {
+        if into == Into::Replace {
+            y.fill(0.0);
         }
+        return;
+    }
+    for (start, y) in (0..m).step_by(MAX_ROWS).zip(y.chunks_mut(MAX_ROWS * outer)) {
+        let columns = start..(start + MAX_ROWS).min(m);
+        let rows = tile_rows(isa, columns.len());
+        let y = match into {
+            Into::Replace => Destination::New(as_new(y)),
+            Into::Add => Destination::Sum(y),
+        };
+        in_precision_of!(W, P => {
+            let packed = Packed::<P>::of_columns(isa, x, m, columns, rows);
+            one_term(isa, packed.tiles(), DenseColumns::of(w), y, threads);
+        });
     }
 }

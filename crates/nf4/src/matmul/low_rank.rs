@@ -259,7 +259,7 @@ fn backward_rows<P: Precision, E: Element>(
 
     // The two thin products keep the threads busy that the wide one leaves idle at its end.
     let summed = |small: &[f32], large, outer, gradient| {
-        let small = Packed::<P>::of_columns(isa, small, rank, tile_rows(isa, rank));
+        let small = Packed::<P>::of_columns(isa, small, rank, 0..rank, tile_rows(isa, rank));
         let (x, y) = (small.tiles(), Destination::Sum(gradient));
         one_term(isa, x, DenseColumns::new(large, outer), y, Threads::All);
     };

@@ -1,6 +1,7 @@
 //! The rows of `x` rearranged so that the register tile reads them one after another.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -92,15 +93,20 @@ impl<P: Precision> Packed<P> {
         packed
     }
 
-    /// Packs the columns of `x: [inner, columns]`, for tiles of `rows` of them.
-    pub(super) fn of_columns(isa: Isa, x: &[f32], columns: usize, rows: usize) -> Self {
-        let shape = Shape::new(rows, x.len() / columns);
-        let mut packed = Self::unfilled(columns.div_ceil(rows), shape);
+    /// Packs some columns of `x`, whose rows are `stride` long, for tiles of `rows` of them.
+    pub(super) fn of_columns(
+        isa: Isa,
+        x: &[f32],
+        stride: usize,
+        columns: Range<usize>,
+        rows: usize,
+    ) -> Self {
+        let shape = Shape::new(rows, x.len() / stride);
+        let mut packed = Self::unfilled(columns.len().div_ceil(rows), shape);
         let tiles = packed.words_mut().chunks_exact_mut(shape.tile_words());
-        for (tile, words) in tiles.enumerate() {
-            let first = tile * rows;
-            let count = rows.min(columns - first);
-            pack_columns::<P>(isa, &x[first..], columns, [count, rows], words);
+        for (first, words) in columns.clone().step_by(rows).zip(tiles) {
+            let count = rows.min(columns.end - first);
+            pack_columns::<P>(isa, &x[first..], stride, [count, rows], words);
         }
         packed
     }
@@ -135,6 +141,11 @@ impl<'a, P: Precision> Tiles<'a, P> {
     /// Rows of a tile.
     pub(super) fn rows(self) -> usize {
         self.shape.rows
+    }
+
+    /// Steps of the sum.
+    pub(super) fn inner(self) -> usize {
+        self.shape.inner
     }
 
     /// Tiles.

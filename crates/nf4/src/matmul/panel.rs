@@ -45,7 +45,8 @@ pub(super) struct QuantizedColumns<'a>(pub(super) MatrixRef<'a>);
 #[derive(Clone, Copy)]
 pub(super) struct DenseRows<'a, E> {
     values: &'a [E],
-    inner: usize,
+    outer: usize,
+    stride: usize,
 }
 
 /// A dense row-major `W: [inner, outer]`.
@@ -53,17 +54,36 @@ pub(super) struct DenseRows<'a, E> {
 pub(super) struct DenseColumns<'a, E> {
     values: &'a [E],
     outer: usize,
+    stride: usize,
 }
 
 impl<'a, E> DenseRows<'a, E> {
+    /// Rows that lie one after another.
     pub(super) const fn new(values: &'a [E], inner: usize) -> Self {
-        Self { values, inner }
+        Self::with_stride(values, values.len() / inner, inner)
+    }
+
+    pub(super) const fn with_stride(values: &'a [E], outer: usize, stride: usize) -> Self {
+        Self {
+            values,
+            outer,
+            stride,
+        }
     }
 }
 
 impl<'a, E> DenseColumns<'a, E> {
+    /// Rows that lie one after another.
     pub(super) const fn new(values: &'a [E], outer: usize) -> Self {
-        Self { values, outer }
+        Self::with_stride(values, outer, outer)
+    }
+
+    pub(super) const fn with_stride(values: &'a [E], outer: usize, stride: usize) -> Self {
+        Self {
+            values,
+            outer,
+            stride,
+        }
     }
 }
 
@@ -241,7 +261,7 @@ impl Steps for AcrossBlocks<'_> {
 
 impl<E: Element> Panels for DenseRows<'_, E> {
     fn outer(self) -> usize {
-        self.values.len() / self.inner.max(1)
+        self.outer
     }
 
     #[inline(always)]
@@ -249,7 +269,7 @@ impl<E: Element> Panels for DenseRows<'_, E> {
         let last = self.outer() - 1;
         let row = |column: usize| {
             let row = (place.column + column).min(last);
-            &self.values[row * self.inner + place.start..][..place.depth]
+            &self.values[row * self.stride + place.start..][..place.depth]
         };
         let words = place.depth / P::STEPS;
         let block = 16 * P::STEPS;
@@ -299,7 +319,7 @@ impl<E: Element> Steps for DenseColumns<'_, E> {
     #[inline(always)]
     fn step<S: Simd>(&self, s: S, row: usize, place: Place) -> [S::F; 2] {
         let len = (16 * place.vectors).min(self.outer - place.column);
-        let row = &self.values[row * self.outer + place.column..][..len];
+        let row = &self.values[row * self.stride + place.column..][..len];
         let mut vectors = [s.splat(0.0); 2];
         let (whole, rest) = row.as_chunks::<16>();
         for (vector, values) in vectors.iter_mut().zip(whole) {

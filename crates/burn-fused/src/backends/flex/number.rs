@@ -23,6 +23,12 @@ pub(super) trait Number: Element + nf4::Element + bytemuck::Pod {
 
     /// Lets `f` change the values.
     fn modify(values: &mut [Self], scratch: &mut Vec<f32>, f: impl FnOnce(&mut [f32]));
+
+    /// What products of these values multiply: bf16 in pairs, others as f32.
+    type Operand: Number;
+
+    /// The values as operands of products.
+    fn operands(values: &[Self], to: &mut [Self::Operand]);
 }
 
 impl Number for f32 {
@@ -41,10 +47,16 @@ impl Number for f32 {
     fn modify(values: &mut [f32], _: &mut Vec<f32>, f: impl FnOnce(&mut [f32])) {
         f(values);
     }
+
+    type Operand = f32;
+
+    fn operands(values: &[f32], to: &mut [f32]) {
+        to.copy_from_slice(values);
+    }
 }
 
 macro_rules! half_precision {
-    ($type:ty, $widen:ident, $narrow:ident) => {
+    ($type:ty, $widen:ident, $narrow:ident, $operand:ty, $operands:expr) => {
         impl Number for $type {
             fn read<'a>(values: &'a [$type], scratch: &'a mut Vec<f32>) -> &'a [f32] {
                 scratch.resize(values.len(), 0.0);
@@ -74,12 +86,22 @@ macro_rules! half_precision {
                 f(scratch);
                 $narrow(scratch, values);
             }
+
+            type Operand = $operand;
+
+            fn operands(values: &[$type], to: &mut [$operand]) {
+                $operands(values, to);
+            }
         }
     };
 }
 
-half_precision!(bf16, widen_bf16, narrow_bf16);
-half_precision!(f16, widen_f16, narrow_f16);
+half_precision!(bf16, widen_bf16, narrow_bf16, bf16, copy);
+half_precision!(f16, widen_f16, narrow_f16, f32, widen_f16);
+
+fn copy<E: Copy>(from: &[E], to: &mut [E]) {
+    to.copy_from_slice(from);
+}
 
 vectorised! {
     fn widen_bf16(from: &[bf16], to: &mut [f32]) {

@@ -4,12 +4,15 @@ use burn_core::{
 };
 use burn_flex::FlexTensor;
 use core::ops::Range;
+use nf4::{
+    Direction, Threads,
+    dense::{self, DenseRef, Into},
+};
 use rayon::prelude::*;
 
 use super::{
     super::{
         buffer::{Values, cast, create, written},
-        matmul::{Into, Matrix, matmul},
         number::{Number, with_number},
     },
     operand::{Operand, View},
@@ -43,7 +46,7 @@ fn backward_as<E: Number>(
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     let shape = AttentionShape::new(&q.shape(), &k.shape());
     let [q, out, grad] = [q, out, grad].map(Operand::new::<E>);
-    let [k, v] = [k, v].map(Operand::new::<f32>);
+    let [k, v] = [k, v].map(Operand::new::<E::Operand>);
     let lse = Values::new(lse);
     let operands = Operands::<E> {
         q: q.view(),
@@ -91,10 +94,10 @@ fn backward_as<E: Number>(
     )
 }
 
-struct Operands<'a, E> {
+struct Operands<'a, E: Number> {
     q: View<'a, E>,
-    k: View<'a, f32>,
-    v: View<'a, f32>,
+    k: View<'a, E::Operand>,
+    v: View<'a, E::Operand>,
     out: View<'a, E>,
     grad: View<'a, E>,
     /// `[batch, q_len, heads]`.
@@ -115,36 +118,42 @@ struct Part {
 }
 
 /// What a thread needs for a tile, whichever it is.
-struct Scratch {
-    q: Vec<f32>,
-    grad: Vec<f32>,
-    out: Vec<f32>,
+struct Scratch<O> {
+    q: Vec<O>,
+    grad: Vec<O>,
+    out: Vec<O>,
     p: Vec<f32>,
     dp: Vec<f32>,
     lse: Vec<f32>,
     deltas: Vec<f32>,
-    half: Vec<f32>,
+    halves: [Vec<f32>; 2],
 }
 
-impl Scratch {
+impl<O: Number> Scratch<O> {
     fn new(shape: &AttentionShape) -> Self {
         let rows = positions(shape).min(shape.q_len) * shape.group;
         let keys = KEYS.min(shape.kv_len);
         Self {
-            q: vec![0.0; rows * shape.head_dim],
-            grad: vec![0.0; rows * shape.head_dim],
-            out: vec![0.0; rows * shape.head_dim],
+            q: vec![O::default(); rows * shape.head_dim],
+            grad: vec![O::default(); rows * shape.head_dim],
+            out: vec![O::default(); rows * shape.head_dim],
             p: vec![0.0; rows * keys],
             dp: vec![0.0; rows * keys],
             lse: vec![0.0; rows],
             deltas: vec![0.0; rows],
-            half: Vec::new(),
+            halves: Default::default(),
         }
     }
 }
 
 impl<E: Number> Operands<'_, E> {
-    fn part(&self, pair: usize, part: usize, parts: usize, scratch: &mut Scratch) -> Part {
+    fn part(
+        &self,
+        pair: usize,
+        part: usize,
+        parts: usize,
+        scratch: &mut Scratch<E::Operand>,
+    ) -> Part {
         let shape = &self.shape;
         let (batch, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
         let (group, d) = (shape.group, shape.head_dim);
@@ -159,8 +168,8 @@ impl<E: Number> Operands<'_, E> {
             let rows = queries.len() * group;
             let starts = self.starts.of(batch, queries.clone());
             self.load(batch, queries.clone(), kv_head, scratch);
-            let q = Matrix::new(&scratch.q, rows, d, d);
-            let grad = Matrix::new(&scratch.grad, rows, d, d);
+            let (q, grad) = (&scratch.q[..rows * d], &scratch.grad[..rows * d]);
+            let [q_rows, grad_rows] = [q, grad].map(|values| DenseRef::new(values, [rows, d]));
             let dq = &mut gradients.dq[start * group * d..][..rows * d];
 
             for keys in key_tiles(shape, queries.end - 1, starts) {
@@ -168,46 +177,54 @@ impl<E: Number> Operands<'_, E> {
                 let k = self.k.positions(batch, keys.clone(), kv_head);
                 let v = self.v.positions(batch, keys.clone(), kv_head);
                 let range = keys.start * d..keys.end * d;
+                let (dk, dv) = (&mut gradients.dk, &mut gradients.dv[range.clone()]);
+                let (forward, one) = (Direction::Forward, Threads::One);
 
                 let p = &mut scratch.p[..rows * width];
-                matmul(p, q, k.t(), Into::Replace);
+                dense::matmul(k, q, rows, p, forward, Into::Replace, one);
                 let sight = Sight::new(shape, start, &keys, starts);
-                probabilities(sight, p, &scratch.lse[..rows]);
-                let p_matrix = Matrix::new(p, rows, width, width);
-                let dv = &mut gradients.dv[range.clone()];
-                matmul(dv, p_matrix.t(), grad, Into::Add);
+                probabilities(sight, self.scale, p, &scratch.lse[..rows]);
+                dense::transposed_matmul(grad_rows, p, width, dv, Into::Add, one);
 
                 let ds = &mut scratch.dp[..rows * width];
-                matmul(ds, grad, v.t(), Into::Replace);
+                dense::matmul(v, grad, rows, ds, forward, Into::Replace, one);
                 score_gradients(p, width, &scratch.deltas[..rows], ds);
-                let ds = Matrix::new(ds, rows, width, width);
-                matmul(dq, ds, k, Into::Add);
-                // `q` is scaled already.
-                matmul(&mut gradients.dk[range], ds.t(), q, Into::Add);
+                dense::matmul(k, ds, rows, dq, Direction::Transposed, Into::Add, one);
+                dense::transposed_matmul(q_rows, ds, width, &mut dk[range], Into::Add, one);
             }
-            for value in dq {
-                *value *= self.scale;
-            }
+            dq.iter_mut().for_each(|value| *value *= self.scale);
         }
+        gradients
+            .dk
+            .iter_mut()
+            .for_each(|value| *value *= self.scale);
         gradients
     }
 
-    /// Copies a tile's rows: queries (scaled), output gradients, log-sum-exps and
+    /// Copies a tile's rows: queries, output gradients, log-sum-exps and
     /// `rowsum(grad ∘ out)`.
-    fn load(&self, batch: usize, queries: Range<usize>, kv_head: usize, scratch: &mut Scratch) {
+    fn load(
+        &self,
+        batch: usize,
+        queries: Range<usize>,
+        kv_head: usize,
+        scratch: &mut Scratch<E::Operand>,
+    ) {
         let shape = &self.shape;
         let rows = queries.len() * shape.group;
         let heads = kv_head * shape.group..(kv_head + 1) * shape.group;
-        let half = &mut scratch.half;
-        for (view, scale, to) in [
-            (&self.q, self.scale, &mut scratch.q),
-            (&self.grad, 1.0, &mut scratch.grad),
-            (&self.out, 1.0, &mut scratch.out),
+        for (view, to) in [
+            (&self.q, &mut scratch.q),
+            (&self.grad, &mut scratch.grad),
+            (&self.out, &mut scratch.out),
         ] {
-            view.gather(batch, queries.clone(), heads.clone(), scale, half, to);
+            view.gather(batch, queries.clone(), heads.clone(), to);
         }
-        let dots = &mut scratch.deltas[..rows];
-        row_dots(&scratch.grad, &scratch.out, shape.head_dim, dots);
+        let values = rows * shape.head_dim;
+        let [grad, out] = &mut scratch.halves;
+        let grad = E::Operand::read(&scratch.grad[..values], grad);
+        let out = E::Operand::read(&scratch.out[..values], out);
+        row_dots(grad, out, shape.head_dim, &mut scratch.deltas[..rows]);
         let lse = scratch.lse.chunks_exact_mut(shape.group);
         for (position, lse) in queries.clone().zip(lse) {
             let first = (batch * shape.q_len + position) * shape.heads() + heads.start;

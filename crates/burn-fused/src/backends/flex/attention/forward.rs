@@ -4,12 +4,15 @@ use burn_core::{
 };
 use burn_flex::FlexTensor;
 use core::{mem::MaybeUninit, ops::Range};
+use nf4::{
+    Direction, Threads,
+    dense::{self, Into},
+};
 use rayon::prelude::*;
 
 use super::{
     super::{
         buffer::{create, written},
-        matmul::{Into, Matrix, matmul},
         number::{Number, with_number},
     },
     operand::{Operand, View},
@@ -37,7 +40,7 @@ fn forward_as<E: Number>(
 ) -> (FlexTensor, FlexTensor) {
     let shape = AttentionShape::new(&q.shape(), &k.shape());
     let q = Operand::new::<E>(q);
-    let [k, v] = [k, v].map(Operand::new::<f32>);
+    let [k, v] = [k, v].map(Operand::new::<E::Operand>);
     let operands = Operands::<E> {
         q: q.view(),
         k: k.view(),
@@ -49,7 +52,7 @@ fn forward_as<E: Number>(
     let heads = shape.heads();
     let mut lse = vec![0f32; shape.batch * shape.q_len * heads];
     let rows = positions(&shape).min(shape.q_len) * shape.group;
-    let scratch = || Scratch::new(rows, shape.kv_len.min(KEYS), shape.head_dim);
+    let scratch = || Scratch::<E::Operand>::new(rows, shape.kv_len.min(KEYS), shape.head_dim);
     // SAFETY: the tasks make up the whole, and each writes every element of its part.
     let out = unsafe {
         written(lse.len() * shape.head_dim, |out| {
@@ -71,10 +74,10 @@ fn forward_as<E: Number>(
     (create(out_shape, out), create(lse_shape, lse))
 }
 
-struct Operands<'a, E> {
+struct Operands<'a, E: Number> {
     q: View<'a, E>,
-    k: View<'a, f32>,
-    v: View<'a, f32>,
+    k: View<'a, E::Operand>,
+    v: View<'a, E::Operand>,
     starts: Starts,
     scale: f32,
     shape: AttentionShape,
@@ -133,8 +136,8 @@ fn split<'a, E>(
 }
 
 /// What a thread needs for a tile, whichever it is.
-struct Scratch {
-    q: Vec<f32>,
+struct Scratch<O> {
+    q: Vec<O>,
     scores: Vec<f32>,
     out: Vec<f32>,
     maxima: Vec<f32>,
@@ -142,10 +145,10 @@ struct Scratch {
     half: Vec<f32>,
 }
 
-impl Scratch {
+impl<O: Number> Scratch<O> {
     fn new(rows: usize, keys: usize, d: usize) -> Self {
         Self {
-            q: vec![0.0; rows * d],
+            q: vec![O::default(); rows * d],
             scores: vec![0.0; rows * keys],
             out: vec![0.0; rows * d],
             maxima: vec![0.0; rows],
@@ -156,7 +159,7 @@ impl Scratch {
 }
 
 impl<E: Number> Task<'_, E> {
-    fn run(self, operands: &Operands<E>, scratch: &mut Scratch) {
+    fn run(self, operands: &Operands<E>, scratch: &mut Scratch<E::Operand>) {
         let shape = &operands.shape;
         let (group, d) = (shape.group, shape.head_dim);
         let rows = self.positions.len() * group;
@@ -168,15 +171,9 @@ impl<E: Number> Task<'_, E> {
 
         for kv_head in self.kv_heads.clone() {
             let group_heads = kv_head * group..(kv_head + 1) * group;
-            operands.q.gather(
-                self.batch,
-                self.positions.clone(),
-                group_heads,
-                operands.scale,
-                half,
-                q,
-            );
-            let q = Matrix::new(q, rows, d, d);
+            operands
+                .q
+                .gather(self.batch, self.positions.clone(), group_heads, q);
             maxima.fill(f32::NEG_INFINITY);
             sums.fill(0.0);
 
@@ -184,12 +181,12 @@ impl<E: Number> Task<'_, E> {
             for keys in key_tiles(shape, self.positions.end - 1, starts) {
                 let scores = &mut scores[..rows * keys.len()];
                 let k = operands.k.positions(self.batch, keys.clone(), kv_head);
-                matmul(scores, q, k.t(), Into::Replace);
+                let one = Threads::One;
+                dense::matmul(k, q, rows, scores, Direction::Forward, Into::Replace, one);
                 let sight = Sight::new(shape, self.positions.start, &keys, starts);
-                softmax_step(sight, scores, maxima, sums, out, d);
-                let p = Matrix::new(scores, rows, keys.len(), keys.len());
-                let v = operands.v.positions(self.batch, keys.clone(), kv_head);
-                matmul(out, p, v, into);
+                softmax_step(sight, operands.scale, scores, maxima, sums, out, d);
+                let v = operands.v.positions(self.batch, keys, kv_head);
+                dense::matmul(v, scores, rows, out, Direction::Transposed, into, one);
                 into = Into::Add;
             }
 

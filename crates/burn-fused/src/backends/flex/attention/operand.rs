@@ -1,10 +1,11 @@
 use burn_flex::FlexTensor;
 use core::ops::Range;
+use nf4::dense::DenseRef;
 
-use super::super::{buffer::cast, matmul::Matrix, number::Number, simd::vectorised};
+use super::super::{buffer::cast, number::Number};
 
-/// The values of a tensor `[batch, len, heads, d]` whose heads are each without gaps; batch,
-/// position and head may be in any order and with any distance, as in a view of a cache.
+/// The values of a tensor `[batch, len, heads, d]` whose heads are each without gaps; batch, position and head may be in
+/// any order and with any distance, as in a view of a cache, as long as positions do not overlap.
 pub(super) struct Operand(FlexTensor);
 
 impl Operand {
@@ -15,7 +16,8 @@ impl Operand {
         let strides = layout.strides();
         let ordinary =
             (strides[3] == 1 || layout.shape()[3] == 1) && strides.iter().all(|s| *s >= 0);
-        Self(if ordinary {
+        let apart = strides[1] >= layout.shape()[3] as isize || layout.shape()[1] == 1;
+        Self(if ordinary && apart {
             tensor
         } else {
             tensor.to_contiguous()
@@ -53,16 +55,13 @@ impl<'a, E: Number> View<'a, E> {
         &self.data[batch * b + position * p + head * h..]
     }
 
-    /// Copies the heads of a group at the positions `range` in f32, times `scale`:
-    /// `[range · group, d]`.
+    /// Copies the heads of a group at the positions `range`: `[range · group, d]`.
     pub fn gather(
         &self,
         batch: usize,
         range: Range<usize>,
         heads: Range<usize>,
-        scale: f32,
-        scratch: &mut Vec<f32>,
-        rows: &mut [f32],
+        rows: &mut [E::Operand],
     ) {
         let (group, stride, d) = (heads.len(), self.strides[2], self.d);
         let width = group * d;
@@ -71,25 +70,14 @@ impl<'a, E: Number> View<'a, E> {
         for (position, rows) in range.zip(rows.chunks_exact_mut(width)) {
             let from = self.from(batch, position, heads.start);
             for (i, row) in (0..runs).zip(rows.chunks_exact_mut(run)) {
-                scale_row(E::read(&from[i * stride..][..run], scratch), scale, row);
+                E::operands(&from[i * stride..][..run], row);
             }
         }
     }
-}
 
-impl<'a> View<'a, f32> {
     /// One head at the positions `range`: `[range, d]`.
-    pub fn positions(&self, batch: usize, range: Range<usize>, head: usize) -> Matrix<'a> {
+    pub fn positions(&self, batch: usize, range: Range<usize>, head: usize) -> DenseRef<'a, E> {
         let data = self.from(batch, range.start, head);
-        Matrix::new(data, range.len(), self.d, self.strides[1])
-    }
-}
-
-vectorised! {
-    /// `to` becomes `from` times `factor`.
-    fn scale_row(from: &[f32], factor: f32, to: &mut [f32]) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = from * factor;
-        }
+        DenseRef::with_stride(data, [range.len(), self.d], self.strides[1])
     }
 }

@@ -112,21 +112,24 @@ impl<'a> Sight<'a> {
         start..end
     }
 
-    /// The scores that row `row` sees, after the others are made 0.
+    /// The scores that row `row` sees, times `scale`, after the others are made 0.
     #[inline(always)]
-    fn hide<'s>(&self, row: usize, scores: &'s mut [f32]) -> &'s mut [f32] {
+    fn reveal<'s>(&self, row: usize, scale: f32, scores: &'s mut [f32]) -> &'s mut [f32] {
         let Range { start, end } = self.of(row);
         scores[..start].fill(0.0);
         scores[end..].fill(0.0);
-        &mut scores[start..end]
+        let seen = &mut scores[start..end];
+        seen.iter_mut().for_each(|score| *score *= scale);
+        seen
     }
 }
 
 vectorised! {
-    /// One step of the running softmax. Scores become `exp(s − m)` with `m` the row's maximum so
+    /// One step of the running softmax. Products become scores `s`, and these `exp(s − m)` with `m` the row's maximum so
     /// far, hidden ones 0; `sums` and the rows of `out`, `d` wide, are brought to the new maximum.
     fn softmax_step(
         sight: Sight<'_>,
+        scale: f32,
         scores: &mut [f32],
         maxima: &mut [f32],
         sums: &mut [f32],
@@ -137,7 +140,7 @@ vectorised! {
         for (row, (((scores, maximum), total), out)) in
             rows.zip(out.chunks_exact_mut(d)).enumerate()
         {
-            let seen = sight.hide(row, scores);
+            let seen = sight.reveal(row, scale, scores);
             let new = max(*maximum, seen);
             if new > *maximum {
                 // At first the maximum is −∞, the sum 0, and the row not written yet or 0.
@@ -157,10 +160,10 @@ vectorised! {
         }
     }
 
-    /// Scores become probabilities, hidden ones 0.
-    fn probabilities(sight: Sight<'_>, scores: &mut [f32], lse: &[f32]) {
+    /// Products become probabilities, hidden ones 0.
+    fn probabilities(sight: Sight<'_>, scale: f32, scores: &mut [f32], lse: &[f32]) {
         for (row, (scores, lse)) in scores.chunks_exact_mut(sight.keys).zip(lse).enumerate() {
-            for score in sight.hide(row, scores) {
+            for score in sight.reveal(row, scale, scores) {
                 *score = exp::<FMA>(*score - lse);
             }
         }
