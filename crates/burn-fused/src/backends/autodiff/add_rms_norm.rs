@@ -15,6 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{FusedOps, composed::cast};
 
+/// A tensor of the graph.
+type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
+
 /// The results' gradients, from when they are known until they are used.
 #[derive(Debug)]
 struct Pending<B: Backend> {
@@ -114,11 +117,11 @@ impl<B: FusedOps> Backward<B, 2> for AddRmsNorm {
 }
 
 pub(super) fn add_rms_norm<B: FusedOps, C: CheckpointStrategy>(
-    x: FloatTensor<Autodiff<B, C>>,
-    residual: FloatTensor<Autodiff<B, C>>,
-    weight: FloatTensor<Autodiff<B, C>>,
+    x: Tracked<B, C>,
+    residual: Tracked<B, C>,
+    weight: Tracked<B, C>,
     eps: f64,
-) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+) -> (Tracked<B, C>, Tracked<B, C>) {
     let [
         (x, x_node),
         (residual, residual_node),
@@ -142,10 +145,10 @@ pub(super) fn add_rms_norm<B: FusedOps, C: CheckpointStrategy>(
 }
 
 pub(super) fn residual_rms_norm<B: FusedOps, C: CheckpointStrategy>(
-    x: FloatTensor<Autodiff<B, C>>,
-    weight: FloatTensor<Autodiff<B, C>>,
+    x: Tracked<B, C>,
+    weight: Tracked<B, C>,
     eps: f64,
-) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+) -> (Tracked<B, C>, Tracked<B, C>) {
     let [(x, x_node), (weight, weight_node)] = [x, weight].map(|tensor| tensor.into_parts());
     let prepared = Backward::<B, 2>::prepare::<C>(AddRmsNorm, [x_node, weight_node]);
     match prepared.compute_bound().stateful() {
@@ -166,11 +169,11 @@ pub(super) fn residual_rms_norm<B: FusedOps, C: CheckpointStrategy>(
 
 /// The two results above the step `below`.
 fn outputs<B: FusedOps, C: CheckpointStrategy>(
-    below: FloatTensor<Autodiff<B, C>>,
+    below: Tracked<B, C>,
     shared: Shared<B>,
     sum: FloatTensor<B>,
     normalized: FloatTensor<B>,
-) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+) -> (Tracked<B, C>, Tracked<B, C>) {
     let output = |kind: Output, value| {
         let prepared = Backward::<B, 1>::prepare::<C>(kind, [below.node()]);
         match prepared.compute_bound().stateful() {
