@@ -97,6 +97,18 @@ impl Session {
         Ok(Dataset::read(path, &encoder)?)
     }
 
+    /// [`dataset`](Self::dataset), its examples put together in rows if `packing`.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn training_data(&self, path: &Path, limits: RowLimits, packing: bool) -> Result<Dataset> {
+        let data = self.dataset(path, limits)?;
+        Ok(match packing {
+            true => data.packed(self.seq_len(limits)?),
+            false => data,
+        })
+    }
+
     /// What becomes of the weights when they are loaded.
     ///
     /// # Errors

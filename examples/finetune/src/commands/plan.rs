@@ -21,7 +21,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         truncate: args.truncate,
     };
     let longest = match &args.data {
-        Some(path) => session.dataset(path, limits)?.longest(),
+        Some(path) => session.training_data(path, limits, args.packing)?.longest(),
         None => session.seq_len(limits)?,
     };
     let lora = match &args.init_adapter {

@@ -43,10 +43,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         seq_len: args.seq_len,
         truncate: args.truncate,
     };
-    let mut data = session.dataset(data_path, limits)?;
-    if args.packing {
-        data = data.packed(session.seq_len(limits)?);
-    }
+    let data = session.training_data(data_path, limits, args.packing)?;
     let eval = args
         .eval_data
         .as_ref()

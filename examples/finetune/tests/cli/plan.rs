@@ -84,6 +84,18 @@ fn rows_are_as_long_as_the_data_says() {
     let short = place.file("short.jsonl", "{\"text\": \"ten bytes.\"}\n");
     let run = finetune!("plan", "--model", &model, "--data", &short).ok();
     assert!(!run.stdout.contains("512 tokens"), "{}", run.stdout);
+    let longest = |run: &str| -> usize {
+        let (before, _) = run.split_once(" tokens").expect("tokens");
+        let (_, longest) = before.rsplit_once(' ').expect("a number");
+        longest.parse().expect("a number")
+    };
+    let rows = place.file("rows.jsonl", "{\"text\": \"ten bytes.\"}\n".repeat(9));
+    let packed = finetune!("plan", "--model", &model, "--data", &rows, "--packing").ok();
+    assert!(
+        longest(&packed.stdout) > longest(&run.stdout),
+        "{}",
+        packed.stdout
+    );
 }
 
 #[test]
