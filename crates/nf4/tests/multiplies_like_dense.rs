@@ -196,12 +196,12 @@ fn dense_products<W: Element + Number>(rng: &mut ChaCha8Rng) {
         [40, 1300],
     ] {
         let (values, weights) = exactly::<W>(&random(rng, shape[0] * shape[1]));
-        let (gap, nan) = (3, W::narrow(f32::NAN));
+        let gap = [W::narrow(f32::NAN); 3];
         let strided: Vec<W> = values
             .chunks(shape[1])
-            .flat_map(|row| row.iter().copied().chain([nan; 3]))
+            .flat_map(|row| row.iter().copied().chain(gap))
             .collect();
-        let strided = DenseRef::with_stride(&strided, shape, shape[1] + gap);
+        let strided = DenseRef::with_stride(&strided, shape, shape[1] + gap.len());
         let w = DenseRef::new(&values, shape);
         for direction in [Direction::Forward, Direction::Transposed] {
             let (inner, outer) = widths(shape, direction);

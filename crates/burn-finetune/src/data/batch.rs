@@ -33,15 +33,8 @@ impl Batch {
         let shape = [rows.len(), seq];
         let mut input_ids = vec![0i64; rows.len() * seq];
         let mut targets = vec![IGNORED; rows.len() * seq];
-        let packed = rows.iter().any(|row| row.sequences().count() > 1);
-        let own_place = |place| (place % seq.max(1)) as i64;
-        let mut starts: Vec<i64> = (0..rows.len() * seq).map(own_place).collect();
         for (place, row) in rows.iter().enumerate() {
             let start = place * seq;
-            for sequence in row.sequences() {
-                let begin = sequence.start as i64;
-                starts[start + sequence.start..start + sequence.end].fill(begin);
-            }
             for (at, (id, learn)) in row.ids.iter().zip(&row.learn).enumerate() {
                 input_ids[start + at] = i64::from(*id);
                 if *learn && at > 0 {
@@ -53,10 +46,24 @@ impl Batch {
             target_tokens: targets.iter().filter(|target| **target != IGNORED).count(),
             tokens: rows.iter().map(|row| row.len()).sum(),
             input_ids: Tensor::from_data(TensorData::new(input_ids, shape), device),
-            starts: packed.then(|| Tensor::from_data(TensorData::new(starts, shape), device)),
+            starts: rows
+                .iter()
+                .any(|row| row.sequences().count() > 1)
+                .then(|| Tensor::from_data(TensorData::new(starts(rows, seq), shape), device)),
             targets: Tensor::from_data(TensorData::new(targets, shape), device),
         }
     }
+}
+
+/// The place at which each token's sequence begins, `[rows, seq]`; padding begins where it is.
+fn starts(rows: &[&Row], seq: usize) -> Vec<i64> {
+    let starts = rows.iter().flat_map(|row| {
+        let of_tokens = row
+            .sequences()
+            .flat_map(|sequence| std::iter::repeat_n(sequence.start, sequence.len()));
+        of_tokens.chain(row.len()..seq)
+    });
+    starts.map(|start| start as i64).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Products with dense matrices through the same register tile, for what of a model stays dense: its head.
+//! Products with dense matrices through the same register tile, for what of a model stays dense: its head, and
+//! attention's operands.
 
 use super::blocked::{Destination, MAX_ROWS, tile_rows};
 use super::pack::Packed;
@@ -71,6 +72,23 @@ pub enum Into {
     Add,
 }
 
+impl Into {
+    /// `y` as where a product goes.
+    fn destination<E>(self, y: &mut [E]) -> Destination<'_, E> {
+        match self {
+            Self::Replace => Destination::New(as_new(y)),
+            Self::Add => Destination::Sum(y),
+        }
+    }
+
+    /// What an empty sum does to `y`.
+    fn put_zeros<E: Element>(self, y: &mut [E]) {
+        if self == Self::Replace {
+            y.fill(E::default());
+        }
+    }
+}
+
 /// Multiplies `x` by a dense matrix, accumulating in f32: [`matmul`](super::matmul) without the decoding.
 ///
 /// If the matrix is bf16, `x` is rounded to it.
@@ -108,19 +126,13 @@ pub fn matmul_on<X: Element, W: Element, Y: Element>(
     assert_len("x", x.len(), [m, inner]);
     assert_len("y", y.len(), [m, outer]);
     if inner == 0 || y.is_empty() {
-        if into == Into::Replace {
-            y.fill(Y::default());
-        }
-        return;
+        return into.put_zeros(y);
     }
     for (x, y) in x
         .chunks(MAX_ROWS * inner)
         .zip(y.chunks_mut(MAX_ROWS * outer))
     {
-        let y = match into {
-            Into::Replace => Destination::New(as_new(y)),
-            Into::Add => Destination::Sum(y),
-        };
+        let y = into.destination(y);
         in_precision_of!(W, P => blocked::<P, X, W, Y>(isa, w, x, y, direction, threads));
     }
 }
@@ -177,18 +189,12 @@ pub fn transposed_matmul_on<W: Element>(
     assert_len("x", x.len(), [inner, m]);
     assert_len("y", y.len(), [m, outer]);
     if inner == 0 || y.is_empty() {
-        if into == Into::Replace {
-            y.fill(0.0);
-        }
-        return;
+        return into.put_zeros(y);
     }
     for (start, y) in (0..m).step_by(MAX_ROWS).zip(y.chunks_mut(MAX_ROWS * outer)) {
         let columns = start..(start + MAX_ROWS).min(m);
         let rows = tile_rows(isa, columns.len());
-        let y = match into {
-            Into::Replace => Destination::New(as_new(y)),
-            Into::Add => Destination::Sum(y),
-        };
+        let y = into.destination(y);
         in_precision_of!(W, P => {
             let packed = Packed::<P>::of_columns(isa, x, m, columns, rows);
             one_term(isa, packed.tiles(), DenseColumns::of(w), y, threads);
