@@ -252,7 +252,10 @@ impl Problem<'_> {
 }
 
 /// Refuses what is not a float the kernels are written for, or what the device does not compute with.
-pub(crate) fn check_float(
+///
+/// # Errors
+/// [`KernelError::UnsupportedType`].
+pub fn check_float(
     client: &Client,
     operation: &'static str,
     dtype: ElemType,

@@ -8,6 +8,10 @@
 //! Decoding fills whole vectors. Forward, the lanes of a vector are rows of the weight, which are gathered, one
 //! word each, for eight steps of the contraction; transposed, they are neighbours in a row, and one word fills
 //! eight lanes. Either way a panel's vector holds neighbouring columns of the output, so one loop multiplies both.
+//!
+//! Roofline: decoding takes some 22 instructions a vector of weights (four tests, 15 selections, a product), multiplying one
+//! a row. So up to about 20 rows the decoding bounds the time, at about a weight a nanosecond and core, and memory never
+//! does (half a byte a weight); above, the multiply-adds, which reach some 85 % of what two cores with AVX-512 can.
 
 use cubecl::ir::{ElemType, HardwareProperties};
 use cubecl::prelude::*;
@@ -71,11 +75,7 @@ pub(super) fn launch(
     let hardware = &client.properties().hardware;
     let tile = Tile::new(hardware, problem.x.m);
     let units = hardware.num_cpu_cores.unwrap_or(1).max(1);
-    let block_rows = problem
-        .x
-        .m
-        .min(BLOCK_ROWS)
-        .next_multiple_of(tile.rows);
+    let block_rows = problem.x.m.min(BLOCK_ROWS).next_multiple_of(tile.rows);
     let blocks = problem.x.m.div_ceil(block_rows) as u32;
     problem.check_grid(client, blocks)?;
     let strips = problem.outer.div_ceil(tile.columns()) as u32;

@@ -102,11 +102,29 @@ fn registers_kernel<F: Float>(
         }
         if transposed {
             multiply_columns::<F>(
-                x, words, &rows, &mut sums, first_column, inner, outer, codes, alignment, tile,
+                x,
+                words,
+                &rows,
+                &mut sums,
+                first_column,
+                inner,
+                outer,
+                codes,
+                alignment,
+                tile,
             );
         } else {
             multiply_rows::<F>(
-                x, words, &rows, &mut sums, first_column, inner, outer, codes, alignment, tile,
+                x,
+                words,
+                &rows,
+                &mut sums,
+                first_column,
+                inner,
+                outer,
+                codes,
+                alignment,
+                tile,
             );
         }
         #[unroll]

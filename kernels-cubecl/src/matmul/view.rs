@@ -41,11 +41,7 @@ fn decode_vector<E: CubePrimitive>(
 ) -> E {
     let size = E::vector_size();
     let first = select(in_bounds, position as u32 * comptime!(size as u32), 0u32);
-    let scale = select(
-        in_bounds,
-        scale_of(&words.scales, first),
-        f32::new(0.0),
-    );
+    let scale = select(in_bounds, scale_of(&words.scales, first), f32::new(0.0));
     let word = words.packed[(first >> 3) as usize] >> ((first & 7) * 4);
     let mut values = Vector::<f32, E::Size>::zeroed();
     #[unroll]

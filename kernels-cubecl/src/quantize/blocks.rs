@@ -10,7 +10,7 @@ use cubecl::server::Handle;
 use super::buffer;
 use crate::format::{CodeTable, Format};
 use crate::launch::{Spread, lanes};
-use crate::rounding::reciprocal;
+use crate::rounding::{divides_exactly, reciprocal};
 
 /// Units of a cube.
 const UNITS: u32 = 64;
@@ -47,6 +47,7 @@ pub(super) fn launch(
             format.block_size as u32,
             spread.per_unit,
             format.table,
+            divides_exactly(client),
         );
     }
 }
@@ -60,6 +61,7 @@ fn blocks_kernel<N: Size>(
     block_size: u32,
     per_unit: u32,
     #[comptime] codes: CodeTable,
+    #[comptime] exact_division: bool,
 ) {
     let size = N::value();
     let run_words = comptime!(size.div_ceil(8));
@@ -86,7 +88,7 @@ fn blocks_kernel<N: Size>(
             scale = max(scale, largest.extract(i));
         }
         scales[block as usize] = scale.to_bits();
-        let inverse = Vector::<f32, N>::new(reciprocal(scale));
+        let inverse = Vector::<f32, N>::new(reciprocal(scale, exact_division));
         for run in start / run_elements..end.div_ceil(run_elements) {
             let mut words = Array::<u32>::new(run_words);
             #[unroll]

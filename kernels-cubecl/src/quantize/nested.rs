@@ -9,7 +9,7 @@ use cubecl::server::Handle;
 use super::buffer;
 use crate::format::{NESTED_BLOCK, NESTED_MAP, Sections};
 use crate::launch::Spread;
-use crate::rounding::{reciprocal, rounded};
+use crate::rounding::{divides_exactly, reciprocal, rounded};
 
 /// Units of a cube.
 const UNITS: u32 = 64;
@@ -45,6 +45,7 @@ pub(super) fn launch(
             sections.offset as u32,
             spread.per_unit,
             0,
+            divides_exactly(client),
         );
     }
 }
@@ -61,6 +62,7 @@ fn nested_kernel(
     offset: u32,
     per_unit: u32,
     zero: u32,
+    #[comptime] exact_division: bool,
 ) {
     let mean = rounded(f32::from_bits(total[0]) * inverse_count, zero);
     let nested_blocks = offset - nested;
@@ -73,7 +75,7 @@ fn nested_kernel(
         for block in start..end {
             scale = max(scale, (f32::from_bits(scales[block as usize]) - mean).abs());
         }
-        let inverse = reciprocal(scale);
+        let inverse = reciprocal(scale, exact_division);
         for w in 0..comptime!(WORDS as u32) {
             let first = start + w * 4;
             if first < blocks {

@@ -1,0 +1,14 @@
+//! What the benches share.
+//!
+//! - [`chart`]: bars and lines as SVG, for the README.
+//! - [`charts_dir`]: where they are written.
+
+pub mod chart;
+
+use std::path::PathBuf;
+
+/// The folder for charts: `QLORA_CHARTS`, or one of the target folder's.
+pub fn charts_dir() -> PathBuf {
+    let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/charts");
+    std::env::var_os("QLORA_CHARTS").map_or_else(default, PathBuf::from)
+}
