@@ -7,11 +7,12 @@ use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 use nf4::QuantConfig;
-use nf4_cubecl::{CodeTable, Direction, Format, Rows, Weight, matmul};
+use nf4_cubecl::{CodeTable, Direction, Format, Rows, Weight, dequantize, matmul};
 
 /// A down projection of LLaMA-7B and the rows of one sequence.
 const SHAPE: [usize; 2] = [4096, 11008];
 const ROWS: usize = 512;
+const F32: ElemType = ElemType::Float(FloatKind::F32);
 /// What a product may use beside its operands and its result.
 const SCRATCH: u64 = 16 << 20;
 
@@ -48,16 +49,16 @@ fn forward_and_backward(client: &Client) {
     };
     let rows = |columns: usize| Rows {
         handle: client.create_from_slice(f32::as_bytes(&vec![0.0; ROWS * columns])),
-        dtype: ElemType::Float(FloatKind::F32),
+        dtype: F32,
         m: ROWS,
         row_stride: columns,
     };
     let (x, dy) = (rows(k), rows(n));
+    client.memory_cleanup().expect("the device should answer");
     let before = reserved(client);
     let y = matmul(client, x, &weight, Direction::Forward).unwrap();
     let dx = matmul(client, dy, &weight, Direction::Transposed).unwrap();
     let taken = reserved(client) - before;
-    drop((y, dx));
     let results = 4 * (ROWS * (n + k)) as u64;
     println!(
         "{taken} bytes for results of {results}; the dense weight has {}",
@@ -67,6 +68,10 @@ fn forward_and_backward(client: &Client) {
         taken <= results + SCRATCH,
         "{taken} bytes were taken for results of {results}"
     );
+    // The report would have shown a dense weight.
+    let dense = dequantize(client, &weight, F32).unwrap();
+    assert!(reserved(client) - before > results + SCRATCH);
+    drop((y, dx, dense));
 }
 
 #[cfg(feature = "wgpu")]

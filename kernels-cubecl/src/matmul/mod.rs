@@ -60,8 +60,10 @@ pub enum Kernel {
 
 /// The kernel for `m` rows of `dtype`.
 ///
-/// - A CPU takes `panels` at every `m`, a software rasterizer `registers`: measured against every other kernel that
-///   runs there, from 1 to 2048 rows, neither is beaten anywhere.
+/// - A CPU takes `panels` at every `m`. On two cores with AVX-512 a 2048 × 2048 layer takes 0.7 ms for one row, 24 ms for 512
+///   (176 GFLOP/s); the kernels with barriers would have the cores wait for each other.
+/// - A software rasterizer takes `registers`: on Mesa's, the same layer takes 1.6 ms for one row, where `gemv` takes 14, and for
+///   512 rows half the time of `staged`.
 /// - A GPU takes `gemv` while reading the weight bounds the time, up to [`GEMV_MAX_ROWS`]; beyond, matrix instructions where it
 ///   has them for the type, and units where not. Reasoned, not measured: see the rooflines.
 /// - Rows that begin within a word are too rare for a `gemv` of their own.
