@@ -367,6 +367,8 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
             }
             #[unroll]
             for q in 0..width {
+                // One condition is the kernel's, the other its instance's.
+                #[allow(clippy::collapsible_if)]
                 if comptime!(q == 0 || alignment.begins_block(8 * q)) {
                     if stored {
                         let first = row * outer + (column + comptime!(q as u32)) * 8;

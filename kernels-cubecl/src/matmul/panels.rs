@@ -268,7 +268,9 @@ fn decode_rows<V: Size>(
                     packed.insert(l, words.packed[((row * inner + k) >> 3) as usize]);
                 }
                 let block_begins = match alignment {
-                    Alignment::Blocks(size) => step == 0 || k % comptime!(size as u32) == 0,
+                    Alignment::Blocks(size) => {
+                        step == 0 || k.is_multiple_of(comptime!(size as u32).runtime())
+                    }
                     _ => true.runtime(),
                 };
                 if block_begins {
@@ -347,8 +349,8 @@ fn decode_neighbours<V: Size>(
                 scales.insert(l, scale);
             }
             if alignment != Alignment::Elements {
-                packed = packed
-                    >> (shifts + Vector::new(comptime!(4 * (c * tile.lanes % 8) as u32).runtime()));
+                packed >>=
+                    shifts + Vector::new(comptime!(4 * (c * tile.lanes % 8) as u32).runtime());
             }
             panel[step as usize * tile.vectors + c] =
                 select_values::<V>(packed, 0usize, codes) * scales;

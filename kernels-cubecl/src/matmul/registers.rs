@@ -191,7 +191,7 @@ fn multiply_rows<F: Float>(
                 for c in 0..tile.columns {
                     let code = Vector::<u32, Const<1>>::new(packed[c]);
                     let w = select_values(code, 0usize, codes).extract(0usize) * scales[c];
-                    packed[c] = packed[c] >> 4;
+                    packed[c] >>= 4;
                     #[unroll]
                     for i in 0..tile.rows {
                         sums[comptime!(i * tile.columns + c)] += values[i] * w;
