@@ -6,9 +6,17 @@ use crate::format::CodeTable;
 use crate::rounding::rounded;
 
 /// The words of a weight as a kernel argument.
-#[derive(CubeType, CubeLaunch)]
+#[derive(CubeType, CubeLaunch, Clone)]
+#[expand(derive(Clone))]
 pub(crate) struct Words {
-    packed: Box<[u32]>,
+    pub(crate) packed: Box<[u32]>,
+    pub(crate) scales: Scales,
+}
+
+/// The scales of a weight as a kernel argument.
+#[derive(CubeType, CubeLaunch, Clone)]
+#[expand(derive(Clone))]
+pub(crate) struct Scales {
     absmax: Box<[u32]>,
     /// log2 of the block size.
     block_shift: u32,
@@ -34,59 +42,78 @@ pub(crate) fn fill_table(table: &mut Shared<[f32]>, #[comptime] codes: CodeTable
     }
 }
 
-/// The scale of block `block`.
+/// The scale of element `element`.
 #[cube]
-pub(crate) fn block_scale(words: &Words, block: u32) -> f32 {
-    let double_quant = comptime!(words.double_quant);
+pub(crate) fn scale_of(scales: &Scales, element: u32) -> f32 {
+    let block = element >> scales.block_shift;
+    let double_quant = comptime!(scales.double_quant);
     if double_quant {
-        let word = words.absmax[(block >> 2) as usize];
+        let word = scales.absmax[(block >> 2) as usize];
         let code = (word >> ((block & 3) * 8)) & 0xff;
-        let nested = f32::from_bits(words.absmax[(words.nested + (block >> 8)) as usize]);
-        let value = f32::from_bits(words.absmax[(words.offset + 1 + code) as usize]);
-        let offset = f32::from_bits(words.absmax[words.offset as usize]);
-        rounded(value * nested, words.zero) + offset
+        let nested = f32::from_bits(scales.absmax[(scales.nested + (block >> 8)) as usize]);
+        let value = f32::from_bits(scales.absmax[(scales.offset + 1 + code) as usize]);
+        let offset = f32::from_bits(scales.absmax[scales.offset as usize]);
+        rounded(value * nested, scales.zero) + offset
     } else {
-        f32::from_bits(words.absmax[block as usize])
+        f32::from_bits(scales.absmax[block as usize])
     }
 }
 
-/// Decodes eight consecutive elements of a row, `first` being the flattened index of the first and
-/// `count` how many of them exist; the rest are 0.
-///
-/// `aligned` promises that `first` is a multiple of 8, and then one word and one scale serve all
-/// eight. Otherwise each element finds its own word and scale.
+/// The code of element `element` in the low four bits, those of the elements after it in its word above.
 #[cube]
-pub(crate) fn decode_run(
-    words: &Words,
-    table: &Shared<[f32]>,
-    first: u32,
-    count: u32,
-    out: &mut Array<f32>,
-    #[comptime] aligned: bool,
-) {
-    if aligned {
-        let mut word = 0u32;
-        let mut scale = f32::new(0.0);
-        if count > 0 {
-            word = words.packed[(first >> 3) as usize];
-            scale = block_scale(words, first >> words.block_shift);
-        }
-        #[unroll]
-        for i in 0..8usize {
-            let code = (word >> comptime!(4 * i as u32)) & 15;
-            out[i] = table[code as usize] * scale;
-        }
-    } else {
-        #[unroll]
-        for i in 0..8usize {
-            let mut value = f32::new(0.0);
-            if count > comptime!(i as u32) {
-                let element = first + comptime!(i as u32);
-                let word = words.packed[(element >> 3) as usize];
-                let code = (word >> ((element & 7) * 4)) & 15;
-                value = table[code as usize] * block_scale(words, element >> words.block_shift);
-            }
-            out[i] = value;
-        }
-    }
+pub(crate) fn code_of(words: &Words, element: u32) -> u32 {
+    words.packed[(element >> 3) as usize] >> ((element & 7) * 4)
+}
+
+/// The values of the codes that begin at bit `shift` of every lane of `words`.
+///
+/// A tree of 15 selections between constants, which a vector unit makes for all lanes at once, where a lookup
+/// would take a load a lane.
+#[cube]
+pub(crate) fn select_values<N: Size>(
+    words: Vector<u32, N>,
+    #[comptime] shift: usize,
+    #[comptime] codes: CodeTable,
+) -> Vector<f32, N> {
+    let bit0 = has_bit::<N>(words, shift);
+    let bit1 = has_bit::<N>(words, comptime!(shift + 1));
+    let bit2 = has_bit::<N>(words, comptime!(shift + 2));
+    let bit3 = has_bit::<N>(words, comptime!(shift + 3));
+    let low = select_quarter::<N>(bit0, bit1, bit2, 0usize, codes);
+    let high = select_quarter::<N>(bit0, bit1, bit2, 8usize, codes);
+    select_many(bit3, high, low)
+}
+
+#[cube]
+fn has_bit<N: Size>(words: Vector<u32, N>, #[comptime] bit: usize) -> Vector<bool, N> {
+    (words & Vector::new(comptime!(1u32 << bit))).not_equal(&Vector::new(0u32))
+}
+
+/// One of the eight values from `first` on.
+#[cube]
+fn select_quarter<N: Size>(
+    bit0: Vector<bool, N>,
+    bit1: Vector<bool, N>,
+    bit2: Vector<bool, N>,
+    #[comptime] first: usize,
+    #[comptime] codes: CodeTable,
+) -> Vector<f32, N> {
+    let v0 = select_pair::<N>(bit0, first, codes);
+    let v1 = select_pair::<N>(bit0, comptime!(first + 2), codes);
+    let v2 = select_pair::<N>(bit0, comptime!(first + 4), codes);
+    let v3 = select_pair::<N>(bit0, comptime!(first + 6), codes);
+    select_many(bit2, select_many(bit1, v3, v2), select_many(bit1, v1, v0))
+}
+
+#[cube]
+fn select_pair<N: Size>(
+    bit0: Vector<bool, N>,
+    #[comptime] first: usize,
+    #[comptime] codes: CodeTable,
+) -> Vector<f32, N> {
+    select_many(
+        bit0,
+        Vector::new(f32::new(comptime!(f32::from_bits(codes.values[first + 1])))),
+        Vector::new(f32::new(comptime!(f32::from_bits(codes.values[first])))),
+    )
 }

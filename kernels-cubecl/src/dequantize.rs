@@ -1,15 +1,18 @@
 //! Words to a dense matrix.
 //!
-//! Roofline: reads 0.52 and writes 4 (f32) or 2 bytes an element, one multiply each: bound by the
-//! writes. Launch: one unit a packed word (eight elements), cubes of 256.
+//! Roofline: reads 0.52 and writes 4 (f32) or 2 bytes an element; the selection of a value is some 20 instructions
+//! for a vector of elements, fewer than the writes take. Bound by the writes: a layer of 4096 × 11008 in f16 takes
+//! 0.11 ms on an RTX 4090 (1008 GB/s) and 0.034 ms on an H100 (3350 GB/s). Launch: one packed word (eight elements) a
+//! unit, or a share of them a thread.
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
-use crate::decode::{Words, decode_run, fill_table};
+use crate::decode::{Words, scale_of, select_values};
 use crate::error::KernelError;
 use crate::format::{CodeTable, Weight};
+use crate::launch::{Spread, lanes};
 use crate::matmul::check_float;
 
 /// Units of a cube.
@@ -28,21 +31,29 @@ pub fn dequantize(
     dtype: ElemType,
 ) -> Result<Handle, KernelError> {
     check_float(client, "dequantize", dtype)?;
-    let (words, elements) = weight.launch_arg()?;
-    let output = client.empty(weight.elements() * dtype.size());
+    let words = weight.launch_arg()?;
+    let elements = weight.elements();
+    let output = client.empty(elements * dtype.size());
     let runs = elements.div_ceil(8);
     if runs > 0 {
-        let cube_dim = CubeDim::new_1d(UNITS);
+        let spread = Spread::new(client, runs, UNITS);
+        let vector = if elements.is_multiple_of(8) {
+            lanes(client, 8)
+        } else {
+            1
+        };
         // SAFETY: the kernel guards every access by the element count, and the output was
         // allocated with that many elements.
         unsafe {
             dequantize_kernel::launch_unchecked(
                 client,
-                cubecl::calculate_cube_count_elemwise(client, runs as usize, cube_dim),
-                cube_dim,
+                spread.cubes,
+                spread.cube_dim,
+                vector,
                 words,
-                BufferArg::from_raw_parts(output.clone(), weight.elements()),
-                elements,
+                BufferArg::from_raw_parts(output.clone(), elements),
+                elements as u32,
+                spread.per_unit,
                 weight.format.table,
                 dtype,
             );
@@ -52,25 +63,34 @@ pub fn dequantize(
 }
 
 #[cube(launch_unchecked)]
-fn dequantize_kernel<F: Float>(
+fn dequantize_kernel<F: Float, N: Size>(
     words: &Words,
-    output: &mut [F],
+    output: &mut [Vector<F, N>],
     elements: u32,
+    per_unit: u32,
     #[comptime] codes: CodeTable,
     #[define(F)] _dtype: ElemType,
 ) {
-    let mut table = Shared::<[f32]>::new_slice(16usize);
-    fill_table(&mut table, codes);
-    sync_cube();
-    let first = ABSOLUTE_POS as u32 * 8;
-    if first < elements {
-        let count = elements - first;
-        let mut run = Array::<f32>::new(8usize);
-        decode_run(words, &table, first, count, &mut run, true);
+    let size = N::value();
+    let mut shifts = Vector::<u32, N>::zeroed();
+    #[unroll]
+    for i in 0..size {
+        shifts.insert(i, comptime!(4 * i as u32).runtime());
+    }
+    let runs = elements.div_ceil(8u32);
+    let first = ABSOLUTE_POS as u32 * per_unit;
+    let end = min(first + per_unit, runs);
+    for run in first..end {
+        let scale = Vector::<f32, N>::new(scale_of(&words.scales, run * 8));
+        let word = words.packed[run as usize];
         #[unroll]
-        for i in 0..8usize {
-            if count > comptime!(i as u32) {
-                output[first as usize + i] = F::cast_from(run[i]);
+        for part in 0..comptime!(8 / size) {
+            let element = run * 8 + comptime!((part * size) as u32);
+            if element < elements {
+                let codes_of_part = Vector::<u32, N>::new(word)
+                    >> (shifts + Vector::new(comptime!(4 * (part * size) as u32).runtime()));
+                let values = select_values(codes_of_part, 0usize, codes) * scale;
+                output[(element / comptime!(size as u32)) as usize] = Vector::cast_from(values);
             }
         }
     }

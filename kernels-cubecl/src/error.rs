@@ -26,6 +26,14 @@ pub enum KernelError {
         /// How many elements it has.
         elements: usize,
     },
+    /// No kernel for the operation fits the device.
+    #[error("{operation} has no kernel that this device can run: {reason}")]
+    Unavailable {
+        /// `matmul`.
+        operation: &'static str,
+        /// What the device or the shape lacks.
+        reason: String,
+    },
     /// The dispatch grid would exceed what the device allows in one dimension.
     #[error(
         "{rows} rows need {cubes} cubes in one dimension but this device allows {limit}: split the batch"

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
-use crate::decode::WordsLaunch;
+use crate::decode::{ScalesLaunch, WordsLaunch};
 use crate::error::{KernelError, check_size};
 
 /// The 16 values of a codebook, as f32 bit patterns so that it can identify a kernel instance.
@@ -71,30 +71,36 @@ impl Weight {
         self.out_features * self.in_features
     }
 
-    /// The kernel argument, and the number of elements as the kernels index them.
+    /// The kernel argument.
     ///
     /// # Errors
     /// [`KernelError::TooLarge`].
-    pub(crate) fn launch_arg(&self) -> Result<(WordsLaunch, u32), KernelError> {
-        let elements = check_size("weight", self.elements())?;
+    pub(crate) fn launch_arg(&self) -> Result<WordsLaunch, KernelError> {
+        check_size("weight", self.elements())?;
+        Ok(WordsLaunch::new(self.packed_arg(), self.scales_arg()))
+    }
+
+    /// The codes as a kernel argument.
+    pub(crate) fn packed_arg(&self) -> BufferArg {
         let sections = Sections::new(self.elements(), &self.format);
-        // SAFETY: the lengths are those of the format, which the owner of the handles vouches for.
-        let (packed, absmax) = unsafe {
-            (
-                BufferArg::from_raw_parts(self.packed.clone(), sections.packed_words),
-                BufferArg::from_raw_parts(self.absmax.clone(), sections.absmax_words),
-            )
-        };
-        let words = WordsLaunch::new(
-            packed,
+        // SAFETY: the length is that of the format, which the owner of the handles vouches for.
+        unsafe { BufferArg::from_raw_parts(self.packed.clone(), sections.packed_words) }
+    }
+
+    /// The scales as a kernel argument.
+    pub(crate) fn scales_arg(&self) -> ScalesLaunch {
+        let sections = Sections::new(self.elements(), &self.format);
+        // SAFETY: as for the codes.
+        let absmax =
+            unsafe { BufferArg::from_raw_parts(self.absmax.clone(), sections.absmax_words) };
+        ScalesLaunch::new(
             absmax,
             self.format.block_size.trailing_zeros(),
             sections.nested as u32,
             sections.offset as u32,
             0,
             self.format.double_quant,
-        );
-        Ok((words, elements))
+        )
     }
 }
 

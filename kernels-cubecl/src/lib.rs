@@ -12,6 +12,7 @@
 //! - [`mod@error`]: what is refused, and why.
 
 mod decode;
+mod launch;
 mod rounding;
 
 pub mod adamw;

@@ -6,6 +6,11 @@
 
 use cubecl::prelude::*;
 
+/// Whether quotients are rounded to nearest on the device: of what the kernels run on, a CPU alone promises it.
+pub(crate) fn divides_exactly(client: &Client) -> bool {
+    client.properties().hardware.num_cpu_cores.is_some()
+}
+
 /// `1 / value` rounded to nearest even, for a finite `value` that is not negative, and at most the largest
 /// finite number (so for 0 too).
 ///
@@ -13,11 +18,22 @@ use cubecl::prelude::*;
 /// place moves the codes of values that lie on a midpoint. It is computed in integers, by long
 /// division of the mantissas: 24 steps, once a block.
 ///
-/// Values above 2^126, whose reciprocal is subnormal, give 0. (Devices may flush subnormal
+/// Where the device divides as IEEE 754 says (`exact_division`), it divides.
+///
+/// Values above 2^126, whose reciprocal is subnormal, give 0 otherwise. (Devices may flush subnormal
 /// numbers, so there the bits of the host could not be promised in any way; nor can they for a block
 /// whose largest magnitude is subnormal.)
 #[cube]
-pub(crate) fn reciprocal(value: f32) -> f32 {
+pub(crate) fn reciprocal(value: f32, #[comptime] exact_division: bool) -> f32 {
+    if exact_division {
+        min(f32::new(1.0) / value, f32::new(comptime!(f32::MAX)))
+    } else {
+        long_division(value)
+    }
+}
+
+#[cube]
+fn long_division(value: f32) -> f32 {
     let bits: u32 = value.to_bits();
     let mut result = f32::new(comptime!(f32::MAX));
     if bits > 0 {

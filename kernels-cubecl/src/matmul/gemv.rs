@@ -1,130 +1,462 @@
-//! The forward product of few rows, as generation needs it.
+//! The products of up to eight rows, as generation and small batches need them: the words are read once, 128 bits at a
+//! time, and every word is decoded once for all rows.
 //!
-//! Roofline: reads the weight once (0.52 bytes an element for two FLOP a row): bound by memory. Nothing is
-//! staged; the rows of `x` are small enough to stay in the caches.
+//! - `rows`, forward: a plane takes two rows of the weight, its lanes stride along them, and their sums are added
+//!   up in the plane.
+//! - `columns`, transposed: a cube takes 256 columns of the weight and a stretch of its rows. Loads of 128 bits
+//!   bring 32 columns to a unit, whose sums for eight rows would not fit its registers; so the words pass through shared
+//!   memory, and a unit takes one column of words and every fourth row. Stretches that several cubes share are
+//!   added up by a second kernel, in an order that does not depend on timing.
 //!
-//! Launch: cubes of 32 lanes × 8 rows of the weight; `y` counts groups of rows of `x` that are
-//! multiplied at once. A lane decodes every 32nd run of eight of its row and the lanes add up through
-//! shared memory.
+//! Both need rows of the weight to begin on a word.
+//!
+//! # Roofline
+//!
+//! Bytes: the weight once, 0.52 an element; transposed, each stretch adds a write and a read of `y` in f32. Operations: a shift,
+//! a mask, a table read and a product a weight, then one multiply-add a row: 4 + m instructions. LLaMA-7B's
+//! 11008 × 4096 (45.1 M weights, 23.3 MB packed) from data sheets (RTX 4090: 1.01 TB/s and 41 T instructions/s; H100 SXM:
+//! 3.35 TB/s and 30 T instructions/s), in µs:
+//!
+//! | m | RTX 4090: bytes, instructions | H100: bytes, instructions | bound by |
+//! | --- | --- | --- | --- |
+//! | 1 | 23, 6 | 7, 8 | bytes; evenly on the H100 |
+//! | 8 | 24, 13 | 7, 18 | bytes; instructions on the H100 |
+//!
+//! bitsandbytes' forward for one row reads the same bytes (23 and 7 µs); its backward and every larger m decode the
+//! whole weight, 4.5 bytes a weight: 202 and 61 µs. 4096 × 4096 is 0.37 of all these. Predictions: none was run.
 
-use cubecl::ir::ElemType;
+use cubecl::features::Plane;
+use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 
-use super::Problem;
-use crate::decode::{Words, decode_run, fill_table};
+use super::{Alignment, Direction, Problem};
+use crate::decode::{Scales, fill_table, scale_of};
 use crate::error::KernelError;
 use crate::format::CodeTable;
 
-/// Units that share a row of the weight.
-const LANES: usize = 32;
-/// Rows of the weight that a cube multiplies.
-const FEATURES: usize = 8;
-/// Rows of `x` that are multiplied by a decoded run at once when there is more than one.
-const GROUP: usize = 4;
+/// The most rows of `x` that fit: eight sums for each of eight columns are 64 registers.
+pub(super) const MAX_ROWS: usize = 8;
 
-/// Launches the kernel.
+/// Words of a 128-bit load.
+const WIDE: usize = 4;
+/// Units of a plane where the device names no size.
+const LANES: u32 = 32;
+/// Planes of a cube, forward.
+const PLANES: u32 = 4;
+/// Rows of the weight that a plane multiplies at once: what it reads of `x` serves both.
+const FEATURES: usize = 2;
+
+/// Units of a cube, transposed.
+const UNITS: usize = 128;
+/// Words of a row of the tile that a cube stages, transposed.
+const TILE_WORDS: usize = 32;
+/// Rows of that tile: a 128-bit load a unit.
+const TILE_ROWS: usize = UNITS * WIDE / TILE_WORDS;
+/// Rows of the tile that are multiplied at a time.
+const SPLIT: usize = UNITS / TILE_WORDS;
+/// Cubes that keep a GPU busy, transposed: four on each of some 128 multiprocessors.
+const BUSY_CUBES: usize = 512;
+/// The most stretches: each costs a write and a read of an output in f32.
+const MAX_STRETCHES: usize = 16;
+
+/// Launches the kernel for `direction`.
 ///
 /// # Errors
-/// [`KernelError::TooManyRows`].
-pub(super) fn launch(client: &Client, problem: &Problem<'_>) -> Result<(), KernelError> {
-    let (words, _) = problem.weight.launch_arg()?;
-    let group = if problem.x.m == 1 { 1 } else { GROUP };
-    let groups = problem.x.m.div_ceil(group) as u32;
-    problem.check_grid(client, groups)?;
+/// [`KernelError::Unavailable`] for more than [`MAX_ROWS`] rows, or where rows of the weight begin within a word.
+pub(super) fn launch(
+    client: &Client,
+    problem: &Problem<'_>,
+    direction: Direction,
+) -> Result<(), KernelError> {
+    if problem.x.m > MAX_ROWS || problem.alignment() == Alignment::Elements {
+        return Err(KernelError::Unavailable {
+            operation: "matmul",
+            reason: format!(
+                "the kernel for few rows takes up to {MAX_ROWS} and columns in multiples of 8, not {} and {}",
+                problem.x.m, problem.weight.in_features
+            ),
+        });
+    }
+    match direction {
+        Direction::Forward => launch_rows(client, problem),
+        Direction::Transposed => launch_columns(client, problem),
+    }
+    Ok(())
+}
+
+/// Words of a load: 128 bits where all rows of the weight begin on such a boundary.
+fn load_width(problem: &Problem<'_>) -> usize {
+    if problem.weight.in_features.is_multiple_of(8 * WIDE) {
+        WIDE
+    } else {
+        1
+    }
+}
+
+/// Instances differ by powers of two, so that there are few to compile.
+fn kept_rows(problem: &Problem<'_>) -> usize {
+    problem.x.m.next_power_of_two()
+}
+
+fn launch_rows(client: &Client, problem: &Problem<'_>) {
+    let properties = client.properties();
+    let hardware = &properties.hardware;
+    let plane_sum = properties.features.plane.contains(Plane::Ops)
+        && hardware.plane_size_min == hardware.plane_size_max
+        && hardware.plane_size_max > 1;
+    let lanes = if plane_sum {
+        hardware.plane_size_max
+    } else {
+        LANES
+    };
+    let x_vector = if problem.x.row_stride.is_multiple_of(4) {
+        4
+    } else {
+        1
+    };
     // SAFETY: the kernel guards every access by the sizes of the problem.
     unsafe {
-        gemv_kernel::launch_unchecked(
+        rows_kernel::launch_unchecked(
             client,
-            CubeCount::Static(problem.outer.div_ceil(FEATURES) as u32, groups, 1),
-            CubeDim::new_2d(LANES as u32, FEATURES as u32),
+            CubeCount::Static(
+                problem.outer.div_ceil(FEATURES * PLANES as usize) as u32,
+                1,
+                1,
+            ),
+            CubeDim::new_2d(lanes, PLANES),
+            x_vector,
+            load_width(problem),
             problem.x_arg(),
-            words,
+            problem.weight.packed_arg(),
+            problem.weight.scales_arg(),
             problem.output_arg(),
             problem.x.m as u32,
             problem.inner as u32,
             problem.outer as u32,
             problem.x.row_stride as u32,
             problem.weight.format.table,
-            group,
-            problem.aligned(),
+            kept_rows(problem),
+            problem.alignment(),
+            lanes as usize,
+            plane_sum,
             problem.x.dtype,
         );
     }
-    Ok(())
 }
 
 #[cube(launch_unchecked)]
-fn gemv_kernel<F: Float>(
-    x: &[F],
-    words: &Words,
+fn rows_kernel<F: Float, NX: Size, NW: Size>(
+    x: &[Vector<F, NX>],
+    packed: &[Vector<u32, NW>],
+    scales: &Scales,
     output: &mut [F],
     m: u32,
     inner: u32,
     outer: u32,
     x_stride: u32,
     #[comptime] codes: CodeTable,
-    #[comptime] group: usize,
-    #[comptime] aligned: bool,
+    #[comptime] rows: usize,
+    #[comptime] alignment: Alignment,
+    #[comptime] lanes: usize,
+    #[comptime] plane_sums: bool,
     #[define(F)] _dtype: ElemType,
 ) {
+    let width = NW::value();
+    let x_width = NX::value();
     let mut table = Shared::<[f32]>::new_slice(16usize);
-    let mut partial = Shared::<[f32]>::new_slice(comptime!(LANES * FEATURES));
     fill_table(&mut table, codes);
     sync_cube();
 
-    let feature = CUBE_POS_X * comptime!(FEATURES as u32) + UNIT_POS_Y;
-    let first_row = CUBE_POS_Y * comptime!(group as u32);
-    let mut sums = Array::<f32>::new(group);
+    let first_feature = (CUBE_POS_X * PLANES + UNIT_POS_Y) * comptime!(FEATURES as u32);
+    let mut sums = Array::<f32>::new(comptime!(FEATURES * rows));
     #[unroll]
-    for i in 0..group {
+    for i in 0..comptime!(FEATURES * rows) {
         sums[i] = f32::new(0.0);
     }
-    if feature < outer {
-        let mut run = Array::<f32>::new(8usize);
-        let mut start = UNIT_POS_X * 8;
-        while start < inner {
-            let count = inner - start;
-            decode_run(
-                words,
-                &table,
-                feature * inner + start,
-                count,
-                &mut run,
-                aligned,
-            );
+    let loads = inner / comptime!(8 * width as u32);
+    let mut load = UNIT_POS_X;
+    while load < loads {
+        let start = load * comptime!(8 * width as u32);
+        let mut read = Array::<Vector<u32, NW>>::new(FEATURES);
+        let mut scale = Array::<f32>::new(FEATURES);
+        #[unroll]
+        for f in 0..FEATURES {
+            // Features beyond the last are computed from the last and never written.
+            let feature = min(first_feature + comptime!(f as u32), outer - 1);
+            read[f] = packed[(feature * loads + load) as usize];
+            scale[f] = f32::new(0.0);
+        }
+        #[unroll]
+        for q in 0..width {
+            let word_start = start + comptime!(8 * q as u32);
             #[unroll]
-            for i in 0..group {
-                // Rows beyond the last are computed from the last and never written.
-                let row = min(first_row + comptime!(i as u32), m - 1);
-                let first = row * x_stride + start;
+            for f in 0..FEATURES {
+                if comptime!(q == 0 || alignment.begins_block(8 * q)) {
+                    let feature = min(first_feature + comptime!(f as u32), outer - 1);
+                    scale[f] = scale_of(scales, feature * inner + word_start);
+                }
+            }
+            #[unroll]
+            for j in 0..comptime!(8 / x_width) {
+                let mut values = Array::<Vector<F, NX>>::new(rows);
                 #[unroll]
-                for j in 0..8usize {
-                    if aligned || count > comptime!(j as u32) {
-                        sums[i] += f32::cast_from(x[first as usize + j]) * run[j];
+                for i in 0..rows {
+                    let row = min(comptime!(i as u32).runtime(), m - 1) * x_stride;
+                    let element = row + word_start + comptime!((j * x_width) as u32);
+                    values[i] = x[element as usize / x_width];
+                }
+                #[unroll]
+                for e in 0..x_width {
+                    #[unroll]
+                    for f in 0..FEATURES {
+                        let code =
+                            (read[f].extract(q) >> comptime!(4 * (j * x_width + e) as u32)) & 15;
+                        let w = table[code as usize] * scale[f];
+                        #[unroll]
+                        for i in 0..rows {
+                            sums[comptime!(f * rows + i)] +=
+                                f32::cast_from(values[i].extract(e)) * w;
+                        }
                     }
                 }
             }
-            start += comptime!((8 * LANES) as u32);
         }
+        load += comptime!(lanes as u32);
     }
 
     #[unroll]
-    for i in 0..group {
-        partial[UNIT_POS as usize] = sums[i];
-        sync_cube();
-        let mut half = comptime!(LANES as u32 / 2).runtime();
-        while half > 0 {
-            if UNIT_POS_X < half {
-                let other = partial[(UNIT_POS + half) as usize];
-                partial[UNIT_POS as usize] += other;
+    for f in 0..FEATURES {
+        let feature = first_feature + comptime!(f as u32);
+        #[unroll]
+        for i in 0..rows {
+            let partial = sums[comptime!(f * rows + i)];
+            let total = if plane_sums {
+                plane_sum(partial)
+            } else {
+                sum_through_memory(partial, lanes)
+            };
+            let row = comptime!(i as u32);
+            if UNIT_POS_X == 0 && feature < outer && row < m {
+                output[(row * outer + feature) as usize] = F::cast_from(total);
             }
-            sync_cube();
-            half >>= 1;
         }
-        let row = first_row + comptime!(i as u32);
-        if UNIT_POS_X == 0 && feature < outer && row < m {
-            output[(row * outer + feature) as usize] = F::cast_from(partial[UNIT_POS as usize]);
+    }
+}
+
+/// The sum over the units of the cube's first dimension, in the first of them.
+#[cube]
+fn sum_through_memory(partial: f32, #[comptime] lanes: usize) -> f32 {
+    let mut memory = Shared::<[f32]>::new_slice(comptime!(lanes * PLANES as usize));
+    memory[UNIT_POS as usize] = partial;
+    sync_cube();
+    let mut half = comptime!(lanes as u32 / 2).runtime();
+    while half > 0 {
+        if UNIT_POS_X < half {
+            let other = memory[(UNIT_POS + half) as usize];
+            memory[UNIT_POS as usize] += other;
         }
         sync_cube();
+        half >>= 1;
+    }
+    let total = memory[UNIT_POS as usize];
+    sync_cube();
+    total
+}
+
+fn launch_columns(client: &Client, problem: &Problem<'_>) {
+    let groups = (problem.outer / 8).div_ceil(TILE_WORDS);
+    let tiles = problem.inner.div_ceil(TILE_ROWS);
+    let stretches = (BUSY_CUBES / groups).clamp(1, tiles.min(MAX_STRETCHES));
+    let outputs = problem.x.m * problem.outer;
+    let sums = if stretches == 1 {
+        problem.output.clone()
+    } else {
+        client.empty(4 * stretches * outputs)
+    };
+    let sums_dtype = if stretches == 1 {
+        problem.x.dtype
+    } else {
+        ElemType::Float(FloatKind::F32)
+    };
+    // SAFETY: the kernels guard every access by the sizes of the problem; `sums` was allocated for all stretches.
+    unsafe {
+        columns_kernel::launch_unchecked(
+            client,
+            CubeCount::Static(groups as u32, stretches as u32, 1),
+            CubeDim::new_1d(UNITS as u32),
+            load_width(problem),
+            problem.x_arg(),
+            problem.weight.packed_arg(),
+            problem.weight.scales_arg(),
+            BufferArg::from_raw_parts(sums.clone(), stretches * outputs),
+            problem.x.m as u32,
+            problem.inner as u32,
+            problem.outer as u32,
+            problem.x.row_stride as u32,
+            tiles.div_ceil(stretches) as u32,
+            problem.weight.format.table,
+            kept_rows(problem),
+            problem.alignment(),
+            problem.x.dtype,
+            sums_dtype,
+        );
+        if stretches > 1 {
+            let cube_dim = CubeDim::new_1d(UNITS as u32);
+            add_stretches::launch_unchecked(
+                client,
+                cubecl::calculate_cube_count_elemwise(client, outputs, cube_dim),
+                cube_dim,
+                BufferArg::from_raw_parts(sums, stretches * outputs),
+                problem.output_arg(),
+                outputs as u32,
+                stretches as u32,
+                problem.x.dtype,
+            );
+        }
+    }
+}
+
+#[cube(launch_unchecked)]
+fn columns_kernel<F: Float, S: Float, NW: Size>(
+    x: &[F],
+    packed: &[Vector<u32, NW>],
+    scales: &Scales,
+    sums: &mut [S],
+    m: u32,
+    inner: u32,
+    outer: u32,
+    x_stride: u32,
+    tiles: u32,
+    #[comptime] codes: CodeTable,
+    #[comptime] rows: usize,
+    #[comptime] alignment: Alignment,
+    #[define(F)] _dtype: ElemType,
+    #[define(S)] _sums_dtype: ElemType,
+) {
+    let width = NW::value();
+    let mut table = Shared::<[f32]>::new_slice(16usize);
+    let mut tile = Shared::<[u32]>::new_slice(comptime!(TILE_ROWS * TILE_WORDS));
+    let mut tile_scales = Shared::<[f32]>::new_slice(comptime!(TILE_ROWS * TILE_WORDS));
+    let mut x_tile = Shared::<[f32]>::new_slice(comptime!(TILE_ROWS * rows));
+    fill_table(&mut table, codes);
+
+    let row_words = outer / 8;
+    let first_word = CUBE_POS_X * comptime!(TILE_WORDS as u32);
+    let word = UNIT_POS % comptime!(TILE_WORDS as u32);
+    let part = UNIT_POS / comptime!(TILE_WORDS as u32);
+    let mut kept = Array::<f32>::new(comptime!(8 * rows));
+    #[unroll]
+    for i in 0..comptime!(8 * rows) {
+        kept[i] = f32::new(0.0);
+    }
+
+    for t in 0..tiles {
+        let tile_row = (CUBE_POS_Y * tiles + t) * comptime!(TILE_ROWS as u32);
+        sync_cube();
+        #[unroll]
+        for l in 0..comptime!(WIDE / width) {
+            let slot = (UNIT_POS + comptime!((l * UNITS) as u32)) * comptime!(width as u32);
+            let row = tile_row + slot / comptime!(TILE_WORDS as u32);
+            let column = first_word + slot % comptime!(TILE_WORDS as u32);
+            let mut read = Vector::<u32, NW>::zeroed();
+            let mut scale = f32::new(0.0);
+            // What lies outside decodes to 0 by a scale of 0.
+            let stored = row < inner && column < row_words;
+            if stored {
+                read = packed[((row * row_words + column) / comptime!(width as u32)) as usize];
+            }
+            #[unroll]
+            for q in 0..width {
+                // One condition is the kernel's, the other its instance's.
+                #[allow(clippy::collapsible_if)]
+                if comptime!(q == 0 || alignment.begins_block(8 * q)) {
+                    if stored {
+                        let first = row * outer + (column + comptime!(q as u32)) * 8;
+                        scale = scale_of(scales, first);
+                    }
+                }
+                tile[slot as usize + q] = read.extract(q);
+                tile_scales[slot as usize + q] = scale;
+            }
+        }
+        let mut slot = UNIT_POS;
+        while slot < comptime!((TILE_ROWS * rows) as u32) {
+            let row = slot % comptime!(rows as u32);
+            let k = tile_row + slot / comptime!(rows as u32);
+            let mut value = f32::new(0.0);
+            if row < m && k < inner {
+                value = f32::cast_from(x[(row * x_stride + k) as usize]);
+            }
+            x_tile[slot as usize] = value;
+            slot += comptime!(UNITS as u32);
+        }
+        sync_cube();
+        #[unroll]
+        for r in 0..comptime!(TILE_ROWS / SPLIT) {
+            let row = part as usize + comptime!(r * SPLIT);
+            let slot = row * TILE_WORDS + word as usize;
+            let codes_of_word = tile[slot];
+            let scale = tile_scales[slot];
+            let mut values = Array::<f32>::new(rows);
+            #[unroll]
+            for i in 0..rows {
+                values[i] = x_tile[row * rows + i];
+            }
+            #[unroll]
+            for j in 0..8usize {
+                let code = (codes_of_word >> comptime!(4 * j as u32)) & 15;
+                let w = table[code as usize] * scale;
+                #[unroll]
+                for i in 0..rows {
+                    kept[comptime!(i * 8 + j)] += values[i] * w;
+                }
+            }
+        }
+    }
+
+    let mut others = Shared::<[f32]>::new_slice(comptime!((SPLIT - 1) * TILE_WORDS * 8));
+    #[unroll]
+    for i in 0..rows {
+        sync_cube();
+        if part > 0 {
+            let slot = (UNIT_POS - comptime!(TILE_WORDS as u32)) as usize;
+            #[unroll]
+            for j in 0..8usize {
+                others[slot + comptime!(j * (SPLIT - 1) * TILE_WORDS)] = kept[comptime!(i * 8 + j)];
+            }
+        }
+        sync_cube();
+        let row = comptime!(i as u32);
+        if part == 0 && row < m && first_word + word < row_words {
+            let first = (CUBE_POS_Y * m + row) * outer + (first_word + word) * 8;
+            #[unroll]
+            for j in 0..8usize {
+                let mut total = kept[comptime!(i * 8 + j)];
+                #[unroll]
+                for p in 0..comptime!(SPLIT - 1) {
+                    total += others[word as usize + comptime!((j * (SPLIT - 1) + p) * TILE_WORDS)];
+                }
+                sums[first as usize + j] = S::cast_from(total);
+            }
+        }
+    }
+}
+
+/// Adds up what the cubes of a column found, first stretch first.
+#[cube(launch_unchecked)]
+fn add_stretches<F: Float>(
+    sums: &[f32],
+    output: &mut [F],
+    outputs: u32,
+    stretches: u32,
+    #[define(F)] _dtype: ElemType,
+) {
+    let position = ABSOLUTE_POS as u32;
+    if position < outputs {
+        let mut total = f32::new(0.0);
+        for s in 0..stretches {
+            total += sums[(s * outputs + position) as usize];
+        }
+        output[position as usize] = F::cast_from(total);
     }
 }

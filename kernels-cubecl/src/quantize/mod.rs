@@ -4,12 +4,11 @@
 //! (computed in integers), sums are added up in a fixed order, and no product is contracted with a sum.
 //! Comparisons with midpoints decide the codes, so nothing else can round.
 //!
-//! Launches: `scales`, `encode`, and with double quantization one `sum` per factor of 256 in the
+//! Launches: `blocks`, and with double quantization one `sum` per factor of 256 in the
 //! number of blocks, then `nested`.
 
-mod encode;
+mod blocks;
 mod nested;
-mod scales;
 mod sum;
 
 use cubecl::prelude::*;
@@ -47,9 +46,7 @@ pub fn quantize(
     }
     let packed = client.empty(4 * sections.packed_words);
     let scales = client.empty(4 * sections.blocks);
-    let reciprocals = client.empty(4 * sections.blocks);
-    scales::launch(client, &values, &scales, &reciprocals, elements, &format);
-    encode::launch(client, &values, &reciprocals, &packed, elements, &format);
+    blocks::launch(client, &values, &scales, &packed, elements, &format);
     if !format.double_quant {
         return Ok(weight(packed, scales));
     }

@@ -1,17 +1,20 @@
 //! Double quantization: the scales, less their mean, to 8 bits in blocks of 256.
 //!
-//! Roofline: a 64th of the weight's traffic: bound by the launch. Launch: one cube of 64 units a
-//! nested block, four scales (one word of codes) a unit.
+//! Roofline: a 64th of the weight's traffic: bound by the launch. Launch: one nested block a unit, or a share of
+//! them a thread.
 
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
 use super::buffer;
-use crate::format::{NESTED_MAP, Sections};
-use crate::rounding::{reciprocal, rounded};
+use crate::format::{NESTED_BLOCK, NESTED_MAP, Sections};
+use crate::launch::Spread;
+use crate::rounding::{divides_exactly, reciprocal, rounded};
 
-/// Four scales a unit fill a nested block.
+/// Units of a cube.
 const UNITS: u32 = 64;
+/// Words of a nested block's codes.
+const WORDS: usize = NESTED_BLOCK / 4;
 
 /// Fills all sections of `absmax` from the scales' bits and the bits of their sum.
 pub(super) fn launch(
@@ -23,15 +26,14 @@ pub(super) fn launch(
     sections: &Sections,
 ) {
     let map = client.create_from_slice(f32::as_bytes(map));
-    let cube_dim = CubeDim::new_1d(UNITS);
-    let cubes = sections.nested_blocks * UNITS as usize;
+    let spread = Spread::new(client, sections.nested_blocks, UNITS);
     // SAFETY: the kernel guards every access by the number of blocks; sections and map are as long
     // as they are declared.
     unsafe {
         nested_kernel::launch_unchecked(
             client,
-            cubecl::calculate_cube_count_elemwise(client, cubes, cube_dim),
-            cube_dim,
+            spread.cubes,
+            spread.cube_dim,
             buffer(scales, sections.blocks),
             buffer(total, 1),
             buffer(&map, NESTED_MAP),
@@ -41,7 +43,9 @@ pub(super) fn launch(
             1.0 / sections.blocks as f32,
             sections.nested as u32,
             sections.offset as u32,
+            spread.per_unit,
             0,
+            divides_exactly(client),
         );
     }
 }
@@ -56,55 +60,43 @@ fn nested_kernel(
     inverse_count: f32,
     nested: u32,
     offset: u32,
+    per_unit: u32,
     zero: u32,
+    #[comptime] exact_division: bool,
 ) {
-    let nested_block = CUBE_POS as u32;
-    let unit = UNIT_POS;
-    let mut maxima = Shared::<[f32]>::new_slice(comptime!(UNITS as usize));
     let mean = rounded(f32::from_bits(total[0]) * inverse_count, zero);
-
-    let first = nested_block * 256 + unit * 4;
-    let mut centred = Array::<f32>::new(4usize);
-    let mut largest = f32::new(0.0);
-    #[unroll]
-    for i in 0..4usize {
-        let mut value = f32::new(0.0);
-        if first + comptime!(i as u32) < blocks {
-            value = f32::from_bits(scales[first as usize + i]) - mean;
+    let nested_blocks = offset - nested;
+    let first_block = ABSOLUTE_POS as u32 * per_unit;
+    let end_block = min(first_block + per_unit, nested_blocks);
+    for nested_block in first_block..end_block {
+        let start = nested_block * comptime!(NESTED_BLOCK as u32);
+        let end = min(start + comptime!(NESTED_BLOCK as u32), blocks);
+        let mut scale = f32::new(0.0);
+        for block in start..end {
+            scale = max(scale, (f32::from_bits(scales[block as usize]) - mean).abs());
         }
-        centred[i] = value;
-        largest = max(largest, value.abs());
-    }
-    maxima[unit as usize] = largest;
-    sync_cube();
-
-    let mut scale = f32::new(0.0);
-    for other in 0..comptime!(UNITS as usize) {
-        scale = max(scale, maxima[other]);
-    }
-    let inverse = reciprocal(scale);
-    if first < blocks {
-        let mut word = 0u32;
-        #[unroll]
-        for i in 0..4usize {
-            if first + comptime!(i as u32) < blocks {
-                word |= nearest(map, centred[i] * inverse, scale) << comptime!(8 * i as u32);
+        let inverse = reciprocal(scale, exact_division);
+        for w in 0..comptime!(WORDS as u32) {
+            let first = start + w * 4;
+            if first < blocks {
+                let mut word = 0u32;
+                #[unroll]
+                for i in 0..4usize {
+                    if first + comptime!(i as u32) < blocks {
+                        let centred = f32::from_bits(scales[first as usize + i]) - mean;
+                        word |= nearest(map, centred * inverse, scale) << comptime!(8 * i as u32);
+                    }
+                }
+                absmax[(first >> 2) as usize] = word;
             }
         }
-        absmax[(first >> 2) as usize] = word;
-        if unit == 0 {
-            absmax[(nested + nested_block) as usize] = scale.to_bits();
-        }
+        absmax[(nested + nested_block) as usize] = scale.to_bits();
     }
-    if nested_block == 0 {
-        #[unroll]
-        for i in 0..4usize {
-            let entry = unit as usize * 4 + i;
+    if ABSOLUTE_POS == 0 {
+        for entry in 0..NESTED_MAP {
             absmax[offset as usize + 1 + entry] = map[entry].to_bits();
         }
-        if unit == 0 {
-            absmax[offset as usize] = mean.to_bits();
-        }
+        absmax[offset as usize] = mean.to_bits();
     }
 }
 

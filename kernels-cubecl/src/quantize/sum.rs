@@ -5,15 +5,18 @@
 //! those left, and so on.
 //!
 //! Roofline: reads 4 bytes a block, 1/64 of the weight: bound by the launches, of which two add up 65536
-//! scales. Launch: one cube of 128 units a group.
+//! scales. Launch: one group a unit, or a share of them a thread.
 
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
 use super::buffer;
+use crate::launch::Spread;
 
 const GROUP: usize = 256;
-const UNITS: usize = GROUP / 2;
+const HALF: usize = GROUP / 2;
+/// Units of a cube.
+const UNITS: u32 = 64;
 
 /// The bits of the sum of the `len` f32 bit patterns in `values`, one word.
 pub(super) fn launch(client: &Client, values: &Handle, len: usize) -> Handle {
@@ -21,17 +24,18 @@ pub(super) fn launch(client: &Client, values: &Handle, len: usize) -> Handle {
     while len > 1 {
         let groups = len.div_ceil(GROUP);
         let output = client.empty(4 * groups);
-        let cube_dim = CubeDim::new_1d(UNITS as u32);
+        let spread = Spread::new(client, groups, UNITS);
         // SAFETY: the kernel guards every access by the two lengths.
         unsafe {
             sum_kernel::launch_unchecked(
                 client,
-                cubecl::calculate_cube_count_elemwise(client, groups * UNITS, cube_dim),
-                cube_dim,
+                spread.cubes,
+                spread.cube_dim,
                 buffer(&values, len),
                 buffer(&output, groups),
                 len as u32,
                 groups as u32,
+                spread.per_unit,
             );
         }
         (values, len) = (output, groups);
@@ -40,30 +44,33 @@ pub(super) fn launch(client: &Client, values: &Handle, len: usize) -> Handle {
 }
 
 #[cube(launch_unchecked)]
-fn sum_kernel(values: &[u32], output: &mut [u32], len: u32, groups: u32) {
-    let mut lanes = Shared::<[f32]>::new_slice(UNITS);
-    let group = CUBE_POS as u32;
-    let low = group * comptime!(GROUP as u32) + UNIT_POS;
-    let high = low + comptime!(UNITS as u32);
-    let mut sum = f32::new(0.0);
-    if low < len {
-        sum = f32::from_bits(values[low as usize]);
-    }
-    if high < len {
-        sum += f32::from_bits(values[high as usize]);
-    }
-    lanes[UNIT_POS as usize] = sum;
-    sync_cube();
-    #[unroll]
-    for level in 0..7usize {
-        let half = comptime!(UNITS as u32 >> (level + 1));
-        if UNIT_POS < half {
-            let other = lanes[(UNIT_POS + half) as usize];
-            lanes[UNIT_POS as usize] += other;
+fn sum_kernel(values: &[u32], output: &mut [u32], len: u32, groups: u32, per_unit: u32) {
+    let first_group = ABSOLUTE_POS as u32 * per_unit;
+    let end_group = min(first_group + per_unit, groups);
+    for group in first_group..end_group {
+        let mut sums = Array::<f32>::new(HALF);
+        for i in 0..HALF {
+            let low = group * comptime!(GROUP as u32) + i as u32;
+            sums[i] = value_or_zero(values, low, len)
+                + value_or_zero(values, low + comptime!(HALF as u32), len);
         }
-        sync_cube();
+        #[unroll]
+        for level in 1..8usize {
+            let half = comptime!(HALF >> level);
+            for i in 0..half {
+                let other = sums[i + half];
+                sums[i] += other;
+            }
+        }
+        output[group as usize] = sums[0].to_bits();
     }
-    if UNIT_POS == 0 && group < groups {
-        output[group as usize] = lanes[0].to_bits();
+}
+
+#[cube]
+fn value_or_zero(values: &[u32], position: u32, len: u32) -> f32 {
+    let mut value = f32::new(0.0);
+    if position < len {
+        value = f32::from_bits(values[position as usize]);
     }
+    value
 }

@@ -1,0 +1,37 @@
+//! How work of independent items is spread over a device.
+
+use cubecl::prelude::*;
+
+/// The geometry of a launch in which every unit works on `per_unit` neighbouring items.
+///
+/// Units of a CPU are threads, and its cubes run one after another: there a cube has a unit a core and each takes its share at
+/// once. Elsewhere a unit takes one item.
+pub(crate) struct Spread {
+    pub(crate) cubes: CubeCount,
+    pub(crate) cube_dim: CubeDim,
+    pub(crate) per_unit: u32,
+}
+
+impl Spread {
+    pub(crate) fn new(client: &Client, items: usize, units: u32) -> Self {
+        if let Some(cores) = client.properties().hardware.num_cpu_cores {
+            return Self {
+                cubes: CubeCount::new_single(),
+                cube_dim: CubeDim::new_1d(cores),
+                per_unit: items.div_ceil(cores as usize) as u32,
+            };
+        }
+        let cube_dim = CubeDim::new_1d(units);
+        Self {
+            cubes: cubecl::calculate_cube_count_elemwise(client, items, cube_dim),
+            cube_dim,
+            per_unit: 1,
+        }
+    }
+}
+
+/// The widest vector of f32 that `client`'s units compute with, up to `at_most` and a divisor of it.
+pub(crate) fn lanes(client: &Client, at_most: usize) -> usize {
+    let hardware = &client.properties().hardware;
+    (hardware.load_width as usize / 32).clamp(1, at_most)
+}

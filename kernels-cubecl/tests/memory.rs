@@ -1,0 +1,90 @@
+//! What a device's memory report shows of a product: no dense weight. Alone in its process, since the report is of the
+//! whole device.
+#![cfg(feature = "cpu")]
+
+use cubecl::MemoryScope;
+use cubecl::client::Client;
+use cubecl::ir::{ElemType, FloatKind};
+use cubecl::prelude::*;
+use nf4::QuantConfig;
+use nf4_cubecl::{CodeTable, Direction, Format, Rows, Weight, dequantize, matmul};
+
+/// A down projection of LLaMA-7B and the rows of one sequence.
+const SHAPE: [usize; 2] = [4096, 11008];
+const ROWS: usize = 512;
+const F32: ElemType = ElemType::Float(FloatKind::F32);
+/// What a product may use beside its operands and its result.
+const SCRATCH: u64 = 16 << 20;
+
+/// Bytes in use, and bytes ever taken at once: pages are kept until they are asked back. Pages may be large, so the second
+/// shows what a product used and gave back only where it exceeds a page.
+fn usage(client: &Client) -> [u64; 2] {
+    client.flush().expect("the device should answer");
+    cubecl::future::block_on(client.sync()).expect("the device should answer");
+    let report = client.memory_report(MemoryScope::Device);
+    let pools = report.streams.iter().map(|stream| stream.pools.usage());
+    pools.fold([0, 0], |[in_use, reserved], usage| {
+        [in_use + usage.bytes_in_use, reserved + usage.bytes_reserved]
+    })
+}
+
+/// How much more is used than at `before`, by whichever count grew more.
+fn taken(client: &Client, before: [u64; 2]) -> u64 {
+    let grown = usage(client).into_iter().zip(before);
+    grown
+        .map(|(now, before)| now.saturating_sub(before))
+        .max()
+        .unwrap_or(0)
+}
+
+fn forward_and_backward(client: &Client) {
+    let [n, k] = SHAPE;
+    let config = QuantConfig::default();
+    let layout = nf4::Layout::new(SHAPE, config).unwrap();
+    let codebook = config.codebook;
+    let weight = Weight {
+        packed: client.create_from_slice(&vec![0; 4 * layout.packed_words()]),
+        absmax: client.create_from_slice(&vec![0; 4 * layout.absmax_words()]),
+        out_features: n,
+        in_features: k,
+        format: Format {
+            table: CodeTable::new(
+                codebook.values(),
+                codebook.codes_by_rank(),
+                &codebook.midpoints(),
+            ),
+            block_size: config.block_size,
+            double_quant: true,
+        },
+    };
+    let rows = |columns: usize| Rows {
+        handle: client.create_from_slice(f32::as_bytes(&vec![0.0; ROWS * columns])),
+        dtype: F32,
+        m: ROWS,
+        row_stride: columns,
+    };
+    let (x, dy) = (rows(k), rows(n));
+    client.memory_cleanup().expect("the device should answer");
+    let before = usage(client);
+    let y = matmul(client, x, &weight, Direction::Forward).unwrap();
+    let dx = matmul(client, dy, &weight, Direction::Transposed).unwrap();
+    let used = taken(client, before);
+    let results = 4 * (ROWS * (n + k)) as u64;
+    println!(
+        "{used} bytes for results of {results}; the dense weight has {}",
+        4 * n * k
+    );
+    assert!(
+        used <= results + SCRATCH,
+        "{used} bytes were taken for results of {results}"
+    );
+    // The report would have shown a dense weight.
+    let dense = dequantize(client, &weight, F32).unwrap();
+    assert!(taken(client, before) > results + SCRATCH);
+    drop((y, dx, dense));
+}
+
+#[test]
+fn cpu() {
+    forward_and_backward(&cubecl::Device::Cpu(Default::default()).client());
+}

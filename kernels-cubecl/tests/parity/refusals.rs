@@ -1,0 +1,100 @@
+//! What is refused, by type and with a name.
+
+use cubecl::client::Client;
+use cubecl::ir::{ElemType, FloatKind, UIntKind};
+use nf4::QuantConfig;
+use nf4_cubecl::matmul::{Kernel, matmul_with};
+use nf4_cubecl::{Direction, KernelError, Weight, dequantize, matmul};
+
+use crate::support::{F32, format, random, rows, upload, upload_values};
+
+fn weight(client: &Client, shape: [usize; 2]) -> Weight {
+    let values = random(1, shape[0] * shape[1]);
+    upload(
+        client,
+        &nf4::quantize(&values, shape, QuantConfig::default()).unwrap(),
+    )
+}
+
+pub fn types_that_are_no_floats(client: &Client) {
+    let weight = weight(client, [8, 64]);
+    for dtype in [
+        ElemType::UInt(UIntKind::U32),
+        ElemType::Float(FloatKind::F64),
+    ] {
+        let (x, _) = upload_values(client, &[0.0; 128], F32);
+        let error = matmul(client, rows(x, dtype, 1, 64), &weight, Direction::Forward).unwrap_err();
+        assert_eq!(
+            error,
+            KernelError::UnsupportedType {
+                operation: "matmul",
+                dtype
+            }
+        );
+        assert!(error.to_string().contains(&format!("{dtype:?}")), "{error}");
+        let error = dequantize(client, &weight, dtype).unwrap_err();
+        assert_eq!(
+            error,
+            KernelError::UnsupportedType {
+                operation: "dequantize",
+                dtype
+            }
+        );
+    }
+}
+
+pub fn what_32_bits_cannot_index(client: &Client) {
+    // The sizes are refused before the buffers are looked at.
+    let small = weight(client, [8, 64]);
+    let huge = Weight {
+        packed: small.packed.clone(),
+        absmax: small.absmax.clone(),
+        out_features: 1 << 16,
+        in_features: 1 << 15,
+        format: format(QuantConfig::default()),
+    };
+    let error = dequantize(client, &huge, F32).unwrap_err();
+    assert_eq!(
+        error,
+        KernelError::TooLarge {
+            what: "weight",
+            elements: 1 << 31
+        }
+    );
+    let (x, _) = upload_values(client, &[0.0; 64], F32);
+    let error = matmul(
+        client,
+        rows(x, F32, 1 << 28, 64),
+        &small,
+        Direction::Forward,
+    )
+    .unwrap_err();
+    assert_eq!(
+        error,
+        KernelError::TooLarge {
+            what: "output",
+            elements: 1 << 31
+        }
+    );
+}
+
+/// None of the runtimes that the suite runs on multiplies matrices by instruction; and no device has the kernel for
+/// few rows where there are many.
+pub fn kernels_that_the_device_cannot_run(client: &Client) {
+    let weight = weight(client, [8, 64]);
+    for kernel in [Kernel::StagedMatrix, Kernel::Gemv] {
+        let (x, _) = upload_values(client, &random(2, 20 * 64), F32);
+        let result = matmul_with(
+            client,
+            rows(x, F32, 20, 64),
+            &weight,
+            Direction::Forward,
+            kernel,
+        );
+        let Err(KernelError::Unavailable { operation, reason }) = result else {
+            panic!("{kernel:?} should be refused, not {result:?}");
+        };
+        assert_eq!(operation, "matmul");
+        assert!(!reason.is_empty());
+    }
+}

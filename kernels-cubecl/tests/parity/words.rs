@@ -1,0 +1,80 @@
+//! Quantizing and decoding, bit for bit as the host does.
+
+use cubecl::client::Client;
+use cubecl::prelude::*;
+use nf4::{Codebook, QuantConfig};
+use nf4_cubecl::{dequantize, quantize};
+
+use crate::support::{BF16, F16, F32, format, random, read_values, read_words, upload};
+
+/// Short last blocks and words, several nested blocks, a zero block, every block size class.
+fn cases() -> Vec<([usize; 2], QuantConfig)> {
+    let with = |codebook, block_size, double_quant| QuantConfig {
+        codebook,
+        block_size,
+        double_quant,
+    };
+    vec![
+        ([1, 1], QuantConfig::default()),
+        ([37, 51], QuantConfig::default()),
+        ([320, 192], QuantConfig::default()),
+        ([75, 104], with(Codebook::Nf4, 32, true)),
+        ([64, 128], with(Codebook::Fp4, 64, false)),
+        ([70, 128], with(Codebook::Int4, 4096, true)),
+    ]
+}
+
+fn input(shape: [usize; 2]) -> Vec<f32> {
+    let mut values = random(shape[1] as u64, shape[0] * shape[1]);
+    let zeros = values.len().min(128);
+    values[zeros / 2..zeros].fill(0.0);
+    values
+}
+
+pub fn words_have_the_bits_of_the_host(client: &Client) {
+    for (shape, config) in cases() {
+        let input = input(shape);
+        let expected = nf4::quantize(&input, shape, config).unwrap();
+        let values = client.create_from_slice(f32::as_bytes(&input));
+        let found = quantize(client, values, shape, format(config), nf4::dynamic_map()).unwrap();
+        let what = format!("{shape:?} {config:?}");
+        let last = input.len().div_ceil(8) - 1;
+        let (found_packed, packed) = (read_words(client, found.packed), expected.packed());
+        assert_eq!(found_packed[..last], packed[..last], "{what}");
+        let stored = u32::MAX >> (4 * (8 * (last + 1) - input.len()));
+        assert_eq!(found_packed[last] & stored, packed[last] & stored, "{what}");
+        assert_eq!(
+            read_words(client, found.absmax),
+            expected.absmax(),
+            "{what}"
+        );
+    }
+}
+
+pub fn decoded_values_have_the_bits_of_the_host(client: &Client) {
+    for (shape, config) in cases() {
+        let matrix = nf4::quantize(&input(shape), shape, config).unwrap();
+        let mut expected = vec![0.0; shape[0] * shape[1]];
+        nf4::dequantize(matrix.as_ref(), &mut expected);
+        for dtype in [F32, F16, BF16] {
+            // bf16 is what not every device has.
+            let Ok(values) = dequantize(client, &upload(client, &matrix), dtype) else {
+                assert_eq!(dtype, BF16);
+                continue;
+            };
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|value| match dtype {
+                    F16 => half::f16::from_f32(*value).to_f32(),
+                    BF16 => half::bf16::from_f32(*value).to_f32(),
+                    _ => *value,
+                })
+                .collect();
+            assert_eq!(
+                read_values(client, values, dtype),
+                expected,
+                "{shape:?} {config:?} {dtype:?}"
+            );
+        }
+    }
+}
