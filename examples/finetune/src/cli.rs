@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use burn_llama::ComputeDtype;
-use burn_paged::Budget;
+use burn_paged::{Budget, parse_bytes};
 use burn_qlora::Checkpointing;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -162,9 +162,14 @@ pub struct TrainArgs {
     #[arg(long, value_enum, default_value_t = OptimizerName::Adamw, help_heading = "Training")]
     pub optimizer: OptimizerName,
     /// How much of a paged optimizer's state stays in memory: resident, auto (give way when memory is short), bytes
-    /// (0, 512MiB, 2GiB) or a share (50%); the rest is streamed. Changes no result [default: auto]
+    /// (0, 512MiB, 2GiB) or a share (50%); the rest is streamed. Changes no result [default: auto where the device's
+    /// memory is known, else resident]
     #[arg(long, value_name = "BUDGET", help_heading = "Training")]
     pub optimizer_budget: Option<Budget>,
+    /// What everything together may take of the device's memory (24GB, 20GiB), for --optimizer-budget auto; only flex
+    /// tells what there is, so on other devices auto needs it [default on flex: what the system has]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "Training")]
+    pub device_memory: Option<u64>,
     /// Decoupled weight decay
     #[arg(long, value_name = "W", default_value = "0", value_parser = not_negative, help_heading = "Training")]
     pub weight_decay: f64,
@@ -428,6 +433,10 @@ pub enum OptimizerName {
     /// Paged, with 8-bit state (2.03 bytes for each parameter in place of 8)
     #[value(name = "paged-adamw-8bit")]
     PagedAdamw8bit,
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    parse_bytes(text).ok_or_else(|| "must be a number of bytes, as 24GB or 20GiB".to_string())
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -130,6 +130,11 @@ impl Default for DeviceName {
 }
 
 impl DeviceName {
+    /// Whether it is known how much memory there is: of the system's, but not of a GPU's through CubeCL.
+    pub fn tells_its_memory(self) -> bool {
+        self.kind == Kind::Flex
+    }
+
     /// Finds the device on this machine.
     ///
     /// # Errors

@@ -71,6 +71,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         .config()
         .adamw()
         .with_budget(budget)
+        .with_memory_limit(args.device_memory)
         .with_page_file(Some(run_dir.path().join(PAGE_FILE)));
     trainer = trainer.with_optimizer(&optimizer)?;
     // A run that was stopped before its first checkpoint begins anew.
@@ -208,12 +209,29 @@ fn adapt(model: &mut LlamaLm, args: &TrainArgs) -> Result<LoraConfig> {
 
 /// What stays resident of the optimizer's state. Not among the settings: it may change when a run is resumed.
 fn budget(args: &TrainArgs) -> Result<Budget> {
-    match (args.optimizer, args.optimizer_budget) {
-        (OptimizerName::Adamw, None) => Ok(Budget::Resident),
-        (OptimizerName::Adamw, Some(_)) => bail!(
-            "--optimizer-budget: adamw keeps all of its state in memory; choose --optimizer paged-adamw"
+    let device = args.model.device;
+    let known = args.device_memory.is_some() || device.tells_its_memory();
+    if args.optimizer == OptimizerName::Adamw {
+        if args.optimizer_budget.is_some() || args.device_memory.is_some() {
+            bail!(
+                "--optimizer-budget, --device-memory: adamw keeps all of its state in memory; choose \
+                 --optimizer paged-adamw"
+            );
+        }
+        return Ok(Budget::Resident);
+    }
+    match args.optimizer_budget {
+        None if known => Ok(Budget::Auto),
+        None => Ok(Budget::Resident),
+        Some(Budget::Auto) if !known => bail!(
+            "--optimizer-budget auto: {device} does not tell how much memory it has; say what may be taken, as \
+             --device-memory 24GB"
         ),
-        (_, budget) => Ok(budget.unwrap_or(Budget::Auto)),
+        Some(Budget::Auto) => Ok(Budget::Auto),
+        Some(budget) if args.device_memory.is_some() => bail!(
+            "--device-memory: only --optimizer-budget auto goes by it, and the budget is {budget}"
+        ),
+        Some(budget) => Ok(budget),
     }
 }
 
