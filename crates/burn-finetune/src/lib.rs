@@ -14,7 +14,7 @@
 //! - [`train`]: [`Trainer`], the loop, with its configuration, reports and interruption.
 //! - [`mod@evaluate`]: loss and perplexity on held-out rows.
 //! - [`checkpoint`]: [`RunDir`], a run's folder, and exact resumption from it.
-//! - [`memory`]: how much memory the process has had at its peak, from burn-paged.
+//! - [`memory`]: how much memory the process has, has had at its peak, and could have, from burn-paged.
 //! - [`error`]: [`FinetuneError`], everything that can go wrong.
 
 pub mod checkpoint;

@@ -9,8 +9,8 @@ use crate::FinetuneError;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
 use burn_paged::{
-    Moments, PagedAdamW, PagedAdamW8bit, PagedAdamWConfig, PagedError, PagedState, PagingReport,
-    Precision,
+    MIN_8BIT_ELEMENTS, Moments, PagedAdamW, PagedAdamW8bit, PagedAdamWConfig, PagedError,
+    PagedState, PagingReport, Precision,
 };
 use burn_qlora::LoraModel;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,20 @@ pub enum OptimizerKind {
     /// AdamW with 8-bit moments for every factor of 4096 elements or more.
     #[serde(rename = "adamw-8bit")]
     Adamw8bit,
+}
+
+impl OptimizerKind {
+    /// Bytes of the state of factors of these numbers of elements.
+    pub fn state_bytes(self, factors: impl IntoIterator<Item = usize>) -> u64 {
+        let bytes = |elements: usize| match self {
+            Self::Adamw8bit if elements >= MIN_8BIT_ELEMENTS => Precision::Dynamic8.bytes(elements),
+            Self::Adamw | Self::Adamw8bit => Precision::F32.bytes(elements),
+        };
+        factors
+            .into_iter()
+            .map(|elements| bytes(elements) as u64)
+            .sum()
+    }
 }
 
 /// AdamW and the states of A and B of every adapter, in the order of the model's layers.

@@ -1,13 +1,23 @@
-//! What the process and the machine have, where the system tells (Linux).
+//! How much memory the process has, has had at its peak, and could have, where the system tells (Linux).
 
-/// The most memory that the process has had resident, in bytes.
+/// The peak resident set of this process, in bytes.
 pub fn peak_rss_bytes() -> Option<u64> {
     kib("/proc/self/status", "VmHWM:")
 }
 
+/// The resident set of this process, in bytes.
+pub fn rss_bytes() -> Option<u64> {
+    kib("/proc/self/status", "VmRSS:")
+}
+
+/// What the machine could give to a process without swapping, in bytes.
+pub fn available_bytes() -> Option<u64> {
+    kib("/proc/meminfo", "MemAvailable:")
+}
+
 /// What the process may have resident: what it has, and what is available.
 pub(crate) fn limit() -> Option<u64> {
-    Some(kib("/proc/self/status", "VmRSS:")? + kib("/proc/meminfo", "MemAvailable:")?)
+    Some(rss_bytes()? + available_bytes()?)
 }
 
 fn kib(file: &str, field: &str) -> Option<u64> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use half::bf16;
 use nf4::dense::{DenseRef, Into};
+use nf4::low_rank::{self, LowRank};
 use nf4::{Direction, Element, Isa, QuantConfig, QuantizedMatrix, Threads};
 
 fn main() {
@@ -35,6 +36,15 @@ fn main() {
             [1024, 16, 576],
         ] {
             product(*isa, m, k, n, budget);
+        }
+        for [m, k, n] in [
+            [1024, 576, 192],
+            [1024, 576, 576],
+            [1024, 576, 1536],
+            [1024, 1536, 576],
+        ] {
+            lora::<f32>(*isa, "f32", m, k, n, budget);
+            lora::<bf16>(*isa, "bf16", m, k, n, budget);
         }
     }
 }
@@ -117,6 +127,45 @@ fn product(isa: Isa, m: usize, k: usize, n: usize, budget: Duration) {
         report(forward),
         report(transposed),
         report(dense)
+    );
+}
+
+/// A LoRA layer of rank 16 as one; its backward pass has three products beside the one that GFLOP/s count.
+fn lora<E: Element>(isa: Isa, name: &str, m: usize, k: usize, n: usize, budget: Duration) {
+    let rank = 16;
+    let w = nf4::quantize_on(isa, &values(n * k), [n, k], QuantConfig::default())
+        .expect("the values are finite");
+    let (a, b) = (values(k * rank), values(rank * n));
+    let factors = LowRank::new(&a, &b, rank, 2.0);
+    let of_type = |len| -> Vec<E> { values(len).into_iter().map(E::from_f32).collect() };
+    let (x, dy) = (of_type(m * k), of_type(m * n));
+    let forward = least(budget, || {
+        drop(black_box(low_rank::forward_on(
+            isa,
+            w.as_ref(),
+            factors,
+            &x,
+            m,
+        )));
+    });
+    let backward = least(budget, || {
+        drop(black_box(low_rank::backward_on(
+            isa,
+            w.as_ref(),
+            factors,
+            &x,
+            &dy,
+            m,
+            true,
+        )));
+    });
+    let rate = |seconds: f64| 2.0 * (m * k * n) as f64 / seconds * 1e-9;
+    println!(
+        "  LoRA m={m} k={k:<4} n={n:<4} {name:4}  forward {:8.3} ms {:6.1} GFLOP/s  backward {:8.3} ms {:6.1} GFLOP/s",
+        forward * 1e3,
+        rate(forward),
+        backward * 1e3,
+        rate(backward)
     );
 }
 

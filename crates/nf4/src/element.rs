@@ -3,6 +3,8 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::simd::Simd;
+
 /// A floating-point type that [`quantize`](crate::quantize) and [`matmul`](crate::matmul) read: `f32`, `f16` or
 /// `bf16`. Quantizing gives the same result as quantizing the values converted to f32.
 pub trait Element: sealed::Sealed + Copy + Default + Send + Sync {
@@ -28,6 +30,22 @@ pub trait Element: sealed::Sealed + Copy + Default + Send + Sync {
     /// The bits of the nearest bf16.
     #[doc(hidden)]
     fn to_bf16_bits(self) -> u32;
+
+    /// 16 values as f32.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn load_16<S: Simd>(s: S, values: &[Self; 16]) -> S::F {
+        s.load(&values.map(Self::to_f32))
+    }
+
+    /// The values nearest to 16 lanes, as [`Simd::round`] gives them for bf16.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn round_16<S: Simd>(s: S, lanes: S::F) -> [Self; 16] {
+        let mut values = [0.0; 16];
+        s.store(lanes, &mut values);
+        values.map(Self::from_f32)
+    }
 
     /// The bits of 32 values, two a word, if they are bf16.
     #[doc(hidden)]
@@ -129,6 +147,16 @@ impl Element for bf16 {
     #[inline(always)]
     fn to_bf16_bits(self) -> u32 {
         u32::from(self.to_bits())
+    }
+
+    #[inline(always)]
+    fn load_16<S: Simd>(s: S, values: &[Self; 16]) -> S::F {
+        s.float(s.low_to_high(s.widen_halves(bytemuck::cast_ref(values))))
+    }
+
+    #[inline(always)]
+    fn round_16<S: Simd>(s: S, lanes: S::F) -> [Self; 16] {
+        s.round(lanes).map(bf16::from_bits)
     }
 
     #[inline(always)]

@@ -1,5 +1,10 @@
 //! How the C library keeps freed memory.
 
+use burn_qlora::Checkpointing;
+
+/// The most that it keeps.
+const KEPT: u64 = 128 << 20;
+
 /// Keeps what is freed for the next allocation, up to 128 MiB of it.
 ///
 /// Every step frees and allocates the same activations. glibc gives blocks that large back to the system at once, and
@@ -10,6 +15,17 @@ pub fn keep_freed_memory() {
     // not take them it goes on as before.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT as i32);
+    }
+}
+
+/// What it holds beside what is in use when a step has most in use, given the bytes that come and go in a step: holes
+/// between blocks of unequal size and age. Measured on SmolLM2 over a dozen settings: where everything is freed in the
+/// order opposite to that in which it was made, 2 to 5 % of it; where blocks run again, what they leave lies between what
+/// they free, and the holes were 18 to 47 % of what came and went, up to 91 MB.
+pub fn holes(passing: u64, checkpointing: Checkpointing) -> u64 {
+    match checkpointing {
+        Checkpointing::None => passing / 30,
+        Checkpointing::Layer => (passing / 3).min(KEPT / 2),
     }
 }

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
+use burn_finetune::OptimizerKind;
 use burn_llama::ComputeDtype;
 use burn_paged::{Budget, parse_bytes};
-use burn_qlora::Checkpointing;
+use burn_qlora::{Checkpointing, LoraConfig, Targets};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceName;
@@ -28,6 +29,7 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   finetune train --model SmolLM2.gguf --data notes.jsonl --output run --epochs 3
+  finetune plan --model SmolLM2.gguf --seq-len 4096 --checkpointing layer
   finetune eval --model SmolLM2.gguf --adapter run --data held-out.jsonl --exact-match
   finetune generate --model SmolLM2.gguf --adapter run --chat
   finetune quantize --model SmolLM2.gguf --output SmolLM2-nf4";
@@ -36,7 +38,19 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Train LoRA adapters on a 4-bit model
+    #[command(
+        override_usage = "finetune train --model <MODEL> --data <FILE> --output <DIR> [OPTIONS]",
+        after_help = TRAIN_HELP,
+        mut_arg("data", |arg| arg.required_unless_present("config")),
+        mut_arg("output", |arg| arg.required_unless_present("config"))
+    )]
     Train(Box<TrainArgs>),
+    /// Tell what a training run would take in memory, before it loads anything
+    #[command(
+        override_usage = "finetune plan --model <MODEL> [OPTIONS OF TRAIN]",
+        after_help = PLAN_HELP
+    )]
+    Plan(Box<TrainArgs>),
     /// Measure loss and perplexity on a data set, and how many answers come out exactly right
     Eval(EvalArgs),
     /// Let the model write: one prompt, or a chat
@@ -45,18 +59,20 @@ pub enum Command {
     Quantize(QuantizeArgs),
 }
 
-/// `finetune train`.
-#[derive(Args, Debug)]
-#[command(
-    override_usage = "finetune train --model <MODEL> --data <FILE> --output <DIR> [OPTIONS]",
-    after_help = "\
+const TRAIN_HELP: &str = "\
 Data: a .jsonl file whose lines have `messages`, `prompt` and `completion`, or `text`; or a .txt
 file, which is tokenised whole and cut into rows. Of messages and completions only the answers
 are trained on.
 
 The output directory gets the adapter (adapter_config.json, adapter_model.safetensors) and the
-checkpoints to resume from. Ctrl-C finishes the step, saves, and says how to go on."
-)]
+checkpoints to resume from. Ctrl-C finishes the step, saves, and says how to go on.";
+
+const PLAN_HELP: &str = "\
+Takes the flags and config files of `train`. With --data the rows are as long as they are there, without
+it as long as --seq-len allows. No weight is read.";
+
+/// `finetune train` and `finetune plan`.
+#[derive(Args, Debug)]
 pub struct TrainArgs {
     /// TOML file with flags by their names (`batch-size = 8`); flags given here override it
     #[arg(long, value_name = "FILE")]
@@ -70,12 +86,7 @@ pub struct TrainArgs {
     pub quant: QuantArgs,
 
     /// Training data: .jsonl or .txt
-    #[arg(
-        long,
-        value_name = "FILE",
-        help_heading = "Data",
-        required_unless_present = "config"
-    )]
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub data: Option<PathBuf>,
     /// Data to measure the loss on during and after training
     #[arg(long, value_name = "FILE", help_heading = "Data")]
@@ -91,12 +102,7 @@ pub struct TrainArgs {
     pub no_shuffle: bool,
 
     /// Directory for the adapter and the checkpoints
-    #[arg(
-        long,
-        value_name = "DIR",
-        help_heading = "Output",
-        required_unless_present = "config"
-    )]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub output: Option<PathBuf>,
     /// Go on from the last checkpoint in the output directory
     #[arg(long, help_heading = "Output")]
@@ -188,6 +194,59 @@ pub struct TrainArgs {
         help_heading = "Training"
     )]
     pub seed: u64,
+}
+
+impl TrainArgs {
+    /// The adapters the flags ask for.
+    pub fn lora(&self) -> LoraConfig {
+        let targets = match self.target.as_slice() {
+            [all] if all == "all-linear" => Targets::AllLinear,
+            names => Targets::Names(names.to_vec()),
+        };
+        LoraConfig::new(self.rank, self.alpha.unwrap_or(2.0 * self.rank as f64))
+            .with_dropout(self.dropout)
+            .with_rslora(self.rslora)
+            .with_targets(targets)
+    }
+
+    /// The update rule the flags ask for.
+    pub fn optimizer_kind(&self) -> OptimizerKind {
+        match self.optimizer {
+            OptimizerName::Adamw | OptimizerName::PagedAdamw => OptimizerKind::Adamw,
+            OptimizerName::PagedAdamw8bit => OptimizerKind::Adamw8bit,
+        }
+    }
+
+    /// What stays resident of the optimizer's state. It changes nothing of what a run computes.
+    ///
+    /// # Errors
+    /// A budget for an optimizer that is not paged, and `auto` where nothing tells how much memory there is.
+    pub fn budget(&self) -> Result<Budget> {
+        let device = self.model.device;
+        let known = self.device_memory.is_some() || device.is_flex();
+        if self.optimizer == OptimizerName::Adamw {
+            if self.optimizer_budget.is_some() || self.device_memory.is_some() {
+                bail!(
+                    "--optimizer-budget, --device-memory: adamw keeps all of its state in memory; choose \
+                     --optimizer paged-adamw"
+                );
+            }
+            return Ok(Budget::Resident);
+        }
+        match self.optimizer_budget {
+            None if known => Ok(Budget::Auto),
+            None => Ok(Budget::Resident),
+            Some(Budget::Auto) if !known => bail!(
+                "--optimizer-budget auto: {device} does not tell how much memory it has; say what may be taken, \
+                 as --device-memory 24GB"
+            ),
+            Some(Budget::Auto) => Ok(Budget::Auto),
+            Some(budget) if self.device_memory.is_some() => bail!(
+                "--device-memory: only --optimizer-budget auto goes by it, and the budget is {budget}"
+            ),
+            Some(budget) => Ok(budget),
+        }
+    }
 }
 
 /// `finetune eval`.

@@ -130,8 +130,8 @@ impl Default for DeviceName {
 }
 
 impl DeviceName {
-    /// Whether it is known how much memory there is: of the system's, but not of a GPU's through CubeCL.
-    pub fn tells_its_memory(self) -> bool {
+    /// Whether it computes with Flex's own kernels, in the memory of this process.
+    pub fn is_flex(self) -> bool {
         self.kind == Kind::Flex
     }
 

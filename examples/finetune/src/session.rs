@@ -109,6 +109,19 @@ impl Session {
         })
     }
 
+    /// The 4-bit format the weights will have when they are loaded, `None` for none. Of a model that is 4-bit
+    /// already one matrix is read.
+    ///
+    /// # Errors
+    /// As [`weights`](Self::weights), and a matrix that cannot be read.
+    pub fn quantization(&self, quant: &QuantArgs) -> Result<Option<QuantConfig>> {
+        Ok(match self.weights(quant)? {
+            Weights::Quantized(config) => Some(config),
+            Weights::Dense | Weights::Trainable => None,
+            Weights::AsStored => self.checkpoint.stored_quantization()?,
+        })
+    }
+
     /// Loads the weights onto a device.
     ///
     /// # Errors

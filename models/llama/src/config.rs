@@ -69,6 +69,14 @@ impl LlamaConfig {
             found,
             expected: expected.into(),
         };
+        // Lists of blocks are made before any file has shown that it holds that many.
+        if self.num_hidden_layers > 1 << 16 {
+            return Err(invalid(
+                "num_hidden_layers",
+                self.num_hidden_layers.to_string(),
+                "at most 65536",
+            ));
+        }
         for (key, value) in [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),

@@ -6,6 +6,7 @@
 //! - [`Checkpoint`]: model files on disk, as Hugging Face, bitsandbytes and llama.cpp write them, with
 //!   tokenizer, special tokens and chat template.
 //! - [`LoadOptions`], [`Weights`] and [`ComputeDtype`]: how [`Llama::load`] brings a checkpoint to a device.
+//! - `memory`: what a training run takes in memory, from the model's dimensions alone (feature `qlora`).
 //! - [`SamplingConfig`], [`Generation`], [`KvCache`]: continuing a prompt with [`Llama::generate`].
 //! - [`write_bitsandbytes`]: a 4-bit checkpoint that transformers and bitsandbytes load.
 //! - [`LlamaError`]: everything that can go wrong.
@@ -44,6 +45,8 @@ mod generate;
 mod load;
 #[cfg(feature = "qlora")]
 mod lora;
+#[cfg(feature = "qlora")]
+pub mod memory;
 mod mlp;
 mod model;
 mod norm;

@@ -15,5 +15,8 @@ mod gguf;
 mod gguf_file;
 #[path = "parity/hostile.rs"]
 mod hostile;
+#[cfg(feature = "qlora")]
+#[path = "parity/memory.rs"]
+mod memory;
 #[path = "parity/transformers.rs"]
 mod transformers;

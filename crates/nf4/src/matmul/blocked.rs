@@ -11,7 +11,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Threads;
-use super::pack::Packed;
+use super::pack::Tiles;
 use super::panel::{Panels, Place};
 use super::precision::Precision;
 use super::scratch::Scratch;
@@ -57,7 +57,7 @@ pub(super) fn tile_rows(isa: Isa, m: usize) -> usize {
 
 /// One product of a sum of products.
 pub(super) struct Term<'a, P, W> {
-    pub(super) x: &'a Packed<P>,
+    pub(super) x: Tiles<'a, P>,
     pub(super) w: W,
 }
 
@@ -74,7 +74,7 @@ pub(super) fn product<P: Precision, W: Panels, L: Panels, E: Element>(
     let vectors = outer.div_ceil(16).min(most_vectors);
     let width = 16 * vectors;
     let panels = outer.div_ceil(width);
-    let (rows, tiles) = (first.x.rows(), first.x.tiles());
+    let (rows, tiles) = (first.x.rows(), first.x.count());
     let most = (MAX_SCRATCH / first.x.panel_words(width))
         .min(MAX_SCRATCH / (tiles * rows * width))
         .max(1);
@@ -124,7 +124,7 @@ struct Region {
 kernel! {
     /// Adds tiles of `x` times panels of `w` to `sums: [panel][tile][rows][vectors][16]`, or puts it there.
     fn add_term<P: Precision, W: Panels>(
-        x: &Packed<P>,
+        x: Tiles<'_, P>,
         w: W,
         region: &Region,
         accumulate: bool,
@@ -135,7 +135,7 @@ kernel! {
 #[inline(always)]
 fn add<S: Simd, P: Precision, W: Panels>(
     s: S,
-    x: &Packed<P>,
+    x: Tiles<'_, P>,
     w: W,
     region: &Region,
     accumulate: bool,
@@ -160,7 +160,7 @@ fn add<S: Simd, P: Precision, W: Panels>(
         }
         let accumulate = accumulate || start > 0;
         for (tile, place) in region.tiles.clone().enumerate() {
-            let x = x.tile(place, start, depth);
+            let x = x.part(place, start, depth);
             for (weights, sums) in decoded
                 .chunks_exact(words * vectors)
                 .zip(sums.chunks_exact_mut(per_panel))
@@ -178,7 +178,7 @@ kernel! {
 }
 
 #[inline(always)]
-fn write<S: Simd, E: Element>(_: S, sums: &[u32], region: &Region, y: Output<E>) {
+fn write<S: Simd, E: Element>(s: S, sums: &[u32], region: &Region, y: Output<E>) {
     let width = 16 * region.vectors;
     let sums: &[f32] = bytemuck::cast_slice(sums);
     let per_panel = sums.len() / region.panels.len();
@@ -187,29 +187,32 @@ fn write<S: Simd, E: Element>(_: S, sums: &[u32], region: &Region, y: Output<E>)
         for (panel, sums) in region.panels.clone().zip(sums.chunks_exact(per_panel)) {
             // SAFETY: the regions of different tasks do not overlap, and `y` outlives the tasks.
             let to = unsafe { y.columns(row, panel * width, width) };
-            let sums = &sums[(row - first) * width..][..to.len()];
-            // Whole vectors first: of a known length, loops over them need no loop.
-            let (chunks, rest) = to.as_chunks_mut::<16>();
-            let (sum_chunks, sum_rest) = sums.as_chunks::<16>();
-            for (to, sums) in chunks.iter_mut().zip(sum_chunks) {
-                put(to, sums, y.adds);
+            let (sums, _) = sums[(row - first) * width..][..width].as_chunks::<16>();
+            for (to, sums) in to.chunks_mut(16).zip(sums) {
+                match <&mut [_; 16]>::try_from(&mut *to) {
+                    Ok(to) => put(s, to, sums, y.adds),
+                    Err(_) => {
+                        let mut whole = [MaybeUninit::new(E::default()); 16];
+                        whole[..to.len()].copy_from_slice(to);
+                        put(s, &mut whole, sums, y.adds);
+                        to.copy_from_slice(&whole[..to.len()]);
+                    }
+                }
             }
-            put(rest, sum_rest, y.adds);
         }
     }
 }
 
 /// Writes sums, or adds them to values that are there.
 #[inline(always)]
-fn put<E: Element>(to: &mut [MaybeUninit<E>], sums: &[f32], adds: bool) {
-    for (y, sum) in to.iter_mut().zip(sums) {
-        let before = match adds {
-            // SAFETY: an output that is added to was made of values.
-            true => unsafe { y.assume_init() }.to_f32(),
-            false => 0.0,
-        };
-        y.write(E::from_f32(before + sum));
+fn put<S: Simd, E: Element>(s: S, to: &mut [MaybeUninit<E>; 16], sums: &[f32; 16], adds: bool) {
+    let mut total = s.load(sums);
+    if adds {
+        // SAFETY: an output that is added to was made of values.
+        let before = to.map(|value| unsafe { value.assume_init() });
+        total = s.add(E::load_16(s, &before), total);
     }
+    *to = E::round_16(s, total).map(MaybeUninit::new);
 }
 
 /// An output matrix that several threads write disjoint parts of.

@@ -99,10 +99,11 @@ fn blocked<P: Precision, X: Element, W: Element, Y: Element>(
 ) {
     let (inner, outer) = direction.widths(w.shape);
     let packed = Packed::<P>::new(isa, x, inner, tile_rows(isa, x.len() / inner), threads);
+    let x = packed.tiles();
     match direction {
-        Direction::Forward => one_term(isa, &packed, DenseRows::new(w.values, inner), y, threads),
+        Direction::Forward => one_term(isa, x, DenseRows::new(w.values, inner), y, threads),
         Direction::Transposed => {
-            one_term(isa, &packed, DenseColumns::new(w.values, outer), y, threads);
+            one_term(isa, x, DenseColumns::new(w.values, outer), y, threads);
         }
     }
 }

@@ -7,9 +7,10 @@
 use std::mem::MaybeUninit;
 
 use super::blocked::{Destination, MAX_ROWS, Term, product, tile_rows};
-use super::pack::Packed;
+use super::pack::{Packed, Shape};
 use super::panel::{DenseColumns, DenseRows, Panels, QuantizedColumns, QuantizedRows};
 use super::precision::{Precision, in_precision_of};
+use super::project::{Projected, Projection};
 use super::{Direction, Threads, assert_len, few_rows, filled, one_term};
 use crate::element::Element;
 use crate::matrix::MatrixRef;
@@ -28,6 +29,17 @@ impl<'a> LowRank<'a> {
     /// `scale · a · b`, with `a: [in_features, rank]` and `b: [rank, out_features]`.
     pub const fn new(a: &'a [f32], b: &'a [f32], rank: usize, scale: f32) -> Self {
         Self { a, b, rank, scale }
+    }
+
+    /// The projection of rows packed as `shape` onto one of the factors.
+    fn projection<P, F>(self, isa: Isa, factor: F, shape: Shape<P>) -> Projection<P, F> {
+        Projection {
+            isa,
+            factor,
+            scale: self.scale,
+            shape,
+            rank: self.rank,
+        }
     }
 
     fn assert_fits(self, [n, k]: [usize; 2]) {
@@ -88,32 +100,31 @@ fn forward_rows<P: Precision, E: Element>(
     let [n, k] = w.layout().shape();
     let LowRank { a, b, rank, .. } = low_rank;
     let m = x.len() / k;
-    let x = Packed::<P>::new(isa, x, k, tile_rows(isa, m), Threads::All);
-    let inner = scaled(isa, &x, DenseColumns::new(a, rank), m, low_rank);
+    let shape = Shape::<P>::new(tile_rows(isa, m), k);
+    let mut projected = Projected::unfilled(m, shape, rank);
+    low_rank
+        .projection(isa, DenseColumns::new(a, rank), shape)
+        .fill(x, &mut projected);
     joined(
         isa,
-        &x,
+        &projected,
         QuantizedRows(w),
-        &inner,
-        rank,
         DenseColumns::new(b, n),
         y,
     );
 }
 
-/// `y = x·W + inner·factor`, with `inner: [m, rank]`.
+/// `y = x·W + s·(x·F)·factor`.
 fn joined<P: Precision, W: Panels, L: Panels, E: Element>(
     isa: Isa,
-    x: &Packed<P>,
+    projected: &Projected<P>,
     w: W,
-    inner: &[f32],
-    rank: usize,
     factor: L,
     y: &mut [MaybeUninit<E>],
 ) {
-    let inner = Packed::new(isa, inner, rank, x.rows(), Threads::All);
+    let x = projected.x.tiles();
     let second = Term {
-        x: &inner,
+        x: projected.packed.tiles(),
         w: factor,
     };
     product(
@@ -123,21 +134,6 @@ fn joined<P: Precision, W: Panels, L: Panels, E: Element>(
         Destination::New(y),
         Threads::All,
     );
-}
-
-/// `s·(x·W)`, `[m, rank]`.
-fn scaled<P: Precision, W: Panels>(
-    isa: Isa,
-    x: &Packed<P>,
-    w: W,
-    m: usize,
-    low_rank: LowRank<'_>,
-) -> Vec<f32> {
-    let mut out: Vec<f32> = filled(m, low_rank.rank, |out| {
-        one_term(isa, x, w, Destination::New(out), Threads::All);
-    });
-    out.iter_mut().for_each(|value| *value *= low_rank.scale);
-    out
 }
 
 /// Adds `s·(x·A)·B` to `y` for few rows, row by row of the factors.
@@ -253,37 +249,32 @@ fn backward_rows<P: Precision, E: Element>(
     let [n, k] = w.layout().shape();
     let LowRank { a, b, rank, .. } = low_rank;
     let m = x.len() / k;
-    let rows = tile_rows(isa, m);
+    let of = |inner| Shape::<P>::new(tile_rows(isa, m), inner);
+    let (of_x, of_dy) = (of(k), of(n));
 
-    // Each is let go of before the next is packed.
-    let inner = {
-        let x = Packed::<P>::new(isa, x, k, rows, Threads::All);
-        scaled(isa, &x, DenseColumns::new(a, rank), m, low_rank)
-    };
-    let dinner = {
-        let dy = Packed::<P>::new(isa, dy, n, rows, Threads::All);
-        let dinner = scaled(isa, &dy, DenseRows::new(b, n), m, low_rank);
-        if let Some(dx) = dx {
-            joined(
-                isa,
-                &dy,
-                QuantizedColumns(w),
-                &dinner,
-                rank,
-                DenseRows::new(a, rank),
-                dx,
-            );
-        }
-        dinner
-    };
+    let mut dinner = Projected::unfilled(m, of_dy, rank);
+    let onto_b = low_rank.projection(isa, DenseRows::new(b, n), of_dy);
+    let onto_a = low_rank.projection(isa, DenseColumns::new(a, rank), of_x);
+    let (_, inner) = rayon::join(|| onto_b.fill(dy, &mut dinner), || onto_a.of_rows(x));
 
-    let mut transposed = vec![0.0; m * rank];
-    for (small, large, outer, gradient) in [(inner, dy, n, db), (dinner, x, k, da_transposed)] {
-        transpose(&small, rank, &mut transposed);
-        let small = Packed::<P>::new(isa, &transposed, m, tile_rows(isa, rank), Threads::All);
-        let large = DenseColumns::new(large, outer);
-        one_term(isa, &small, large, Destination::Sum(gradient), Threads::All);
-    }
+    // The two thin products keep the threads busy that the wide one leaves idle at its end.
+    let summed = |small: &[f32], large, outer, gradient| {
+        let small = Packed::<P>::of_columns(isa, small, rank, tile_rows(isa, rank));
+        let (x, y) = (small.tiles(), Destination::Sum(gradient));
+        one_term(isa, x, DenseColumns::new(large, outer), y, Threads::All);
+    };
+    rayon::join(
+        || {
+            if let Some(dx) = dx {
+                let factor = DenseRows::new(a, rank);
+                joined(isa, &dinner, QuantizedColumns(w), factor, dx);
+            }
+        },
+        || {
+            summed(&inner, dy, n, db);
+            summed(&dinner.values, x, k, da_transposed);
+        },
+    );
 }
 
 /// `to` becomes the transpose of `from`, whose rows are `columns` long.

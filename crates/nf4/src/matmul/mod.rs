@@ -4,7 +4,7 @@
 //!   (`pack`, `tile`), in f32 or in pairs of bf16 (`precision`)
 //! - `few_rows`: up to five rows; codes are decoded in registers and used at once
 //! - [`dense`]: the same tile on matrices that are not quantized
-//! - [`low_rank`]: a quantized matrix and a low-rank one as one
+//! - [`low_rank`]: a quantized matrix and a low-rank one as one (`project`)
 
 mod blocked;
 pub mod dense;
@@ -13,6 +13,7 @@ pub mod low_rank;
 mod pack;
 mod panel;
 mod precision;
+mod project;
 mod scratch;
 mod tile;
 
@@ -23,7 +24,7 @@ use crate::matrix::MatrixRef;
 use crate::simd::Isa;
 
 use blocked::{Destination, MAX_ROWS, Term, product, tile_rows};
-use pack::Packed;
+use pack::{Packed, Tiles};
 use panel::{Panels, QuantizedColumns, QuantizedRows};
 use precision::{Precision, in_precision_of};
 
@@ -159,15 +160,17 @@ fn blocked<P: Precision, E: Element>(
     let packed = Packed::<P>::new(isa, x, inner, rows, Threads::All);
     let y = Destination::New(y);
     match direction {
-        Direction::Forward => one_term(isa, &packed, QuantizedRows(w), y, Threads::All),
-        Direction::Transposed => one_term(isa, &packed, QuantizedColumns(w), y, Threads::All),
+        Direction::Forward => one_term(isa, packed.tiles(), QuantizedRows(w), y, Threads::All),
+        Direction::Transposed => {
+            one_term(isa, packed.tiles(), QuantizedColumns(w), y, Threads::All)
+        }
     }
 }
 
 /// `y = x·W` of a single term.
 fn one_term<P: Precision, W: Panels, E: Element>(
     isa: Isa,
-    x: &Packed<P>,
+    x: Tiles<'_, P>,
     w: W,
     y: Destination<'_, E>,
     threads: Threads,

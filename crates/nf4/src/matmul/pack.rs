@@ -17,11 +17,56 @@ use crate::simd::{Isa, Simd, kernel};
 /// the cache's, so that they would evict one another.
 pub(crate) struct Packed<P> {
     words: Scratch,
-    /// Rows of a tile.
+    shape: Shape<P>,
+}
+
+/// How rows are packed.
+#[derive(Clone, Copy)]
+pub(super) struct Shape<P> {
     rows: usize,
-    tiles: usize,
     inner: usize,
     precision: PhantomData<P>,
+}
+
+impl<P: Precision> Shape<P> {
+    /// Tiles of `rows` rows of `inner` values.
+    pub(super) fn new(rows: usize, inner: usize) -> Self {
+        Self {
+            rows,
+            inner,
+            precision: PhantomData,
+        }
+    }
+
+    /// Rows of a tile.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Steps of the sum.
+    pub(super) fn inner(&self) -> usize {
+        self.inner
+    }
+
+    /// Words of a tile.
+    pub(super) fn tile_words(&self) -> usize {
+        self.inner.div_ceil(P::STEPS) * self.rows
+    }
+
+    /// Packs `x: [.., inner]` into as many tiles as `words` holds.
+    pub(super) fn pack<E: Element>(&self, isa: Isa, x: &[E], words: &mut [u32]) {
+        let tiles = words.chunks_exact_mut(self.tile_words());
+        for (words, x) in tiles.zip(x.chunks(self.inner * self.rows)) {
+            pack_tile::<P, E>(isa, x, self.inner, self.rows, words);
+        }
+    }
+}
+
+/// Packed rows, or some tiles of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Tiles<'a, P> {
+    words: &'a [u32],
+    shape: Shape<P>,
 }
 
 impl<P: Precision> Packed<P> {
@@ -33,58 +78,90 @@ impl<P: Precision> Packed<P> {
         rows: usize,
         threads: Threads,
     ) -> Self {
-        let tiles = x.len().div_ceil(inner * rows);
-        let len = inner.div_ceil(P::STEPS) * rows;
-        let mut words = Scratch::new(tiles * len);
-        let tile = |(words, x): (&mut [u32], &[E])| pack_tile::<P, E>(isa, x, inner, rows, words);
+        let shape = Shape::new(rows, inner);
+        let mut packed = Self::unfilled(x.len().div_ceil(inner * rows), shape);
+        let words = packed.words_mut();
         match threads {
             Threads::All if words.len() >= PARALLEL => words
-                .par_chunks_mut(len)
+                .par_chunks_mut(shape.tile_words())
                 .zip(x.par_chunks(inner * rows))
                 .with_min_len(4)
-                .for_each(tile),
-            _ => words
-                .chunks_mut(len)
-                .zip(x.chunks(inner * rows))
-                .for_each(tile),
+                .for_each(|(words, x)| shape.pack(isa, x, words)),
+            _ => shape.pack(isa, x, words),
         }
+        packed
+    }
+
+    /// Packs the columns of `x: [inner, columns]`, for tiles of `rows` of them.
+    pub(super) fn of_columns(isa: Isa, x: &[f32], columns: usize, rows: usize) -> Self {
+        let shape = Shape::new(rows, x.len() / columns);
+        let mut packed = Self::unfilled(columns.div_ceil(rows), shape);
+        let tiles = packed.words_mut().chunks_exact_mut(shape.tile_words());
+        for (tile, words) in tiles.enumerate() {
+            let first = tile * rows;
+            let count = rows.min(columns - first);
+            pack_columns::<P>(isa, &x[first..], columns, [count, rows], words);
+        }
+        packed
+    }
+
+    /// Words of no particular value for `tiles` tiles.
+    pub(super) fn unfilled(tiles: usize, shape: Shape<P>) -> Self {
         Self {
-            words,
-            rows,
-            tiles,
-            inner,
-            precision: PhantomData,
+            words: Scratch::new(tiles * shape.tile_words()),
+            shape,
         }
+    }
+
+    pub(super) fn words_mut(&mut self) -> &mut [u32] {
+        &mut self.words
+    }
+
+    /// All tiles.
+    pub(super) fn tiles(&self) -> Tiles<'_, P> {
+        Tiles {
+            words: &self.words,
+            shape: self.shape,
+        }
+    }
+}
+
+impl<'a, P: Precision> Tiles<'a, P> {
+    /// The tiles that `words` hold.
+    pub(super) fn new(words: &'a [u32], shape: Shape<P>) -> Self {
+        Self { words, shape }
     }
 
     /// Rows of a tile.
-    pub(super) fn rows(&self) -> usize {
-        self.rows
+    pub(super) fn rows(self) -> usize {
+        self.shape.rows
     }
 
     /// Tiles.
-    pub(super) fn tiles(&self) -> usize {
-        self.tiles
+    pub(super) fn count(self) -> usize {
+        self.words.len() / self.shape.tile_words()
     }
 
     /// Words of the largest part of a panel that is `width` wide.
-    pub(super) fn panel_words(&self, width: usize) -> usize {
-        depth::<P>(self.inner).min(self.inner).div_ceil(P::STEPS) * width
+    pub(super) fn panel_words(self, width: usize) -> usize {
+        let inner = self.shape.inner;
+        depth::<P>(inner).min(inner).div_ceil(P::STEPS) * width
     }
 
     /// The parts of the sum: where each begins, and its steps.
-    pub(super) fn parts(&self) -> impl Iterator<Item = (usize, usize)> {
-        let (inner, depth) = (self.inner, depth::<P>(self.inner));
+    pub(super) fn parts(self) -> impl Iterator<Item = (usize, usize)> {
+        let inner = self.shape.inner;
+        let depth = depth::<P>(inner);
         (0..inner)
             .step_by(depth)
             .map(move |start| (start, depth.min(inner - start)))
     }
 
     /// The words of a part of a tile.
-    pub(super) fn tile(&self, tile: usize, start: usize, depth: usize) -> &[u32] {
-        let len = self.inner.div_ceil(P::STEPS) * self.rows;
+    pub(super) fn part(self, tile: usize, start: usize, depth: usize) -> &'a [u32] {
+        let len = self.shape.tile_words();
         let words = &self.words[tile * len..(tile + 1) * len];
-        &words[start / P::STEPS * self.rows..][..depth.div_ceil(P::STEPS) * self.rows]
+        &words[start / P::STEPS * self.rows()..][..depth.div_ceil(P::STEPS) * self.rows()]
     }
 }
 
@@ -138,6 +215,40 @@ fn pack_rows<S: Simd, P: Precision, E: Element>(
         let values = row(i).get(blocks * block..).unwrap_or(&[]);
         let words = P::words(values).chain(std::iter::repeat(0));
         places.zip(words).for_each(|(place, word)| *place = word);
+    }
+}
+
+kernel! {
+    /// Packs the first `count` columns of `x`, whose rows are `stride` apart, as the rows of one tile.
+    fn pack_columns<P: Precision>(
+        x: &[f32],
+        stride: usize,
+        of: [usize; 2],
+        words: &mut [u32],
+    ) = pack_pairs::<_, P>;
+}
+
+#[inline(always)]
+fn pack_pairs<S: Simd, P: Precision>(
+    s: S,
+    x: &[f32],
+    stride: usize,
+    [count, rows]: [usize; 2],
+    words: &mut [u32],
+) {
+    let mut steps = x.chunks(stride).map(|row| {
+        let mut lanes = [0.0; 16];
+        lanes[..count].copy_from_slice(&row[..count]);
+        s.load(&lanes)
+    });
+    let mut words = words.chunks_exact_mut(rows);
+    while let Some(even) = steps.next() {
+        let odd = steps.next().unwrap_or(s.splat(0.0));
+        let mut pair = [[0; 16]; 2];
+        P::store(s, [even, odd], &mut pair, 0, 0, 1);
+        for (words, lanes) in words.by_ref().take(2 / P::STEPS).zip(&pair) {
+            words.copy_from_slice(&lanes[..rows]);
+        }
     }
 }
 

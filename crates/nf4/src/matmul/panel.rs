@@ -306,7 +306,7 @@ impl<E: Element> Steps for DenseColumns<'_, E> {
         let mut vectors = [s.splat(0.0); 2];
         let (whole, rest) = row.as_chunks::<16>();
         for (vector, values) in vectors.iter_mut().zip(whole) {
-            *vector = s.load(&values.map(E::to_f32));
+            *vector = E::load_16(s, values);
         }
         if !rest.is_empty() {
             let mut lanes = [0.0; 16];

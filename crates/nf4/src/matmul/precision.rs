@@ -4,7 +4,7 @@ use crate::element::Element;
 use crate::simd::Simd;
 
 /// The numbers that a product multiplies, in words of 32 bits that hold one or more steps of the sum. Sums are in f32.
-pub(crate) trait Precision: Send + Sync {
+pub(crate) trait Precision: Copy + Send + Sync {
     /// A vector of words.
     type Words<S: Simd>: Copy;
 
@@ -54,6 +54,7 @@ macro_rules! in_precision_of {
 pub(super) use in_precision_of;
 
 /// One f32 a word.
+#[derive(Clone, Copy)]
 pub(crate) struct F32;
 
 impl Precision for F32 {
@@ -108,6 +109,7 @@ impl Precision for F32 {
 }
 
 /// Two bf16 a word, the earlier step in the low half.
+#[derive(Clone, Copy)]
 pub(crate) struct Bf16Pairs;
 
 impl Precision for Bf16Pairs {
@@ -171,6 +173,6 @@ impl Precision for Bf16Pairs {
 /// The first 16 values.
 #[inline(always)]
 fn widened<S: Simd, E: Element>(s: S, values: &[E]) -> S::F {
-    let values: &[E; 16] = values.first_chunk().expect("there are 16 values");
-    s.load(&values.map(E::to_f32))
+    let values = values.first_chunk().expect("there are 16 values");
+    E::load_16(s, values)
 }

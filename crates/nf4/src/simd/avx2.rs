@@ -261,6 +261,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn widen_halves(self, halves: &[u16; 16]) -> Self::U {
+        unsafe {
+            let halves = halves.as_ptr().cast::<__m128i>();
+            [
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(halves)),
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(halves.add(1))),
+            ]
+        }
+    }
+
+    #[inline(always)]
     unsafe fn gather(self, from: &[f32], index: Self::U) -> Self::F {
         unsafe {
             [

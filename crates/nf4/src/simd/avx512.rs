@@ -262,6 +262,22 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn widen_halves(self, halves: &[u16; 16]) -> Self::U {
+        unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(halves.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn round(self, value: Self::F) -> [u16; 16] {
+        unsafe {
+            if BF16 {
+                return std::mem::transmute::<__m256bh, [u16; 16]>(_mm512_cvtneps_pbh(value));
+            }
+            let words = round_pairs(self, value, self.splat(0.0));
+            std::mem::transmute::<__m256i, [u16; 16]>(_mm512_cvtepi32_epi16(words))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn gather(self, from: &[f32], index: Self::U) -> Self::F {
         unsafe { _mm512_i32gather_ps::<4>(index, from.as_ptr()) }
     }

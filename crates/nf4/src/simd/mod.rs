@@ -130,7 +130,7 @@ macro_rules! kernel {
 pub(crate) use kernel;
 
 /// The operations kernels are made of. A value of the type is the proof that the instructions exist.
-pub(crate) trait Simd: Copy {
+pub trait Simd: Copy {
     /// 16 lanes of f32.
     type F: Copy;
     /// 16 lanes of u32.
@@ -183,6 +183,8 @@ pub(crate) trait Simd: Copy {
     fn pack(self, codes: [Self::U; 2]) -> [u32; 4];
     /// Widens 16 bytes.
     fn widen(self, bytes: [u32; 4]) -> Self::U;
+    /// Widens 16 halves of a word.
+    fn widen_halves(self, halves: &[u16; 16]) -> Self::U;
 
     /// `from[index]` in every lane.
     ///
@@ -201,6 +203,14 @@ pub(crate) trait Simd: Copy {
     #[inline(always)]
     fn round_pairs(self, even: Self::F, odd: Self::F) -> Self::U {
         round_pairs(self, even, odd)
+    }
+
+    /// Rounds 16 values to bf16, as [`Simd::round_pairs`] does.
+    #[inline(always)]
+    fn round(self, value: Self::F) -> [u16; 16] {
+        let mut lanes = [0; 16];
+        self.store_u(self.round_pairs(value, self.splat(0.0)), &mut lanes);
+        lanes.map(|lane| lane as u16)
     }
 
     /// Rounds 32 consecutive values to bf16, as [`Simd::round_pairs`] does: two of them a lane.
@@ -294,6 +304,9 @@ mod tests {
         reversed.reverse();
         take(s.round_pairs(s.load(&normal), s.load(&reversed)));
         take(s.round_consecutive([s.load(&normal), s.load(&reversed)]));
+        let halves = s.round(s.load(&normal));
+        take(s.load_u(&halves.map(u32::from)));
+        take(s.widen_halves(&halves));
         let rows = std::array::from_fn(|i| s.add_u(words, s.splat_u(i as u32)));
         s.transpose(rows).into_iter().for_each(&mut take);
         let pair = s.codes(&[seed[3], seed[4]]);

@@ -160,6 +160,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn widen_halves(self, halves: &[u16; 16]) -> Self::U {
+        halves.map(u32::from)
+    }
+
+    #[inline(always)]
     unsafe fn gather(self, from: &[f32], index: Self::U) -> Self::F {
         index.map(|i| from[i as usize])
     }

@@ -2,6 +2,7 @@
 
 pub mod eval;
 pub mod generate;
+pub mod plan;
 pub mod quantize;
 pub mod train;
 
@@ -14,6 +15,7 @@ use crate::cli::Command;
 pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Train(args) => train::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Quantize(args) => quantize::run(&args),

@@ -3,19 +3,19 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use burn_finetune::{
-    Dataset, Event, OptimizerKind, Outcome, RunDir, RunOptions, ScheduleKind, TrainConfig, Trainer,
+    Dataset, Event, Outcome, RunDir, RunOptions, ScheduleKind, TrainConfig, Trainer, memory,
 };
 use burn_llama::ComputeDtype;
-use burn_paged::Budget;
-use burn_qlora::{LoraConfig, Targets, attach_adapters, peft};
+use burn_qlora::{LoraConfig, attach_adapters, peft};
 use serde_json::{Map, Value, json};
 
-use crate::cli::{OptimizerName, ScheduleName, TrainArgs};
+use crate::cli::{ScheduleName, TrainArgs};
 use crate::interrupt::Interrupt;
 use crate::log::StepLog;
 use crate::model::LlamaLm;
+use crate::plan::Plan;
 use crate::progress::{TrainDisplay, human_bytes};
 use crate::session::{RowLimits, Session};
 
@@ -51,10 +51,12 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         .transpose()?;
     let config = train_config(args, data.len());
     config.validate()?;
-    let budget = budget(args)?;
+    let budget = args.budget()?;
 
+    let program = memory::rss_bytes();
     let mut model = session.load(&args.model, &args.quant, &device)?;
     let lora = adapt(&mut model, args)?;
+    let plan = Plan::new(args, &session, &lora, data.longest(), program)?;
     let parameters = model.adapter_parameters();
     let mut trainer = Trainer::new(model, config)?.with_checkpointing(args.checkpointing.into())?;
 
@@ -96,12 +98,16 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         },
     );
     println!(
-        "Compute in {} on {}, checkpointing: {}",
+        "Compute in {} on {}, checkpointing: {}, planned peak memory {}",
         ComputeDtype::from(args.model.compute_dtype),
         args.model.device,
-        args.checkpointing
+        args.checkpointing,
+        human_bytes(plan.peak())
     );
     let went = go(args, &mut trainer, &data, eval.as_ref(), &run_dir, done);
+    if went.is_ok() {
+        compare(&plan, args);
+    }
     // With it goes the page file.
     drop(trainer);
     if went.is_err() && run_dir.checkpoints().is_ok_and(|saved| saved.is_empty()) {
@@ -163,8 +169,6 @@ fn go(
     match outcome? {
         Outcome::Finished => {
             run_dir.save_adapter(trainer.model())?;
-            let memory = burn_finetune::memory::peak_rss_bytes()
-                .map(|bytes| format!(", peak memory {}", human_bytes(bytes)));
             let paging = display.paging();
             if paging.bytes_moved > 0 {
                 println!(
@@ -175,10 +179,9 @@ fn go(
                 );
             }
             println!(
-                "The adapter is in {} ({:.0} tokens/s{})",
+                "The adapter is in {} ({:.0} tokens/s)",
                 run_dir.path().display(),
                 display.tokens_per_second(),
-                memory.unwrap_or_default()
             );
         }
         Outcome::Interrupted { step } => {
@@ -189,50 +192,30 @@ fn go(
     Ok(())
 }
 
+/// Prints what was planned and what was measured.
+fn compare(plan: &Plan, args: &TrainArgs) {
+    let Some(measured) = memory::peak_rss_bytes() else {
+        return;
+    };
+    let planned = human_bytes(plan.peak());
+    let measured = human_bytes(measured);
+    match plan.of_the_process() {
+        true => println!("Peak memory: planned {planned}, measured {measured}"),
+        false => println!(
+            "Peak memory: planned {planned} on {}, measured {measured} in this process",
+            args.model.device
+        ),
+    }
+}
+
 /// Puts fresh adapters on the model, or those of `--init-adapter`.
 fn adapt(model: &mut LlamaLm, args: &TrainArgs) -> Result<LoraConfig> {
     if let Some(adapter) = &args.init_adapter {
         return Ok(peft::load(model, adapter)?);
     }
-    let targets = match args.target.as_slice() {
-        [all] if all == "all-linear" => Targets::AllLinear,
-        names => Targets::Names(names.to_vec()),
-    };
-    let alpha = args.alpha.unwrap_or(2.0 * args.rank as f64);
-    let lora = LoraConfig::new(args.rank, alpha)
-        .with_dropout(args.dropout)
-        .with_rslora(args.rslora)
-        .with_targets(targets);
+    let lora = args.lora();
     attach_adapters(model, &lora, args.seed).context("--target")?;
     Ok(lora)
-}
-
-/// What stays resident of the optimizer's state. Not among the settings: it may change when a run is resumed.
-fn budget(args: &TrainArgs) -> Result<Budget> {
-    let device = args.model.device;
-    let known = args.device_memory.is_some() || device.tells_its_memory();
-    if args.optimizer == OptimizerName::Adamw {
-        if args.optimizer_budget.is_some() || args.device_memory.is_some() {
-            bail!(
-                "--optimizer-budget, --device-memory: adamw keeps all of its state in memory; choose \
-                 --optimizer paged-adamw"
-            );
-        }
-        return Ok(Budget::Resident);
-    }
-    match args.optimizer_budget {
-        None if known => Ok(Budget::Auto),
-        None => Ok(Budget::Resident),
-        Some(Budget::Auto) if !known => bail!(
-            "--optimizer-budget auto: {device} does not tell how much memory it has; say what may be taken, as \
-             --device-memory 24GB"
-        ),
-        Some(Budget::Auto) => Ok(Budget::Auto),
-        Some(budget) if args.device_memory.is_some() => bail!(
-            "--device-memory: only --optimizer-budget auto goes by it, and the budget is {budget}"
-        ),
-        Some(budget) => Ok(budget),
-    }
 }
 
 fn train_config(args: &TrainArgs, rows: usize) -> TrainConfig {
@@ -246,10 +229,7 @@ fn train_config(args: &TrainArgs, rows: usize) -> TrainConfig {
             ScheduleName::Cosine => ScheduleKind::Cosine,
         },
         warmup_steps: args.warmup_steps,
-        optimizer: match args.optimizer {
-            OptimizerName::Adamw | OptimizerName::PagedAdamw => OptimizerKind::Adamw,
-            OptimizerName::PagedAdamw8bit => OptimizerKind::Adamw8bit,
-        },
+        optimizer: args.optimizer_kind(),
         weight_decay: args.weight_decay,
         max_grad_norm: args.max_grad_norm,
         seed: args.seed,

@@ -163,6 +163,17 @@ impl Checkpoint {
         }
     }
 
+    /// The 4-bit format of the first projection, which is that of all; `None` when it is stored otherwise.
+    ///
+    /// # Errors
+    /// Those of [`read_quantized`](Self::read_quantized).
+    pub fn stored_quantization(&self) -> Result<Option<nf4::QuantConfig>, LlamaError> {
+        let [first, ..] = self.config.projections();
+        let name = format!("model.layers.0.{}.weight", first.path);
+        let matrix = self.read_quantized(&name, first.shape)?;
+        Ok(matrix.map(|matrix| matrix.layout().config()))
+    }
+
     /// Reads a matrix that is stored in 4 bits, bit for bit; `None` when it is stored otherwise.
     ///
     /// # Errors
