@@ -10,6 +10,8 @@ mod curve_matches_peft;
 mod eight_bit_follows_the_curve;
 #[path = "parity/gradients_match_peft.rs"]
 mod gradients_match_peft;
+#[path = "parity/packing_changes_nothing.rs"]
+mod packing_changes_nothing;
 #[path = "parity/recorded.rs"]
 mod recorded;
 #[path = "parity/training_is_deterministic.rs"]

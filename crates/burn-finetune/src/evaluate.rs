@@ -36,10 +36,7 @@ pub fn evaluate<M: CausalLm>(
         let batch = Batch::collate(&rows.iter().collect::<Vec<&Row>>(), &device);
         tokens += batch.target_tokens;
         // Read batch by batch, so that a device never has more than one in flight.
-        sum += scalar(
-            "evaluation loss",
-            model.loss_sum(batch.input_ids, batch.targets),
-        )?;
+        sum += scalar("evaluation loss", model.loss_sum(&batch))?;
     }
     let nll = sum / tokens.max(1) as f64;
     Ok(EvalReport {

@@ -1,7 +1,7 @@
 //! What a model has to offer to be fine-tuned.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use burn_qlora::{BackwardPass, LoraModel, LossAndGradients};
 
 use crate::Batch;
@@ -14,13 +14,15 @@ pub trait CausalLm: Module + LoraModel {
     /// Whether [`loss_and_gradients`](Self::loss_and_gradients) knows `Checkpointing::Layer`.
     const LAYER_CHECKPOINTING: bool = false;
 
-    /// The sum of the negative log-likelihoods of the targets, in nats: `[1]`, f32.
+    /// Whether the model keeps the sequences of a row apart where [`Batch::starts`] says that there are several.
+    const PACKING: bool = false;
+
+    /// The sum of the negative log-likelihoods of the batch's targets, in nats: `[1]`, f32.
     ///
-    /// `input_ids: [batch, seq]`; `targets: [batch, seq]`, where `targets[b][t]` is the token that follows
-    /// `input_ids[b][t]`, or [`IGNORED`]. Rows are padded on the right, and causal attention keeps real
-    /// tokens from seeing the padding, so there is no mask. A model that never forms the logits
-    /// (`burn_fused::linear_cross_entropy`) sums here as it goes.
-    fn loss_sum(&self, input_ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> Tensor<1>;
+    /// Rows are padded on the right, and causal attention keeps real tokens from seeing the padding, so there
+    /// is no mask for that. A model that never forms the logits (`burn_fused::linear_cross_entropy`) sums
+    /// here as it goes.
+    fn loss_sum(&self, batch: &Batch) -> Tensor<1>;
 
     /// The loss of `batch` times the pass's scale, and the gradients of the adapters, which alone are
     /// trainable.
@@ -31,7 +33,7 @@ pub trait CausalLm: Module + LoraModel {
     /// [`LAYER_CHECKPOINTING`](Self::LAYER_CHECKPOINTING).
     fn loss_and_gradients(&self, batch: &Batch, pass: &BackwardPass) -> LossAndGradients {
         self.device().seed(pass.seed);
-        let loss = self.loss_sum(batch.input_ids.clone(), batch.targets.clone());
+        let loss = self.loss_sum(batch);
         LossAndGradients::of(self, loss, pass.scale)
     }
 

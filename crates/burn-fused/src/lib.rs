@@ -7,9 +7,10 @@
 //! | function | kept for the backward pass |
 //! | --- | --- |
 //! | [`rms_norm`] | `x`, one number a row |
+//! | [`add_rms_norm`], [`residual_rms_norm`] | the sum, one number a row |
 //! | [`swiglu`] | `gate`, `up` |
 //! | [`rope`] | nothing but the tables of angles |
-//! | [`causal_attention`] | `q`, `k`, `v`, the output, one number a row; never the scores |
+//! | [`causal_attention`], [`packed_causal_attention`] | `q`, `k`, `v`, the output, one number a row; never the scores |
 //! | [`linear_cross_entropy`] | the gradients it computes in the forward pass; never the logits |
 
 mod attention_shape;
@@ -23,4 +24,4 @@ mod functions;
 mod ops;
 
 pub use functions::*;
-pub use ops::FusedOps;
+pub use ops::{AttentionMask, FusedOps};

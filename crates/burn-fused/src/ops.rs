@@ -1,10 +1,33 @@
 use burn_core as burn;
 use burn_core::backend::{
-    Backend, backend_extension,
+    Backend, ExtensionType, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
 
 use crate::composed;
+
+/// Which of the keys up to its own position a query sees.
+#[derive(ExtensionType, Clone, Debug)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
+pub enum AttentionMask<B: Backend> {
+    /// All of them.
+    Causal,
+    /// Those from the first of its sequence on, where rows hold several sequences.
+    Packed {
+        /// For every query the first key it sees, `[batch, q_len]`; its own it sees in any case.
+        starts: IntTensor<B>,
+    },
+}
+
+impl<B: Backend> AttentionMask<B> {
+    /// The first key of every query, `[batch, q_len]`; `None` if that is key 0.
+    pub(crate) fn starts(self) -> Option<IntTensor<B>> {
+        match self {
+            Self::Causal => None,
+            Self::Packed { starts } => Some(starts),
+        }
+    }
+}
 
 /// Fused training operations supplied by a backend extension.
 ///
@@ -68,6 +91,55 @@ pub trait FusedOps: Backend {
         composed::rms_norm::backward_weight::<Self>(x, inv_rms, grad)
     }
 
+    /// The next value of a residual stream, `sum = residual + x`, and [`Self::rms_norm`] of it:
+    /// `(sum, normalized)`, both in x's dtype.
+    ///
+    /// `x` and `residual`: `[.., n]`, of one dtype; `weight: [n]`.
+    #[fusion(default)]
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (sum, y, _) = Self::add_rms_norm_forward(x, residual, weight, eps);
+        (sum, y)
+    }
+
+    /// [`Self::add_rms_norm`] and `1 / rms(sum)`, f32 `[.., 1]`.
+    #[fusion(default)]
+    fn add_rms_norm_forward(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        composed::rms_norm::add_forward::<Self>(x, residual, weight, eps)
+    }
+
+    /// `x` itself and [`Self::rms_norm`] of it: [`Self::add_rms_norm`] where nothing is to be added.
+    #[fusion(default)]
+    fn residual_rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        (x.clone(), Self::rms_norm(x, weight, eps))
+    }
+
+    /// The gradient of both `x` and `residual` of [`Self::add_rms_norm`] from those of `sum` and of the
+    /// normalized values, `grad`.
+    #[fusion(default)]
+    fn add_rms_norm_backward(
+        sum: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        inv_rms: FloatTensor<Self>,
+        grad_sum: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        composed::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad)
+    }
+
     /// `silu(gate) * up`, all of one shape.
     #[fusion(default)]
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -87,7 +159,8 @@ pub trait FusedOps: Backend {
     /// Rotates the pairs `(x[i], x[i + d/2])` of every head by the position's angles, backwards if
     /// `inverse`.
     ///
-    /// `x: [batch, seq, heads, d]`, `cos` and `sin`: `[seq, d/2]`, constants.
+    /// `x: [batch, seq, heads, d]`, `cos` and `sin`: `[seq, d/2]`, or `[batch · seq, d/2]` where rows
+    /// have positions of their own; constants.
     #[fusion(default)]
     fn rope(
         x: FloatTensor<Self>,
@@ -101,15 +174,16 @@ pub trait FusedOps: Backend {
     /// Causal grouped-query attention.
     ///
     /// `q: [batch, q_len, heads, d]`, `k` and `v`: `[batch, kv_len, kv_heads, d]`; query `i` sees
-    /// the keys `0..=kv_len - q_len + i`.
+    /// the keys `0..=kv_len - q_len + i` that `mask` does not hide.
     #[fusion(default)]
     fn causal_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        #[extension_type] mask: AttentionMask<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        Self::causal_attention_forward(q, k, v, scale).0
+        Self::causal_attention_forward(q, k, v, mask, scale).0
     }
 
     /// [`Self::causal_attention`] and the log-sum-exp of each row of scores, f32
@@ -119,23 +193,26 @@ pub trait FusedOps: Backend {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        #[extension_type] mask: AttentionMask<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        composed::attention::forward::<Self>(q, k, v, scale)
+        composed::attention::forward::<Self>(q, k, v, mask, scale)
     }
 
     /// The gradients of `q`, `k` and `v`; probabilities are computed again from `lse`.
     #[fusion(default)]
+    #[allow(clippy::too_many_arguments)]
     fn causal_attention_backward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        #[extension_type] mask: AttentionMask<Self>,
         out: FloatTensor<Self>,
         lse: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        composed::attention::backward::<Self>(q, k, v, out, lse, grad, scale)
+        composed::attention::backward::<Self>([q, k, v, out, lse, grad], mask, scale)
     }
 
     /// The sum, f32 `[1]`, of the negative log-likelihoods of `targets` under the logits

@@ -97,6 +97,10 @@ pub struct TrainArgs {
     /// Cut rows that are longer than --seq-len, instead of refusing them
     #[arg(long, help_heading = "Data")]
     pub truncate: bool,
+    /// Put several examples into a row where they fit into --seq-len together, which saves the padding. They do not
+    /// see each other: the loss is that of the examples apart. A row of a batch is then such a row
+    #[arg(long, help_heading = "Data")]
+    pub packing: bool,
     /// Take the rows in the file's order
     #[arg(long, help_heading = "Data")]
     pub no_shuffle: bool,

@@ -1,7 +1,7 @@
 //! LLaMA as burn-finetune wants it.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use burn_finetune::{Batch, CausalLm};
 use burn_llama::Llama;
 use burn_qlora::{BackwardPass, LoraBranch, LoraModel, LossAndGradients, QLoraLinear};
@@ -27,14 +27,27 @@ impl LoraModel for LlamaLm {
 
 impl CausalLm for LlamaLm {
     const LAYER_CHECKPOINTING: bool = true;
+    const PACKING: bool = true;
 
-    fn loss_sum(&self, input_ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> Tensor<1> {
-        self.llama.loss_sum(input_ids, targets)
+    fn loss_sum(&self, batch: &Batch) -> Tensor<1> {
+        let Batch {
+            input_ids,
+            starts,
+            targets,
+            ..
+        } = batch.clone();
+        self.llama.loss_sum(input_ids, starts, targets)
     }
 
     fn loss_and_gradients(&self, batch: &Batch, pass: &BackwardPass) -> LossAndGradients {
-        let (input_ids, targets) = (batch.input_ids.clone(), batch.targets.clone());
-        self.llama.loss_and_gradients(input_ids, targets, pass)
+        let Batch {
+            input_ids,
+            starts,
+            targets,
+            ..
+        } = batch.clone();
+        self.llama
+            .loss_and_gradients(input_ids, starts, targets, pass)
     }
 
     fn device(&self) -> Device {

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::cache::LayerCache;
-use crate::rope::RopeTables;
+use crate::rope::Positions;
 use crate::{LlamaConfig, Projection};
 
 /// Causal self-attention with rotary positions; several query heads share a key and value head.
@@ -65,12 +65,12 @@ impl Attention {
     pub fn forward(
         &self,
         x: Tensor<3>,
-        rope: &RopeTables,
+        positions: &Positions,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<3> {
         let [batch, seq, _] = x.dims();
         let split = |x: Tensor<3>, heads| x.reshape([batch, seq, heads, self.head_dim]);
-        let rotate = |x| burn_fused::rope(x, rope.cos.clone(), rope.sin.clone());
+        let rotate = |x| burn_fused::rope(x, positions.cos.clone(), positions.sin.clone());
 
         let q = rotate(split(self.q_proj.forward(x.clone()), self.heads));
         let k = rotate(split(self.k_proj.forward(x.clone()), self.kv_heads));
@@ -80,7 +80,10 @@ impl Attention {
             None => (k, v),
         };
         let scale = (self.head_dim as f64).powf(-0.5);
-        let out = burn_fused::causal_attention(q, k, v, scale);
+        let out = match positions.starts.clone() {
+            Some(starts) => burn_fused::packed_causal_attention(q, k, v, starts, scale),
+            None => burn_fused::causal_attention(q, k, v, scale),
+        };
         self.o_proj
             .forward(out.reshape([batch, seq, self.heads * self.head_dim]))
     }

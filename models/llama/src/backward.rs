@@ -4,8 +4,8 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use burn_qlora::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed};
 
-use crate::rope::RopeTables;
-use crate::{Block, Llama};
+use crate::rope::Positions;
+use crate::{Block, Llama, Residual};
 
 impl Llama {
     /// The sum of the negative log-likelihoods of `targets` (see [`loss_sum`](Self::loss_sum)) times the
@@ -16,14 +16,15 @@ impl Llama {
     pub fn loss_and_gradients(
         &self,
         input_ids: Tensor<2, Int>,
+        starts: Option<Tensor<2, Int>>,
         targets: Tensor<2, Int>,
         pass: &BackwardPass,
     ) -> LossAndGradients {
-        let [_, seq] = input_ids.dims();
+        let positions = self.positions(&input_ids, starts);
         let x = self.embed_tokens.forward(input_ids);
         let chain = Chain {
             model: self,
-            rope: self.rope_tables(0, seq, &x.device()),
+            positions,
             targets,
             pass,
         };
@@ -37,7 +38,7 @@ impl Llama {
 /// The blocks in a row with the loss at their end.
 struct Chain<'a> {
     model: &'a Llama,
-    rope: RopeTables,
+    positions: Positions,
     targets: Tensor<2, Int>,
     pass: &'a BackwardPass,
 }
@@ -46,7 +47,7 @@ impl Chain<'_> {
     /// One graph from end to end.
     fn at_once(&self, x: Tensor<3>) -> LossAndGradients {
         let layers = self.model.layers.iter().enumerate();
-        let x = layers.fold(x, |x, (index, block)| self.run(index, block, x));
+        let x = layers.fold(x.into(), |x, (index, block)| self.run(index, block, x));
         LossAndGradients::of(self.model, self.loss_sum(x), self.pass.scale)
     }
 
@@ -58,27 +59,39 @@ impl Chain<'_> {
         let first = layers.iter().position(Block::has_adapters);
         let first = first.unwrap_or(layers.len());
         let mut inputs = Vec::with_capacity(layers.len() - first);
-        let last = layers.iter().enumerate().fold(x, |x, (index, block)| {
-            if index >= first {
-                inputs.push(x.clone());
-            }
-            // Without trainable parameters there is no graph; dropout stays on.
-            self.run(index, &block.clone().no_grad(), x)
-        });
+        let last = layers
+            .iter()
+            .enumerate()
+            .fold(x.into(), |x, (index, block)| {
+                // Without trainable parameters there is no graph; dropout stays on.
+                let block = block.clone().no_grad();
+                let (x, normalized) = block.input_layernorm.forward_residual(x);
+                if index >= first {
+                    inputs.push(x.clone());
+                }
+                self.seed(index, &block);
+                block.forward_normalized(x, normalized, &self.positions, None)
+            });
 
-        let last = last.detach().require_grad();
-        let loss = self.loss_sum(last.clone());
-        let mut gradient = last.grad_remove(&mut loss.backward());
-        drop(last);
+        let Residual { stream, update } = last;
+        // The gradient of what is added to the stream is that of the sum.
+        let stream = stream.detach().require_grad();
+        let last = Residual {
+            stream: stream.clone(),
+            update,
+        };
+        let loss = self.loss_sum(last);
+        let mut gradient = stream.grad_remove(&mut loss.backward());
+        drop(stream);
 
         let mut gradients = Vec::with_capacity(inputs.len());
         let trained = layers.iter().enumerate().skip(first).zip(inputs);
         for ((index, block), x) in trained.rev() {
             let x = x.detach().set_require_grad(index > first);
-            let y = self.run(index, block, x.clone());
+            let y = self.run(index, block, x.clone().into());
             let Some(dy) = gradient.take() else { break };
             // Backward begins with ones, and 1 · dy is dy to the bit.
-            let mut tape = (y * Tensor::from_inner(dy)).backward();
+            let mut tape = (y.sum() * Tensor::from_inner(dy)).backward();
             gradient = x.grad_remove(&mut tape);
             gradients.push(adapter_gradients(block.frozen_linears(), &mut tape));
         }
@@ -87,14 +100,19 @@ impl Chain<'_> {
     }
 
     /// Block `index`, drawing its dropout from a seed of its own.
-    fn run(&self, index: usize, block: &Block, x: Tensor<3>) -> Tensor<3> {
-        if block.has_dropout() {
-            x.device().seed(derive_seed(self.pass.seed, index as u64));
-        }
-        block.forward(x, &self.rope, None)
+    fn run(&self, index: usize, block: &Block, x: Residual) -> Residual {
+        self.seed(index, block);
+        block.forward(x, &self.positions, None)
     }
 
-    fn loss_sum(&self, x: Tensor<3>) -> Tensor<1> {
+    fn seed(&self, index: usize, block: &Block) {
+        if block.has_dropout() {
+            let device = self.positions.cos.device();
+            device.seed(derive_seed(self.pass.seed, index as u64));
+        }
+    }
+
+    fn loss_sum(&self, x: Residual) -> Tensor<1> {
         self.model.head_loss_sum(x, self.targets.clone())
     }
 }

@@ -4,8 +4,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::cache::LayerCache;
-use crate::rope::RopeTables;
-use crate::{Attention, LlamaConfig, Mlp, RmsNorm};
+use crate::rope::Positions;
+use crate::{Attention, LlamaConfig, Mlp, Residual, RmsNorm};
 
 /// Attention and MLP, each behind its norm and added to the residual stream.
 #[derive(Module, Debug)]
@@ -31,20 +31,30 @@ impl Block {
         }
     }
 
-    /// `x: [batch, seq, hidden]` to the same shape.
+    /// The residual stream before the block to that after it.
     pub fn forward(
         &self,
-        x: Tensor<3>,
-        rope: &RopeTables,
+        x: Residual,
+        positions: &Positions,
         cache: Option<&mut LayerCache>,
-    ) -> Tensor<3> {
-        let attended = self
-            .self_attn
-            .forward(self.input_layernorm.forward(x.clone()), rope, cache);
-        let x = x + attended;
-        let fed = self
-            .mlp
-            .forward(self.post_attention_layernorm.forward(x.clone()));
-        x + fed
+    ) -> Residual {
+        let (x, normalized) = self.input_layernorm.forward_residual(x);
+        self.forward_normalized(x, normalized, positions, cache)
+    }
+
+    /// [`forward`](Self::forward) after the first norm, which gave `x` and `normalized`, both
+    /// `[batch, seq, hidden]`.
+    pub(crate) fn forward_normalized(
+        &self,
+        x: Tensor<3>,
+        normalized: Tensor<3>,
+        positions: &Positions,
+        cache: Option<&mut LayerCache>,
+    ) -> Residual {
+        let attended = self.self_attn.forward(normalized, positions, cache);
+        let (x, normalized) = self
+            .post_attention_layernorm
+            .forward_residual(Residual::new(x, attended));
+        Residual::new(x, self.mlp.forward(normalized))
     }
 }

@@ -2,7 +2,8 @@
 //! and text generation.
 //!
 //! - [`LlamaConfig`] and [`rope`]: the shape of a model and its rotary positions.
-//! - [`Llama`], [`Block`], [`Attention`], [`Mlp`], [`RmsNorm`], [`Projection`]: the modules.
+//! - [`Llama`], [`Block`], [`Attention`], [`Mlp`], [`RmsNorm`], [`Projection`]: the modules;
+//!   [`Residual`], what goes from block to block.
 //! - [`Checkpoint`]: model files on disk, as Hugging Face, bitsandbytes and llama.cpp write them, with
 //!   tokenizer, special tokens and chat template.
 //! - [`LoadOptions`], [`Weights`] and [`ComputeDtype`]: how [`Llama::load`] brings a checkpoint to a device.
@@ -51,6 +52,7 @@ mod mlp;
 mod model;
 mod norm;
 mod projection;
+mod residual;
 pub mod rope;
 mod sampling;
 mod tensors;
@@ -71,5 +73,6 @@ pub use mlp::Mlp;
 pub use model::Llama;
 pub use norm::RmsNorm;
 pub use projection::Projection;
+pub use residual::Residual;
 pub use sampling::SamplingConfig;
 pub use write::write_bitsandbytes;

@@ -7,8 +7,8 @@ use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::cache::KvCache;
-use crate::rope::{Rope, RopeTables};
-use crate::{Block, LlamaConfig, LlamaError, RmsNorm};
+use crate::rope::{Positions, Rope};
+use crate::{Block, LlamaConfig, LlamaError, Residual, RmsNorm};
 
 /// A LLaMA causal language model.
 ///
@@ -114,33 +114,41 @@ impl Llama {
     /// `input_ids: [batch, seq]` to the normalized last hidden states `[batch, seq, hidden]`, which the
     /// head turns into logits.
     pub fn forward_hidden(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
-        self.norm.forward(self.residual(input_ids))
+        self.norm.forward_residual(self.residual(input_ids, None)).1
     }
 
-    /// `input_ids: [batch, seq]` to what the last block gives, `[batch, seq, hidden]`.
-    fn residual(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
-        let [_, seq] = input_ids.dims();
+    /// `input_ids: [batch, seq]` to what the last block gives.
+    fn residual(&self, input_ids: Tensor<2, Int>, starts: Option<Tensor<2, Int>>) -> Residual {
+        let positions = self.positions(&input_ids, starts);
         let x = self.embed_tokens.forward(input_ids);
-        let rope = self.rope_tables(0, seq, &x.device());
         self.layers
             .iter()
-            .fold(x, |x, layer| layer.forward(x, &rope, None))
+            .fold(x.into(), |x, layer| layer.forward(x, &positions, None))
     }
 
-    pub(crate) fn rope_tables(&self, start: usize, seq: usize, device: &Device) -> RopeTables {
-        self.rope.tables(start, seq, device)
+    /// The positions of `input_ids: [batch, seq]` in their sequences.
+    pub(crate) fn positions(
+        &self,
+        input_ids: &Tensor<2, Int>,
+        starts: Option<Tensor<2, Int>>,
+    ) -> Positions {
+        match starts {
+            Some(starts) => self.rope.packed_positions(starts),
+            None => self
+                .rope
+                .positions(0, input_ids.dims()[1], &input_ids.device()),
+        }
     }
 
     /// The residual stream after the embedding and after each block, each `[batch, seq, hidden]`; the last
     /// one is normalized, as transformers' `output_hidden_states` has it.
     pub fn hidden_states(&self, input_ids: Tensor<2, Int>) -> Vec<Tensor<3>> {
-        let [_, seq] = input_ids.dims();
+        let positions = self.positions(&input_ids, None);
         let x = self.embed_tokens.forward(input_ids);
-        let rope = self.rope_tables(0, seq, &x.device());
         let mut states = vec![x];
         for layer in &self.layers {
             let x = states[states.len() - 1].clone();
-            states.push(layer.forward(x, &rope, None));
+            states.push(layer.forward(x.into(), &positions, None).sum());
         }
         let last = states.pop().map(|x| self.norm.forward(x));
         states.extend(last);
@@ -151,15 +159,24 @@ impl Llama {
     ///
     /// `input_ids` and `targets` are `[batch, seq]`; `targets[b, t]` is the token that should follow
     /// `input_ids[b, t]`, or -100 where nothing is asked. The logits are never formed as a whole.
-    pub fn loss_sum(&self, input_ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> Tensor<1> {
-        self.head_loss_sum(self.residual(input_ids), targets)
+    ///
+    /// Where rows hold several sequences, `starts: [batch, seq]` has the place in its row at which the sequence of
+    /// each token begins: a token sees nothing before it and has its position from there.
+    pub fn loss_sum(
+        &self,
+        input_ids: Tensor<2, Int>,
+        starts: Option<Tensor<2, Int>>,
+        targets: Tensor<2, Int>,
+    ) -> Tensor<1> {
+        self.head_loss_sum(self.residual(input_ids, starts), targets)
     }
 
     /// The sum of the negative log-likelihoods of `targets: [batch, seq]`, given what the last block
-    /// gave, `x: [batch, seq, hidden]`.
-    pub(crate) fn head_loss_sum(&self, x: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
-        let [batch, seq, width] = x.dims();
-        let hidden = self.norm.forward(x).reshape([batch * seq, width]);
+    /// gave.
+    pub(crate) fn head_loss_sum(&self, x: Residual, targets: Tensor<2, Int>) -> Tensor<1> {
+        let (_, hidden) = self.norm.forward_residual(x);
+        let [batch, seq, width] = hidden.dims();
+        let hidden = hidden.reshape([batch * seq, width]);
         burn_fused::linear_cross_entropy(hidden, self.head(), targets.reshape([batch * seq]))
     }
 
@@ -177,13 +194,15 @@ impl Llama {
         let start = cache.len();
         cache.reserve(seq)?;
         let x = self.embed_tokens.forward(input_ids);
-        let rope = self.rope_tables(start, seq, &x.device());
-        let x = self.layers.iter().enumerate().fold(x, |x, (index, layer)| {
-            layer.forward(x, &rope, Some(cache.layer(index)))
+        let positions = self.rope.positions(start, seq, &x.device());
+        let layers = self.layers.iter().enumerate();
+        let x = layers.fold(x.into(), |x, (index, layer)| {
+            layer.forward(x, &positions, Some(cache.layer(index)))
         });
         // Only the last position is asked for; the head is the widest layer by far.
         let width = self.config.hidden_size;
         let last = x
+            .sum()
             .slice([0..batch, seq - 1..seq, 0..width])
             .reshape([batch, width]);
         Ok(self.logits(self.norm.forward(last)))

@@ -3,6 +3,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use crate::Residual;
+
 /// `x / sqrt(mean(x²) + eps) · weight` over the last axis.
 #[derive(Module, Debug)]
 pub struct RmsNorm {
@@ -24,5 +26,14 @@ impl RmsNorm {
     /// `x: [.., hidden]` to the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         burn_fused::rms_norm(x, self.weight.val(), self.eps)
+    }
+
+    /// The residual stream as it is now, and normalized, both `[batch, seq, hidden]`.
+    pub fn forward_residual(&self, x: Residual) -> (Tensor<3>, Tensor<3>) {
+        let Residual { stream, update } = x;
+        match update {
+            Some(update) => burn_fused::add_rms_norm(update, stream, self.weight.val(), self.eps),
+            None => burn_fused::residual_rms_norm(stream, self.weight.val(), self.eps),
+        }
     }
 }

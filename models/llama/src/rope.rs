@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::config::Config;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::LlamaError;
@@ -149,13 +149,18 @@ pub struct Rope {
     frequencies: Vec<f32>,
 }
 
-/// Cosines and sines of consecutive positions, each `[seq, head_dim / 2]`, f32.
+/// Where the tokens of a batch stand: their angles, and where the sequence of each begins.
+///
+/// The tables are `[seq, head_dim / 2]`, or `[batch · seq, head_dim / 2]` where rows hold several sequences; f32.
 #[derive(Clone, Debug)]
-pub struct RopeTables {
+pub struct Positions {
     /// Cosines of the angles.
     pub cos: Tensor<2>,
     /// Sines of the angles.
     pub sin: Tensor<2>,
+    /// The place in its row of the first token of each token's sequence, `[batch, seq]`; `None` where every
+    /// row is one sequence.
+    pub starts: Option<Tensor<2, Int>>,
 }
 
 impl Rope {
@@ -166,8 +171,8 @@ impl Rope {
         }
     }
 
-    /// The tables for positions `start..start + seq`.
-    pub fn tables(&self, start: usize, seq: usize, device: &Device) -> RopeTables {
+    /// The positions `start..start + seq`, in every row.
+    pub fn positions(&self, start: usize, seq: usize, device: &Device) -> Positions {
         let shape = [seq, self.frequencies.len()];
         let mut cos = Vec::with_capacity(seq * self.frequencies.len());
         let mut sin = Vec::with_capacity(seq * self.frequencies.len());
@@ -180,9 +185,24 @@ impl Rope {
                 sin.push(angle.sin() as f32);
             }
         }
-        RopeTables {
+        Positions {
             cos: Tensor::from_data(TensorData::new(cos, shape), (device, DType::F32)),
             sin: Tensor::from_data(TensorData::new(sin, shape), (device, DType::F32)),
+            starts: None,
+        }
+    }
+
+    /// The positions in rows of several sequences, each from 0 on; `starts: [batch, seq]` as in [`Positions`].
+    pub fn packed_positions(&self, starts: Tensor<2, Int>) -> Positions {
+        let [batch, seq] = starts.dims();
+        let Positions { cos, sin, .. } = self.positions(0, seq, &starts.device());
+        let places = Tensor::<1, Int>::arange(0..seq as i64, &starts.device());
+        let positions = places.unsqueeze::<2>().expand([batch, seq]) - starts.clone();
+        let positions = positions.clamp_min(0).reshape([batch * seq]);
+        Positions {
+            cos: cos.select(0, positions.clone()),
+            sin: sin.select(0, positions),
+            starts: Some(starts),
         }
     }
 }

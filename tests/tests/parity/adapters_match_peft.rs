@@ -1,7 +1,6 @@
 //! Adapter files of peft give peft's logits, on the quantized model and merged into the dense one.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use burn_finetune::CausalLm;
 use burn_qlora::{BaseWeight, LoraModel, merge_linears, peft};
 use finetune::model::LlamaLm;
 use qlora_tests::device;
@@ -32,8 +31,9 @@ fn on_the_quantized_model() {
         let targets: Vec<i64> = labels[1..].iter().copied().chain([-100]).collect();
         let count = targets.iter().filter(|target| **target >= 0).count();
         let targets = TensorData::new(targets, recording.shape("labels"));
-        let loss = model.loss_sum(
+        let loss = model.llama.loss_sum(
             recording.int_tensor("input_ids", &test.device),
+            None,
             Tensor::from_data(targets, &test.device),
         );
         let loss = loss.into_scalar::<f32>() / count as f32;

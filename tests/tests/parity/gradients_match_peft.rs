@@ -41,7 +41,7 @@ fn check(adapter: &str, file: &str) {
         model.llama.embed_tokens.weight = embedding;
         let batch = batches.of(0, batches.rows(), &device).remove(0);
         let loss = model
-            .loss_sum(batch.input_ids.clone(), batch.targets)
+            .loss_sum(&batch)
             .mul_scalar(1.0 / batch.target_tokens as f64);
         let value = loss.clone().into_scalar::<f32>();
         assert_close(

@@ -117,6 +117,7 @@ fn batch(ids: &[i64], labels: &[i64], seq: usize, device: &Device) -> Batch {
     Batch {
         target_tokens: targets.iter().filter(|target| **target >= 0).count(),
         tokens: ids.len(),
+        starts: None,
         input_ids: burn::tensor::Tensor::from_data(TensorData::new(ids.to_vec(), shape), device),
         targets: burn::tensor::Tensor::from_data(TensorData::new(targets, shape), device),
     }

@@ -7,22 +7,59 @@ use crate::template::Message;
 use minijinja::value::Value;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use tokenizers::Tokenizer;
 
-/// One training example: tokens, and which of them are to be learnt.
+/// One row of a batch: tokens, and which of them are to be learnt. A training example, or several that do not
+/// see each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Token ids, in order.
     pub ids: Vec<u32>,
-    /// Whether the token at the same place counts in the loss. The first never does: nothing predicts it.
+    /// Whether the token at the same place counts in the loss. A sequence's first never does: nothing
+    /// predicts it.
     pub learn: Vec<bool>,
+    /// Places after the first at which another sequence begins, in order.
+    more: Vec<usize>,
 }
 
 impl Row {
+    /// One sequence, with what of it is learnt.
+    ///
+    /// # Panics
+    /// When the two are not of one length.
+    pub fn new(ids: Vec<u32>, learn: Vec<bool>) -> Self {
+        assert_eq!(ids.len(), learn.len(), "every token is learnt or not");
+        Self {
+            ids,
+            learn,
+            more: Vec::new(),
+        }
+    }
+
     /// A row whose every token but the first is learnt.
     pub fn all(ids: Vec<u32>) -> Self {
         let learn = (0..ids.len()).map(|place| place > 0).collect();
-        Self { ids, learn }
+        Self::new(ids, learn)
+    }
+
+    /// Puts the sequences of `other` behind those of this row.
+    pub fn append(&mut self, other: &Self) {
+        let len = self.len();
+        self.more.push(len);
+        self.more.extend(other.more.iter().map(|start| len + start));
+        self.ids.extend_from_slice(&other.ids);
+        self.learn.extend_from_slice(&other.learn);
+        if let Some(first) = self.learn.get_mut(len) {
+            *first = false;
+        }
+    }
+
+    /// The places of each sequence.
+    pub fn sequences(&self) -> impl Iterator<Item = Range<usize>> {
+        let starts = std::iter::once(0).chain(self.more.iter().copied());
+        let ends = self.more.iter().copied().chain([self.len()]);
+        starts.zip(ends).map(|(start, end)| start..end)
     }
 
     /// Number of tokens.
@@ -141,10 +178,7 @@ impl RowEncoder<'_> {
             .encode(text, false)
             .map_err(|error| RowProblem::Tokenizer(error.to_string()))?;
         let learn = chat::tokens_in(&spans, encoding.get_offsets());
-        Ok(Row {
-            ids: encoding.get_ids().to_vec(),
-            learn,
-        })
+        Ok(Row::new(encoding.get_ids().to_vec(), learn))
     }
 
     fn completion(&self, prompt: &str, completion: &str) -> Result<Row, RowProblem> {
@@ -155,7 +189,7 @@ impl RowEncoder<'_> {
         let learn = (0..ids.len())
             .map(|place| place > 0 && place >= prompt_len)
             .collect();
-        Ok(Row { ids, learn })
+        Ok(Row::new(ids, learn))
     }
 
     fn text(&self, text: &str) -> Result<Row, RowProblem> {

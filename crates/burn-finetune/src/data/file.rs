@@ -2,6 +2,7 @@
 
 use super::{Row, RowEncoder};
 use crate::FinetuneError;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -79,11 +80,56 @@ impl Dataset {
             let tokens = row.ids.iter().zip(&row.learn);
             let tokens = tokens
                 .flat_map(|(id, learn)| (u64::from(*id) << 1 | u64::from(*learn)).to_le_bytes());
-            tokens.chain([0xff])
+            let starts = row.sequences().skip(1);
+            let starts = starts.flat_map(|sequence| (sequence.start as u64).to_le_bytes());
+            tokens.chain([0xff]).chain(starts)
         });
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         })
+    }
+
+    /// The same examples, several of them in a row wherever they fit into `max_len` tokens together.
+    ///
+    /// Best fit, longest first (in the file's order where lengths are equal): a row goes to where the least
+    /// room is left over. Within a row the examples keep the file's order, and so do rows by their first examples.
+    #[must_use]
+    pub fn packed(self, max_len: usize) -> Self {
+        let mut longest_first: Vec<usize> = (0..self.len()).collect();
+        longest_first.sort_by_key(|row| std::cmp::Reverse(self.rows[*row].len()));
+        let mut bins: Vec<Vec<usize>> = Vec::new();
+        // Room left in a bin, and the bin.
+        let mut open = BTreeSet::new();
+        for row in longest_first {
+            let len = self.rows[row].len();
+            let fitting = open.range((len, 0)..).next().copied();
+            let (room, bin) = fitting.unwrap_or_else(|| {
+                bins.push(Vec::new());
+                (max_len.max(len), bins.len() - 1)
+            });
+            open.remove(&(room, bin));
+            open.insert((room - len, bin));
+            bins[bin].push(row);
+        }
+        for bin in &mut bins {
+            bin.sort_unstable();
+        }
+        bins.sort_unstable();
+        let joined = |bin: Vec<usize>| {
+            let rows = bin.into_iter().map(|row| self.rows[row].clone());
+            rows.reduce(|mut row, next| {
+                row.append(&next);
+                row
+            })
+        };
+        Self {
+            rows: bins.into_iter().filter_map(joined).collect(),
+        }
+    }
+
+    /// Number of examples, which is more than that of rows where these are packed.
+    pub fn examples(&self) -> usize {
+        self.rows.iter().map(|row| row.sequences().count()).sum()
     }
 
     /// The first `max` rows.
@@ -131,5 +177,63 @@ fn line_error(path: &Path, line: usize, problem: crate::error::RowProblem) -> Fi
         path: path.to_owned(),
         line,
         problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(lengths: &[usize]) -> Dataset {
+        let row = |(first, len): (usize, &usize)| Row::all(vec![first as u32; *len]);
+        Dataset::from_rows(lengths.iter().enumerate().map(row).collect())
+    }
+
+    #[test]
+    fn examples_share_rows_where_they_fit() {
+        let data = rows(&[5, 7, 3, 10, 2, 1]);
+        let fingerprint = data.fingerprint();
+        let packed = data.packed(10);
+        let ids = |row: &Row| {
+            row.sequences()
+                .map(|sequence| (row.ids[sequence.start], sequence.len()))
+                .collect::<Vec<_>>()
+        };
+        let found: Vec<_> = packed.rows().iter().map(ids).collect();
+        let expected = [
+            vec![(0, 5), (4, 2), (5, 1)],
+            vec![(1, 7), (2, 3)],
+            vec![(3, 10)],
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(
+            (packed.len(), packed.examples(), packed.longest()),
+            (3, 6, 10)
+        );
+        assert_ne!(packed.fingerprint(), fingerprint);
+    }
+
+    #[test]
+    fn no_target_is_lost_or_made() {
+        let data = rows(&[2, 9, 4, 4, 6, 3, 3, 8]);
+        let targets = |data: &Dataset| data.rows().iter().map(Row::targets).sum::<usize>();
+        let expected = targets(&data);
+        assert_eq!(targets(&data.packed(12)), expected);
+    }
+
+    /// The boundaries alone tell packed rows from one row of the same tokens.
+    #[test]
+    fn boundaries_are_part_of_the_fingerprint() {
+        let mut packed = Row::all(vec![1, 2]);
+        packed.append(&Row::all(vec![3, 4]));
+        let whole = Row::new(packed.ids.clone(), packed.learn.clone());
+        let [packed, whole] = [packed, whole].map(|row| Dataset::from_rows(vec![row]));
+        assert_ne!(packed.fingerprint(), whole.fingerprint());
+    }
+
+    #[test]
+    fn what_fits_with_nothing_stays_alone() {
+        let packed = rows(&[6, 6, 12]).packed(10);
+        assert_eq!((packed.len(), packed.examples()), (3, 3));
     }
 }

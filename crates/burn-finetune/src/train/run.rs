@@ -38,7 +38,8 @@ impl<M: CausalLm> Trainer<M> {
     /// uninterrupted one would have.
     ///
     /// # Errors
-    /// [`FinetuneError::RowLength`] for a row longer than the model's context, and what
+    /// [`FinetuneError::RowLength`] for a row longer than the model's context,
+    /// [`FinetuneError::InvalidConfig`] for packed rows where the model cannot keep their examples apart, and what
     /// [`step`](Trainer::step), evaluation and saving say. Whatever was saved before stays.
     ///
     /// # Panics
@@ -49,9 +50,9 @@ impl<M: CausalLm> Trainer<M> {
         options: &RunOptions<'_>,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome, FinetuneError> {
-        self.check_lengths(data)?;
-        if let Some(eval) = options.eval {
-            self.check_lengths(eval)?;
+        for data in std::iter::once(data).chain(options.eval) {
+            self.check_lengths(data)?;
+            Self::check_packing(data)?;
         }
         let config = self.config().clone();
         let shuffle = config.shuffle.then_some(config.seed);
@@ -92,6 +93,17 @@ impl<M: CausalLm> Trainer<M> {
             }
         }
         Ok(Outcome::Finished)
+    }
+
+    fn check_packing(data: &Dataset) -> Result<(), FinetuneError> {
+        if data.examples() > data.len() && !M::PACKING {
+            return Err(FinetuneError::InvalidConfig {
+                field: "packing",
+                value: format!("{} examples in {} rows", data.examples(), data.len()),
+                expected: "one example a row: this model cannot keep several apart",
+            });
+        }
+        Ok(())
     }
 
     fn check_lengths(&self, data: &Dataset) -> Result<(), FinetuneError> {

@@ -37,6 +37,7 @@ on_every_device! {
     steps::a_rate_of_zero_moves_the_moments_only,
     steps::a_loss_that_is_no_number_stops_the_run_before_the_update,
     steps::layer_checkpointing_is_refused_where_a_model_has_none,
+    steps::packed_rows_are_refused_where_a_model_cannot_keep_examples_apart,
     steps::evaluation_is_the_mean_over_all_tokens,
     steps::training_lowers_the_loss_and_the_same_seed_gives_the_same_bits,
     checkpoints::stopped_and_resumed_is_not_stopped,

@@ -58,13 +58,8 @@ pub fn the_norm_is_global_and_clipping_scales_everything_at_once(device: &Device
     let data = rows(4);
     let batch = || batches(&data, &[4], device);
     let model = freeze_base(Toy::new(device, 0.0).train());
-    let Batch {
-        input_ids,
-        targets,
-        target_tokens,
-        ..
-    } = batch().remove(0);
-    let loss = model.loss_sum(input_ids, targets) / target_tokens as f32;
+    let whole = batch().remove(0);
+    let loss = model.loss_sum(&whole) / whole.target_tokens as f32;
     let grads = GradientsParams::from_grads(loss.backward(), &model);
     let norm = model
         .lora_linears()
@@ -145,6 +140,24 @@ pub fn layer_checkpointing_is_refused_where_a_model_has_none(device: &Device) {
     let error = with(Checkpointing::Layer).err().unwrap();
     assert!(
         matches!(&error, FinetuneError::InvalidConfig { field: "checkpointing", value, .. } if value == "layer"),
+        "{error}"
+    );
+}
+
+pub fn packed_rows_are_refused_where_a_model_cannot_keep_examples_apart(device: &Device) {
+    let packed = rows(7).packed(crate::support::CONTEXT);
+    assert!(packed.examples() > packed.len());
+    let error = trainer(device, 0.0, 1)
+        .run(&packed, &RunOptions::default(), &mut |_| {})
+        .unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            FinetuneError::InvalidConfig {
+                field: "packing",
+                ..
+            }
+        ),
         "{error}"
     );
 }

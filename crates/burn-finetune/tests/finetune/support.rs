@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_finetune::data::Row;
-use burn_finetune::{CausalLm, Dataset, TrainConfig, Trainer};
+use burn_finetune::{Batch, CausalLm, Dataset, TrainConfig, Trainer};
 use burn_qlora::{LoraConfig, LoraModel, Nf4Tensor, QLoraLinear, QuantConfig, attach_adapters};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -86,7 +86,8 @@ impl LoraModel for Toy {
 }
 
 impl CausalLm for Toy {
-    fn loss_sum(&self, input_ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> Tensor<1> {
+    fn loss_sum(&self, batch: &Batch) -> Tensor<1> {
+        let (input_ids, targets) = (batch.input_ids.clone(), batch.targets.clone());
         let [batch, seq] = input_ids.dims();
         let x = self
             .embedding

@@ -3,12 +3,12 @@
 
 use burn_core::backend::{
     Backend, Slice, TensorMetadata, get_or_init_device_settings,
-    tensor::{BoolTensor, FloatTensor},
+    tensor::{BoolTensor, FloatTensor, IntTensor},
 };
-use burn_core::tensor::Shape;
+use burn_core::tensor::{BoolDType, Shape, TensorData};
 
 use super::precision::{cast, widen};
-use crate::attention_shape::AttentionShape;
+use crate::{AttentionMask, attention_shape::AttentionShape};
 
 /// Scores formed at a time, at least one pair's: 64 MiB in f32.
 const SLAB_SCORES: usize = 1 << 24;
@@ -21,11 +21,12 @@ pub(crate) fn forward<B: Backend>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     v: FloatTensor<B>,
+    mask: AttentionMask<B>,
     scale: f64,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let dtype = q.dtype();
     let shape = AttentionShape::new(&q.shape(), &k.shape());
-    let slabs = Slabs::<B>::new(shape, &q);
+    let slabs = Slabs::<B>::new(shape, &q, mask.starts());
     let q = fold_queries::<B>(q, shape, scale);
     let k = fold_keys::<B>(k, shape);
     let v = fold_keys::<B>(v, shape);
@@ -51,17 +52,13 @@ pub(crate) fn forward<B: Backend>(
 /// With `p = exp(s − lse)`: `dv = pᵀ·g`, `ds = p ∘ (g·vᵀ − rowsum(g ∘ out))`, `dq = ds·k`,
 /// `dk = dsᵀ·q`.
 pub(crate) fn backward<B: Backend>(
-    q: FloatTensor<B>,
-    k: FloatTensor<B>,
-    v: FloatTensor<B>,
-    out: FloatTensor<B>,
-    lse: FloatTensor<B>,
-    grad: FloatTensor<B>,
+    [q, k, v, out, lse, grad]: [FloatTensor<B>; 6],
+    mask: AttentionMask<B>,
     scale: f64,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let (q_dtype, k_dtype, v_dtype) = (q.dtype(), k.dtype(), v.dtype());
     let shape = AttentionShape::new(&q.shape(), &k.shape());
-    let slabs = Slabs::<B>::new(shape, &q);
+    let slabs = Slabs::<B>::new(shape, &q, mask.starts());
     let q = fold_queries::<B>(q, shape, scale);
     let k = fold_keys::<B>(k, shape);
     let v = fold_keys::<B>(v, shape);
@@ -101,22 +98,30 @@ pub(crate) fn backward<B: Backend>(
     )
 }
 
-/// The (batch, key-value head) pairs in runs, and the mask all of them share.
+/// The (batch, key-value head) pairs in runs, and what their queries do not see.
 struct Slabs<B: Backend> {
+    shape: AttentionShape,
     pairs: usize,
     per_slab: usize,
-    mask: Option<BoolTensor<B>>,
+    /// The keys after each query, which all pairs share: `[1, rows, kv_len]`.
+    later: Option<BoolTensor<B>>,
+    starts: Option<IntTensor<B>>,
 }
 
 impl<B: Backend> Slabs<B> {
-    fn new(shape: AttentionShape, q: &FloatTensor<B>) -> Self {
+    fn new(shape: AttentionShape, q: &FloatTensor<B>, starts: Option<IntTensor<B>>) -> Self {
         let pairs = shape.batch * shape.kv_heads;
         let scores = (shape.rows() * shape.kv_len).max(1);
         Self {
+            shape,
             pairs,
             per_slab: (SLAB_SCORES / scores).clamp(1, pairs.max(1)),
             // A single query sees every key.
-            mask: (shape.q_len > 1).then(|| hidden_keys::<B>(shape, q)),
+            later: (shape.q_len > 1).then(|| {
+                let (queries, keys, bools) = positions::<B>(shape, q);
+                by_row::<B>(B::int_greater(keys, queries, bools), shape)
+            }),
+            starts,
         }
     }
 
@@ -149,42 +154,78 @@ impl<B: Backend> Slabs<B> {
         range: core::ops::Range<usize>,
     ) -> FloatTensor<B> {
         let k = B::float_swap_dims(self.of(k, range.clone()), 1, 2);
-        let scores = B::float_matmul(self.of(q, range), k);
-        match &self.mask {
-            Some(mask) => {
-                let mask = B::bool_expand(mask.clone(), scores.shape());
-                B::float_mask_fill(scores, mask, HIDDEN.into())
-            }
-            None => scores,
+        let mut scores = B::float_matmul(self.of(q, range.clone()), k);
+        let earlier = self
+            .starts
+            .clone()
+            .map(|starts| self.earlier(starts, q, range));
+        for hidden in self.later.iter().cloned().chain(earlier) {
+            let hidden = B::bool_expand(hidden, scores.shape());
+            scores = B::float_mask_fill(scores, hidden, HIDDEN.into());
         }
+        scores
+    }
+
+    /// True where a key stands before its query's first and is not its own:
+    /// `[pairs of range, rows, kv_len]`.
+    fn earlier(
+        &self,
+        starts: IntTensor<B>,
+        q: &FloatTensor<B>,
+        range: core::ops::Range<usize>,
+    ) -> BoolTensor<B> {
+        let shape = self.shape;
+        let (queries, keys, bools) = positions::<B>(shape, q);
+        let before_query = B::int_lower(keys.clone(), queries, bools);
+
+        let device = q.device();
+        let batches: Vec<i64> = range.map(|pair| (pair / shape.kv_heads) as i64).collect();
+        let pairs = batches.len();
+        let batches = TensorData::new(batches, [pairs])
+            .convert_dtype(get_or_init_device_settings::<B>(&device).int_dtype.into());
+        let starts = B::int_select(starts, 0, B::int_from_data(batches, &device));
+        let all = Shape::new([pairs, shape.q_len, shape.kv_len]);
+        let starts = B::int_reshape(starts, Shape::new([pairs, shape.q_len, 1]));
+        let starts = B::int_expand(starts, all.clone());
+        let before_start = B::int_lower(B::int_expand(keys, all.clone()), starts, bools);
+        let hidden = B::bool_and(before_start, B::bool_expand(before_query, all));
+        by_row::<B>(hidden, shape)
     }
 }
 
-/// True where a key comes after the row's query: `[1, rows, kv_len]`.
-fn hidden_keys<B: Backend>(shape: AttentionShape, q: &FloatTensor<B>) -> BoolTensor<B> {
+/// The positions of the queries and of the keys, both `[1, q_len, kv_len]`, and the dtype of masks.
+fn positions<B: Backend>(
+    shape: AttentionShape,
+    q: &FloatTensor<B>,
+) -> (IntTensor<B>, IntTensor<B>, BoolDType) {
+    let AttentionShape { q_len, kv_len, .. } = shape;
+    let device = q.device();
+    let settings = get_or_init_device_settings::<B>(&device);
+    let (first, last) = (shape.visible(0) - 1, shape.visible(q_len - 1));
+    let queries = B::int_arange(first as i64..last as i64, &device, settings.int_dtype);
+    let keys = B::int_arange(0..kv_len as i64, &device, settings.int_dtype);
+    let all = Shape::new([1, q_len, kv_len]);
+    let queries = B::int_reshape(queries, Shape::new([1, q_len, 1]));
+    let keys = B::int_reshape(keys, Shape::new([1, 1, kv_len]));
+    (
+        B::int_expand(queries, all.clone()),
+        B::int_expand(keys, all),
+        settings.bool_dtype,
+    )
+}
+
+/// A mask `[n, q_len, kv_len]` for the rows, of which each position has `group`: `[n, rows, kv_len]`.
+fn by_row<B: Backend>(mask: BoolTensor<B>, shape: AttentionShape) -> BoolTensor<B> {
     let AttentionShape {
         q_len,
         kv_len,
         group,
         ..
     } = shape;
-    let device = q.device();
-    let settings = get_or_init_device_settings::<B>(&device);
-    let (first, last) = (shape.visible(0) - 1, shape.visible(q_len - 1));
-    let queries = B::int_arange(first as i64..last as i64, &device, settings.int_dtype);
-    let keys = B::int_arange(0..kv_len as i64, &device, settings.int_dtype);
-    let queries = B::int_expand(
-        B::int_reshape(queries, Shape::new([q_len, 1])),
-        Shape::new([q_len, kv_len]),
-    );
-    let keys = B::int_expand(
-        B::int_reshape(keys, Shape::new([1, kv_len])),
-        Shape::new([q_len, kv_len]),
-    );
-    let mask = B::int_greater(keys, queries, settings.bool_dtype);
-    let mask = B::bool_reshape(mask, Shape::new([q_len, 1, kv_len]));
-    let mask = B::bool_expand(mask, Shape::new([q_len, group, kv_len]));
-    B::bool_reshape(mask, Shape::new([1, shape.rows(), kv_len]))
+    let [n, _, _] = mask.shape().dims();
+    let mask = B::bool_reshape(mask, Shape::new([n, q_len, 1, kv_len]));
+    let mask = B::bool_expand(mask, Shape::new([n, q_len, group, kv_len]));
+    B::bool_reshape(mask, Shape::new([n, shape.rows(), kv_len]))
 }
 
 /// `[batch, q_len, heads, n]` as `[batch · kv_heads, q_len · group, n]`, times `scale`.

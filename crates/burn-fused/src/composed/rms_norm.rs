@@ -19,7 +19,18 @@ pub(crate) fn forward<B: Backend>(
     (cast::<B>(y, dtype), inv_rms)
 }
 
-/// `dx = r · (g·w − x · r² · mean(g·w·x))` with `r = 1 / rms`.
+/// The sum, the normalized sum and `1 / rms`.
+pub(crate) fn add_forward<B: Backend>(
+    x: FloatTensor<B>,
+    residual: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    eps: f64,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let sum = B::float_add(x, residual);
+    let (y, inv_rms) = forward::<B>(sum.clone(), weight, eps);
+    (sum, y, inv_rms)
+}
+
 pub(crate) fn backward<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -27,6 +38,30 @@ pub(crate) fn backward<B: Backend>(
     grad: FloatTensor<B>,
 ) -> FloatTensor<B> {
     let dtype = x.dtype();
+    cast::<B>(wide_backward::<B>(x, weight, inv_rms, grad), dtype)
+}
+
+/// [`backward`] plus what comes to the sum from elsewhere, rounded once.
+pub(crate) fn add_backward<B: Backend>(
+    sum: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    inv_rms: FloatTensor<B>,
+    grad_sum: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let dtype = sum.dtype();
+    let through_norm = wide_backward::<B>(sum, weight, inv_rms, grad);
+    let grad_sum = cast::<B>(grad_sum, through_norm.dtype());
+    cast::<B>(B::float_add(through_norm, grad_sum), dtype)
+}
+
+/// `dx = r · (g·w − x · r² · mean(g·w·x))` with `r = 1 / rms`, in the dtype it is computed in.
+fn wide_backward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    inv_rms: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> FloatTensor<B> {
     let x = widen::<B>(x);
     let last = x.rank() - 1;
     let weight = row::<B>(weight, &x);
@@ -35,7 +70,7 @@ pub(crate) fn backward<B: Backend>(
     let mean = B::float_mean_dim(B::float_mul(grad.clone(), x.clone()), last);
     let factor = B::float_mul(mean, B::float_mul(inv_rms.clone(), inv_rms.clone()));
     let dx = B::float_sub(grad, B::float_mul(x, factor));
-    cast::<B>(B::float_mul(dx, inv_rms), dtype)
+    B::float_mul(dx, inv_rms)
 }
 
 /// `dw = Σ_rows g · x · r`.

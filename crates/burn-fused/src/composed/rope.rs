@@ -11,8 +11,10 @@ pub(crate) fn rotate<B: Backend>(
 ) -> FloatTensor<B> {
     let dtype = x.dtype();
     let x = widen::<B>(x);
-    let [seq, half] = cos.shape().dims();
-    let angles = |t| B::float_reshape(cast::<B>(t, x.dtype()), Shape::new([1, seq, 1, half]));
+    let [rows, half] = cos.shape().dims();
+    let seq = x.shape()[1];
+    let batches = rows / seq.max(1);
+    let angles = |t| B::float_reshape(cast::<B>(t, x.dtype()), Shape::new([batches, seq, 1, half]));
     let (cos, sin) = (angles(cos), angles(sin));
     let sin = if inverse { B::float_neg(sin) } else { sin };
 

@@ -1,6 +1,9 @@
-use burn_core::{backend::Dispatch, tensor::Tensor};
+use burn_core::{
+    backend::Dispatch,
+    tensor::{Int, Tensor},
+};
 
-use crate::FusedOps;
+use crate::{AttentionMask, FusedOps};
 
 /// Causal grouped-query attention, `softmax(q·kᵀ · scale + mask) · v` head by head, computed in
 /// tiles with a running softmax (Dao et al., FlashAttention-2): neither pass keeps the scores.
@@ -15,31 +18,66 @@ use crate::FusedOps;
 /// When the shapes do not fit each other, `heads` is not a multiple of `kv_heads`, or there are
 /// more queries than keys.
 pub fn causal_attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
+    attend("causal_attention", q, k, v, AttentionMask::Causal, scale)
+}
+
+/// [`causal_attention`] in rows that hold several sequences one after another: a query sees what its
+/// own sequence has up to it. Tiles between sequences are not computed.
+///
+/// `starts: [batch, q_len]` tells for every query the first position it sees, that of its sequence's
+/// first token. Whatever it says, a query sees itself; a token of padding that starts at its own
+/// position costs next to nothing.
+///
+/// # Panics
+/// As [`causal_attention`] does, and when `starts` is not `[batch, q_len]`.
+pub fn packed_causal_attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    starts: Tensor<2, Int>,
+    scale: f64,
+) -> Tensor<4> {
+    let [batch, q_len, _, _] = q.dims();
+    assert_eq!(
+        starts.dims(),
+        [batch, q_len],
+        "packed_causal_attention: starts must be [batch, q_len]"
+    );
+    let starts = starts.into_dispatch();
+    let mask = AttentionMask::Packed { starts };
+    attend("packed_causal_attention", q, k, v, mask, scale)
+}
+
+fn attend(
+    name: &str,
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    mask: AttentionMask<Dispatch>,
+    scale: f64,
+) -> Tensor<4> {
     let [batch, q_len, heads, head_dim] = q.dims();
     let [k_batch, kv_len, kv_heads, k_dim] = k.dims();
-    assert_eq!(
-        k.dims(),
-        v.dims(),
-        "causal_attention: k and v must have one shape"
-    );
+    assert_eq!(k.dims(), v.dims(), "{name}: k and v must have one shape");
     assert!(
         batch == k_batch && head_dim == k_dim,
-        "causal_attention: q {:?} and k {:?} must have one batch and one head_dim",
+        "{name}: q {:?} and k {:?} must have one batch and one head_dim",
         q.dims(),
         k.dims()
     );
     assert!(
         kv_heads > 0 && heads.is_multiple_of(kv_heads),
-        "causal_attention: {heads} query heads are not a multiple of {kv_heads} key-value heads"
+        "{name}: {heads} query heads are not a multiple of {kv_heads} key-value heads"
     );
     assert!(
         q_len <= kv_len,
-        "causal_attention: {q_len} queries are more than {kv_len} keys"
+        "{name}: {q_len} queries are more than {kv_len} keys"
     );
     Tensor::from_dispatch(<Dispatch as FusedOps>::causal_attention(
         q.dequantize().into_dispatch(),
         k.dequantize().into_dispatch(),
         v.dequantize().into_dispatch(),
+        mask,
         scale,
     ))
 }

@@ -6,6 +6,7 @@
     any(feature = "flex", feature = "wgpu", feature = "cpu")
 ))]
 
+mod add_rms_norm;
 mod attention;
 mod common;
 mod cross_entropy;

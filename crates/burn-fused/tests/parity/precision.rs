@@ -1,7 +1,7 @@
 //! f16 and bf16 operands are computed in f32, f64 ones in f64; results have the operand's dtype.
 
 use burn_core::tensor::{DType, Device, Tensor};
-use burn_fused::{causal_attention, linear_cross_entropy, rms_norm, rope, swiglu};
+use burn_fused::{add_rms_norm, causal_attention, linear_cross_entropy, rms_norm, rope, swiglu};
 
 use crate::{
     common::{assert_close_within, devices, is_flex, loss, tensor},
@@ -56,6 +56,20 @@ fn rms_norm_of(shape: [usize; 2]) {
         |x, dtype| {
             let weight = tensor(2, [shape[1]], &x.device()).cast(dtype);
             rms_norm(x, weight, 1e-5)
+        },
+    );
+}
+
+fn add_rms_norm_of(shape: [usize; 2]) {
+    check(
+        "add_rms_norm",
+        shape,
+        |dtype| dtype,
+        |x, dtype| {
+            let residual = tensor(3, shape, &x.device()).cast(dtype);
+            let weight = tensor(2, [shape[1]], &x.device()).cast(dtype);
+            let (sum, y) = add_rms_norm(x, residual, weight, 1e-5);
+            sum * 0.5 + y
         },
     );
 }
@@ -119,6 +133,11 @@ fn rms_norm_works() {
 }
 
 #[test]
+fn add_rms_norm_works() {
+    add_rms_norm_of([5, 40]);
+}
+
+#[test]
 fn swiglu_works() {
     swiglu_of([5, 40]);
 }
@@ -142,6 +161,7 @@ fn cross_entropy_works_and_its_loss_is_f32_at_least() {
 #[test]
 fn large_operands_work() {
     rms_norm_of([130, 300]);
+    add_rms_norm_of([130, 300]);
     swiglu_of([70, 601]);
     rope_of([2, 90, 6, 64]);
     attention_of([2, 110, 4, 32]);

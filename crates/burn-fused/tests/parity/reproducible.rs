@@ -3,7 +3,7 @@
 #![cfg(feature = "flex")]
 
 use burn_core::tensor::{Device, Tensor};
-use burn_fused::{causal_attention, linear_cross_entropy, rms_norm, rope, swiglu};
+use burn_fused::{add_rms_norm, causal_attention, linear_cross_entropy, rms_norm, rope, swiglu};
 
 use crate::{
     common::{leaf, loss, tensor, values},
@@ -22,7 +22,8 @@ fn everything() -> Vec<u32> {
     let angles = tensor::<2>(6, [seq, d / 2], &device);
 
     let y = rms_norm(x.clone(), weight.clone(), 1e-5);
-    let y = swiglu(y.clone(), y);
+    let (sum, y) = add_rms_norm(y, x.clone(), weight.clone(), 1e-5);
+    let y = swiglu(sum, y);
     let q: Tensor<4> = y.reshape([batch, seq, heads, d]);
     let q = rope(q, angles.clone().cos(), angles.sin());
     let out = causal_attention(q, k.clone(), v.clone(), 0.3);

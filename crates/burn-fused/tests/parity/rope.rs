@@ -48,6 +48,32 @@ fn equals_the_composed_form() {
     }
 }
 
+/// Every row of the batch at positions of its own, against one row at a time.
+#[test]
+fn rows_may_have_positions_of_their_own() {
+    for device in devices() {
+        let device = device.autodiff();
+        let (batch, seq, half) = (3, 50, 16);
+        let (cos, sin) = tables(batch * seq, half, &device);
+        let run = |f: &dyn Fn(Tensor<4>) -> Tensor<4>| {
+            let x = leaf(1, [batch, seq, 5, 2 * half], &device);
+            let y = f(x.clone());
+            let grads = loss(y.clone()).backward();
+            (y, x.grad(&grads).unwrap())
+        };
+        let actual = run(&|x| rope(x, cos.clone(), sin.clone()));
+        let expected = run(&|x| {
+            let rows = (0..batch).map(|row| {
+                let table = |t: &Tensor<2>| t.clone().narrow(0, row * seq, seq);
+                reference(x.clone().narrow(0, row, 1), table(&cos), table(&sin))
+            });
+            Tensor::cat(rows.collect(), 0)
+        });
+        assert_close("y", actual.0, expected.0);
+        assert_close("dx", actual.1, expected.1);
+    }
+}
+
 #[test]
 fn a_view_and_its_source_are_left_alone() {
     for device in devices() {

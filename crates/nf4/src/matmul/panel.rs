@@ -245,31 +245,28 @@ impl<E: Element> Panels for DenseRows<'_, E> {
     }
 
     #[inline(always)]
-    fn decode<S: Simd, P: Precision>(self, _: S, place: Place, out: &mut [[u32; 16]]) {
+    fn decode<S: Simd, P: Precision>(self, s: S, place: Place, out: &mut [[u32; 16]]) {
         let last = self.outer() - 1;
         let row = |column: usize| {
             let row = (place.column + column).min(last);
             &self.values[row * self.inner + place.start..][..place.depth]
         };
+        let words = place.depth / P::STEPS;
+        let block = 16 * P::STEPS;
+        let blocks = place.depth / block;
         let mut buffer = [0.0; LARGEST_DEPTH];
-        let words = place.depth / 8 * 8 / P::STEPS;
         for v in 0..place.vectors {
-            // Eight words of 16 rows at a time: lines of the cache are read whole.
-            for first in (0..words).step_by(8) {
-                for lane in 0..16 {
-                    let row = &row(16 * v + lane)[first * P::STEPS..];
-                    let count = 8.min(words - first);
-                    let places = out[first * place.vectors + v..]
-                        .iter_mut()
-                        .step_by(place.vectors);
-                    for (to, word) in places.zip(P::words(&row[..count * P::STEPS])) {
-                        to[lane] = word;
-                    }
+            let rows: [&[E]; 16] = std::array::from_fn(|lane| row(16 * v + lane));
+            for at in 0..blocks {
+                let lanes = rows.map(|row| P::words_16(s, &row[at * block..]));
+                let out = out[at * 16 * place.vectors + v..].iter_mut();
+                for (to, lanes) in out.step_by(place.vectors).zip(s.transpose(lanes)) {
+                    s.store_u(lanes, to);
                 }
             }
-            if words * P::STEPS < place.depth {
-                for lane in 0..16 {
-                    let rest = &row(16 * v + lane)[words * P::STEPS..];
+            if blocks * 16 < words || words * P::STEPS < place.depth {
+                for (lane, row) in rows.iter().enumerate() {
+                    let rest = &row[blocks * block..];
                     let decoded = &mut buffer[..rest.len()];
                     decoded
                         .iter_mut()
@@ -277,7 +274,7 @@ impl<E: Element> Panels for DenseRows<'_, E> {
                         .for_each(|(to, from)| *to = from.to_f32());
                     set_column::<P>(
                         decoded,
-                        &mut out[words * place.vectors..],
+                        &mut out[blocks * 16 * place.vectors..],
                         16 * v + lane,
                         place.vectors,
                     );

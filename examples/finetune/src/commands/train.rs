@@ -43,7 +43,10 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         seq_len: args.seq_len,
         truncate: args.truncate,
     };
-    let data = session.dataset(data_path, limits)?;
+    let mut data = session.dataset(data_path, limits)?;
+    if args.packing {
+        data = data.packed(session.seq_len(limits)?);
+    }
     let eval = args
         .eval_data
         .as_ref()
@@ -82,13 +85,13 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         false => run_dir.restore(&mut trainer)?,
     };
     println!(
-        "{} {parameters} adapter parameters on {} rows: {} steps of {} rows{}",
+        "{} {parameters} adapter parameters on {}: {} steps of {} rows{}",
         if args.resume {
             "Go on training"
         } else {
             "Train"
         },
-        data.len(),
+        described(&data),
         trainer.config().steps,
         trainer.config().rows_per_step(),
         if done > 0 {
@@ -114,6 +117,14 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         remove_empty_run(run_dir.path());
     }
     went
+}
+
+/// How many rows there are, and how many examples in them where that is not one each.
+fn described(data: &Dataset) -> String {
+    match (data.examples(), data.len()) {
+        (examples, rows) if examples > rows => format!("{examples} examples in {rows} rows"),
+        (_, rows) => format!("{rows} rows"),
+    }
 }
 
 /// Takes the steps that are left, and saves the adapter when they are taken.
@@ -282,6 +293,7 @@ fn settings(
             json!(format!("{:016x}", data.fingerprint())),
         ),
         ("seq-len".to_string(), json!(session.seq_len(limits)?)),
+        ("packing".to_string(), json!(args.packing)),
         ("init-adapter".to_string(), json!(args.init_adapter)),
     ]);
     Ok(settings)

@@ -317,3 +317,47 @@ fn wgpu_and_flex_train_alike() {
         assert!((wgpu / flex - 1.0).abs() < 1e-3, "{flex} and {wgpu}");
     }
 }
+
+/// One step over all examples, in rows of their own and in shared ones.
+#[test]
+fn packing_saves_rows_and_changes_no_loss() {
+    let place = Place::new();
+    let (model, rows) = (place.model("tiny_llama"), place.rows(24));
+    let step = |name: &str, packing: Option<&str>| {
+        let log = place.path(&format!("{name}.jsonl"));
+        let run = finetune!(
+            "train",
+            "--model",
+            &model,
+            "--data",
+            &rows,
+            "--output",
+            place.path(name),
+            "--log-json",
+            &log,
+            "--seq-len",
+            "128",
+            "--batch-size",
+            "24",
+            "--steps",
+            "1",
+            packing.unwrap_or("--no-shuffle")
+        )
+        .ok();
+        (log_lines(&log).remove(0), run.stdout)
+    };
+    let (apart, told) = step("apart", None);
+    assert!(told.contains("on 24 rows"), "{told}");
+    let (packed, told) = step("packed", Some("--packing"));
+    let count = told.split_once(" on 24 examples in ").expect(&told).1;
+    let count: usize = count.split(' ').next().unwrap().parse().unwrap();
+    assert!(count <= 16, "{told}");
+    assert_eq!(number(&packed, "tokens"), number(&apart, "tokens"));
+    for key in ["loss", "grad_norm"] {
+        let (packed, apart) = (number(&packed, key), number(&apart, key));
+        assert!(
+            (packed / apart - 1.0).abs() < 1e-5,
+            "{key}: {packed}, {apart}"
+        );
+    }
+}

@@ -6,21 +6,21 @@ use burn_autodiff::{
 };
 use burn_core::backend::tensor::FloatTensor;
 
-use crate::FusedOps;
+use crate::{AttentionMask, FusedOps};
 
 #[derive(Debug)]
 struct CausalAttention;
 
 impl<B: FusedOps> Backward<B, 3> for CausalAttention {
-    /// `q`, `k`, `v`, the output and the log-sum-exp of the rows, and the scale.
-    type State = ([FloatTensor<B>; 5], f64);
+    /// `q`, `k`, `v`, the output and the log-sum-exp of the rows, the mask, and the scale.
+    type State = ([FloatTensor<B>; 5], AttentionMask<B>, f64);
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let ([q, k, v, out, lse], scale) = ops.state;
+        let ([q, k, v, out, lse], mask, scale) = ops.state;
 
         // The three share the probabilities, which are most of the work.
-        let (dq, dk, dv) = B::causal_attention_backward(q, k, v, out, lse, grad, scale);
+        let (dq, dk, dv) = B::causal_attention_backward(q, k, v, mask, out, lse, grad, scale);
         for (node, grad) in ops.parents.into_iter().zip([dq, dk, dv]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, grad);
@@ -33,21 +33,27 @@ pub(super) fn causal_attention<B: FusedOps, C: CheckpointStrategy>(
     q: FloatTensor<Autodiff<B, C>>,
     k: FloatTensor<Autodiff<B, C>>,
     v: FloatTensor<Autodiff<B, C>>,
+    mask: AttentionMask<Autodiff<B, C>>,
     scale: f64,
 ) -> FloatTensor<Autodiff<B, C>> {
     let (q, q_node) = q.into_parts();
     let (k, k_node) = k.into_parts();
     let (v, v_node) = v.into_parts();
     let nodes = [q_node, k_node, v_node];
+    let mask = match mask {
+        AttentionMask::Causal => AttentionMask::Causal,
+        AttentionMask::Packed { starts } => AttentionMask::Packed { starts },
+    };
 
     match Backward::<B, 3>::prepare::<C>(CausalAttention, nodes)
         .compute_bound()
         .stateful()
     {
         OpsKind::Tracked(prep) => {
-            let (out, lse) = B::causal_attention_forward(q.clone(), k.clone(), v.clone(), scale);
-            prep.finish(([q, k, v, out.clone(), lse], scale), out)
+            let (out, lse) =
+                B::causal_attention_forward(q.clone(), k.clone(), v.clone(), mask.clone(), scale);
+            prep.finish(([q, k, v, out.clone(), lse], mask, scale), out)
         }
-        OpsKind::UnTracked(prep) => prep.finish(B::causal_attention(q, k, v, scale)),
+        OpsKind::UnTracked(prep) => prep.finish(B::causal_attention(q, k, v, mask, scale)),
     }
 }

@@ -1,5 +1,6 @@
 //! Hand-written backward passes: a parent that is not tracked costs nothing.
 
+mod add_rms_norm;
 mod attention;
 mod cross_entropy;
 mod rms_norm;
@@ -10,11 +11,28 @@ mod tracked;
 use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn_core::backend::tensor::{FloatTensor, IntTensor};
 
-use crate::FusedOps;
+use crate::{AttentionMask, FusedOps};
 
 impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         rms_norm::rms_norm::<B, C>(x, weight, eps)
+    }
+
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        add_rms_norm::add_rms_norm::<B, C>(x, residual, weight, eps)
+    }
+
+    fn residual_rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        add_rms_norm::residual_rms_norm::<B, C>(x, weight, eps)
     }
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -34,9 +52,10 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        mask: AttentionMask<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        attention::causal_attention::<B, C>(q, k, v, scale)
+        attention::causal_attention::<B, C>(q, k, v, mask, scale)
     }
 
     fn linear_cross_entropy(

@@ -19,7 +19,7 @@ use burn_core::{
 };
 use burn_flex::{Flex, FlexTensor};
 
-use crate::{FusedOps, composed};
+use crate::{AttentionMask, FusedOps, composed};
 
 /// Whether the kernels, which compute in f32, lose nothing.
 fn fits(tensor: &FlexTensor) -> bool {
@@ -64,6 +64,33 @@ impl FusedOps for Flex {
         }
     }
 
+    fn add_rms_norm_forward(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if fits(&x) {
+            rms_norm::add_forward(x, residual, weight, eps)
+        } else {
+            composed::rms_norm::add_forward::<Self>(x, residual, weight, eps)
+        }
+    }
+
+    fn add_rms_norm_backward(
+        sum: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        inv_rms: FloatTensor<Self>,
+        grad_sum: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if fits(&sum) {
+            rms_norm::add_backward(sum, weight, inv_rms, grad_sum, grad)
+        } else {
+            composed::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad)
+        }
+    }
+
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         if fits(&gate) {
             swiglu::forward(gate, up)
@@ -101,12 +128,13 @@ impl FusedOps for Flex {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        mask: AttentionMask<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if fits(&q) {
-            attention::forward(q, k, v, scale)
+            attention::forward(q, k, v, mask.starts(), scale)
         } else {
-            composed::attention::forward::<Self>(q, k, v, scale)
+            composed::attention::forward::<Self>(q, k, v, mask, scale)
         }
     }
 
@@ -114,15 +142,16 @@ impl FusedOps for Flex {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        mask: AttentionMask<Self>,
         out: FloatTensor<Self>,
         lse: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         if fits(&q) {
-            attention::backward([q, k, v, out, lse, grad], scale)
+            attention::backward([q, k, v, out, lse, grad], mask.starts(), scale)
         } else {
-            composed::attention::backward::<Self>(q, k, v, out, lse, grad, scale)
+            composed::attention::backward::<Self>([q, k, v, out, lse, grad], mask, scale)
         }
     }
 

@@ -1,4 +1,5 @@
-//! Bound by memory: forward reads `x` and writes `y`, backward reads `x` and rewrites `grad`. A
+//! Bound by memory: forward reads `x` and writes `y`, backward reads `x` and rewrites `grad`; with a
+//! residual, forward reads that too and rewrites `x`, backward reads the sum's gradient too. A
 //! row fits the first-level cache, so its second pass costs no traffic.
 
 use burn_core::backend::TensorMetadata;
@@ -48,9 +49,62 @@ fn forward_as<E: Number>(x: FlexTensor, weight: FlexTensor, eps: f64) -> (FlexTe
             );
         })
     };
-    let mut stat_shape = shape.to_vec();
-    *stat_shape.last_mut().expect("x has a last dimension") = 1;
-    (create(shape, y), create(Shape::from(stat_shape), inv_rms))
+    (create(shape.clone(), y), create(one_a_row(shape), inv_rms))
+}
+
+/// The shape of one number for each row.
+fn one_a_row(mut shape: Shape) -> Shape {
+    let last = shape.num_dims() - 1;
+    shape[last] = 1;
+    shape
+}
+
+/// The sum, its normalized rows and `1 / rms`.
+pub(super) fn add_forward(
+    x: FlexTensor,
+    residual: FlexTensor,
+    weight: FlexTensor,
+    eps: f64,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
+    with_number!(x.dtype(), E => add_forward_as::<E>(x, residual, weight, eps))
+}
+
+fn add_forward_as<E: Number>(
+    x: FlexTensor,
+    residual: FlexTensor,
+    weight: FlexTensor,
+    eps: f64,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
+    let shape = x.shape();
+    let (count, n) = rows(&x);
+    let (residual, weight) = (Typed::new(residual), Values::new(weight));
+    let residual = residual.slice::<E>();
+
+    let mut inv_rms = vec![0f32; count];
+    let mut y = Vec::new();
+    let sum = update(x, |x: &mut [E]| {
+        // SAFETY: the rows make up the whole, and `normalize` writes every element of its rows.
+        y = unsafe {
+            written(count * n, |y| {
+                let size = step(n) * n.max(1);
+                let pieces = x.chunks_mut(size).zip(y.chunks_mut(size));
+                by_rows(
+                    count,
+                    n,
+                    pieces.zip(inv_rms.chunks_mut(step(n))),
+                    |[a, b], i, ((x, y), inv): ((&mut [E], &mut [MaybeUninit<E>]), _)| {
+                        let residual = E::read(&residual[i * step(n) * n..][..x.len()], a);
+                        E::modify(x, b, |x| add_to(x, residual));
+                        // Read again: what is normalized is the sum as it is kept, rounded.
+                        let sum = E::read(x, a);
+                        E::write(y, b, |y| normalize(sum, &weight, eps as f32, y, inv));
+                    },
+                );
+            })
+        };
+    });
+    let inv_rms = create(one_a_row(shape.clone()), inv_rms);
+    (sum, create(shape, y), inv_rms)
 }
 
 pub(super) fn backward(
@@ -77,6 +131,41 @@ fn backward_as<E: Number>(
             let x = E::read(&x[i * step(n) * n..][..grad.len()], a);
             E::modify(grad, b, |grad| {
                 denormalize(x, &weight, &inv_rms[i * step(n)..], grad);
+            });
+        });
+    })
+}
+
+/// [`backward`] plus the sum's own gradient.
+pub(super) fn add_backward(
+    sum: FlexTensor,
+    weight: FlexTensor,
+    inv_rms: FlexTensor,
+    grad_sum: FlexTensor,
+    grad: FlexTensor,
+) -> FlexTensor {
+    with_number!(sum.dtype(), E => add_backward_as::<E>(sum, weight, inv_rms, grad_sum, grad))
+}
+
+fn add_backward_as<E: Number>(
+    sum: FlexTensor,
+    weight: FlexTensor,
+    inv_rms: FlexTensor,
+    grad_sum: FlexTensor,
+    grad: FlexTensor,
+) -> FlexTensor {
+    let (count, n) = rows(&sum);
+    let (sum, grad_sum) = (Typed::new(sum), Typed::new(grad_sum));
+    let (sum, grad_sum) = (sum.slice::<E>(), grad_sum.slice::<E>());
+    let (weight, inv_rms) = (Values::new(weight), Values::new(inv_rms));
+    update(grad, |grad: &mut [E]| {
+        let pieces = grad.chunks_mut(step(n) * n.max(1));
+        by_rows(count, n, pieces, |[a, b], i, grad| {
+            let range = i * step(n) * n..i * step(n) * n + grad.len();
+            E::modify(grad, b, |grad| {
+                let sum = E::read(&sum[range.clone()], a);
+                denormalize(sum, &weight, &inv_rms[i * step(n)..], grad);
+                add_to(grad, E::read(&grad_sum[range], a));
             });
         });
     })
@@ -164,6 +253,13 @@ vectorised! {
             for ((g, x), w) in grad.iter_mut().zip(x).zip(weight) {
                 *g = inv * mul_add::<FMA>(-*x, factor, *g * w);
             }
+        }
+    }
+
+    /// `to += from`.
+    fn add_to(to: &mut [f32], from: &[f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to += from;
         }
     }
 

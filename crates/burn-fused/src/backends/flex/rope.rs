@@ -21,7 +21,8 @@ fn rotate_as<E: Number>(
     sin: FlexTensor,
     inverse: bool,
 ) -> FlexTensor {
-    let [_, seq, heads, d] = x.shape().dims();
+    let [_, _, heads, d] = x.shape().dims();
+    let [rows, _] = cos.shape().dims();
     let (cos, sin) = (Values::new(cos), Values::new(sin));
     let half = d / 2;
     let sign = if inverse { -1.0 } else { 1.0 };
@@ -30,7 +31,7 @@ fn rotate_as<E: Number>(
             return;
         }
         let position = |scratch: &mut Vec<f32>, (i, heads): (usize, &mut [E])| {
-            let angles = i % seq * half..(i % seq + 1) * half;
+            let angles = i % rows * half..(i % rows + 1) * half;
             let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
             E::modify(heads, scratch, |heads| turn(heads, cos, sin, sign));
         };

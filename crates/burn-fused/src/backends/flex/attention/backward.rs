@@ -1,6 +1,6 @@
 use burn_core::{
     backend::TensorMetadata,
-    tensor::{DType, Shape},
+    tensor::{DType, Shape, bf16, f16},
 };
 use burn_flex::FlexTensor;
 use core::ops::Range;
@@ -8,86 +8,105 @@ use rayon::prelude::*;
 
 use super::{
     super::{
-        buffer::{Values, cast, create},
+        buffer::{Values, cast, create, written},
         matmul::{Into, Matrix, matmul},
+        number::{Number, with_number},
     },
     operand::{Operand, View},
-    tile::{KEYS, Sight, key_tiles, positions, probabilities, row_dots, score_gradients},
+    tile::{KEYS, Sight, Starts, key_tiles, positions, probabilities, row_dots, score_gradients},
 };
 use crate::attention_shape::AttentionShape;
 
+/// Tasks that are enough to keep many threads equally busy.
+const TASKS: usize = 12;
+
 /// The gradients of `q`, `k` and `v`.
 ///
-/// A (batch, key-value head) pair is one task, so that the sums over queries and over the heads of
-/// a group are made in one order by one thread.
+/// A (batch, key-value head) pair is one task, or one of a few where there are few pairs, so that the
+/// sums over queries and over the heads of a group are made in one order.
 pub(in super::super) fn backward(
     [q, k, v, out, lse, grad]: [FlexTensor; 6],
+    starts: Option<FlexTensor>,
     scale: f64,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
-    let dtypes = [q.dtype(), k.dtype(), v.dtype()];
+    let [k_dtype, v_dtype] = [k.dtype(), v.dtype()];
+    let (dq, dk, dv) = with_number!(q.dtype(), E => {
+        backward_as::<E>([q, k, v, out, lse, grad], starts, scale)
+    });
+    (dq, cast(dk, k_dtype), cast(dv, v_dtype))
+}
+
+fn backward_as<E: Number>(
+    [q, k, v, out, lse, grad]: [FlexTensor; 6],
+    starts: Option<FlexTensor>,
+    scale: f64,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
     let shape = AttentionShape::new(&q.shape(), &k.shape());
-    let [q, k, v, out, grad] = [q, k, v, out, grad].map(Operand::new);
+    let [q, out, grad] = [q, out, grad].map(Operand::new::<E>);
+    let [k, v] = [k, v].map(Operand::new::<f32>);
     let lse = Values::new(lse);
-    let operands = Operands {
+    let operands = Operands::<E> {
         q: q.view(),
         k: k.view(),
         v: v.view(),
         out: out.view(),
         grad: grad.view(),
         lse: &lse,
+        starts: Starts::new(starts, &shape),
         scale: scale as f32,
         shape,
     };
-    let pairs: Vec<_> = (0..shape.batch * shape.kv_heads)
+    let pairs = shape.batch * shape.kv_heads;
+    let parts = TASKS
+        .div_ceil(pairs.max(1))
+        .min(shape.q_len.div_ceil(positions(&shape)).max(1));
+    let gradients: Vec<_> = (0..pairs * parts)
         .into_par_iter()
         .map_init(
             || Scratch::new(&shape),
-            |scratch, pair| {
-                let (batch, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
-                operands.pair(batch, kv_head, scratch)
-            },
+            |scratch, task| operands.part(task / parts, task % parts, parts, scratch),
         )
         .collect();
 
     let heads = shape.heads();
-    let d = shape.head_dim;
-    let dq = interleave(
-        &pairs,
-        |pair| &pair.dq,
-        &shape,
-        shape.q_len,
-        shape.group * d,
-    );
-    let dk = interleave(&pairs, |pair| &pair.dk, &shape, shape.kv_len, d);
-    let dv = interleave(&pairs, |pair| &pair.dv, &shape, shape.kv_len, d);
-    let finish = |values, len, heads, dtype: DType| {
-        cast(
-            create(Shape::new([shape.batch, len, heads, d]), values),
-            dtype,
-        )
+    let (d, kv_heads) = (shape.head_dim, shape.kv_heads);
+    let tile = positions(&shape);
+    let tensor =
+        |values: Vec<E>, len, heads| create(Shape::new([shape.batch, len, heads, d]), values);
+    // A position's dq is in the part that has its tile; every part has something of dk and dv.
+    let part_of = |position: usize| position / tile % parts..position / tile % parts + 1;
+    let all = |_| 0..parts;
+    let tasks = Tasks {
+        gradients: &gradients,
+        parts,
+        shape,
     };
+    let dq = tasks.interleave::<E>(|part| &part.dq, part_of, shape.q_len, shape.group * d);
+    let dk = tasks.interleave::<E>(|part| &part.dk, all, shape.kv_len, d);
+    let dv = tasks.interleave::<E>(|part| &part.dv, all, shape.kv_len, d);
     (
-        finish(dq, shape.q_len, heads, dtypes[0]),
-        finish(dk, shape.kv_len, shape.kv_heads, dtypes[1]),
-        finish(dv, shape.kv_len, shape.kv_heads, dtypes[2]),
+        tensor(dq, shape.q_len, heads),
+        tensor(dk, shape.kv_len, kv_heads),
+        tensor(dv, shape.kv_len, kv_heads),
     )
 }
 
-struct Operands<'a> {
-    q: View<'a>,
-    k: View<'a>,
-    v: View<'a>,
-    out: View<'a>,
-    grad: View<'a>,
+struct Operands<'a, E> {
+    q: View<'a, E>,
+    k: View<'a, f32>,
+    v: View<'a, f32>,
+    out: View<'a, E>,
+    grad: View<'a, E>,
     /// `[batch, q_len, heads]`.
     lse: &'a [f32],
+    starts: Starts,
     scale: f32,
     shape: AttentionShape,
 }
 
-/// The gradients of one (batch, key-value head) pair.
-struct Pair {
-    /// `[q_len, group, d]`.
+/// The gradients of one (batch, key-value head) pair from every `parts`-th tile of its queries.
+struct Part {
+    /// `[q_len, group, d]`, 0 in other parts' tiles. (Memory that nobody writes to takes no room.)
     dq: Vec<f32>,
     /// `[kv_len, d]`.
     dk: Vec<f32>,
@@ -104,6 +123,7 @@ struct Scratch {
     dp: Vec<f32>,
     lse: Vec<f32>,
     deltas: Vec<f32>,
+    half: Vec<f32>,
 }
 
 impl Scratch {
@@ -118,29 +138,32 @@ impl Scratch {
             dp: vec![0.0; rows * keys],
             lse: vec![0.0; rows],
             deltas: vec![0.0; rows],
+            half: Vec::new(),
         }
     }
 }
 
-impl Operands<'_> {
-    fn pair(&self, batch: usize, kv_head: usize, scratch: &mut Scratch) -> Pair {
+impl<E: Number> Operands<'_, E> {
+    fn part(&self, pair: usize, part: usize, parts: usize, scratch: &mut Scratch) -> Part {
         let shape = &self.shape;
+        let (batch, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
         let (group, d) = (shape.group, shape.head_dim);
-        let mut pair = Pair {
+        let mut gradients = Part {
             dq: vec![0.0; shape.rows() * d],
             dk: vec![0.0; shape.kv_len * d],
             dv: vec![0.0; shape.kv_len * d],
         };
         let step = positions(shape);
-        for start in (0..shape.q_len).step_by(step) {
+        for start in (part * step..shape.q_len).step_by(parts * step) {
             let queries = start..(start + step).min(shape.q_len);
             let rows = queries.len() * group;
+            let starts = self.starts.of(batch, queries.clone());
             self.load(batch, queries.clone(), kv_head, scratch);
             let q = Matrix::new(&scratch.q, rows, d, d);
             let grad = Matrix::new(&scratch.grad, rows, d, d);
-            let dq = &mut pair.dq[start * group * d..][..rows * d];
+            let dq = &mut gradients.dq[start * group * d..][..rows * d];
 
-            for keys in key_tiles(shape, queries.end - 1) {
+            for keys in key_tiles(shape, queries.end - 1, starts) {
                 let width = keys.len();
                 let k = self.k.positions(batch, keys.clone(), kv_head);
                 let v = self.v.positions(batch, keys.clone(), kv_head);
@@ -148,10 +171,11 @@ impl Operands<'_> {
 
                 let p = &mut scratch.p[..rows * width];
                 matmul(p, q, k.t(), Into::Replace);
-                let sight = Sight::new(shape, start, &keys);
+                let sight = Sight::new(shape, start, &keys, starts);
                 probabilities(sight, p, &scratch.lse[..rows]);
                 let p_matrix = Matrix::new(p, rows, width, width);
-                matmul(&mut pair.dv[range.clone()], p_matrix.t(), grad, Into::Add);
+                let dv = &mut gradients.dv[range.clone()];
+                matmul(dv, p_matrix.t(), grad, Into::Add);
 
                 let ds = &mut scratch.dp[..rows * width];
                 matmul(ds, grad, v.t(), Into::Replace);
@@ -159,13 +183,13 @@ impl Operands<'_> {
                 let ds = Matrix::new(ds, rows, width, width);
                 matmul(dq, ds, k, Into::Add);
                 // `q` is scaled already.
-                matmul(&mut pair.dk[range], ds.t(), q, Into::Add);
+                matmul(&mut gradients.dk[range], ds.t(), q, Into::Add);
             }
             for value in dq {
                 *value *= self.scale;
             }
         }
-        pair
+        gradients
     }
 
     /// Copies a tile's rows: queries (scaled), output gradients, log-sum-exps and
@@ -174,12 +198,14 @@ impl Operands<'_> {
         let shape = &self.shape;
         let rows = queries.len() * shape.group;
         let heads = kv_head * shape.group..(kv_head + 1) * shape.group;
-        let copy = |view: &View, scale, to: &mut [f32]| {
-            view.gather(batch, queries.clone(), heads.clone(), scale, to);
-        };
-        copy(&self.q, self.scale, &mut scratch.q);
-        copy(&self.grad, 1.0, &mut scratch.grad);
-        copy(&self.out, 1.0, &mut scratch.out);
+        let half = &mut scratch.half;
+        for (view, scale, to) in [
+            (&self.q, self.scale, &mut scratch.q),
+            (&self.grad, 1.0, &mut scratch.grad),
+            (&self.out, 1.0, &mut scratch.out),
+        ] {
+            view.gather(batch, queries.clone(), heads.clone(), scale, half, to);
+        }
         let dots = &mut scratch.deltas[..rows];
         row_dots(&scratch.grad, &scratch.out, shape.head_dim, dots);
         let lse = scratch.lse.chunks_exact_mut(shape.group);
@@ -190,21 +216,48 @@ impl Operands<'_> {
     }
 }
 
-/// The pairs' values `[len, width]` as `[batch, len, kv_heads, width]`.
-fn interleave(
-    pairs: &[Pair],
-    values: impl Fn(&Pair) -> &Vec<f32> + Sync,
-    shape: &AttentionShape,
-    len: usize,
-    width: usize,
-) -> Vec<f32> {
-    let mut all = Vec::with_capacity(pairs.len() * len * width);
-    for pairs in pairs.chunks(shape.kv_heads.max(1)) {
-        for position in 0..len {
-            for pair in pairs {
-                all.extend_from_slice(&values(pair)[position * width..][..width]);
-            }
+/// The gradients of all tasks: the parts of the first pair, those of the second, ...
+struct Tasks<'a> {
+    gradients: &'a [Part],
+    parts: usize,
+    shape: AttentionShape,
+}
+
+impl Tasks<'_> {
+    /// Values `[len, width]` of each pair as `[batch, len, kv_heads, width]`. At a position they are the sum
+    /// of those of the parts that `parts_at` names.
+    fn interleave<E: Number>(
+        &self,
+        values: impl Fn(&Part) -> &Vec<f32> + Sync,
+        parts_at: impl Fn(usize) -> Range<usize> + Sync,
+        len: usize,
+        width: usize,
+    ) -> Vec<E> {
+        let row = self.shape.kv_heads * width;
+        let total = self.shape.batch * len * row;
+        let pairs = self.gradients.chunks(self.parts);
+        let pairs: Vec<_> = pairs.collect();
+        // SAFETY: the rows make up the whole; each pair's first part writes every element of its share.
+        unsafe {
+            written(total, |all| {
+                let rows = all.par_chunks_mut(row.max(1)).enumerate();
+                rows.with_min_len(64)
+                    .for_each_init(Vec::new, |half, (i, to)| {
+                        let (batch, position) = (i / len, i % len);
+                        let pairs = &pairs[batch * self.shape.kv_heads..];
+                        let parts = parts_at(position);
+                        E::write(to, half, |to| {
+                            for (pair, to) in pairs.iter().zip(to.chunks_exact_mut(width)) {
+                                let from = |part| &values(&pair[part])[position * width..][..width];
+                                let first = from(parts.start);
+                                for (i, to) in to.iter_mut().enumerate() {
+                                    let more = parts.clone().skip(1).map(|part| from(part)[i]);
+                                    to.write(more.fold(first[i], |sum, value| sum + value));
+                                }
+                            }
+                        });
+                    });
+            })
         }
     }
-    all
 }

@@ -1,15 +1,19 @@
-use burn_core::{backend::TensorMetadata, tensor::Shape};
+use burn_core::{
+    backend::TensorMetadata,
+    tensor::{DType, Shape, bf16, f16},
+};
 use burn_flex::FlexTensor;
-use core::ops::Range;
+use core::{mem::MaybeUninit, ops::Range};
 use rayon::prelude::*;
 
 use super::{
     super::{
-        buffer::{cast, create},
+        buffer::{create, written},
         matmul::{Into, Matrix, matmul},
+        number::{Number, with_number},
     },
     operand::{Operand, View},
-    tile::{KEYS, Sight, key_tiles, positions, scale_row, softmax_step},
+    tile::{KEYS, Sight, Starts, divide_rows, key_tiles, positions, softmax_step},
 };
 use crate::attention_shape::AttentionShape;
 
@@ -18,61 +22,81 @@ pub(in super::super) fn forward(
     q: FlexTensor,
     k: FlexTensor,
     v: FlexTensor,
+    starts: Option<FlexTensor>,
     scale: f64,
 ) -> (FlexTensor, FlexTensor) {
-    let dtype = q.dtype();
+    with_number!(q.dtype(), E => forward_as::<E>(q, k, v, starts, scale))
+}
+
+fn forward_as<E: Number>(
+    q: FlexTensor,
+    k: FlexTensor,
+    v: FlexTensor,
+    starts: Option<FlexTensor>,
+    scale: f64,
+) -> (FlexTensor, FlexTensor) {
     let shape = AttentionShape::new(&q.shape(), &k.shape());
-    let (q, k, v) = (Operand::new(q), Operand::new(k), Operand::new(v));
-    let operands = Operands {
+    let q = Operand::new::<E>(q);
+    let [k, v] = [k, v].map(Operand::new::<f32>);
+    let operands = Operands::<E> {
         q: q.view(),
         k: k.view(),
         v: v.view(),
+        starts: Starts::new(starts, &shape),
         scale: scale as f32,
         shape,
     };
     let heads = shape.heads();
-    let mut out = vec![0f32; shape.batch * shape.q_len * heads * shape.head_dim];
     let mut lse = vec![0f32; shape.batch * shape.q_len * heads];
-
-    let tasks = split(&shape, &mut out, &mut lse);
     let rows = positions(&shape).min(shape.q_len) * shape.group;
     let scratch = || Scratch::new(rows, shape.kv_len.min(KEYS), shape.head_dim);
-    if tasks.len() < 2 {
-        let mut scratch = scratch();
-        tasks
-            .into_iter()
-            .for_each(|task| task.run(&operands, &mut scratch));
-    } else {
-        tasks
-            .into_par_iter()
-            .for_each_init(scratch, |scratch, task| task.run(&operands, scratch));
-    }
+    // SAFETY: the tasks make up the whole, and each writes every element of its part.
+    let out = unsafe {
+        written(lse.len() * shape.head_dim, |out| {
+            let tasks = split(&shape, out, &mut lse);
+            if tasks.len() < 2 {
+                let mut scratch = scratch();
+                tasks
+                    .into_iter()
+                    .for_each(|task| task.run(&operands, &mut scratch));
+            } else {
+                tasks
+                    .into_par_iter()
+                    .for_each_init(scratch, |scratch, task| task.run(&operands, scratch));
+            }
+        })
+    };
     let out_shape = Shape::new([shape.batch, shape.q_len, heads, shape.head_dim]);
     let lse_shape = Shape::new([shape.batch, shape.q_len, heads]);
-    (cast(create(out_shape, out), dtype), create(lse_shape, lse))
+    (create(out_shape, out), create(lse_shape, lse))
 }
 
-struct Operands<'a> {
-    q: View<'a>,
-    k: View<'a>,
-    v: View<'a>,
+struct Operands<'a, E> {
+    q: View<'a, E>,
+    k: View<'a, f32>,
+    v: View<'a, f32>,
+    starts: Starts,
     scale: f32,
     shape: AttentionShape,
 }
 
 /// A tile of query positions and the key-value heads to attend with: one run of the output.
-struct Task<'a> {
+struct Task<'a, E> {
     batch: usize,
     positions: Range<usize>,
     kv_heads: Range<usize>,
     /// `[positions, kv_heads · group, d]`.
-    out: &'a mut [f32],
+    out: &'a mut [MaybeUninit<E>],
     /// `[positions, kv_heads · group]`.
     lse: &'a mut [f32],
 }
 
 /// The output in tiles of positions; with a single position, as in generation, in heads.
-fn split<'a>(shape: &AttentionShape, out: &'a mut [f32], lse: &'a mut [f32]) -> Vec<Task<'a>> {
+fn split<'a, E>(
+    shape: &AttentionShape,
+    out: &'a mut [MaybeUninit<E>],
+    lse: &'a mut [f32],
+) -> Vec<Task<'a, E>> {
     let heads = shape.heads();
     let tile = positions(shape);
     let per_row = (shape.q_len * heads).max(1);
@@ -115,6 +139,7 @@ struct Scratch {
     out: Vec<f32>,
     maxima: Vec<f32>,
     sums: Vec<f32>,
+    half: Vec<f32>,
 }
 
 impl Scratch {
@@ -125,17 +150,19 @@ impl Scratch {
             out: vec![0.0; rows * d],
             maxima: vec![0.0; rows],
             sums: vec![0.0; rows],
+            half: Vec::new(),
         }
     }
 }
 
-impl Task<'_> {
-    fn run(self, operands: &Operands, scratch: &mut Scratch) {
+impl<E: Number> Task<'_, E> {
+    fn run(self, operands: &Operands<E>, scratch: &mut Scratch) {
         let shape = &operands.shape;
         let (group, d) = (shape.group, shape.head_dim);
         let rows = self.positions.len() * group;
         let heads = self.kv_heads.len() * group;
-        let scores = &mut scratch.scores;
+        let starts = operands.starts.of(self.batch, self.positions.clone());
+        let (scores, half) = (&mut scratch.scores, &mut scratch.half);
         let (q, out) = (&mut scratch.q[..rows * d], &mut scratch.out[..rows * d]);
         let (maxima, sums) = (&mut scratch.maxima[..rows], &mut scratch.sums[..rows]);
 
@@ -146,35 +173,36 @@ impl Task<'_> {
                 self.positions.clone(),
                 group_heads,
                 operands.scale,
+                half,
                 q,
             );
             let q = Matrix::new(q, rows, d, d);
             maxima.fill(f32::NEG_INFINITY);
             sums.fill(0.0);
 
-            for keys in key_tiles(shape, self.positions.end - 1) {
+            let mut into = Into::Replace;
+            for keys in key_tiles(shape, self.positions.end - 1, starts) {
                 let scores = &mut scores[..rows * keys.len()];
                 let k = operands.k.positions(self.batch, keys.clone(), kv_head);
                 matmul(scores, q, k.t(), Into::Replace);
-                let sight = Sight::new(shape, self.positions.start, &keys);
+                let sight = Sight::new(shape, self.positions.start, &keys, starts);
                 softmax_step(sight, scores, maxima, sums, out, d);
                 let p = Matrix::new(scores, rows, keys.len(), keys.len());
                 let v = operands.v.positions(self.batch, keys.clone(), kv_head);
-                let into = if keys.start == 0 {
-                    Into::Replace
-                } else {
-                    Into::Add
-                };
                 matmul(out, p, v, into);
+                into = Into::Add;
             }
 
             let first = (kv_head - self.kv_heads.start) * group;
-            for (row, ((from, max), sum)) in
-                out.chunks_exact(d).zip(&*maxima).zip(&*sums).enumerate()
-            {
-                let to = row / group * heads + first + row % group;
-                scale_row(from, 1.0 / sum, &mut self.out[to * d..][..d]);
-                self.lse[to] = max + sum.ln();
+            let positions = out.chunks_exact(group * d).zip(sums.chunks_exact(group));
+            for (position, (from, sums)) in positions.enumerate() {
+                let to = (position * heads + first) * d;
+                E::write(&mut self.out[to..][..group * d], half, |to| {
+                    divide_rows(from, sums, d, to);
+                });
+            }
+            for (row, (max, sum)) in maxima.iter().zip(&*sums).enumerate() {
+                self.lse[row / group * heads + first + row % group] = max + sum.ln();
             }
         }
     }

@@ -1,15 +1,16 @@
 use burn_flex::FlexTensor;
 use core::ops::Range;
 
-use super::super::{buffer::f32, matmul::Matrix, simd::vectorised};
+use super::super::{buffer::cast, matmul::Matrix, number::Number, simd::vectorised};
 
-/// The f32 values of a tensor `[batch, len, heads, d]` whose heads are each without gaps; batch,
+/// The values of a tensor `[batch, len, heads, d]` whose heads are each without gaps; batch,
 /// position and head may be in any order and with any distance, as in a view of a cache.
 pub(super) struct Operand(FlexTensor);
 
 impl Operand {
-    pub fn new(tensor: FlexTensor) -> Self {
-        let tensor = f32(tensor);
+    /// The tensor in the type `E`.
+    pub fn new<E: Number>(tensor: FlexTensor) -> Self {
+        let tensor = cast(tensor, E::dtype());
         let layout = tensor.layout();
         let strides = layout.strides();
         let ordinary =
@@ -22,7 +23,11 @@ impl Operand {
     }
 
     /// What the threads read.
-    pub fn view(&self) -> View<'_> {
+    ///
+    /// # Panics
+    /// When `E` is not the type it was made with.
+    pub fn view<E: Number>(&self) -> View<'_, E> {
+        assert_eq!(self.0.dtype(), E::dtype());
         let layout = self.0.layout();
         let strides = layout.strides();
         View {
@@ -35,49 +40,56 @@ impl Operand {
 
 /// A borrowed [`Operand`].
 #[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    data: &'a [f32],
+pub(super) struct View<'a, E> {
+    data: &'a [E],
     strides: [usize; 3],
     d: usize,
 }
 
-impl<'a> View<'a> {
+impl<'a, E: Number> View<'a, E> {
     /// From one head of one position of a batch on.
-    fn from(&self, batch: usize, position: usize, head: usize) -> &'a [f32] {
+    fn from(&self, batch: usize, position: usize, head: usize) -> &'a [E] {
         let [b, p, h] = self.strides;
         &self.data[batch * b + position * p + head * h..]
     }
 
-    /// One head at the positions `range`: `[range, d]`.
-    pub fn positions(&self, batch: usize, range: Range<usize>, head: usize) -> Matrix<'a> {
-        let data = self.from(batch, range.start, head);
-        Matrix::new(data, range.len(), self.d, self.strides[1])
-    }
-
-    /// Copies the heads of a group at the positions `range`, times `scale`: `[range · group, d]`.
+    /// Copies the heads of a group at the positions `range` in f32, times `scale`:
+    /// `[range · group, d]`.
     pub fn gather(
         &self,
         batch: usize,
         range: Range<usize>,
         heads: Range<usize>,
         scale: f32,
+        scratch: &mut Vec<f32>,
         rows: &mut [f32],
     ) {
-        let width = heads.len() * self.d;
+        let (group, stride, d) = (heads.len(), self.strides[2], self.d);
+        let width = group * d;
+        // Heads side by side, as a projection leaves them, are one run of memory.
+        let (run, runs) = if stride == d { (width, 1) } else { (d, group) };
         for (position, rows) in range.zip(rows.chunks_exact_mut(width)) {
-            let group = self.from(batch, position, heads.start);
-            scale_heads(group, self.strides[2], self.d, scale, rows);
+            let from = self.from(batch, position, heads.start);
+            for (i, row) in (0..runs).zip(rows.chunks_exact_mut(run)) {
+                scale_row(E::read(&from[i * stride..][..run], scratch), scale, row);
+            }
         }
     }
 }
 
+impl<'a> View<'a, f32> {
+    /// One head at the positions `range`: `[range, d]`.
+    pub fn positions(&self, batch: usize, range: Range<usize>, head: usize) -> Matrix<'a> {
+        let data = self.from(batch, range.start, head);
+        Matrix::new(data, range.len(), self.d, self.strides[1])
+    }
+}
+
 vectorised! {
-    /// `rows`, `d` wide, become the heads that lie `stride` apart in `heads`, times `scale`.
-    fn scale_heads(heads: &[f32], stride: usize, d: usize, scale: f32, rows: &mut [f32]) {
-        for (head, row) in rows.chunks_exact_mut(d).enumerate() {
-            for (to, from) in row.iter_mut().zip(&heads[head * stride..][..d]) {
-                *to = from * scale;
-            }
+    /// `to` becomes `from` times `factor`.
+    fn scale_row(from: &[f32], factor: f32, to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = from * factor;
         }
     }
 }
