@@ -50,6 +50,7 @@ fn state_and_peak(budget: Budget) -> (u64, u64) {
         let batch = Batch {
             input_ids: ids(),
             targets: ids(),
+            starts: None,
             target_tokens: 128,
             tokens: 128,
         };

@@ -31,10 +31,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut kernels = Vec::new();
     for architecture in ARCHITECTURES {
         let recorder = Recorder::new(architecture);
-        for (entry, (kernel, cases)) in launched(&recorder)? {
+        for (entry, kernel) in launched(&recorder)? {
             let file = format!("{}_{entry}.cu", architecture.version);
             fs::write(folder.join(&file), &kernel.0.source)?;
-            kernels.push(described(architecture.version, &file, &kernel, &cases));
+            kernels.push(described(architecture.version, &file, &kernel));
         }
     }
     write(&folder.join("kernels.json"), &kernels)?;
@@ -43,19 +43,19 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// A kernel, its packed words among its buffers, and the cases that launch it.
-type Kernel = (Launched, Option<usize>);
+type Kernel = (Launched, Option<usize>, Vec<Case>);
 
 /// All kernels by their entry, which names the instance.
-fn launched(recorder: &Recorder) -> Result<BTreeMap<String, (Kernel, Vec<Case>)>, Box<dyn Error>> {
+fn launched(recorder: &Recorder) -> Result<BTreeMap<String, Kernel>, Box<dyn Error>> {
     let mut kernels = BTreeMap::new();
     for case in cases::all() {
         let (packed, launched) = recorder.record(|client| case.launch(client))?;
         let packed = packed?;
         for kernel in launched {
             let position = packed.as_ref().and_then(|packed| kernel.position(packed));
-            let (_, cases) = kernels
+            let (_, _, cases) = kernels
                 .entry(kernel.entry.clone())
-                .or_insert_with(|| ((kernel, position), Vec::new()));
+                .or_insert_with(|| (kernel, position, Vec::new()));
             if !cases.contains(&case) {
                 cases.push(case);
             }
@@ -64,7 +64,7 @@ fn launched(recorder: &Recorder) -> Result<BTreeMap<String, (Kernel, Vec<Case>)>
     Ok(kernels)
 }
 
-fn described(version: u32, file: &str, (kernel, packed): &Kernel, cases: &[Case]) -> Value {
+fn described(version: u32, file: &str, (kernel, packed, cases): &Kernel) -> Value {
     let cases: Vec<_> = cases
         .iter()
         .map(|case| {
