@@ -6,8 +6,9 @@
 //! shape, since their memory is not what is measured. Bytes moved are printed beside the times, with what LRU paging
 //! would move.
 //!
-//! `cargo bench -p qlora-benches --bench paging` runs on Flex, `--features wgpu` on wgpu too. A model whose state
-//! does not fit beside a gigabyte for everything else is left out; `-- 7b` picks one.
+//! `cargo bench -p qlora-benches --bench paging` runs on Flex, with `--features wgpu` on wgpu too, with `--features cpu`
+//! on CubeCL's CPU runtime. Budgets above none are left out for a model whose state does not fit into what memory is
+//! free beside a gigabyte for everything else; `-- flex/7b` picks one model on one device.
 
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,8 @@ fn devices() -> Vec<(&'static str, Device)> {
             "wgpu",
             Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
         ),
+        #[cfg(feature = "cpu")]
+        ("cpu", Device::cpu()),
     ]
 }
 

@@ -1,18 +1,39 @@
 #!/usr/bin/env bash
-# Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust,
-# CPU) and on wgpu. Where no Vulkan device answers, Mesa's software Vulkan is installed first.
+# Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU) and on wgpu, that of
+# the paged optimizer also on CubeCL's CPU runtime, and compiles the kernels for CUDA. Where no Vulkan device answers,
+# Mesa's software Vulkan is installed first. What needs LLVM or NVIDIA's compilers is left out, saying so, where their
+# packages cannot be had.
 #
 # usage: scripts/test.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+tested=finetune/wgpu,qlora-tests/wgpu
+checked=$tested
+left_out=()
+
 scripts/install-vulkan.sh
 # The tests of a real model skip themselves where it is not.
-scripts/fetch-smollm2.sh || echo "the tests on SmolLM2-135M-Instruct will be skipped" >&2
+scripts/fetch-smollm2.sh || left_out+=("the tests on SmolLM2-135M-Instruct: it cannot be fetched")
+if llvm=$(scripts/stage-llvm.sh); then
+  eval "$llvm"
+  # The paged optimizer's suite alone: without autotune Burn's own products take minutes on that runtime.
+  tested+=,burn-paged/cpu
+  checked+=,qlora-tests/cpu,qlora-tests/cuda
+else
+  left_out+=("the paged optimizer on CubeCL's CPU runtime and the feature cuda: there is no LLVM")
+fi
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
 step cargo fmt --all --check
-step cargo clippy --workspace --all-targets --features finetune/wgpu,qlora-tests/wgpu -- -D warnings
-RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --features finetune/wgpu,qlora-tests/wgpu
-step cargo test --release --workspace --features finetune/wgpu,qlora-tests/wgpu
+step cargo clippy --workspace --all-targets --features "$checked" -- -D warnings
+RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --features "$checked"
+step cargo test --release --workspace --features "$tested"
+if scripts/cuda-toolchain.sh >/dev/null; then
+  step scripts/cuda-check.sh --features "$tested"
+else
+  left_out+=("the kernels as CUDA code: there are no compilers for it")
+fi
+
+for what in "${left_out[@]}"; do printf 'left out: %s\n' "$what" >&2; done

@@ -56,7 +56,7 @@ impl Budget {
 impl FromStr for Budget {
     type Err = String;
 
-    /// `resident`, `auto`, a number of bytes with an optional `KiB`, `MiB` or `GiB`, or a percentage.
+    /// `resident`, `auto`, [bytes](parse_bytes) or a percentage.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wish = || {
             format!(
@@ -76,15 +76,7 @@ impl FromStr for Budget {
                 false => Err(wish()),
             };
         }
-        let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("", 0)];
-        units
-            .iter()
-            .find_map(|(unit, shift)| {
-                let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-                number.checked_mul(1 << shift)
-            })
-            .map(Self::Bytes)
-            .ok_or_else(wish)
+        parse_bytes(text).map(Self::Bytes).ok_or_else(wish)
     }
 }
 
@@ -99,6 +91,25 @@ impl fmt::Display for Budget {
     }
 }
 
+/// Bytes as they are written: a whole number with an optional `kB`, `MB` or `GB` (powers of 1000) or `KiB`, `MiB` or
+/// `GiB` (powers of 1024). `None` for anything else, and for more than 2^64.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    const UNITS: [(&str, u64); 7] = [
+        ("kB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("", 1),
+    ];
+    let number_and_unit = UNITS
+        .iter()
+        .find_map(|(name, unit)| text.strip_suffix(name).map(|number| (number, unit)));
+    let (number, unit) = number_and_unit?;
+    number.parse::<u64>().ok()?.checked_mul(*unit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +121,7 @@ mod tests {
             ("auto", Budget::Auto),
             ("0", Budget::Bytes(0)),
             ("3MiB", Budget::Bytes(3 << 20)),
+            ("24GB", Budget::Bytes(24_000_000_000)),
             ("25%", Budget::Fraction(0.25)),
         ] {
             assert_eq!(text.parse(), Ok(budget));

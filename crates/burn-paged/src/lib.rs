@@ -37,7 +37,7 @@ pub mod rule;
 pub mod state;
 pub mod table;
 
-pub use budget::Budget;
+pub use budget::{Budget, parse_bytes};
 pub use error::PagedError;
 pub use moments::Moments;
 pub use ops::PagedOps;

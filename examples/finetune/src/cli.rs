@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use burn_finetune::OptimizerKind;
 use burn_llama::ComputeDtype;
-use burn_paged::Budget;
+use burn_paged::{Budget, parse_bytes};
 use burn_qlora::{Checkpointing, LoraConfig, Targets};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -172,9 +172,14 @@ pub struct TrainArgs {
     #[arg(long, value_enum, default_value_t = OptimizerName::Adamw, help_heading = "Training")]
     pub optimizer: OptimizerName,
     /// How much of a paged optimizer's state stays in memory: resident, auto (give way when memory is short), bytes
-    /// (0, 512MiB, 2GiB) or a share (50%); the rest is streamed. Changes no result [default: auto]
+    /// (0, 512MiB, 2GiB) or a share (50%); the rest is streamed. Changes no result [default: auto where the device's
+    /// memory is known, else resident]
     #[arg(long, value_name = "BUDGET", help_heading = "Training")]
     pub optimizer_budget: Option<Budget>,
+    /// What everything together may take of the device's memory (24GB, 20GiB), for --optimizer-budget auto; only flex
+    /// tells what there is, so on other devices auto needs it [default on flex: what the system has]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "Training")]
+    pub device_memory: Option<u64>,
     /// Decoupled weight decay
     #[arg(long, value_name = "W", default_value = "0", value_parser = not_negative, help_heading = "Training")]
     pub weight_decay: f64,
@@ -219,14 +224,31 @@ impl TrainArgs {
     /// What stays resident of the optimizer's state. It changes nothing of what a run computes.
     ///
     /// # Errors
-    /// A budget for an optimizer that is not paged.
+    /// A budget for an optimizer that is not paged, and `auto` where nothing tells how much memory there is.
     pub fn budget(&self) -> Result<Budget> {
-        match (self.optimizer, self.optimizer_budget) {
-            (OptimizerName::Adamw, None) => Ok(Budget::Resident),
-            (OptimizerName::Adamw, Some(_)) => bail!(
-                "--optimizer-budget: adamw keeps all of its state in memory; choose --optimizer paged-adamw"
+        let device = self.model.device;
+        let known = self.device_memory.is_some() || device.is_flex();
+        if self.optimizer == OptimizerName::Adamw {
+            if self.optimizer_budget.is_some() || self.device_memory.is_some() {
+                bail!(
+                    "--optimizer-budget, --device-memory: adamw keeps all of its state in memory; choose \
+                     --optimizer paged-adamw"
+                );
+            }
+            return Ok(Budget::Resident);
+        }
+        match self.optimizer_budget {
+            None if known => Ok(Budget::Auto),
+            None => Ok(Budget::Resident),
+            Some(Budget::Auto) if !known => bail!(
+                "--optimizer-budget auto: {device} does not tell how much memory it has; say what may be taken, \
+                 as --device-memory 24GB"
             ),
-            (_, budget) => Ok(budget.unwrap_or(Budget::Auto)),
+            Some(Budget::Auto) => Ok(Budget::Auto),
+            Some(budget) if self.device_memory.is_some() => bail!(
+                "--device-memory: only --optimizer-budget auto goes by it, and the budget is {budget}"
+            ),
+            Some(budget) => Ok(budget),
         }
     }
 }
@@ -474,6 +496,10 @@ pub enum OptimizerName {
     /// Paged, with 8-bit state (2.03 bytes for each parameter in place of 8)
     #[value(name = "paged-adamw-8bit")]
     PagedAdamw8bit,
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    parse_bytes(text).ok_or_else(|| "must be a number of bytes, as 24GB or 20GiB".to_string())
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -2,7 +2,7 @@
 //!
 //! Roofline: 10 bytes read and 6 written an element, against two searches of eight steps: bound by the searches
 //! on small devices and by memory on large ones. Launch: one cube of 64 units a block of 256, four elements (one word
-//! of codes of either moment) a unit.
+//! of codes of either moment) a unit; on a CPU one unit a block.
 
 use cubecl::prelude::*;
 use cubecl::server::Handle;
@@ -17,8 +17,8 @@ pub const BLOCK: usize = 256;
 /// Words of a block: the codes of the first moments, those of the second, and the two scales.
 pub const BLOCK_WORDS: usize = 2 * BLOCK / 4 + 2;
 
-/// Four elements a unit fill a block.
-const UNITS: u32 = 64;
+/// Words of codes of either moment.
+const CODE_WORDS: usize = BLOCK / 4;
 
 /// Entries of both maps.
 const MAPS: usize = 512;
@@ -41,14 +41,19 @@ pub fn update(
     if run.elements == 0 {
         return Ok(());
     }
-    let cube_dim = CubeDim::new_1d(UNITS);
-    let units = run.elements.div_ceil(BLOCK) * UNITS as usize;
+    // On a CPU the units of a cube that synchronize are threads of the system, as many as there are units.
+    let units = match client.properties().hardware.num_cpu_cores {
+        Some(_) => 1,
+        None => CODE_WORDS,
+    };
+    let cube_dim = CubeDim::new_1d(units as u32);
+    let all_units = run.elements.div_ceil(BLOCK) * units;
     // SAFETY: the kernel guards every access by the number of elements; a run lies in its page and its
     // parameter, whose sizes the caller states.
     unsafe {
         update_kernel::launch_unchecked(
             client,
-            cubecl::calculate_cube_count_elemwise(client, units, cube_dim),
+            cubecl::calculate_cube_count_elemwise(client, all_units, cube_dim),
             cube_dim,
             buffer(param, run.parameter),
             buffer(grad, run.parameter),
@@ -59,6 +64,7 @@ pub fn update(
             run.elements as u32,
             run.offset as u32,
             super::launch_arg(factors),
+            units,
         );
     }
     Ok(())
@@ -76,71 +82,87 @@ fn update_kernel(
     elements: u32,
     offset: u32,
     factors: &KernelFactors,
+    #[comptime] units: usize,
 ) {
-    let unit = UNIT_POS;
-    let begin = CUBE_POS as u32 * 256 + unit * 4;
+    let per_unit = comptime!(CODE_WORDS / units);
+    let begin = CUBE_POS as u32 * comptime!(BLOCK as u32);
     let words = offset + CUBE_POS as u32 * comptime!(BLOCK_WORDS as u32);
-    let codes_1 = (words + unit) as usize;
-    let codes_2 = (words + 64 + unit) as usize;
-    let mut maxima_1 = Shared::<[f32]>::new_slice(comptime!(UNITS as usize));
-    let mut maxima_2 = Shared::<[f32]>::new_slice(comptime!(UNITS as usize));
-    let mut m = Array::<f32>::new(4usize);
-    let mut v = Array::<f32>::new(4usize);
+    let scales = (words + comptime!(2 * CODE_WORDS as u32)) as usize;
+    let mut m = Array::<f32>::new(comptime!(4 * per_unit));
+    let mut v = Array::<f32>::new(comptime!(4 * per_unit));
     let mut largest_1 = f32::new(0.0);
     let mut largest_2 = f32::new(0.0);
     if begin < elements {
-        let scale_1 = f32::from_bits(page[(words + 128) as usize]);
-        let scale_2 = f32::from_bits(page[(words + 129) as usize]);
-        let word_1 = page[codes_1];
-        let word_2 = page[codes_2];
-        #[unroll]
-        for i in 0..4usize {
-            let mut new_m = f32::new(0.0);
-            let mut new_v = f32::new(0.0);
-            if begin + comptime!(i as u32) < elements {
-                let at = (first + begin) as usize + i;
-                let code_1 = (word_1 >> comptime!(8 * i as u32)) & 255;
-                let code_2 = (word_2 >> comptime!(8 * i as u32)) & 255;
-                let g = grad[at];
-                let old = maps[code_1 as usize] * scale_1;
-                new_m = old + factors.rate_1 * (g - old);
-                new_v = maps[(256 + code_2) as usize] * scale_2 * factors.beta_2
-                    + factors.rate_2 * g * g;
-                output[at] = updated(param[at], new_m, new_v, factors);
+        let scale_1 = f32::from_bits(page[scales]);
+        let scale_2 = f32::from_bits(page[scales + 1]);
+        #[unroll(per_unit == 1)]
+        for nth in 0..per_unit {
+            let word = UNIT_POS + nth as u32 * comptime!(units as u32);
+            let word_1 = page[(words + word) as usize];
+            let word_2 = page[(words + comptime!(CODE_WORDS as u32) + word) as usize];
+            #[unroll]
+            for i in 0..4usize {
+                let mut new_m = f32::new(0.0);
+                let mut new_v = f32::new(0.0);
+                let element = begin + word * 4 + comptime!(i as u32);
+                if element < elements {
+                    let at = (first + element) as usize;
+                    let code_1 = (word_1 >> comptime!(8 * i as u32)) & 255;
+                    let code_2 = (word_2 >> comptime!(8 * i as u32)) & 255;
+                    let g = grad[at];
+                    let old = maps[code_1 as usize] * scale_1;
+                    new_m = old + factors.rate_1 * (g - old);
+                    new_v = maps[(256 + code_2) as usize] * scale_2 * factors.beta_2
+                        + factors.rate_2 * g * g;
+                    output[at] = updated(param[at], new_m, new_v, factors);
+                }
+                m[nth * 4 + i] = new_m;
+                v[nth * 4 + i] = new_v;
+                largest_1 = max(largest_1, new_m.abs());
+                largest_2 = max(largest_2, new_v.abs());
             }
-            m[i] = new_m;
-            v[i] = new_v;
-            largest_1 = max(largest_1, new_m.abs());
-            largest_2 = max(largest_2, new_v.abs());
         }
     }
-    maxima_1[unit as usize] = largest_1;
-    maxima_2[unit as usize] = largest_2;
-    sync_cube();
+    let scale_1 = largest_of_cube(largest_1, units);
+    let scale_2 = largest_of_cube(largest_2, units);
 
-    let mut scale_1 = f32::new(0.0);
-    let mut scale_2 = f32::new(0.0);
-    for other in 0..comptime!(UNITS as usize) {
-        scale_1 = max(scale_1, maxima_1[other]);
-        scale_2 = max(scale_2, maxima_2[other]);
-    }
     if begin < elements {
-        let mut word_1 = 0u32;
-        let mut word_2 = 0u32;
-        #[unroll]
-        for i in 0..4usize {
-            if begin + comptime!(i as u32) < elements {
-                word_1 |= code(maps, 0u32, m[i], scale_1) << comptime!(8 * i as u32);
-                word_2 |= code(maps, 256u32, v[i], scale_2) << comptime!(8 * i as u32);
+        #[unroll(per_unit == 1)]
+        for nth in 0..per_unit {
+            let word = UNIT_POS + nth as u32 * comptime!(units as u32);
+            let mut word_1 = 0u32;
+            let mut word_2 = 0u32;
+            #[unroll]
+            for i in 0..4usize {
+                if begin + word * 4 + comptime!(i as u32) < elements {
+                    let shift = comptime!(8 * i as u32);
+                    word_1 |= code(maps, 0u32, m[nth * 4 + i], scale_1) << shift;
+                    word_2 |= code(maps, 256u32, v[nth * 4 + i], scale_2) << shift;
+                }
             }
+            page[(words + word) as usize] = word_1;
+            page[(words + comptime!(CODE_WORDS as u32) + word) as usize] = word_2;
         }
-        page[codes_1] = word_1;
-        page[codes_2] = word_2;
-        if unit == 0 {
-            page[(words + 128) as usize] = scale_1.to_bits();
-            page[(words + 129) as usize] = scale_2.to_bits();
+        if UNIT_POS == 0 {
+            page[scales] = scale_1.to_bits();
+            page[scales + 1] = scale_2.to_bits();
         }
     }
+}
+
+/// The largest `value` of all units of the cube.
+#[cube]
+fn largest_of_cube(value: f32, #[comptime] units: usize) -> f32 {
+    let mut largest = value;
+    if comptime!(units > 1) {
+        let mut values = Shared::<[f32]>::new_slice(units);
+        values[UNIT_POS as usize] = value;
+        sync_cube();
+        for other in 0..units {
+            largest = max(largest, values[other]);
+        }
+    }
+    largest
 }
 
 /// The code of the entry nearest to `value / scale` in the map at `map`, the lower of two equally near, but never one

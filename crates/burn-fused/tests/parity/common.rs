@@ -9,6 +9,8 @@ pub fn devices() -> Vec<Device> {
         Device::flex(),
         #[cfg(feature = "wgpu")]
         Device::wgpu(burn_core::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "cpu")]
+        Device::cpu(),
     ]
 }
 

@@ -73,6 +73,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         .config()
         .adamw()
         .with_budget(budget)
+        .with_memory_limit(args.device_memory)
         .with_page_file(Some(run_dir.path().join(PAGE_FILE)));
     trainer = trainer.with_optimizer(&optimizer)?;
     // A run that was stopped before its first checkpoint begins anew.

@@ -166,7 +166,52 @@ fn what_cannot_work_is_refused() {
     );
     assert_eq!(run.code, Some(2));
     assert!(run.stderr.contains("50%"), "{}", run.stderr);
+    paging
+        .train(&output, &["--device-memory", "1GB"])
+        .refused(&["--device-memory", "paged-adamw"]);
+    paging
+        .train(&output, &[&ZERO[..], &["--device-memory", "1GB"]].concat())
+        .refused(&["--device-memory", "auto", "the budget is 0"]);
+    let run = paging.train(&output, &["--device-memory", "much"]);
+    assert_eq!(run.code, Some(2));
+    assert!(run.stderr.contains("24GB"), "{}", run.stderr);
     assert!(!output.exists());
+}
+
+/// State has to leave where the limit leaves no room for it, and stays where there is plenty.
+fn a_memory_limit_decides_what_stays(device: &str) {
+    let paging = Paging::new();
+    let resident = |limit: &str| {
+        let output = paging.place.path(limit);
+        let more = ["--device", device, "--optimizer", "paged-adamw"];
+        let run = paging.train(&output, &[&more[..], &["--device-memory", limit]].concat());
+        run.ok();
+        let line = log_lines(&output.with_extension("jsonl")).remove(5);
+        let bytes = |key: &str| number(&line, &format!("optimizer_{key}_bytes"));
+        assert!(bytes("state") > 0.0);
+        bytes("resident") / bytes("state")
+    };
+    assert_eq!(resident("1kB"), 0.0);
+    assert_eq!(resident("1000GB"), 1.0);
+}
+
+#[test]
+fn on_flex_a_memory_limit_decides_what_stays() {
+    a_memory_limit_decides_what_stays("flex");
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn on_wgpu_a_memory_limit_decides_what_stays() {
+    a_memory_limit_decides_what_stays("wgpu");
+    let paging = Paging::new();
+    let auto = ["--optimizer", "paged-adamw", "--optimizer-budget", "auto"];
+    paging
+        .train(
+            &paging.place.path("run"),
+            &[&auto[..], &["--device", "wgpu"]].concat(),
+        )
+        .refused(&["auto", "wgpu", "--device-memory 24GB"]);
 }
 
 #[test]

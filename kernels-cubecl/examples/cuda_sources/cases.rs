@@ -1,0 +1,207 @@
+//! What training and generation with a model of LLaMA-7B's shapes ask of the kernels, and one odd shape.
+//!
+//! The table of CUDA kernels is of these calls: a new launch function, or a new choice within one, needs its case here.
+
+use std::fmt;
+
+use cubecl::client::Client;
+use cubecl::ir::{ElemType, FloatKind};
+use cubecl::server::Handle;
+use nf4::{Codebook, Layout, QuantConfig};
+use nf4_cubecl::adamw::{self, Factors, Run};
+use nf4_cubecl::{CodeTable, Direction, Format, KernelError, Rows, Weight};
+
+/// `[out_features, in_features]` of attention, of gate and up, of down; and one whose rows begin anywhere in a
+/// packed word.
+const SHAPES: [[usize; 2]; 4] = [[4096, 4096], [11008, 4096], [4096, 11008], [1000, 1001]];
+
+/// One token, a few, a short row, a training step's.
+const ROWS: [usize; 4] = [1, 8, 16, 512];
+
+const FLOATS: [FloatKind; 3] = [FloatKind::BF16, FloatKind::F16, FloatKind::F32];
+
+/// A launch function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Quantize,
+    Dequantize,
+    Matmul(Direction, usize),
+    AdamW,
+    AdamW8bit,
+}
+
+/// One call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Case {
+    pub operation: Operation,
+    /// Of `x`, or of the result of a dequantization.
+    pub dtype: FloatKind,
+    /// Of the weight.
+    pub shape: [usize; 2],
+    pub double_quant: bool,
+}
+
+/// All calls.
+pub fn all() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for shape in SHAPES {
+        let mut case = |operation, dtype, double_quant| {
+            cases.push(Case {
+                operation,
+                dtype,
+                shape,
+                double_quant,
+            });
+        };
+        for double_quant in [true, false] {
+            case(Operation::Quantize, FloatKind::F32, double_quant);
+            // Without double quantization a kernel differs in how it reads a scale: one dtype shows that.
+            let floats = match double_quant {
+                true => &FLOATS[..],
+                false => &FLOATS[..1],
+            };
+            for &dtype in floats {
+                case(Operation::Dequantize, dtype, double_quant);
+                for rows in ROWS {
+                    for direction in [Direction::Forward, Direction::Transposed] {
+                        case(Operation::Matmul(direction, rows), dtype, double_quant);
+                    }
+                }
+            }
+        }
+        case(Operation::AdamW, FloatKind::F32, true);
+        case(Operation::AdamW8bit, FloatKind::F32, true);
+    }
+    cases
+}
+
+impl Case {
+    /// Makes the call, on buffers that are never filled. Returns the buffer of packed words that it reads.
+    pub fn launch(&self, client: &Client) -> Result<Option<Handle>, KernelError> {
+        let elements = self.shape[0] * self.shape[1];
+        let dtype = ElemType::Float(self.dtype);
+        match self.operation {
+            Operation::Quantize => {
+                let values = client.empty(4 * elements);
+                let map = nf4::dynamic_map();
+                nf4_cubecl::quantize(client, values, self.shape, self.format(), map)?;
+                Ok(None)
+            }
+            Operation::Dequantize => {
+                let weight = self.weight(client);
+                nf4_cubecl::dequantize(client, &weight, dtype)?;
+                Ok(Some(weight.packed))
+            }
+            Operation::Matmul(direction, m) => {
+                let weight = self.weight(client);
+                let row_stride = match direction {
+                    Direction::Forward => weight.in_features,
+                    Direction::Transposed => weight.out_features,
+                };
+                let x = Rows {
+                    handle: client.empty(dtype.size() * m * row_stride),
+                    dtype,
+                    m,
+                    row_stride,
+                };
+                nf4_cubecl::matmul(client, x, &weight, direction)?;
+                Ok(Some(weight.packed))
+            }
+            Operation::AdamW => {
+                let run = run(elements, 2 * elements);
+                let page = client.empty(4 * run.page_words);
+                let buffers = parameter(client, elements);
+                adamw::f32::update(client, buffers.each_ref(), &page, run, FACTORS)?;
+                Ok(None)
+            }
+            Operation::AdamW8bit => {
+                let blocks = elements.div_ceil(adamw::dynamic8::BLOCK);
+                let run = run(elements, blocks * adamw::dynamic8::BLOCK_WORDS);
+                let page = client.empty(4 * run.page_words);
+                let maps = client.empty(4 * 512);
+                let buffers = parameter(client, elements);
+                adamw::dynamic8::update(client, buffers.each_ref(), &page, &maps, run, FACTORS)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn config(&self) -> QuantConfig {
+        QuantConfig {
+            double_quant: self.double_quant,
+            ..QuantConfig::default()
+        }
+    }
+
+    fn format(&self) -> Format {
+        let QuantConfig {
+            codebook,
+            block_size,
+            double_quant,
+        } = self.config();
+        Format {
+            table: table(codebook),
+            block_size,
+            double_quant,
+        }
+    }
+
+    fn weight(&self, client: &Client) -> Weight {
+        let layout = Layout::new(self.shape, self.config()).expect("the shape of a weight");
+        Weight {
+            packed: client.empty(4 * layout.packed_words()),
+            absmax: client.empty(4 * layout.absmax_words()),
+            out_features: self.shape[0],
+            in_features: self.shape[1],
+            format: self.format(),
+        }
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.operation {
+            Operation::Quantize => write!(f, "quantize"),
+            Operation::Dequantize => write!(f, "dequantize"),
+            Operation::Matmul(Direction::Forward, _) => write!(f, "x · Wᵀ"),
+            Operation::Matmul(Direction::Transposed, _) => write!(f, "x · W"),
+            Operation::AdamW => write!(f, "AdamW"),
+            Operation::AdamW8bit => write!(f, "AdamW, 8-bit"),
+        }
+    }
+}
+
+fn table(codebook: Codebook) -> CodeTable {
+    CodeTable::new(
+        codebook.values(),
+        codebook.codes_by_rank(),
+        &codebook.midpoints(),
+    )
+}
+
+/// A parameter, its gradient and where it goes.
+fn parameter(client: &Client, elements: usize) -> [Handle; 3] {
+    [(); 3].map(|()| client.empty(4 * elements))
+}
+
+fn run(elements: usize, page_words: usize) -> Run {
+    Run {
+        parameter: elements,
+        first: 0,
+        elements,
+        page_words,
+        offset: 0,
+        end: page_words,
+    }
+}
+
+/// No kernel depends on them.
+const FACTORS: Factors = Factors {
+    rate_1: 0.1,
+    beta_2: 0.999,
+    rate_2: 0.001,
+    correction_2: 1.0,
+    epsilon: 1e-8,
+    decay: 1.0,
+    step_size: 1e-3,
+};

@@ -1,0 +1,96 @@
+//! Writes the CUDA C++ of every kernel that CUDA devices of three generations would be given, without one.
+//!
+//! The launch functions run as they are, on a device that says it is a CUDA one, compiles to CUDA C++ what it is told
+//! to launch and runs nothing: what is written is what they choose. `scripts/cuda-check.sh` compiles it.
+//!
+//! ```sh
+//! cargo run --release -p nf4-cubecl --example cuda_sources -- FOLDER
+//! ```
+//!
+//! A stock Burn compiles the same kernels for CUDA through LLVM instead; the properties that kernels are chosen by are
+//! those of that way.
+
+mod cases;
+mod device;
+mod recorder;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cases::{Case, Operation};
+use device::ARCHITECTURES;
+use recorder::{Launched, Recorder};
+use serde_json::{Value, json};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder = std::env::args_os().nth(1).map(PathBuf::from);
+    let folder = folder.ok_or("usage: cuda_sources FOLDER")?;
+    fs::create_dir_all(&folder)?;
+    let mut kernels = Vec::new();
+    for architecture in ARCHITECTURES {
+        let recorder = Recorder::new(architecture);
+        for (entry, kernel) in launched(&recorder)? {
+            let file = format!("{}_{entry}.cu", architecture.version);
+            fs::write(folder.join(&file), &kernel.0.source)?;
+            kernels.push(described(architecture.version, &file, &kernel));
+        }
+    }
+    write(&folder.join("kernels.json"), &kernels)?;
+    println!("{} kernels in {}", kernels.len(), folder.display());
+    Ok(())
+}
+
+/// A kernel, its packed words among its buffers, and the cases that launch it.
+type Kernel = (Launched, Option<usize>, Vec<Case>);
+
+/// All kernels by their entry, which names the instance.
+fn launched(recorder: &Recorder) -> Result<BTreeMap<String, Kernel>, Box<dyn Error>> {
+    let mut kernels = BTreeMap::new();
+    for case in cases::all() {
+        let (packed, launched) = recorder.record(|client| case.launch(client))?;
+        let packed = packed?;
+        for kernel in launched {
+            let position = packed.as_ref().and_then(|packed| kernel.position(packed));
+            let (_, _, cases) = kernels
+                .entry(kernel.entry.clone())
+                .or_insert_with(|| (kernel, position, Vec::new()));
+            if !cases.contains(&case) {
+                cases.push(case);
+            }
+        }
+    }
+    Ok(kernels)
+}
+
+fn described(version: u32, file: &str, (kernel, packed, cases): &Kernel) -> Value {
+    let cases: Vec<_> = cases
+        .iter()
+        .map(|case| {
+            json!({
+                "operation": case.to_string(),
+                "dtype": format!("{:?}", case.dtype).to_lowercase(),
+                "rows": match case.operation {
+                    Operation::Matmul(_, rows) => Some(rows),
+                    _ => None,
+                },
+                "shape": case.shape,
+                "double_quant": case.double_quant,
+            })
+        })
+        .collect();
+    json!({
+        "file": file,
+        "architecture": version,
+        "entry": kernel.entry,
+        "threads": kernel.threads,
+        "dynamic_shared": kernel.dynamic_shared,
+        "packed_buffer": packed,
+        "cases": cases,
+    })
+}
+
+fn write(path: &Path, kernels: &[Value]) -> Result<(), Box<dyn Error>> {
+    Ok(fs::write(path, serde_json::to_vec_pretty(kernels)?)?)
+}

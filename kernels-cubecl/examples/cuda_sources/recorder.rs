@@ -1,0 +1,283 @@
+//! A server that compiles what it is told to launch and runs nothing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cubecl::bytes::Bytes;
+use cubecl::client::Client;
+use cubecl::future::{self, DynFut};
+use cubecl::prelude::CubeCount;
+use cubecl::profile::ProfileDuration;
+use cubecl::server::{
+    BufferBinding, CopyDescriptor, Handle, KernelArguments, KernelResource, ProfileError,
+    ProfilingToken, Server, ServerCommunication, ServerError, ServerStorage, ServerUtilities,
+};
+use cubecl::{CubeKernel, define_kernel};
+use cubecl_common::device::{DeviceId, DeviceService, ServiceId};
+use cubecl_cpp::shared::CppCompiler;
+use cubecl_cpp::target::Cuda;
+use cubecl_environment::backtrace::BackTrace;
+use cubecl_environment::stream::StreamId;
+use cubecl_server::allocator::ContiguousMemoryLayoutPolicy;
+use cubecl_server::dry_run::LaunchMode;
+use cubecl_server::kernel::CompiledKernel;
+use cubecl_server::logging::ServerLogger;
+use cubecl_server::memory_management::{
+    ManagedMemoryHandle, ManagedMemoryId, MemoryAllocationMode, StreamMemoryReport,
+};
+use cubecl_server::storage::{BytesResource, BytesStorage, ManagedResource};
+
+use crate::device::{Architecture, target_properties};
+
+/// A kernel as a CUDA device would be given it.
+#[derive(Clone, Debug)]
+pub struct Launched {
+    /// The function to call.
+    pub entry: String,
+    /// CUDA C++, the same in every run.
+    pub source: String,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of shared memory asked for at the launch.
+    pub dynamic_shared: usize,
+    buffers: Vec<ManagedMemoryId>,
+}
+
+impl Launched {
+    /// Which of the kernel's buffers is `handle`, if one is.
+    pub fn position(&self, handle: &Handle) -> Option<usize> {
+        let id = handle.memory.descriptor().id;
+        self.buffers.iter().position(|buffer| *buffer == id)
+    }
+}
+
+type Launches = Vec<Result<Launched, String>>;
+
+/// A device for which kernels are compiled to CUDA C++ and listed.
+pub struct Recorder {
+    client: Client,
+    launches: Arc<Mutex<Launches>>,
+}
+
+impl Recorder {
+    pub fn new(architecture: Architecture) -> Self {
+        let launches = Arc::default();
+        let server = RecordingServer::new(architecture, Arc::clone(&launches));
+        Self {
+            client: Client::init(architecture.device_id(), server),
+            launches,
+        }
+    }
+
+    /// What `launch` returns, and the kernels that it launches.
+    ///
+    /// # Errors
+    /// What the compiler says of a kernel that it refuses.
+    pub fn record<T>(
+        &self,
+        launch: impl FnOnce(&Client) -> T,
+    ) -> Result<(T, Vec<Launched>), String> {
+        let result = launch(&self.client);
+        future::block_on(self.client.sync()).map_err(|error| error.to_string())?;
+        let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
+        let kernels = launches.drain(..).collect::<Result<_, _>>()?;
+        Ok((result, kernels))
+    }
+}
+
+#[derive(Debug)]
+struct RecordingServer {
+    architecture: Architecture,
+    utilities: Arc<ServerUtilities>,
+    launches: Arc<Mutex<Launches>>,
+}
+
+impl RecordingServer {
+    fn new(architecture: Architecture, launches: Arc<Mutex<Launches>>) -> Self {
+        let (utilities, _) = ServerUtilities::init(
+            ServiceId::of::<Self>(architecture.device_id()),
+            "cuda",
+            architecture.properties(),
+            target_properties(),
+            Arc::new(ServerLogger::default()),
+            ContiguousMemoryLayoutPolicy::new(512),
+        );
+        Self {
+            architecture,
+            utilities: Arc::new(utilities),
+            launches,
+        }
+    }
+
+    fn compile(
+        &self,
+        kernel: &dyn CubeKernel,
+        bindings: &KernelArguments,
+    ) -> Result<Launched, String> {
+        let refused = |error| format!("{}: {error}", kernel.name());
+        let definition = define_kernel(kernel).map_err(refused)?;
+        let compiled = CompiledKernel::compile(
+            kernel,
+            definition,
+            &mut CppCompiler::<Cuda>::default(),
+            &self.architecture.compilation_options(),
+        )
+        .map_err(refused)?;
+        let buffers = bindings.resources.iter().map(|resource| match resource {
+            KernelResource::Buffer(buffer) => buffer.memory.id(),
+            KernelResource::TensorMap(map) => map.binding.memory.id(),
+        });
+        Ok(Launched {
+            entry: compiled.entrypoint_name,
+            source: numbered_by_appearance(&compiled.source),
+            threads: compiled.cube_dim.num_elems(),
+            dynamic_shared: compiled.repr.map_or(0, |repr| repr.shared_memory_size),
+            buffers: buffers.collect(),
+        })
+    }
+
+    fn holds_nothing() -> ServerError {
+        ServerError::Generic {
+            reason: "a device that only records holds nothing to read".into(),
+            backtrace: BackTrace::capture(),
+        }
+    }
+}
+
+/// `source` with its values (`v12`) numbered in the order in which they appear: the compiler numbers some of them in the
+/// order of a hash map.
+fn numbered_by_appearance(source: &str) -> String {
+    let mut numbers = HashMap::new();
+    let mut numbered = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find('v') {
+        let (before, value) = rest.split_at(at);
+        numbered.push_str(before);
+        let name = &value[..1 + digits(&value[1..])];
+        let begins = !before.ends_with(|last: char| last.is_ascii_alphanumeric());
+        if begins && name.len() > 1 {
+            let next = numbers.len();
+            let number = numbers.entry(name).or_insert(next);
+            numbered.push_str(&format!("v{number}"));
+        } else {
+            numbered.push_str(name);
+        }
+        rest = &value[name.len()..];
+    }
+    numbered + rest
+}
+
+fn digits(text: &str) -> usize {
+    text.bytes().take_while(u8::is_ascii_digit).count()
+}
+
+impl DeviceService for RecordingServer {
+    fn init(device: DeviceId) -> Self {
+        unreachable!("{device:?} was not registered before its use")
+    }
+
+    fn utilities(&self) -> Arc<dyn std::any::Any + Send + Sync> {
+        self.utilities.clone()
+    }
+}
+
+impl ServerCommunication for RecordingServer {}
+
+impl Server for RecordingServer {
+    fn initialize_memory(
+        &mut self,
+        _memory: ManagedMemoryHandle,
+        _size: u64,
+        _stream: StreamId,
+    ) -> Result<(), ServerError> {
+        Ok(())
+    }
+
+    fn logger(&self) -> Arc<ServerLogger> {
+        self.utilities.logger.clone()
+    }
+
+    fn utilities(&self) -> Arc<ServerUtilities> {
+        self.utilities.clone()
+    }
+
+    fn read(
+        &mut self,
+        _descriptors: Vec<CopyDescriptor>,
+        _stream: StreamId,
+    ) -> DynFut<Result<Vec<Bytes>, ServerError>> {
+        Box::pin(async { Err(Self::holds_nothing()) })
+    }
+
+    fn write(&mut self, _descriptors: Vec<(CopyDescriptor, Bytes)>, _stream: StreamId) {}
+
+    fn sync(
+        &mut self,
+        _handles: Vec<BufferBinding>,
+        _stream: StreamId,
+    ) -> DynFut<Result<(), ServerError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn check(
+        &mut self,
+        _handles: Vec<BufferBinding>,
+        _stream: StreamId,
+    ) -> Result<(), ServerError> {
+        Ok(())
+    }
+
+    unsafe fn launch(
+        &mut self,
+        kernel: Box<dyn CubeKernel>,
+        _count: CubeCount,
+        bindings: KernelArguments,
+        _stream: StreamId,
+        _mode: LaunchMode,
+    ) {
+        let launched = self.compile(&*kernel, &bindings);
+        let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
+        launches.push(launched);
+    }
+
+    fn flush(&mut self, _stream: StreamId) -> Result<(), ServerError> {
+        Ok(())
+    }
+
+    fn memory_report(&mut self, _stream: StreamId) -> Option<StreamMemoryReport> {
+        None
+    }
+
+    fn memory_cleanup(&mut self, _stream: StreamId) -> Result<(), ServerError> {
+        Ok(())
+    }
+
+    fn start_profile(&mut self, _stream: StreamId) -> Result<ProfilingToken, ServerError> {
+        Err(Self::holds_nothing())
+    }
+
+    fn end_profile(
+        &mut self,
+        _stream: StreamId,
+        _token: ProfilingToken,
+    ) -> Result<ProfileDuration, ProfileError> {
+        Err(ProfileError::Unknown {
+            reason: "a device that only records takes no time".into(),
+            backtrace: BackTrace::capture(),
+        })
+    }
+
+    fn allocation_mode(&mut self, _mode: MemoryAllocationMode, _stream: StreamId) {}
+}
+
+impl ServerStorage for RecordingServer {
+    type Storage = BytesStorage;
+
+    fn get_resource(
+        &mut self,
+        _binding: BufferBinding,
+        _stream: StreamId,
+    ) -> Result<ManagedResource<BytesResource>, ServerError> {
+        Err(Self::holds_nothing())
+    }
+}

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Compiles every kernel that a CUDA device would be given, for three generations of devices and without one, and holds
+# registers, spills, shared memory and instructions against kernels-cubecl/cuda-table.md. A kernel that got worse fails.
+#
+# usage: scripts/cuda-check.sh [--write] [CARGO ARGUMENTS]
+#   --write            writes the table anew
+#   CARGO ARGUMENTS    what to build the kernels' sources with; default -p nf4-cubecl
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+write=()
+if [ "${1:-}" = --write ]; then write=(--write); shift; fi
+if [ $# = 0 ]; then set -- -p nf4-cubecl; fi
+
+toolchain=$(scripts/cuda-toolchain.sh)
+eval "$toolchain"
+sources=$(mktemp -d)
+trap 'rm -rf "$sources"' EXIT
+cargo run --quiet --release "$@" --example cuda_sources -- "$sources"
+python3 scripts/cuda_table.py "$sources" kernels-cubecl/cuda-table.md "${write[@]}"
