@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU) and on wgpu, that of
-# the paged optimizer also on CubeCL's CPU runtime, and compiles the kernels for CUDA. Where no Vulkan device answers,
+# Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU) and on wgpu, those of
+# the kernels and of the paged optimizer also on CubeCL's CPU runtime, and compiles the kernels for CUDA. Where no Vulkan device answers,
 # Mesa's software Vulkan is installed first. What needs LLVM or NVIDIA's compilers is left out, saying so, where their
 # packages cannot be had.
 #
@@ -8,8 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tested=finetune/wgpu,qlora-tests/wgpu
-checked=$tested
+tested=finetune/wgpu,nf4-cubecl/wgpu,qlora-tests/wgpu
 left_out=()
 
 scripts/install-vulkan.sh
@@ -17,11 +16,12 @@ scripts/install-vulkan.sh
 scripts/fetch-smollm2.sh || left_out+=("the tests on SmolLM2-135M-Instruct: it cannot be fetched")
 if llvm=$(scripts/stage-llvm.sh); then
   eval "$llvm"
-  # The paged optimizer's suite alone: without autotune Burn's own products take minutes on that runtime.
-  tested+=,burn-paged/cpu
-  checked+=,qlora-tests/cpu,qlora-tests/cuda
+  # The others multiply by Burn's own kernels, which without autotune take minutes on that runtime or do not fit it.
+  tested+=,burn-paged/cpu,nf4-cubecl/cpu
+  checked=$tested,qlora-tests/cpu,qlora-tests/cuda
 else
-  left_out+=("the paged optimizer on CubeCL's CPU runtime and the feature cuda: there is no LLVM")
+  checked=$tested
+  left_out+=("kernels and paged optimizer on CubeCL's CPU runtime, and the feature cuda: there is no LLVM")
 fi
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
