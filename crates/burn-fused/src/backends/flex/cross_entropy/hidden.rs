@@ -28,11 +28,11 @@ impl Pass {
     }
 }
 
-/// Losses, log-sum-exps, and the gradient of `hidden` if `gradient`. Every tile of tokens goes
-/// through the whole vocabulary on one thread.
+/// Losses, log-sum-exps, and the gradient of `hidden` if `gradient`. Every tile of tokens goes through the whole vocabulary
+/// on one thread; what a token gets does not depend on who shares its tile.
 pub(super) fn pass<E: Number>(head: &Head<E>, gradient: bool) -> Pass {
     let all = head.classes.len();
-    let step = tokens(all);
+    let step = tokens(all, rayon::current_num_threads());
     let n = if gradient { head.n } else { 0 };
     let mut losses = vec![0f32; all];
     let mut lse = vec![0f32; all];

@@ -4,18 +4,17 @@ use super::super::simd::{LANES, exp, max, sum, vectorised};
 /// of 1 MiB; a tile of the weight is shared by all threads through the third-level cache.
 pub(super) const CLASSES: usize = 512;
 
-/// Tokens of a tile at most: the products come within a few percent of their best speed (measured
-/// on AVX-512: 204 GFLOP/s with 256 tokens, 215 with 512, 187 with 128).
-const TOKENS: usize = 256;
+/// Tokens of a tile at most. With 512 the products alone are faster by a twelfth, decoding the weight half as often, but
+/// logits leave the second-level cache, and whole training steps take as long (measured with AVX-512 BF16 on two cores).
+pub(super) const TOKENS: usize = 256;
 
-/// Tokens of a tile: the tokens in equal parts, a multiple of four of them so that a few threads
-/// end together. It depends on the number of tokens alone, and so do the sums.
-pub(super) fn tokens(all: usize) -> usize {
-    let parts = match all {
-        0..64 => 1,
-        _ => all.div_ceil(TOKENS).next_multiple_of(4),
-    };
-    all.div_ceil(parts).max(1)
+/// Fewest tokens for which a tile of their own is worth a pass over the weight.
+const FEWEST: usize = 32;
+
+/// Tokens of a tile: the tokens in equal parts, as many for each of the threads.
+pub(super) fn tokens(all: usize, threads: usize) -> usize {
+    let parts = all.div_ceil(TOKENS).next_multiple_of(threads);
+    all.div_ceil(parts.min(all / FEWEST).max(1)).max(1)
 }
 
 vectorised! {
@@ -64,7 +63,11 @@ mod tests {
 
     #[test]
     fn tiles_are_even_and_no_larger_than_their_limit() {
-        assert_eq!([tokens(0), tokens(1), tokens(63)], [1, 1, 63]);
-        assert_eq!([tokens(64), tokens(1024), tokens(1025)], [16, 256, 129]);
+        assert_eq!([tokens(0, 2), tokens(1, 2), tokens(63, 2)], [1, 1, 63]);
+        assert_eq!(
+            [tokens(64, 2), tokens(1024, 2), tokens(1025, 2)],
+            [32, 256, 171]
+        );
+        assert_eq!([tokens(1024, 16), tokens(100, 16)], [64, 34]);
     }
 }

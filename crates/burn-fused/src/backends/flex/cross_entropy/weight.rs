@@ -3,7 +3,7 @@ use rayon::prelude::*;
 use super::{
     super::matmul::{Into, Matrix, matmul},
     Head,
-    tile::{CLASSES, probabilities, tokens},
+    tile::{CLASSES, TOKENS, probabilities},
 };
 
 /// The gradient of the weight, `[vocab, n]`: `(softmax − one-hot)ᵀ · hidden`. Every tile of classes
@@ -17,7 +17,7 @@ pub(super) fn gradient(head: &Head<f32>, lse: &[f32]) -> Vec<f32> {
         vocab,
     } = *head;
     let all = classes.len();
-    let step = tokens(all);
+    let step = all.clamp(1, TOKENS);
     let mut dweight = vec![0f32; vocab * n];
     if n == 0 {
         return dweight;
