@@ -1,4 +1,5 @@
-//! CubeCL kernels of QLoRA training: products with NF4 weights, and paged optimizer state. Knows cubecl, not Burn.
+//! CubeCL kernels of QLoRA training: products with NF4 weights, what stands between them, and paged optimizer state. Knows
+//! cubecl, not Burn.
 //!
 //! A weight is two buffers of `u32` words ([`Weight`]); every kernel reads those words directly and
 //! nothing here ever forms the dense matrix unless [`dequantize()`] is asked for it. All launches
@@ -8,6 +9,7 @@
 //! - [`mod@quantize`]: weights to words, with the bits of the host implementation.
 //! - [`mod@dequantize`]: words to a dense matrix.
 //! - [`mod@matmul`]: `x · Wᵀ` and `x · W`, and the choice between the kernels for it.
+//! - [`fused`]: norms, activations, rotations and losses, in one pass each.
 //! - [`adamw`]: updates of parameters whose optimizer state lies in pages.
 //! - [`mod@error`]: what is refused, and why.
 
@@ -19,6 +21,7 @@ pub mod adamw;
 pub mod dequantize;
 pub mod error;
 pub mod format;
+pub mod fused;
 pub mod matmul;
 pub mod quantize;
 

@@ -215,6 +215,29 @@ pub trait FusedOps: Backend {
         composed::attention::backward::<Self>([q, k, v, out, lse, grad], mask, scale)
     }
 
+    /// The loss of every row of logits, `[tokens, 1]`: `weight · (log Σ exp(logits) − logit of the class)`.
+    ///
+    /// `logits: [tokens, vocab]`, `classes: [tokens, 1]`, each below `vocab`, `weights: [tokens, 1]`. A part of
+    /// [`Self::linear_cross_entropy`].
+    #[fusion(default)]
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        classes: IntTensor<Self>,
+        weights: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        composed::cross_entropy::rows::<Self>(logits, classes, weights)
+    }
+
+    /// [`Self::cross_entropy`], and its gradient `weight · (softmax − one-hot of the class)`, like `logits`.
+    #[fusion(default)]
+    fn cross_entropy_grad(
+        logits: FloatTensor<Self>,
+        classes: IntTensor<Self>,
+        weights: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composed::cross_entropy::rows_grad::<Self>(logits, classes, weights)
+    }
+
     /// The sum, f32 `[1]`, of the negative log-likelihoods of `targets` under the logits
     /// `hidden · weightᵀ`, which are never formed whole.
     ///

@@ -7,12 +7,60 @@ use burn_core::backend::{
 use burn_core::tensor::{DType, Shape};
 
 use super::precision::{cast, widen};
-use crate::IGNORED;
+use crate::{FusedOps, IGNORED};
+
+/// The losses of rows of logits.
+pub(crate) fn rows<B: Backend>(
+    logits: FloatTensor<B>,
+    classes: IntTensor<B>,
+    weights: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let lse = log_sum_exp::<B>(logits.clone());
+    losses::<B>(logits, lse, classes, weights)
+}
+
+/// [`rows`], and `weight · (softmax − one-hot of the class)`.
+pub(crate) fn rows_grad<B: Backend>(
+    logits: FloatTensor<B>,
+    classes: IntTensor<B>,
+    weights: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let lse = log_sum_exp::<B>(logits.clone());
+    let losses = losses::<B>(
+        logits.clone(),
+        lse.clone(),
+        classes.clone(),
+        weights.clone(),
+    );
+    let p = B::float_exp(B::float_sub(logits, lse));
+    let p = B::float_mul(p, weights.clone());
+    let hit = B::float_neg(weights);
+    (
+        losses,
+        B::float_scatter(1, p, classes, hit, IndexingUpdateOp::Add),
+    )
+}
+
+fn log_sum_exp<B: Backend>(logits: FloatTensor<B>) -> FloatTensor<B> {
+    let max = B::float_max_dim(logits.clone(), 1);
+    let exp = B::float_exp(B::float_sub(logits, max.clone()));
+    B::float_add(B::float_log(B::float_sum_dim(exp, 1)), max)
+}
+
+fn losses<B: Backend>(
+    logits: FloatTensor<B>,
+    lse: FloatTensor<B>,
+    classes: IntTensor<B>,
+    weights: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let picked = B::float_gather(1, logits, classes);
+    B::float_mul(B::float_sub(lse, picked), weights)
+}
 
 /// Logits formed at a time, at least one token's: 64 MiB in f32.
 const CHUNK_LOGITS: usize = 1 << 24;
 
-pub(crate) fn loss<B: Backend>(
+pub(crate) fn loss<B: FusedOps>(
     hidden: FloatTensor<B>,
     weight: FloatTensor<B>,
     targets: IntTensor<B>,
@@ -21,7 +69,7 @@ pub(crate) fn loss<B: Backend>(
     head.sum(head.chunks().map(|chunk| chunk.loss()))
 }
 
-pub(crate) fn loss_grad_hidden<B: Backend>(
+pub(crate) fn loss_grad_hidden<B: FusedOps>(
     hidden: FloatTensor<B>,
     weight: FloatTensor<B>,
     targets: IntTensor<B>,
@@ -32,15 +80,15 @@ pub(crate) fn loss_grad_hidden<B: Backend>(
     let (losses, grads): (Vec<_>, Vec<_>) = head
         .chunks()
         .map(|chunk| {
-            let loss = chunk.loss();
-            (loss, B::float_matmul(chunk.dlogits(), head.weight.clone()))
+            let (loss, dlogits) = chunk.loss_grad();
+            (loss, B::float_matmul(dlogits, head.weight.clone()))
         })
         .unzip();
     let grad = join::<B>(grads).unwrap_or(empty);
     (head.sum(losses.into_iter()), cast::<B>(grad, dtype))
 }
 
-pub(crate) fn loss_grads<B: Backend>(
+pub(crate) fn loss_grads<B: FusedOps>(
     hidden: FloatTensor<B>,
     weight: FloatTensor<B>,
     targets: IntTensor<B>,
@@ -55,9 +103,9 @@ pub(crate) fn loss_grads<B: Backend>(
     );
     let (mut losses, mut grads) = (Vec::new(), Vec::new());
     for chunk in head.chunks() {
-        losses.push(chunk.loss());
         let hidden = chunk.hidden.clone();
-        let dlogits = chunk.dlogits();
+        let (loss, dlogits) = chunk.loss_grad();
+        losses.push(loss);
         grads.push(B::float_matmul(dlogits.clone(), head.weight.clone()));
         let part = B::float_matmul(B::float_swap_dims(dlogits, 0, 1), hidden);
         dweight = B::float_add(dweight, part);
@@ -76,7 +124,7 @@ struct Head<B: Backend> {
     targets: IntTensor<B>,
 }
 
-impl<B: Backend> Head<B> {
+impl<B: FusedOps> Head<B> {
     fn new(hidden: FloatTensor<B>, weight: FloatTensor<B>, targets: IntTensor<B>) -> Self {
         let hidden = widen::<B>(hidden);
         let weight = cast::<B>(weight, hidden.dtype());
@@ -118,15 +166,13 @@ impl<B: Backend> Head<B> {
 struct Chunk<B: Backend> {
     hidden: FloatTensor<B>,
     logits: FloatTensor<B>,
-    /// Log-sum-exp of each row of logits, `[tokens, 1]`.
-    lse: FloatTensor<B>,
     /// `[tokens, 1]`, what is not a class of the vocabulary moved into it.
-    targets: IntTensor<B>,
+    classes: IntTensor<B>,
     /// `[tokens, 1]`: 1, 0 where ignored, NaN where the target is not a class.
     weights: FloatTensor<B>,
 }
 
-impl<B: Backend> Chunk<B> {
+impl<B: FusedOps> Chunk<B> {
     fn new(hidden: FloatTensor<B>, weight: &FloatTensor<B>, targets: IntTensor<B>) -> Self {
         let [tokens, _] = hidden.shape().dims();
         let [vocab, _] = weight.shape().dims();
@@ -134,10 +180,6 @@ impl<B: Backend> Chunk<B> {
         let bools = get_or_init_device_settings::<B>(&device).bool_dtype;
 
         let logits = B::float_matmul(hidden.clone(), B::float_swap_dims(weight.clone(), 0, 1));
-        let max = B::float_max_dim(logits.clone(), 1);
-        let exp = B::float_exp(B::float_sub(logits.clone(), max.clone()));
-        let lse = B::float_add(B::float_log(B::float_sum_dim(exp, 1)), max);
-
         let raw = B::int_reshape(targets, Shape::new([tokens, 1]));
         let ignored = B::int_equal_elem(raw.clone(), IGNORED.into(), bools);
         let below = B::int_lower_elem(raw.clone(), 0i64.into(), bools);
@@ -147,29 +189,23 @@ impl<B: Backend> Chunk<B> {
         // passing for another class.
         let weights = B::float_mask_fill(weights, B::bool_or(below, above), f64::NAN.into());
         let weights = B::float_mask_fill(weights, ignored, 0f64.into());
-        let targets = B::int_clamp(raw, 0i64.into(), (vocab as i64 - 1).into());
         Self {
             hidden,
             logits,
-            lse,
-            targets,
+            classes: B::int_clamp(raw, 0i64.into(), (vocab as i64 - 1).into()),
             weights,
         }
     }
 
-    /// `Σ weight · (lse − logit of the target)`, `[1]`.
-    fn loss(&self) -> FloatTensor<B> {
-        let picked = B::float_gather(1, self.logits.clone(), self.targets.clone());
-        let loss = B::float_sub(self.lse.clone(), picked);
-        B::float_sum(B::float_mul(loss, self.weights.clone()))
+    /// The sum of the losses, `[1]`.
+    fn loss(self) -> FloatTensor<B> {
+        B::float_sum(B::cross_entropy(self.logits, self.classes, self.weights))
     }
 
-    /// `weight · (softmax − one-hot of the target)`, `[tokens, vocab]`.
-    fn dlogits(self) -> FloatTensor<B> {
-        let p = B::float_exp(B::float_sub(self.logits, self.lse));
-        let p = B::float_mul(p, self.weights.clone());
-        let hit = B::float_neg(self.weights);
-        B::float_scatter(1, p, self.targets, hit, IndexingUpdateOp::Add)
+    /// [`Self::loss`], and the gradient of the logits.
+    fn loss_grad(self) -> (FloatTensor<B>, FloatTensor<B>) {
+        let (losses, dlogits) = B::cross_entropy_grad(self.logits, self.classes, self.weights);
+        (B::float_sum(losses), dlogits)
     }
 }
 
