@@ -19,7 +19,6 @@ pub(super) struct Elements<E: CubePrimitive> {
     last: usize,
 }
 
-#[allow(dead_code, reason = "called where the kernel is expanded only")]
 #[cube]
 impl<E: CubePrimitive> Elements<E> {
     /// `last` is the position of the last vector.
@@ -27,10 +26,12 @@ impl<E: CubePrimitive> Elements<E> {
         Elements::<E> { elements, last }
     }
 
+    #[allow(dead_code, reason = "called where the kernel is expanded only")]
     fn at(&self, position: usize) -> E {
         self.elements[min(position, self.last)]
     }
 
+    #[allow(dead_code, reason = "called where the kernel is expanded only")]
     fn vector(&self) -> comptime_type!(VectorSize) {
         E::vector_size()
     }
@@ -49,7 +50,6 @@ pub(super) struct Positions<E: CubePrimitive> {
     _element: PhantomData<E>,
 }
 
-#[allow(dead_code, reason = "called where the kernel is expanded only")]
 #[cube]
 impl<E: CubePrimitive> Positions<E> {
     pub(super) fn new(#[comptime] stage_vector: VectorSize) -> Self {
@@ -59,10 +59,12 @@ impl<E: CubePrimitive> Positions<E> {
         }
     }
 
+    #[allow(dead_code, reason = "called where the kernel is expanded only")]
     fn at(&self, position: usize) -> E {
         E::cast_from(Vector::<u32, E::Size>::new(position as u32))
     }
 
+    #[allow(dead_code, reason = "called where the kernel is expanded only")]
     fn vector(&self) -> comptime_type!(VectorSize) {
         self.stage_vector
     }

@@ -10,7 +10,7 @@
 //!
 //! Bytes: the weight (0.52 an element), `x` and `y` once from memory; again from the L2 cache the weight for each
 //! 128 rows, and `x` for each 64 columns, which is more than all else: 2/64 of a byte a product. Operations: 2·m·n·k on
-//! matrix units, of whole tiles (32, 64 or 128 rows). Instructions: for each weight and tile of rows 13 (32 rows) or 15
+//! matrix units, of whole tiles (32, 64 or 128 rows). Instructions: for each weight and tile of rows 14 (32 rows) or 15
 //! (128 rows) by `cuda-table.md`, of which shift, mask, address, table, scale and conversion are six, matrix
 //! instructions two, fetching fragments one, and staging `x` the rest. LLaMA-7B's 11008 × 4096 in f16 (45.1 M weights,
 //! 23.3 MB packed), from data sheets (RTX 4090: 1.01 TB/s, 165 TFLOP/s with f32 sums, 41 T instructions/s; H100 SXM:
@@ -18,7 +18,7 @@
 //!
 //! | m | RTX 4090: memory, cache, matrix, instructions | H100: memory, cache, matrix, instructions | bound by |
 //! | --- | --- | --- | --- |
-//! | 16 | 24, 9, 17, 14 | 7, 9, 3, 20 | memory; instructions on the H100 |
+//! | 16 | 24, 9, 17, 15 | 7, 9, 3, 21 | memory; instructions on the H100 |
 //! | 512 | 38, 163, 280, 66 | 12, 163, 47, 90 | matrix units; the cache on the H100 |
 //! | 2048 | 84, 650, 1120, 264 | 25, 650, 187, 361 | matrix units; the cache on the H100 |
 //!
@@ -414,7 +414,7 @@ struct PackedArgs<W: Size> {
 
 /// Rows and columns of an operand, and the elements from one to the next.
 #[derive(CubeLaunch, CubeType, Clone, Copy)]
-#[expand(derive(Clone))]
+#[expand(derive(Clone, Copy))]
 struct Extent {
     rows: u32,
     columns: u32,
@@ -495,9 +495,9 @@ impl<W: Size> MatmulArgs for PackedArgs<W> {
         PackedState::<Lhs, EO, W> {
             x: input.x.clone(),
             last: input.last,
-            x_extent: input.x_extent.clone(),
+            x_extent: input.x_extent,
             weight: config,
-            weight_extent: input.weight_extent.clone(),
+            weight_extent: input.weight_extent,
             output: output.clone(),
             stage_vector: comptime!(input.stage_vector),
             x_layout: comptime!(lhs_layout_config),
