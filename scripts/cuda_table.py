@@ -268,7 +268,7 @@ def rows_of(folder):
         figures = pool.map(measured, [(folder, kernel) for kernel in kernels], chunksize=1)
     rows = {}
     for kernel, row in zip(kernels, figures):
-        name = re.sub(r"(_f_\w+?)?_[0-9a-f]{8}$", "", kernel["entry"])
+        name = re.sub(r"(_(f|lhs)_\w+?)?_[0-9a-f]{8}$", "", kernel["entry"])
         dtype = kernel["cases"][0]["dtype"]
         key = (called(kernel["cases"], operations), name, dtype, f"sm_{kernel['architecture']}")
         for number in range(2, 100):
@@ -301,10 +301,13 @@ def written(rows):
         figures = ("–" if row[column] is None else str(row[column]) for column in COLUMNS)
         lines.append(f"| {' | '.join((*key, *figures))} |")
     short = {}
-    for aim, (_, name, *_) in short_of_aims(rows):
-        short.setdefault(aim, dict()).setdefault(name, None)
+    for aim, (call, name, *_) in short_of_aims(rows):
+        short.setdefault(aim, {}).setdefault(name, {}).setdefault(call)
     lines.append("\n## Short of their aims\n")
-    lines += [f"- {aim}: {', '.join(f'`{name}`' for name in names)}" for aim, names in short.items()] or ["None."]
+    for aim, names in short.items():
+        lines.append(f"- {aim}")
+        lines += [f"  - `{name}`: {'; '.join(calls)}" for name, calls in names.items()]
+    lines += [] if short else ["None."]
     return "\n".join(lines) + "\n"
 
 

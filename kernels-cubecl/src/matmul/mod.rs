@@ -8,10 +8,11 @@
 //! [`choose`] picks one.
 
 mod gemv;
+mod loader;
 mod panels;
 mod registers;
+mod sources;
 mod staged;
-mod view;
 
 use cubecl::features::TypeUsage;
 use cubecl::ir::{ElemType, FloatKind};
@@ -84,10 +85,7 @@ pub fn choose(client: &Client, m: usize, weight: &Weight, dtype: ElemType) -> Ke
         };
     }
     let f32 = ElemType::Float(FloatKind::F32);
-    let multiplies_matrices = properties.features.matmul.cmma.iter().any(|instruction| {
-        (instruction.a_type, instruction.b_type, instruction.cd_type) == (dtype, dtype, f32)
-    });
-    if multiplies_matrices && dtype != f32 {
+    if dtype != f32 && staged::has_matrix_instructions(client, dtype) {
         Kernel::StagedMatrix
     } else {
         Kernel::StagedUnits

@@ -1,56 +1,151 @@
 //! The product of many rows through cubek-matmul: tiles of both operands are staged in shared memory, and the
 //! weight is decoded by the loader that fills its tile.
 //!
-//! cubek reads its operands through views. Here the right operand is a view of the words, in which an
-//! element is decoded as it is read; routine, tiling and the multiply-accumulate instructions are cubek's. A
-//! decoded tile serves every row of the tile of `x`, and neither a dense weight nor its scales are ever
-//! written to global memory.
+//! Routine and multiply-accumulate instructions are cubek's, the tiles are chosen here. The right operand's loader is
+//! our own: it reads 32 elements with one load of 128 bits where rows of the weight begin on such a boundary, which
+//! rows of a multiple of 32 do, and a word at a time where not. A decoded tile serves every row of the tile of `x`, and
+//! neither a dense weight nor its scales are ever written to global memory.
 //!
 //! # Roofline
 //!
-//! Bytes: the weight once per tile of rows (0.52 an element, the second time from the L2 cache), `x` once per tile of columns, `y` once.
-//! Operations: 2·m·n·k on matrix units, and about eight integer and f32 instructions for each weight and tile of
-//! 128 rows: shift, mask, table, scale, conversion. LLaMA-7B's 11008 × 4096 in f16 (45.1 M weights, 23.3 MB packed), from data
-//! sheets (RTX 4090: 1.01 TB/s, 165 TFLOP/s with f32 sums, 41 T instructions/s; H100 SXM: 3.35 TB/s, 989 TFLOP/s, 30 T
-//! instructions/s), each alone, in µs:
+//! Bytes: the weight (0.52 an element), `x` and `y` once from memory; again from the L2 cache the weight for each
+//! 128 rows, and `x` for each 64 columns, which is more than all else: 2/64 of a byte a product. Operations: 2·m·n·k on
+//! matrix units, of whole tiles (32, 64 or 128 rows). Instructions: for each weight and tile of rows 14 (32 rows) or 15
+//! (128 rows) by `cuda-table.md`, of which shift, mask, address, table, scale and conversion are six, matrix
+//! instructions two, fetching fragments one, and staging `x` the rest. LLaMA-7B's 11008 × 4096 in f16 (45.1 M weights,
+//! 23.3 MB packed), from data sheets (RTX 4090: 1.01 TB/s, 165 TFLOP/s with f32 sums, 41 T instructions/s; H100 SXM:
+//! 3.35 TB/s, 989 TFLOP/s, 30 T instructions/s; about 5 TB/s from either L2 cache), each alone, in µs:
 //!
-//! | m | RTX 4090: bytes, matrix, decode | H100: bytes, matrix, decode | bound by |
+//! | m | RTX 4090: memory, cache, matrix, instructions | H100: memory, cache, matrix, instructions | bound by |
 //! | --- | --- | --- | --- |
-//! | 16 | 24, 9, 9 | 7, 1.5, 12 | bytes; decoding on the H100 |
-//! | 512 | 38, 280, 35 | 12, 47, 49 | matrix units; evenly on the H100 |
-//! | 2048 | 84, 1120, 140 | 25, 187, 195 | matrix units; decoding on the H100 |
+//! | 16 | 24, 9, 17, 15 | 7, 9, 3, 21 | memory; instructions on the H100 |
+//! | 512 | 38, 163, 280, 66 | 12, 163, 47, 90 | matrix units; the cache on the H100 |
+//! | 2048 | 84, 650, 1120, 264 | 25, 650, 187, 361 | matrix units; the cache on the H100 |
 //!
 //! bitsandbytes decodes the whole weight first: 4.5 bytes a weight are read, written and read again, 202 µs and 61 µs before
 //! the dense product of the same matrix time begins: 211, 482 and 1320 µs on an RTX 4090, 63, 108 and 248 µs on an
-//! H100, and 90 MB for the dense weight. The shape 4096 × 4096 is 0.37 of all these. Predictions: none was run.
+//! H100, and 90 MB for the dense weight. By this the RTX 4090 gains at every m, and the H100 at 16 rows: at 512 and
+//! more it would want tiles of 128 columns too, whose sums leave an A100 room for one block on a multiprocessor.
+//! The shape 4096 × 4096 is 0.37 of all these. Predictions: none was run.
 //! In f32 the plain units of both cards (83 and 67 TFLOP/s) need 560 and 690 µs for 512 rows and bound the time alone.
 
+use std::marker::PhantomData;
+
+use cubecl::features::MmaConfig;
+use cubecl::ir::{ElemType, FloatKind, UIntKind};
 use cubecl::prelude::*;
 use cubecl::quant::scheme::QuantScheme;
 use cubecl::std::tensor::layout::{Coords1d, VirtualLayout};
 use cubecl::std::tensor::{View, ViewMut, launch::ViewArg};
 use cubecl::zspace::{Shape, Strides};
 use cubek_matmul::definition::{
-    AvailableVectorSizes, MatmulElems, MatmulProblem, MatmulSetupError,
+    AvailableVectorSizes, MatmulElems, MatmulProblem, MatmulSetupError, MatmulVectorSizes,
 };
-use cubek_matmul::multi_level::BatchMatmulRoutine;
 use cubek_matmul::multi_level::args::{BatchedCoords, MatmulArgs};
 use cubek_matmul::multi_level::components::global::memory::{
     GlobalLayout, GlobalLayoutConfig, GlobalLayoutLaunch, NoopLayout,
 };
-use cubek_matmul::multi_level::definition::{BatchMatmulBlueprint, Blueprint, cube_mapping_launch};
-use cubek_matmul::multi_level::routines::batch::simple::{SimpleAlgorithm, SimpleArgs};
+use cubek_matmul::multi_level::components::global::read::sync_full_cyclic::SyncFullCyclicLoading;
+use cubek_matmul::multi_level::components::stage::PartitionBuffering;
+use cubek_matmul::multi_level::components::tile::TileMatmulKind;
+use cubek_matmul::multi_level::definition::{
+    BatchMatmulBlueprint, Blueprint, LoadingPrecomputeStrategy, TilingScheme, cube_mapping_launch,
+};
+use cubek_matmul::multi_level::routines::batch::simple::SimpleAlgorithm;
 use cubek_matmul::multi_level::routines::batch::simple_unit::SimpleUnitAlgorithm;
+use cubek_matmul::multi_level::stage::{SwizzleMode, SwizzleModes};
+use cubek_matmul::multi_level::tile::ColMajorTilingOrder;
+use cubek_matmul::multi_level::{BatchMatmulRoutine, TileSize};
 use cubek_matmul::routine::BlueprintStrategy;
+use cubek_std::cube_count::{CubeCountStrategy, GlobalOrder, HypercubeBlueprint};
 
-use super::view::DecodedWeight;
-use super::{Direction, Problem};
-use crate::decode::{Words, fill_table};
+use super::loader::{DecodingLoading, PackedWeight, PackedWeightLaunch, Pieces};
+use super::sources::{Elements, Positions};
+use super::{Alignment, Direction, Problem};
 use crate::error::KernelError;
-use crate::format::CodeTable;
 
-/// A word holds eight elements, so a vector of up to eight lies in one word and one block.
-const WIDEST_READ: usize = 8;
+/// Words of a load of 128 bits.
+type Wide = Const<4>;
+/// Where rows of the weight do not begin on such a boundary, or lines of the stage are too short for it.
+type Narrow = Const<1>;
+
+/// How the loader of `x` orders its tiles.
+type DenseLoading = SyncFullCyclicLoading<ColMajorTilingOrder>;
+type Matrix<W> = SimpleAlgorithm<DenseLoading, DecodingLoading<W>>;
+type Units<W> = SimpleUnitAlgorithm<DenseLoading, DecodingLoading<W>>;
+
+/// What a cube computes from one stage to the next, in elements, and how its planes or units share that.
+struct Stage {
+    rows: u32,
+    columns: u32,
+    depth: u32,
+    /// Planes or units along rows and columns.
+    parts: (u32, u32),
+}
+
+/// Stages for matrix instructions, by the most rows of `x` each is for.
+///
+/// Few rows are a matter of reading the weight: narrow tiles of columns give every multiprocessor one. Many rows are a
+/// matter of multiplying: a decoded element should meet as many rows, and an element of `x` as many columns, as leave
+/// registers for two blocks on a multiprocessor. Every unit decodes one piece of 32 elements a stage.
+const MATRIX_STAGES: [(usize, Stage); 3] = [
+    (32, Stage::new(32, 32, 128, (2, 2))),
+    (64, Stage::new(64, 64, 64, (2, 2))),
+    (usize::MAX, Stage::new(128, 64, 64, (2, 2))),
+];
+
+/// Stages for units, by the most rows of `x` each is for.
+const UNIT_STAGES: [(usize, Stage); 2] = [
+    (32, Stage::new(32, 64, 32, (8, 8))),
+    (usize::MAX, Stage::new(64, 64, 32, (8, 8))),
+];
+
+/// The deepest stage where `x` is read element by element: each load takes a register until it has arrived.
+const ELEMENTWISE_DEPTH: u32 = 32;
+
+impl Stage {
+    const fn new(rows: u32, columns: u32, depth: u32, parts: (u32, u32)) -> Self {
+        Self {
+            rows,
+            columns,
+            depth,
+            parts,
+        }
+    }
+
+    fn for_rows(stages: &'static [(usize, Stage)], m: usize) -> &'static Stage {
+        let fits = stages.iter().find(|(rows, _)| m <= *rows);
+        &fits.unwrap_or(&stages[stages.len() - 1]).1
+    }
+
+    /// The stage in tiles of `tile` for cubek, for an `x` read in vectors of `x_vector`.
+    fn tiling(&self, tile: TileSize, x_vector: usize) -> Result<TilingScheme, MatmulSetupError> {
+        let (parts_m, parts_n) = self.parts;
+        let depth = if x_vector == 1 {
+            self.depth.min(ELEMENTWISE_DEPTH)
+        } else {
+            self.depth
+        };
+        TilingScheme::builder()
+            .with_tile_size(tile)
+            .with_partition_size(
+                (
+                    self.rows / (parts_m * tile.m),
+                    self.columns / (parts_n * tile.n),
+                    depth / tile.k,
+                )
+                    .into(),
+            )
+            .with_stage_size((parts_m, parts_n, 1).into())
+            .build()
+            .map_err(|reason| MatmulSetupError::InvalidConfig(Box::new(reason)))
+    }
+}
+
+/// Whether the device multiplies matrices of `dtype` by an instruction.
+pub(super) fn has_matrix_instructions(client: &Client, dtype: ElemType) -> bool {
+    matrix_multiplier(client, dtype).is_some()
+}
 
 /// Launches the routine that multiplies tiles with the device's matrix instructions.
 ///
@@ -61,7 +156,19 @@ pub(super) fn launch_matrix(
     problem: &Problem<'_>,
     direction: Direction,
 ) -> Result<(), KernelError> {
-    launch::<SimpleAlgorithm>(client, problem, direction, SimpleArgs::default())
+    let dtype = problem.x.dtype;
+    let multiplier = matrix_multiplier(client, dtype)
+        .ok_or_else(|| unavailable(format!("no matrix instruction multiplies {dtype:?}")))?;
+    let stage = Stage::for_rows(&MATRIX_STAGES, problem.x.m);
+    let plan = Plan::new(problem, direction, stage, multiplier);
+    let launched = plan.and_then(|plan| {
+        if plan.reads_wide() {
+            plan.launch::<Matrix<Wide>, Wide>(client)
+        } else {
+            plan.launch::<Matrix<Narrow>, Narrow>(client)
+        }
+    });
+    launched.map_err(|error| unavailable(format!("{error:?}")))
 }
 
 /// Launches the routine in which every unit multiplies tiles of its own.
@@ -73,132 +180,279 @@ pub(super) fn launch_units(
     problem: &Problem<'_>,
     direction: Direction,
 ) -> Result<(), KernelError> {
-    launch::<SimpleUnitAlgorithm>(client, problem, direction, Default::default())
-}
-
-fn launch<A>(
-    client: &Client,
-    problem: &Problem<'_>,
-    direction: Direction,
-    strategy: A::Strategy,
-) -> Result<(), KernelError>
-where
-    A: BatchMatmulRoutine<(), Blueprint = BatchMatmulBlueprint>,
-{
-    try_launch::<A>(client, problem, direction, strategy).map_err(|error| {
-        KernelError::Unavailable {
-            operation: "matmul",
-            reason: format!("{error:?}"),
+    let stage = Stage::for_rows(&UNIT_STAGES, problem.x.m);
+    let plan = Plan::new(problem, direction, stage, UNIT);
+    let launched = plan.and_then(|plan| {
+        if plan.reads_wide() {
+            plan.launch::<Units<Wide>, Wide>(client)
+        } else {
+            plan.launch::<Units<Narrow>, Narrow>(client)
         }
-    })
+    });
+    launched.map_err(|error| unavailable(format!("{error:?}")))
 }
 
-fn try_launch<A>(
-    client: &Client,
-    problem: &Problem<'_>,
-    direction: Direction,
-    strategy: A::Strategy,
-) -> Result<(), MatmulSetupError>
-where
-    A: BatchMatmulRoutine<(), Blueprint = BatchMatmulBlueprint>,
-{
-    let (inner, outer) = (problem.inner, problem.outer);
-    let dtype = problem.x.dtype;
-    let in_features = problem.weight.in_features;
-    let weight_strides = match direction {
-        Direction::Forward => [1, in_features],
-        Direction::Transposed => [in_features, 1],
-    };
-    let x = problem.x_tensor();
-    let output = problem.output_tensor();
-    let weight_shape: Shape = [inner, outer].into();
-    let weight_strides: Strides = weight_strides.into();
-    let elems = MatmulElems::from_single_dtype(dtype).as_global_elems();
-    let mut product = MatmulProblem::from_shapes_and_strides(
-        x.shape.clone(),
-        weight_shape.clone(),
-        output.shape.clone(),
-        x.strides.clone(),
-        weight_strides.clone(),
-        output.strides.clone(),
-        elems,
-        AddressType::U32,
-        None,
-        None,
-    )?;
-    // Loaders that copy bytes or use tensor maps would take the words for elements; what is marked as quantized
-    // they refuse.
-    product.rhs_scheme = Some(QuantScheme::default());
-    let vector_sizes =
-        AvailableVectorSizes::from_type_sizes(client, dtype.size(), dtype.size(), dtype.size())
-            .filter_lhs_with_tensor(&x.strides, &x.shape, product.lhs_layout)
-            .filter_rhs(|&size| size <= WIDEST_READ)
-            .filter_rhs_with_tensor(&weight_strides, &weight_shape, product.rhs_layout)
-            .filter_out_with_tensor(&output.strides, &output.shape)
-            .pick_max()?;
+fn unavailable(reason: String) -> KernelError {
+    KernelError::Unavailable {
+        operation: "matmul",
+        reason,
+    }
+}
 
-    let settings = A::device_settings(client, vector_sizes);
-    let plan = A::expand_blueprint(&product, &settings, &BlueprintStrategy::Inferred(strategy))?;
-    let plan = A::prepare(&product, &settings, plan)?;
-    let words = problem
-        .weight
-        .launch_arg()
-        .map_err(|error| MatmulSetupError::InvalidConfig(Box::new(error.to_string())))?;
-    let blueprint = plan.blueprint;
-    let input = PackedInputLaunch::new(
-        ViewArg::new_tensor::<GlobalLayout>(
-            x.clone().into_tensor_arg(),
+/// What a plane or unit multiplies at once.
+#[derive(Clone, Copy)]
+struct Multiplier {
+    kind: TileMatmulKind,
+    tile: TileSize,
+    swizzle: SwizzleMode,
+}
+
+/// A unit multiplies tiles a vector of f32 wide.
+const UNIT: Multiplier = Multiplier {
+    kind: TileMatmulKind::Register,
+    tile: TileSize { m: 4, n: 4, k: 4 },
+    swizzle: SwizzleMode::None,
+};
+
+/// The device's matrix instructions for `dtype` with sums in f32, if it has any.
+///
+/// NVIDIA's are used by registers: `ldmatrix` fetches from a swizzled stage what takes six loads where a fragment is
+/// loaded as a whole.
+fn matrix_multiplier(client: &Client, dtype: ElemType) -> Option<Multiplier> {
+    let features = &client.properties().features.matmul;
+    let instruction = |tile: TileSize| MmaConfig {
+        a_type: dtype,
+        b_type: dtype,
+        cd_type: ElemType::Float(FloatKind::F32),
+        m: tile.m,
+        n: tile.n,
+        k: tile.k,
+    };
+    let by_registers = TileSize { m: 16, n: 8, k: 16 };
+    if features.ldmatrix.contains(&dtype) && features.mma.contains(&instruction(by_registers)) {
+        return Some(Multiplier {
+            kind: TileMatmulKind::Mma,
+            tile: by_registers,
+            swizzle: SwizzleMode::B128,
+        });
+    }
+    [16, 8]
+        .map(|size| (size, size, size).into())
+        .into_iter()
+        .find(|&tile| features.cmma.contains(&instruction(tile)))
+        .map(|tile| Multiplier {
+            kind: TileMatmulKind::Cmma,
+            tile,
+            swizzle: SwizzleMode::None,
+        })
+}
+
+/// A product in cubek's words.
+struct Plan<'a> {
+    problem: &'a Problem<'a>,
+    x: TensorBinding,
+    output: TensorBinding,
+    weight_shape: Shape,
+    weight_strides: Strides,
+    product: MatmulProblem,
+    stage: &'static Stage,
+    multiplier: Multiplier,
+}
+
+impl<'a> Plan<'a> {
+    fn new(
+        problem: &'a Problem<'a>,
+        direction: Direction,
+        stage: &'static Stage,
+        multiplier: Multiplier,
+    ) -> Result<Self, MatmulSetupError> {
+        let in_features = problem.weight.in_features;
+        let weight_strides: Strides = match direction {
+            Direction::Forward => [1, in_features].into(),
+            Direction::Transposed => [in_features, 1].into(),
+        };
+        let x = problem.x_tensor();
+        let output = problem.output_tensor();
+        let weight_shape: Shape = [problem.inner, problem.outer].into();
+        let mut product = MatmulProblem::from_shapes_and_strides(
+            x.shape.clone(),
+            weight_shape.clone(),
+            output.shape.clone(),
+            x.strides.clone(),
+            weight_strides.clone(),
+            output.strides.clone(),
+            MatmulElems::from_single_dtype(problem.x.dtype).as_global_elems(),
+            AddressType::U32,
+            None,
+            None,
+        )?;
+        // Loaders that copy bytes or use tensor maps would take the words for elements; what is marked as quantized
+        // they refuse.
+        product.rhs_scheme = Some(QuantScheme::default());
+        Ok(Self {
+            problem,
+            x,
+            output,
+            weight_shape,
+            weight_strides,
+            product,
+            stage,
+            multiplier,
+        })
+    }
+
+    /// Whether rows of the weight begin on 128 bits.
+    fn reads_wide(&self) -> bool {
+        self.problem.weight.in_features.is_multiple_of(32)
+    }
+
+    fn vector_sizes(&self, client: &Client) -> Result<MatmulVectorSizes, MatmulSetupError> {
+        let size = self.problem.x.dtype.size();
+        let tile = self.multiplier.tile;
+        let widest = tile.m.min(tile.n).min(tile.k).min(8) as usize;
+        AvailableVectorSizes::from_type_sizes(client, size, size, size)
+            .filter_lhs(|&vector| vector <= widest)
+            .filter_rhs(|&vector| vector <= widest)
+            .filter_out(|&vector| vector <= widest)
+            .filter_lhs_with_tensor(&self.x.strides, &self.x.shape, self.product.lhs_layout)
+            .filter_out_with_tensor(&self.output.strides, &self.output.shape)
+            .pick_max()
+    }
+
+    fn blueprint(
+        &self,
+        vector_sizes: &MatmulVectorSizes,
+        plane_dim: u32,
+    ) -> Result<BatchMatmulBlueprint, MatmulSetupError> {
+        let tiling = self.stage.tiling(self.multiplier.tile, vector_sizes.lhs)?;
+        let grid = HypercubeBlueprint::builder()
+            .global_order(GlobalOrder::SwizzleRow(4))
+            .cube_count_strategy(CubeCountStrategy::FromProblem)
+            .build();
+        let blueprint =
+            BatchMatmulBlueprint::builder(self.multiplier.kind, tiling, plane_dim, &self.product)
+                .partition_buffering(PartitionBuffering::Single)
+                .loading_precompute_strategy(LoadingPrecomputeStrategy::Always)
+                .hypercube_blueprint(grid)
+                .shared_swizzle(SwizzleModes {
+                    lhs: self.multiplier.swizzle,
+                    rhs: self.multiplier.swizzle,
+                    ..Default::default()
+                })
+                .build();
+        Ok(blueprint)
+    }
+
+    fn launch<A, W>(self, client: &Client) -> Result<(), MatmulSetupError>
+    where
+        A: BatchMatmulRoutine<PackedWeight<W>, Blueprint = BatchMatmulBlueprint>,
+        W: Size,
+    {
+        let settings = A::device_settings(client, self.vector_sizes(client)?);
+        let blueprint = self.blueprint(&settings.vector_sizes, settings.plane_dim)?;
+        let forced = BlueprintStrategy::Forced(blueprint);
+        let plan = A::expand_blueprint(&self.product, &settings, &forced)?;
+        let plan = A::prepare(&self.product, &settings, plan)?;
+        let weight = self.problem.weight;
+        let pieces = Pieces {
+            whole_words: self.problem.alignment() != Alignment::Elements,
+            block: weight.format.block_size,
+        };
+        let packed = PackedWeightLaunch::new(
+            weight.packed_arg(),
+            weight.scales_arg(),
+            weight.format.table,
+            pieces,
+        );
+        let blueprint = plan.blueprint;
+        let extent = |shape: &Shape, strides: &Strides| {
+            ExtentLaunch::new(shape[0] as u32, shape[1] as u32, strides[0], strides[1])
+        };
+        let input = OperandsLaunch::new(
+            self.problem.x_arg(),
+            self.problem.x_len / plan.vector_sizes.lhs - 1,
+            extent(&self.x.shape, &self.x.strides),
+            extent(&self.weight_shape, &self.weight_strides),
+            plan.vector_sizes.rhs,
+        );
+        let written = DenseOutputLaunch::new(ViewArg::new_tensor::<GlobalLayout>(
+            self.output.clone().into_tensor_arg(),
             GlobalLayoutLaunch::from_handle(
-                &x,
-                plan.vector_sizes.lhs,
-                blueprint.lhs_global_layout_config(),
+                &self.output,
+                plan.vector_sizes.out,
+                blueprint.out_global_layout_config(),
             ),
-        ),
-        words,
-        inner as u32,
-        outer as u32,
-        weight_strides[0],
-        weight_strides[1],
-        problem.weight.format.table,
-    );
-    let written = DenseOutputLaunch::new(ViewArg::new_tensor::<GlobalLayout>(
-        output.clone().into_tensor_arg(),
-        GlobalLayoutLaunch::from_handle(
-            &output,
-            plan.vector_sizes.out,
-            blueprint.out_global_layout_config(),
-        ),
-    ));
-    A::launch::<PackedArgs>(
-        client,
-        plan.cube_dim,
-        plan.cube_count_plan.resolve(),
-        plan.address_type,
-        input,
-        written,
-        (),
-        cube_mapping_launch(&plan.cube_count_plan),
-        blueprint,
-        &plan.dtypes,
-        &plan.vector_sizes,
-    )
+        ));
+        // The right operand's view is of positions.
+        let mut dtypes = plan.dtypes;
+        dtypes.rhs_global = ElemType::UInt(UIntKind::U32);
+        let vector_sizes = MatmulVectorSizes {
+            rhs: 1,
+            ..plan.vector_sizes
+        };
+        A::launch::<PackedArgs<W>>(
+            client,
+            plan.cube_dim,
+            plan.cube_count_plan.resolve(),
+            plan.address_type,
+            input,
+            written,
+            packed,
+            cube_mapping_launch(&plan.cube_count_plan),
+            blueprint,
+            &dtypes,
+            &vector_sizes,
+        )
+    }
 }
 
 /// cubek's arguments with a packed right operand.
 #[derive(Clone)]
-struct PackedArgs;
+struct PackedArgs<W: Size> {
+    _words: PhantomData<W>,
+}
 
-/// The operands: a dense left one, and the words of the right one with its shape and strides in elements.
-#[derive(CubeLaunch, CubeType)]
-struct PackedInput<Lhs: CubePrimitive> {
-    x: View<'static, Lhs, BatchedCoords>,
-    words: Words,
+/// Rows and columns of an operand, and the elements from one to the next.
+#[derive(CubeLaunch, CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+struct Extent {
     rows: u32,
     columns: u32,
     row_stride: usize,
     column_stride: usize,
+}
+
+#[cube]
+impl Extent {
+    /// The layout of a source of vectors of `vector` elements.
+    fn layout(
+        &self,
+        #[comptime] vector: usize,
+        #[comptime] config: GlobalLayoutConfig,
+    ) -> GlobalLayout {
+        GlobalLayout::new(
+            VirtualLayout::new::<NoopLayout>(NoopLayout::new()),
+            self.rows,
+            self.columns,
+            self.row_stride,
+            self.column_stride,
+            vector,
+            1u32,
+            config,
+        )
+    }
+}
+
+/// The operands: a dense left one, and of the right one the extent. Its words are in the configuration, where the
+/// loader finds them.
+#[derive(CubeLaunch, CubeType)]
+struct Operands<Lhs: CubePrimitive> {
+    x: Box<[Lhs]>,
+    last: usize,
+    x_extent: Extent,
+    weight_extent: Extent,
     #[cube(comptime)]
-    codes: CodeTable,
+    stage_vector: usize,
 }
 
 #[derive(CubeLaunch, CubeType, Clone)]
@@ -208,46 +462,45 @@ struct DenseOutput<Out: CubePrimitive> {
 }
 
 #[derive(CubeType)]
-struct PackedState<Lhs: CubePrimitive, Out: CubePrimitive> {
-    x: View<'static, Lhs, BatchedCoords>,
-    words: Words,
-    table: Shared<[f32]>,
-    rows: u32,
-    columns: u32,
-    row_stride: usize,
-    column_stride: usize,
+struct PackedState<Lhs: CubePrimitive, Out: CubePrimitive, W: Size> {
+    x: Box<[Lhs]>,
+    last: usize,
+    x_extent: Extent,
+    weight: PackedWeight<W>,
+    weight_extent: Extent,
     output: DenseOutput<Out>,
+    #[cube(comptime)]
+    stage_vector: usize,
+    #[cube(comptime)]
+    x_layout: GlobalLayoutConfig,
     #[cube(comptime)]
     weight_layout: GlobalLayoutConfig,
 }
 
 #[cube]
-impl MatmulArgs for PackedArgs {
-    type Input<Lhs: CubePrimitive, Rhs: CubePrimitive, EO: CubePrimitive> = PackedInput<Lhs>;
+impl<W: Size> MatmulArgs for PackedArgs<W> {
+    type Input<Lhs: CubePrimitive, Rhs: CubePrimitive, EO: CubePrimitive> = Operands<Lhs>;
     type Output<EO: CubePrimitive> = DenseOutput<EO>;
-    type Config = ();
-    type State<Lhs: CubePrimitive, Rhs: CubePrimitive, EO: CubePrimitive> = PackedState<Lhs, EO>;
+    type Config = PackedWeight<W>;
+    type State<Lhs: CubePrimitive, Rhs: CubePrimitive, EO: CubePrimitive> = PackedState<Lhs, EO, W>;
 
     fn init_state<Lhs: CubePrimitive, Rhs: CubePrimitive, EO: CubePrimitive>(
         input: &Self::Input<Lhs, Rhs, EO>,
         output: &mut Self::Output<EO>,
-        _config: (),
-        #[comptime] _lhs_layout_config: GlobalLayoutConfig,
+        config: PackedWeight<W>,
+        #[comptime] lhs_layout_config: GlobalLayoutConfig,
         #[comptime] rhs_layout_config: GlobalLayoutConfig,
         #[comptime] _out_layout_config: GlobalLayoutConfig,
     ) -> Self::State<Lhs, Rhs, EO> {
-        let mut table = Shared::<[f32]>::new_slice(16usize);
-        fill_table(&mut table, comptime!(input.codes));
-        sync_cube();
-        PackedState::<Lhs, EO> {
-            x: input.x,
-            words: input.words.clone(),
-            table,
-            rows: input.rows,
-            columns: input.columns,
-            row_stride: input.row_stride,
-            column_stride: input.column_stride,
+        PackedState::<Lhs, EO, W> {
+            x: input.x.clone(),
+            last: input.last,
+            x_extent: input.x_extent,
+            weight: config,
+            weight_extent: input.weight_extent,
             output: output.clone(),
+            stage_vector: comptime!(input.stage_vector),
+            x_layout: comptime!(lhs_layout_config),
             weight_layout: comptime!(rhs_layout_config),
         }
     }
@@ -255,7 +508,10 @@ impl MatmulArgs for PackedArgs {
     fn view_lhs<Lhs: CubePrimitive, Rhs: CubePrimitive, EO: CubePrimitive>(
         state: &Self::State<Lhs, Rhs, EO>,
     ) -> View<'_, Lhs, BatchedCoords> {
-        state.x
+        View::new::<Elements<Lhs>, Coords1d>(
+            Elements::<Lhs>::new(state.x.clone(), state.last),
+            state.x_extent.layout(Lhs::vector_size(), state.x_layout),
+        )
     }
 
     fn batch_lhs<Lhs: CubePrimitive, Rhs: CubePrimitive, EO: CubePrimitive>(
@@ -268,19 +524,9 @@ impl MatmulArgs for PackedArgs {
     fn view_rhs<Lhs: CubePrimitive, Rhs: CubePrimitive, EO: CubePrimitive>(
         state: &Self::State<Lhs, Rhs, EO>,
     ) -> View<'_, Rhs, BatchedCoords> {
-        let layout = GlobalLayout::new(
-            VirtualLayout::new::<NoopLayout>(NoopLayout::new()),
-            state.rows,
-            state.columns,
-            state.row_stride,
-            state.column_stride,
-            Rhs::vector_size(),
-            1u32,
-            state.weight_layout,
-        );
-        View::new::<DecodedWeight<Rhs>, Coords1d>(
-            DecodedWeight::<Rhs>::new(state.words.clone(), state.table.clone()),
-            layout,
+        View::new::<Positions<Rhs>, Coords1d>(
+            Positions::<Rhs>::new(state.stage_vector),
+            state.weight_extent.layout(1usize, state.weight_layout),
         )
     }
 
@@ -318,7 +564,8 @@ impl MatmulArgs for PackedArgs {
     }
 
     fn runtime_config<Lhs: CubePrimitive, Rhs: CubePrimitive, EO: CubePrimitive>(
-        _state: &Self::State<Lhs, Rhs, EO>,
-    ) {
+        state: &Self::State<Lhs, Rhs, EO>,
+    ) -> PackedWeight<W> {
+        state.weight.clone()
     }
 }

@@ -36,12 +36,12 @@ fn kernels(client: &Client) -> &'static [Kernel] {
     }
 }
 
-/// Whether `kernel` is written for the case. What goes through cubek takes a minute to compile on a software rasterizer, so
-/// that runs where it would be chosen, on many rows, once with words that straddle rows and once without.
+/// Whether `kernel` is written for the case. What goes through cubek takes long to compile on a software rasterizer, so
+/// that runs where it would be chosen, on many rows.
 fn takes(kernel: Kernel, (m, [_, k]): (usize, [usize; 2])) -> bool {
     match kernel {
         Kernel::Gemv => m <= GEMV_MAX_ROWS && k.is_multiple_of(8),
-        Kernel::StagedUnits => m == 20,
+        Kernel::StagedUnits => m > GEMV_MAX_ROWS,
         _ => true,
     }
 }

@@ -1,0 +1,275 @@
+//! The loader that decodes a weight into the stage of the right operand.
+//!
+//! A unit takes a piece of a row of the weight: 32 elements, which it reads with one load of 128 bits, or 8. It looks
+//! their scale up once, decodes them, and writes them to shared memory in vectors of the stage.
+
+use std::marker::PhantomData;
+
+use cubecl::ir::{DeviceProperties, ElemType, VectorSize};
+use cubecl::prelude::*;
+use cubek_matmul::definition::{MatmulElems, MatmulProblem};
+use cubek_matmul::multi_level::components::global::memory::GlobalIterator;
+use cubek_matmul::multi_level::components::global::multi_stage::LoadMaxRoundPlaneCount;
+use cubek_matmul::multi_level::components::global::read::sync::Synchronous;
+use cubek_matmul::multi_level::components::global::read::{
+    FullLoadingStrategy, LoadingJob, LoadingValidation, validate_swizzle_atom_size,
+};
+use cubek_matmul::multi_level::components::global::{GlobalReaderConfig, PlaneFlowPartition};
+use cubek_matmul::multi_level::stage::{StageMemoryConfig, StridedStageFamily, StridedStageMemory};
+use cubek_matmul::multi_level::tile::{
+    ContiguousTilingLayout, RowMajorTilingOrder, TilingOrder, TilingValidation,
+};
+use cubek_std::{InvalidConfigError, MatrixLayout, StageIdent};
+
+use crate::decode::{Scales, fill_table, scale_of};
+use crate::format::CodeTable;
+
+/// Elements of a word.
+const WORD: usize = 8;
+
+/// How the rows of a weight are cut into pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Pieces {
+    /// Whether rows begin on a word, so that a piece is whole words.
+    pub(super) whole_words: bool,
+    /// Elements of a piece from one lookup of the scale to the next.
+    pub(super) block: usize,
+}
+
+/// A weight as the loader reads it, `W` words at a time.
+#[derive(CubeType, CubeLaunch, Clone)]
+#[expand(derive(Clone))]
+pub(super) struct PackedWeight<W: Size> {
+    packed: Box<[Vector<u32, W>]>,
+    scales: Scales,
+    #[cube(comptime)]
+    codes: CodeTable,
+    #[cube(comptime)]
+    pieces: Pieces,
+}
+
+/// cubek's name for its own order of tiles in the stage of a right operand.
+type Order = RowMajorTilingOrder;
+
+/// Loads the whole stage, every plane its share.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct DecodingLoading<W: Size> {
+    #[cube(comptime)]
+    _words: PhantomData<W>,
+}
+
+impl<W: Size> LoadingValidation for DecodingLoading<W> {
+    fn validate_with_config(
+        _device_props: &DeviceProperties,
+        config: &GlobalReaderConfig,
+    ) -> Result<(), InvalidConfigError> {
+        let stage = config.smem_config;
+        let line = stage.elements_per_stage_along_contiguous_dim() as usize;
+        let piece = WORD * W::try_value_const().unwrap_or(1);
+        if !line.is_multiple_of(piece) {
+            return Err(Box::new(format!(
+                "a line of the stage has {line} elements, which is no multiple of {piece}"
+            )));
+        }
+        validate_swizzle_atom_size(stage)?;
+        ContiguousTilingLayout::<Order>::check(stage)
+    }
+
+    fn validate_with_problem(
+        _problem: &MatmulProblem,
+        _dtypes: &MatmulElems,
+        _ident: StageIdent,
+    ) -> Result<(), InvalidConfigError> {
+        Ok(())
+    }
+}
+
+impl<W: Size> LoadMaxRoundPlaneCount for DecodingLoading<W> {
+    fn max_round_plane_count(
+        elements_per_tile: u32,
+        tiles_per_stage: u32,
+        _vector_size: VectorSize,
+        plane_dim: u32,
+        _dtype: ElemType,
+    ) -> u32 {
+        let piece = (WORD * W::try_value_const().unwrap_or(1)) as u32;
+        (elements_per_tile * tiles_per_stage / piece).div_ceil(plane_dim)
+    }
+}
+
+#[cube]
+impl<W: Size> FullLoadingStrategy<PackedWeight<W>> for DecodingLoading<W> {
+    type TilingLayout = ContiguousTilingLayout<Order>;
+    type SyncStrategy = Synchronous;
+    type Stage = StridedStageFamily;
+    type Job<EG: Numeric, NG: Size, ES: Numeric, NS: Size> = DecodingJob<W>;
+
+    /// Fills the table of values: the job must be made once, ahead of a barrier, as a precomputed one is.
+    fn new_job<EG: Numeric, NG: Size, ES: Numeric, NS: Size>(
+        weight: PackedWeight<W>,
+        #[comptime] config: GlobalReaderConfig,
+    ) -> DecodingJob<W> {
+        let mut table = Shared::<[f32]>::new_slice(16usize);
+        fill_table(&mut table, comptime!(weight.codes));
+        let plane = PlaneFlowPartition::new(config.plane_flow_config.partition_rule)
+            .load_index(config.input_load_flow);
+        DecodingJob::<W> {
+            weight,
+            table,
+            unit: plane * config.plane_dim + UNIT_POS_X,
+            config,
+        }
+    }
+}
+
+/// A unit's share of the stage.
+#[derive(CubeType, Clone)]
+#[expand(derive(Clone))]
+pub(super) struct DecodingJob<W: Size> {
+    weight: PackedWeight<W>,
+    table: Shared<[f32]>,
+    unit: u32,
+    #[cube(comptime)]
+    config: GlobalReaderConfig,
+}
+
+#[cube]
+impl<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>
+    LoadingJob<EG, NG, ES, NS, ContiguousTilingLayout<Order>, Synchronous> for DecodingJob<W>
+{
+    type Stage = StridedStageFamily;
+
+    fn execute_task(
+        this: &mut Self,
+        #[comptime] task_id: u32,
+        global_iter: &GlobalIterator<Vector<EG, NG>>,
+        stage: &mut StridedStageMemory<ES, NS, ContiguousTilingLayout<Order>>,
+        _barrier: &(),
+        #[comptime] config: GlobalReaderConfig,
+    ) {
+        let units = config.loading_units_count();
+        let pieces =
+            comptime!(config.smem_config.elements_per_stage() / (WORD * W::value()) as u32);
+        let piece = this.unit + comptime!(task_id * units);
+        if comptime!(pieces.is_multiple_of(units)) {
+            load_piece::<EG, NG, ES, NS, W>(&*this, piece, global_iter, stage, config.smem_config);
+        } else {
+            if piece < pieces {
+                load_piece::<EG, NG, ES, NS, W>(
+                    &*this,
+                    piece,
+                    global_iter,
+                    stage,
+                    config.smem_config,
+                );
+            }
+        }
+    }
+
+    fn task_count(this: &Self) -> comptime_type!(u32) {
+        let config = this.config;
+        comptime!(
+            (config.smem_config.elements_per_stage() / (WORD * W::value()) as u32)
+                .div_ceil(config.loading_units_count())
+        )
+    }
+}
+
+/// Decodes the `piece`-th piece of the stage, line by line.
+#[cube]
+fn load_piece<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
+    job: &DecodingJob<W>,
+    piece: u32,
+    global_iter: &GlobalIterator<Vector<EG, NG>>,
+    stage: &mut StridedStageMemory<ES, NS, ContiguousTilingLayout<Order>>,
+    #[comptime] config: StageMemoryConfig,
+) {
+    let elements = comptime!(WORD * W::value());
+    let vector = NS::value().comptime();
+    let pieces_of_line =
+        comptime!(config.elements_per_stage_along_contiguous_dim() / elements as u32);
+    let line = piece / pieces_of_line;
+    let start = (piece % pieces_of_line) * comptime!(elements as u32);
+
+    let mut values = Array::<f32>::new(elements);
+    if comptime!(job.weight.pieces.whole_words) {
+        let (first, in_bounds) = element_at::<EG, NG>(global_iter, line, start, config);
+        let words = job.weight.packed[(first / comptime!(elements as u32)) as usize];
+        let mut scale = f32::new(0.0);
+        #[unroll]
+        for i in 0..elements {
+            if comptime!(i.is_multiple_of(job.weight.pieces.block)) {
+                scale = scale_in_bounds(&job.weight.scales, first + comptime!(i as u32), in_bounds);
+            }
+            let code =
+                (words.extract(comptime!(i / WORD)) >> comptime!(4 * (i % WORD) as u32)) & 15;
+            values[i] = job.table[code as usize] * scale;
+        }
+    } else {
+        #[unroll]
+        for i in 0..elements {
+            let (element, in_bounds) =
+                element_at::<EG, NG>(global_iter, line, start + comptime!(i as u32), config);
+            let words = job.weight.packed[(element / comptime!(elements as u32)) as usize];
+            let code = (words.extract(0usize) >> ((element % comptime!(WORD as u32)) * 4)) & 15;
+            values[i] =
+                job.table[code as usize] * scale_in_bounds(&job.weight.scales, element, in_bounds);
+        }
+    }
+
+    let swizzle = stage.swizzle;
+    let slice = stage.as_slice_mut::<NS>();
+    #[unroll]
+    for v in 0..comptime!(elements / vector) {
+        let mut staged = Vector::<f32, NS>::zeroed();
+        #[unroll]
+        for i in 0..vector {
+            staged.insert(i, values[comptime!(v * vector + i)]);
+        }
+        let place = place_in_stage(line, start + comptime!((v * vector) as u32), config);
+        let place = swizzle.apply(place, ES::size());
+        slice[place as usize / vector] = Vector::cast_from(staged);
+    }
+}
+
+/// The element of the flattened matrix at a place of the stage, and whether the matrix has one; else element 0.
+#[cube]
+fn element_at<EG: Numeric, NG: Size>(
+    global_iter: &GlobalIterator<Vector<EG, NG>>,
+    line: u32,
+    along: u32,
+    #[comptime] config: StageMemoryConfig,
+) -> (u32, bool) {
+    let place = match config.matrix_layout {
+        MatrixLayout::RowMajor => (line, along),
+        MatrixLayout::ColMajor => (along, line),
+    };
+    let view = global_iter.view();
+    let in_bounds = view.is_in_bounds(place);
+    let element = u32::cast_from(view.read_unchecked(place).extract(0usize));
+    (select(in_bounds, element, 0u32), in_bounds)
+}
+
+/// The scale of an element; 0 where there is none, for no code stands for 0 in every codebook.
+#[cube]
+fn scale_in_bounds(scales: &Scales, element: u32, in_bounds: bool) -> f32 {
+    select(in_bounds, scale_of(scales, element), f32::new(0.0))
+}
+
+/// Where the element of a line lies in a stage of contiguous tiles.
+#[cube]
+fn place_in_stage(line: u32, along: u32, #[comptime] config: StageMemoryConfig) -> u32 {
+    let width = config.elements_per_tile_along_contiguous_dim();
+    let height = comptime!(config.elements_per_tile() / width);
+    let tile = match config.matrix_layout {
+        MatrixLayout::RowMajor => (line / height, along / width),
+        MatrixLayout::ColMajor => (along / width, line / height),
+    };
+    let nth = Order::to_nth_tile(
+        tile,
+        config.tiles_per_stage_along_row(),
+        config.tiles_per_stage_along_col(),
+        config,
+    );
+    nth * config.elements_per_tile() + (line % height) * width + along % width
+}
