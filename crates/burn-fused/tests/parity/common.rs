@@ -50,10 +50,7 @@ pub fn loss<const D: usize>(out: Tensor<D>) -> Tensor<1> {
 }
 
 /// f32 arithmetic in another order, as a part of the largest value: measured 2e-7 to 3e-6 on Flex.
-/// A shader adds up tens of thousands of products one after another: measured up to 1.3e-5.
-fn tolerance(device: &Device) -> f32 {
-    if is_flex(device) { 1e-5 } else { 5e-5 }
-}
+const TOLERANCE: f32 = 1e-5;
 
 /// Asserts that no element is further from `expected` than `tolerance` times the largest of
 /// `expected`.
@@ -80,8 +77,7 @@ pub fn assert_close_within<const D: usize>(
 /// [`assert_close_within`] what reordering f32 arithmetic makes.
 #[track_caller]
 pub fn assert_close<const D: usize>(name: &str, actual: Tensor<D>, expected: Tensor<D>) {
-    let tolerance = tolerance(&actual.device());
-    assert_close_within(name, actual, expected, tolerance);
+    assert_close_within(name, actual, expected, TOLERANCE);
 }
 
 /// The values as f32.

@@ -80,12 +80,12 @@ fn equals_the_composed_form() {
     }
 }
 
-/// More logits than a chunk of the default body holds. (No more classes: Burn 0.22.1 sums rows of
-/// 2¹⁸ and more elements wrongly on wgpu, in the reference as well.)
+/// More logits than a chunk of the default body holds; in tokens rather than classes, for a shader adds up a class after
+/// another, and 70000 of them are 1.2e-5 off in the reference as well.
 #[test]
 fn many_chunks_equal_the_composed_form() {
     for device in devices() {
-        check(260, 24, 70_000, 5, &device);
+        check(2_600, 24, 7_000, 5, &device);
     }
 }
 
