@@ -11,6 +11,8 @@ use nf4::{Codebook, Layout, QuantConfig};
 use nf4_cubecl::adamw::{self, Factors, Run};
 use nf4_cubecl::{CodeTable, Direction, Format, KernelError, Rows, Weight};
 
+use crate::fused::{self, Fused};
+
 /// `[out_features, in_features]` of attention, of gate and up, of down; and one whose rows begin anywhere in a
 /// packed word.
 const SHAPES: [[usize; 2]; 4] = [[4096, 4096], [11008, 4096], [4096, 11008], [1000, 1001]];
@@ -28,6 +30,7 @@ pub enum Operation {
     Matmul(Direction, usize),
     AdamW,
     AdamW8bit,
+    Fused(Fused),
 }
 
 /// One call.
@@ -36,7 +39,7 @@ pub struct Case {
     pub operation: Operation,
     /// Of `x`, or of the result of a dequantization.
     pub dtype: FloatKind,
-    /// Of the weight.
+    /// Of the weight, or of what stands between weights.
     pub shape: [usize; 2],
     pub double_quant: bool,
 }
@@ -71,6 +74,16 @@ pub fn all() -> Vec<Case> {
         }
         case(Operation::AdamW, FloatKind::F32, true);
         case(Operation::AdamW8bit, FloatKind::F32, true);
+    }
+    for fused in Fused::ALL {
+        for dtype in FLOATS.into_iter().filter(|dtype| fused.takes(*dtype)) {
+            cases.push(Case {
+                operation: Operation::Fused(fused),
+                dtype,
+                shape: fused::SHAPE,
+                double_quant: true,
+            });
+        }
     }
     cases
 }
@@ -107,6 +120,7 @@ impl Case {
                 nf4_cubecl::matmul(client, x, &weight, direction)?;
                 Ok(Some(weight.packed))
             }
+            Operation::Fused(fused) => fused.launch(client, self.dtype).map(|()| None),
             Operation::AdamW => {
                 let run = run(elements, 2 * elements);
                 let page = client.empty(4 * run.page_words);
@@ -167,6 +181,7 @@ impl fmt::Display for Case {
             Operation::Matmul(Direction::Transposed, _) => write!(f, "x · W"),
             Operation::AdamW => write!(f, "AdamW"),
             Operation::AdamW8bit => write!(f, "AdamW, 8-bit"),
+            Operation::Fused(fused) => write!(f, "{fused}"),
         }
     }
 }

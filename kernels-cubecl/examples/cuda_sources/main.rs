@@ -12,6 +12,7 @@
 
 mod cases;
 mod device;
+mod fused;
 mod recorder;
 
 use std::collections::BTreeMap;

@@ -1,14 +1,17 @@
-//! The operations of a transformer block between its products, each in one pass over memory: what [`burn-fused`] calls
+//! The operations of a transformer block between its products, each in a pass over memory: what [`burn-fused`] calls
 //! on CubeCL devices.
 //!
-//! Operands are contiguous; they are computed in f32, whatever their type. All of these kernels are bound by memory: the
-//! bytes that each moves are in its doc, to be divided by the device's bandwidth (RTX 4090: 1.01 TB/s, H100 SXM: 3.35 TB/s).
+//! Operands are contiguous; they are computed in f32, whatever their type. All of these kernels but attention's are bound by
+//! memory: the bytes that each moves are in its doc, to be divided by the device's bandwidth (RTX 4090: 1.01 TB/s, H100 SXM:
+//! 3.35 TB/s).
 //!
+//! - [`attention`]: some lanes a query, or a key.
 //! - [`rms_norm`], with and without the residual add, and [`cross_entropy`]: a plane a row (`rows`).
 //! - [`swiglu`], [`rope`]: a vector of elements a unit.
 //!
 //! [`burn-fused`]: https://github.com/burn-qlora/burn-qlora/tree/main/crates/burn-fused
 
+pub mod attention;
 pub mod cross_entropy;
 pub mod rms_norm;
 pub mod rope;

@@ -1,5 +1,5 @@
-//! CubeCL: hands the tensors' buffers to the kernels of `nf4-cubecl`. Attention and the products of the head are composed, as
-//! is everything in types that the kernels are not written for.
+//! CubeCL: hands the tensors' buffers to the kernels of `nf4-cubecl`. The products of the head are the backend's own, and
+//! everything in types that the kernels are not written for is composed.
 
 use burn_core::backend::{
     TensorMetadata,
@@ -13,6 +13,7 @@ use nf4_cubecl::{
     KernelError,
     fused::{
         Matrix,
+        attention::{self, Operands, Sizes, Starts},
         cross_entropy::{self, Targets},
         rms_norm::{self, NormWeight},
         rope::{self, Angles},
@@ -20,7 +21,7 @@ use nf4_cubecl::{
     },
 };
 
-use crate::{FusedOps, composed};
+use crate::{AttentionMask, FusedOps, attention_shape::AttentionShape, composed};
 
 impl FusedOps for CubeBackend {
     fn rms_norm_forward(
@@ -133,6 +134,52 @@ impl FusedOps for CubeBackend {
         like(&x, launched("rope", y))
     }
 
+    fn causal_attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        mask: AttentionMask<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !attention_served([&q, &k, &v]) {
+            return composed::attention::forward::<Self>(q, k, v, mask, scale);
+        }
+        let [q, k, v] = [q, k, v].map(into_contiguous);
+        let starts = mask.starts().map(into_contiguous);
+        let operands = operands([&q, &k, &v], starts.as_ref(), scale);
+        let (y, lse) = launched("attention", attention::forward(&q.client, operands));
+        let [batch, q_len, heads, _] = q.shape().dims();
+        (like(&q, y), f32_like(&q, [batch, q_len, heads].into(), lse))
+    }
+
+    fn causal_attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        mask: AttentionMask<Self>,
+        out: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let served = attention_served([&q, &k, &v]);
+        if !served || [out.dtype, grad.dtype] != [q.dtype; 2] || lse.dtype != DType::F32 {
+            let all = [q, k, v, out, lse, grad];
+            return composed::attention::backward::<Self>(all, mask, scale);
+        }
+        let [q, k, v, out, lse, grad] = [q, k, v, out, lse, grad].map(into_contiguous);
+        let starts = mask.starts().map(into_contiguous);
+        let operands = operands([&q, &k, &v], starts.as_ref(), scale);
+        let results = [&out.handle, &lse.handle, &grad.handle];
+        let gradients = attention::backward(&q.client, operands, results);
+        let gradients = launched("attention", gradients);
+        (
+            like(&q, gradients.q),
+            like(&k, gradients.k),
+            like(&v, gradients.v),
+        )
+    }
+
     fn cross_entropy(
         logits: FloatTensor<Self>,
         classes: IntTensor<Self>,
@@ -167,6 +214,40 @@ fn served<const N: usize>(tensors: [&CubeTensor; N]) -> bool {
     tensors
         .iter()
         .all(|tensor| matches!(tensor.dtype, DType::F32 | DType::F16 | DType::BF16))
+}
+
+/// Whether there are kernels for these operands of an attention.
+fn attention_served([q, k, v]: [&CubeTensor; 3]) -> bool {
+    let empty = [q, k].iter().any(|x| x.shape().num_elements() == 0);
+    served([q]) && [k.dtype, v.dtype] == [q.dtype; 2] && !empty
+}
+
+/// The operands of an attention, contiguous tensors.
+fn operands<'a>(
+    [q, k, v]: [&'a CubeTensor; 3],
+    starts: Option<&'a CubeTensor>,
+    scale: f64,
+) -> Operands<'a> {
+    let shape = AttentionShape::new(&q.shape(), &k.shape());
+    Operands {
+        q: &q.handle,
+        k: &k.handle,
+        v: &v.handle,
+        dtype: dtype_to_storage_type(q.dtype),
+        sizes: Sizes {
+            batch: shape.batch,
+            q_len: shape.q_len,
+            heads: shape.heads(),
+            kv_len: shape.kv_len,
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+        },
+        starts: starts.map(|starts| Starts {
+            handle: &starts.handle,
+            dtype: dtype_to_storage_type(starts.dtype),
+        }),
+        scale: scale as f32,
+    }
 }
 
 fn norm_gradient(
@@ -234,9 +315,14 @@ fn like(x: &CubeTensor, handle: Handle) -> CubeTensor {
 
 /// A contiguous f32 tensor with a number for each row of `x`.
 fn one_a_row(x: &CubeTensor, handle: Handle) -> CubeTensor {
-    let mut shape: Shape = x.shape();
+    let mut shape = x.shape();
     let last = shape.num_dims() - 1;
     shape[last] = 1;
+    f32_like(x, shape, handle)
+}
+
+/// A contiguous f32 tensor beside `x`.
+fn f32_like(x: &CubeTensor, shape: Shape, handle: Handle) -> CubeTensor {
     let (client, device) = (x.client.clone(), x.device.clone());
     CubeTensor::new_contiguous(client, device, shape, handle, DType::F32)
 }
