@@ -368,11 +368,10 @@ mod tests {
         take(s.bits(s.load(&table)));
         take(s.or_u(s.and_u(words, s.splat_u(0xff00)), s.low_to_high(words)));
         let normal = seed.map(|word| f32::from_bits(word & 0xbfff_ffff | 0x2000_0000));
-        let mut reversed = normal;
-        reversed.reverse();
-        take(s.round_pairs(s.load(&normal), s.load(&reversed)));
-        take(s.round_consecutive([s.load(&normal), s.load(&reversed)]));
-        let halves = s.round(s.load(&normal));
+        let ties = normal.map(|value| f32::from_bits(value.to_bits() & 0xffff_0000 | 0x8000));
+        take(s.round_pairs(s.load(&normal), s.load(&ties)));
+        take(s.round_consecutive([s.load(&ties), s.load(&normal)]));
+        let halves = s.round(s.load(&ties));
         take(s.load_u(&halves.map(u32::from)));
         take(s.widen_halves(&halves));
         let rows = std::array::from_fn(|i| s.add_u(words, s.splat_u(i as u32)));
