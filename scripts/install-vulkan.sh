@@ -32,26 +32,13 @@ loader() {
   { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q 'libvulkan\.so\.1'
 }
 
-as_root() {
-  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
-}
-
-install_on_debian() {
-  if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
-    echo "error: installing ${packages[*]} needs root; run: apt-get install ${packages[*]}" >&2
-    return 1
-  fi
-  as_root apt-get update -qq
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"
-}
-
 if answers; then exit 0; fi
 
 if [ "$(uname -s)" = Darwin ]; then
   echo "wgpu runs on Metal here; nothing to install" >&2
 elif command -v apt-get >/dev/null; then
   echo "no Vulkan device answers; installing ${packages[*]}" >&2
-  install_on_debian
+  "$(dirname "$0")/apt-install.sh" "${packages[@]}"
   answers || { echo "error: no Vulkan device answers, even after installing ${packages[*]}" >&2; exit 1; }
 else
   echo "error: no Vulkan device answers. Install the Vulkan loader and Mesa's software device:" >&2

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU) and on wgpu, those of
-# the kernels and of the paged optimizer also on CubeCL's CPU runtime, and compiles the kernels for CUDA. Where no Vulkan device answers,
-# Mesa's software Vulkan is installed first. What needs LLVM or NVIDIA's compilers is left out, saying so, where their
-# packages cannot be had.
+# the kernels and of the paged optimizer also on CubeCL's CPU runtime, compiles the kernels for CUDA, and
+# runs those with NEON in an emulator. Where no Vulkan device answers, Mesa's software Vulkan is installed first. What needs
+# LLVM, NVIDIA's compilers or the emulator is left out, saying so, where their packages cannot be had.
 #
 # usage: scripts/test.sh
 set -euo pipefail
@@ -34,6 +34,11 @@ if scripts/cuda-toolchain.sh >/dev/null; then
   step scripts/cuda-check.sh --features "$tested"
 else
   left_out+=("the kernels as CUDA code: there are no compilers for it")
+fi
+if scripts/test-arm.sh --prepare; then
+  step scripts/test-arm.sh
+else
+  left_out+=("the NEON kernels: there is no emulator or compiler for Arm")
 fi
 
 for what in "${left_out[@]}"; do printf 'left out: %s\n' "$what" >&2; done

@@ -26,7 +26,7 @@
 //! ```
 //!
 //! Quantizing and decoding give the same bits on every machine. A product gives the same bits for any number of threads,
-//! but not on every instruction set: AVX-512, AVX2 with FMA and plain Rust, chosen when the program runs, sum
+//! but not on every instruction set: AVX-512, AVX2 with FMA, NEON and plain Rust, chosen when the program runs, sum
 //! in orders of their own ([`Isa`] forces one).
 
 pub mod bitsandbytes;

@@ -48,6 +48,8 @@ fn tile_size(isa: Isa) -> [usize; 2] {
         Level::Avx512 => of::<crate::simd::Avx512<false>>(),
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => of::<crate::simd::Avx2>(),
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        Level::Neon => of::<crate::simd::Neon>(),
         Level::Portable => of::<Portable>(),
     }
 }

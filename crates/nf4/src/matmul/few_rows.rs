@@ -216,10 +216,12 @@ fn dot_of<S: Simd, const M: usize>(
         for (group, scale) in spread[..groups].iter().enumerate() {
             let codes = group_words(s, words, group);
             let mut sums = [s.splat(0.0); M];
-            for j in 0..8u32 {
-                let weights = s.lookup(table, s.shift_right(codes, 4 * j));
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum = s.mul_add(weights, s.load(&x[i * groups + group][j as usize]), *sum);
+            for pair in 0..4 {
+                let weights = s.lookup_pair(table, codes, pair);
+                for (j, weights) in (2 * pair as usize..).zip(weights) {
+                    for (i, sum) in sums.iter_mut().enumerate() {
+                        *sum = s.mul_add(weights, s.load(&x[i * groups + group][j]), *sum);
+                    }
                 }
             }
             let scale = s.load(scale);

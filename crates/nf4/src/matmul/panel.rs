@@ -138,8 +138,8 @@ impl Panels for QuantizedRows<'_> {
                 let codes = unsafe { s.gather_u(packed, s.add_u(offsets, s.splat_u(word as u32))) };
                 let out = &mut out[8 * word / P::STEPS * vectors..][..8 / P::STEPS * vectors];
                 for pair in 0..4 {
-                    let steps = [8 * pair, 8 * pair + 4]
-                        .map(|shift| s.mul(s.lookup(table, s.shift_right(codes, shift)), scale));
+                    let [even, odd] = s.lookup_pair(table, codes, pair);
+                    let steps = [s.mul(even, scale), s.mul(odd, scale)];
                     P::store(s, steps, out, pair as usize, v, vectors);
                 }
             }

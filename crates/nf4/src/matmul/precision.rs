@@ -5,9 +5,6 @@ use crate::simd::Simd;
 
 /// The numbers that a product multiplies, in words of 32 bits that hold one or more steps of the sum. Sums are in f32.
 pub(crate) trait Precision: Copy + Send + Sync {
-    /// A vector of words.
-    type Words<S: Simd>: Copy;
-
     /// Steps of the sum in a word.
     const STEPS: usize;
     /// Most steps along the sum in one panel, which bounds how much of a panel the L1 and L2 caches have to hold.
@@ -17,10 +14,13 @@ pub(crate) trait Precision: Copy + Send + Sync {
     fn words<E: Element>(row: &[E]) -> impl Iterator<Item = u32>;
     /// The first 16 words of a row that has as many.
     fn words_16<S: Simd, E: Element>(s: S, row: &[E]) -> S::U;
-    fn load<S: Simd>(s: S, words: &[u32; 16]) -> Self::Words<S>;
-    fn splat<S: Simd>(s: S, word: u32) -> Self::Words<S>;
-    /// Adds the products of all steps in the words to `sum`.
-    fn multiply_add<S: Simd>(s: S, x: Self::Words<S>, w: Self::Words<S>, sum: S::F) -> S::F;
+    /// Adds to each row of `totals` the products of all steps in its word of `x` and those of `weights`.
+    fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize>(
+        s: S,
+        x: &[u32; ROWS],
+        weights: &[[u32; 16]; VECTORS],
+        totals: &mut [[S::F; VECTORS]; ROWS],
+    );
     /// Stores steps `2 pair` and `2 pair + 1` of 16 columns: vector `v` of the `vectors` that a panel is wide.
     fn store<S: Simd>(
         s: S,
@@ -58,8 +58,6 @@ pub(super) use in_precision_of;
 pub(crate) struct F32;
 
 impl Precision for F32 {
-    type Words<S: Simd> = S::F;
-
     const STEPS: usize = 1;
     const MAX_DEPTH: usize = 640;
 
@@ -74,18 +72,13 @@ impl Precision for F32 {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, words: &[u32; 16]) -> S::F {
-        s.float(s.load_u(words))
-    }
-
-    #[inline(always)]
-    fn splat<S: Simd>(s: S, word: u32) -> S::F {
-        s.splat(f32::from_bits(word))
-    }
-
-    #[inline(always)]
-    fn multiply_add<S: Simd>(s: S, x: S::F, w: S::F, sum: S::F) -> S::F {
-        s.mul_add(x, w, sum)
+    fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize>(
+        s: S,
+        x: &[u32; ROWS],
+        weights: &[[u32; 16]; VECTORS],
+        totals: &mut [[S::F; VECTORS]; ROWS],
+    ) {
+        s.add_products(x, weights, totals);
     }
 
     #[inline(always)]
@@ -113,8 +106,6 @@ impl Precision for F32 {
 pub(crate) struct Bf16Pairs;
 
 impl Precision for Bf16Pairs {
-    type Words<S: Simd> = S::U;
-
     const STEPS: usize = 2;
     const MAX_DEPTH: usize = LARGEST_DEPTH;
 
@@ -136,18 +127,13 @@ impl Precision for Bf16Pairs {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, words: &[u32; 16]) -> S::U {
-        s.load_u(words)
-    }
-
-    #[inline(always)]
-    fn splat<S: Simd>(s: S, word: u32) -> S::U {
-        s.splat_u(word)
-    }
-
-    #[inline(always)]
-    fn multiply_add<S: Simd>(s: S, x: S::U, w: S::U, sum: S::F) -> S::F {
-        s.dot_pairs(x, w, sum)
+    fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize>(
+        s: S,
+        x: &[u32; ROWS],
+        weights: &[[u32; 16]; VECTORS],
+        totals: &mut [[S::F; VECTORS]; ROWS],
+    ) {
+        s.add_pair_products(x, weights, totals);
     }
 
     #[inline(always)]

@@ -21,9 +21,11 @@ pub(super) fn multiply<S: Simd, P: Precision>(
             match (rows, vectors) {
                 $(
                     ($rows, 1) if $rows <= S::TILE_ROWS => tile::<S, P, $rows, 1>(s, x, panel, sums, accumulate),
-                    ($rows, 2) if $rows <= S::TILE_ROWS => tile::<S, P, $rows, 2>(s, x, panel, sums, accumulate),
+                    ($rows, 2) if $rows <= S::TILE_ROWS && S::TILE_VECTORS == 2 => {
+                        tile::<S, P, $rows, 2>(s, x, panel, sums, accumulate)
+                    }
                 )*
-                _ => unreachable!("a tile has at most {} rows of two vectors", S::TILE_ROWS),
+                _ => unreachable!("a tile has at most {} rows of {} vectors", S::TILE_ROWS, S::TILE_VECTORS),
             }
         };
     }
@@ -42,16 +44,7 @@ fn tile<S: Simd, P: Precision, const ROWS: usize, const VECTORS: usize>(
     let (panel, _) = panel.as_chunks::<VECTORS>();
     let mut totals = [[s.splat(0.0); VECTORS]; ROWS];
     for (x, panel) in x.iter().zip(panel) {
-        let mut weights = [P::splat(s, 0); VECTORS];
-        for (weights, words) in weights.iter_mut().zip(panel) {
-            *weights = P::load(s, words);
-        }
-        for (x, totals) in x.iter().zip(&mut totals) {
-            let x = P::splat(s, *x);
-            for (total, weights) in totals.iter_mut().zip(weights) {
-                *total = P::multiply_add(s, x, weights, *total);
-            }
-        }
+        P::add_products(s, x, panel, &mut totals);
     }
     let (sums, _) = sums.as_chunks_mut::<VECTORS>();
     for (sums, totals) in sums.iter_mut().zip(totals) {

@@ -8,12 +8,16 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
 
 use std::fmt;
@@ -32,6 +36,8 @@ pub(crate) enum Level {
     /// AVX-512 with the dot products of bf16 pairs.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    Neon,
 }
 
 impl Isa {
@@ -47,7 +53,6 @@ impl Isa {
 
     /// All that this machine has, fastest first.
     pub fn available() -> &'static [Self] {
-        const PORTABLE: &[Isa] = &[Isa(Level::Portable)];
         #[cfg(target_arch = "x86_64")]
         {
             const WITH_AVX2: &[Isa] = &[Isa(Level::Avx2), Isa(Level::Portable)];
@@ -68,11 +73,21 @@ impl Isa {
                 (true, true) if bf16 => WITH_AVX512_BF16,
                 (true, true) => WITH_AVX512,
                 (false, true) => WITH_AVX2,
-                _ => PORTABLE,
+                _ => &[Isa(Level::Portable)],
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        PORTABLE
+        // Every AArch64 target of the standard library includes NEON: there is nothing to detect.
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        {
+            &[Isa(Level::Neon), Isa(Level::Portable)]
+        }
+        #[cfg(not(any(
+            target_arch = "x86_64",
+            all(target_arch = "aarch64", target_endian = "little")
+        )))]
+        {
+            &[Isa(Level::Portable)]
+        }
     }
 }
 
@@ -120,6 +135,8 @@ macro_rules! kernel {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::simd::Level::Avx2 => unsafe { avx2 $(::<$($param),+>)? ($($arg),*) },
+                #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+                $crate::simd::Level::Neon => $generic($crate::simd::Neon, $($arg),*),
                 $crate::simd::Level::Portable => {
                     $generic($crate::simd::Portable, $($arg),*)
                 }
@@ -177,6 +194,16 @@ pub trait Simd: Copy {
     fn table(self, values: &[f32; 16]) -> Self::Table;
     /// Looks up the low 4 bits of every lane; the others are ignored.
     fn lookup(self, table: Self::Table, codes: Self::U) -> Self::F;
+
+    /// Looks up the codes `2 * pair` and `2 * pair + 1` of the 8 that every lane holds, the lowest bits first.
+    #[inline(always)]
+    fn lookup_pair(self, table: Self::Table, words: Self::U, pair: u32) -> [Self::F; 2] {
+        [
+            self.lookup(table, self.shift_right(words, 8 * pair)),
+            self.lookup(table, self.shift_right(words, 8 * pair + 4)),
+        ]
+    }
+
     /// The 16 codes of two words, one a lane in the low 4 bits, with other bits above them.
     fn codes(self, words: &[u32; 2]) -> Self::U;
     /// Packs 32 codes, one a lane with nothing above them, into four words.
@@ -240,6 +267,47 @@ pub trait Simd: Copy {
         dot_pairs(self, a, b, sum)
     }
 
+    /// Adds to each row of `totals` its element of `x` times `weights`: a step of the register tile. Both are f32, as
+    /// bit patterns.
+    #[inline(always)]
+    fn add_products<const ROWS: usize, const VECTORS: usize>(
+        self,
+        x: &[u32; ROWS],
+        weights: &[[u32; 16]; VECTORS],
+        totals: &mut [[Self::F; VECTORS]; ROWS],
+    ) {
+        let mut loaded = [self.splat(0.0); VECTORS];
+        for (loaded, weights) in loaded.iter_mut().zip(weights) {
+            *loaded = self.float(self.load_u(weights));
+        }
+        for (x, totals) in x.iter().zip(totals) {
+            let x = self.splat(f32::from_bits(*x));
+            for (total, weights) in totals.iter_mut().zip(loaded) {
+                *total = self.mul_add(x, weights, *total);
+            }
+        }
+    }
+
+    /// [`Simd::add_products`] of pairs of bf16, by [`Simd::dot_pairs`].
+    #[inline(always)]
+    fn add_pair_products<const ROWS: usize, const VECTORS: usize>(
+        self,
+        x: &[u32; ROWS],
+        weights: &[[u32; 16]; VECTORS],
+        totals: &mut [[Self::F; VECTORS]; ROWS],
+    ) {
+        let mut loaded = [self.splat_u(0); VECTORS];
+        for (loaded, weights) in loaded.iter_mut().zip(weights) {
+            *loaded = self.load_u(weights);
+        }
+        for (x, totals) in x.iter().zip(totals) {
+            let x = self.splat_u(*x);
+            for (total, weights) in totals.iter_mut().zip(loaded) {
+                *total = self.dot_pairs(x, weights, *total);
+            }
+        }
+    }
+
     /// How many of 15 rising `midpoints` (the 16th entry is not looked at) lie strictly below each lane.
     #[inline(always)]
     fn rank(self, midpoints: Self::Table, value: Self::F) -> Self::U {
@@ -300,11 +368,10 @@ mod tests {
         take(s.bits(s.load(&table)));
         take(s.or_u(s.and_u(words, s.splat_u(0xff00)), s.low_to_high(words)));
         let normal = seed.map(|word| f32::from_bits(word & 0xbfff_ffff | 0x2000_0000));
-        let mut reversed = normal;
-        reversed.reverse();
-        take(s.round_pairs(s.load(&normal), s.load(&reversed)));
-        take(s.round_consecutive([s.load(&normal), s.load(&reversed)]));
-        let halves = s.round(s.load(&normal));
+        let ties = normal.map(|value| f32::from_bits(value.to_bits() & 0xffff_0000 | 0x8000));
+        take(s.round_pairs(s.load(&normal), s.load(&ties)));
+        take(s.round_consecutive([s.load(&ties), s.load(&normal)]));
+        let halves = s.round(s.load(&ties));
         take(s.load_u(&halves.map(u32::from)));
         take(s.widen_halves(&halves));
         let rows = std::array::from_fn(|i| s.add_u(words, s.splat_u(i as u32)));
@@ -313,6 +380,10 @@ mod tests {
         s.store(s.lookup(s.table(&table), pair), &mut lanes);
         take(s.load_u(&lanes.map(f32::to_bits)));
         take(s.widen([seed[0], seed[1], seed[2], seed[3]]));
+        for pair in 0..4 {
+            let values = s.lookup_pair(s.table(&table), words, pair);
+            values.into_iter().for_each(|value| take(s.bits(value)));
+        }
         let low = seed.map(|word| word % 16);
         let high = seed.map(|word| word / 16 % 16);
         let packed = s.pack([s.load_u(&low), s.load_u(&high)]);
@@ -344,6 +415,50 @@ mod tests {
             dots(*isa, &a, &b, &mut sum);
             let expected = std::array::from_fn(|i| 1.0 + 3.0 * i as f32 + 0.5 * (i as f32 - 4.0));
             assert_eq!(sum, expected, "{isa:?}");
+        }
+    }
+
+    /// A step of a tile of 4 rows, and the same row by row: in f32 and in pairs of bf16.
+    #[inline(always)]
+    fn step<S: Simd>(s: S, x: &[u32; 4], weights: &[[u32; 16]; 2]) -> [Vec<[f32; 16]>; 4] {
+        let stored = |totals: [[S::F; 2]; 4]| {
+            let stored = |total: &S::F| {
+                let mut lanes = [0.0; 16];
+                s.store(*total, &mut lanes);
+                lanes
+            };
+            totals.as_flattened().iter().map(stored).collect()
+        };
+        let start = [[s.splat(0.5); 2]; 4];
+        let mut totals = [start; 4];
+        s.add_products(x, weights, &mut totals[0]);
+        s.add_pair_products(x, weights, &mut totals[1]);
+        for (row, x) in x.iter().enumerate() {
+            for (v, weights) in weights.iter().enumerate() {
+                let (x, weights) = (s.splat_u(*x), s.load_u(weights));
+                totals[2][row][v] = s.mul_add(s.float(x), s.float(weights), start[row][v]);
+                totals[3][row][v] = s.dot_pairs(x, weights, start[row][v]);
+            }
+        }
+        totals.map(stored)
+    }
+
+    kernel! { fn steps(x: &[u32; 4], weights: &[[u32; 16]; 2]) -> [Vec<[f32; 16]>; 4] = step; }
+
+    #[test]
+    fn a_step_of_a_tile_is_that_of_its_rows() {
+        // Both halves of every word are ordinary numbers as bf16, and so is the word as f32.
+        let mut state = 1u32;
+        let mut word = || {
+            state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+            (state ^ state >> 15) & 0x83ff_83ff | 0x3c00_3c00
+        };
+        let x = std::array::from_fn(|_| word());
+        let weights = [[0; 16]; 2].map(|lanes| lanes.map(|_: u32| word()));
+        for isa in Isa::available() {
+            let [products, pair_products, by_row, pairs_by_row] = steps(*isa, &x, &weights);
+            assert_eq!(products, by_row, "{isa:?}");
+            assert_eq!(pair_products, pairs_by_row, "{isa:?}");
         }
     }
 
