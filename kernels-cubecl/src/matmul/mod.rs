@@ -121,13 +121,7 @@ fn is_rasterizer(client: &Client) -> bool {
 
 impl Kernel {
     /// Whether the device and the shape let the kernel run in a time worth measuring.
-    fn is_candidate(
-        self,
-        client: &Client,
-        m: usize,
-        in_features: usize,
-        dtype: ElemType,
-    ) -> bool {
+    fn is_candidate(self, client: &Client, m: usize, in_features: usize, dtype: ElemType) -> bool {
         let few_rows = m <= GEMV_MAX_ROWS;
         match self {
             Kernel::Panels => is_cpu(client),
@@ -219,6 +213,7 @@ fn checked_sides(
         Direction::Forward => [weight.in_features, weight.out_features],
         Direction::Transposed => [weight.out_features, weight.in_features],
     };
+    check_size("weight", weight.elements())?;
     check_size("output", x.m * outer)?;
     check_size("input", x.m * x.row_stride.max(inner))?;
     Ok([inner, outer])

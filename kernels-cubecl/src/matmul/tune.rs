@@ -86,12 +86,7 @@ impl Trial {
 }
 
 /// The fastest of the candidates, measured now if it has not been before.
-pub(super) fn fastest(
-    client: &Client,
-    x: &Rows,
-    weight: &Weight,
-    direction: Direction,
-) -> Kernel {
+pub(super) fn fastest(client: &Client, x: &Rows, weight: &Weight, direction: Direction) -> Kernel {
     let chosen = choose(client, x.m, weight, x.dtype);
     let one_candidate = || {
         let mut candidates = candidates(client, x.m, weight.in_features, x.dtype);
