@@ -5,7 +5,8 @@
 //! - `panels`: any number of rows on a CPU.
 //! - `registers`: any number of rows on a software rasterizer, and any shape anywhere.
 //!
-//! [`choose`] picks one.
+//! [`candidates`] are those that the device and the shape allow. [`choose`] takes the likeliest; with the feature `autotune`,
+//! [`matmul()`] has the device measure them and takes the fastest: see `tune`.
 
 mod gemv;
 mod loader;
@@ -13,6 +14,10 @@ mod panels;
 mod registers;
 mod sources;
 mod staged;
+#[cfg(feature = "autotune")]
+mod tune;
+
+use std::fmt;
 
 use cubecl::features::TypeUsage;
 use cubecl::ir::{ElemType, FloatKind};
@@ -24,6 +29,7 @@ use crate::format::Weight;
 
 /// Which product is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "autotune", derive(serde::Serialize, serde::Deserialize))]
 pub enum Direction {
     /// `x · Wᵀ`: `[m, in_features]` to `[m, out_features]`.
     Forward,
@@ -59,36 +65,76 @@ pub enum Kernel {
     Registers,
 }
 
-/// The kernel for `m` rows of `dtype`.
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The kernel for `m` rows of `dtype`, unmeasured: the first of [`candidates`].
+pub fn choose(client: &Client, m: usize, weight: &Weight, dtype: ElemType) -> Kernel {
+    let mut candidates = candidates(client, m, weight.in_features, dtype);
+    candidates.next().unwrap_or(Kernel::Registers)
+}
+
+/// The kernels that may be the fastest for `m` rows of `dtype` and a weight of `in_features` columns, the likeliest first.
 ///
 /// - A CPU takes `panels` at every `m`. On two cores with AVX-512 a 2048 × 2048 layer takes 0.7 ms for one row, 24 ms for 512
-///   (176 GFLOP/s); the kernels with barriers would have the cores wait for each other.
+///   (176 GFLOP/s); the kernels with barriers would have the cores wait for each other. `registers` comes within a few
+///   percent of it, on either side, for one row; for 8 rows it takes twice the time, for 32 three times.
 /// - A software rasterizer takes `registers`: on Mesa's, the same layer takes 1.6 ms for one row, where `gemv` takes 14, and for
 ///   512 rows half the time of `staged`.
 /// - A GPU takes `gemv` while reading the weight bounds the time, up to [`GEMV_MAX_ROWS`]; beyond, matrix instructions where it
 ///   has them for the type, and units where not. Reasoned, not measured: see the rooflines.
 /// - Rows that begin within a word are too rare for a `gemv` of their own.
-pub fn choose(client: &Client, m: usize, weight: &Weight, dtype: ElemType) -> Kernel {
-    let properties = client.properties();
-    if properties.hardware.num_cpu_cores.is_some() {
-        return Kernel::Panels;
-    }
-    // A device that is no card and whose planes are a CPU's vectors.
-    if properties.identity.physical.is_none() && properties.hardware.plane_size_max <= 16 {
-        return Kernel::Registers;
-    }
-    if m <= GEMV_MAX_ROWS {
-        return if weight.in_features.is_multiple_of(8) {
-            Kernel::Gemv
-        } else {
-            Kernel::Registers
-        };
-    }
-    let f32 = ElemType::Float(FloatKind::F32);
-    if dtype != f32 && staged::has_matrix_instructions(client, dtype) {
-        Kernel::StagedMatrix
+pub fn candidates(
+    client: &Client,
+    m: usize,
+    in_features: usize,
+    dtype: ElemType,
+) -> impl Iterator<Item = Kernel> {
+    let kernels = by_preference(client).into_iter();
+    kernels.filter(move |kernel| kernel.is_candidate(client, m, in_features, dtype))
+}
+
+/// All kernels; of those that can run, the first is the likeliest to be the fastest.
+fn by_preference(client: &Client) -> [Kernel; 5] {
+    use Kernel::{Gemv, Panels, Registers, StagedMatrix, StagedUnits};
+    if is_rasterizer(client) {
+        [Registers, Gemv, StagedMatrix, StagedUnits, Panels]
     } else {
-        Kernel::StagedUnits
+        [Panels, Gemv, Registers, StagedMatrix, StagedUnits]
+    }
+}
+
+fn is_cpu(client: &Client) -> bool {
+    client.properties().hardware.num_cpu_cores.is_some()
+}
+
+/// Whether this is a device that is no card and whose planes are a CPU's vectors.
+fn is_rasterizer(client: &Client) -> bool {
+    let properties = client.properties();
+    !is_cpu(client)
+        && properties.identity.physical.is_none()
+        && properties.hardware.plane_size_max <= 16
+}
+
+impl Kernel {
+    /// Whether the device and the shape let the kernel run in a time worth measuring.
+    fn is_candidate(self, client: &Client, m: usize, in_features: usize, dtype: ElemType) -> bool {
+        let few_rows = m <= GEMV_MAX_ROWS;
+        match self {
+            Kernel::Panels => is_cpu(client),
+            Kernel::Gemv => !is_cpu(client) && few_rows && in_features.is_multiple_of(8),
+            // Many rows might keep a card longer than its driver waits.
+            Kernel::Registers => few_rows || is_rasterizer(client),
+            Kernel::StagedMatrix => {
+                !is_cpu(client)
+                    && dtype != ElemType::Float(FloatKind::F32)
+                    && staged::has_matrix_instructions(client, dtype)
+            }
+            Kernel::StagedUnits => !is_cpu(client),
+        }
     }
 }
 
@@ -97,7 +143,8 @@ pub const GEMV_MAX_ROWS: usize = gemv::MAX_ROWS;
 
 /// Multiplies `x` by the weight, accumulating in f32, into a new contiguous buffer of `x`'s dtype.
 ///
-/// Launches one kernel and returns at once.
+/// Launches one kernel and returns at once; with the feature `autotune`, the first product of its kind measures the
+/// candidates before, and waits for them.
 ///
 /// # Errors
 /// [`KernelError::UnsupportedType`], [`KernelError::TooLarge`], [`KernelError::TooManyRows`].
@@ -107,6 +154,9 @@ pub fn matmul(
     weight: &Weight,
     direction: Direction,
 ) -> Result<Handle, KernelError> {
+    #[cfg(feature = "autotune")]
+    let kernel = tune::fastest(client, &x, weight, direction);
+    #[cfg(not(feature = "autotune"))]
     let kernel = choose(client, x.m, weight, x.dtype);
     matmul_with(client, x, weight, direction, kernel)
 }
@@ -122,14 +172,8 @@ pub fn matmul_with(
     direction: Direction,
     kernel: Kernel,
 ) -> Result<Handle, KernelError> {
-    check_float(client, "matmul", x.dtype)?;
-    let (inner, outer) = match direction {
-        Direction::Forward => (weight.in_features, weight.out_features),
-        Direction::Transposed => (weight.out_features, weight.in_features),
-    };
+    let [inner, outer] = checked_sides(client, &x, weight, direction)?;
     let output_len = x.m * outer;
-    check_size("output", output_len)?;
-    check_size("input", x.m * x.row_stride.max(inner))?;
     let output_bytes = output_len * x.dtype.size();
     if inner == 0 {
         // An empty sum. Buffers without elements cannot be bound, and zero is all zero bits.
@@ -155,6 +199,24 @@ pub fn matmul_with(
         Kernel::Registers => registers::launch(client, &problem, direction)?,
     }
     Ok(output)
+}
+
+/// The lengths of the contraction and of a row of the output, of a product that the kernels can index and compute.
+fn checked_sides(
+    client: &Client,
+    x: &Rows,
+    weight: &Weight,
+    direction: Direction,
+) -> Result<[usize; 2], KernelError> {
+    check_float(client, "matmul", x.dtype)?;
+    let [inner, outer] = match direction {
+        Direction::Forward => [weight.in_features, weight.out_features],
+        Direction::Transposed => [weight.out_features, weight.in_features],
+    };
+    check_size("weight", weight.elements())?;
+    check_size("output", x.m * outer)?;
+    check_size("input", x.m * x.row_stride.max(inner))?;
+    Ok([inner, outer])
 }
 
 /// Where in the words a row of the weight can begin.

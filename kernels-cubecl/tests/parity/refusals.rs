@@ -53,15 +53,16 @@ pub fn what_32_bits_cannot_index(client: &Client) {
         in_features: 1 << 15,
         format: format(QuantConfig::default()),
     };
+    let weight_is_too_large = KernelError::TooLarge {
+        what: "weight",
+        elements: 1 << 31,
+    };
     let error = dequantize(client, &huge, F32).unwrap_err();
-    assert_eq!(
-        error,
-        KernelError::TooLarge {
-            what: "weight",
-            elements: 1 << 31
-        }
-    );
+    assert_eq!(error, weight_is_too_large);
     let (x, _) = upload_values(client, &[0.0; 64], F32);
+    let row = rows(x.clone(), F32, 1, 1 << 15);
+    let error = matmul(client, row, &huge, Direction::Forward).unwrap_err();
+    assert_eq!(error, weight_is_too_large);
     let error = matmul(
         client,
         rows(x, F32, 1 << 28, 64),

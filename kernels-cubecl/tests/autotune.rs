@@ -1,0 +1,190 @@
+//! Products by the kernel that was measured to be the fastest. Alone in its process, since launches are counted in all of it.
+#![cfg(any(feature = "wgpu", feature = "cpu"))]
+
+#[allow(dead_code, reason = "the other suite uses the rest of it")]
+#[path = "parity/support.rs"]
+mod support;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cubecl::client::Client;
+use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+use cubecl::logging::{LaunchObservation, LaunchObserver};
+use nf4::{QuantConfig, QuantizedMatrix};
+use nf4_cubecl::matmul::{Kernel, candidates, choose, matmul_with};
+use nf4_cubecl::{Direction, KernelError, Rows, Weight, matmul};
+
+use support::{
+    F32, assert_close, random, read_values, reference, rows, sides, tolerance, upload,
+    upload_values,
+};
+
+const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Transposed];
+
+/// The names of the kernels that were launched.
+#[derive(Default)]
+struct Launches(Mutex<Vec<&'static str>>);
+
+impl LaunchObserver for Launches {
+    fn launched(&self, kernel: &'static str) {
+        let mut launched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        launched.push(kernel);
+    }
+}
+
+/// What `launch` launches, on whatever thread.
+fn launches_of(launch: impl FnOnce()) -> Vec<&'static str> {
+    let launches = Arc::new(Launches::default());
+    let observation = LaunchObservation::new(launches.clone());
+    launch();
+    drop(observation);
+    let mut launched = launches.0.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::take(&mut launched)
+}
+
+struct Product {
+    matrix: QuantizedMatrix,
+    weight: Weight,
+    x: Vec<f32>,
+    rows: Rows,
+    direction: Direction,
+}
+
+impl Product {
+    fn new(client: &Client, m: usize, shape: [usize; 2], direction: Direction) -> Self {
+        let values = random(3, shape[0] * shape[1]);
+        let matrix = nf4::quantize(&values, shape, QuantConfig::default()).unwrap();
+        let stride = sides(direction, shape).0;
+        let (handle, x) = upload_values(client, &random(5, m * stride), F32);
+        Self {
+            weight: upload(client, &matrix),
+            matrix,
+            x,
+            rows: rows(handle, F32, m, stride),
+            direction,
+        }
+    }
+
+    fn tuned(&self, client: &Client) -> Vec<f32> {
+        let y = matmul(client, self.rows.clone(), &self.weight, self.direction).unwrap();
+        read_values(client, y, F32)
+    }
+
+    fn by(&self, client: &Client, kernel: Kernel) -> Vec<f32> {
+        let (rows, direction) = (self.rows.clone(), self.direction);
+        let y = matmul_with(client, rows, &self.weight, direction, kernel).unwrap();
+        read_values(client, y, F32)
+    }
+
+    fn candidates(&self, client: &Client) -> Vec<Kernel> {
+        candidates(client, self.rows.m, self.weight.in_features, F32).collect()
+    }
+}
+
+fn the_choice_is_the_first_candidate(client: &Client) {
+    for (m, in_features) in [(1, 64), (8, 51), (9, 64), (500, 51)] {
+        let weight = Product::new(client, 1, [8, in_features], Direction::Forward).weight;
+        let mut candidates = candidates(client, m, in_features, F32);
+        assert_eq!(candidates.next(), Some(choose(client, m, &weight, F32)));
+    }
+}
+
+/// The first of these products is measured, the others take its kernel.
+fn a_kind_of_product_is_measured_once(client: &Client) {
+    for (shape, [first_m, second_m]) in [
+        ([70, 128], [1, 1]),
+        ([75, 104], [5, 8]),
+        ([37, 51], [3, 4]),
+        ([70, 128], [20, 32]),
+    ] {
+        for direction in DIRECTIONS {
+            let first = Product::new(client, first_m, shape, direction);
+            let second = Product::new(client, second_m, shape, direction);
+            let what = format!("{direction:?} {first_m} and {second_m} × {shape:?}");
+            let [mut tuned, mut again] = [vec![], vec![]];
+            let measured = launches_of(|| tuned = first.tuned(client));
+            let known = launches_of(|| again = second.tuned(client));
+
+            let candidates = second.candidates(client);
+            assert_eq!(candidates, first.candidates(client), "{what}");
+            let launched: Vec<_> = candidates
+                .iter()
+                .map(|kernel| launches_of(|| drop(second.by(client, *kernel))))
+                .collect();
+            assert!(launched.contains(&known), "{what}: {known:?}");
+            if candidates.len() == 1 {
+                assert_eq!(measured, known, "{what}");
+            } else {
+                for kernels in &launched {
+                    let missing = kernels.iter().find(|kernel| !measured.contains(kernel));
+                    assert_eq!(missing, None, "{what}: {measured:?}");
+                }
+            }
+
+            for (product, y) in [(&first, tuned), (&second, again)] {
+                let m = product.rows.m;
+                let stride = product.rows.row_stride;
+                let expected = reference(&product.matrix, &product.x, m, stride, direction);
+                assert_close(&y, &expected, tolerance(F32), &what);
+                for &kernel in &candidates {
+                    let named = product.by(client, kernel).into_iter();
+                    let named: Vec<_> = named.map(f64::from).collect();
+                    assert_close(&y, &named, tolerance(F32), &format!("{kernel} {what}"));
+                }
+            }
+        }
+    }
+}
+
+/// More rows than one of the kernels has a grid for.
+fn a_kernel_that_refuses_is_passed_over(client: &Client) {
+    let limit = client.properties().hardware.max_cube_count.1 as usize;
+    let m = 8 * limit + 1;
+    let product = Product::new(client, m, [8, 8], Direction::Forward);
+    let refused: Vec<_> = product
+        .candidates(client)
+        .into_iter()
+        .filter_map(|kernel| {
+            let rows = product.rows.clone();
+            matmul_with(client, rows, &product.weight, product.direction, kernel).err()
+        })
+        .collect();
+    assert!(
+        matches!(refused[..], [KernelError::TooManyRows { .. }]),
+        "{refused:?}"
+    );
+    let y = product.tuned(client);
+    let expected = reference(&product.matrix, &product.x, m, 8, product.direction);
+    assert_close(&y, &expected, tolerance(F32), "more rows than a grid has");
+}
+
+/// Everything, with the other runtime's test and its launches kept out, and with few samples: which kernel is the fastest does
+/// not matter here.
+fn check(client: impl FnOnce() -> Client) {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut config = CubeClRuntimeConfig::default();
+    config.autotune.bench.min_samples = 1;
+    config.autotune.bench.max_samples = 1;
+    // The second test finds it set.
+    CubeClRuntimeConfig::try_set(config);
+    let client = &client();
+    the_choice_is_the_first_candidate(client);
+    a_kind_of_product_is_measured_once(client);
+    // The grids of a CPU have no end that a test could reach.
+    if client.properties().hardware.num_cpu_cores.is_none() {
+        a_kernel_that_refuses_is_passed_over(client);
+    }
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn wgpu() {
+    check(|| cubecl::Device::Wgpu(Default::default()).client());
+}
+
+#[cfg(feature = "cpu")]
+#[test]
+fn cpu() {
+    check(|| cubecl::Device::Cpu(Default::default()).client());
+}
