@@ -8,10 +8,11 @@
 //! ends. Built with cubecl's feature `persistence`, that table is also written to the environment that CubeCL is configured
 //! for (`target/environment` by default) and read back by the next process.
 //!
-//! What it costs: the first product of a kind compiles all its candidates, runs each four to eleven times and waits for the
-//! device. Every later one costs a look into the table and waits for nothing; one that another thread is measuring at the
-//! moment takes the unmeasured choice. The runs of a candidate follow one another, so a weight that fits the device's cache is
-//! read from there.
+//! What it costs: the first product of a kind compiles all its candidates, runs each up to eleven times and waits for the
+//! device. For 2048 × 2048 on two cores with AVX-512 that takes 10 to 20 ms on CubeCL's CPU runtime (up to 0.4 s where kernels
+//! must be compiled); on Mesa's rasterizer 0.3 to 0.7 s for up to 8 rows and 4.5 s for 512. Every later product looks into the
+//! table, for a microsecond, and waits for nothing; one that another thread is measuring at the moment takes the unmeasured
+//! choice. The runs of a candidate follow one another, so a weight that fits the device's cache is read from there.
 
 use std::fmt;
 
