@@ -26,10 +26,14 @@ fi
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
+checked+=,nf4-cubecl/autotune
+
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets --features "$checked" -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --features "$checked"
 step cargo test --release --workspace --features "$tested"
+# Apart, for with this feature on, what kernel multiplies depends on what the machine has measured.
+step cargo test --release --workspace --features "$tested,nf4-cubecl/autotune" --test kernels_autotune
 if scripts/cuda-toolchain.sh >/dev/null; then
   step scripts/cuda-check.sh --features "$tested"
 else
