@@ -4,7 +4,7 @@
 //! written to one buffer while the page in the other is updated, and the page before is read back behind.
 //!
 //! CUDA and ROCm read into pinned memory, from which they also write without a copy in between, so there the bytes that
-//! came back are the page's home as they are. (That was neither compiled for CUDA and ROCm nor run on them.) Elsewhere what a page is read
+//! came back are the page's home as they are. (That was compiled for CUDA and run on neither.) Elsewhere what a page is read
 //! into is a staging buffer of the runtime's, which is given back.
 
 use std::fmt;
