@@ -11,7 +11,7 @@ pub enum KernelError {
         "{operation} cannot work in {dtype:?} on this device: use f32, or f16 or bf16 where the device has it"
     )]
     UnsupportedType {
-        /// `dequantize` or `matmul`.
+        /// What was asked for, such as `matmul`.
         operation: &'static str,
         /// The type that was asked for.
         dtype: ElemType,
@@ -29,7 +29,7 @@ pub enum KernelError {
     /// No kernel for the operation fits the device.
     #[error("{operation} has no kernel that this device can run: {reason}")]
     Unavailable {
-        /// `matmul`.
+        /// What was asked for.
         operation: &'static str,
         /// What the device or the shape lacks.
         reason: String,

@@ -1,5 +1,6 @@
 //! How work of independent items is spread over a device.
 
+use cubecl::features::Plane;
 use cubecl::prelude::*;
 
 /// The geometry of a launch in which every unit works on `per_unit` neighbouring items.
@@ -28,6 +29,14 @@ impl Spread {
             per_unit: 1,
         }
     }
+}
+
+/// Units of a plane, where planes have operations of their own and one size that is known before a launch.
+pub(crate) fn plane_size(client: &Client) -> Option<u32> {
+    let properties = client.properties();
+    let hardware = &properties.hardware;
+    let fixed = hardware.plane_size_min == hardware.plane_size_max && hardware.plane_size_max > 1;
+    (fixed && properties.features.plane.contains(Plane::Ops)).then_some(hardware.plane_size_max)
 }
 
 /// The widest vector of f32 that `client`'s units compute with, up to `at_most` and a divisor of it.

@@ -29,14 +29,19 @@ pub struct Targets<'a> {
 /// `weight · (softmax − one-hot of the class)`.
 ///
 /// # Errors
-/// [`KernelError::TooLarge`].
+/// [`KernelError::UnsupportedType`], [`KernelError::TooLarge`].
 pub fn losses(
     client: &Client,
     logits: Matrix<'_>,
     targets: Targets<'_>,
     gradient: bool,
 ) -> Result<Handle, KernelError> {
-    debug_assert_eq!(logits.dtype, ElemType::Float(FloatKind::F32));
+    if logits.dtype != ElemType::Float(FloatKind::F32) {
+        return Err(KernelError::UnsupportedType {
+            operation: "cross_entropy",
+            dtype: logits.dtype,
+        });
+    }
     check_size("logits", logits.elements())?;
     let losses = client.empty(4 * logits.rows);
     if logits.elements() > 0 {

@@ -40,14 +40,6 @@ fn size(x: &Matrix<'_>, weight: NormWeight<'_>) -> usize {
     vector_size(x.dtype, x.columns).min(vector_size(weight.dtype, x.columns))
 }
 
-/// A new buffer of a number in f32 for each row, as a kernel's argument too.
-fn one_a_row(client: &Client, x: &Matrix<'_>) -> (Handle, BufferArg) {
-    let handle = client.empty(4 * x.rows);
-    // SAFETY: it was allocated with that many.
-    let arg = unsafe { BufferArg::from_raw_parts(handle.clone(), x.rows) };
-    (handle, arg)
-}
-
 /// `y` like `x`, and `1 / rms` of every row in f32.
 ///
 /// # Errors
@@ -59,33 +51,7 @@ pub fn forward(
     eps: f32,
 ) -> Result<(Handle, Handle), KernelError> {
     check(client, &x, weight)?;
-    let y = x.empty(client);
-    let (inv_rms, inv_rms_arg) = one_a_row(client, &x);
-    if x.elements() > 0 {
-        let spread = RowSpread::new(client, x.rows);
-        let size = size(&x, weight);
-        // SAFETY: the kernel keeps to the rows and columns that all buffers have.
-        unsafe {
-            forward_kernel::launch_unchecked(
-                client,
-                spread.cubes,
-                spread.cube_dim,
-                size,
-                x.arg(),
-                weight.arg(&x),
-                x.alike(&y),
-                inv_rms_arg,
-                x.rows as u32,
-                (x.columns / size) as u32,
-                spread.per_plane,
-                eps,
-                spread.lanes,
-                x.dtype,
-                weight.dtype,
-            );
-        }
-    }
-    Ok((y, inv_rms))
+    Ok(normalize(client, x, None, weight, eps))
 }
 
 /// The sum `x + residual`, rounded to their type, and [`forward`] of it.
@@ -100,14 +66,29 @@ pub fn add_forward(
     eps: f32,
 ) -> Result<(Handle, Handle, Handle), KernelError> {
     check(client, &x, weight)?;
-    let (sum, y) = (x.empty(client), x.empty(client));
-    let (inv_rms, inv_rms_arg) = one_a_row(client, &x);
+    let sum = x.empty(client);
+    let (y, inv_rms) = normalize(client, x, Some([residual, &sum]), weight, eps);
+    Ok((sum, y, inv_rms))
+}
+
+/// `y` and `1 / rms`; of `x`, or with a residual and a place for the sum, of that.
+fn normalize(
+    client: &Client,
+    x: Matrix<'_>,
+    added: Option<[&Handle; 2]>,
+    weight: NormWeight<'_>,
+    eps: f32,
+) -> (Handle, Handle) {
+    let y = x.empty(client);
+    let inv_rms = client.empty(4 * x.rows);
     if x.elements() > 0 {
         let spread = RowSpread::new(client, x.rows);
         let size = size(&x, weight);
-        // SAFETY: the kernel keeps to the rows and columns that all buffers have.
+        // Where nothing is added, neither is looked at.
+        let [residual, sum] = added.unwrap_or([x.handle, &y]);
+        // SAFETY: the kernel keeps to the rows and columns that all buffers have; there is a number a row of `inv_rms`.
         unsafe {
-            add_forward_kernel::launch_unchecked(
+            forward_kernel::launch_unchecked(
                 client,
                 spread.cubes,
                 spread.cube_dim,
@@ -115,20 +96,21 @@ pub fn add_forward(
                 x.arg(),
                 x.alike(residual),
                 weight.arg(&x),
-                x.alike(&sum),
+                x.alike(sum),
                 x.alike(&y),
-                inv_rms_arg,
+                BufferArg::from_raw_parts(inv_rms.clone(), x.rows),
                 x.rows as u32,
                 (x.columns / size) as u32,
                 spread.per_plane,
                 eps,
+                added.is_some(),
                 spread.lanes,
                 x.dtype,
                 weight.dtype,
             );
         }
     }
-    Ok((sum, y, inv_rms))
+    (y, inv_rms)
 }
 
 /// The gradient of `x` from that of `y`: `dx = r · (g·w − x · r² · mean(g·w·x))` with `r = 1 / rms`; plus `grad_sum`, what
@@ -181,13 +163,16 @@ pub fn backward(
 #[cube(launch_unchecked)]
 fn forward_kernel<F: Float, W: Float, N: Size>(
     x: &[Vector<F, N>],
+    residual: &[Vector<F, N>],
     weight: &[Vector<W, N>],
+    sum: &mut [Vector<F, N>],
     y: &mut [Vector<F, N>],
     inv_rms: &mut [f32],
     rows: u32,
     vectors: u32,
     per_plane: u32,
     eps: f32,
+    #[comptime] adds: bool,
     #[comptime] lanes: usize,
     #[define(F)] _dtype: ElemType,
     #[define(W)] _weight_dtype: ElemType,
@@ -200,61 +185,21 @@ fn forward_kernel<F: Float, W: Float, N: Size>(
         let mut squares = Vector::<f32, N>::zeroed();
         let mut i = UNIT_POS_X;
         while i < vectors {
-            let value = Vector::<f32, N>::cast_from(x[(start + i) as usize]);
+            let value = normalized_value(x, residual, (start + i) as usize, adds);
             squares += value * value;
             i += comptime!(lanes as u32);
         }
-        let inverse = inverse_rms(squares, vectors, eps, lanes);
-        if asked < rows {
-            let mut i = UNIT_POS_X;
-            while i < vectors {
-                let value = Vector::<f32, N>::cast_from(x[(start + i) as usize]);
-                y[(start + i) as usize] = normalized(value, weight[i as usize], inverse);
-                i += comptime!(lanes as u32);
-            }
-            if UNIT_POS_X == 0 {
-                inv_rms[row as usize] = inverse;
-            }
-        }
-    }
-}
-
-#[cube(launch_unchecked)]
-fn add_forward_kernel<F: Float, W: Float, N: Size>(
-    x: &[Vector<F, N>],
-    residual: &[Vector<F, N>],
-    weight: &[Vector<W, N>],
-    sum: &mut [Vector<F, N>],
-    y: &mut [Vector<F, N>],
-    inv_rms: &mut [f32],
-    rows: u32,
-    vectors: u32,
-    per_plane: u32,
-    eps: f32,
-    #[comptime] lanes: usize,
-    #[define(F)] _dtype: ElemType,
-    #[define(W)] _weight_dtype: ElemType,
-) {
-    for r in 0..per_plane {
-        let asked = first_row(per_plane) + r;
-        let row = min(asked, rows - 1);
-        let start = row * vectors;
-        let mut squares = Vector::<f32, N>::zeroed();
-        let mut i = UNIT_POS_X;
-        while i < vectors {
-            let at = (start + i) as usize;
-            let value = rounded_sum(x[at], residual[at]);
-            squares += value * value;
-            i += comptime!(lanes as u32);
-        }
-        let inverse = inverse_rms(squares, vectors, eps, lanes);
+        let inverse = f32::new(1.0) / (row_mean(squares, vectors, lanes) + eps).sqrt();
         if asked < rows {
             let mut i = UNIT_POS_X;
             while i < vectors {
                 let at = (start + i) as usize;
-                let value = rounded_sum(x[at], residual[at]);
-                sum[at] = Vector::cast_from(value);
-                y[at] = normalized(value, weight[i as usize], inverse);
+                let value = normalized_value(x, residual, at, adds);
+                if comptime!(adds) {
+                    sum[at] = Vector::cast_from(value);
+                }
+                let weight = Vector::<f32, N>::cast_from(weight[i as usize]);
+                y[at] = Vector::cast_from(value * Vector::new(inverse) * weight);
                 i += comptime!(lanes as u32);
             }
             if UNIT_POS_X == 0 {
@@ -311,30 +256,21 @@ fn backward_kernel<F: Float, W: Float, N: Size>(
     }
 }
 
+/// What is normalized, in f32: `x`, or the sum as it is kept, rounded.
 #[cube]
-fn inverse_rms<N: Size>(
-    squares: Vector<f32, N>,
-    vectors: u32,
-    eps: f32,
-    #[comptime] lanes: usize,
-) -> f32 {
-    f32::new(1.0) / (row_mean(squares, vectors, lanes) + eps).sqrt()
-}
-
-#[cube]
-fn normalized<F: Float, W: Float, N: Size>(
-    value: Vector<f32, N>,
-    weight: Vector<W, N>,
-    inverse: f32,
-) -> Vector<F, N> {
-    Vector::cast_from(value * Vector::new(inverse) * Vector::cast_from(weight))
-}
-
-/// The sum as it is kept, in f32.
-#[cube]
-fn rounded_sum<F: Float, N: Size>(x: Vector<F, N>, residual: Vector<F, N>) -> Vector<f32, N> {
-    let sum = Vector::<f32, N>::cast_from(x) + Vector::cast_from(residual);
-    Vector::cast_from(Vector::<F, N>::cast_from(sum))
+fn normalized_value<F: Float, N: Size>(
+    x: &[Vector<F, N>],
+    residual: &[Vector<F, N>],
+    at: usize,
+    #[comptime] adds: bool,
+) -> Vector<f32, N> {
+    let value = Vector::<f32, N>::cast_from(x[at]);
+    if comptime!(adds) {
+        let sum = value + Vector::cast_from(residual[at]);
+        Vector::cast_from(Vector::<F, N>::cast_from(sum))
+    } else {
+        value
+    }
 }
 
 #[cube]

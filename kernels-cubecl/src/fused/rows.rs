@@ -1,7 +1,8 @@
 //! Rows that are looked at as a whole: a plane each, its lanes striding along it.
 
-use cubecl::features::Plane;
 use cubecl::prelude::*;
+
+use crate::launch::plane_size;
 
 /// Units of a cube.
 const UNITS: u32 = 256;
@@ -18,9 +19,7 @@ pub(super) struct RowSpread {
 
 impl RowSpread {
     pub(super) fn new(client: &Client, rows: usize) -> Self {
-        let properties = client.properties();
-        let hardware = &properties.hardware;
-        if let Some(cores) = hardware.num_cpu_cores {
+        if let Some(cores) = client.properties().hardware.num_cpu_cores {
             return Self {
                 cubes: CubeCount::new_single(),
                 cube_dim: CubeDim::new_2d(1, cores),
@@ -28,11 +27,7 @@ impl RowSpread {
                 per_plane: rows.div_ceil(cores as usize) as u32,
             };
         }
-        let fixed = hardware.plane_size_min == hardware.plane_size_max;
-        let lanes = match properties.features.plane.contains(Plane::Ops) && fixed {
-            true => hardware.plane_size_max,
-            false => 1,
-        };
+        let lanes = plane_size(client).unwrap_or(1);
         let planes = (UNITS / lanes).max(1);
         let cube_dim = CubeDim::new_2d(lanes, planes);
         Self {

@@ -25,7 +25,6 @@
 //! bitsandbytes' forward for one row reads the same bytes (23 and 7 µs); its backward and every larger m decode the
 //! whole weight, 4.5 bytes a weight: 202 and 61 µs. 4096 × 4096 is 0.37 of all these. Predictions: none was run.
 
-use cubecl::features::Plane;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 
@@ -33,6 +32,7 @@ use super::{Alignment, Direction, Problem};
 use crate::decode::{Scales, fill_table, scale_of};
 use crate::error::KernelError;
 use crate::format::CodeTable;
+use crate::launch::plane_size;
 
 /// The most rows of `x` that fit: eight sums for each of eight columns are 64 registers.
 pub(super) const MAX_ROWS: usize = 8;
@@ -99,16 +99,8 @@ fn kept_rows(problem: &Problem<'_>) -> usize {
 }
 
 fn launch_rows(client: &Client, problem: &Problem<'_>) {
-    let properties = client.properties();
-    let hardware = &properties.hardware;
-    let plane_sum = properties.features.plane.contains(Plane::Ops)
-        && hardware.plane_size_min == hardware.plane_size_max
-        && hardware.plane_size_max > 1;
-    let lanes = if plane_sum {
-        hardware.plane_size_max
-    } else {
-        LANES
-    };
+    let plane_size = plane_size(client);
+    let lanes = plane_size.unwrap_or(LANES);
     let x_vector = if problem.x.row_stride.is_multiple_of(4) {
         4
     } else {
@@ -138,7 +130,7 @@ fn launch_rows(client: &Client, problem: &Problem<'_>) {
             kept_rows(problem),
             problem.alignment(),
             lanes as usize,
-            plane_sum,
+            plane_size.is_some(),
             problem.x.dtype,
         );
     }

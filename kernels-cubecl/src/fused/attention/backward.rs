@@ -5,7 +5,7 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
-use super::{KernelSizes, Operands, Split, load, load_row, store_row, total, zeroed};
+use super::{KernelSizes, Operands, Query, Split, add_row, dot, load_row, store_row, zeroed};
 use crate::error::KernelError;
 
 /// The gradients of an attention's operands, like them.
@@ -117,47 +117,23 @@ fn queries_kernel<F: Float, I: Int, N: Size>(
     #[define(F)] _dtype: ElemType,
     #[define(I)] _starts_dtype: ElemType,
 ) {
-    let asked = CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y;
-    let query = min(asked, sizes.q_len - 1);
-    let head = CUBE_POS_Y;
-    let kv_head = head / (sizes.heads / sizes.kv_heads);
-    let row = sizes.row(query, head);
-    let (first, own) = (sizes.first::<I>(starts, query, packed), sizes.own(query));
-    // The same for all rows of the cube, so that lanes stay together.
-    let last = min((CUBE_POS_X + 1) * CUBE_DIM_Y, sizes.q_len) - 1;
-    let end = sizes.own(last) + 1;
-
-    let q = load_row::<F, N>(q, row, scale, lanes, vectors);
-    let g = load_row::<F, N>(grad, row, f32::new(1.0), lanes, vectors);
-    let mut products = Vector::<f32, N>::zeroed();
-    #[unroll]
-    for i in 0..vectors {
-        products += g[i] * load::<F, N>(y, row, i, lanes, vectors);
-    }
-    let row_delta = total(products, lanes);
-    let row_lse = lse[row as usize];
+    let query = Query::new::<I>(sizes, starts, packed);
+    let q = load_row::<F, N>(q, query.row, scale, lanes, vectors);
+    let g = load_row::<F, N>(grad, query.row, f32::new(1.0), lanes, vectors);
+    let row_delta = dot::<F, N>(&g, y, query.row, lanes, vectors);
+    let row_lse = lse[query.row as usize];
     let mut sums = zeroed::<N>(vectors);
-    for key in 0..end {
-        let key_row = sizes.key_row(key, kv_head);
-        let mut scores = Vector::<f32, N>::zeroed();
-        let mut slopes = Vector::<f32, N>::zeroed();
-        #[unroll]
-        for i in 0..vectors {
-            scores += q[i] * load::<F, N>(k, key_row, i, lanes, vectors);
-            slopes += g[i] * load::<F, N>(v, key_row, i, lanes, vectors);
-        }
-        let p = (total(scores, lanes) - row_lse).exp();
-        let p = select(key >= first && key <= own, p, f32::new(0.0));
-        let ds = p * (total(slopes, lanes) - row_delta);
-        #[unroll]
-        for i in 0..vectors {
-            sums[i] += Vector::new(ds) * load::<F, N>(k, key_row, i, lanes, vectors);
-        }
+    for key in 0..query.end {
+        let key_row = sizes.key_row(key, query.kv_head);
+        let p = (dot::<F, N>(&q, k, key_row, lanes, vectors) - row_lse).exp();
+        let p = select(query.sees(key), p, f32::new(0.0));
+        let ds = p * (dot::<F, N>(&g, v, key_row, lanes, vectors) - row_delta);
+        add_row::<F, N>(&mut sums, ds, k, key_row, lanes, vectors);
     }
-    if asked < sizes.q_len {
-        store_row::<F, N>(dq, row, &sums, scale, lanes, vectors);
+    if query.exists {
+        store_row::<F, N>(dq, query.row, &sums, scale, lanes, vectors);
         if UNIT_POS_X == 0 {
-            delta[row as usize] = row_delta;
+            delta[query.row as usize] = row_delta;
         }
     }
 }
@@ -200,21 +176,12 @@ fn keys_kernel<F: Float, I: Int, N: Size>(
         let visible = key >= sizes.first::<I>(starts, query, packed) && key <= sizes.own(query);
         for member in 0..group {
             let row = sizes.row(query, kv_head * group + member);
-            let mut scores = Vector::<f32, N>::zeroed();
-            let mut slopes = Vector::<f32, N>::zeroed();
-            #[unroll]
-            for i in 0..vectors {
-                scores += k[i] * load::<F, N>(q, row, i, lanes, vectors);
-                slopes += v[i] * load::<F, N>(grad, row, i, lanes, vectors);
-            }
-            let p = (total(scores, lanes) - lse[row as usize]).exp();
+            let score = dot::<F, N>(&k, q, row, lanes, vectors);
+            let p = (score - lse[row as usize]).exp();
             let p = select(visible, p, f32::new(0.0));
-            let ds = p * (total(slopes, lanes) - delta[row as usize]);
-            #[unroll]
-            for i in 0..vectors {
-                v_sums[i] += Vector::new(p) * load::<F, N>(grad, row, i, lanes, vectors);
-                k_sums[i] += Vector::new(ds) * load::<F, N>(q, row, i, lanes, vectors);
-            }
+            let ds = p * (dot::<F, N>(&v, grad, row, lanes, vectors) - delta[row as usize]);
+            add_row::<F, N>(&mut v_sums, p, grad, row, lanes, vectors);
+            add_row::<F, N>(&mut k_sums, ds, q, row, lanes, vectors);
         }
     }
     if asked < sizes.kv_len {

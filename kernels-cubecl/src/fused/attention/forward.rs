@@ -4,7 +4,9 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
-use super::{KernelSizes, LOWEST, Operands, Split, load, load_row, store_row, total, zeroed};
+use super::{
+    KernelSizes, LOWEST, Operands, Query, Split, add_row, dot, load_row, store_row, zeroed,
+};
 use crate::error::KernelError;
 
 /// Keys between two looks at the maximum.
@@ -70,35 +72,21 @@ fn forward_kernel<F: Float, I: Int, N: Size>(
     #[define(F)] _dtype: ElemType,
     #[define(I)] _starts_dtype: ElemType,
 ) {
-    let asked = CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y;
-    let query = min(asked, sizes.q_len - 1);
-    let head = CUBE_POS_Y;
-    let kv_head = head / (sizes.heads / sizes.kv_heads);
-    let row = sizes.row(query, head);
-    let (first, own) = (sizes.first::<I>(starts, query, packed), sizes.own(query));
-    // The same for all rows of the cube, so that lanes stay together.
-    let last = min((CUBE_POS_X + 1) * CUBE_DIM_Y, sizes.q_len) - 1;
-    let end = sizes.own(last) + 1;
-
-    let q = load_row::<F, N>(q, row, scale, lanes, vectors);
+    let query = Query::new::<I>(sizes, starts, packed);
+    let q = load_row::<F, N>(q, query.row, scale, lanes, vectors);
     let mut out = zeroed::<N>(vectors);
     let mut maximum = f32::new(LOWEST);
     let mut sum = f32::new(0.0);
     let mut tile = 0u32;
-    while tile < end {
+    while tile < query.end {
         let before = maximum;
         let mut scores = Array::<f32>::new(TILE);
         #[unroll]
         for t in 0..TILE {
             let key = tile + comptime!(t as u32);
-            let key_row = sizes.key_row(min(key, sizes.kv_len - 1), kv_head);
-            let mut products = Vector::<f32, N>::zeroed();
-            #[unroll]
-            for i in 0..vectors {
-                products += q[i] * load::<F, N>(k, key_row, i, lanes, vectors);
-            }
-            let score = total(products, lanes);
-            scores[t] = select(key >= first && key <= own, score, f32::new(LOWEST));
+            let key_row = sizes.key_row(min(key, sizes.kv_len - 1), query.kv_head);
+            let score = dot::<F, N>(&q, k, key_row, lanes, vectors);
+            scores[t] = select(query.sees(key), score, f32::new(LOWEST));
             maximum = max(maximum, scores[t]);
         }
         let factor = (before - maximum).exp();
@@ -110,24 +98,18 @@ fn forward_kernel<F: Float, I: Int, N: Size>(
         #[unroll]
         for t in 0..TILE {
             let key = tile + comptime!(t as u32);
-            let key_row = sizes.key_row(min(key, sizes.kv_len - 1), kv_head);
-            let p = select(
-                key >= first && key <= own,
-                (scores[t] - maximum).exp(),
-                f32::new(0.0),
-            );
+            let key_row = sizes.key_row(min(key, sizes.kv_len - 1), query.kv_head);
+            let p = (scores[t] - maximum).exp();
+            let p = select(query.sees(key), p, f32::new(0.0));
             sum += p;
-            #[unroll]
-            for i in 0..vectors {
-                out[i] += Vector::new(p) * load::<F, N>(v, key_row, i, lanes, vectors);
-            }
+            add_row::<F, N>(&mut out, p, v, key_row, lanes, vectors);
         }
         tile += comptime!(TILE as u32);
     }
-    if asked < sizes.q_len {
-        store_row::<F, N>(y, row, &out, f32::new(1.0) / sum, lanes, vectors);
+    if query.exists {
+        store_row::<F, N>(y, query.row, &out, f32::new(1.0) / sum, lanes, vectors);
         if UNIT_POS_X == 0 {
-            lse[row as usize] = sum.ln() + maximum;
+            lse[query.row as usize] = sum.ln() + maximum;
         }
     }
 }

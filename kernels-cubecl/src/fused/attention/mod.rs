@@ -19,13 +19,13 @@ mod forward;
 pub use backward::{Gradients, backward};
 pub use forward::forward;
 
-use cubecl::features::Plane;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
 use super::vector_size;
 use crate::error::{KernelError, check_size};
+use crate::launch::plane_size;
 use crate::matmul::check_float;
 
 /// Units of a cube.
@@ -160,14 +160,7 @@ struct Split {
 
 impl Split {
     fn new(client: &Client, dtype: ElemType, head_dim: usize) -> Self {
-        let properties = client.properties();
-        let hardware = &properties.hardware;
-        let shuffles = properties.features.plane.contains(Plane::Ops)
-            && hardware.plane_size_min == hardware.plane_size_max;
-        let most = match shuffles {
-            true => hardware.plane_size_max as usize,
-            false => 1,
-        };
+        let most = plane_size(client).unwrap_or(1) as usize;
         let mut lanes = head_dim
             .div_ceil(LANE_ELEMENTS)
             .next_power_of_two()
@@ -179,7 +172,7 @@ impl Split {
         Self {
             lanes,
             // Units of a CPU are threads.
-            rows: match hardware.num_cpu_cores {
+            rows: match client.properties().hardware.num_cpu_cores {
                 Some(cores) => cores as usize,
                 None => UNITS / lanes.min(UNITS),
             },
@@ -235,6 +228,45 @@ impl KernelSizes {
     }
 }
 
+/// A query and what it sees.
+#[derive(CubeType, Clone, Copy)]
+struct Query {
+    /// Whether there is such a query: units beyond the last stay and do the last one's work.
+    exists: bool,
+    /// The number of its row of scores.
+    row: u32,
+    kv_head: u32,
+    /// The first key that it sees.
+    first: u32,
+    /// The last key that it sees, its own.
+    own: u32,
+    /// Where the keys end that any query of the cube sees, so that lanes go through them together.
+    end: u32,
+}
+
+#[cube]
+impl Query {
+    /// The query of the unit that asks, in a cube for each head.
+    fn new<I: Int>(sizes: &KernelSizes, starts: &[I], #[comptime] packed: bool) -> Query {
+        let asked = CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y;
+        let query = min(asked, sizes.q_len - 1);
+        let head = CUBE_POS_Y;
+        let last_of_cube = min((CUBE_POS_X + 1) * CUBE_DIM_Y, sizes.q_len) - 1;
+        Query {
+            exists: asked < sizes.q_len,
+            row: sizes.row(query, head),
+            kv_head: head / (sizes.heads / sizes.kv_heads),
+            first: sizes.first::<I>(starts, query, packed),
+            own: sizes.own(query),
+            end: sizes.own(last_of_cube) + 1,
+        }
+    }
+
+    fn sees(&self, key: u32) -> bool {
+        key >= self.first && key <= self.own
+    }
+}
+
 /// This lane's vectors of a row, times `factor`.
 #[cube]
 fn load_row<F: Float, N: Size>(
@@ -283,6 +315,39 @@ fn store_row<F: Float, N: Size>(
     }
 }
 
+/// The product of two rows, one of them in registers.
+#[cube]
+fn dot<F: Float, N: Size>(
+    values: &Array<Vector<f32, N>>,
+    rows: &[Vector<F, N>],
+    row: u32,
+    #[comptime] lanes: usize,
+    #[comptime] vectors: usize,
+) -> f32 {
+    let mut products = Vector::<f32, N>::zeroed();
+    #[unroll]
+    for i in 0..vectors {
+        products += values[i] * load::<F, N>(rows, row, i, lanes, vectors);
+    }
+    total(products, lanes)
+}
+
+/// Adds a row times `factor`.
+#[cube]
+fn add_row<F: Float, N: Size>(
+    sums: &mut Array<Vector<f32, N>>,
+    factor: f32,
+    rows: &[Vector<F, N>],
+    row: u32,
+    #[comptime] lanes: usize,
+    #[comptime] vectors: usize,
+) {
+    #[unroll]
+    for i in 0..vectors {
+        sums[i] += Vector::new(factor) * load::<F, N>(rows, row, i, lanes, vectors);
+    }
+}
+
 /// The sum over the elements of a vector and over the lanes of the row.
 #[cube]
 fn total<N: Size>(partial: Vector<f32, N>, #[comptime] lanes: usize) -> f32 {
@@ -300,7 +365,7 @@ fn total<N: Size>(partial: Vector<f32, N>, #[comptime] lanes: usize) -> f32 {
     sum
 }
 
-/// `rows` zeroed vectors.
+/// Sums of nothing yet, as many as a lane has vectors.
 #[cube]
 fn zeroed<N: Size>(#[comptime] vectors: usize) -> Array<Vector<f32, N>> {
     let mut values = Array::<Vector<f32, N>>::new(vectors);
