@@ -84,6 +84,51 @@ pub(crate) fn select_values<N: Size>(
     select_many(bit3, high, low)
 }
 
+/// What [`select_values`] gives, by permutations of the table instead: for the compilers of CPUs, which make one
+/// instruction of the lane-by-lane lookup in a vector.
+#[cube]
+pub(crate) fn permute_values<N: Size>(
+    words: Vector<u32, N>,
+    #[comptime] shift: usize,
+    #[comptime] codes: CodeTable,
+) -> Vector<f32, N> {
+    let lanes = N::value();
+    let index = (words >> Vector::new(comptime!(shift as u32).runtime()))
+        & Vector::new(comptime!(lanes as u32 - 1).runtime());
+    match comptime!(16 / lanes) {
+        1 => permute_part::<N>(index, 0usize, codes),
+        2 => {
+            let low = permute_part::<N>(index, 0usize, codes);
+            let high = permute_part::<N>(index, 8usize, codes);
+            select_many(has_bit::<N>(words, comptime!(shift + 3)), high, low)
+        }
+        _ => select_values::<N>(words, shift, codes),
+    }
+}
+
+/// The values at `index` of those from `first` on, of which there are as many as lanes.
+#[cube]
+fn permute_part<N: Size>(
+    index: Vector<u32, N>,
+    #[comptime] first: usize,
+    #[comptime] codes: CodeTable,
+) -> Vector<f32, N> {
+    let mut table = Vector::<f32, N>::zeroed();
+    #[unroll]
+    for l in 0..N::value() {
+        table.insert(
+            l,
+            f32::new(comptime!(f32::from_bits(codes.values[first + l]))),
+        );
+    }
+    let mut values = Vector::<f32, N>::zeroed();
+    #[unroll]
+    for l in 0..N::value() {
+        values.insert(l, table.extract_dynamic(index.extract(l) as usize));
+    }
+    values
+}
+
 #[cube]
 fn has_bit<N: Size>(words: Vector<u32, N>, #[comptime] bit: usize) -> Vector<bool, N> {
     (words & Vector::new(comptime!(1u32 << bit))).not_equal(&Vector::new(0u32))

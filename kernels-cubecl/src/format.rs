@@ -4,7 +4,6 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 
 use crate::decode::{ScalesLaunch, WordsLaunch};
-use crate::error::{KernelError, check_size};
 
 /// The 16 values of a codebook, as f32 bit patterns so that it can identify a kernel instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,13 +70,9 @@ impl Weight {
         self.out_features * self.in_features
     }
 
-    /// The kernel argument.
-    ///
-    /// # Errors
-    /// [`KernelError::TooLarge`].
-    pub(crate) fn launch_arg(&self) -> Result<WordsLaunch, KernelError> {
-        check_size("weight", self.elements())?;
-        Ok(WordsLaunch::new(self.packed_arg(), self.scales_arg()))
+    /// Codes and scales as a kernel argument.
+    pub(crate) fn words_arg(&self) -> WordsLaunch {
+        WordsLaunch::new(self.packed_arg(), self.scales_arg())
     }
 
     /// The codes as a kernel argument.

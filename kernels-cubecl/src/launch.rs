@@ -31,6 +31,19 @@ impl Spread {
     }
 }
 
+/// Whether this is CubeCL's CPU runtime, where units are threads.
+pub(crate) fn is_cpu(client: &Client) -> bool {
+    client.properties().hardware.num_cpu_cores.is_some()
+}
+
+/// Whether this is a device that is no card and whose planes are a CPU's vectors.
+pub(crate) fn is_rasterizer(client: &Client) -> bool {
+    let properties = client.properties();
+    !is_cpu(client)
+        && properties.identity.physical.is_none()
+        && properties.hardware.plane_size_max <= 16
+}
+
 /// Units of a plane, where planes have operations of their own and one size that is known before a launch.
 pub(crate) fn plane_size(client: &Client) -> Option<u32> {
     let properties = client.properties();

@@ -9,21 +9,22 @@
 //! word each, for eight steps of the contraction; transposed, they are neighbours in a row, and one word fills
 //! eight lanes. Either way a panel's vector holds neighbouring columns of the output, so one loop multiplies both.
 //!
-//! Roofline: decoding takes some 22 instructions a vector of weights (four tests, 15 selections, a product), multiplying one
-//! a row. So up to about 20 rows the decoding bounds the time, at about a weight a nanosecond and core, and memory never
-//! does (half a byte a weight); above, the multiply-adds, which reach some 85 % of what two cores with AVX-512 can.
+//! Roofline: with 16 lanes a vector of weights is decoded by a shift, a mask, a permutation and a product, with 8 by twice as
+//! many; forward, gathering the words costs as much again. Multiplying takes an instruction a row. So up to about 8 rows the
+//! decoding bounds the time, at some two weights a nanosecond and core, and memory never does (half a byte a weight); above,
+//! the multiply-adds, which reach some 85 % of what two cores with AVX-512 can.
 
 use cubecl::ir::{ElemType, HardwareProperties};
 use cubecl::prelude::*;
 
 use super::{Alignment, Direction, Problem};
-use crate::decode::{Words, code_of, scale_of, select_values};
+use crate::decode::{Words, code_of, permute_values, scale_of};
 use crate::error::KernelError;
 use crate::format::CodeTable;
 
-/// Steps of the contraction that a panel holds: a multiple of every block size up to 256.
-const STRETCH: usize = 256;
-/// Rows of `x` that share a decoded panel: decoding costs as much as multiplying some 20 rows.
+/// Vectors of a panel: with 16 lanes, 32 KiB.
+const PANEL_VECTORS: usize = 512;
+/// Rows of `x` that share a decoded panel: decoding costs as much as multiplying some 8 rows.
 const BLOCK_ROWS: usize = 240;
 
 /// How a tile of the output fills the vector registers.
@@ -38,11 +39,14 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// For `m` rows. All but a few registers accumulate; one row or two take more columns instead, for the
-    /// longer runs of words.
-    fn new(hardware: &HardwareProperties, m: usize) -> Self {
+    /// For `m` rows and `outer` columns. All but a few registers accumulate; one row or two take more columns instead, for the
+    /// longer runs of words, as long as all units get as many.
+    fn new(hardware: &HardwareProperties, m: usize, outer: usize) -> Self {
         let lanes = (hardware.load_width as usize / 32).clamp(4, 16);
+        let units = hardware.num_cpu_cores.unwrap_or(1).max(1) as usize;
+        let most_of_a_unit = |vectors| outer.div_ceil(lanes * vectors).div_ceil(units) * vectors;
         let (rows, vectors) = match m {
+            1 if most_of_a_unit(4) < most_of_a_unit(8) => (1, 4),
             1 => (1, 8),
             2 => (2, 4),
             3..=4 => (4, 4),
@@ -60,6 +64,11 @@ impl Tile {
     fn columns(&self) -> usize {
         self.lanes * self.vectors
     }
+
+    /// Steps of the contraction that a panel holds: whole words, and whole blocks of up to 64.
+    fn stretch(&self) -> usize {
+        PANEL_VECTORS / self.vectors
+    }
 }
 
 /// Launches the kernel.
@@ -71,9 +80,9 @@ pub(super) fn launch(
     problem: &Problem<'_>,
     direction: Direction,
 ) -> Result<(), KernelError> {
-    let words = problem.weight.launch_arg()?;
+    let words = problem.weight.words_arg();
     let hardware = &client.properties().hardware;
-    let tile = Tile::new(hardware, problem.x.m);
+    let tile = Tile::new(hardware, problem.x.m, problem.outer);
     let units = hardware.num_cpu_cores.unwrap_or(1).max(1);
     let block_rows = problem.x.m.min(BLOCK_ROWS).next_multiple_of(tile.rows);
     let blocks = problem.x.m.div_ceil(block_rows) as u32;
@@ -125,7 +134,7 @@ fn panels_kernel<F: Float>(
     let first_column = strip * comptime!(tile.columns() as u32);
     let first_row = CUBE_POS_Y * comptime!(block_rows as u32);
     if first_column < outer {
-        let mut panel = Array::<Vector<f32, V>>::new(comptime!(STRETCH * tile.vectors));
+        let mut panel = Array::<Vector<f32, V>>::new(PANEL_VECTORS);
         let mut sums = Array::<Vector<f32, V>>::new(comptime!(block_rows * tile.vectors));
         let rows = min(m - first_row, comptime!(block_rows as u32));
         let tiles = rows.div_ceil(comptime!(tile.rows as u32));
@@ -134,7 +143,7 @@ fn panels_kernel<F: Float>(
         }
         let mut start = 0u32;
         while start < inner {
-            let steps = min(inner - start, comptime!(STRETCH as u32));
+            let steps = min(inner - start, comptime!(tile.stretch() as u32));
             if transposed {
                 decode_neighbours::<V>(
                     words,
@@ -166,7 +175,7 @@ fn panels_kernel<F: Float>(
                     x, &panel, &mut sums, first_row, t, start, steps, m, x_stride, tile,
                 );
             }
-            start += comptime!(STRETCH as u32);
+            start += comptime!(tile.stretch() as u32);
         }
         for row in 0..rows {
             let first = (first_row + row) * outer + first_column;
@@ -256,16 +265,22 @@ fn decode_rows<V: Size>(
     for c in 0..tile.vectors {
         let column = first_column + c as u32 * comptime!(tile.lanes as u32);
         let mut scales = Vector::<f32, V>::zeroed();
+        // Where the lanes' rows begin, in words. Columns beyond the last are computed from the last and never written.
+        let mut row_words = Array::<usize>::new(tile.lanes);
+        #[unroll]
+        for l in 0..tile.lanes {
+            let row = min(column + comptime!(l as u32), outer - 1);
+            row_words[l] = (row * (inner >> 3)) as usize;
+        }
         let mut step = 0u32;
         while step < steps {
             let k = start + step;
             if alignment != Alignment::Elements {
                 let mut packed = Vector::<u32, V>::zeroed();
+                let word = (k >> 3) as usize;
                 #[unroll]
                 for l in 0..tile.lanes {
-                    // Columns beyond the last are computed from the last and never written.
-                    let row = min(column + comptime!(l as u32), outer - 1);
-                    packed.insert(l, words.packed[((row * inner + k) >> 3) as usize]);
+                    packed.insert(l, words.packed[row_words[l] + word]);
                 }
                 let block_begins = match alignment {
                     Alignment::Blocks(size) => {
@@ -284,7 +299,7 @@ fn decode_rows<V: Size>(
                 #[unroll]
                 for j in 0..8usize {
                     panel[(step as usize + j) * tile.vectors + c] =
-                        select_values::<V>(packed, comptime!(4 * j), codes) * scales;
+                        permute_values::<V>(packed, comptime!(4 * j), codes) * scales;
                 }
             } else {
                 #[unroll]
@@ -298,7 +313,7 @@ fn decode_rows<V: Size>(
                         scales.insert(l, scale_of(&words.scales, element));
                     }
                     panel[(step as usize + j) * tile.vectors + c] =
-                        select_values::<V>(packed, 0usize, codes) * scales;
+                        permute_values::<V>(packed, 0usize, codes) * scales;
                 }
             }
             step += 8;
@@ -326,12 +341,12 @@ fn decode_neighbours<V: Size>(
     }
     for step in 0..steps {
         let row = (start + step) * outer;
+        let mut word = 0u32;
+        let mut scale = f32::new(0.0);
         #[unroll]
         for c in 0..tile.vectors {
             let mut packed = Vector::<u32, V>::zeroed();
             let mut scales = Vector::<f32, V>::zeroed();
-            let mut word = 0u32;
-            let mut scale = f32::new(0.0);
             #[unroll]
             for l in 0..tile.lanes {
                 let offset = comptime!(c * tile.lanes + l);
@@ -339,10 +354,10 @@ fn decode_neighbours<V: Size>(
                 let column = min(first_column + comptime!(offset as u32), outer - 1);
                 if alignment == Alignment::Elements {
                     word = code_of(words, row + column);
-                } else if comptime!(offset.is_multiple_of(8) || l == 0) {
+                } else if comptime!(offset.is_multiple_of(8)) {
                     word = words.packed[((row + column) >> 3) as usize];
                 }
-                if comptime!(alignment.begins_block(offset) || l == 0) {
+                if comptime!(alignment.begins_block(offset) || offset == 0) {
                     scale = scale_of(&words.scales, row + column);
                 }
                 packed.insert(l, word);
@@ -353,7 +368,7 @@ fn decode_neighbours<V: Size>(
                     shifts + Vector::new(comptime!(4 * (c * tile.lanes % 8) as u32).runtime());
             }
             panel[step as usize * tile.vectors + c] =
-                select_values::<V>(packed, 0usize, codes) * scales;
+                permute_values::<V>(packed, 0usize, codes) * scales;
         }
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn launch(
     problem: &Problem<'_>,
     direction: Direction,
 ) -> Result<(), KernelError> {
-    let words = problem.weight.launch_arg()?;
+    let words = problem.weight.words_arg();
     let tile = Tile::new(problem.x.m);
     let groups = problem.x.m.div_ceil(tile.rows) as u32;
     problem.check_grid(client, groups)?;

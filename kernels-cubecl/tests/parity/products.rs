@@ -8,8 +8,8 @@ use nf4_cubecl::matmul::{GEMV_MAX_ROWS, Kernel, matmul_with};
 use nf4_cubecl::{Direction, KernelError, matmul};
 
 use crate::support::{
-    BF16, F16, F32, assert_close, random, read_values, reference, rows, sides, tolerance, upload,
-    upload_values,
+    BF16, F16, F32, assert_close, is_cpu, random, read_values, reference, rows, sides, tolerance,
+    upload, upload_values,
 };
 
 const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Transposed];
@@ -29,7 +29,7 @@ const CASES: [(usize, [usize; 2]); 8] = [
 
 /// The kernels that the runtime can run. Those with barriers would have a CPU's cores wait for each other.
 fn kernels(client: &Client) -> &'static [Kernel] {
-    if client.properties().hardware.num_cpu_cores.is_some() {
+    if is_cpu(client) {
         &[Kernel::Panels, Kernel::Registers]
     } else {
         &[Kernel::Registers, Kernel::Gemv, Kernel::StagedUnits]

@@ -3,8 +3,9 @@
 use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind, UIntKind};
 use nf4::QuantConfig;
+use nf4_cubecl::dequantize::{self, dequantize, dequantize_with};
 use nf4_cubecl::matmul::{Kernel, matmul_with};
-use nf4_cubecl::{Direction, KernelError, Weight, dequantize, matmul};
+use nf4_cubecl::{Direction, KernelError, Weight, matmul};
 
 use crate::support::{F32, format, random, rows, upload, upload_values};
 
@@ -98,4 +99,13 @@ pub fn kernels_that_the_device_cannot_run(client: &Client) {
         assert_eq!(operation, "matmul");
         assert!(!reason.is_empty());
     }
+    let odd = self::weight(client, [3, 7]);
+    let result = dequantize_with(client, &odd, F32, dequantize::Kernel::Staged);
+    assert!(matches!(
+        result,
+        Err(KernelError::Unavailable {
+            operation: "dequantize",
+            ..
+        })
+    ));
 }

@@ -14,6 +14,11 @@ pub const F32: ElemType = ElemType::Float(FloatKind::F32);
 pub const F16: ElemType = ElemType::Float(FloatKind::F16);
 pub const BF16: ElemType = ElemType::Float(FloatKind::BF16);
 
+/// Whether this is CubeCL's CPU runtime.
+pub fn is_cpu(client: &Client) -> bool {
+    client.properties().hardware.num_cpu_cores.is_some()
+}
+
 /// Numbers in -1..1 that depend on `seed` alone.
 pub fn random(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
