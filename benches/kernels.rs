@@ -22,6 +22,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use nf4::QuantConfig;
 use qlora_benches::chart::{BarChart, write};
 use qlora_benches::charts_dir;
+use qlora_benches::device::device;
 
 #[derive(Parser)]
 struct Options {
@@ -51,18 +52,6 @@ fn layers(model: &str) -> Option<&'static [[usize; 2]]> {
         "smollm2" => Some(&[[576, 576], [192, 576], [1536, 576], [576, 1536]]),
         "7b" => Some(&[[4096, 4096], [11008, 4096], [4096, 11008]]),
         "65b" => Some(&[[8192, 8192], [22016, 8192], [8192, 22016]]),
-        _ => None,
-    }
-}
-
-fn device(name: &str) -> Option<Device> {
-    match name {
-        #[cfg(feature = "flex")]
-        "flex" => Some(Device::flex()),
-        #[cfg(feature = "wgpu")]
-        "wgpu" => Some(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
-        #[cfg(feature = "cpu")]
-        "cpu" => Some(Device::cpu()),
         _ => None,
     }
 }
@@ -227,9 +216,7 @@ fn q4(weight: &Tensor<2>) -> Option<Tensor<2>> {
 
 fn main() {
     let options = Options::parse();
-    let Some(device) = device(&options.device) else {
-        panic!("{} is no device that was compiled in", options.device);
-    };
+    let device = device(&options.device).unwrap_or_else(|error| panic!("{error}"));
     let mut bench = Bench {
         criterion: Criterion::default()
             .sample_size(10)

@@ -16,6 +16,7 @@ use burn::optim::{AdamWConfig, Optimizer};
 use burn::tensor::{Device, Distribution, Tensor};
 use burn_paged::{Budget, PagedAdamWConfig, PagingReport};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use qlora_benches::device::devices;
 
 const RANK: usize = 64;
 
@@ -41,20 +42,6 @@ fn shapes([hidden, kv, inner]: [usize; 3], layers: usize) -> Vec<[usize; 2]> {
         .iter()
         .flat_map(|(from, to)| [[*from, RANK], [RANK, *to]]);
     (0..layers).flat_map(|_| layer.clone()).collect()
-}
-
-fn devices() -> Vec<(&'static str, Device)> {
-    vec![
-        #[cfg(feature = "flex")]
-        ("flex", Device::flex()),
-        #[cfg(feature = "wgpu")]
-        (
-            "wgpu",
-            Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
-        ),
-        #[cfg(feature = "cpu")]
-        ("cpu", Device::cpu()),
-    ]
 }
 
 /// Bytes of memory available, where the system tells.

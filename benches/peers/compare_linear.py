@@ -1,12 +1,12 @@
 """One NF4 linear layer of burn-qlora beside bitsandbytes' on the CPU, in one run.
 
-usage: python compare_linear.py LINEAR [M,K,N ...]
-
-LINEAR is the example: cargo build --release -p qlora-benches --example linear. Needs torch and bitsandbytes. For each
-shape both measure quantizing (blocks of 64, double quantization), decoding, the forward pass and forward + backward from
-ones to the input's gradient, in f32 and bf16, with all cores, in a process of their own, one after the other. Medians in ms.
+LINEAR is the example: cargo build --release -p qlora-benches --example linear, with --features cpu for CubeCL's CPU runtime
+(--device cpu). Needs torch and bitsandbytes. For each shape M,K,N both measure quantizing (blocks of 64, double
+quantization), decoding, the forward pass and forward + backward from ones to the input's gradient, in f32 and bf16 where
+the device has it, with all cores, in a process of their own, one after the other. Medians in ms.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -64,20 +64,23 @@ def last_line(command):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def compare(linear, shapes):
+def compare(linear, shapes, device):
     print(f"{'m, k, n':16}{'':18}{'burn-qlora':>12}{'bitsandbytes':>14}{'ratio':>9}")
     for shape in shapes:
-        ours = last_line([linear, shape])
+        ours = last_line([linear, "--device", device, shape])
         theirs = last_line([sys.executable, __file__, linear, shape, "--peer"])
-        for figure in FIGURES:
+        for figure in filter(ours.get, FIGURES):
             ratio = theirs[figure] / ours[figure]
             print(f"{shape:16}{figure:18}{ours[figure]:12.3f}{theirs[figure]:14.3f}{ratio:8.2f}x", flush=True)
 
 
-arguments = [word for word in sys.argv[1:] if word != "--peer"]
-if not arguments or "--help" in arguments:
-    sys.exit(__doc__)
-if "--peer" in sys.argv:
-    peer(arguments[1])
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("linear")
+parser.add_argument("shapes", nargs="*", default=SHAPES)
+parser.add_argument("--device", default="flex")
+parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
+arguments = parser.parse_args()
+if arguments.peer:
+    peer(arguments.shapes[0])
 else:
-    compare(arguments[0], arguments[1:] or SHAPES)
+    compare(arguments.linear, arguments.shapes, arguments.device)

@@ -1,9 +1,11 @@
 //! What the benches share.
 //!
+//! - [`mod@device`]: what they run on.
 //! - [`chart`]: bars and lines as SVG, for the README.
 //! - [`charts_dir`]: where they are written.
 
 pub mod chart;
+pub mod device;
 
 use std::path::PathBuf;
 
