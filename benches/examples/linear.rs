@@ -1,14 +1,16 @@
 //! Times of one NF4 linear layer, in ms, as one JSON object a shape: `cargo run --release -p qlora-benches --example linear
 //! -- M,K,N …`. `benches/peers/compare_linear.py` puts them beside those of bitsandbytes.
 //!
-//! Medians of 15 runs. Forward + backward are both products, `x·Wᵀ` and `dy·W`: the weight is frozen. Types that the device
+//! Medians of 15 runs. Quantizing is the backend's operation, as bitsandbytes' checks nothing either; checked, it is what
+//! [`Nf4Tensor::quantize`] does, which refuses values that are not finite. Forward + backward are both products, `x·Wᵀ` and `dy·W`: the weight is frozen. Types that the device
 //! does not compute with are left out.
 
 use std::hint::black_box;
 use std::time::Instant;
 
+use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Distribution, Tensor};
-use burn_nf4::{Nf4Tensor, QuantConfig};
+use burn_nf4::{Nf4Ops, Nf4Tensor, QuantConfig};
 use clap::Parser;
 use qlora_benches::device::device;
 
@@ -62,9 +64,17 @@ fn measure([m, k, n]: [usize; 3], device: &Device) -> Vec<(String, f64)> {
         Nf4Tensor::quantize(dense.clone(), QuantConfig::default()).expect("the values are finite")
     };
     let weight = quantize();
+    let unchecked = || {
+        let dense = dense.clone().into_dispatch();
+        Dispatch::nf4_quantize(dense, QuantConfig::default())
+    };
     let mut figures = vec![
         (
             "quantize".to_string(),
+            median(device, || drop(black_box(unchecked()))),
+        ),
+        (
+            "quantize_checked".to_string(),
             median(device, || drop(black_box(quantize()))),
         ),
         (

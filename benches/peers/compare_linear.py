@@ -14,7 +14,7 @@ import sys
 import time
 
 SHAPES = ["1,576,1536", "1,2048,2048", "8,2048,2048", "64,2048,2048", "256,576,1536", "512,2048,2048", "1024,576,1536"]
-FIGURES = ["quantize", "dequantize"] + [f"{what}_{dtype}" for what in ("forward", "forward_backward") for dtype in ("f32", "bf16")]
+FIGURES = ["quantize", "quantize_checked", "dequantize"] + [f"{what}_{dtype}" for what in ("forward", "forward_backward") for dtype in ("f32", "bf16")]
 
 
 def median(run, runs=15):
@@ -44,6 +44,8 @@ def peer(shape):
         "quantize": median(lambda: functional.quantize_4bit(weight, **options)),
         "dequantize": median(lambda: functional.dequantize_4bit(packed, state)),
     }
+    # It does not look whether values are finite; ours does so in `quantize_checked`.
+    figures["quantize_checked"] = figures["quantize"]
     bf16_kernel = bitsandbytes.nn.modules.has_avx512bf16
     for name, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16)):
         # bitsandbytes 0.50 takes its bf16 kernel for every dtype where the processor has one.
