@@ -2,12 +2,13 @@
 //!
 //! - `gemv`: up to eight rows on a GPU.
 //! - `staged`: many rows on a GPU, through cubek-matmul, with matrix instructions where there are any.
-//! - `panels`: any number of rows on a CPU.
+//! - `panels`: any number of rows on a CPU; a few, forward, by `dots`.
 //! - `registers`: any number of rows on a software rasterizer, and any shape anywhere.
 //!
 //! [`candidates`] are those that the device and the shape allow. [`choose`] takes the likeliest; with the feature `autotune`,
 //! [`matmul()`] has the device measure them and takes the fastest: see `tune`.
 
+mod dots;
 mod gemv;
 mod loader;
 mod panels;
@@ -80,7 +81,7 @@ pub fn choose(client: &Client, m: usize, weight: &Weight, dtype: ElemType) -> Ke
 
 /// The kernels that may be the fastest for `m` rows of `dtype` and a weight of `in_features` columns, the likeliest first.
 ///
-/// - A CPU takes `panels` at every `m`. On two cores with AVX-512 a 4096 × 4096 layer takes 1.1 to 1.6 ms for one row, 92 ms
+/// - A CPU takes `panels` at every `m`. On two cores with AVX-512 a 4096 × 4096 layer takes 0.7 to 1.1 ms for one row, 92 ms
 ///   for 512 (187 GFLOP/s); the kernels with barriers would have the cores wait for each other.
 /// - A software rasterizer takes `registers`: on Mesa's, the same layer takes 1.6 ms for one row, where `gemv` takes 14, and for
 ///   512 rows half the time of `staged`.

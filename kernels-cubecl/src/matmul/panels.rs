@@ -1,4 +1,5 @@
-//! The product on a CPU: panels of decoded columns in the caches, multiplied by tiles kept in vector registers.
+//! The product on a CPU, but for what `dots` does better: panels of decoded columns in the caches, multiplied by tiles kept in
+//! vector registers.
 //!
 //! A unit is a thread. It takes a strip of the output's columns and a block of its rows, decodes the strip's part of the
 //! weight for a stretch of the contraction into a panel of its own, and multiplies the block's rows by it, a tile
@@ -17,7 +18,7 @@
 use cubecl::ir::{ElemType, HardwareProperties};
 use cubecl::prelude::*;
 
-use super::{Alignment, Direction, Problem};
+use super::{Alignment, Direction, Problem, dots};
 use crate::decode::{Words, code_of, permute_values, scale_of};
 use crate::error::KernelError;
 use crate::format::CodeTable;
@@ -80,6 +81,12 @@ pub(super) fn launch(
     problem: &Problem<'_>,
     direction: Direction,
 ) -> Result<(), KernelError> {
+    if direction == Direction::Forward
+        && let Some(vector) = dots::vector(client, problem)
+    {
+        dots::launch(client, problem, vector);
+        return Ok(());
+    }
     let words = problem.weight.words_arg();
     let hardware = &client.properties().hardware;
     let tile = Tile::new(hardware, problem.x.m, problem.outer);

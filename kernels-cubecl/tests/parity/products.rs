@@ -16,10 +16,11 @@ const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Transposed];
 
 /// Rows of a block's, a word's and no multiple; one row, part of a tile, and more than any tile. The last is
 /// longer than a panel and has more rows than share one.
-const CASES: [(usize, [usize; 2]); 8] = [
+const CASES: [(usize, [usize; 2]); 9] = [
     (1, [70, 128]),
     (2, [70, 128]),
     (20, [70, 128]),
+    (3, [330, 320]),
     (3, [75, 104]),
     (1, [37, 51]),
     (7, [37, 51]),
