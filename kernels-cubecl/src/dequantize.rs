@@ -35,15 +35,15 @@ pub enum Kernel {
 
 /// The kernel for a matrix of `elements` on this device.
 pub fn choose(client: &Client, elements: usize) -> Kernel {
-    if is_staged(elements) && !is_cpu(client) && !is_rasterizer(client) {
+    if fills_wide_loads(elements) && !is_cpu(client) && !is_rasterizer(client) {
         Kernel::Staged
     } else {
         Kernel::Streamed
     }
 }
 
-/// Whether the words can all be loaded 128 bits at a time.
-fn is_staged(elements: usize) -> bool {
+/// Whether the words of so many elements can all be loaded 128 bits at a time.
+fn fills_wide_loads(elements: usize) -> bool {
     elements.is_multiple_of(8 * WIDE)
 }
 
@@ -95,7 +95,7 @@ fn launch_staged(
     dtype: ElemType,
 ) -> Result<(), KernelError> {
     let elements = weight.elements();
-    if !is_staged(elements) {
+    if !fills_wide_loads(elements) {
         return Err(KernelError::Unavailable {
             operation: "dequantize",
             reason: format!("the staged kernel takes elements in multiples of 32, not {elements}"),

@@ -6,9 +6,11 @@
 
 use cubecl::prelude::*;
 
+use crate::launch::is_cpu;
+
 /// Whether quotients are rounded to nearest on the device: of what the kernels run on, a CPU alone promises it.
 pub(crate) fn divides_exactly(client: &Client) -> bool {
-    client.properties().hardware.num_cpu_cores.is_some()
+    is_cpu(client)
 }
 
 /// `1 / value` rounded to nearest even, for a finite `value` that is not negative, and at most the largest

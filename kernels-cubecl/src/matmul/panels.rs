@@ -40,11 +40,10 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// For `m` rows and `outer` columns. All but a few registers accumulate; one row or two take more columns instead, for the
+    /// For `m` rows and `outer` columns on so many units. All but a few registers accumulate; one row or two take more columns instead, for the
     /// longer runs of words, as long as all units get as many.
-    fn new(hardware: &HardwareProperties, m: usize, outer: usize) -> Self {
+    fn new(hardware: &HardwareProperties, units: usize, m: usize, outer: usize) -> Self {
         let lanes = (hardware.load_width as usize / 32).clamp(4, 16);
-        let units = hardware.num_cpu_cores.unwrap_or(1).max(1) as usize;
         let most_of_a_unit = |vectors| outer.div_ceil(lanes * vectors).div_ceil(units) * vectors;
         let (rows, vectors) = match m {
             1 if most_of_a_unit(4) < most_of_a_unit(8) => (1, 4),
@@ -89,8 +88,8 @@ pub(super) fn launch(
     }
     let words = problem.weight.words_arg();
     let hardware = &client.properties().hardware;
-    let tile = Tile::new(hardware, problem.x.m, problem.outer);
     let units = hardware.num_cpu_cores.unwrap_or(1).max(1);
+    let tile = Tile::new(hardware, units as usize, problem.x.m, problem.outer);
     let block_rows = problem.x.m.min(BLOCK_ROWS).next_multiple_of(tile.rows);
     let blocks = problem.x.m.div_ceil(block_rows) as u32;
     problem.check_grid(client, blocks)?;
