@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use burn::tensor::Device;
 use burn_finetune::{Batch, Row, TrainConfig, Trainer};
-use burn_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions, Weights};
 use burn_qlora::{Checkpointing, LoraConfig, QuantConfig, attach_adapters};
+use burn_qlora_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions, Weights};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use finetune::model::LlamaLm;
 

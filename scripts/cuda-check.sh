@@ -4,13 +4,13 @@
 #
 # usage: scripts/cuda-check.sh [--write] [CARGO ARGUMENTS]
 #   --write            writes the table anew
-#   CARGO ARGUMENTS    what to build the kernels' sources with; default -p nf4-cubecl
+#   CARGO ARGUMENTS    what to build the kernels' sources with; default -p qlora-cubecl
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 write=()
 if [ "${1:-}" = --write ]; then write=(--write); shift; fi
-if [ $# = 0 ]; then set -- -p nf4-cubecl; fi
+if [ $# = 0 ]; then set -- -p qlora-cubecl; fi
 
 toolchain=$(scripts/cuda-toolchain.sh)
 eval "$toolchain"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the suite of crates/nf4 on 64-bit Arm, whose NEON kernels no other test reaches: on an Arm machine as it is, elsewhere
+# Runs the suites of crates/nf4 and kernels-cpu on 64-bit Arm, whose NEON kernels no other test reaches: on an Arm machine as it is, elsewhere
 # in QEMU's emulator, which tells whether results are right and nothing of their speed. On Debian and Ubuntu it installs
 # the emulator and a linker where they are missing.
 #
@@ -27,12 +27,12 @@ case ${1:-} in
   --prepare) native || prepare ;;
   '')
     if native; then
-      cargo test --release -p nf4
+      cargo test --release -p nf4 -p qlora-cpu
     else
       prepare
       export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
       export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
-      cargo test --release -p nf4 --target "$target"
+      cargo test --release -p nf4 -p qlora-cpu --target "$target"
     fi
     ;;
   *) echo "usage: scripts/test-arm.sh [--prepare]" >&2; exit 2 ;;

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tested=finetune/wgpu,nf4-cubecl/wgpu,qlora-tests/wgpu
+tested=finetune/wgpu,qlora-cubecl/wgpu,qlora-tests/wgpu
 left_out=()
 
 scripts/install-vulkan.sh
@@ -17,7 +17,7 @@ scripts/fetch-smollm2.sh || left_out+=("the tests on SmolLM2-135M-Instruct: it c
 if llvm=$(scripts/stage-llvm.sh); then
   eval "$llvm"
   # The others multiply by Burn's own kernels, which without autotune take minutes on that runtime or do not fit it.
-  tested+=,burn-paged/cpu,nf4-cubecl/cpu
+  tested+=,burn-paged/cpu,qlora-cubecl/cpu
   checked=$tested,qlora-tests/cpu,qlora-tests/cuda
 else
   checked=$tested
@@ -26,14 +26,14 @@ fi
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
-checked+=,nf4-cubecl/autotune
+checked+=,qlora-cubecl/autotune
 
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets --features "$checked" -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --features "$checked"
 step cargo test --release --workspace --features "$tested"
 # Apart, for with this feature on, what kernel multiplies depends on what the machine has measured.
-step cargo test --release --workspace --features "$tested,nf4-cubecl/autotune" --test kernels_autotune
+step cargo test --release --workspace --features "$tested,qlora-cubecl/autotune" --test kernels_autotune
 if scripts/cuda-toolchain.sh >/dev/null; then
   step scripts/cuda-check.sh --features "$tested"
 else

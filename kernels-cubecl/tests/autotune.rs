@@ -11,8 +11,8 @@ use cubecl::client::Client;
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 use cubecl::logging::{LaunchObservation, LaunchObserver};
 use nf4::{QuantConfig, QuantizedMatrix};
-use nf4_cubecl::matmul::{Kernel, candidates, choose, matmul_with};
-use nf4_cubecl::{Direction, KernelError, Rows, Weight, matmul};
+use qlora_cubecl::matmul::{Kernel, candidates, choose, matmul_with};
+use qlora_cubecl::{Direction, KernelError, Rows, Weight, matmul};
 
 use support::{
     F32, assert_close, random, read_values, reference, rows, sides, tolerance, upload,
@@ -53,7 +53,7 @@ struct Product {
 impl Product {
     fn new(client: &Client, m: usize, shape: [usize; 2], direction: Direction) -> Self {
         let values = random(3, shape[0] * shape[1]);
-        let matrix = nf4::quantize(&values, shape, QuantConfig::default()).unwrap();
+        let matrix = qlora_cpu::quantize(&values, shape, QuantConfig::default()).unwrap();
         let stride = sides(direction, shape).0;
         let (handle, x) = upload_values(client, &random(5, m * stride), F32);
         Self {

@@ -7,7 +7,7 @@ use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 use nf4::QuantConfig;
-use nf4_cubecl::{CodeTable, Direction, Format, Rows, Weight, dequantize, matmul};
+use qlora_cubecl::{CodeTable, Direction, Format, Rows, Weight, dequantize, matmul};
 
 /// A down projection of LLaMA-7B and the rows of one sequence.
 const SHAPE: [usize; 2] = [4096, 11008];

@@ -6,9 +6,9 @@
 use burn::tensor::{Device, Int, Tensor};
 use burn_cubecl::CubeDevice;
 use burn_finetune::{Batch, OptimizerKind, TrainConfig, Trainer};
-use burn_llama::{Checkpoint, Llama, LoadOptions};
 use burn_paged::{Budget, PAGE_BYTES};
 use burn_qlora::{LoraConfig, attach_adapters};
+use burn_qlora_llama::{Checkpoint, Llama, LoadOptions};
 use cubecl::MemoryScope;
 use finetune::model::LlamaLm;
 use qlora_tests::fixtures;

@@ -3,7 +3,7 @@
 //! [`Nf4Tensor`] is what a module holds: a `[out_features, in_features]` matrix as packed `u32`
 //! words on a device. Its [`matmul`](Nf4Tensor::matmul) reads those words directly, forward and
 //! backward, so that the dense matrix never exists. The format itself lives in [`nf4`]; the
-//! CubeCL kernels in `nf4-cubecl`.
+//! CubeCL kernels in `qlora-cubecl`.
 //!
 //! - [`mod@tensor`]: [`Nf4Tensor`], the type that users hold.
 //! - [`mod@ops`]: [`Nf4Ops`], the backend extension behind it, and its primitive.

@@ -5,8 +5,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Nf4Error;
-
 /// A table of the 16 values of a 4-bit code, relative to the largest magnitude of a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -129,6 +127,14 @@ impl Codebook {
     }
 }
 
+/// A codebook was asked for by a name that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown codebook `{name}`; use `nf4`, `fp4` or `int4`")]
+pub struct UnknownCodebook {
+    /// The refused name.
+    pub name: String,
+}
+
 impl fmt::Display for Codebook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
@@ -136,13 +142,13 @@ impl fmt::Display for Codebook {
 }
 
 impl FromStr for Codebook {
-    type Err = Nf4Error;
+    type Err = UnknownCodebook;
 
-    fn from_str(name: &str) -> Result<Self, Nf4Error> {
+    fn from_str(name: &str) -> Result<Self, UnknownCodebook> {
         Codebook::ALL
             .into_iter()
             .find(|codebook| codebook.name() == name)
-            .ok_or_else(|| Nf4Error::UnknownCodebook {
+            .ok_or_else(|| UnknownCodebook {
                 name: name.to_owned(),
             })
     }

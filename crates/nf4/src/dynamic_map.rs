@@ -56,7 +56,7 @@ fn edge(i: u32, count: u32) -> f32 {
 
 /// The 255 midpoints of a map, and an infinity to fill a power of two. The nearest entry to `s` is the number of
 /// midpoints strictly below it: a tie takes the lower entry.
-pub(crate) fn midpoints(map: &[f32; NESTED_MAP]) -> [f32; NESTED_MAP] {
+pub fn midpoints(map: &[f32; NESTED_MAP]) -> [f32; NESTED_MAP] {
     std::array::from_fn(|i| match map.get(i + 1) {
         Some(next) => 0.5 * (map[i] + next),
         None => f32::INFINITY,

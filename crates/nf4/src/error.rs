@@ -14,12 +14,6 @@ pub enum Nf4Error {
         /// The refused block size.
         block_size: usize,
     },
-    /// A codebook was asked for by a name that does not exist.
-    #[error("unknown codebook `{name}`; use `nf4`, `fp4` or `int4`")]
-    UnknownCodebook {
-        /// The refused name.
-        name: String,
-    },
     /// The matrix has more elements than this machine can address once decoded.
     #[error(
         "a matrix of shape [{}, {}] is too large to address; split it by rows",

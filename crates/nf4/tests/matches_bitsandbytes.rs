@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 
 use nf4::bitsandbytes::{self, Dtype, Entry};
-use nf4::{Codebook, Isa, Layout, MatrixRef, Nf4Error, QuantConfig, QuantizedMatrix};
+use nf4::{Codebook, Layout, MatrixRef, Nf4Error, QuantConfig, QuantizedMatrix};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -127,14 +127,13 @@ fn every_recorded_matrix_quantizes_and_decodes_bit_for_bit() {
             };
             let packed = u8s(&file, &format!("{prefix}/packed"));
             let absmax = f32s(&file, &format!("{prefix}/absmax"));
-            for isa in Isa::available() {
-                let what = format!("{prefix} {isa:?}");
-                let matrix = nf4::quantize_on(*isa, &input, shape, plain).unwrap();
+            {
+                let what = prefix;
+                let matrix = nf4::reference::quantize(&input, shape, plain).unwrap();
                 let expected = fold_zeros(codes_high_first(packed, input.len()), codebook);
                 assert_eq!(fold_zeros(codes_of(&matrix), codebook), expected, "{what}");
                 assert_eq!(matrix.absmax(), bits(&absmax), "{what}");
-                let mut decoded = vec![0.0; input.len()];
-                nf4::dequantize_on(*isa, matrix.as_ref(), &mut decoded);
+                let decoded = nf4::reference::dequantize(matrix.as_ref());
                 let expected = f32s(&file, &format!("{prefix}/dequant"));
                 match codebook {
                     Codebook::Fp4 => assert_eq!(decoded, expected, "{what}"),
@@ -145,7 +144,7 @@ fn every_recorded_matrix_quantizes_and_decodes_bit_for_bit() {
                     double_quant: true,
                     ..plain
                 };
-                let doubled = nf4::quantize_on(*isa, &input, shape, double).unwrap();
+                let doubled = nf4::reference::quantize(&input, shape, double).unwrap();
                 let layout = doubled.layout();
                 assert_eq!(doubled.packed(), matrix.packed(), "{what}");
                 let offset = f32::from_bits(doubled.absmax()[layout.offset_word()]);
@@ -180,7 +179,7 @@ fn every_recorded_matrix_quantizes_and_decodes_bit_for_bit() {
                     let words = nested_words(layout, codes, &nested, expected_offset, &map);
                     let packed = device_words(packed, input.len());
                     let w = MatrixRef::new(layout, &packed, &words).unwrap();
-                    nf4::dequantize_on(*isa, w, &mut decoded);
+                    let decoded = nf4::reference::dequantize(w);
                     assert_eq!(
                         bits(&decoded),
                         bits(&f32s(&file, &format!("{prefix}/dequant_dq"))),
@@ -264,7 +263,7 @@ fn attacked(name: &'static str, with: Option<Entry<'static>>, double_quant: bool
         double_quant,
         ..QuantConfig::default()
     };
-    let matrix = nf4::quantize(&values, [33, 51], config).unwrap();
+    let matrix = nf4::reference::quantize(&values, [33, 51], config).unwrap();
     let written = bitsandbytes::write("w", &matrix, "bfloat16").unwrap();
     let get = |wanted: &str| {
         if wanted == name {
@@ -411,7 +410,7 @@ fn every_format_survives_a_trip_through_a_state_dict() {
                 block_size,
                 double_quant,
             };
-            let matrix = nf4::quantize(&values, [33, 51], config).unwrap();
+            let matrix = nf4::reference::quantize(&values, [33, 51], config).unwrap();
             let written = bitsandbytes::write("a.b", &matrix, "float16").unwrap();
             for (name, _) in &written[1..] {
                 assert_eq!(bitsandbytes::split_companion(name).unwrap().0, "a.b");
@@ -430,7 +429,7 @@ fn every_format_survives_a_trip_through_a_state_dict() {
         codebook: Codebook::Int4,
         ..QuantConfig::default()
     };
-    let matrix = nf4::quantize(&values, [33, 51], config).unwrap();
+    let matrix = nf4::reference::quantize(&values, [33, 51], config).unwrap();
     let error = bitsandbytes::write("a.b", &matrix, "float16").unwrap_err();
     assert_eq!(
         error,
@@ -441,49 +440,11 @@ fn every_format_survives_a_trip_through_a_state_dict() {
 }
 
 #[test]
-fn half_precision_and_every_instruction_set_give_the_same_words() {
-    let values: Vec<half::bf16> = (0..200 * 100)
-        .map(|i| half::bf16::from_f32(((i * 7919 % 1009) as f32 - 500.0) * 1e-3))
-        .collect();
-    let wide: Vec<f32> = values.iter().map(|value| value.to_f32()).collect();
-    let halves: Vec<half::f16> = wide
-        .iter()
-        .map(|value| half::f16::from_f32(*value))
-        .collect();
-    let halves_wide: Vec<f32> = halves.iter().map(|value| value.to_f32()).collect();
-    for codebook in Codebook::ALL {
-        for block_size in [32, 64, 4096] {
-            let config = QuantConfig {
-                codebook,
-                block_size,
-                double_quant: true,
-            };
-            let reference = nf4::quantize_on(Isa::portable(), &wide, [200, 100], config).unwrap();
-            for isa in Isa::available() {
-                assert_eq!(
-                    nf4::quantize_on(*isa, &wide, [200, 100], config).unwrap(),
-                    reference
-                );
-            }
-            assert_eq!(
-                nf4::quantize(&values, [200, 100], config).unwrap(),
-                reference
-            );
-            let reference = nf4::quantize(&halves_wide, [200, 100], config).unwrap();
-            assert_eq!(
-                nf4::quantize(&halves, [200, 100], config).unwrap(),
-                reference
-            );
-        }
-    }
-}
-
-#[test]
 fn unusable_input_is_refused_and_an_empty_matrix_is_not() {
     let config = QuantConfig::default();
-    let mut values = vec![1.0f32; 6];
+    let mut values = vec![1.0; 6];
     assert_eq!(
-        nf4::quantize(&values, [2, 4], config),
+        nf4::reference::quantize(&values, [2, 4], config),
         Err(Nf4Error::InputLength {
             len: 6,
             shape: [2, 4]
@@ -491,14 +452,14 @@ fn unusable_input_is_refused_and_an_empty_matrix_is_not() {
     );
     values[4] = f32::INFINITY;
     assert_eq!(
-        nf4::quantize(&values, [2, 3], config),
+        nf4::reference::quantize(&values, [2, 3], config),
         Err(Nf4Error::NotFinite {
             index: 4,
             row: 1,
             column: 1
         })
     );
-    let empty = nf4::quantize::<f32>(&[], [0, 4], config).unwrap();
+    let empty = nf4::reference::quantize(&[], [0, 4], config).unwrap();
     assert_eq!(empty.packed(), &[] as &[u32]);
-    nf4::dequantize(empty.as_ref(), &mut []);
+    assert_eq!(nf4::reference::dequantize(empty.as_ref()), [0.0f32; 0]);
 }

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use burn_finetune::OptimizerKind;
-use burn_llama::ComputeDtype;
 use burn_paged::{Budget, parse_bytes};
 use burn_qlora::{Checkpointing, LoraConfig, Targets};
+use burn_qlora_llama::ComputeDtype;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceName;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use burn_finetune::{Dataset, Row};
-use burn_llama::{Llama, SamplingConfig};
+use burn_qlora_llama::{Llama, SamplingConfig};
 use serde::Serialize;
 use tokenizers::Tokenizer;
 

@@ -3,12 +3,12 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use burn_finetune::{Batch, CausalLm};
-use burn_llama::Llama;
 use burn_qlora::{BackwardPass, LoraBranch, LoraModel, LossAndGradients, QLoraLinear};
+use burn_qlora_llama::Llama;
 
 /// A LLaMA with adapters, to be trained.
 ///
-/// Neither burn-finetune nor burn-llama knows the other; this is where they meet.
+/// Neither burn-finetune nor burn-qlora-llama knows the other; this is where they meet.
 #[derive(Module, Debug)]
 pub struct LlamaLm {
     /// The model itself.

@@ -1,11 +1,11 @@
-//! What a training run takes in memory: the model's terms (`burn_llama::memory`) with the optimizer's and the
+//! What a training run takes in memory: the model's terms (`burn_qlora_llama::memory`) with the optimizer's and the
 //! program's.
 
 use anyhow::Result;
-use burn_llama::LlamaConfig;
-use burn_llama::memory::{Kernels, ModelMemory, Workload};
 use burn_paged::{Budget, PAGE_BYTES};
 use burn_qlora::LoraConfig;
+use burn_qlora_llama::LlamaConfig;
+use burn_qlora_llama::memory::{Kernels, ModelMemory, Workload};
 
 use crate::allocator;
 use crate::cli::TrainArgs;

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 use burn_finetune::{ChatTemplate, Dataset, RowEncoder};
-use burn_llama::{Checkpoint, Llama, LoadOptions, SpecialTokens, Weights};
 use burn_qlora::{Codebook, QuantConfig};
+use burn_qlora_llama::{Checkpoint, Llama, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
 
 use crate::cli::{ModelArgs, QuantArgs, QuantName};

@@ -8,8 +8,8 @@ use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::server::Handle;
 use nf4::{Codebook, Layout, QuantConfig};
-use nf4_cubecl::adamw::{self, Factors, Run};
-use nf4_cubecl::{CodeTable, Direction, Format, KernelError, Rows, Weight};
+use qlora_cubecl::adamw::{self, Factors, Run};
+use qlora_cubecl::{CodeTable, Direction, Format, KernelError, Rows, Weight};
 
 use crate::fused::{self, Fused};
 
@@ -97,12 +97,12 @@ impl Case {
             Operation::Quantize => {
                 let values = client.empty(4 * elements);
                 let map = nf4::dynamic_map();
-                nf4_cubecl::quantize(client, values, self.shape, self.format(), map)?;
+                qlora_cubecl::quantize(client, values, self.shape, self.format(), map)?;
                 Ok(None)
             }
             Operation::Dequantize => {
                 let weight = self.weight(client);
-                nf4_cubecl::dequantize(client, &weight, dtype)?;
+                qlora_cubecl::dequantize(client, &weight, dtype)?;
                 Ok(Some(weight.packed))
             }
             Operation::Matmul(direction, m) => {
@@ -117,7 +117,7 @@ impl Case {
                     m,
                     row_stride,
                 };
-                nf4_cubecl::matmul(client, x, &weight, direction)?;
+                qlora_cubecl::matmul(client, x, &weight, direction)?;
                 Ok(Some(weight.packed))
             }
             Operation::Fused(fused) => fused.launch(client, self.dtype).map(|()| None),

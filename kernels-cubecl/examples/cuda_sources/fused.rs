@@ -5,12 +5,12 @@ use std::fmt;
 use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind, IntKind};
 use cubecl::server::Handle;
-use nf4_cubecl::KernelError;
-use nf4_cubecl::fused::attention::{self, Operands, Sizes, Starts};
-use nf4_cubecl::fused::cross_entropy::{self, Targets};
-use nf4_cubecl::fused::rms_norm::{self, NormWeight};
-use nf4_cubecl::fused::rope::{self, Angles};
-use nf4_cubecl::fused::{Matrix, swiglu};
+use qlora_cubecl::KernelError;
+use qlora_cubecl::fused::attention::{self, Operands, Sizes, Starts};
+use qlora_cubecl::fused::cross_entropy::{self, Targets};
+use qlora_cubecl::fused::rms_norm::{self, NormWeight};
+use qlora_cubecl::fused::rope::{self, Angles};
+use qlora_cubecl::fused::{Matrix, swiglu};
 
 const TOKENS: usize = 512;
 const HIDDEN: usize = 4096;

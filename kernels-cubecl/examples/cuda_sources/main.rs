@@ -4,7 +4,7 @@
 //! to launch and runs nothing: what is written is what they choose. `scripts/cuda-check.sh` compiles it.
 //!
 //! ```sh
-//! cargo run --release -p nf4-cubecl --example cuda_sources -- FOLDER
+//! cargo run --release -p qlora-cubecl --example cuda_sources -- FOLDER
 //! ```
 //!
 //! A stock Burn compiles the same kernels for CUDA through LLVM instead; the properties that kernels are chosen by are

@@ -4,8 +4,8 @@ use cubecl::client::Client;
 use cubecl::ir::ElemType;
 use cubecl::server::Handle;
 use nf4::{Codebook, QuantConfig};
-use nf4_cubecl::matmul::{GEMV_MAX_ROWS, Kernel, matmul_with};
-use nf4_cubecl::{Direction, KernelError, matmul};
+use qlora_cubecl::matmul::{GEMV_MAX_ROWS, Kernel, matmul_with};
+use qlora_cubecl::{Direction, KernelError, matmul};
 
 use crate::support::{
     BF16, F16, F32, assert_close, is_cpu, random, read_values, reference, rows, sides, tolerance,
@@ -57,7 +57,7 @@ fn check(
     kernel: Option<Kernel>,
 ) {
     let what = format!("{kernel:?} {direction:?} {m} × {shape:?} {dtype:?} {config:?}");
-    let matrix = nf4::quantize(&random(3, shape[0] * shape[1]), shape, config).unwrap();
+    let matrix = qlora_cpu::quantize(&random(3, shape[0] * shape[1]), shape, config).unwrap();
     let weight = upload(client, &matrix);
     let stride = sides(direction, shape).0 + padding;
     let (handle, x) = upload_values(client, &random(5, m * stride), dtype);
@@ -96,7 +96,7 @@ pub fn every_kernel_multiplies_every_shape(client: &Client) {
 pub fn half_precision_is_multiplied_in_single(client: &Client) {
     let mut checked = 0;
     for dtype in [F16, BF16] {
-        if nf4_cubecl::matmul::check_float(client, "matmul", dtype).is_err() {
+        if qlora_cubecl::matmul::check_float(client, "matmul", dtype).is_err() {
             continue;
         }
         for &kernel in kernels(client)
@@ -157,7 +157,7 @@ pub fn rows_may_lie_apart(client: &Client) {
 
 pub fn an_empty_product_is_empty_or_zero(client: &Client) {
     let run = |m: usize, shape: [usize; 2]| {
-        let matrix = nf4::quantize(
+        let matrix = qlora_cpu::quantize(
             &vec![0.0f32; shape[0] * shape[1]],
             shape,
             QuantConfig::default(),

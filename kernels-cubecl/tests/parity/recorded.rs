@@ -3,7 +3,7 @@
 use cubecl::client::Client;
 use cubecl::prelude::*;
 use nf4::{Codebook, Layout, QuantConfig, QuantizedMatrix};
-use nf4_cubecl::{Direction, matmul, quantize};
+use qlora_cubecl::{Direction, matmul, quantize};
 
 use crate::support::{
     F32, Recording, assert_close, byte_words, bytes, f32s, f64s, format, packed_words, read_values,

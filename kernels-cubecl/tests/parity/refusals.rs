@@ -3,9 +3,9 @@
 use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind, UIntKind};
 use nf4::QuantConfig;
-use nf4_cubecl::dequantize::{self, dequantize, dequantize_with};
-use nf4_cubecl::matmul::{Kernel, matmul_with};
-use nf4_cubecl::{Direction, KernelError, Weight, matmul};
+use qlora_cubecl::dequantize::{self, dequantize, dequantize_with};
+use qlora_cubecl::matmul::{Kernel, matmul_with};
+use qlora_cubecl::{Direction, KernelError, Weight, matmul};
 
 use crate::support::{F32, format, random, rows, upload, upload_values};
 
@@ -13,7 +13,7 @@ fn weight(client: &Client, shape: [usize; 2]) -> Weight {
     let values = random(1, shape[0] * shape[1]);
     upload(
         client,
-        &nf4::quantize(&values, shape, QuantConfig::default()).unwrap(),
+        &qlora_cpu::quantize(&values, shape, QuantConfig::default()).unwrap(),
     )
 }
 

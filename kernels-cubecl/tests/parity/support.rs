@@ -6,7 +6,7 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use half::{bf16, f16};
 use nf4::{QuantConfig, QuantizedMatrix};
-use nf4_cubecl::{CodeTable, Direction, Format, Rows, Weight};
+use qlora_cubecl::{CodeTable, Direction, Format, Rows, Weight};
 use safetensors::SafeTensors;
 use std::path::PathBuf;
 
@@ -104,7 +104,7 @@ pub fn reference(
 ) -> Vec<f64> {
     let [n, k] = matrix.layout().shape();
     let mut dense = vec![0.0; n * k];
-    nf4::dequantize(matrix.as_ref(), &mut dense);
+    qlora_cpu::dequantize(matrix.as_ref(), &mut dense);
     let (inner, outer) = sides(direction, [n, k]);
     let mut y = vec![0.0; m * outer];
     for row in 0..m {

@@ -3,8 +3,8 @@
 use cubecl::client::Client;
 use cubecl::prelude::*;
 use nf4::{Codebook, QuantConfig};
-use nf4_cubecl::dequantize::{Kernel, dequantize_with};
-use nf4_cubecl::quantize;
+use qlora_cubecl::dequantize::{Kernel, dequantize_with};
+use qlora_cubecl::quantize;
 
 use crate::support::{BF16, F16, F32, format, is_cpu, random, read_values, read_words, upload};
 
@@ -35,7 +35,7 @@ fn input(shape: [usize; 2]) -> Vec<f32> {
 pub fn words_have_the_bits_of_the_host(client: &Client) {
     for (shape, config) in cases() {
         let input = input(shape);
-        let expected = nf4::quantize(&input, shape, config).unwrap();
+        let expected = qlora_cpu::quantize(&input, shape, config).unwrap();
         let values = client.create_from_slice(f32::as_bytes(&input));
         let found = quantize(client, values, shape, format(config), nf4::dynamic_map()).unwrap();
         let what = format!("{shape:?} {config:?}");
@@ -63,10 +63,10 @@ fn kernels(client: &Client, elements: usize) -> &'static [Kernel] {
 
 pub fn decoded_values_have_the_bits_of_the_host(client: &Client) {
     for (shape, config) in cases() {
-        let matrix = nf4::quantize(&input(shape), shape, config).unwrap();
+        let matrix = qlora_cpu::quantize(&input(shape), shape, config).unwrap();
         let weight = upload(client, &matrix);
         let mut expected = vec![0.0; shape[0] * shape[1]];
-        nf4::dequantize(matrix.as_ref(), &mut expected);
+        qlora_cpu::dequantize(matrix.as_ref(), &mut expected);
         for dtype in [F32, F16, BF16] {
             let expected: Vec<_> = expected
                 .iter()

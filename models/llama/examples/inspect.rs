@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn_llama::{Checkpoint, Llama, LoadOptions, SamplingConfig, write_bitsandbytes};
+use burn_qlora_llama::{Checkpoint, Llama, LoadOptions, SamplingConfig, write_bitsandbytes};
 use nf4::QuantConfig;
 use safetensors::tensor::{Dtype, TensorView};
 

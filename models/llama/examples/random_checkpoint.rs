@@ -1,6 +1,6 @@
 //! Writes a checkpoint of random weights in the shape of a LLaMA, to measure with what nobody has to download.
 //!
-//! usage: `cargo run --release -p burn-llama --example random_checkpoint -- 7b DIR` (or `13b`, `33b`, `65b`, `tiny`)
+//! usage: `cargo run --release -p burn-qlora-llama --example random_checkpoint -- 7b DIR` (or `13b`, `33b`, `65b`, `tiny`)
 //!
 //! The folder is what Hugging Face writes: bf16 safetensors, a shard for each block, and a tokenizer that knows bytes. The
 //! weights are N(0, 0.02); 7b takes 13.5 GB of disk and a shard's worth of memory, 0.4 GB.

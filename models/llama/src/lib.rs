@@ -18,7 +18,7 @@
 //!
 //! ```no_run
 //! use burn::tensor::Device;
-//! use burn_llama::{Checkpoint, Llama, LoadOptions, SamplingConfig};
+//! use burn_qlora_llama::{Checkpoint, Llama, LoadOptions, SamplingConfig};
 //! use std::ops::ControlFlow;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

@@ -241,7 +241,7 @@ impl Checkpoint {
             });
         }
         let values = self.read_f32(name, &shape)?;
-        nf4::quantize(&values, shape, config).map_err(|source| LlamaError::Quantization {
+        qlora_cpu::quantize(&values, shape, config).map_err(|source| LlamaError::Quantization {
             path: self.path().to_path_buf(),
             tensor: name.into(),
             source,

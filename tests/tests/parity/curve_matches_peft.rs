@@ -1,8 +1,8 @@
 //! Thirty steps of QLoRA training follow the curve that peft, bitsandbytes and torch took.
 
 use burn::tensor::DType;
-use burn_llama::ComputeDtype;
 use burn_qlora::{Checkpointing, LoraModel};
+use burn_qlora_llama::ComputeDtype;
 use qlora_tests::{device, fixtures};
 
 use crate::recorded::{CurveBatches, assert_close, curve_trainer, curve_trainer_in};

@@ -2,8 +2,8 @@
 
 use burn::tensor::{Device, TensorData};
 use burn_finetune::{Batch, TrainConfig, Trainer};
-use burn_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions};
 use burn_qlora::{LoraModel, peft};
+use burn_qlora_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions};
 use finetune::model::LlamaLm;
 use qlora_tests::fixtures::{self, Recording};
 

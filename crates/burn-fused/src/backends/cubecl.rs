@@ -1,4 +1,4 @@
-//! CubeCL: hands the tensors' buffers to the kernels of `nf4-cubecl`. The products of the head are the backend's own, and
+//! CubeCL: hands the tensors' buffers to the kernels of `qlora-cubecl`. The products of the head are the backend's own, and
 //! everything in types that the kernels are not written for is composed.
 
 use burn_core::backend::{
@@ -9,7 +9,7 @@ use burn_core::backend::{
 use burn_core::tensor::{DType, Shape};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::server::Handle;
-use nf4_cubecl::{
+use qlora_cubecl::{
     KernelError,
     fused::{
         Matrix,

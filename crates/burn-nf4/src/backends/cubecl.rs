@@ -1,11 +1,11 @@
-//! CubeCL: hands the tensors' buffers to the kernels of `nf4-cubecl`.
+//! CubeCL: hands the tensors' buffers to the kernels of `qlora-cubecl`.
 
 use burn_core::backend::{TensorMetadata, cubecl::dtype_to_storage_type, tensor::FloatTensor};
 use burn_core::tensor::{DType, FloatDType, Shape};
 use burn_cubecl::{CubeBackend, CubeDevice, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::{client::Client, server::Handle};
 use nf4::{Codebook, Layout, QuantConfig};
-use nf4_cubecl::{CodeTable, Direction, Format, KernelError, Rows, Weight};
+use qlora_cubecl::{CodeTable, Direction, Format, KernelError, Rows, Weight};
 
 use crate::{Nf4Ops, Nf4Primitive, ops::matmul_shape};
 
@@ -22,7 +22,7 @@ impl Nf4Ops for CubeBackend {
         let weight = into_contiguous(weight);
         let words = launched(
             "nf4_quantize",
-            nf4_cubecl::quantize(
+            qlora_cubecl::quantize(
                 &weight.client,
                 weight.handle.clone(),
                 layout.shape(),
@@ -46,7 +46,7 @@ impl Nf4Ops for CubeBackend {
         let shape = weight.layout.shape();
         let values = launched(
             "nf4_dequantize",
-            nf4_cubecl::dequantize(&client, &handles(weight), dtype_to_storage_type(dtype)),
+            qlora_cubecl::dequantize(&client, &handles(weight), dtype_to_storage_type(dtype)),
         );
         contiguous(&client, &device, values, shape, dtype)
     }
@@ -72,7 +72,7 @@ impl Nf4Ops for CubeBackend {
         };
         let y = launched(
             "nf4_matmul",
-            nf4_cubecl::matmul(&client, rows, &handles(weight), direction),
+            qlora_cubecl::matmul(&client, rows, &handles(weight), direction),
         );
         contiguous(&client, &device, y, shape, dtype)
     }

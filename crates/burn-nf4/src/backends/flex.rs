@@ -3,8 +3,8 @@
 use burn_core::backend::{Flex, TensorMetadata, tensor::FloatTensor};
 use burn_core::tensor::{Bytes, DType, Element, FloatDType, Shape, bf16, f16};
 use burn_flex::{FlexTensor, Layout as FlexLayout};
-use nf4::low_rank::{self, LowRank};
 use nf4::{Direction, MatrixRef, QuantConfig};
+use qlora_cpu::low_rank::{self, LowRank};
 
 use crate::{Nf4Ops, Nf4Primitive, ops::matmul_shape};
 
@@ -14,9 +14,9 @@ impl Nf4Ops for Flex {
         let shape = [shape[0], shape[1]];
         let weight = weight.to_contiguous();
         let quantized = match weight.dtype() {
-            DType::F32 => nf4::quantize(weight.storage::<f32>(), shape, config),
-            DType::F16 => nf4::quantize(weight.storage::<f16>(), shape, config),
-            DType::BF16 => nf4::quantize(weight.storage::<bf16>(), shape, config),
+            DType::F32 => qlora_cpu::quantize(weight.storage::<f32>(), shape, config),
+            DType::F16 => qlora_cpu::quantize(weight.storage::<f16>(), shape, config),
+            DType::BF16 => qlora_cpu::quantize(weight.storage::<bf16>(), shape, config),
             dtype => panic!("nf4_quantize: {dtype:?} is not supported, cast to f32 first"),
         }
         .unwrap_or_else(|error| panic!("nf4_quantize: {error}"));
@@ -31,7 +31,7 @@ impl Nf4Ops for Flex {
     fn nf4_dequantize(weight: Nf4Primitive<Self>, dtype: FloatDType) -> FloatTensor<Self> {
         let shape = Shape::new(weight.layout.shape());
         let mut values = vec![0.0f32; weight.layout.elements()];
-        with_words(&weight, |words| nf4::dequantize(words, &mut values));
+        with_words(&weight, |words| qlora_cpu::dequantize(words, &mut values));
         from_f32(values, shape, dtype.into(), "nf4_dequantize")
     }
 
@@ -108,15 +108,15 @@ fn multiply<E: Number>(
 ) -> FlexTensor {
     let m = shape.iter().rev().skip(1).product();
     let y = with_words(weight, |words| {
-        nf4::matmul_vec(words, x.storage::<E>(), m, direction)
+        qlora_cpu::matmul_vec(words, x.storage::<E>(), m, direction)
     });
     tensor(y, shape)
 }
 
 /// An element type of both Burn and [`nf4`].
-trait Number: Element + nf4::Element + bytemuck::Pod {}
+trait Number: Element + qlora_cpu::Element + bytemuck::Pod {}
 
-impl<E: Element + nf4::Element + bytemuck::Pod> Number for E {}
+impl<E: Element + qlora_cpu::Element + bytemuck::Pod> Number for E {}
 
 /// A LoRA layer: a packed matrix and f32 factors.
 struct Lora {

@@ -1,11 +1,11 @@
-//! CubeCL: pages in host memory or on the device, updated by the kernels of `nf4-cubecl`.
+//! CubeCL: pages in host memory or on the device, updated by the kernels of `qlora-cubecl`.
 
 use std::sync::Arc;
 
 use burn_core::backend::tensor::FloatTensor;
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
-use nf4_cubecl::KernelError;
-use nf4_cubecl::adamw::{Factors, Run, dynamic8, f32};
+use qlora_cubecl::KernelError;
+use qlora_cubecl::adamw::{Factors, Run, dynamic8, f32};
 
 use crate::device::DevicePages;
 use crate::pool::{Begin, Home, Inner, PoolSettings, Slot};

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use burn_finetune::{EvalReport, evaluate};
-use burn_llama::ComputeDtype;
+use burn_qlora_llama::ComputeDtype;
 use serde::Serialize;
 
 use crate::cli::EvalArgs;

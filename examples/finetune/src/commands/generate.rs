@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, anyhow, bail};
 use burn_finetune::{ChatTemplate, Message};
-use burn_llama::{Llama, SamplingConfig};
+use burn_qlora_llama::{Llama, SamplingConfig};
 use tokenizers::Tokenizer;
 
 use crate::cli::GenerateArgs;

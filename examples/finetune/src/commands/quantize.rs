@@ -1,7 +1,7 @@
 //! `finetune quantize`: a 4-bit checkpoint for transformers and bitsandbytes.
 
 use anyhow::{Context, Result, bail};
-use burn_llama::{Checkpoint, write_bitsandbytes};
+use burn_qlora_llama::{Checkpoint, write_bitsandbytes};
 
 use crate::cli::{QuantName, QuantizeArgs};
 use crate::session::quant_config;

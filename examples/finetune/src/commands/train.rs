@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use burn_finetune::{
     Dataset, Event, Outcome, RunDir, RunOptions, ScheduleKind, TrainConfig, Trainer, memory,
 };
-use burn_llama::ComputeDtype;
 use burn_qlora::{LoraConfig, attach_adapters, peft};
+use burn_qlora_llama::ComputeDtype;
 use serde_json::{Map, Value, json};
 
 use crate::cli::{ScheduleName, TrainArgs};

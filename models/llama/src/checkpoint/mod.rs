@@ -153,7 +153,7 @@ impl Checkpoint {
             && let Some(matrix) = self.read_quantized(name, [rows, columns])?
         {
             let mut values = vec![0.0; matrix.layout().elements()];
-            nf4::dequantize(matrix.as_ref(), &mut values);
+            qlora_cpu::dequantize(matrix.as_ref(), &mut values);
             return Ok(values);
         }
         match &self.source {

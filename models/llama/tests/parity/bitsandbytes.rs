@@ -1,6 +1,6 @@
 //! Checkpoints in bitsandbytes' 4-bit form, read and written.
 
-use burn_llama::{Checkpoint, Llama, LlamaError, LoadOptions, Weights, write_bitsandbytes};
+use burn_qlora_llama::{Checkpoint, Llama, LlamaError, LoadOptions, Weights, write_bitsandbytes};
 use nf4::{Codebook, QuantConfig};
 
 use crate::fixtures::{Reference, devices, fixture, max_error};

@@ -2,7 +2,9 @@
 //! refusal where a device does not have it.
 
 use burn::tensor::{DType, Tensor};
-use burn_llama::{Checkpoint, ComputeDtype, KvCache, Llama, LlamaError, LoadOptions, Weights};
+use burn_qlora_llama::{
+    Checkpoint, ComputeDtype, KvCache, Llama, LlamaError, LoadOptions, Weights,
+};
 
 use crate::fixtures::{Reference, devices, fixture, greedy, max_error};
 

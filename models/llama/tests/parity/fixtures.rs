@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn_llama::{Checkpoint, Llama, LoadOptions, SamplingConfig, Weights};
+use burn_qlora_llama::{Checkpoint, Llama, LoadOptions, SamplingConfig, Weights};
 use safetensors::SafeTensors;
 
 /// A file or directory of the recordings.

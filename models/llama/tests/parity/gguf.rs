@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use burn_llama::{Checkpoint, Llama, LlamaConfig, LoadOptions, Weights};
+use burn_qlora_llama::{Checkpoint, Llama, LlamaConfig, LoadOptions, Weights};
 use serde_json::Value;
 
 use crate::fixtures::{Reference, devices, fixture, greedy, load, max_error};
@@ -17,7 +17,7 @@ fn a_model_in_gguf_gives_the_logits_of_its_source() {
         let checkpoint = Checkpoint::open(&path).expect("opens");
         let source = Checkpoint::open(fixture(name)).expect("opens");
         let shape = |config: &LlamaConfig| LlamaConfig {
-            rope: burn_llama::rope::RopeConfig::new(),
+            rope: burn_qlora_llama::rope::RopeConfig::new(),
             ..config.clone()
         };
         assert_eq!(shape(checkpoint.config()), shape(source.config()));

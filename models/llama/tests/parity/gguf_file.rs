@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use burn_llama::Checkpoint;
-use burn_llama::rope::RopeConfig;
+use burn_qlora_llama::Checkpoint;
+use burn_qlora_llama::rope::RopeConfig;
 
 use crate::fixtures::fixture;
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn_llama::{Checkpoint, Llama, LlamaError, LoadOptions};
+use burn_qlora_llama::{Checkpoint, Llama, LlamaError, LoadOptions};
 use serde_json::{Value, json};
 
 use crate::fixtures::{devices, fixture};
@@ -220,7 +220,7 @@ fn bitsandbytes_parts_that_lie_are_refused() {
 mod gguf {
     use super::{assert_names, try_load};
     use crate::gguf_file::{GgufBuilder, string, tiny_llama};
-    use burn_llama::LlamaError;
+    use burn_qlora_llama::LlamaError;
 
     fn error(bytes: &[u8]) -> LlamaError {
         let directory = tempfile::tempdir().expect("a temporary directory");

@@ -2,9 +2,9 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor};
-use burn_llama::memory::{Kernels, ModelMemory, Workload};
-use burn_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions, Weights};
 use burn_qlora::{Checkpointing, LoraConfig, LoraModel, QuantConfig, Targets, attach_adapters};
+use burn_qlora_llama::memory::{Kernels, ModelMemory, Workload};
+use burn_qlora_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions, Weights};
 
 use crate::fixtures::fixture;
 

@@ -1,7 +1,7 @@
 //! Logits, hidden states, losses and greedy tokens of transformers.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use burn_llama::{Checkpoint, KvCache, LlamaConfig, SamplingConfig, Weights};
+use burn_qlora_llama::{Checkpoint, KvCache, LlamaConfig, SamplingConfig, Weights};
 use std::ops::ControlFlow;
 
 use crate::fixtures::{Reference, devices, fixture, greedy, load, max_error};

@@ -1,7 +1,7 @@
 //! Matrix products on one thread, for callers that are many threads already.
 
 use gemm::Parallelism;
-pub(super) use nf4::dense::Into;
+pub(super) use qlora_cpu::dense::Into;
 
 /// A matrix in memory: element `(i, j)` is `data[i · rs + j · cs]`.
 #[derive(Clone, Copy)]

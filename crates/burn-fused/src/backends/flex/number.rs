@@ -10,7 +10,7 @@ use half::slice::HalfFloatSliceExt;
 use super::simd::vectorised;
 
 /// f32, or a half-precision type that is computed as f32.
-pub(super) trait Number: Element + nf4::Element + bytemuck::Pod {
+pub(super) trait Number: Element + qlora_cpu::Element + bytemuck::Pod {
     /// The values in f32: themselves, or in `scratch`.
     fn read<'a>(values: &'a [Self], scratch: &'a mut Vec<f32>) -> &'a [f32];
 
@@ -106,13 +106,13 @@ fn copy<E: Copy>(from: &[E], to: &mut [E]) {
 vectorised! {
     fn widen_bf16(from: &[bf16], to: &mut [f32]) {
         for (to, from) in to.iter_mut().zip(from) {
-            *to = nf4::Element::to_f32(*from);
+            *to = qlora_cpu::Element::to_f32(*from);
         }
     }
 
     fn narrow_bf16(from: &[f32], to: &mut [bf16]) {
         for (to, from) in to.iter_mut().zip(from) {
-            *to = nf4::Element::from_f32(*from);
+            *to = qlora_cpu::Element::from_f32(*from);
         }
     }
 }

@@ -4,8 +4,9 @@ use burn_core::{
 };
 use burn_flex::FlexTensor;
 use core::{mem::MaybeUninit, ops::Range};
-use nf4::{
-    Direction, Threads,
+use nf4::Direction;
+use qlora_cpu::{
+    Threads,
     dense::{self, Into},
 };
 use rayon::prelude::*;

@@ -1,6 +1,6 @@
 use burn_flex::FlexTensor;
 use core::ops::Range;
-use nf4::dense::DenseRef;
+use qlora_cpu::dense::DenseRef;
 
 use super::super::{buffer::cast, number::Number};
 

@@ -1,7 +1,8 @@
 use burn_core::tensor::Shape;
 use burn_flex::FlexTensor;
-use nf4::{
-    Direction, Threads,
+use nf4::Direction;
+use qlora_cpu::{
+    Threads,
     dense::{DenseRef, Into, matmul},
 };
 use rayon::prelude::*;
@@ -132,7 +133,7 @@ impl<E: Number> Tile<'_, E> {
             for ((row, sum), class) in rows {
                 let inverse = 1.0 / sum;
                 for (value, w) in row.iter_mut().zip(&weight[class * n..][..n]) {
-                    *value = *value * inverse - nf4::Element::to_f32(*w);
+                    *value = *value * inverse - qlora_cpu::Element::to_f32(*w);
                 }
             }
         }

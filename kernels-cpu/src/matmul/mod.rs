@@ -20,32 +20,13 @@ mod tile;
 use std::mem::MaybeUninit;
 
 use crate::element::Element;
-use crate::matrix::MatrixRef;
 use crate::simd::Isa;
+use nf4::{Direction, MatrixRef};
 
 use blocked::{Destination, MAX_ROWS, Term, product, tile_rows};
 use pack::{Packed, Tiles};
 use panel::{Panels, QuantizedColumns, QuantizedRows};
 use precision::{Precision, in_precision_of};
-
-/// Which way a matrix `W` of `[out_features, in_features]` is multiplied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// `y = x·Wᵀ`, from `[m, in_features]` to `[m, out_features]`.
-    Forward,
-    /// `y = x·W`, from `[m, out_features]` to `[m, in_features]`: the gradient of `Forward`.
-    Transposed,
-}
-
-impl Direction {
-    /// Lengths of the rows of `x` and of `y` for a matrix of `shape`.
-    const fn widths(self, [n, k]: [usize; 2]) -> (usize, usize) {
-        match self {
-            Direction::Forward => (k, n),
-            Direction::Transposed => (n, k),
-        }
-    }
-}
 
 /// Which threads do the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +55,7 @@ pub fn matmul<E: Element>(w: MatrixRef<'_>, x: &[E], m: usize, y: &mut [E], dire
 /// # Panics
 /// As [`matmul`].
 pub fn matmul_vec<E: Element>(w: MatrixRef<'_>, x: &[E], m: usize, direction: Direction) -> Vec<E> {
-    let (_, outer) = direction.widths(w.layout().shape());
+    let [_, outer] = direction.widths(w.layout().shape());
     filled(m, outer, |y| {
         matmul_into(Isa::best(), w, x, m, y, direction);
     })
@@ -104,7 +85,7 @@ fn matmul_into<E: Element>(
     y: &mut [MaybeUninit<E>],
     direction: Direction,
 ) {
-    let (inner, outer) = direction.widths(w.layout().shape());
+    let [inner, outer] = direction.widths(w.layout().shape());
     assert_len("x", x.len(), [m, inner]);
     assert_len("y", y.len(), [m, outer]);
     if y.is_empty() {
@@ -155,7 +136,7 @@ fn blocked<P: Precision, E: Element>(
     y: &mut [MaybeUninit<E>],
     direction: Direction,
 ) {
-    let (inner, _) = direction.widths(w.layout().shape());
+    let [inner, _] = direction.widths(w.layout().shape());
     let rows = tile_rows(isa, x.len() / inner);
     let packed = Packed::<P>::new(isa, x, inner, rows, Threads::All);
     let y = Destination::New(y);

@@ -5,8 +5,8 @@ use super::precision::{LARGEST_DEPTH, Precision};
 use crate::dequantize::decode_range;
 use crate::double_quant::decode_scales;
 use crate::element::Element;
-use crate::matrix::MatrixRef;
 use crate::simd::Simd;
+use nf4::MatrixRef;
 
 /// Blocks that a row's part of a panel can touch: the smallest are 32 long, and both ends may be partial.
 const MAX_BLOCKS: usize = LARGEST_DEPTH / 32 + 2;

@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use crate::double_quant::decode_scales;
-use crate::matrix::MatrixRef;
 use crate::simd::{Isa, Simd, kernel};
+use nf4::MatrixRef;
 
 /// Elements a task decodes.
 const CHUNK: usize = 32 * 1024;

@@ -1,13 +1,10 @@
 //! Dense to 4 bits.
 
+use nf4::{Layout, Nf4Error, QuantConfig, QuantizedMatrix};
 use rayon::prelude::*;
 
-use crate::config::QuantConfig;
 use crate::double_quant::encode_scales;
 use crate::element::Element;
-use crate::error::Nf4Error;
-use crate::layout::Layout;
-use crate::matrix::QuantizedMatrix;
 use crate::simd::{Isa, Simd, kernel};
 
 /// Elements a task encodes at least: 128 KiB of f32, small enough for the L2 cache.

@@ -6,9 +6,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use half::bf16;
-use nf4::dense::{DenseRef, Into};
-use nf4::low_rank::{self, LowRank};
-use nf4::{Direction, Element, Isa, QuantConfig, QuantizedMatrix, Threads};
+use nf4::{Direction, QuantConfig, QuantizedMatrix};
+use qlora_cpu::dense::{DenseRef, Into};
+use qlora_cpu::low_rank::{self, LowRank};
+use qlora_cpu::{Element, Isa, Threads};
 
 fn main() {
     let seconds: f64 = std::env::args()
@@ -71,12 +72,17 @@ fn format(isa: Isa, n: usize, k: usize, budget: Duration) {
     let weights = values(n * k);
     let config = QuantConfig::default();
     let quantize = least(budget, || {
-        drop(black_box(nf4::quantize_on(isa, &weights, [n, k], config)))
+        drop(black_box(qlora_cpu::quantize_on(
+            isa,
+            &weights,
+            [n, k],
+            config,
+        )))
     });
-    let w = nf4::quantize_on(isa, &weights, [n, k], config).expect("the values are finite");
+    let w = qlora_cpu::quantize_on(isa, &weights, [n, k], config).expect("the values are finite");
     let mut out = vec![0.0; n * k];
     let dequantize = least(budget, || {
-        nf4::dequantize_on(isa, w.as_ref(), black_box(&mut out))
+        qlora_cpu::dequantize_on(isa, w.as_ref(), black_box(&mut out))
     });
     println!(
         "  {n} x {k}: quantize {:.2} ms, dequantize {:.2} ms",
@@ -87,7 +93,7 @@ fn format(isa: Isa, n: usize, k: usize, budget: Duration) {
 
 fn product(isa: Isa, m: usize, k: usize, n: usize, budget: Duration) {
     let weights = values(n * k);
-    let w = nf4::quantize_on(isa, &weights, [n, k], QuantConfig::default())
+    let w = qlora_cpu::quantize_on(isa, &weights, [n, k], QuantConfig::default())
         .expect("the values are finite");
     let report = |seconds: f64| {
         format!(
@@ -110,7 +116,7 @@ fn product(isa: Isa, m: usize, k: usize, n: usize, budget: Duration) {
     let weights: Vec<bf16> = weights.into_iter().map(bf16::from_f32).collect();
     let mut y = vec![bf16::ZERO; m * n];
     let dense = least(budget, || {
-        nf4::dense::matmul_on(
+        qlora_cpu::dense::matmul_on(
             isa,
             DenseRef::new(&weights, [n, k]),
             &x,
@@ -133,7 +139,7 @@ fn product(isa: Isa, m: usize, k: usize, n: usize, budget: Duration) {
 /// A LoRA layer of rank 16 as one; its backward pass has three products beside the one that GFLOP/s count.
 fn lora<E: Element>(isa: Isa, name: &str, m: usize, k: usize, n: usize, budget: Duration) {
     let rank = 16;
-    let w = nf4::quantize_on(isa, &values(n * k), [n, k], QuantConfig::default())
+    let w = qlora_cpu::quantize_on(isa, &values(n * k), [n, k], QuantConfig::default())
         .expect("the values are finite");
     let (a, b) = (values(k * rank), values(rank * n));
     let factors = LowRank::new(&a, &b, rank, 2.0);
@@ -180,10 +186,10 @@ fn both_directions<E: Element>(
     let mut y = vec![E::default(); m * n];
     let mut dx = vec![E::default(); m * k];
     let forward = least(budget, || {
-        nf4::matmul_on(isa, w.as_ref(), x, m, black_box(&mut y), Direction::Forward);
+        qlora_cpu::matmul_on(isa, w.as_ref(), x, m, black_box(&mut y), Direction::Forward);
     });
     let transposed = least(budget, || {
-        nf4::matmul_on(
+        qlora_cpu::matmul_on(
             isa,
             w.as_ref(),
             &y,

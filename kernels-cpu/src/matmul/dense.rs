@@ -1,11 +1,13 @@
 //! Products with dense matrices through the same register tile, for what of a model stays dense: its head, and
 //! attention's operands.
 
+use nf4::Direction;
+
 use super::blocked::{Destination, MAX_ROWS, tile_rows};
 use super::pack::Packed;
 use super::panel::{DenseColumns, DenseRows};
 use super::precision::{Precision, in_precision_of};
-use super::{Direction, Threads, as_new, assert_len, one_term};
+use super::{Threads, as_new, assert_len, one_term};
 use crate::element::Element;
 use crate::simd::Isa;
 
@@ -122,7 +124,7 @@ pub fn matmul_on<X: Element, W: Element, Y: Element>(
     into: Into,
     threads: Threads,
 ) {
-    let (inner, outer) = direction.widths(w.shape);
+    let [inner, outer] = direction.widths(w.shape);
     assert_len("x", x.len(), [m, inner]);
     assert_len("y", y.len(), [m, outer]);
     if inner == 0 || y.is_empty() {
@@ -145,7 +147,7 @@ fn blocked<P: Precision, X: Element, W: Element, Y: Element>(
     direction: Direction,
     threads: Threads,
 ) {
-    let (inner, _) = direction.widths(w.shape);
+    let [inner, _] = direction.widths(w.shape);
     let packed = Packed::<P>::new(isa, x, inner, tile_rows(isa, x.len() / inner), threads);
     let x = packed.tiles();
     match direction {

@@ -11,10 +11,10 @@ use super::pack::{Packed, Shape};
 use super::panel::{DenseColumns, DenseRows, Panels, QuantizedColumns, QuantizedRows};
 use super::precision::{Precision, in_precision_of};
 use super::project::{Projected, Projection};
-use super::{Direction, Threads, assert_len, few_rows, filled, one_term};
+use super::{Threads, assert_len, few_rows, filled, one_term};
 use crate::element::Element;
-use crate::matrix::MatrixRef;
 use crate::simd::Isa;
+use nf4::{Direction, MatrixRef};
 
 /// The factors of a low-rank matrix, and what their product is multiplied by.
 #[derive(Clone, Copy, Debug)]

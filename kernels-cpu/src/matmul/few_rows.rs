@@ -8,12 +8,10 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::Direction;
 use crate::double_quant::decode_scales;
 use crate::element::Element;
-use crate::layout::Layout;
-use crate::matrix::MatrixRef;
 use crate::simd::{Isa, Simd, kernel};
+use nf4::{Direction, Layout, MatrixRef};
 
 /// Up to this many rows the decoded weights are used straight from the register they were decoded in: a decoded
 /// vector then serves so few rows that storing it would cost more than it saves. Measured with AVX-512 at 2048 x 2048:

@@ -4,11 +4,10 @@
 use std::path::PathBuf;
 
 use half::{bf16, f16};
-use nf4::dense::{DenseRef, Into};
-use nf4::low_rank::{self, Gradients, LowRank};
-use nf4::{
-    Codebook, Direction, Element, Isa, Layout, MatrixRef, QuantConfig, QuantizedMatrix, Threads,
-};
+use nf4::{Codebook, Direction, Layout, MatrixRef, QuantConfig, QuantizedMatrix};
+use qlora_cpu::dense::{DenseRef, Into};
+use qlora_cpu::low_rank::{self, Gradients, LowRank};
+use qlora_cpu::{Element, Isa, Threads};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::SafeTensors;
@@ -18,12 +17,12 @@ fn random(rng: &mut ChaCha8Rng, len: usize) -> Vec<f32> {
 }
 
 fn quantized(rng: &mut ChaCha8Rng, shape: [usize; 2], config: QuantConfig) -> QuantizedMatrix {
-    nf4::quantize(&random(rng, shape[0] * shape[1]), shape, config).unwrap()
+    qlora_cpu::quantize(&random(rng, shape[0] * shape[1]), shape, config).unwrap()
 }
 
 fn dense(w: &QuantizedMatrix) -> Vec<f32> {
     let mut dense = vec![0.0; w.layout().elements()];
-    nf4::dequantize(w.as_ref(), &mut dense);
+    qlora_cpu::dequantize(w.as_ref(), &mut dense);
     dense
 }
 
@@ -161,7 +160,7 @@ fn half_precision<E: Element + Number>(rng: &mut ChaCha8Rng, rounds_weights: boo
                 let expected = reference(weights, [n, k], &wide, m, direction);
                 for isa in Isa::available() {
                     let mut y = vec![E::narrow(f32::NAN); m * outer];
-                    nf4::matmul_on(*isa, w.as_ref(), &x, m, &mut y, direction);
+                    qlora_cpu::matmul_on(*isa, w.as_ref(), &x, m, &mut y, direction);
                     let y: Vec<f32> = y.into_iter().map(Number::widen).collect();
                     let what = format!("{isa:?} {direction:?} m={m} n={n} k={k}");
                     assert_close_rounded(&y, &expected, inner, E::DIGITS, &what);
@@ -212,14 +211,16 @@ fn dense_products<W: Element + Number>(rng: &mut ChaCha8Rng) {
                     for threads in [Threads::All, Threads::One] {
                         let mut y = vec![f32::NAN; m * outer];
                         let into = Into::Replace;
-                        nf4::dense::matmul_on(*isa, w, &x, m, &mut y, direction, into, threads);
+                        qlora_cpu::dense::matmul_on(
+                            *isa, w, &x, m, &mut y, direction, into, threads,
+                        );
                         let what = format!("{isa:?} {direction:?} m={m} {shape:?} {threads:?}");
                         assert_close(&y, &expected, inner, &what);
                     }
                 }
                 let mut y = vec![f32::NAN; m * outer];
                 let (into, threads) = (Into::Replace, Threads::One);
-                nf4::dense::matmul(strided, &x, m, &mut y, direction, into, threads);
+                qlora_cpu::dense::matmul(strided, &x, m, &mut y, direction, into, threads);
                 let what = format!("{direction:?} m={m} {shape:?} strided");
                 assert_close(&y, &expected, inner, &what);
                 if direction == Direction::Transposed {
@@ -228,7 +229,7 @@ fn dense_products<W: Element + Number>(rng: &mut ChaCha8Rng) {
                         .collect();
                     for isa in Isa::available() {
                         let mut y = vec![f32::NAN; m * outer];
-                        nf4::dense::transposed_matmul_on(
+                        qlora_cpu::dense::transposed_matmul_on(
                             *isa, strided, &columns, m, &mut y, into, threads,
                         );
                         let what = format!("{isa:?} m={m} {shape:?} from columns");
@@ -237,7 +238,7 @@ fn dense_products<W: Element + Number>(rng: &mut ChaCha8Rng) {
                 }
                 // The operand may be wider than the matrix; it is rounded on the way.
                 let mut y = vec![2.0f32; m * outer];
-                nf4::dense::matmul(w, &wide, m, &mut y, direction, Into::Add, Threads::All);
+                qlora_cpu::dense::matmul(w, &wide, m, &mut y, direction, Into::Add, Threads::All);
                 expected.iter_mut().for_each(|(sum, _)| *sum += 2.0);
                 expected
                     .iter_mut()
@@ -382,7 +383,7 @@ fn sweep(rng: &mut ChaCha8Rng, shape: [usize; 2], config: QuantConfig, rows: &[u
             let expected = reference(&decoded, shape, &x, m, direction);
             for isa in Isa::available() {
                 let mut y = vec![f32::NAN; m * outer];
-                nf4::matmul_on(*isa, w.as_ref(), &x, m, &mut y, direction);
+                qlora_cpu::matmul_on(*isa, w.as_ref(), &x, m, &mut y, direction);
                 let what = format!("{isa:?} {direction:?} m={m} n={n} k={k} {config:?}");
                 assert_close(&y, &expected, inner, &what);
             }
@@ -448,7 +449,7 @@ fn every_format_multiplies_like_the_decoded_matrix() {
 #[test]
 fn recorded_products_are_met() {
     let root = std::env::var_os("QLORA_FIXTURES").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")),
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures")),
         PathBuf::from,
     );
     let file = std::fs::read(root.join("matmul.safetensors")).unwrap();
@@ -505,7 +506,7 @@ fn recorded_products_are_met() {
             ] {
                 let expected = f64s(&format!("{case}/{y}"));
                 let mut found = vec![0.0; expected.len()];
-                nf4::matmul_on(
+                qlora_cpu::matmul_on(
                     *isa,
                     w,
                     &f32s(&format!("{case}/{x}")),
@@ -554,9 +555,9 @@ fn any_number_of_threads_gives_the_same_bits() {
                         .build()
                         .unwrap();
                     let mut y = vec![0.0; m * outer];
-                    pool.install(|| nf4::matmul(w.as_ref(), &x, m, &mut y, direction));
-                    let again =
-                        pool.install(|| nf4::quantize(&matrix, [n, k], QuantConfig::default()));
+                    pool.install(|| qlora_cpu::matmul(w.as_ref(), &x, m, &mut y, direction));
+                    let again = pool
+                        .install(|| qlora_cpu::quantize(&matrix, [n, k], QuantConfig::default()));
                     (
                         y.iter().map(|y| y.to_bits()).collect::<Vec<_>>(),
                         again.unwrap(),
@@ -580,7 +581,7 @@ fn products_that_wait_inside_other_products_do_not_share_scratch() {
     let x = random(rng, 40 * k);
     let product = || {
         let mut y = vec![0.0; 40 * n];
-        nf4::matmul(w.as_ref(), &x, 40, &mut y, Direction::Forward);
+        qlora_cpu::matmul(w.as_ref(), &x, 40, &mut y, Direction::Forward);
         y
     };
     let alone = product();
@@ -595,6 +596,6 @@ fn products_that_wait_inside_other_products_do_not_share_scratch() {
 #[test]
 #[should_panic(expected = "`x` must hold [3, 8] values")]
 fn a_wrong_number_of_rows_is_refused() {
-    let w = nf4::quantize(&[0.5f32; 16], [2, 8], QuantConfig::default()).unwrap();
-    nf4::matmul(w.as_ref(), &[0.0; 16], 3, &mut [0.0; 6], Direction::Forward);
+    let w = qlora_cpu::quantize(&[0.5f32; 16], [2, 8], QuantConfig::default()).unwrap();
+    qlora_cpu::matmul(w.as_ref(), &[0.0; 16], 3, &mut [0.0; 6], Direction::Forward);
 }

@@ -1,0 +1,156 @@
+//! The format as plain loops: what every kernel is held to, and slow.
+//!
+//! Nothing here depends on an instruction set, a thread count or a cache; each function is the definition it is named after.
+
+use crate::codebook::Codebook;
+use crate::config::QuantConfig;
+use crate::direction::Direction;
+use crate::double_quant::mean;
+use crate::dynamic_map::{dynamic_map, midpoints};
+use crate::error::Nf4Error;
+use crate::layout::{Layout, NESTED_BLOCK};
+use crate::matrix::{MatrixRef, QuantizedMatrix};
+
+/// Quantizes a row-major matrix of shape `[out_features, in_features]` (bitsandbytes `quantize_4bit`).
+///
+/// The code of `x` is that of the codebook value nearest to `x * (1 / absmax)`, ties to the lower value.
+///
+/// # Errors
+/// [`Nf4Error::BlockSize`], [`Nf4Error::TooLarge`], [`Nf4Error::InputLength`] if `values` does not fill the shape, and
+/// [`Nf4Error::NotFinite`] at the first infinity or NaN.
+pub fn quantize(
+    values: &[f32],
+    shape: [usize; 2],
+    config: QuantConfig,
+) -> Result<QuantizedMatrix, Nf4Error> {
+    let layout = Layout::new(shape, config)?;
+    if values.len() != layout.elements() {
+        return Err(Nf4Error::InputLength {
+            len: values.len(),
+            shape,
+        });
+    }
+    if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+        return Err(Nf4Error::NotFinite {
+            index,
+            row: index / shape[1],
+            column: index % shape[1],
+        });
+    }
+    let mut packed = vec![0; layout.packed_words()];
+    let mut scales = Vec::with_capacity(layout.blocks());
+    for (block, values) in values.chunks(config.block_size).enumerate() {
+        let absmax = largest_magnitude(values);
+        scales.push(absmax);
+        for (i, value) in values.iter().enumerate() {
+            let at = block * config.block_size + i;
+            let code = nearest_code(config.codebook, value * reciprocal(absmax));
+            packed[at / 8] |= code << (4 * (at % 8));
+        }
+    }
+    QuantizedMatrix::from_parts(layout, packed, encode_scales(layout, &scales))
+}
+
+/// Decodes every element, row by row: `values[code] * absmax` (bitsandbytes `dequantize_4bit`).
+pub fn dequantize(w: MatrixRef<'_>) -> Vec<f32> {
+    let (layout, packed) = (w.layout(), w.packed());
+    let values = layout.config().codebook.values();
+    (0..layout.elements())
+        .map(|i| {
+            let code = packed[i / 8] >> (4 * (i % 8)) & 15;
+            values[code as usize] * scale(w, i / layout.config().block_size)
+        })
+        .collect()
+}
+
+/// Multiplies the rows of `x` by the decoded matrix, summing in f64.
+///
+/// # Panics
+/// If the length of `x` is not that of whole rows.
+pub fn matmul(w: MatrixRef<'_>, x: &[f32], direction: Direction) -> Vec<f32> {
+    let in_features = w.layout().in_features();
+    let [k, n] = direction.widths(w.layout().shape());
+    if k == 0 {
+        assert!(x.is_empty(), "matmul: rows of no elements hold no values");
+        return Vec::new();
+    }
+    assert!(
+        x.len().is_multiple_of(k),
+        "matmul: `x` must hold whole rows of {k} values"
+    );
+    let dense = dequantize(w);
+    let element = |p: usize, j: usize| match direction {
+        Direction::Forward => dense[j * in_features + p],
+        Direction::Transposed => dense[p * in_features + j],
+    };
+    x.chunks(k)
+        .flat_map(|row| {
+            (0..n).map(move |j| {
+                let terms = (0..k).map(|p| f64::from(row[p]) * f64::from(element(p, j)));
+                terms.sum::<f64>() as f32
+            })
+        })
+        .collect()
+}
+
+/// Returns the scale of a block, quantized or not as the layout says.
+fn scale(w: MatrixRef<'_>, block: usize) -> f32 {
+    let (layout, words) = (w.layout(), w.absmax());
+    if !layout.config().double_quant {
+        return f32::from_bits(words[block]);
+    }
+    let code = words[block / 4] >> (8 * (block % 4)) & 255;
+    let value = f32::from_bits(words[layout.map_words()][code as usize]);
+    let nested = f32::from_bits(words[layout.nested_words()][block / NESTED_BLOCK]);
+    value * nested + f32::from_bits(words[layout.offset_word()])
+}
+
+fn encode_scales(layout: Layout, scales: &[f32]) -> Vec<u32> {
+    if !layout.config().double_quant {
+        return scales.iter().map(|scale| scale.to_bits()).collect();
+    }
+    let mut words = vec![0; layout.absmax_words()];
+    let offset = mean(scales);
+    let midpoints = midpoints(dynamic_map());
+    for (group, scales) in scales.chunks(NESTED_BLOCK).enumerate() {
+        let centred: Vec<f32> = scales.iter().map(|scale| scale - offset).collect();
+        let nested = largest_magnitude(&centred);
+        words[layout.nested_words().start + group] = nested.to_bits();
+        if nested == 0.0 {
+            continue;
+        }
+        for (i, value) in centred.iter().enumerate() {
+            let block = group * NESTED_BLOCK + i;
+            let code = rank(&midpoints, value * reciprocal(nested));
+            words[block / 4] |= code << (8 * (block % 4));
+        }
+    }
+    words[layout.offset_word()] = offset.to_bits();
+    for (word, value) in words[layout.map_words()].iter_mut().zip(dynamic_map()) {
+        *word = value.to_bits();
+    }
+    words
+}
+
+fn largest_magnitude(values: &[f32]) -> f32 {
+    values
+        .iter()
+        .fold(0.0, |largest, value| value.abs().max(largest))
+}
+
+/// The bound keeps zeros, and numbers so small that the reciprocal overflows, from making NaNs.
+fn reciprocal(largest: f32) -> f32 {
+    (1.0 / largest).min(f32::MAX)
+}
+
+fn nearest_code(codebook: Codebook, value: f32) -> u32 {
+    codebook.codes_by_rank()[rank(&codebook.midpoints(), value) as usize]
+}
+
+/// Counts the midpoints strictly below `value`: a tie takes the lower entry.
+fn rank(midpoints: &[f32], value: f32) -> u32 {
+    midpoints
+        .iter()
+        .filter(|midpoint| **midpoint < value)
+        .count() as u32
+}
