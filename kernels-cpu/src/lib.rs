@@ -1,5 +1,12 @@
-//! CPU kernels of QLoRA training: quantizing, decoding, and products that read the packed weights directly. Knows the
-//! format ([`nf4`]), not Burn.
+//! CPU kernels of QLoRA training: quantizing, decoding, products that read the packed weights directly, and what lies
+//! between them in a decoder. Knows the format ([`nf4`]), not Burn.
+//!
+//! - [`quantize`], [`dequantize`]: to the 4-bit format and back
+//! - [`matmul`], [`matmul_vec`], [`low_rank`]: products with a 4-bit matrix; [`dense`]: with a dense one
+//! - [`rms_norm`], [`swiglu`], [`rope`], [`attention`], [`cross_entropy`]: the operations between the products
+//! - [`convert`]: from one [`Element`] type to another
+//!
+//! A module's `saved` says what is kept for its backward pass, its `workspace` what it needs while it runs, in bytes.
 //!
 //! ```
 //! use nf4::{Direction, QuantConfig};
@@ -21,13 +28,21 @@
 //! but not on every instruction set: AVX-512, AVX2 with FMA, NEON and plain Rust, chosen when the program runs, sum
 //! in orders of their own ([`Isa`] forces one).
 
+pub mod attention;
+mod convert;
+pub mod cross_entropy;
 mod dequantize;
 mod double_quant;
 mod element;
 mod matmul;
+mod pieces;
 mod quantize;
+pub mod rms_norm;
+pub mod rope;
 mod simd;
+pub mod swiglu;
 
+pub use convert::convert;
 pub use dequantize::{dequantize, dequantize_on};
 pub use element::Element;
 pub use matmul::{Threads, dense, low_rank, matmul, matmul_on, matmul_vec};

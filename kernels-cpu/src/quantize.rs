@@ -53,11 +53,11 @@ pub fn quantize_on<T: Element>(
         .zip(packed.par_chunks_mut(chunk / 8))
         .zip(scales.par_chunks_mut(chunk / config.block_size))
         .map(|((values, packed), scales)| {
-            let mut scratch = vec![0.0; if T::CONVERTS { values.len() } else { 0 }];
+            let mut scratch = Vec::new();
             encode_blocks(
                 isa,
                 &encoder,
-                T::widen(values, &mut scratch),
+                T::read(isa, values, &mut scratch),
                 packed,
                 scales,
             )
@@ -72,9 +72,8 @@ pub fn quantize_on<T: Element>(
 
 /// Looks for what the kernels only noticed.
 fn first_not_finite<T: Element>(values: &[T], shape: [usize; 2]) -> Nf4Error {
-    let mut scratch = [0.0; 1];
     let index = (0..values.len())
-        .find(|i| !T::widen(&values[*i..=*i], &mut scratch)[0].is_finite())
+        .find(|i| !values[*i].to_f32().is_finite())
         .unwrap_or(values.len());
     let columns = shape[1].max(1);
     Nf4Error::NotFinite {

@@ -41,8 +41,8 @@ pub(super) fn multiply<E: Element>(
     y: &mut [MaybeUninit<E>],
     direction: Direction,
 ) {
-    let mut scratch = vec![0.0; if E::CONVERTS { x.len() } else { 0 }];
-    let x = E::widen(x, &mut scratch);
+    let mut scratch = Vec::new();
+    let x = E::read(isa, x, &mut scratch);
     let mut out = vec![0.0; y.len()];
     match direction {
         Direction::Forward => forward(isa, w, x, m, &mut out),

@@ -1,5 +1,5 @@
 //! CubeCL: hands the tensors' buffers to the kernels of `qlora-cubecl`. The products of the head are the backend's own, and
-//! everything in types that the kernels are not written for is composed.
+//! everything in types that the kernels are not written for goes to the reference bodies.
 
 use burn_core::backend::{
     TensorMetadata,
@@ -21,7 +21,7 @@ use qlora_cubecl::{
     },
 };
 
-use crate::{AttentionMask, FusedOps, attention_shape::AttentionShape, composed};
+use crate::{AttentionMask, AttentionShape, FusedOps, reference};
 
 impl FusedOps for CubeBackend {
     fn rms_norm_forward(
@@ -30,7 +30,7 @@ impl FusedOps for CubeBackend {
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !served([&x, &weight]) {
-            return composed::rms_norm::forward::<Self>(x, weight, eps);
+            return reference::rms_norm::forward::<Self>(x, weight, eps);
         }
         let (x, weight) = (into_contiguous(x), into_contiguous(weight));
         let (y, inv_rms) = launched(
@@ -47,7 +47,7 @@ impl FusedOps for CubeBackend {
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         if !served([&x, &weight]) || grad.dtype != x.dtype {
-            return composed::rms_norm::backward::<Self>(x, weight, inv_rms, grad);
+            return reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad);
         }
         norm_gradient(x, weight, inv_rms, grad, None)
     }
@@ -59,7 +59,7 @@ impl FusedOps for CubeBackend {
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         if !served([&x, &weight]) {
-            return composed::rms_norm::add_forward::<Self>(x, residual, weight, eps);
+            return reference::rms_norm::add_forward::<Self>(x, residual, weight, eps);
         }
         let [x, residual, weight] = [x, residual, weight].map(into_contiguous);
         let (sum, y, inv_rms) = launched(
@@ -83,14 +83,14 @@ impl FusedOps for CubeBackend {
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         if !served([&sum, &weight]) || [grad_sum.dtype, grad.dtype] != [sum.dtype; 2] {
-            return composed::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad);
+            return reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad);
         }
         norm_gradient(sum, weight, inv_rms, grad, Some(grad_sum))
     }
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         if !served([&gate]) || up.dtype != gate.dtype {
-            return composed::swiglu::forward::<Self>(gate, up);
+            return reference::swiglu::forward::<Self>(gate, up);
         }
         let [gate, up] = [gate, up].map(into_contiguous);
         let y = swiglu::forward(&gate.client, matrix(&gate), &up.handle);
@@ -103,7 +103,7 @@ impl FusedOps for CubeBackend {
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !served([&gate]) || [up.dtype, grad.dtype] != [gate.dtype; 2] {
-            return composed::swiglu::backward::<Self>(gate, up, grad);
+            return reference::swiglu::backward::<Self>(gate, up, grad);
         }
         let [gate, up, grad] = [gate, up, grad].map(into_contiguous);
         let (dgate, dup) = launched(
@@ -120,7 +120,7 @@ impl FusedOps for CubeBackend {
         inverse: bool,
     ) -> FloatTensor<Self> {
         if !served([&x, &cos]) || sin.dtype != cos.dtype {
-            return composed::rope::rotate::<Self>(x, cos, sin, inverse);
+            return reference::rope::rotate::<Self>(x, cos, sin, inverse);
         }
         let [x, cos, sin] = [x, cos, sin].map(into_contiguous);
         let angles = Angles {
@@ -142,7 +142,7 @@ impl FusedOps for CubeBackend {
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !attention_served([&q, &k, &v]) {
-            return composed::attention::forward::<Self>(q, k, v, mask, scale);
+            return reference::attention::forward::<Self>(q, k, v, mask, scale);
         }
         let [q, k, v] = [q, k, v].map(into_contiguous);
         let starts = mask.starts().map(into_contiguous);
@@ -165,7 +165,7 @@ impl FusedOps for CubeBackend {
         let served = attention_served([&q, &k, &v]);
         if !served || [out.dtype, grad.dtype] != [q.dtype; 2] || lse.dtype != DType::F32 {
             let all = [q, k, v, out, lse, grad];
-            return composed::attention::backward::<Self>(all, mask, scale);
+            return reference::attention::backward::<Self>(all, mask, scale);
         }
         let [q, k, v, out, lse, grad] = [q, k, v, out, lse, grad].map(into_contiguous);
         let starts = mask.starts().map(into_contiguous);
@@ -186,7 +186,7 @@ impl FusedOps for CubeBackend {
         weights: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         if [logits.dtype, weights.dtype] != [DType::F32; 2] {
-            return composed::cross_entropy::rows::<Self>(logits, classes, weights);
+            return reference::cross_entropy::rows::<Self>(logits, classes, weights);
         }
         row_losses(into_contiguous(logits), classes, weights, false).0
     }
@@ -197,7 +197,7 @@ impl FusedOps for CubeBackend {
         weights: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if [logits.dtype, weights.dtype] != [DType::F32; 2] {
-            return composed::cross_entropy::rows_grad::<Self>(logits, classes, weights);
+            return reference::cross_entropy::rows_grad::<Self>(logits, classes, weights);
         }
         // The gradient takes the place of the logits.
         let logits = into_contiguous(logits);
@@ -228,7 +228,7 @@ fn operands<'a>(
     starts: Option<&'a CubeTensor>,
     scale: f64,
 ) -> Operands<'a> {
-    let shape = AttentionShape::new(&q.shape(), &k.shape());
+    let shape = AttentionShape::new(q.shape().dims(), k.shape().dims());
     Operands {
         q: &q.handle,
         k: &k.handle,

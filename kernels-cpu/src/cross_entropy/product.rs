@@ -1,7 +1,8 @@
-//! Matrix products on one thread, for callers that are many threads already.
+//! Products of dense f32 matrices on one thread, for callers that are many threads already.
 
 use gemm::Parallelism;
-pub(super) use qlora_cpu::dense::Into;
+
+use crate::matmul::dense::Into;
 
 /// A matrix in memory: element `(i, j)` is `data[i · rs + j · cs]`.
 #[derive(Clone, Copy)]
