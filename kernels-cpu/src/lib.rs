@@ -19,8 +19,17 @@
 //!
 //! Quantizing and decoding give the same bits on every machine. A product gives the same bits for any number of threads,
 //! but not on every instruction set: AVX-512, AVX2 with FMA, NEON and plain Rust, chosen when the program runs, sum
-//! in orders of their own ([`Isa`] forces one).
+//! in orders of their own. [`Cpu`] forces an instruction set, or the calling thread.
+//!
+//! - `quantize`, `dequantize`, `double_quant`: the 4-bit format
+//! - `matmul`: products with 4-bit matrices, with a low-rank one on top ([`low_rank`]), and with dense ones ([`dense`])
+//! - `cpu`: [`Cpu`], the instruction set and the threads
+//! - `simd`: vectors of each instruction set, and the choice between them
+//! - `element`: the number types
+//! - `buffer`: vectors that are not filled before they are written
 
+mod buffer;
+mod cpu;
 mod dequantize;
 mod double_quant;
 mod element;
@@ -28,8 +37,9 @@ mod matmul;
 mod quantize;
 mod simd;
 
-pub use dequantize::{dequantize, dequantize_on};
+pub use cpu::{Cpu, Threads};
+pub use dequantize::dequantize;
 pub use element::Element;
-pub use matmul::{Threads, dense, low_rank, matmul, matmul_on, matmul_vec};
-pub use quantize::{quantize, quantize_on};
+pub use matmul::{dense, low_rank, matmul, matmul_vec};
+pub use quantize::quantize;
 pub use simd::Isa;

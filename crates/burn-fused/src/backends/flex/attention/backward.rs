@@ -6,8 +6,8 @@ use burn_flex::FlexTensor;
 use core::ops::Range;
 use nf4::Direction;
 use qlora_cpu::{
-    Threads,
-    dense::{self, DenseRef, Into},
+    Cpu,
+    dense::{Beta, DenseRef},
 };
 use rayon::prelude::*;
 
@@ -179,19 +179,19 @@ impl<E: Number> Operands<'_, E> {
                 let v = self.v.positions(batch, keys.clone(), kv_head);
                 let range = keys.start * d..keys.end * d;
                 let (dk, dv) = (&mut gradients.dk, &mut gradients.dv[range.clone()]);
-                let (forward, one) = (Direction::Forward, Threads::One);
+                let (forward, one) = (Direction::Forward, Cpu::calling_thread());
 
                 let p = &mut scratch.p[..rows * width];
-                dense::matmul(k, q, rows, p, forward, Into::Replace, one);
+                one.dense_matmul(k, q, rows, p, forward, Beta::Zero);
                 let sight = Sight::new(shape, start, &keys, starts);
                 probabilities(sight, self.scale, p, &scratch.lse[..rows]);
-                dense::transposed_matmul(grad_rows, p, width, dv, Into::Add, one);
+                one.dense_transposed_matmul(grad_rows, p, width, dv, Beta::One);
 
                 let ds = &mut scratch.dp[..rows * width];
-                dense::matmul(v, grad, rows, ds, forward, Into::Replace, one);
+                one.dense_matmul(v, grad, rows, ds, forward, Beta::Zero);
                 score_gradients(p, width, &scratch.deltas[..rows], ds);
-                dense::matmul(k, ds, rows, dq, Direction::Transposed, Into::Add, one);
-                dense::transposed_matmul(q_rows, ds, width, &mut dk[range], Into::Add, one);
+                one.dense_matmul(k, ds, rows, dq, Direction::Transposed, Beta::One);
+                one.dense_transposed_matmul(q_rows, ds, width, &mut dk[range], Beta::One);
             }
             dq.iter_mut().for_each(|value| *value *= self.scale);
         }

@@ -5,10 +5,7 @@ use burn_core::{
 use burn_flex::FlexTensor;
 use core::{mem::MaybeUninit, ops::Range};
 use nf4::Direction;
-use qlora_cpu::{
-    Threads,
-    dense::{self, Into},
-};
+use qlora_cpu::{Cpu, dense::Beta};
 use rayon::prelude::*;
 
 use super::{
@@ -178,17 +175,17 @@ impl<E: Number> Task<'_, E> {
             maxima.fill(f32::NEG_INFINITY);
             sums.fill(0.0);
 
-            let mut into = Into::Replace;
+            let mut beta = Beta::Zero;
             for keys in key_tiles(shape, self.positions.end - 1, starts) {
                 let scores = &mut scores[..rows * keys.len()];
                 let k = operands.k.positions(self.batch, keys.clone(), kv_head);
-                let one = Threads::One;
-                dense::matmul(k, q, rows, scores, Direction::Forward, Into::Replace, one);
+                let one = Cpu::calling_thread();
+                one.dense_matmul(k, q, rows, scores, Direction::Forward, Beta::Zero);
                 let sight = Sight::new(shape, self.positions.start, &keys, starts);
                 softmax_step(sight, operands.scale, scores, maxima, sums, out, d);
                 let v = operands.v.positions(self.batch, keys, kv_head);
-                dense::matmul(v, scores, rows, out, Direction::Transposed, into, one);
-                into = Into::Add;
+                one.dense_matmul(v, scores, rows, out, Direction::Transposed, beta);
+                beta = Beta::One;
             }
 
             let first = (kv_head - self.kv_heads.start) * group;

@@ -2,8 +2,8 @@ use burn_core::tensor::Shape;
 use burn_flex::FlexTensor;
 use nf4::Direction;
 use qlora_cpu::{
-    Threads,
-    dense::{DenseRef, Into, matmul},
+    Cpu,
+    dense::{Beta, DenseRef},
 };
 use rayon::prelude::*;
 
@@ -96,14 +96,13 @@ impl<E: Number> Tile<'_, E> {
             let width = CLASSES.min(vocab - start);
             let weight = DenseRef::new(&weight[start * n..][..width * n], [width, n]);
             let logits = &mut logits[..tokens * width];
-            matmul(
+            Cpu::calling_thread().dense_matmul(
                 weight,
                 hidden,
                 tokens,
                 logits,
                 Direction::Forward,
-                Into::Replace,
-                Threads::One,
+                Beta::Zero,
             );
             for (row, class) in classes.iter().enumerate() {
                 if (start..start + width).contains(class) {
@@ -112,14 +111,13 @@ impl<E: Number> Tile<'_, E> {
             }
             softmax_step(logits, width, &mut maxima, &mut sums, grad, self.n);
             if self.n > 0 {
-                matmul(
+                Cpu::calling_thread().dense_matmul(
                     weight,
                     &*logits,
                     tokens,
                     grad,
                     Direction::Transposed,
-                    Into::Add,
-                    Threads::One,
+                    Beta::One,
                 );
             }
         }

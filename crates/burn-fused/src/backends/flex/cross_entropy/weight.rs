@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::{
-    super::matmul::{Into, Matrix, matmul},
+    super::matmul::{Beta, Matrix, matmul},
     Head,
     tile::{CLASSES, TOKENS, probabilities},
 };
@@ -34,7 +34,7 @@ pub(super) fn gradient(head: &Head<f32>, lse: &[f32]) -> Vec<f32> {
                 let tokens = step.min(all - first);
                 let hidden = Matrix::new(&hidden[first * n..], tokens, n, n);
                 let p = &mut logits[..tokens * width];
-                matmul(p, hidden, weight.t(), Into::Replace);
+                matmul(p, hidden, weight.t(), Beta::Zero);
                 probabilities(p, width, &lse[first..]);
                 for (row, class) in classes[first..first + tokens].iter().enumerate() {
                     if (start..start + width).contains(class) {
@@ -42,7 +42,7 @@ pub(super) fn gradient(head: &Head<f32>, lse: &[f32]) -> Vec<f32> {
                     }
                 }
                 let p = Matrix::new(p, tokens, width, width);
-                matmul(dweight, p.t(), hidden, Into::Add);
+                matmul(dweight, p.t(), hidden, Beta::One);
             }
         });
     dweight
