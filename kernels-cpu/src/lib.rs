@@ -1,5 +1,12 @@
-//! CPU kernels of QLoRA training: quantizing, decoding, and products that read the packed weights directly. Knows the
-//! format ([`nf4`]), not Burn.
+//! CPU kernels of QLoRA training: quantizing, decoding, products that read the packed weights directly, and what lies
+//! between them in a decoder. Knows the format ([`nf4`]), not Burn.
+//!
+//! - [`quantize`], [`dequantize`]: to the 4-bit format and back
+//! - [`matmul`], [`matmul_vec`], [`low_rank`]: products with a 4-bit matrix; [`dense`]: with a dense one
+//! - [`rms_norm`], [`swiglu`], [`rope`], [`attention`], [`cross_entropy`]: the operations between the products
+//! - [`convert`]: from one [`Element`] type to another
+//!
+//! A module's `saved` says what is kept for its backward pass, its `workspace` what it needs while it runs, in bytes.
 //!
 //! ```
 //! use nf4::{Direction, QuantConfig};
@@ -20,23 +27,24 @@
 //! Quantizing and decoding give the same bits on every machine. A product gives the same bits for any number of threads,
 //! but not on every instruction set: AVX-512, AVX2 with FMA, NEON and plain Rust, chosen when the program runs, sum
 //! in orders of their own. [`Cpu`] forces an instruction set, or the calling thread.
-//!
-//! - `quantize`, `dequantize`, `double_quant`: the 4-bit format
-//! - `matmul`: products with 4-bit matrices, with a low-rank one on top ([`low_rank`]), and with dense ones ([`dense`])
-//! - `cpu`: [`Cpu`], the instruction set and the threads
-//! - `simd`: vectors of each instruction set, and the choice between them
-//! - `element`: the number types
-//! - `buffer`: vectors that are not filled before they are written
 
+pub mod attention;
 mod buffer;
+mod convert;
 mod cpu;
+pub mod cross_entropy;
 mod dequantize;
 mod double_quant;
 mod element;
 mod matmul;
+mod pieces;
 mod quantize;
+pub mod rms_norm;
+pub mod rope;
 mod simd;
+pub mod swiglu;
 
+pub use convert::convert;
 pub use cpu::{Cpu, Threads};
 pub use dequantize::dequantize;
 pub use element::Element;

@@ -56,8 +56,8 @@ impl Cpu {
             .zip(scales.par_chunks_mut(chunk / config.block_size))
             .with_min_len(self.threads.min_len(1))
             .map(|((values, packed), scales)| {
-                let mut scratch = vec![0.0; if T::CONVERTS { values.len() } else { 0 }];
-                let values = T::widen(values, &mut scratch);
+                let mut scratch = Vec::new();
+                let values = T::read(self.isa, values, &mut scratch);
                 encode_blocks(self.isa, &encoder, values, packed, scales)
             })
             .reduce(|| true, |a, b| a && b);
@@ -71,9 +71,9 @@ impl Cpu {
 
 /// Returns the error that names the first value that is not finite: the kernels only learn that there is one.
 fn first_not_finite<T: Element>(values: &[T], shape: [usize; 2]) -> Nf4Error {
-    let mut scratch = [0.0; 1];
-    let index = (0..values.len())
-        .find(|i| !T::widen(&values[*i..=*i], &mut scratch)[0].is_finite())
+    let index = values
+        .iter()
+        .position(|value| !value.to_f32().is_finite())
         .unwrap_or(values.len());
     let columns = shape[1].max(1);
     Nf4Error::NotFinite {

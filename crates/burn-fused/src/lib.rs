@@ -4,6 +4,8 @@
 //! The functions at the root are what a model calls, on any backend, with or without autodiff;
 //! no backend is enabled but Flex unless a feature says so.
 //!
+//! [`Implementation`] tells in bytes what each of them keeps and needs.
+//!
 //! | function | kept for the backward pass |
 //! | --- | --- |
 //! | [`rms_norm`] | `x`, one number a row |
@@ -13,15 +15,20 @@
 //! | [`causal_attention`], [`packed_causal_attention`] | `q`, `k`, `v`, the output, one number a row; never the scores |
 //! | [`linear_cross_entropy`] | the gradients it computes in the forward pass; never the logits |
 
-mod attention_shape;
 /// One implementation of [`FusedOps`] a backend.
 mod backends;
-/// The default bodies of [`FusedOps`].
-mod composed;
+/// The element types that the CPU's kernels know.
+mod element;
 /// What a model calls.
 mod functions;
+/// What the operations take in memory.
+mod memory;
 /// The extension trait.
 mod ops;
+/// The default bodies of [`FusedOps`].
+mod reference;
 
 pub use functions::*;
+pub use memory::{Implementation, OpMemory};
 pub use ops::{AttentionMask, FusedOps};
+pub use qlora_cpu::attention::AttentionShape;

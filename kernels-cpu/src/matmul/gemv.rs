@@ -40,7 +40,11 @@ pub(super) fn workspace<E: Element>(m: usize, shape: [usize; 2], direction: Dire
         return 0;
     }
     let [len, _] = direction.widths(shape);
-    let widened = if E::CONVERTS { m * len } else { 0 };
+    let widened = if size_of::<E>() == size_of::<f32>() {
+        0
+    } else {
+        m * len
+    };
     let sums = match direction {
         Direction::Forward => m * k.next_multiple_of(GROUP) + if m == 1 { n } else { 2 * m * n },
         Direction::Transposed => {
@@ -59,8 +63,8 @@ pub(super) fn multiply<E: Element>(
     y: &mut [MaybeUninit<E>],
     direction: Direction,
 ) {
-    let mut scratch = vec![0.0; if E::CONVERTS { x.len() } else { 0 }];
-    let x = E::widen(x, &mut scratch);
+    let mut scratch = Vec::new();
+    let x = E::read(cpu.isa, x, &mut scratch);
     let mut out = vec![0.0; y.len()];
     match direction {
         Direction::Forward => forward(cpu, w, x, m, &mut out),

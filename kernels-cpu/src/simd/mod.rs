@@ -1,13 +1,15 @@
 //! Sixteen lanes of f32 and u32 on each instruction set, and the choice between them at run time.
 //!
-//! A kernel is written once, generic over [`Simd`], and compiled once per instruction set by [`kernel!`]. Kernels
-//! that only multiply, add and compare give the same bits on all of them; those that use
-//! [`Simd::mul_add`] need not, because the portable one may have no fused instruction.
+//! A kernel is written once, generic over [`Simd`], and compiled once per instruction set by [`kernel!`]: in the operations
+//! of [`Simd`], or as plain loops that the compiler vectorises ([`math`]). Kernels that only multiply, add and compare
+//! give the same bits on all of them; those that use [`Simd::mul_add`] or [`math::mul_add`] need not, because the
+//! portable one may have no fused instruction.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod math;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
 mod portable;
@@ -97,16 +99,54 @@ impl fmt::Debug for Isa {
     }
 }
 
-/// Defines a function that takes an [`Isa`] and runs a generic `#[inline(always)]` kernel compiled for it.
+/// Defines functions that take an [`Isa`] and run a generic kernel compiled for it: an `#[inline(always)]` function
+/// whose first argument is the [`Simd`] to use, by its name, or a body that knows the instruction set as a type.
+///
+/// The first form is for kernels written in the operations of [`Simd`], the second for plain loops that the compiler
+/// vectorises, which are made of what `math` has. Enabling an instruction set lets the compiler take wider registers,
+/// never another rounding or order: Rust does not contract `a * b + c`, so a body rounds differently only where it
+/// asks [`Simd::FUSED`].
 macro_rules! kernel {
+    () => {};
     (
         $(#[$doc:meta])*
         $vis:vis fn $name:ident $(<$($param:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?
+            = $generic:expr;
+        $($rest:tt)*
+    ) => {
+        $crate::simd::kernel! {
+            @dispatch []
+            $(#[$doc])*
+            $vis fn $name $(<$($param: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? = $generic;
+        }
+        $crate::simd::kernel! { $($rest)* }
+    };
+    (
+        $(#[$doc:meta])*
+        $vis:vis fn $name:ident <$simd:ident: Simd> ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+        $($rest:tt)*
+    ) => {
+        $crate::simd::kernel! {
+            @dispatch [
+                #[inline(always)]
+                #[allow(clippy::too_many_arguments)]
+                fn body<$simd: $crate::simd::Simd>(_: $simd, $($arg: $ty),*) $(-> $ret)? $body
+            ]
+            $(#[$doc])*
+            $vis fn $name ($($arg: $ty),*) $(-> $ret)? = body;
+        }
+        $crate::simd::kernel! { $($rest)* }
+    };
+    (
+        @dispatch [$($item:item)?]
+        $(#[$doc:meta])*
+        $vis:vis fn $name:ident $(<$($param:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?
             = $generic:expr;
     ) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments)]
         $vis fn $name $(<$($param: $bound),+>)? (isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
+            $($item)?
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
             fn avx512_bf16 $(<$($param: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
@@ -154,6 +194,10 @@ pub trait Simd: Copy {
     type U: Copy;
     /// A 16-entry table held in registers.
     type Table: Copy;
+
+    /// Whether a multiplication and an addition are one instruction; where they are not, [`f32::mul_add`] is a slow
+    /// library call.
+    const FUSED: bool = true;
 
     /// Most rows of the micro-tile that a matrix product keeps in registers.
     const MR: usize;

@@ -1,5 +1,5 @@
 //! CubeCL: hands the tensors to the kernels of `qlora-cubecl`. The products of the head are the backend's own, and everything
-//! in types that the kernels do not serve is composed.
+//! in types that the kernels do not serve goes to the reference bodies.
 
 use burn_core::backend::{
     TensorMetadata,
@@ -16,7 +16,7 @@ use qlora_cubecl::{
     },
 };
 
-use crate::{AttentionMask, FusedOps, composed};
+use crate::{AttentionMask, FusedOps, reference};
 
 impl FusedOps for CubeBackend {
     fn rms_norm_forward(
@@ -25,7 +25,7 @@ impl FusedOps for CubeBackend {
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !rms_norm::serves(&types([&x]), dtype(&weight)) {
-            return composed::rms_norm::forward::<Self>(x, weight, eps);
+            return reference::rms_norm::forward::<Self>(x, weight, eps);
         }
         let place = Place::of(&x);
         let results = rms_norm::forward(&place.client, lend(x), lend(weight), eps as f32);
@@ -39,7 +39,7 @@ impl FusedOps for CubeBackend {
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         if !rms_norm::serves(&types([&x, &grad]), dtype(&weight)) {
-            return composed::rms_norm::backward::<Self>(x, weight, inv_rms, grad);
+            return reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad);
         }
         let place = Place::of(&x);
         let [x, weight, inv_rms, grad] = [x, weight, inv_rms, grad].map(lend);
@@ -54,7 +54,7 @@ impl FusedOps for CubeBackend {
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         if !rms_norm::serves(&types([&x, &residual]), dtype(&weight)) {
-            return composed::rms_norm::add_forward::<Self>(x, residual, weight, eps);
+            return reference::rms_norm::add_forward::<Self>(x, residual, weight, eps);
         }
         let place = Place::of(&x);
         let [x, residual, weight] = [x, residual, weight].map(lend);
@@ -70,7 +70,7 @@ impl FusedOps for CubeBackend {
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         if !rms_norm::serves(&types([&sum, &grad_sum, &grad]), dtype(&weight)) {
-            return composed::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad);
+            return reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad);
         }
         let place = Place::of(&sum);
         let [sum, weight, inv_rms, grad] = [sum, weight, inv_rms, grad].map(lend);
@@ -81,7 +81,7 @@ impl FusedOps for CubeBackend {
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         if !swiglu::serves(&types([&gate, &up])) {
-            return composed::swiglu::forward::<Self>(gate, up);
+            return reference::swiglu::forward::<Self>(gate, up);
         }
         let place = Place::of(&gate);
         place.tensor(swiglu::forward(&place.client, lend(gate), lend(up)))
@@ -93,7 +93,7 @@ impl FusedOps for CubeBackend {
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !swiglu::serves(&types([&gate, &up, &grad])) {
-            return composed::swiglu::backward::<Self>(gate, up, grad);
+            return reference::swiglu::backward::<Self>(gate, up, grad);
         }
         let place = Place::of(&gate);
         let [gate, up, grad] = [gate, up, grad].map(lend);
@@ -108,7 +108,7 @@ impl FusedOps for CubeBackend {
         inverse: bool,
     ) -> FloatTensor<Self> {
         if !rope::serves(dtype(&x), types([&cos, &sin])) {
-            return composed::rope::rotate::<Self>(x, cos, sin, inverse);
+            return reference::rope::rotate::<Self>(x, cos, sin, inverse);
         }
         let place = Place::of(&x);
         let [x, cos, sin] = [x, cos, sin].map(lend);
@@ -123,7 +123,7 @@ impl FusedOps for CubeBackend {
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !attention::serves(&types([&q, &k, &v]), elements([&q, &k])) {
-            return composed::attention::forward::<Self>(q, k, v, mask, scale);
+            return reference::attention::forward::<Self>(q, k, v, mask, scale);
         }
         let place = Place::of(&q);
         let results = attention::forward(&place.client, operands([q, k, v], mask, scale));
@@ -142,7 +142,7 @@ impl FusedOps for CubeBackend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         if !attention::serves(&types([&q, &k, &v, &out, &grad]), elements([&q, &k])) {
             let all = [q, k, v, out, lse, grad];
-            return composed::attention::backward::<Self>(all, mask, scale);
+            return reference::attention::backward::<Self>(all, mask, scale);
         }
         let place = Place::of(&q);
         let operands = operands([q, k, v], mask, scale);
@@ -157,7 +157,7 @@ impl FusedOps for CubeBackend {
         weights: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         if !cross_entropy::serves(dtype(&logits), dtype(&weights)) {
-            return composed::cross_entropy::rows::<Self>(logits, classes, weights);
+            return reference::cross_entropy::rows::<Self>(logits, classes, weights);
         }
         let place = Place::of(&logits);
         let [logits, classes, weights] = [logits, classes, weights].map(lend);
@@ -175,7 +175,7 @@ impl FusedOps for CubeBackend {
         weights: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !cross_entropy::serves(dtype(&logits), dtype(&weights)) {
-            return composed::cross_entropy::rows_grad::<Self>(logits, classes, weights);
+            return reference::cross_entropy::rows_grad::<Self>(logits, classes, weights);
         }
         let place = Place::of(&logits);
         let [logits, classes, weights] = [logits, classes, weights].map(lend);

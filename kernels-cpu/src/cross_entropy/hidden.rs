@@ -1,17 +1,12 @@
-use burn_core::tensor::Shape;
-use burn_flex::FlexTensor;
 use nf4::Direction;
-use qlora_cpu::{
-    Cpu,
-    dense::{Beta, DenseRef},
-};
 use rayon::prelude::*;
 
-use super::{
-    super::{buffer::create, number::Number},
-    Head,
-    tile::{CLASSES, softmax_step, tokens},
-};
+use super::Head;
+use super::tile::{CLASSES, softmax_step, tokens};
+use crate::cpu::{Cpu, Threads};
+use crate::element::Element;
+use crate::matmul::dense::{Beta, DenseRef};
+use crate::simd::Isa;
 
 /// What one pass over the vocabulary finds for every token.
 pub(super) struct Pass {
@@ -23,15 +18,15 @@ pub(super) struct Pass {
 
 impl Pass {
     /// The sum of the losses: one order of additions, in more digits than the terms have.
-    pub fn loss(&self) -> FlexTensor {
+    pub fn loss(&self) -> f32 {
         let loss: f64 = self.losses.iter().map(|loss| f64::from(*loss)).sum();
-        create(Shape::new([1]), vec![loss as f32])
+        loss as f32
     }
 }
 
 /// Losses, log-sum-exps, and the gradient of `hidden` if `gradient`. Every tile of tokens goes through the whole vocabulary
 /// on one thread; what a token gets does not depend on who shares its tile.
-pub(super) fn pass<E: Number>(head: &Head<E>, gradient: bool) -> Pass {
+pub(super) fn pass<E: Element>(isa: Isa, head: &Head<'_, E>, gradient: bool) -> Pass {
     let all = head.classes.len();
     let step = tokens(all, rayon::current_num_threads());
     let n = if gradient { head.n } else { 0 };
@@ -53,6 +48,7 @@ pub(super) fn pass<E: Number>(head: &Head<E>, gradient: bool) -> Pass {
         .enumerate()
         .for_each_init(Vec::new, |logits, (i, ((losses, lse), grad))| {
             let tile = Tile {
+                isa,
                 head,
                 first: i * step,
                 tokens: losses.len(),
@@ -67,8 +63,17 @@ pub(super) fn pass<E: Number>(head: &Head<E>, gradient: bool) -> Pass {
     }
 }
 
+/// Bytes that [`pass`] over `all` tokens needs on `threads` threads beside its operands and result: two f32 a token, and
+/// a tile of logits a thread.
+pub(super) fn workspace(all: usize, vocab: usize, threads: usize) -> u128 {
+    let f32s = size_of::<f32>() as u128;
+    let tile = tokens(all, threads) as u128 * CLASSES.min(vocab) as u128;
+    (2 * all as u128 + threads as u128 * tile) * f32s
+}
+
 /// A run of tokens.
 struct Tile<'a, E> {
+    isa: Isa,
     head: &'a Head<'a, E>,
     first: usize,
     tokens: usize,
@@ -76,7 +81,7 @@ struct Tile<'a, E> {
     n: usize,
 }
 
-impl<E: Number> Tile<'_, E> {
+impl<E: Element> Tile<'_, E> {
     fn run(&self, logits: &mut Vec<f32>, losses: &mut [f32], lse: &mut [f32], grad: &mut [f32]) {
         let Head {
             hidden,
@@ -92,11 +97,12 @@ impl<E: Number> Tile<'_, E> {
         let mut maxima = vec![f32::NEG_INFINITY; tokens];
         let mut sums = vec![0f32; tokens];
 
+        let one = Cpu::new(self.isa, Threads::Calling);
         for start in (0..vocab).step_by(CLASSES) {
             let width = CLASSES.min(vocab - start);
             let weight = DenseRef::new(&weight[start * n..][..width * n], [width, n]);
             let logits = &mut logits[..tokens * width];
-            Cpu::calling_thread().dense_matmul(
+            one.dense_matmul(
                 weight,
                 hidden,
                 tokens,
@@ -109,9 +115,17 @@ impl<E: Number> Tile<'_, E> {
                     losses[row] = -logits[row * width + class - start];
                 }
             }
-            softmax_step(logits, width, &mut maxima, &mut sums, grad, self.n);
+            softmax_step(
+                self.isa,
+                logits,
+                width,
+                &mut maxima,
+                &mut sums,
+                grad,
+                self.n,
+            );
             if self.n > 0 {
-                Cpu::calling_thread().dense_matmul(
+                one.dense_matmul(
                     weight,
                     &*logits,
                     tokens,
@@ -131,7 +145,7 @@ impl<E: Number> Tile<'_, E> {
             for ((row, sum), class) in rows {
                 let inverse = 1.0 / sum;
                 for (value, w) in row.iter_mut().zip(&weight[class * n..][..n]) {
-                    *value = *value * inverse - qlora_cpu::Element::to_f32(*w);
+                    *value = *value * inverse - w.to_f32();
                 }
             }
         }

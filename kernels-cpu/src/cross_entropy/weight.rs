@@ -1,14 +1,14 @@
 use rayon::prelude::*;
 
-use super::{
-    super::matmul::{Beta, Matrix, matmul},
-    Head,
-    tile::{CLASSES, TOKENS, probabilities},
-};
+use super::Head;
+use super::product::{Matrix, matmul};
+use super::tile::{CLASSES, TOKENS, probabilities};
+use crate::matmul::dense::Beta;
+use crate::simd::Isa;
 
 /// The gradient of the weight, `[vocab, n]`: `(softmax − one-hot)ᵀ · hidden`. Every tile of classes
 /// goes through the tokens in order on one thread, with logits computed again.
-pub(super) fn gradient(head: &Head<f32>, lse: &[f32]) -> Vec<f32> {
+pub(super) fn gradient(isa: Isa, head: &Head<'_, f32>, lse: &[f32]) -> Vec<f32> {
     let Head {
         hidden,
         weight,
@@ -17,7 +17,7 @@ pub(super) fn gradient(head: &Head<f32>, lse: &[f32]) -> Vec<f32> {
         vocab,
     } = *head;
     let all = classes.len();
-    let step = all.clamp(1, TOKENS);
+    let step = tokens(all);
     let mut dweight = vec![0f32; vocab * n];
     if n == 0 {
         return dweight;
@@ -35,7 +35,7 @@ pub(super) fn gradient(head: &Head<f32>, lse: &[f32]) -> Vec<f32> {
                 let hidden = Matrix::new(&hidden[first * n..], tokens, n, n);
                 let p = &mut logits[..tokens * width];
                 matmul(p, hidden, weight.t(), Beta::Zero);
-                probabilities(p, width, &lse[first..]);
+                probabilities(isa, p, width, &lse[first..]);
                 for (row, class) in classes[first..first + tokens].iter().enumerate() {
                     if (start..start + width).contains(class) {
                         p[row * width + class - start] -= 1.0;
@@ -46,4 +46,14 @@ pub(super) fn gradient(head: &Head<f32>, lse: &[f32]) -> Vec<f32> {
             }
         });
     dweight
+}
+
+/// Tokens whose logits are computed at a time.
+fn tokens(all: usize) -> usize {
+    all.clamp(1, TOKENS)
+}
+
+/// Bytes that [`gradient`] needs on `threads` threads beside its operands and result.
+pub(super) fn workspace(all: usize, threads: usize) -> u128 {
+    threads as u128 * (tokens(all) * CLASSES * size_of::<f32>()) as u128
 }

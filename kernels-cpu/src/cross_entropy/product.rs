@@ -1,7 +1,8 @@
-//! Matrix products on one thread, for callers that are many threads already.
+//! Products of dense f32 matrices on one thread, for callers that are many threads already.
 
 use gemm::Parallelism;
-pub(super) use qlora_cpu::dense::Beta;
+
+use crate::matmul::dense::Beta;
 
 /// A matrix in memory: element `(i, j)` is `data[i · rs + j · cs]`.
 #[derive(Clone, Copy)]
@@ -38,7 +39,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `dst = a · b + beta · dst`, `dst` row-major without gaps.
+/// Writes `dst = a · b + beta · dst`, `dst` row-major without gaps.
 pub(super) fn matmul(dst: &mut [f32], a: Matrix, b: Matrix, beta: Beta) {
     assert_eq!(a.cols, b.rows);
     assert!(a.rows * b.cols <= dst.len());

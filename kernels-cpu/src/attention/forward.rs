@@ -1,56 +1,33 @@
-use burn_core::{
-    backend::TensorMetadata,
-    tensor::{DType, Shape, bf16, f16},
-};
-use burn_flex::FlexTensor;
-use core::{mem::MaybeUninit, ops::Range};
+use std::{mem::MaybeUninit, ops::Range};
+
 use nf4::Direction;
-use qlora_cpu::{Cpu, dense::Beta};
 use rayon::prelude::*;
 
-use super::{
-    super::{
-        buffer::{create, written},
-        number::{Number, with_number},
-    },
-    operand::{Operand, View},
-    tile::{KEYS, Sight, Starts, divide_rows, key_tiles, positions, softmax_step},
-};
-use crate::attention_shape::AttentionShape;
+use super::heads::Operands;
+use super::sequences::SequenceOffsets;
+use super::shape::AttentionShape;
+use super::tile::{KEYS, Sight, divide_rows, key_tiles, positions, softmax_step};
+use crate::buffer::written;
+use crate::cpu::{Cpu, Threads};
+use crate::element::Element;
+use crate::matmul::dense::Beta;
+use crate::simd::Isa;
 
-/// The output in q's dtype, and the log-sum-exp of every row.
-pub(in super::super) fn forward(
-    q: FlexTensor,
-    k: FlexTensor,
-    v: FlexTensor,
-    starts: Option<FlexTensor>,
-    scale: f64,
-) -> (FlexTensor, FlexTensor) {
-    with_number!(q.dtype(), E => forward_as::<E>(q, k, v, starts, scale))
-}
-
-fn forward_as<E: Number>(
-    q: FlexTensor,
-    k: FlexTensor,
-    v: FlexTensor,
-    starts: Option<FlexTensor>,
-    scale: f64,
-) -> (FlexTensor, FlexTensor) {
-    let shape = AttentionShape::new(&q.shape(), &k.shape());
-    let q = Operand::new::<E>(q);
-    let [k, v] = [k, v].map(Operand::new::<E::Operand>);
-    let operands = Operands::<E> {
-        q: q.view(),
-        k: k.view(),
-        v: v.view(),
-        starts: Starts::new(starts, &shape),
-        scale: scale as f32,
+/// Attends: the output `[batch, q_len, heads, d]`, and the log-sum-exp of every row of scores, `[batch, q_len, heads]`.
+///
+/// # Panics
+/// If the shapes of the operands do not fit each other.
+pub fn forward<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (Vec<E>, Vec<f32>) {
+    let shape = operands.shape();
+    let offsets = SequenceOffsets::new(operands.sequence_offsets, &shape);
+    let mut lse = vec![0f32; shape.batch * shape.q_len * shape.heads()];
+    let pass = Pass {
+        isa,
+        operands,
+        offsets,
         shape,
     };
-    let heads = shape.heads();
-    let mut lse = vec![0f32; shape.batch * shape.q_len * heads];
-    let rows = positions(&shape).min(shape.q_len) * shape.group;
-    let scratch = || Scratch::<E::Operand>::new(rows, shape.kv_len.min(KEYS), shape.head_dim);
+    let scratch = || Scratch::<E::Operand>::new(&shape);
     // SAFETY: the tasks make up the whole, and each writes every element of its part.
     let out = unsafe {
         written(lse.len() * shape.head_dim, |out| {
@@ -59,25 +36,27 @@ fn forward_as<E: Number>(
                 let mut scratch = scratch();
                 tasks
                     .into_iter()
-                    .for_each(|task| task.run(&operands, &mut scratch));
+                    .for_each(|task| task.run(&pass, &mut scratch));
             } else {
                 tasks
                     .into_par_iter()
-                    .for_each_init(scratch, |scratch, task| task.run(&operands, scratch));
+                    .for_each_init(scratch, |scratch, task| task.run(&pass, scratch));
             }
         })
     };
-    let out_shape = Shape::new([shape.batch, shape.q_len, heads, shape.head_dim]);
-    let lse_shape = Shape::new([shape.batch, shape.q_len, heads]);
-    (create(out_shape, out), create(lse_shape, lse))
+    (out, lse)
 }
 
-struct Operands<'a, E: Number> {
-    q: View<'a, E>,
-    k: View<'a, E::Operand>,
-    v: View<'a, E::Operand>,
-    starts: Starts,
-    scale: f32,
+/// Bytes that [`forward`] needs on `threads` threads beside its operands and results.
+pub fn forward_workspace<E: Element>(shape: &AttentionShape, threads: usize) -> u128 {
+    threads as u128 * Scratch::<E::Operand>::bytes(shape)
+}
+
+/// What all tasks read.
+struct Pass<'a, E: Element> {
+    isa: Isa,
+    operands: &'a Operands<'a, E>,
+    offsets: SequenceOffsets,
     shape: AttentionShape,
 }
 
@@ -143,8 +122,16 @@ struct Scratch<O> {
     half: Vec<f32>,
 }
 
-impl<O: Number> Scratch<O> {
-    fn new(rows: usize, keys: usize, d: usize) -> Self {
+impl<O: Element> Scratch<O> {
+    /// Rows and keys of the largest tile.
+    fn tile(shape: &AttentionShape) -> [usize; 2] {
+        let rows = positions(shape).min(shape.q_len) * shape.group;
+        [rows, shape.kv_len.min(KEYS)]
+    }
+
+    fn new(shape: &AttentionShape) -> Self {
+        let [rows, keys] = Self::tile(shape);
+        let d = shape.head_dim;
         Self {
             q: vec![O::default(); rows * d],
             scores: vec![0.0; rows * keys],
@@ -154,15 +141,30 @@ impl<O: Number> Scratch<O> {
             half: Vec::new(),
         }
     }
+
+    fn bytes(shape: &AttentionShape) -> u128 {
+        let [rows, keys] = Self::tile(shape).map(|n| n as u128);
+        let d = shape.head_dim as u128;
+        // `half` has the output of one position.
+        let half = shape.group as u128 * d;
+        rows * d * size_of::<O>() as u128
+            + (rows * (keys + d + 2) + half) * size_of::<f32>() as u128
+    }
 }
 
-impl<E: Number> Task<'_, E> {
-    fn run(self, operands: &Operands<E>, scratch: &mut Scratch<E::Operand>) {
-        let shape = &operands.shape;
+impl<E: Element> Task<'_, E> {
+    fn run(self, pass: &Pass<'_, E>, scratch: &mut Scratch<E::Operand>) {
+        let Pass {
+            isa,
+            operands,
+            offsets,
+            shape,
+        } = pass;
+        let isa = *isa;
         let (group, d) = (shape.group, shape.head_dim);
         let rows = self.positions.len() * group;
         let heads = self.kv_heads.len() * group;
-        let starts = operands.starts.of(self.batch, self.positions.clone());
+        let offsets = offsets.of(self.batch, self.positions.clone());
         let (scores, half) = (&mut scratch.scores, &mut scratch.half);
         let (q, out) = (&mut scratch.q[..rows * d], &mut scratch.out[..rows * d]);
         let (maxima, sums) = (&mut scratch.maxima[..rows], &mut scratch.sums[..rows]);
@@ -171,18 +173,19 @@ impl<E: Number> Task<'_, E> {
             let group_heads = kv_head * group..(kv_head + 1) * group;
             operands
                 .q
-                .gather(self.batch, self.positions.clone(), group_heads, q);
+                .gather(isa, self.batch, self.positions.clone(), group_heads, q);
             maxima.fill(f32::NEG_INFINITY);
             sums.fill(0.0);
 
             let mut beta = Beta::Zero;
-            for keys in key_tiles(shape, self.positions.end - 1, starts) {
+            for keys in key_tiles(shape, self.positions.end - 1, offsets) {
                 let scores = &mut scores[..rows * keys.len()];
                 let k = operands.k.positions(self.batch, keys.clone(), kv_head);
-                let one = Cpu::calling_thread();
-                one.dense_matmul(k, q, rows, scores, Direction::Forward, Beta::Zero);
-                let sight = Sight::new(shape, self.positions.start, &keys, starts);
-                softmax_step(sight, operands.scale, scores, maxima, sums, out, d);
+                let one = Cpu::new(isa, Threads::Calling);
+                let forward = Direction::Forward;
+                one.dense_matmul(k, q, rows, scores, forward, Beta::Zero);
+                let sight = Sight::new(shape, self.positions.start, &keys, offsets);
+                softmax_step(isa, sight, operands.scale, scores, maxima, sums, out, d);
                 let v = operands.v.positions(self.batch, keys, kv_head);
                 one.dense_matmul(v, scores, rows, out, Direction::Transposed, beta);
                 beta = Beta::One;
@@ -192,8 +195,8 @@ impl<E: Number> Task<'_, E> {
             let positions = out.chunks_exact(group * d).zip(sums.chunks_exact(group));
             for (position, (from, sums)) in positions.enumerate() {
                 let to = (position * heads + first) * d;
-                E::write(&mut self.out[to..][..group * d], half, |to| {
-                    divide_rows(from, sums, d, to);
+                E::write(isa, &mut self.out[to..][..group * d], half, |to| {
+                    divide_rows(isa, from, sums, d, to);
                 });
             }
             for (row, (max, sum)) in maxima.iter().zip(&*sums).enumerate() {

@@ -1,110 +1,101 @@
-use burn_core::{
-    backend::TensorMetadata,
-    tensor::{DType, Shape, bf16, f16},
-};
-use burn_flex::FlexTensor;
-use core::ops::Range;
+use std::ops::Range;
+
 use nf4::Direction;
-use qlora_cpu::{
-    Cpu,
-    dense::{Beta, DenseRef},
-};
 use rayon::prelude::*;
 
-use super::{
-    super::{
-        buffer::{Values, cast, create, written},
-        number::{Number, with_number},
-    },
-    operand::{Operand, View},
-    tile::{KEYS, Sight, Starts, key_tiles, positions, probabilities, row_dots, score_gradients},
-};
-use crate::attention_shape::AttentionShape;
+use super::heads::{HeadsRef, Operands};
+use super::sequences::SequenceOffsets;
+use super::shape::AttentionShape;
+use super::tile::{KEYS, Sight, key_tiles, positions, probabilities, row_dots, score_gradients};
+use crate::buffer::written;
+use crate::cpu::{Cpu, Threads};
+use crate::element::Element;
+use crate::matmul::dense::{Beta, DenseRef};
+use crate::simd::Isa;
 
 /// Tasks that are enough to keep many threads equally busy.
 const TASKS: usize = 12;
+
+/// What [`forward`](super::forward) returned, and the gradient of its output.
+#[derive(Clone, Copy, Debug)]
+pub struct Results<'a, E> {
+    /// The output, `[batch, q_len, heads, d]`.
+    pub out: HeadsRef<'a, E>,
+    /// The log-sum-exp of every row, `[batch, q_len, heads]`.
+    pub lse: &'a [f32],
+    /// The gradient of the output, `[batch, q_len, heads, d]`.
+    pub grad: HeadsRef<'a, E>,
+}
 
 /// The gradients of `q`, `k` and `v`.
 ///
 /// A (batch, key-value head) pair is one task, or one of a few where there are few pairs, so that the
 /// sums over queries and over the heads of a group are made in one order.
-pub(in super::super) fn backward(
-    [q, k, v, out, lse, grad]: [FlexTensor; 6],
-    starts: Option<FlexTensor>,
-    scale: f64,
-) -> (FlexTensor, FlexTensor, FlexTensor) {
-    let [k_dtype, v_dtype] = [k.dtype(), v.dtype()];
-    let (dq, dk, dv) = with_number!(q.dtype(), E => {
-        backward_as::<E>([q, k, v, out, lse, grad], starts, scale)
-    });
-    (dq, cast(dk, k_dtype), cast(dv, v_dtype))
-}
-
-fn backward_as<E: Number>(
-    [q, k, v, out, lse, grad]: [FlexTensor; 6],
-    starts: Option<FlexTensor>,
-    scale: f64,
-) -> (FlexTensor, FlexTensor, FlexTensor) {
-    let shape = AttentionShape::new(&q.shape(), &k.shape());
-    let [q, out, grad] = [q, out, grad].map(Operand::new::<E>);
-    let [k, v] = [k, v].map(Operand::new::<E::Operand>);
-    let lse = Values::new(lse);
-    let operands = Operands::<E> {
-        q: q.view(),
-        k: k.view(),
-        v: v.view(),
-        out: out.view(),
-        grad: grad.view(),
-        lse: &lse,
-        starts: Starts::new(starts, &shape),
-        scale: scale as f32,
+///
+/// # Panics
+/// If the shapes of the operands do not fit each other.
+pub fn backward<E: Element>(
+    isa: Isa,
+    operands: &Operands<'_, E>,
+    results: &Results<'_, E>,
+) -> [Vec<E>; 3] {
+    let shape = operands.shape();
+    let pass = Pass::<E> {
+        isa,
+        operands,
+        results,
+        offsets: SequenceOffsets::new(operands.sequence_offsets, &shape),
         shape,
     };
-    let pairs = shape.batch * shape.kv_heads;
-    let parts = TASKS
-        .div_ceil(pairs.max(1))
-        .min(shape.q_len.div_ceil(positions(&shape)).max(1));
-    let gradients: Vec<_> = (0..pairs * parts)
+    let parts = parts(&shape);
+    let gradients: Vec<_> = (0..shape.batch * shape.kv_heads * parts)
         .into_par_iter()
         .map_init(
             || Scratch::new(&shape),
-            |scratch, task| operands.part(task / parts, task % parts, parts, scratch),
+            |scratch, task| pass.part(task / parts, task % parts, parts, scratch),
         )
         .collect();
 
-    let heads = shape.heads();
-    let (d, kv_heads) = (shape.head_dim, shape.kv_heads);
     let tile = positions(&shape);
-    let tensor =
-        |values: Vec<E>, len, heads| create(Shape::new([shape.batch, len, heads, d]), values);
     // A position's dq is in the part that has its tile; every part has something of dk and dv.
     let part_of = |position: usize| position / tile % parts..position / tile % parts + 1;
     let all = |_| 0..parts;
     let tasks = Tasks {
+        isa,
         gradients: &gradients,
         parts,
         shape,
     };
-    let dq = tasks.interleave::<E>(|part| &part.dq, part_of, shape.q_len, shape.group * d);
-    let dk = tasks.interleave::<E>(|part| &part.dk, all, shape.kv_len, d);
-    let dv = tasks.interleave::<E>(|part| &part.dv, all, shape.kv_len, d);
-    (
-        tensor(dq, shape.q_len, heads),
-        tensor(dk, shape.kv_len, kv_heads),
-        tensor(dv, shape.kv_len, kv_heads),
-    )
+    let d = shape.head_dim;
+    [
+        tasks.interleave::<E>(|part| &part.dq, part_of, shape.q_len, shape.group * d),
+        tasks.interleave::<E>(|part| &part.dk, all, shape.kv_len, d),
+        tasks.interleave::<E>(|part| &part.dv, all, shape.kv_len, d),
+    ]
 }
 
-struct Operands<'a, E: Number> {
-    q: View<'a, E>,
-    k: View<'a, E::Operand>,
-    v: View<'a, E::Operand>,
-    out: View<'a, E>,
-    grad: View<'a, E>,
-    /// `[batch, q_len, heads]`.
-    lse: &'a [f32],
-    starts: Starts,
-    scale: f32,
+/// Tasks of a (batch, key-value head) pair.
+fn parts(shape: &AttentionShape) -> usize {
+    let pairs = shape.batch * shape.kv_heads;
+    let tiles = shape.q_len.div_ceil(positions(shape)).max(1);
+    TASKS.div_ceil(pairs.max(1)).min(tiles)
+}
+
+/// Bytes that [`backward`] needs on `threads` threads beside its operands and results: the gradients of every part in
+/// f32, and what each thread needs for a tile. Of `dq` a part touches its own tiles only.
+pub fn backward_workspace<E: Element>(shape: &AttentionShape, threads: usize) -> u128 {
+    let pairs = shape.batch as u128 * shape.kv_heads as u128;
+    let d = shape.head_dim as u128;
+    let (dq, dkv) = (shape.rows() as u128 * d, 2 * shape.kv_len as u128 * d);
+    let gradients = pairs * (dq + parts(shape) as u128 * dkv) * size_of::<f32>() as u128;
+    gradients + threads as u128 * Scratch::<E::Operand>::bytes(shape)
+}
+
+struct Pass<'a, E: Element> {
+    isa: Isa,
+    operands: &'a Operands<'a, E>,
+    results: &'a Results<'a, E>,
+    offsets: SequenceOffsets,
     shape: AttentionShape,
 }
 
@@ -130,14 +121,20 @@ struct Scratch<O> {
     halves: [Vec<f32>; 2],
 }
 
-impl<O: Number> Scratch<O> {
-    fn new(shape: &AttentionShape) -> Self {
+impl<O: Element> Scratch<O> {
+    /// Rows and keys of the largest tile.
+    fn tile(shape: &AttentionShape) -> [usize; 2] {
         let rows = positions(shape).min(shape.q_len) * shape.group;
-        let keys = KEYS.min(shape.kv_len);
+        [rows, shape.kv_len.min(KEYS)]
+    }
+
+    fn new(shape: &AttentionShape) -> Self {
+        let [rows, keys] = Self::tile(shape);
+        let operand = || vec![O::default(); rows * shape.head_dim];
         Self {
-            q: vec![O::default(); rows * shape.head_dim],
-            grad: vec![O::default(); rows * shape.head_dim],
-            out: vec![O::default(); rows * shape.head_dim],
+            q: operand(),
+            grad: operand(),
+            out: operand(),
             p: vec![0.0; rows * keys],
             dp: vec![0.0; rows * keys],
             lse: vec![0.0; rows],
@@ -145,9 +142,18 @@ impl<O: Number> Scratch<O> {
             halves: Default::default(),
         }
     }
+
+    fn bytes(shape: &AttentionShape) -> u128 {
+        let [rows, keys] = Self::tile(shape).map(|n| n as u128);
+        let d = shape.head_dim as u128;
+        // `halves` are in use where operands are not f32.
+        let halves = if O::IN_PAIRS { 2 * rows * d } else { 0 };
+        3 * rows * d * size_of::<O>() as u128
+            + (2 * rows * (keys + 1) + halves) * size_of::<f32>() as u128
+    }
 }
 
-impl<E: Number> Operands<'_, E> {
+impl<E: Element> Pass<'_, E> {
     fn part(
         &self,
         pair: usize,
@@ -155,7 +161,8 @@ impl<E: Number> Operands<'_, E> {
         parts: usize,
         scratch: &mut Scratch<E::Operand>,
     ) -> Part {
-        let shape = &self.shape;
+        let (isa, shape) = (self.isa, &self.shape);
+        let Operands { k, v, scale, .. } = *self.operands;
         let (batch, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
         let (group, d) = (shape.group, shape.head_dim);
         let mut gradients = Part {
@@ -167,38 +174,36 @@ impl<E: Number> Operands<'_, E> {
         for start in (part * step..shape.q_len).step_by(parts * step) {
             let queries = start..(start + step).min(shape.q_len);
             let rows = queries.len() * group;
-            let starts = self.starts.of(batch, queries.clone());
+            let offsets = self.offsets.of(batch, queries.clone());
             self.load(batch, queries.clone(), kv_head, scratch);
             let (q, grad) = (&scratch.q[..rows * d], &scratch.grad[..rows * d]);
             let [q_rows, grad_rows] = [q, grad].map(|values| DenseRef::new(values, [rows, d]));
             let dq = &mut gradients.dq[start * group * d..][..rows * d];
 
-            for keys in key_tiles(shape, queries.end - 1, starts) {
+            for keys in key_tiles(shape, queries.end - 1, offsets) {
                 let width = keys.len();
-                let k = self.k.positions(batch, keys.clone(), kv_head);
-                let v = self.v.positions(batch, keys.clone(), kv_head);
+                let k = k.positions(batch, keys.clone(), kv_head);
+                let v = v.positions(batch, keys.clone(), kv_head);
                 let range = keys.start * d..keys.end * d;
                 let (dk, dv) = (&mut gradients.dk, &mut gradients.dv[range.clone()]);
-                let (forward, one) = (Direction::Forward, Cpu::calling_thread());
+                let (forward, one) = (Direction::Forward, Cpu::new(isa, Threads::Calling));
 
                 let p = &mut scratch.p[..rows * width];
                 one.dense_matmul(k, q, rows, p, forward, Beta::Zero);
-                let sight = Sight::new(shape, start, &keys, starts);
-                probabilities(sight, self.scale, p, &scratch.lse[..rows]);
+                let sight = Sight::new(shape, start, &keys, offsets);
+                probabilities(isa, sight, scale, p, &scratch.lse[..rows]);
                 one.dense_transposed_matmul(grad_rows, p, width, dv, Beta::One);
 
                 let ds = &mut scratch.dp[..rows * width];
                 one.dense_matmul(v, grad, rows, ds, forward, Beta::Zero);
-                score_gradients(p, width, &scratch.deltas[..rows], ds);
-                one.dense_matmul(k, ds, rows, dq, Direction::Transposed, Beta::One);
+                score_gradients(isa, p, width, &scratch.deltas[..rows], ds);
+                let transposed = Direction::Transposed;
+                one.dense_matmul(k, ds, rows, dq, transposed, Beta::One);
                 one.dense_transposed_matmul(q_rows, ds, width, &mut dk[range], Beta::One);
             }
-            dq.iter_mut().for_each(|value| *value *= self.scale);
+            dq.iter_mut().for_each(|value| *value *= scale);
         }
-        gradients
-            .dk
-            .iter_mut()
-            .for_each(|value| *value *= self.scale);
+        gradients.dk.iter_mut().for_each(|value| *value *= scale);
         gradients
     }
 
@@ -215,27 +220,34 @@ impl<E: Number> Operands<'_, E> {
         let rows = queries.len() * shape.group;
         let heads = kv_head * shape.group..(kv_head + 1) * shape.group;
         for (view, to) in [
-            (&self.q, &mut scratch.q),
-            (&self.grad, &mut scratch.grad),
-            (&self.out, &mut scratch.out),
+            (&self.operands.q, &mut scratch.q),
+            (&self.results.grad, &mut scratch.grad),
+            (&self.results.out, &mut scratch.out),
         ] {
-            view.gather(batch, queries.clone(), heads.clone(), to);
+            view.gather(self.isa, batch, queries.clone(), heads.clone(), to);
         }
         let values = rows * shape.head_dim;
         let [grad, out] = &mut scratch.halves;
-        let grad = E::Operand::read(&scratch.grad[..values], grad);
-        let out = E::Operand::read(&scratch.out[..values], out);
-        row_dots(grad, out, shape.head_dim, &mut scratch.deltas[..rows]);
+        let grad = E::Operand::read(self.isa, &scratch.grad[..values], grad);
+        let out = E::Operand::read(self.isa, &scratch.out[..values], out);
+        row_dots(
+            self.isa,
+            grad,
+            out,
+            shape.head_dim,
+            &mut scratch.deltas[..rows],
+        );
         let lse = scratch.lse.chunks_exact_mut(shape.group);
         for (position, lse) in queries.clone().zip(lse) {
             let first = (batch * shape.q_len + position) * shape.heads() + heads.start;
-            lse.copy_from_slice(&self.lse[first..][..shape.group]);
+            lse.copy_from_slice(&self.results.lse[first..][..shape.group]);
         }
     }
 }
 
 /// The gradients of all tasks: the parts of the first pair, those of the second, ...
 struct Tasks<'a> {
+    isa: Isa,
     gradients: &'a [Part],
     parts: usize,
     shape: AttentionShape,
@@ -244,7 +256,7 @@ struct Tasks<'a> {
 impl Tasks<'_> {
     /// Values `[len, width]` of each pair as `[batch, len, kv_heads, width]`. At a position they are the sum
     /// of those of the parts that `parts_at` names.
-    fn interleave<E: Number>(
+    fn interleave<E: Element>(
         &self,
         values: impl Fn(&Part) -> &Vec<f32> + Sync,
         parts_at: impl Fn(usize) -> Range<usize> + Sync,
@@ -264,7 +276,7 @@ impl Tasks<'_> {
                         let (batch, position) = (i / len, i % len);
                         let pairs = &pairs[batch * self.shape.kv_heads..];
                         let parts = parts_at(position);
-                        E::write(to, half, |to| {
+                        E::write(self.isa, to, half, |to| {
                             for (pair, to) in pairs.iter().zip(to.chunks_exact_mut(width)) {
                                 let from = |part| &values(&pair[part])[position * width..][..width];
                                 let first = from(parts.start);

@@ -118,6 +118,32 @@ pub(crate) fn loss_grads<B: FusedOps>(
     )
 }
 
+/// Tokens whose logits are formed at a time.
+fn tokens_of_a_chunk(vocab: usize) -> usize {
+    (CHUNK_LOGITS / vocab.max(1)).max(1)
+}
+
+/// Bytes that the gradients take beside operands and results: of a chunk the logits, their exponentials, their
+/// probabilities and their gradients; the gradient of `hidden`, in chunks and joined; `hidden` and `weight` in f32 where
+/// they are of less; and for a `tracked` weight its gradient so far, a chunk's part of it and their sum.
+pub(crate) fn workspace(
+    tokens: usize,
+    [vocab, n]: [usize; 2],
+    tracked: bool,
+    element_bytes: usize,
+) -> u128 {
+    let matrix = |rows: usize, columns: usize| rows as u128 * columns as u128;
+    let logits = 4 * matrix(tokens.min(tokens_of_a_chunk(vocab)), vocab);
+    let (hidden, weight) = (matrix(tokens, n), matrix(vocab, n));
+    let widened = if element_bytes < size_of::<f32>() {
+        hidden + weight
+    } else {
+        0
+    };
+    let gradients = 2 * hidden + if tracked { 3 * weight } else { 0 };
+    (logits + widened + gradients) * size_of::<f32>() as u128
+}
+
 struct Head<B: Backend> {
     hidden: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -138,7 +164,7 @@ impl<B: FusedOps> Head<B> {
     fn chunks(&self) -> impl Iterator<Item = Chunk<B>> {
         let [tokens, n] = self.hidden.shape().dims();
         let [vocab, _] = self.weight.shape().dims();
-        let step = (CHUNK_LOGITS / vocab.max(1)).max(1);
+        let step = tokens_of_a_chunk(vocab);
         (0..tokens).step_by(step).map(move |start| {
             let range = start..(start + step).min(tokens);
             let hidden = B::float_slice(

@@ -8,7 +8,7 @@ use burn_core::backend::{
 use burn_core::tensor::{BoolDType, Shape, TensorData};
 
 use super::precision::{cast, widen};
-use crate::{AttentionMask, attention_shape::AttentionShape};
+use crate::{AttentionMask, AttentionShape};
 
 /// Scores formed at a time, at least one pair's: 64 MiB in f32.
 const SLAB_SCORES: usize = 1 << 24;
@@ -25,7 +25,7 @@ pub(crate) fn forward<B: Backend>(
     scale: f64,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let dtype = q.dtype();
-    let shape = AttentionShape::new(&q.shape(), &k.shape());
+    let shape = AttentionShape::new(q.shape().dims(), k.shape().dims());
     let slabs = Slabs::<B>::new(shape, &q, mask.starts());
     let q = fold_queries::<B>(q, shape, scale);
     let k = fold_keys::<B>(k, shape);
@@ -57,7 +57,7 @@ pub(crate) fn backward<B: Backend>(
     scale: f64,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let (q_dtype, k_dtype, v_dtype) = (q.dtype(), k.dtype(), v.dtype());
-    let shape = AttentionShape::new(&q.shape(), &k.shape());
+    let shape = AttentionShape::new(q.shape().dims(), k.shape().dims());
     let slabs = Slabs::<B>::new(shape, &q, mask.starts());
     let q = fold_queries::<B>(q, shape, scale);
     let k = fold_keys::<B>(k, shape);
@@ -98,6 +98,47 @@ pub(crate) fn backward<B: Backend>(
     )
 }
 
+/// Bytes that [`forward`] takes beside its operands and results: `q`, `k`, `v` and the output in f32 and in another
+/// order, and of a slab the scores, their mask and their exponentials.
+pub(crate) fn forward_workspace(shape: &AttentionShape) -> u128 {
+    let [queries, keys] = values(shape);
+    (2 * queries + 2 * keys + 3 * scores_of_a_slab(shape)) * size_of::<f32>() as u128
+}
+
+/// Bytes that [`backward`] takes beside its operands and results: `q`, `k`, `v`, the output and its gradient in f32 and
+/// in another order, the gradients of `q`, `k` and `v` likewise, and of a slab the scores, their mask, their
+/// probabilities and the gradients of both.
+pub(crate) fn backward_workspace(shape: &AttentionShape) -> u128 {
+    let [queries, keys] = values(shape);
+    (4 * queries + 4 * keys + 5 * scores_of_a_slab(shape)) * size_of::<f32>() as u128
+}
+
+/// Elements of `q`, and of `k`.
+fn values(shape: &AttentionShape) -> [u128; 2] {
+    let of = |len: usize, heads: usize| {
+        [shape.batch, len, heads, shape.head_dim]
+            .map(|n| n as u128)
+            .into_iter()
+            .product()
+    };
+    [
+        of(shape.q_len, shape.heads()),
+        of(shape.kv_len, shape.kv_heads),
+    ]
+}
+
+/// Scores that are formed at a time.
+fn scores_of_a_slab(shape: &AttentionShape) -> u128 {
+    pairs_of_a_slab(*shape) as u128 * shape.rows() as u128 * shape.kv_len as u128
+}
+
+/// (Batch, key-value head) pairs whose scores are formed at a time.
+fn pairs_of_a_slab(shape: AttentionShape) -> usize {
+    let scores = shape.rows().saturating_mul(shape.kv_len).max(1);
+    let pairs = shape.batch * shape.kv_heads;
+    (SLAB_SCORES / scores).clamp(1, pairs.max(1))
+}
+
 /// The (batch, key-value head) pairs in runs, and what their queries do not see.
 struct Slabs<B: Backend> {
     shape: AttentionShape,
@@ -110,12 +151,10 @@ struct Slabs<B: Backend> {
 
 impl<B: Backend> Slabs<B> {
     fn new(shape: AttentionShape, q: &FloatTensor<B>, starts: Option<IntTensor<B>>) -> Self {
-        let pairs = shape.batch * shape.kv_heads;
-        let scores = (shape.rows() * shape.kv_len).max(1);
         Self {
             shape,
-            pairs,
-            per_slab: (SLAB_SCORES / scores).clamp(1, pairs.max(1)),
+            pairs: shape.batch * shape.kv_heads,
+            per_slab: pairs_of_a_slab(shape),
             // A single query sees every key.
             later: (shape.q_len > 1).then(|| {
                 let (queries, keys, bools) = positions::<B>(shape, q);

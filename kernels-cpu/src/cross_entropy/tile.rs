@@ -1,4 +1,5 @@
-use super::super::simd::{LANES, exp, max, sum, vectorised};
+use crate::simd::kernel;
+use crate::simd::math::{LANES, exp, max, sum};
 
 /// Classes of a tile. With [`TOKENS`] tokens that is 512 KiB of logits, half a second-level cache
 /// of 1 MiB; a tile of the weight is shared by all threads through the third-level cache.
@@ -17,11 +18,11 @@ pub(super) fn tokens(all: usize, threads: usize) -> usize {
     all.div_ceil(parts.min(all / FEWEST).max(1)).max(1)
 }
 
-vectorised! {
+kernel! {
     /// One step of the running softmax, without an output. Logits become `exp(l − m)` with `m` the
     /// row's maximum so far; `sums` and the rows of `out`, `n` wide (none if it is 0), are
     /// brought to the new maximum.
-    fn softmax_step(
+    pub(super) fn softmax_step<S: Simd>(
         logits: &mut [f32],
         width: usize,
         maxima: &mut [f32],
@@ -33,7 +34,7 @@ vectorised! {
         for (row, ((logits, maximum), total)) in rows.enumerate() {
             let new = max(*maximum, logits);
             if new > *maximum {
-                let factor = exp::<FMA>(*maximum - new);
+                let factor = exp::<S>(*maximum - new);
                 *total *= factor;
                 for value in &mut out[row * n..(row + 1) * n] {
                     *value *= factor;
@@ -41,17 +42,17 @@ vectorised! {
                 *maximum = new;
             }
             for logit in logits.iter_mut() {
-                *logit = exp::<FMA>(*logit - *maximum);
+                *logit = exp::<S>(*logit - *maximum);
             }
             *total += sum::<LANES>(logits.len(), |total, i| total + logits[i]);
         }
     }
 
     /// Logits become probabilities.
-    fn probabilities(logits: &mut [f32], width: usize, lse: &[f32]) {
+    pub(super) fn probabilities<S: Simd>(logits: &mut [f32], width: usize, lse: &[f32]) {
         for (logits, lse) in logits.chunks_exact_mut(width).zip(lse) {
             for logit in logits {
-                *logit = exp::<FMA>(*logit - lse);
+                *logit = exp::<S>(*logit - lse);
             }
         }
     }

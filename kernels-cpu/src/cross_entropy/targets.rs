@@ -1,8 +1,4 @@
-use burn_core::backend::{ops::IntTensorOps, tensor::IntTensor};
-use burn_core::tensor::{DType, IntDType};
-use burn_flex::Flex;
-
-use crate::IGNORED;
+use super::IGNORED;
 
 /// The tokens that count.
 pub(super) struct Targets {
@@ -17,13 +13,7 @@ pub(super) struct Targets {
 impl Targets {
     /// # Panics
     /// When a target is neither a class nor ignored.
-    pub fn new(targets: IntTensor<Flex>, vocab: usize) -> Self {
-        let targets = match targets.dtype() {
-            DType::I64 => targets,
-            _ => Flex::int_cast(targets, IntDType::I64),
-        };
-        let targets = targets.to_contiguous();
-        let targets: &[i64] = targets.storage();
+    pub fn new(targets: &[i64], vocab: usize) -> Self {
         let (mut positions, mut classes) = (Vec::new(), Vec::new());
         for (position, target) in targets.iter().enumerate() {
             if *target == IGNORED {
@@ -46,7 +36,7 @@ impl Targets {
     }
 
     /// The rows that count, `None` if that is all of them.
-    pub fn select<E: Copy>(&self, rows: &[E], n: usize) -> Option<Vec<E>> {
+    pub fn gather<E: Copy>(&self, rows: &[E], n: usize) -> Option<Vec<E>> {
         (self.positions.len() < self.tokens).then(|| {
             let mut selected = Vec::with_capacity(self.positions.len() * n);
             for position in &self.positions {
@@ -56,8 +46,8 @@ impl Targets {
         })
     }
 
-    /// The reverse of [`Self::select`], with zeros for the ignored rows.
-    pub fn spread(&self, rows: Vec<f32>, n: usize) -> Vec<f32> {
+    /// The reverse of [`Self::gather`], with zeros for the ignored rows.
+    pub fn scatter(&self, rows: Vec<f32>, n: usize) -> Vec<f32> {
         if self.positions.len() == self.tokens {
             return rows;
         }

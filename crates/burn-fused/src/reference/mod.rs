@@ -1,4 +1,4 @@
-//! The operations composed of a backend's own tensor primitives: the default bodies of
+//! Reference implementations, composed of a backend's own tensor primitives: the default bodies of
 //! [`FusedOps`](crate::FusedOps), for backends without kernels of their own and for dtypes that
 //! the kernels do not take.
 

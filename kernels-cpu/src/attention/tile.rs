@@ -1,12 +1,8 @@
-use burn_core::{
-    backend::ops::IntTensorOps,
-    tensor::{DType, IntDType},
-};
-use burn_flex::{Flex, FlexTensor};
-use core::{mem::MaybeUninit, ops::Range};
+use std::{mem::MaybeUninit, ops::Range};
 
-use super::super::simd::{LANES, exp, max, mul_add, sum, vectorised};
-use crate::attention_shape::AttentionShape;
+use super::shape::AttentionShape;
+use crate::simd::kernel;
+use crate::simd::math::{LANES, exp, max, mul_add, sum};
 
 /// Keys of a tile. With [`ROWS`] rows that is 96 KiB of f32 scores, so that two such tiles and
 /// their operands stay in a second-level cache of 512 KiB.
@@ -22,48 +18,13 @@ pub(super) fn positions(shape: &AttentionShape) -> usize {
     (ROWS / shape.group.max(1)).clamp(1, 64)
 }
 
-/// The first key that each query of a batch sees.
-pub(super) struct Starts {
-    /// `[batch, q_len]`, or empty where all begin at 0.
-    firsts: Vec<usize>,
-    q_len: usize,
-}
-
-impl Starts {
-    pub fn new(starts: Option<FlexTensor>, shape: &AttentionShape) -> Self {
-        let firsts = starts.map_or_else(Vec::new, |starts| {
-            let starts = match starts.dtype() {
-                DType::I64 => starts,
-                _ => Flex::int_cast(starts, IntDType::I64),
-            };
-            let starts = starts.to_contiguous();
-            let starts: &[i64] = starts.storage();
-            let own = (0..shape.batch).flat_map(|_| (0..shape.q_len).map(|i| shape.visible(i) - 1));
-            let inside = |(start, own): (&i64, usize)| (*start).clamp(0, own as i64) as usize;
-            starts.iter().zip(own).map(inside).collect()
-        });
-        Self {
-            firsts,
-            q_len: shape.q_len,
-        }
-    }
-
-    /// Those of the queries `range` of row `batch`; none where all begin at 0.
-    pub fn of(&self, batch: usize, range: Range<usize>) -> &[usize] {
-        match self.firsts.is_empty() {
-            true => &[],
-            false => &self.firsts[batch * self.q_len..][range],
-        }
-    }
-}
-
-/// The tiles of the keys that queries up to position `last` see, whose first keys are `starts`.
+/// The tiles of the keys that queries up to position `last` see, whose sequences begin at `offsets`.
 pub(super) fn key_tiles(
     shape: &AttentionShape,
     last: usize,
-    starts: &[usize],
+    offsets: &[usize],
 ) -> impl Iterator<Item = Range<usize>> {
-    let first = starts.iter().copied().min().unwrap_or(0);
+    let first = offsets.iter().copied().min().unwrap_or(0);
     let visible = shape.visible(last);
     (first..visible)
         .step_by(KEYS)
@@ -77,8 +38,8 @@ pub(super) struct Sight<'a> {
     keys: usize,
     /// Keys before the tile.
     before: usize,
-    /// The first key that each position sees; none where all begin at 0.
-    starts: &'a [usize],
+    /// Where the sequence of each position begins; none where all begin at 0.
+    offsets: &'a [usize],
     /// Keys of the tile that the first position sees; every next position sees one more.
     first: isize,
     group: usize,
@@ -89,12 +50,12 @@ impl<'a> Sight<'a> {
         shape: &AttentionShape,
         first_position: usize,
         keys: &Range<usize>,
-        starts: &'a [usize],
+        offsets: &'a [usize],
     ) -> Self {
         Self {
             keys: keys.len(),
             before: keys.start,
-            starts,
+            offsets,
             first: shape.visible(first_position) as isize - keys.start as isize,
             group: shape.group,
         }
@@ -106,9 +67,9 @@ impl<'a> Sight<'a> {
         let position = row / self.group;
         let end = (self.first + position as isize).clamp(0, self.keys as isize) as usize;
         let start = self
-            .starts
+            .offsets
             .get(position)
-            .map_or(0, |start| start.saturating_sub(self.before).min(end));
+            .map_or(0, |offset| offset.saturating_sub(self.before).min(end));
         start..end
     }
 
@@ -124,10 +85,10 @@ impl<'a> Sight<'a> {
     }
 }
 
-vectorised! {
+kernel! {
     /// One step of the running softmax. Products become scores `s`, and these `exp(s − m)` with `m` the row's maximum so
     /// far, hidden ones 0; `sums` and the rows of `out`, `d` wide, are brought to the new maximum.
-    fn softmax_step(
+    pub(super) fn softmax_step<S: Simd>(
         sight: Sight<'_>,
         scale: f32,
         scores: &mut [f32],
@@ -145,7 +106,7 @@ vectorised! {
             if new > *maximum {
                 // At first the maximum is −∞, the sum 0, and the row not written yet or 0.
                 if *total > 0.0 {
-                    let factor = exp::<FMA>(*maximum - new);
+                    let factor = exp::<S>(*maximum - new);
                     *total *= factor;
                     for value in out {
                         *value *= factor;
@@ -154,23 +115,23 @@ vectorised! {
                 *maximum = new;
             }
             for score in seen.iter_mut() {
-                *score = exp::<FMA>(*score - *maximum);
+                *score = exp::<S>(*score - *maximum);
             }
             *total += sum::<LANES>(seen.len(), |total, i| total + seen[i]);
         }
     }
 
     /// Products become probabilities, hidden ones 0.
-    fn probabilities(sight: Sight<'_>, scale: f32, scores: &mut [f32], lse: &[f32]) {
+    pub(super) fn probabilities<S: Simd>(sight: Sight<'_>, scale: f32, scores: &mut [f32], lse: &[f32]) {
         for (row, (scores, lse)) in scores.chunks_exact_mut(sight.keys).zip(lse).enumerate() {
             for score in sight.reveal(row, scale, scores) {
-                *score = exp::<FMA>(*score - lse);
+                *score = exp::<S>(*score - lse);
             }
         }
     }
 
     /// The gradients of the probabilities become those of the scores: `p ∘ (dp − delta)`.
-    fn score_gradients(p: &[f32], keys: usize, deltas: &[f32], dp: &mut [f32]) {
+    pub(super) fn score_gradients<S: Simd>(p: &[f32], keys: usize, deltas: &[f32], dp: &mut [f32]) {
         let rows = p.chunks_exact(keys).zip(dp.chunks_exact_mut(keys));
         for ((p, dp), delta) in rows.zip(deltas) {
             for (dp, p) in dp.iter_mut().zip(p) {
@@ -180,14 +141,14 @@ vectorised! {
     }
 
     /// The dot product of every pair of rows, `d` wide.
-    fn row_dots(a: &[f32], b: &[f32], d: usize, dots: &mut [f32]) {
+    pub(super) fn row_dots<S: Simd>(a: &[f32], b: &[f32], d: usize, dots: &mut [f32]) {
         for ((a, b), dot) in a.chunks_exact(d).zip(b.chunks_exact(d)).zip(dots) {
-            *dot = sum::<16>(d, |total, i| mul_add::<FMA>(a[i], b[i], total));
+            *dot = sum::<16>(d, |total, i| mul_add::<S>(a[i], b[i], total));
         }
     }
 
     /// The rows `d` wide of `from`, each divided by its `sums`.
-    fn divide_rows(from: &[f32], sums: &[f32], d: usize, to: &mut [MaybeUninit<f32>]) {
+    pub(super) fn divide_rows<S: Simd>(from: &[f32], sums: &[f32], d: usize, to: &mut [MaybeUninit<f32>]) {
         let rows = from.chunks_exact(d).zip(to.chunks_exact_mut(d));
         for ((from, to), sum) in rows.zip(sums) {
             let factor = 1.0 / sum;

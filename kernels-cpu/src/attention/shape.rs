@@ -1,22 +1,25 @@
-use burn_core::tensor::Shape;
-
 /// The sizes of one grouped-query attention.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct AttentionShape {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Rows of a batch.
     pub batch: usize,
+    /// Query positions, the last ones of the keys'.
     pub q_len: usize,
+    /// Key positions.
     pub kv_len: usize,
+    /// Key-value heads.
     pub kv_heads: usize,
     /// Query heads that share one key-value head.
     pub group: usize,
+    /// Width of a head.
     pub head_dim: usize,
 }
 
 impl AttentionShape {
     /// From the shapes of `q: [batch, q_len, heads, d]` and `k: [batch, kv_len, kv_heads, d]`.
-    pub fn new(q: &Shape, k: &Shape) -> Self {
-        let [batch, q_len, heads, head_dim] = q.dims();
-        let [_, kv_len, kv_heads, _] = k.dims();
+    pub fn new(q: [usize; 4], k: [usize; 4]) -> Self {
+        let [batch, q_len, heads, head_dim] = q;
+        let [_, kv_len, kv_heads, _] = k;
         Self {
             batch,
             q_len,

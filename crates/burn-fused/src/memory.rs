@@ -1,0 +1,96 @@
+use burn_core::tensor::DType;
+use qlora_cpu::{attention, cross_entropy, rms_norm, swiglu};
+
+use crate::AttentionShape;
+use crate::element::with_element;
+use crate::reference;
+
+/// Which bodies of the operations run, and what they take in memory.
+///
+/// The bodies themselves answer, from what they allocate with. [`rope`](crate::rope) takes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Implementation {
+    /// The CPU's kernels, which Flex runs; f64 goes to the reference bodies there too.
+    Cpu {
+        /// Threads of the rayon pool.
+        threads: usize,
+    },
+    /// The default bodies of [`FusedOps`](crate::FusedOps), composed of a backend's own operations.
+    Reference,
+}
+
+/// What one use of an operation takes in memory, in bytes, beside its operands and results.
+///
+/// What is of the order of a thread's caches or of the operands themselves is left out where it is gone before the
+/// operation's neighbours run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpMemory {
+    /// From the forward to the backward pass: the operands and results that are kept, and one number a row.
+    pub saved: u128,
+    /// While the forward pass runs.
+    pub forward: u128,
+    /// While the backward pass runs.
+    pub backward: u128,
+}
+
+impl Implementation {
+    /// [`rms_norm`](crate::rms_norm) or [`add_rms_norm`](crate::add_rms_norm) of `rows` rows of `n` elements.
+    pub fn rms_norm(self, rows: usize, n: usize, dtype: DType) -> OpMemory {
+        OpMemory {
+            saved: rms_norm::saved(rows, n, dtype.size()),
+            ..OpMemory::default()
+        }
+    }
+
+    /// [`swiglu`](crate::swiglu) of `len` elements.
+    pub fn swiglu(self, len: usize, dtype: DType) -> OpMemory {
+        OpMemory {
+            saved: swiglu::saved(len, dtype.size()),
+            ..OpMemory::default()
+        }
+    }
+
+    /// [`causal_attention`](crate::causal_attention), packed or not.
+    pub fn attention(self, shape: &AttentionShape, dtype: DType) -> OpMemory {
+        let saved = attention::saved(shape, dtype.size());
+        let reference = OpMemory {
+            saved,
+            forward: reference::attention::forward_workspace(shape),
+            backward: reference::attention::backward_workspace(shape),
+        };
+        let Self::Cpu { threads } = self else {
+            return reference;
+        };
+        with_element!(dtype, E => OpMemory {
+            saved,
+            forward: attention::forward_workspace::<E>(shape, threads),
+            backward: attention::backward_workspace::<E>(shape, threads),
+        }, else reference)
+    }
+
+    /// [`linear_cross_entropy`](crate::linear_cross_entropy) of `tokens` tokens with a weight `[vocab, n]`, whose
+    /// gradient is asked for if it is `tracked`. Both gradients are made in the forward pass.
+    pub fn linear_cross_entropy(
+        self,
+        tokens: usize,
+        weight: [usize; 2],
+        tracked: bool,
+        dtype: DType,
+    ) -> OpMemory {
+        let bytes = dtype.size();
+        let reference = || reference::cross_entropy::workspace(tokens, weight, tracked, bytes);
+        let forward = match self {
+            Self::Cpu { threads } => with_element!(
+                dtype,
+                E => cross_entropy::workspace::<E>(tokens, weight, tracked, threads),
+                else reference()
+            ),
+            Self::Reference => reference(),
+        };
+        OpMemory {
+            saved: cross_entropy::saved(tokens, weight, tracked, bytes),
+            forward,
+            backward: 0,
+        }
+    }
+}
