@@ -2,8 +2,9 @@
 
 use std::mem::MaybeUninit;
 
+use crate::buffer::written;
 use crate::element::Element;
-use crate::pieces::{PIECE, for_each, written};
+use crate::pieces::{PIECE, for_each};
 use crate::simd::Isa;
 
 /// The values nearest to `values` in another type, ties to even.

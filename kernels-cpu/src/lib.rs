@@ -26,10 +26,12 @@
 //!
 //! Quantizing and decoding give the same bits on every machine. A product gives the same bits for any number of threads,
 //! but not on every instruction set: AVX-512, AVX2 with FMA, NEON and plain Rust, chosen when the program runs, sum
-//! in orders of their own ([`Isa`] forces one).
+//! in orders of their own. [`Cpu`] forces an instruction set, or the calling thread.
 
 pub mod attention;
+mod buffer;
 mod convert;
+mod cpu;
 pub mod cross_entropy;
 mod dequantize;
 mod double_quant;
@@ -43,8 +45,9 @@ mod simd;
 pub mod swiglu;
 
 pub use convert::convert;
-pub use dequantize::{dequantize, dequantize_on};
+pub use cpu::{Cpu, Threads};
+pub use dequantize::dequantize;
 pub use element::Element;
-pub use matmul::{Threads, dense, low_rank, matmul, matmul_on, matmul_vec};
-pub use quantize::{quantize, quantize_on};
+pub use matmul::{dense, low_rank, matmul, matmul_vec};
+pub use quantize::quantize;
 pub use simd::Isa;

@@ -1,8 +1,6 @@
-//! How the operations that memory bounds are cut into pieces for the threads, and vectors that they fill.
+//! How the operations that memory bounds are cut into pieces for the threads.
 //!
 //! The cut depends on lengths alone, so that results depend neither on the number of threads nor on their timing.
-
-use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
@@ -28,16 +26,4 @@ pub(crate) fn for_each<T: Send, S: Default>(
             .into_par_iter()
             .for_each_init(S::default, |scratch, (i, piece)| f(scratch, i, piece));
     }
-}
-
-/// A vector of `len` values that `f` writes every one of.
-///
-/// # Safety
-/// `f` must have written every element when it returns.
-pub(crate) unsafe fn written<E>(len: usize, f: impl FnOnce(&mut [MaybeUninit<E>])) -> Vec<E> {
-    let mut values = Vec::with_capacity(len);
-    f(&mut values.spare_capacity_mut()[..len]);
-    // SAFETY: the capacity is at least `len`, and the caller promises that `f` wrote that many.
-    unsafe { values.set_len(len) };
-    values
 }

@@ -8,8 +8,9 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use crate::buffer::written;
 use crate::element::Element;
-use crate::pieces::{PIECE, for_each, written};
+use crate::pieces::{PIECE, for_each};
 use crate::simd::math::{LANES, mul_add, sum};
 use crate::simd::{Isa, kernel};
 

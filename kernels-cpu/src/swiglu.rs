@@ -5,8 +5,9 @@
 
 use std::mem::MaybeUninit;
 
+use crate::buffer::written;
 use crate::element::Element;
-use crate::pieces::{PIECE, for_each, written};
+use crate::pieces::{PIECE, for_each};
 use crate::simd::math::{exp, mul_add};
 use crate::simd::{Isa, kernel};
 

@@ -13,7 +13,7 @@
 //! backend feature *of this crate*; enabling it on `burn` alone does not bring the kernels in.
 
 mod backends;
-mod composed;
+mod reference;
 
 pub mod error;
 pub mod ops;

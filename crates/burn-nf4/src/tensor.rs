@@ -2,7 +2,7 @@
 
 use burn_core::backend::Dispatch;
 use burn_core::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
-use nf4::{Layout, QuantConfig, QuantizedMatrix};
+use nf4::{Direction, Layout, QuantConfig, QuantizedMatrix};
 
 use crate::{Nf4Ops, Nf4Primitive, Nf4TensorError};
 
@@ -161,7 +161,7 @@ impl Nf4Tensor {
     /// A dtype of `x` other than f32, f16 and bf16; a last dimension that is not `in_features`; an
     /// `x` on another device.
     pub fn try_matmul<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>, Nf4TensorError> {
-        self.multiply("nf4 matmul", x, false)
+        self.multiply("nf4 matmul", x, Direction::Forward)
     }
 
     /// [`matmul_transposed`](Self::matmul_transposed), refusing what it cannot compute.
@@ -172,7 +172,7 @@ impl Nf4Tensor {
         &self,
         x: Tensor<D>,
     ) -> Result<Tensor<D>, Nf4TensorError> {
-        self.multiply("nf4 matmul_transposed", x, true)
+        self.multiply("nf4 matmul_transposed", x, Direction::Transposed)
     }
 
     /// `x · Wᵀ + scale · (x · A) · B`: a LoRA layer as one operation, which keeps nothing but `x` and the factors for
@@ -280,14 +280,11 @@ impl Nf4Tensor {
         &self,
         operation: &'static str,
         x: Tensor<D>,
-        transposed: bool,
+        direction: Direction,
     ) -> Result<Tensor<D>, Nf4TensorError> {
-        let expected = match transposed {
-            true => self.layout.out_features(),
-            false => self.layout.in_features(),
-        };
+        let [expected, _] = direction.widths(self.layout.shape());
         self.check_operand(operation, &x, expected)?;
-        let y = <Dispatch as Nf4Ops>::nf4_matmul(x.into_dispatch(), self.primitive(), transposed);
+        let y = <Dispatch as Nf4Ops>::nf4_matmul(x.into_dispatch(), self.primitive(), direction);
         Ok(Tensor::from_dispatch(y))
     }
 

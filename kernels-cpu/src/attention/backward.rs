@@ -7,10 +7,10 @@ use super::heads::{HeadsRef, Operands};
 use super::sequences::SequenceOffsets;
 use super::shape::AttentionShape;
 use super::tile::{KEYS, Sight, key_tiles, positions, probabilities, row_dots, score_gradients};
+use crate::buffer::written;
+use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
-use crate::matmul::Threads;
-use crate::matmul::dense::{DenseRef, Into, matmul_on, transposed_matmul_on};
-use crate::pieces::written;
+use crate::matmul::dense::{Beta, DenseRef};
 use crate::simd::Isa;
 
 /// Tasks that are enough to keep many threads equally busy.
@@ -186,20 +186,20 @@ impl<E: Element> Pass<'_, E> {
                 let v = v.positions(batch, keys.clone(), kv_head);
                 let range = keys.start * d..keys.end * d;
                 let (dk, dv) = (&mut gradients.dk, &mut gradients.dv[range.clone()]);
-                let (forward, one) = (Direction::Forward, Threads::One);
+                let (forward, one) = (Direction::Forward, Cpu::new(isa, Threads::Calling));
 
                 let p = &mut scratch.p[..rows * width];
-                matmul_on(isa, k, q, rows, p, forward, Into::Replace, one);
+                one.dense_matmul(k, q, rows, p, forward, Beta::Zero);
                 let sight = Sight::new(shape, start, &keys, offsets);
                 probabilities(isa, sight, scale, p, &scratch.lse[..rows]);
-                transposed_matmul_on(isa, grad_rows, p, width, dv, Into::Add, one);
+                one.dense_transposed_matmul(grad_rows, p, width, dv, Beta::One);
 
                 let ds = &mut scratch.dp[..rows * width];
-                matmul_on(isa, v, grad, rows, ds, forward, Into::Replace, one);
+                one.dense_matmul(v, grad, rows, ds, forward, Beta::Zero);
                 score_gradients(isa, p, width, &scratch.deltas[..rows], ds);
                 let transposed = Direction::Transposed;
-                matmul_on(isa, k, ds, rows, dq, transposed, Into::Add, one);
-                transposed_matmul_on(isa, q_rows, ds, width, &mut dk[range], Into::Add, one);
+                one.dense_matmul(k, ds, rows, dq, transposed, Beta::One);
+                one.dense_transposed_matmul(q_rows, ds, width, &mut dk[range], Beta::One);
             }
             dq.iter_mut().for_each(|value| *value *= scale);
         }

@@ -7,10 +7,10 @@ use super::heads::Operands;
 use super::sequences::SequenceOffsets;
 use super::shape::AttentionShape;
 use super::tile::{KEYS, Sight, divide_rows, key_tiles, positions, softmax_step};
+use crate::buffer::written;
+use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
-use crate::matmul::Threads;
-use crate::matmul::dense::{Into, matmul_on};
-use crate::pieces::written;
+use crate::matmul::dense::Beta;
 use crate::simd::Isa;
 
 /// Attends: the output `[batch, q_len, heads, d]`, and the log-sum-exp of every row of scores, `[batch, q_len, heads]`.
@@ -177,18 +177,18 @@ impl<E: Element> Task<'_, E> {
             maxima.fill(f32::NEG_INFINITY);
             sums.fill(0.0);
 
-            let mut into = Into::Replace;
+            let mut beta = Beta::Zero;
             for keys in key_tiles(shape, self.positions.end - 1, offsets) {
                 let scores = &mut scores[..rows * keys.len()];
                 let k = operands.k.positions(self.batch, keys.clone(), kv_head);
-                let one = Threads::One;
+                let one = Cpu::new(isa, Threads::Calling);
                 let forward = Direction::Forward;
-                matmul_on(isa, k, q, rows, scores, forward, Into::Replace, one);
+                one.dense_matmul(k, q, rows, scores, forward, Beta::Zero);
                 let sight = Sight::new(shape, self.positions.start, &keys, offsets);
                 softmax_step(isa, sight, operands.scale, scores, maxima, sums, out, d);
                 let v = operands.v.positions(self.batch, keys, kv_head);
-                matmul_on(isa, v, scores, rows, out, Direction::Transposed, into, one);
-                into = Into::Add;
+                one.dense_matmul(v, scores, rows, out, Direction::Transposed, beta);
+                beta = Beta::One;
             }
 
             let first = (kv_head - self.kv_heads.start) * group;

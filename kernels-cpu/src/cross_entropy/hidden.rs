@@ -3,9 +3,9 @@ use rayon::prelude::*;
 
 use super::Head;
 use super::tile::{CLASSES, softmax_step, tokens};
+use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
-use crate::matmul::Threads;
-use crate::matmul::dense::{DenseRef, Into, matmul_on};
+use crate::matmul::dense::{Beta, DenseRef};
 use crate::simd::Isa;
 
 /// What one pass over the vocabulary finds for every token.
@@ -97,19 +97,18 @@ impl<E: Element> Tile<'_, E> {
         let mut maxima = vec![f32::NEG_INFINITY; tokens];
         let mut sums = vec![0f32; tokens];
 
+        let one = Cpu::new(self.isa, Threads::Calling);
         for start in (0..vocab).step_by(CLASSES) {
             let width = CLASSES.min(vocab - start);
             let weight = DenseRef::new(&weight[start * n..][..width * n], [width, n]);
             let logits = &mut logits[..tokens * width];
-            matmul_on(
-                self.isa,
+            one.dense_matmul(
                 weight,
                 hidden,
                 tokens,
                 logits,
                 Direction::Forward,
-                Into::Replace,
-                Threads::One,
+                Beta::Zero,
             );
             for (row, class) in classes.iter().enumerate() {
                 if (start..start + width).contains(class) {
@@ -126,15 +125,13 @@ impl<E: Element> Tile<'_, E> {
                 self.n,
             );
             if self.n > 0 {
-                matmul_on(
-                    self.isa,
+                one.dense_matmul(
                     weight,
                     &*logits,
                     tokens,
                     grad,
                     Direction::Transposed,
-                    Into::Add,
-                    Threads::One,
+                    Beta::One,
                 );
             }
         }

@@ -2,7 +2,7 @@
 
 use gemm::Parallelism;
 
-use crate::matmul::dense::Into;
+use crate::matmul::dense::Beta;
 
 /// A matrix in memory: element `(i, j)` is `data[i · rs + j · cs]`.
 #[derive(Clone, Copy)]
@@ -39,8 +39,8 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `dst (+)= a · b`, `dst` row-major without gaps.
-pub(super) fn matmul(dst: &mut [f32], a: Matrix, b: Matrix, into: Into) {
+/// Writes `dst = a · b + beta · dst`, `dst` row-major without gaps.
+pub(super) fn matmul(dst: &mut [f32], a: Matrix, b: Matrix, beta: Beta) {
     assert_eq!(a.cols, b.rows);
     assert!(a.rows * b.cols <= dst.len());
     // SAFETY: every index the strides lead to lies in the slices: `Matrix::new` and the assertion
@@ -53,7 +53,7 @@ pub(super) fn matmul(dst: &mut [f32], a: Matrix, b: Matrix, into: Into) {
             dst.as_mut_ptr(),
             1,
             b.cols as isize,
-            into == Into::Add,
+            beta == Beta::One,
             a.data.as_ptr(),
             a.cs as isize,
             a.rs as isize,
@@ -81,9 +81,9 @@ mod tests {
         let left = Matrix::new(&a, 3, 2, 4);
         let right = Matrix::new(&a, 2, 3, 6);
         let mut dst = [1.0; 9];
-        matmul(&mut dst, left, right, Into::Replace);
+        matmul(&mut dst, left, right, Beta::Zero);
         assert_eq!(dst, [6., 7., 8., 30., 39., 48., 54., 71., 88.]);
-        matmul(&mut dst, right.t(), left.t(), Into::Add);
+        matmul(&mut dst, right.t(), left.t(), Beta::One);
         assert_eq!(dst, [12., 37., 62., 37., 78., 119., 62., 119., 176.]);
     }
 }

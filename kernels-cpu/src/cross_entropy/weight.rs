@@ -3,7 +3,7 @@ use rayon::prelude::*;
 use super::Head;
 use super::product::{Matrix, matmul};
 use super::tile::{CLASSES, TOKENS, probabilities};
-use crate::matmul::dense::Into;
+use crate::matmul::dense::Beta;
 use crate::simd::Isa;
 
 /// The gradient of the weight, `[vocab, n]`: `(softmax − one-hot)ᵀ · hidden`. Every tile of classes
@@ -34,7 +34,7 @@ pub(super) fn gradient(isa: Isa, head: &Head<'_, f32>, lse: &[f32]) -> Vec<f32> 
                 let tokens = step.min(all - first);
                 let hidden = Matrix::new(&hidden[first * n..], tokens, n, n);
                 let p = &mut logits[..tokens * width];
-                matmul(p, hidden, weight.t(), Into::Replace);
+                matmul(p, hidden, weight.t(), Beta::Zero);
                 probabilities(isa, p, width, &lse[first..]);
                 for (row, class) in classes[first..first + tokens].iter().enumerate() {
                     if (start..start + width).contains(class) {
@@ -42,7 +42,7 @@ pub(super) fn gradient(isa: Isa, head: &Head<'_, f32>, lse: &[f32]) -> Vec<f32> 
                     }
                 }
                 let p = Matrix::new(p, tokens, width, width);
-                matmul(dweight, p.t(), hidden, Into::Add);
+                matmul(dweight, p.t(), hidden, Beta::One);
             }
         });
     dweight

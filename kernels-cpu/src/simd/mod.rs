@@ -43,17 +43,17 @@ pub(crate) enum Level {
 }
 
 impl Isa {
-    /// The fastest one; what every function without an `Isa` argument uses.
+    /// Returns the fastest one, which [`Cpu::default`](crate::Cpu) uses.
     pub fn best() -> Self {
         Self::available()[0]
     }
 
-    /// Plain Rust, which every machine has.
+    /// Returns plain Rust, which every machine has.
     pub const fn portable() -> Self {
         Self(Level::Portable)
     }
 
-    /// All that this machine has, fastest first.
+    /// Returns all that this machine has, fastest first.
     pub fn available() -> &'static [Self] {
         #[cfg(target_arch = "x86_64")]
         {
@@ -199,10 +199,10 @@ pub trait Simd: Copy {
     /// library call.
     const FUSED: bool = true;
 
-    /// Rows of the register tile of the matrix product.
-    const TILE_ROWS: usize;
-    /// Width of that tile in vectors: 1 or 2.
-    const TILE_VECTORS: usize;
+    /// Most rows of the micro-tile that a matrix product keeps in registers.
+    const MR: usize;
+    /// Most columns of the micro-tile: one vector or two.
+    const NR: usize;
 
     fn splat(self, value: f32) -> Self::F;
     fn load(self, from: &[f32; 16]) -> Self::F;
@@ -311,7 +311,7 @@ pub trait Simd: Copy {
         dot_pairs(self, a, b, sum)
     }
 
-    /// Adds to each row of `totals` its element of `x` times `weights`: a step of the register tile. Both are f32, as
+    /// Adds to each row of `totals` its element of `x` times `weights`: one value of k in the micro-kernel. Both are f32, as
     /// bit patterns.
     #[inline(always)]
     fn add_products<const ROWS: usize, const VECTORS: usize>(
@@ -462,9 +462,9 @@ mod tests {
         }
     }
 
-    /// A step of a tile of 4 rows, and the same row by row: in f32 and in pairs of bf16.
+    /// One value of k of a micro-tile of 4 rows, and the same row by row: in f32 and in pairs of bf16.
     #[inline(always)]
-    fn step<S: Simd>(s: S, x: &[u32; 4], weights: &[[u32; 16]; 2]) -> [Vec<[f32; 16]>; 4] {
+    fn tile<S: Simd>(s: S, x: &[u32; 4], weights: &[[u32; 16]; 2]) -> [Vec<[f32; 16]>; 4] {
         let stored = |totals: [[S::F; 2]; 4]| {
             let stored = |total: &S::F| {
                 let mut lanes = [0.0; 16];
@@ -487,10 +487,10 @@ mod tests {
         totals.map(stored)
     }
 
-    kernel! { fn steps(x: &[u32; 4], weights: &[[u32; 16]; 2]) -> [Vec<[f32; 16]>; 4] = step; }
+    kernel! { fn tiles(x: &[u32; 4], weights: &[[u32; 16]; 2]) -> [Vec<[f32; 16]>; 4] = tile; }
 
     #[test]
-    fn a_step_of_a_tile_is_that_of_its_rows() {
+    fn a_micro_tile_is_its_rows() {
         // Both halves of every word are ordinary numbers as bf16, and so is the word as f32.
         let mut state = 1u32;
         let mut word = || {
@@ -500,7 +500,7 @@ mod tests {
         let x = std::array::from_fn(|_| word());
         let weights = [[0; 16]; 2].map(|lanes| lanes.map(|_: u32| word()));
         for isa in Isa::available() {
-            let [products, pair_products, by_row, pairs_by_row] = steps(*isa, &x, &weights);
+            let [products, pair_products, by_row, pairs_by_row] = tiles(*isa, &x, &weights);
             assert_eq!(products, by_row, "{isa:?}");
             assert_eq!(pair_products, pairs_by_row, "{isa:?}");
         }

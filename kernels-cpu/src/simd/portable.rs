@@ -16,8 +16,8 @@ impl Simd for Portable {
     type Table = [f32; 16];
 
     const FUSED: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
-    const TILE_ROWS: usize = 4;
-    const TILE_VECTORS: usize = 1;
+    const MR: usize = 4;
+    const NR: usize = 16;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {

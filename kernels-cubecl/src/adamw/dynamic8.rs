@@ -9,7 +9,7 @@ use cubecl::server::Handle;
 
 use super::{Factors, KernelFactors, Run, updated};
 use crate::error::{KernelError, check_size};
-use crate::quantize::buffer;
+use crate::operand::buffer;
 
 /// Elements of a block.
 pub const BLOCK: usize = 256;

@@ -7,7 +7,7 @@ use cubecl::server::Handle;
 
 use super::{Factors, KernelFactors, Run, updated};
 use crate::error::{KernelError, check_size};
-use crate::quantize::buffer;
+use crate::operand::buffer;
 
 const UNITS: u32 = 256;
 

@@ -7,8 +7,8 @@ use crate::launch::plane_size;
 /// Units of a cube.
 const UNITS: u32 = 256;
 
-/// The geometry of a launch over rows.
-pub(super) struct RowSpread {
+/// The grid of a launch over rows.
+pub(super) struct RowLaunch {
     pub(super) cubes: CubeCount,
     pub(super) cube_dim: CubeDim,
     /// Units that share a row, those of a plane; 1 where planes have no sums, or their size is not known beforehand.
@@ -17,7 +17,7 @@ pub(super) struct RowSpread {
     pub(super) per_plane: u32,
 }
 
-impl RowSpread {
+impl RowLaunch {
     pub(super) fn new(client: &Client, rows: usize) -> Self {
         if let Some(cores) = client.properties().hardware.num_cpu_cores {
             return Self {
@@ -39,13 +39,13 @@ impl RowSpread {
     }
 }
 
-/// The first of the rows of the plane that asks.
+/// Returns the first of the rows of the plane that asks.
 #[cube]
 pub(super) fn first_row(per_plane: u32) -> u32 {
     (CUBE_POS as u32 * CUBE_DIM_Y + UNIT_POS_Y) * per_plane
 }
 
-/// The mean over all elements of a row of `vectors`.
+/// Returns the mean over all elements of a row of `vectors`.
 #[cube]
 pub(super) fn row_mean<N: Size>(
     partial: Vector<f32, N>,
@@ -61,7 +61,7 @@ pub(super) fn row_mean<N: Size>(
     lane_sum(sum, lanes) / f32::cast_from(vectors * comptime!(size as u32))
 }
 
-/// The sum over all lanes.
+/// Returns the sum over all lanes.
 #[cube]
 pub(super) fn lane_sum(partial: f32, #[comptime] lanes: usize) -> f32 {
     if comptime!(lanes > 1) {
@@ -71,7 +71,7 @@ pub(super) fn lane_sum(partial: f32, #[comptime] lanes: usize) -> f32 {
     }
 }
 
-/// The maximum over all lanes.
+/// Returns the maximum over all lanes.
 #[cube]
 pub(super) fn lane_max(partial: f32, #[comptime] lanes: usize) -> f32 {
     if comptime!(lanes > 1) {

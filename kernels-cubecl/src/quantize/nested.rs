@@ -5,10 +5,10 @@
 
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use nf4::{Layout, NESTED_BLOCK, NESTED_MAP};
 
-use super::buffer;
-use crate::format::{NESTED_BLOCK, NESTED_MAP, Sections};
-use crate::launch::Spread;
+use crate::launch::LaunchConfig;
+use crate::operand::buffer;
 use crate::rounding::{divides_exactly, reciprocal, rounded};
 
 /// Units of a cube.
@@ -21,29 +21,29 @@ pub(super) fn launch(
     client: &Client,
     scales: &Handle,
     total: &Handle,
-    map: &[f32; NESTED_MAP],
     absmax: &Handle,
-    sections: &Sections,
+    layout: Layout,
 ) {
-    let map = client.create_from_slice(f32::as_bytes(map));
-    let spread = Spread::new(client, sections.nested_blocks, UNITS);
+    let map = client.create_from_slice(f32::as_bytes(nf4::dynamic_map()));
+    let blocks = layout.blocks();
+    let config = LaunchConfig::new(client, layout.nested_blocks(), UNITS);
     // SAFETY: the kernel guards every access by the number of blocks; sections and map are as long
     // as they are declared.
     unsafe {
         nested_kernel::launch_unchecked(
             client,
-            spread.cubes,
-            spread.cube_dim,
-            buffer(scales, sections.blocks),
+            config.cubes,
+            config.cube_dim,
+            buffer(scales, blocks),
             buffer(total, 1),
             buffer(&map, NESTED_MAP),
-            buffer(absmax, sections.absmax_words),
-            sections.blocks as u32,
+            buffer(absmax, layout.absmax_words()),
+            blocks as u32,
             // Divided here, where division is exact.
-            1.0 / sections.blocks as f32,
-            sections.nested as u32,
-            sections.offset as u32,
-            spread.per_unit,
+            1.0 / blocks as f32,
+            layout.nested_words().start as u32,
+            layout.offset_word() as u32,
+            config.per_unit,
             0,
             divides_exactly(client),
         );

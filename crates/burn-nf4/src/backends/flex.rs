@@ -38,15 +38,10 @@ impl Nf4Ops for Flex {
     fn nf4_matmul(
         x: FloatTensor<Self>,
         weight: Nf4Primitive<Self>,
-        transposed: bool,
+        direction: Direction,
     ) -> FloatTensor<Self> {
         let dtype = x.dtype();
-        let shape = matmul_shape(&x.shape(), &weight.layout, transposed);
-        let direction = if transposed {
-            Direction::Transposed
-        } else {
-            Direction::Forward
-        };
+        let shape = matmul_shape(&x.shape(), &weight.layout, direction);
         let x = x.to_contiguous();
         match dtype {
             DType::F32 => multiply::<f32>(&x, &weight, shape, direction),
@@ -159,7 +154,7 @@ impl Lora {
 
     fn forward<E: Number>(&self, x: &FlexTensor) -> FlexTensor {
         let x = x.to_contiguous();
-        let shape = matmul_shape(&self.shape, &self.weight.layout, false);
+        let shape = matmul_shape(&self.shape, &self.weight.layout, Direction::Forward);
         let y = self
             .with(|words, low_rank| low_rank::forward(words, low_rank, x.storage::<E>(), self.m()));
         tensor(y, shape)

@@ -1,10 +1,11 @@
-//! The LoRA layer composed of [`Nf4Ops::nf4_matmul`] and a backend's own products: the default bodies, for backends
-//! without a kernel of their own.
+//! The reference of the LoRA layer, composed of [`Nf4Ops::nf4_matmul`] and a backend's own products: the default bodies of
+//! [`Nf4Ops`], for backends without an implementation of their own.
 
 use burn_core::backend::{TensorMetadata, tensor::FloatTensor};
 use burn_core::tensor::{DType, Shape};
+use nf4::Direction;
 
-use crate::{Nf4Ops, Nf4Primitive};
+use crate::ops::{Nf4Ops, Nf4Primitive};
 
 pub(crate) fn lora_matmul<B: Nf4Ops>(
     x: FloatTensor<B>,
@@ -13,7 +14,7 @@ pub(crate) fn lora_matmul<B: Nf4Ops>(
     b: FloatTensor<B>,
     scale: f64,
 ) -> FloatTensor<B> {
-    let y = B::nf4_matmul(x.clone(), weight, false);
+    let y = B::nf4_matmul(x.clone(), weight, Direction::Forward);
     let inner = B::float_matmul(rows::<B>(x, a.dtype()), a);
     let delta = B::float_matmul(B::float_mul_scalar(inner, scale.into()), b);
     add_like::<B>(y, delta)
@@ -28,7 +29,7 @@ pub(crate) fn lora_backward<B: Nf4Ops>(
     grad: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let dinner = inner_gradient::<B>(&grad, &b, scale);
-    let dx = B::nf4_matmul(grad.clone(), weight, true);
+    let dx = B::nf4_matmul(grad.clone(), weight, Direction::Transposed);
     let dx = add_like::<B>(
         dx,
         B::float_matmul(dinner.clone(), B::float_transpose(a.clone())),

@@ -10,11 +10,12 @@
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
+use cubecl::server::Handle;
+use nf4::Direction;
 
-use super::{Alignment, Direction, Problem};
+use super::problem::{Alignment, PackedFormat, Problem, Sizes};
 use crate::decode::{Words, code_of, scale_of, select_values};
 use crate::error::KernelError;
-use crate::format::CodeTable;
 
 /// Units of a cube.
 const UNITS: u32 = 8;
@@ -37,33 +38,23 @@ impl Tile {
 /// Launches the kernel.
 ///
 /// # Errors
-/// [`KernelError::TooLarge`], [`KernelError::TooManyRows`].
-pub(super) fn launch(
-    client: &Client,
-    problem: &Problem<'_>,
-    direction: Direction,
-) -> Result<(), KernelError> {
-    let words = problem.weight.words_arg();
+/// [`KernelError::TooManyRows`].
+pub(super) fn launch(problem: &Problem, output: &Handle) -> Result<(), KernelError> {
+    let client = &problem.client;
     let tile = Tile::new(problem.x.m);
-    let groups = problem.x.m.div_ceil(tile.rows) as u32;
-    problem.check_grid(client, groups)?;
-    let columns = problem.outer.div_ceil(tile.columns) as u32;
+    let grid = problem.grid(UNITS, tile.columns, tile.rows)?;
     // SAFETY: the kernel guards every access by the sizes of the problem.
     unsafe {
-        registers_kernel::launch_unchecked(
+        register_tiled_kernel::launch_unchecked(
             client,
-            CubeCount::Static(columns.div_ceil(UNITS), groups, 1),
+            grid,
             CubeDim::new_1d(UNITS),
             problem.x_arg(),
-            words,
-            problem.output_arg(),
-            problem.x.m as u32,
-            problem.inner as u32,
-            problem.outer as u32,
-            problem.x.row_stride as u32,
-            problem.weight.format.table,
-            direction == Direction::Transposed,
-            problem.alignment(),
+            problem.weight.words_arg(),
+            problem.output_arg(output),
+            problem.sizes_arg(),
+            problem.direction,
+            problem.format(),
             tile,
             problem.x.dtype,
         );
@@ -72,23 +63,19 @@ pub(super) fn launch(
 }
 
 #[cube(launch_unchecked)]
-fn registers_kernel<F: Float>(
+fn register_tiled_kernel<F: Float>(
     x: &[F],
     words: &Words,
     output: &mut [F],
-    m: u32,
-    inner: u32,
-    outer: u32,
-    x_stride: u32,
-    #[comptime] codes: CodeTable,
-    #[comptime] transposed: bool,
-    #[comptime] alignment: Alignment,
+    sizes: &Sizes,
+    #[comptime] direction: Direction,
+    #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
     #[define(F)] _dtype: ElemType,
 ) {
     let first_column = ABSOLUTE_POS_X * comptime!(tile.columns as u32);
     let first_row = CUBE_POS_Y * comptime!(tile.rows as u32);
-    if first_column < outer {
+    if first_column < sizes.n {
         let mut sums = Array::<f32>::new(comptime!(tile.rows * tile.columns));
         #[unroll]
         for i in 0..comptime!(tile.rows * tile.columns) {
@@ -98,19 +85,17 @@ fn registers_kernel<F: Float>(
         let mut rows = Array::<u32>::new(tile.rows);
         #[unroll]
         for i in 0..tile.rows {
-            rows[i] = min(first_row + comptime!(i as u32), m - 1) * x_stride;
+            rows[i] = min(first_row + comptime!(i as u32), sizes.m - 1) * sizes.x_stride;
         }
-        if transposed {
+        if comptime!(direction == Direction::Transposed) {
             multiply_columns::<F>(
                 x,
                 words,
                 &rows,
                 &mut sums,
                 first_column,
-                inner,
-                outer,
-                codes,
-                alignment,
+                sizes,
+                format,
                 tile,
             );
         } else {
@@ -120,10 +105,8 @@ fn registers_kernel<F: Float>(
                 &rows,
                 &mut sums,
                 first_column,
-                inner,
-                outer,
-                codes,
-                alignment,
+                sizes,
+                format,
                 tile,
             );
         }
@@ -133,8 +116,8 @@ fn registers_kernel<F: Float>(
             #[unroll]
             for c in 0..tile.columns {
                 let column = first_column + comptime!(c as u32);
-                if row < m && column < outer {
-                    output[(row * outer + column) as usize] =
+                if row < sizes.m && column < sizes.n {
+                    output[(row * sizes.n + column) as usize] =
                         F::cast_from(sums[comptime!(i * tile.columns + c)]);
                 }
             }
@@ -152,16 +135,16 @@ fn multiply_rows<F: Float>(
     rows: &Array<u32>,
     sums: &mut Array<f32>,
     first_column: u32,
-    inner: u32,
-    outer: u32,
-    #[comptime] codes: CodeTable,
-    #[comptime] alignment: Alignment,
+    sizes: &Sizes,
+    #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
 ) {
+    let codebook = comptime!(format.codebook);
+    let alignment = comptime!(format.alignment);
     let mut starts = Array::<u32>::new(tile.columns);
     #[unroll]
     for c in 0..tile.columns {
-        starts[c] = min(first_column + comptime!(c as u32), outer - 1) * inner;
+        starts[c] = min(first_column + comptime!(c as u32), sizes.n - 1) * sizes.k;
     }
     let mut scales = Array::<f32>::new(tile.columns);
     let mut packed = Array::<u32>::new(tile.columns);
@@ -171,7 +154,7 @@ fn multiply_rows<F: Float>(
         Alignment::Elements => (1, 1),
     });
     let mut k = 0u32;
-    while k < inner {
+    while k < sizes.k {
         #[unroll]
         for c in 0..tile.columns {
             scales[c] = scale_of(&words.scales, starts[c] + k);
@@ -190,7 +173,7 @@ fn multiply_rows<F: Float>(
                 #[unroll]
                 for c in 0..tile.columns {
                     let code = Vector::<u32, Const<1>>::new(packed[c]);
-                    let w = select_values(code, 0usize, codes).extract(0usize) * scales[c];
+                    let w = select_values(code, 0usize, codebook).extract(0usize) * scales[c];
                     packed[c] >>= 4;
                     #[unroll]
                     for i in 0..tile.rows {
@@ -211,13 +194,13 @@ fn multiply_columns<F: Float>(
     rows: &Array<u32>,
     sums: &mut Array<f32>,
     first_column: u32,
-    inner: u32,
-    outer: u32,
-    #[comptime] codes: CodeTable,
-    #[comptime] alignment: Alignment,
+    sizes: &Sizes,
+    #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
 ) {
-    for k in 0..inner {
+    let codebook = comptime!(format.codebook);
+    let alignment = comptime!(format.alignment);
+    for k in 0..sizes.k {
         let mut values = Array::<f32>::new(tile.rows);
         #[unroll]
         for i in 0..tile.rows {
@@ -227,7 +210,7 @@ fn multiply_columns<F: Float>(
         let mut scale = f32::new(0.0);
         #[unroll]
         for c in 0..tile.columns {
-            let element = k * outer + min(first_column + comptime!(c as u32), outer - 1);
+            let element = k * sizes.n + min(first_column + comptime!(c as u32), sizes.n - 1);
             let bit = comptime!(if alignment == Alignment::Elements {
                 0
             } else {
@@ -239,7 +222,7 @@ fn multiply_columns<F: Float>(
             if comptime!(c == 0 || alignment.begins_block(c)) {
                 scale = scale_of(&words.scales, element);
             }
-            let w = select_values(packed, bit, codes).extract(0usize) * scale;
+            let w = select_values(packed, bit, codebook).extract(0usize) * scale;
             #[unroll]
             for i in 0..tile.rows {
                 sums[comptime!(i * tile.columns + c)] += values[i] * w;

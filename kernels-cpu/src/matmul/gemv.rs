@@ -1,4 +1,4 @@
-//! The product for up to [`FEW_ROWS`] rows, bound by reading the packed words where memory is slow.
+//! The product for up to [`MAX_ROWS`] rows, bound by reading the packed words where memory is slow.
 //!
 //! 16 consecutive words of a row are 128 weights. Shifted by `4 j` and looked up they are the weights `8 l + j` in lane
 //! `l`; so `x` (or the output) is kept in that order, and words need no rearranging. A row is taken to
@@ -8,33 +8,55 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use crate::cpu::Cpu;
 use crate::double_quant::decode_scales;
 use crate::element::Element;
-use crate::simd::{Isa, Simd, kernel};
+use crate::simd::{Simd, kernel};
 use nf4::{Direction, Layout, MatrixRef};
 
 /// Up to this many rows the decoded weights are used straight from the register they were decoded in: a decoded
 /// vector then serves so few rows that storing it would cost more than it saves. Measured with AVX-512 at 2048 x 2048:
-/// about equal at 6 rows, and at 8 the blocked product takes three quarters of the time.
-const FEW_ROWS: usize = 5;
+/// about equal at 6 rows, and at 8 `gemm` takes three quarters of the time.
+const MAX_ROWS: usize = 5;
 
 /// Weights in a group of 16 words.
 const GROUP: usize = 128;
 /// Weights a task reads at least, so that starting it does not show.
 const TASK: usize = 64 * 1024;
-/// Most partial sums of the transposed product.
+/// Most partial results of the transposed product.
 const MAX_PARTIALS: usize = 32;
 /// Rows of `W` that one pass over the transposed product's sums takes up.
 const PASS: usize = 4;
 
-/// Whether [`multiply`] takes `m` rows: those of `w` must be whole words.
-pub(super) fn serves(w: MatrixRef<'_>, m: usize) -> bool {
-    m <= FEW_ROWS && w.layout().in_features().is_multiple_of(8)
+/// Returns whether [`multiply`] takes `m` rows and a matrix `[out_features, in_features]`, whose rows must be whole words.
+pub(super) fn serves([_, in_features]: [usize; 2], m: usize) -> bool {
+    m <= MAX_ROWS && in_features.is_multiple_of(8)
+}
+
+/// Returns the bytes that [`multiply`] holds beside its operands and its result.
+pub(super) fn workspace<E: Element>(m: usize, shape: [usize; 2], direction: Direction) -> usize {
+    let [n, k] = shape;
+    if m * n * k == 0 {
+        return 0;
+    }
+    let [len, _] = direction.widths(shape);
+    let widened = if size_of::<E>() == size_of::<f32>() {
+        0
+    } else {
+        m * len
+    };
+    let sums = match direction {
+        Direction::Forward => m * k.next_multiple_of(GROUP) + if m == 1 { n } else { 2 * m * n },
+        Direction::Transposed => {
+            n.div_ceil(rows_per_partial(shape)) * m * k.next_multiple_of(GROUP) + m * k
+        }
+    };
+    (widened + sums) * size_of::<f32>()
 }
 
 /// Writes every value of `y`.
 pub(super) fn multiply<E: Element>(
-    isa: Isa,
+    cpu: Cpu,
     w: MatrixRef<'_>,
     x: &[E],
     m: usize,
@@ -42,19 +64,19 @@ pub(super) fn multiply<E: Element>(
     direction: Direction,
 ) {
     let mut scratch = Vec::new();
-    let x = E::read(isa, x, &mut scratch);
+    let x = E::read(cpu.isa, x, &mut scratch);
     let mut out = vec![0.0; y.len()];
     match direction {
-        Direction::Forward => forward(isa, w, x, m, &mut out),
-        Direction::Transposed => transposed(isa, w, x, m, &mut out),
+        Direction::Forward => forward(cpu, w, x, m, &mut out),
+        Direction::Transposed => transposed(cpu, w, x, m, &mut out),
     }
     y.iter_mut()
         .zip(out)
         .for_each(|(y, value)| _ = y.write(E::from_f32(value)));
 }
 
-/// `y = x·Wᵀ`; the tasks are rows of `W`.
-fn forward(isa: Isa, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
+/// Writes `y = x·Wᵀ`; the tasks are rows of W.
+fn forward(cpu: Cpu, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
     let [n, k] = w.layout().shape();
     let x: Vec<f32> = x.chunks(k).flat_map(interleaved).collect();
     let rows = TASK.div_ceil(k);
@@ -63,8 +85,9 @@ fn forward(isa: Isa, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
     let out = if m == 1 { &mut *y } else { &mut transposed };
     out.par_chunks_mut(rows * m)
         .enumerate()
+        .with_min_len(cpu.threads.min_len(1))
         .for_each(|(task, out)| {
-            dot_rows(isa, w, task * rows, &x, m, out);
+            dot_rows(cpu.isa, w, task * rows, &x, m, out);
         });
     for (j, row) in transposed.chunks(m).enumerate() {
         row.iter()
@@ -73,21 +96,26 @@ fn forward(isa: Isa, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
     }
 }
 
-/// `y = x·W`; the tasks are runs of rows of `W` with sums of their own, which are then added up in order.
-fn transposed(isa: Isa, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
-    let [n, k] = w.layout().shape();
-    let rows = TASK
-        .div_ceil(k)
+/// Returns the rows of W that one partial result of the transposed product sums up.
+fn rows_per_partial([n, k]: [usize; 2]) -> usize {
+    TASK.div_ceil(k)
         .max(n.div_ceil(MAX_PARTIALS))
-        .next_multiple_of(PASS);
+        .next_multiple_of(PASS)
+}
+
+/// Writes `y = x·W`; the tasks are runs of rows of W with sums of their own, which are then added up in order.
+fn transposed(cpu: Cpu, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
+    let shape @ [n, k] = w.layout().shape();
+    let rows = rows_per_partial(shape);
     let padded = k.next_multiple_of(GROUP);
     let mut partials = vec![0.0; n.div_ceil(rows) * m * padded];
     partials
         .par_chunks_mut(m * padded)
         .enumerate()
+        .with_min_len(cpu.threads.min_len(1))
         .for_each(|(task, sums)| {
             let first = task * rows;
-            add_rows(isa, w, first, rows.min(n - first), x, m, sums);
+            add_rows(cpu.isa, w, first, rows.min(n - first), x, m, sums);
         });
     let (total, others) = partials.split_at_mut(m * padded);
     for partial in others.chunks(m * padded) {
@@ -103,12 +131,12 @@ fn transposed(isa: Isa, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
     }
 }
 
-/// Where column `i` lies in the interleaved order.
+/// Returns where column `i` lies in the interleaved order.
 const fn position(i: usize) -> usize {
     i / GROUP * GROUP + i % 8 * 16 + i % GROUP / 8
 }
 
-/// A row in the interleaved order, filled with zeros to whole groups.
+/// Returns a row in the interleaved order, filled with zeros to whole groups.
 fn interleaved(row: &[f32]) -> Vec<f32> {
     let mut out = vec![0.0; row.len().next_multiple_of(GROUP)];
     row.iter()
@@ -139,7 +167,7 @@ impl RowScales {
         }
     }
 
-    /// Elements that [`RowScales::spread`] needs: the words of all blocks of a row, and those of the last group.
+    /// Returns the elements that [`RowScales::spread`] needs: the words of all blocks of a row, and those of the last group.
     fn spread_len(layout: Layout) -> usize {
         layout.in_features() / 8 + 2 * layout.config().block_size / 8 + GROUP / 8
     }
@@ -159,7 +187,7 @@ impl RowScales {
     }
 }
 
-/// The words of a group, zeros after the end of the row.
+/// Returns the words of a group, zeros after the end of the row.
 #[inline(always)]
 fn group_words<S: Simd>(s: S, row: &[u32], group: usize) -> S::U {
     let words = &row[16 * group..];
@@ -180,7 +208,7 @@ kernel! {
 
 #[inline(always)]
 fn dot<S: Simd>(s: S, w: MatrixRef<'_>, first: usize, x: &[f32], m: usize, out: &mut [f32]) {
-    const { assert!(FEW_ROWS == 5) };
+    const { assert!(MAX_ROWS == 5) };
     match m {
         1 => dot_of::<S, 1>(s, w, first, x, out),
         2 => dot_of::<S, 2>(s, w, first, x, out),
@@ -266,7 +294,7 @@ fn add<S: Simd>(
         }
         let words: [&[u32]; PASS] =
             std::array::from_fn(|p| &w.packed()[row(p) * k / 8..(row(p) + 1) * k / 8]);
-        let mut factors = [[0.0; PASS]; FEW_ROWS];
+        let mut factors = [[0.0; PASS]; MAX_ROWS];
         for (i, factors) in factors.iter_mut().enumerate().take(m) {
             for (p, factor) in factors.iter_mut().enumerate().take(first + rows - pass) {
                 *factor = x[i * n + pass + p];
