@@ -19,8 +19,9 @@
 //!
 //! Quantizing and decoding give the same bits on every machine. A product gives the same bits for any number of threads,
 //! but not on every instruction set: AVX-512, AVX2 with FMA, NEON and plain Rust, chosen when the program runs, sum
-//! in orders of their own ([`Isa`] forces one).
+//! in orders of their own ([`Isa`] forces one). [`adamw`] updates parameters and optimizer state, with the same bits everywhere.
 
+pub mod adamw;
 mod dequantize;
 mod double_quant;
 mod element;

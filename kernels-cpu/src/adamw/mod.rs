@@ -1,14 +1,17 @@
-//! The update on the host: parameter, gradient and moments read and written once.
+//! AdamW, one pass over parameter, gradient and both moments.
 //!
-//! - [`f32`]: f32 moments.
-//! - [`dynamic8`]: moments in blocks of 8-bit codes.
+//! - [`update_f32`]: f32 moments.
+//! - [`update_dynamic8`]: moments in blocks of 8-bit codes.
 //!
 //! Every element, or block, is worked out by itself with operations that round as IEEE 754 says and none of which is
-//! contracted, so the bits depend neither on how the state is cut into pages, nor on the threads, nor on the
-//! width of the vectors.
+//! contracted, so the bits depend neither on how the state is cut into runs, nor on the threads, nor on the
+//! width of the vectors: they are those of [`nf4::adamw`].
 
-pub(crate) mod dynamic8;
-pub(crate) mod f32;
+mod dynamic8;
+mod f32;
+
+pub use dynamic8::update_dynamic8;
+pub use f32::update_f32;
 
 /// Elements that one thread takes at a time.
 const CHUNK: usize = 1 << 14;
