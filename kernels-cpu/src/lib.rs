@@ -4,6 +4,7 @@
 //! - [`quantize`], [`dequantize`]: to the 4-bit format and back
 //! - [`matmul`], [`matmul_vec`], [`low_rank`]: products with a 4-bit matrix; [`dense`]: with a dense one
 //! - [`rms_norm`], [`swiglu`], [`rope`], [`attention`], [`cross_entropy`]: the operations between the products
+//! - [`adamw`]: the optimizer's update
 //! - [`convert`]: from one [`Element`] type to another
 //!
 //! A module's `saved` says what is kept for its backward pass, its `workspace` what it needs while it runs, in bytes.
@@ -26,8 +27,10 @@
 //!
 //! Quantizing and decoding give the same bits on every machine. A product gives the same bits for any number of threads,
 //! but not on every instruction set: AVX-512, AVX2 with FMA, NEON and plain Rust, chosen when the program runs, sum
-//! in orders of their own. [`Cpu`] forces an instruction set, or the calling thread.
+//! in orders of their own. [`adamw`] gives the same bits everywhere. [`Cpu`] forces an instruction set, or the calling
+//! thread.
 
+pub mod adamw;
 pub mod attention;
 mod buffer;
 mod convert;

@@ -19,6 +19,8 @@ use cubecl::client::Client;
 use cubecl::future::reader::read_sync;
 use cubecl::server::{Handle, ServerError};
 
+use qlora_cubecl::adamw;
+
 use crate::PagedError;
 use crate::residency::Residency;
 
@@ -95,11 +97,11 @@ impl DevicePages {
         pools.map(|usage| usage.bytes_reserved).sum()
     }
 
-    /// The maps of 8-bit moments, made by `values` once.
-    pub fn maps(&mut self, values: impl FnOnce() -> Vec<f32>) -> Handle {
+    /// The maps of 8-bit moments, uploaded once.
+    pub fn maps(&mut self) -> Handle {
         let client = &self.client;
         self.maps
-            .get_or_insert_with(|| client.create(Bytes::from_elems(values())))
+            .get_or_insert_with(|| adamw::dynamic_maps(client))
             .clone()
     }
 

@@ -13,13 +13,10 @@
 //! - [`moments`]: [`Moments`], the state of a parameter outside its pages.
 //! - [`ops`]: [`PagedOps`], the backend extension behind it.
 //! - [`pool`]: the pages of one optimizer, and a parameter's part of them.
-//! - [`rule`]: [`Rule`], the numbers of one update.
 //! - [`table`]: which bytes of which page belong to which parameter.
 //! - [`error`]: [`PagedError`], what can go wrong.
 
 mod backends;
-#[cfg(feature = "flex")]
-mod cpu;
 #[cfg(feature = "cubecl-backend")]
 mod device;
 #[cfg(feature = "flex")]
@@ -33,7 +30,6 @@ pub mod ops;
 pub mod optimizer;
 pub mod pool;
 pub mod residency;
-pub mod rule;
 pub mod state;
 pub mod table;
 
@@ -43,6 +39,5 @@ pub use moments::Moments;
 pub use ops::PagedOps;
 pub use optimizer::{MIN_8BIT_ELEMENTS, PAGE_BYTES, PagedAdamW, PagedAdamW8bit, PagedAdamWConfig};
 pub use residency::{PagingReport, lru_bytes};
-pub use rule::Rule;
 pub use state::PagedState;
 pub use table::Precision;

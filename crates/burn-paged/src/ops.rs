@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use burn_core as burn;
 use burn_core::backend::{Backend, backend_extension, tensor::FloatTensor};
+use nf4::adamw::AdamWStep;
 
-use crate::Rule;
 use crate::pool::{Begin, Slot};
 
 /// Updates of parameters whose state is paged.
@@ -32,7 +32,7 @@ pub trait PagedOps: Backend {
     #[fusion(meta = like_first)]
     fn paged_open(like: FloatTensor<Self>, slot: Arc<Slot>) -> FloatTensor<Self>;
 
-    /// One AdamW update (see [`Rule`]) of `param` by `grad`, both f32 of the same shape, and of the moments in
+    /// One AdamW update (see [`AdamWStep`]) of `param` by `grad`, both f32 of the same shape, and of the moments in
     /// `slot`. One pass over all four.
     #[fusion(meta = like_param)]
     fn paged_adamw(
@@ -40,7 +40,7 @@ pub trait PagedOps: Backend {
         grad: FloatTensor<Self>,
         slot: Arc<Slot>,
         begin: Begin,
-        rule: Rule,
+        step: AdamWStep,
     ) -> FloatTensor<Self>;
 }
 
@@ -65,7 +65,7 @@ mod fusion_meta {
         _: &TensorSpec,
         _: &Arc<Slot>,
         _: &Begin,
-        _: &Rule,
+        _: &AdamWStep,
     ) -> TensorSpec {
         TensorSpec {
             shape: param.shape.clone(),

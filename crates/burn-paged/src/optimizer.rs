@@ -9,9 +9,9 @@ use burn_core::backend::Dispatch;
 use burn_core::config::Config;
 use burn_core::tensor::{DType, Device, Tensor};
 use burn_optim::{LearningRate, Optimizer};
+use nf4::adamw::AdamW;
 
 use crate::pool::{Begin, Pool, PoolSettings, Slot};
-use crate::rule::Settings;
 use crate::state::{Held, PagedState};
 use crate::table::Precision;
 use crate::{Budget, Moments, PagedError, PagedOps, PagingReport};
@@ -76,13 +76,13 @@ impl PagedAdamWConfig {
     }
 
     fn engine(&self, eight_bit: bool) -> Result<Engine, PagedError> {
-        let settings = Settings {
+        let adamw = AdamW {
             beta_1: self.beta_1,
             beta_2: self.beta_2,
             epsilon: self.epsilon,
             weight_decay: self.weight_decay,
         };
-        settings.validate()?;
+        validate(&adamw)?;
         self.budget.validate()?;
         if self.page_bytes < 4096 || !self.page_bytes.is_multiple_of(256) {
             return Err(PagedError::Config {
@@ -92,7 +92,7 @@ impl PagedAdamWConfig {
             });
         }
         Ok(Engine {
-            settings,
+            adamw,
             eight_bit_from: eight_bit.then_some(self.min_8bit_elements),
             pool: Pool::new(PoolSettings {
                 budget: self.budget,
@@ -104,6 +104,32 @@ impl PagedAdamWConfig {
     }
 }
 
+/// # Errors
+/// [`PagedError::Config`] naming the first setting that cannot work.
+fn validate(adamw: &AdamW) -> Result<(), PagedError> {
+    let refuse = |field, value: f64, expected| {
+        Err(PagedError::Config {
+            field,
+            value: value.to_string(),
+            expected,
+        })
+    };
+    for (field, value) in [("beta 1", adamw.beta_1), ("beta 2", adamw.beta_2)] {
+        if !(0.0..1.0).contains(&value) {
+            return refuse(field, value, "in [0, 1)");
+        }
+    }
+    for (field, value) in [
+        ("epsilon", adamw.epsilon),
+        ("weight decay", adamw.weight_decay),
+    ] {
+        if !(value.is_finite() && value >= 0.0) {
+            return refuse(field, value, "a finite number, 0 or above");
+        }
+    }
+    Ok(())
+}
+
 fn temporary_file() -> PathBuf {
     static USES: AtomicU64 = AtomicU64::new(0);
     let (process, count) = (std::process::id(), USES.fetch_add(1, Ordering::Relaxed));
@@ -113,7 +139,7 @@ fn temporary_file() -> PathBuf {
 /// What both optimizers do.
 #[derive(Debug, Clone)]
 struct Engine {
-    settings: Settings,
+    adamw: AdamW,
     /// Elements from which on moments are 8-bit; `None` for never.
     eight_bit_from: Option<usize>,
     pool: Arc<Pool>,
@@ -168,13 +194,13 @@ impl Engine {
                 (steps, slot, begin)
             }
         };
-        let rule = self.settings.at(steps, lr);
+        let step = self.adamw.at(steps, lr);
         let updated = <Dispatch as PagedOps>::paged_adamw(
             tensor.without_autodiff().into_dispatch(),
             grad.without_autodiff().into_dispatch(),
             slot.clone(),
             begin,
-            rule,
+            step,
         );
         self.pool.health()?;
         Ok((

@@ -293,10 +293,7 @@ impl Inner {
     #[cfg(feature = "cubecl-backend")]
     pub fn device_maps(&mut self) -> Result<cubecl::server::Handle, PagedError> {
         match &mut self.home {
-            Some(Home::Device(pages)) => Ok(pages.maps(|| {
-                let maps = [nf4::dynamic_map(), nf4::dynamic_map_unsigned()];
-                maps.into_iter().flatten().copied().collect()
-            })),
+            Some(Home::Device(pages)) => Ok(pages.maps()),
             other => Err(elsewhere("a CubeCL device", other.as_ref())),
         }
     }

@@ -12,8 +12,8 @@ pub enum Precision {
     Dynamic8,
 }
 
-/// Elements that share their two scales in [`Precision::Dynamic8`] (bitsandbytes' block size of 256).
-pub const BLOCK: usize = 256;
+/// Elements that share their two scales in [`Precision::Dynamic8`].
+pub const BLOCK: usize = nf4::adamw::BLOCK;
 
 /// Elements of f32 state that stay together, so that runs begin on whole vectors.
 const RUN: usize = 16;
@@ -31,7 +31,7 @@ impl Precision {
     pub(crate) const fn granule_bytes(self) -> usize {
         match self {
             Self::F32 => 8 * RUN,
-            Self::Dynamic8 => 2 * BLOCK + 8,
+            Self::Dynamic8 => nf4::adamw::BLOCK_BYTES,
         }
     }
 

@@ -8,8 +8,9 @@ use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::server::Handle;
 use cubecl::std::tensor::TensorHandle;
+use nf4::adamw::{AdamWStep, BLOCK, BLOCK_BYTES};
 use nf4::{Direction, Layout, QuantConfig};
-use qlora_cubecl::adamw::{self, Factors, Run};
+use qlora_cubecl::adamw::{self, Run};
 use qlora_cubecl::{KernelError, Weight, dequantize, matmul, quantize};
 
 use crate::fused::{self, Fused};
@@ -121,16 +122,15 @@ impl Case {
                 let run = run(elements, 2 * elements);
                 let page = client.empty(4 * run.page_words);
                 let buffers = parameter(client, elements);
-                adamw::f32::update(client, buffers.each_ref(), &page, run, FACTORS)?;
+                adamw::update_f32(client, buffers.each_ref(), &page, run, STEP)?;
                 Ok(None)
             }
             Operation::AdamW8bit => {
-                let blocks = elements.div_ceil(adamw::dynamic8::BLOCK);
-                let run = run(elements, blocks * adamw::dynamic8::BLOCK_WORDS);
+                let run = run(elements, elements.div_ceil(BLOCK) * BLOCK_BYTES / 4);
                 let page = client.empty(4 * run.page_words);
                 let maps = client.empty(4 * 512);
                 let buffers = parameter(client, elements);
-                adamw::dynamic8::update(client, buffers.each_ref(), &page, &maps, run, FACTORS)?;
+                adamw::update_dynamic8(client, buffers.each_ref(), &page, &maps, run, STEP)?;
                 Ok(None)
             }
         }
@@ -185,7 +185,7 @@ fn run(elements: usize, page_words: usize) -> Run {
 }
 
 /// No kernel depends on them.
-const FACTORS: Factors = Factors {
+const STEP: AdamWStep = AdamWStep {
     rate_1: 0.1,
     beta_2: 0.999,
     rate_2: 0.001,

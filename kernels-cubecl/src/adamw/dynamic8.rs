@@ -4,18 +4,17 @@
 //! on small devices and by memory on large ones. Launch: one cube of 64 units a block of 256, four elements (one word
 //! of codes of either moment) a unit; on a CPU one unit a block.
 
+use cubecl::bytes::Bytes;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use nf4::adamw::{AdamWStep, BLOCK, BLOCK_BYTES};
 
-use super::{Factors, KernelFactors, Run, updated};
+use super::{Run, Step, launch_arg, updated};
 use crate::error::{KernelError, check_size};
 use crate::operand::buffer;
 
-/// Elements of a block.
-pub const BLOCK: usize = 256;
-
 /// Words of a block: the codes of the first moments, those of the second, and the two scales.
-pub const BLOCK_WORDS: usize = 2 * BLOCK / 4 + 2;
+const BLOCK_WORDS: usize = BLOCK_BYTES / 4;
 
 /// Words of codes of either moment.
 const CODE_WORDS: usize = BLOCK / 4;
@@ -23,18 +22,26 @@ const CODE_WORDS: usize = BLOCK / 4;
 /// Entries of both maps.
 const MAPS: usize = 512;
 
-/// Updates one run of blocks. As the update of f32 moments; `maps` are the 256 entries of the map of
-/// the first moment, rising, and those of the second.
+/// Uploads the maps that [`update_dynamic8`] codes moments with: the 256 entries of the signed dynamic map, rising, and those
+/// of the unsigned one.
+pub fn dynamic_maps(client: &Client) -> Handle {
+    let maps = [nf4::dynamic_map(), nf4::dynamic_map_unsigned()];
+    let values: Vec<f32> = maps.into_iter().flatten().copied().collect();
+    client.create(Bytes::from_elems(values))
+}
+
+/// Updates one run of blocks, which [`BLOCK_BYTES`] lays out. As [`update_f32`](super::update_f32); `maps` are
+/// [`dynamic_maps`].
 ///
 /// # Errors
 /// [`KernelError::TooLarge`].
-pub fn update(
+pub fn update_dynamic8(
     client: &Client,
     [param, grad, output]: [&Handle; 3],
     page: &Handle,
     maps: &Handle,
     run: Run,
-    factors: Factors,
+    step: AdamWStep,
 ) -> Result<(), KernelError> {
     check_size("parameter", run.parameter)?;
     check_size("page", run.page_words)?;
@@ -63,7 +70,7 @@ pub fn update(
             run.first as u32,
             run.elements as u32,
             run.offset as u32,
-            super::launch_arg(factors),
+            launch_arg(step),
             units,
         );
     }
@@ -81,7 +88,7 @@ fn update_kernel(
     first: u32,
     elements: u32,
     offset: u32,
-    factors: &KernelFactors,
+    step: &Step,
     #[comptime] units: usize,
 ) {
     let per_unit = comptime!(CODE_WORDS / units);
@@ -111,10 +118,10 @@ fn update_kernel(
                     let code_2 = (word_2 >> comptime!(8 * i as u32)) & 255;
                     let g = grad[at];
                     let old = maps[code_1 as usize] * scale_1;
-                    new_m = old + factors.rate_1 * (g - old);
-                    new_v = maps[(256 + code_2) as usize] * scale_2 * factors.beta_2
-                        + factors.rate_2 * g * g;
-                    output[at] = updated(param[at], new_m, new_v, factors);
+                    new_m = old + step.rate_1 * (g - old);
+                    new_v =
+                        maps[(256 + code_2) as usize] * scale_2 * step.beta_2 + step.rate_2 * g * g;
+                    output[at] = updated(param[at], new_m, new_v, step);
                 }
                 m[nth * 4 + i] = new_m;
                 v[nth * 4 + i] = new_v;

@@ -4,8 +4,9 @@
 
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use nf4::adamw::AdamWStep;
 
-use super::{Factors, KernelFactors, Run, updated};
+use super::{Run, Step, launch_arg, updated};
 use crate::error::{KernelError, check_size};
 use crate::operand::buffer;
 
@@ -16,12 +17,12 @@ const UNITS: u32 = 256;
 ///
 /// # Errors
 /// [`KernelError::TooLarge`].
-pub fn update(
+pub fn update_f32(
     client: &Client,
     [param, grad, output]: [&Handle; 3],
     page: &Handle,
     run: Run,
-    factors: Factors,
+    step: AdamWStep,
 ) -> Result<(), KernelError> {
     check_size("parameter", run.parameter)?;
     check_size("page", run.page_words)?;
@@ -44,7 +45,7 @@ pub fn update(
             run.elements as u32,
             run.offset as u32,
             ((run.end - run.offset) / 2) as u32,
-            super::launch_arg(factors),
+            launch_arg(step),
         );
     }
     Ok(())
@@ -61,7 +62,7 @@ fn update_kernel(
     elements: u32,
     offset: u32,
     half: u32,
-    factors: &KernelFactors,
+    step: &Step,
 ) {
     let i = ABSOLUTE_POS as u32;
     if i < elements {
@@ -70,10 +71,10 @@ fn update_kernel(
         let second_moment = (offset + half + i) as usize;
         let g = grad[at];
         let m = page[first_moment];
-        let m = m + factors.rate_1 * (g - m);
-        let v = page[second_moment] * factors.beta_2 + factors.rate_2 * g * g;
+        let m = m + step.rate_1 * (g - m);
+        let v = page[second_moment] * step.beta_2 + step.rate_2 * g * g;
         page[first_moment] = m;
         page[second_moment] = v;
-        output[at] = updated(param[at], m, v, factors);
+        output[at] = updated(param[at], m, v, step);
     }
 }

@@ -1,40 +1,19 @@
 //! AdamW on state that lies in pages: one pass over parameter, gradient and both moments.
 //!
-//! - [`mod@f32`](self::f32): f32 moments.
-//! - [`dynamic8`]: moments in blocks of 8-bit codes.
+//! - [`update_f32`]: f32 moments.
+//! - [`update_dynamic8`]: moments in blocks of 8-bit codes, whose maps [`dynamic_maps`] uploads.
 //!
 //! A page is one buffer of words that holds runs of several parameters; a launch updates one run. Every element, or
 //! block, is worked out by itself, so how the runs are cut changes no bits.
 
-pub mod dynamic8;
-pub mod f32;
+mod dynamic8;
+mod f32;
+
+pub use dynamic8::{dynamic_maps, update_dynamic8};
+pub use f32::update_f32;
 
 use cubecl::prelude::*;
-
-/// The factors of one update, worked out on the host:
-///
-/// ```text
-/// m ← m + rate_1 · (g − m)
-/// v ← v · beta_2 + rate_2 · g · g
-/// p ← p · decay − step_size · m / (√v / correction_2 + epsilon)
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Factors {
-    /// `1 − β₁`.
-    pub rate_1: f32,
-    /// `β₂`.
-    pub beta_2: f32,
-    /// `1 − β₂`.
-    pub rate_2: f32,
-    /// `√(1 − β₂ᵗ)`.
-    pub correction_2: f32,
-    /// Added to the root.
-    pub epsilon: f32,
-    /// `1 − lr · λ`.
-    pub decay: f32,
-    /// `lr / (1 − β₁ᵗ)`.
-    pub step_size: f32,
-}
+use nf4::adamw::AdamWStep;
 
 /// One run of a parameter in a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +32,9 @@ pub struct Run {
     pub end: usize,
 }
 
-/// [`Factors`] as kernels take them.
+/// [`AdamWStep`] as kernels take it.
 #[derive(CubeLaunch, CubeType)]
-struct KernelFactors {
+struct Step {
     rate_1: f32,
     beta_2: f32,
     rate_2: f32,
@@ -65,21 +44,21 @@ struct KernelFactors {
     step_size: f32,
 }
 
-/// What the update makes of a parameter, by its new moments.
+/// Returns the parameter after the update, by its new moments.
 #[cube]
-fn updated(param: f32, m: f32, v: f32, factors: &KernelFactors) -> f32 {
-    let root = v.sqrt() / factors.correction_2 + factors.epsilon;
-    param * factors.decay - factors.step_size * m / root
+fn updated(param: f32, m: f32, v: f32, step: &Step) -> f32 {
+    let root = v.sqrt() / step.correction_2 + step.epsilon;
+    param * step.decay - step.step_size * m / root
 }
 
-fn launch_arg(factors: Factors) -> KernelFactorsLaunch {
-    KernelFactorsLaunch::new(
-        factors.rate_1,
-        factors.beta_2,
-        factors.rate_2,
-        factors.correction_2,
-        factors.epsilon,
-        factors.decay,
-        factors.step_size,
+fn launch_arg(step: AdamWStep) -> StepLaunch {
+    StepLaunch::new(
+        step.rate_1,
+        step.beta_2,
+        step.rate_2,
+        step.correction_2,
+        step.epsilon,
+        step.decay,
+        step.step_size,
     )
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use burn_core::backend::tensor::FloatTensor;
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
+use nf4::adamw::AdamWStep;
 use qlora_cubecl::KernelError;
-use qlora_cubecl::adamw::{Factors, Run, dynamic8, f32};
+use qlora_cubecl::adamw::{Run, update_dynamic8, update_f32};
 
 use crate::device::DevicePages;
 use crate::pool::{Begin, Home, Inner, PoolSettings, Slot};
 use crate::table::Precision;
-use crate::{PagedError, PagedOps, Rule};
+use crate::{PagedError, PagedOps};
 
 impl PagedOps for CubeBackend {
     fn paged_open(like: FloatTensor<Self>, slot: Arc<Slot>) -> FloatTensor<Self> {
@@ -27,7 +28,7 @@ impl PagedOps for CubeBackend {
         grad: FloatTensor<Self>,
         slot: Arc<Slot>,
         begin: Begin,
-        rule: Rule,
+        step: AdamWStep,
     ) -> FloatTensor<Self> {
         let param = into_contiguous(param);
         let grad = into_contiguous(grad);
@@ -41,7 +42,7 @@ impl PagedOps for CubeBackend {
         // What goes wrong is kept in the pool.
         let updated = slot
             .pool()
-            .with(|inner| update(inner, &slot, &begin, [&param, &grad, &output], rule));
+            .with(|inner| update(inner, &slot, &begin, [&param, &grad, &output], step));
         match updated {
             Ok(()) => output,
             Err(_) => param,
@@ -62,7 +63,7 @@ fn update(
     slot: &Slot,
     begin: &Begin,
     [param, grad, output]: [&CubeTensor; 3],
-    rule: Rule,
+    step: AdamWStep,
 ) -> Result<(), PagedError> {
     inner.home(|settings| open(settings, param));
     let page_words = inner.page_bytes() / 4;
@@ -77,30 +78,17 @@ fn update(
             end: segment.end / 4,
         };
         let buffers = [&param.handle, &grad.handle, &output.handle];
-        let factors = factors(rule);
         let client = &param.client;
         match slot.precision() {
-            Precision::F32 => f32::update(client, buffers, &page, run, factors),
+            Precision::F32 => update_f32(client, buffers, &page, run, step),
             Precision::Dynamic8 => {
                 let maps = inner.device_maps()?;
-                dynamic8::update(client, buffers, &page, &maps, run, factors)
+                update_dynamic8(client, buffers, &page, &maps, run, step)
             }
         }
         .map_err(refused)?;
     }
     Ok(())
-}
-
-fn factors(rule: Rule) -> Factors {
-    Factors {
-        rate_1: rule.rate_1,
-        beta_2: rule.beta_2,
-        rate_2: rule.rate_2,
-        correction_2: rule.correction_2,
-        epsilon: rule.epsilon,
-        decay: rule.decay,
-        step_size: rule.step_size,
-    }
 }
 
 fn refused(error: KernelError) -> PagedError {

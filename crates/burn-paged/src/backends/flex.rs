@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use burn_core::backend::{Flex, tensor::FloatTensor};
 use burn_flex::FlexTensor;
+use nf4::adamw::AdamWStep;
+use qlora_cpu::adamw::{update_dynamic8, update_f32};
 
 use crate::host::HostPages;
 use crate::pool::{Begin, Home, Inner, PoolSettings, Slot};
 use crate::table::Precision;
-use crate::{PagedError, PagedOps, Rule, cpu};
+use crate::{PagedError, PagedOps};
 
 impl PagedOps for Flex {
     fn paged_open(like: FloatTensor<Self>, slot: Arc<Slot>) -> FloatTensor<Self> {
@@ -25,7 +27,7 @@ impl PagedOps for Flex {
         grad: FloatTensor<Self>,
         slot: Arc<Slot>,
         begin: Begin,
-        rule: Rule,
+        step: AdamWStep,
     ) -> FloatTensor<Self> {
         let mut param = compact(param);
         let grad = compact(grad);
@@ -34,7 +36,7 @@ impl PagedOps for Flex {
         // What goes wrong is kept in the pool.
         let _ = slot
             .pool()
-            .with(|inner| update(inner, &slot, &begin, values, grad, rule));
+            .with(|inner| update(inner, &slot, &begin, values, grad, step));
         param
     }
 }
@@ -52,7 +54,7 @@ fn update(
     begin: &Begin,
     param: &mut [f32],
     grad: &[f32],
-    rule: Rule,
+    step: AdamWStep,
 ) -> Result<(), PagedError> {
     inner.home(open);
     for segment in inner.begin(slot, begin)? {
@@ -64,9 +66,9 @@ fn update(
                 let values: &mut [f32] = bytemuck::cast_slice_mut(bytes);
                 let (m, v) = values.split_at_mut(values.len() / 2);
                 let elements = param.len();
-                cpu::f32::update(param, grad, &mut m[..elements], &mut v[..elements], rule);
+                update_f32(param, grad, &mut m[..elements], &mut v[..elements], step);
             }
-            Precision::Dynamic8 => cpu::dynamic8::update(param, grad, bytes, rule),
+            Precision::Dynamic8 => update_dynamic8(param, grad, bytes, step),
         }
     }
     Ok(())

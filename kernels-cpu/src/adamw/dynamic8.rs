@@ -3,35 +3,44 @@
 //! The first moment is coded with the signed dynamic map and the second with the unsigned one, each
 //! relative to the largest of its block. The update itself uses the moments before they are coded again.
 
-use rayon::prelude::*;
 use std::sync::OnceLock;
 
-use super::{CHUNK, vectorised};
-use crate::Rule;
-use crate::table::{BLOCK, Precision};
+use nf4::adamw::{AdamWStep, BLOCK, BLOCK_BYTES, CODES_2, SCALE_1, SCALE_2};
+use rayon::prelude::*;
 
-const BLOCK_BYTES: usize = Precision::Dynamic8.granule_bytes();
+use super::CHUNK;
+use crate::simd::{Isa, kernel};
 
-/// Where the parts of a block lie.
-const CODES_2: usize = BLOCK;
-const SCALE_1: usize = 2 * BLOCK;
-const SCALE_2: usize = 2 * BLOCK + 4;
-
-/// Updates a run of elements and the blocks of its moments. Only the last block may be short.
-pub(crate) fn update(param: &mut [f32], grad: &[f32], blocks: &mut [u8], rule: Rule) {
+/// Updates `param` by `grad`, of the same length, and their moments in blocks as [`BLOCK_BYTES`] lays them. Only the
+/// last block may be short.
+///
+/// # Panics
+/// If `grad` is not as long as `param`, or `blocks` does not hold whole blocks for all of it.
+pub fn update_dynamic8(param: &mut [f32], grad: &[f32], blocks: &mut [u8], step: AdamWStep) {
+    assert_eq!(
+        grad.len(),
+        param.len(),
+        "the gradient is as long as the parameter"
+    );
+    assert_eq!(
+        blocks.len(),
+        param.len().div_ceil(BLOCK) * BLOCK_BYTES,
+        "every block of 256 elements has its moments"
+    );
     let per_chunk = CHUNK / BLOCK;
+    let isa = Isa::best();
     if param.len() <= CHUNK {
-        return chunk(param, grad, blocks, rule);
+        return chunk(isa, param, grad, blocks, step);
     }
     param
         .par_chunks_mut(CHUNK)
         .zip(grad.par_chunks(CHUNK))
         .zip(blocks.par_chunks_mut(per_chunk * BLOCK_BYTES))
-        .for_each(|((param, grad), blocks)| chunk(param, grad, blocks, rule));
+        .for_each(|((param, grad), blocks)| chunk(isa, param, grad, blocks, step));
 }
 
-vectorised! {
-    fn chunk(param: &mut [f32], grad: &[f32], blocks: &mut [u8], rule: Rule) {
+kernel! {
+    fn chunk<S: Simd>(param: &mut [f32], grad: &[f32], blocks: &mut [u8], step: AdamWStep) {
         let [signed, unsigned] = maps();
         let blocks = blocks.chunks_exact_mut(BLOCK_BYTES);
         for ((param, grad), block) in param.chunks_mut(BLOCK).zip(grad.chunks(BLOCK)).zip(blocks) {
@@ -49,10 +58,10 @@ vectorised! {
             }
             for i in 0..len {
                 let g = grad[i];
-                m[i] += rule.rate_1 * (g - m[i]);
-                v[i] = v[i] * rule.beta_2 + rule.rate_2 * g * g;
-                let root = v[i].sqrt() / rule.correction_2 + rule.epsilon;
-                param[i] = param[i] * rule.decay - rule.step_size * m[i] / root;
+                m[i] += step.rate_1 * (g - m[i]);
+                v[i] = v[i] * step.beta_2 + step.rate_2 * g * g;
+                let root = v[i].sqrt() / step.correction_2 + step.epsilon;
+                param[i] = param[i] * step.decay - step.step_size * m[i] / root;
             }
             let largest = |values: &[f32; BLOCK]| {
                 values.iter().fold(0f32, |largest, value| largest.max(value.abs()))
@@ -69,8 +78,8 @@ vectorised! {
 }
 
 /// A dynamic map, and what finds the nearest entry.
-pub(crate) struct Map {
-    pub values: [f32; 256],
+struct Map {
+    values: [f32; 256],
     /// Midpoint above each entry; infinity above the last.
     midpoints: [f32; 256],
     /// A code at or below the one sought, by the upper half of a value's bits.
@@ -121,7 +130,7 @@ impl Map {
 }
 
 /// The signed map of the first moment and the unsigned one of the second.
-pub(crate) fn maps() -> &'static [Map; 2] {
+fn maps() -> &'static [Map; 2] {
     static MAPS: OnceLock<[Map; 2]> = OnceLock::new();
     MAPS.get_or_init(|| {
         [
@@ -134,7 +143,7 @@ pub(crate) fn maps() -> &'static [Map; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rule::Settings;
+    use nf4::adamw::{self, AdamW};
 
     fn nearest(map: &Map, value: f32) -> u8 {
         let distance = |code: usize| (map.values[code] - value).abs();
@@ -164,50 +173,55 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_bits_do_not_depend_on_the_cut_and_stay_near_f32() {
-        let len = 2 * CHUNK + BLOCK + 13;
-        let settings = Settings {
-            beta_1: 0.9,
-            beta_2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.0,
-        };
-        let grad = |step: usize| -> Vec<f32> {
-            (0..len)
-                .map(|i| ((i * 31 + step * 7) as f32 * 0.11).sin() + 0.3)
-                .collect()
-        };
-        let run = |cuts: &[usize]| {
-            let mut param = vec![0f32; len];
-            let mut blocks = vec![0u8; Precision::Dynamic8.bytes(len)];
-            for step in 1..6 {
-                let (grad, rule) = (grad(step), settings.at(step, 1e-2));
-                let mut from = 0;
-                for to in cuts.iter().copied().chain([len]) {
-                    let bytes = |at: usize| at.div_ceil(BLOCK) * BLOCK_BYTES;
-                    update(
-                        &mut param[from..to],
-                        &grad[from..to],
-                        &mut blocks[bytes(from)..bytes(to)],
-                        rule,
-                    );
-                    from = to;
-                }
-            }
-            (param, blocks)
-        };
-        let whole = run(&[]);
-        assert!(run(&[BLOCK, 5 * BLOCK, CHUNK + BLOCK]) == whole);
+    const ADAMW: AdamW = AdamW {
+        beta_1: 0.9,
+        beta_2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.0,
+    };
 
-        let (mut param, mut m, mut v) = (vec![0f32; len], vec![0f32; len], vec![0f32; len]);
-        for step in 1..6 {
-            let rule = settings.at(step, 1e-2);
-            super::super::f32::update(&mut param, &grad(step), &mut m, &mut v, rule);
+    /// Parameter and moments after five updates of `len` elements, each done by `update` in runs that end at `cuts`.
+    fn run(
+        len: usize,
+        cuts: &[usize],
+        update: fn(&mut [f32], &[f32], &mut [u8], AdamWStep),
+    ) -> (Vec<f32>, Vec<u8>) {
+        let mut param = vec![0f32; len];
+        let bytes = |at: usize| at.div_ceil(BLOCK) * BLOCK_BYTES;
+        let mut blocks = vec![0u8; bytes(len)];
+        for t in 1..6 {
+            let grad: Vec<f32> = (0..len)
+                .map(|i| ((i * 31 + t * 7) as f32 * 0.11).sin() + 0.3)
+                .collect();
+            let mut from = 0;
+            for to in cuts.iter().copied().chain([len]) {
+                update(
+                    &mut param[from..to],
+                    &grad[from..to],
+                    &mut blocks[bytes(from)..bytes(to)],
+                    ADAMW.at(t, 1e-2),
+                );
+                from = to;
+            }
         }
-        let pairs = || whole.0.iter().zip(&param);
-        let error: f32 = pairs().map(|(got, want)| (got - want).abs()).sum();
-        let size: f32 = param.iter().map(|value| value.abs()).sum();
-        assert!(error > 0.0 && error < 0.05 * size, "{error} of {size}");
+        (param, blocks)
+    }
+
+    #[test]
+    fn the_bits_are_those_of_the_reference() {
+        for len in [0, 1, BLOCK, 3 * BLOCK + 13] {
+            let found = run(len, &[], update_dynamic8);
+            assert!(
+                found == run(len, &[], adamw::update_dynamic8),
+                "{len} elements"
+            );
+        }
+    }
+
+    #[test]
+    fn the_bits_do_not_depend_on_the_cut() {
+        let len = 2 * CHUNK + BLOCK + 13;
+        let whole = run(len, &[], update_dynamic8);
+        assert!(run(len, &[BLOCK, 5 * BLOCK, CHUNK + BLOCK], update_dynamic8) == whole);
     }
 }
