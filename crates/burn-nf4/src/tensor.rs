@@ -4,7 +4,8 @@ use burn_core::backend::Dispatch;
 use burn_core::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use nf4::{Direction, Layout, QuantConfig, QuantizedMatrix};
 
-use crate::{Nf4Ops, Nf4Primitive, Nf4TensorError};
+use crate::error::Nf4TensorError;
+use crate::ops::{Nf4Ops, Nf4Primitive};
 
 /// A `[out_features, in_features]` matrix held as packed 4-bit codes and (by default doubly
 /// quantized) block scales: 4.127 bits a weight (QLoRA §3).
