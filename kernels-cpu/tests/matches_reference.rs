@@ -39,7 +39,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 #[test]
-fn words_and_decoded_values_are_the_references() {
+fn words_and_decoded_values_are_those_of_the_reference() {
     let rng = &mut ChaCha8Rng::seed_from_u64(1);
     for shape in SHAPES {
         let mut values = random(rng, shape[0] * shape[1]);
@@ -70,7 +70,7 @@ fn words_and_decoded_values_are_the_references() {
 /// f32 rounds by 6e-8, a sum of `len` terms about `sqrt(len)` times as much, relative to the sum of their magnitudes; 4 is
 /// slack.
 #[test]
-fn products_are_the_references() {
+fn products_are_those_of_the_reference() {
     let rng = &mut ChaCha8Rng::seed_from_u64(2);
     for shape in SHAPES {
         let values = random(rng, shape[0] * shape[1]);
