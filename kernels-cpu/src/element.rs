@@ -54,7 +54,7 @@ pub trait Element: sealed::Sealed + bytemuck::Pod + Default + Send + Sync {
     #[doc(hidden)]
     fn narrow_slice(isa: Isa, from: &[f32], to: &mut [MaybeUninit<Self>]);
 
-    /// What products of these values multiply: bf16 in pairs, others as f32.
+    /// The type that products of these values multiply: bf16 in pairs, others as f32.
     #[doc(hidden)]
     type Operand: Element;
 
