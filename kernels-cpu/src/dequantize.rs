@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use crate::cpu::Cpu;
 use crate::double_quant::decode_scales;
+use crate::element::Element;
 use crate::simd::{Simd, kernel};
 
 /// Elements a task decodes.
@@ -21,7 +22,26 @@ pub fn dequantize(w: MatrixRef<'_>, out: &mut [f32]) {
     Cpu::default().dequantize(w, out);
 }
 
+/// Returns the matrix that [`dequantize`] writes, each value rounded to the nearest of `E`.
+pub fn dequantize_vec<E: Element>(w: MatrixRef<'_>) -> Vec<E> {
+    Cpu::default().dequantize_vec(w)
+}
+
 impl Cpu {
+    /// Returns a decoded matrix: [`dequantize_vec`].
+    pub fn dequantize_vec<E: Element>(self, w: MatrixRef<'_>) -> Vec<E> {
+        let mut out = vec![E::default(); w.layout().elements()];
+        out.par_chunks_mut(CHUNK)
+            .enumerate()
+            .with_min_len(self.threads.min_len(1))
+            .for_each_init(Vec::new, |scratch, (i, out)| {
+                E::modify(self.isa, out, scratch, |out| {
+                    dequantize_range(self.isa, w, i * CHUNK, out);
+                });
+            });
+        out
+    }
+
     /// Decodes a whole matrix: [`dequantize`].
     ///
     /// # Panics

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::buffer::as_uninit;
 use crate::simd::{Isa, Simd, kernel};
 
 /// A floating-point type that kernels read and write: `f32`, `f16` or `bf16`. Quantizing gives the same result as
@@ -31,7 +32,7 @@ pub trait Element: sealed::Sealed + bytemuck::Pod + Default + Send + Sync {
     ) {
         scratch.resize(to.len(), 0.0);
         // SAFETY: initialised f32 may be seen as possibly uninitialised ones; `f` only writes values.
-        f(unsafe { &mut *(scratch.as_mut_slice() as *mut [f32] as *mut [MaybeUninit<f32>]) });
+        f(unsafe { as_uninit(scratch) });
         Self::narrow_slice(isa, scratch, to);
     }
 
@@ -42,9 +43,7 @@ pub trait Element: sealed::Sealed + bytemuck::Pod + Default + Send + Sync {
         Self::widen_slice(isa, values, scratch);
         f(scratch);
         // SAFETY: values may be seen as possibly uninitialised ones; `narrow_slice` only writes values.
-        Self::narrow_slice(isa, scratch, unsafe {
-            &mut *(values as *mut [Self] as *mut [MaybeUninit<Self>])
-        });
+        Self::narrow_slice(isa, scratch, unsafe { as_uninit(values) });
     }
 
     /// Converts every value to f32.
@@ -55,7 +54,7 @@ pub trait Element: sealed::Sealed + bytemuck::Pod + Default + Send + Sync {
     #[doc(hidden)]
     fn narrow_slice(isa: Isa, from: &[f32], to: &mut [MaybeUninit<Self>]);
 
-    /// What products of these values multiply: bf16 in pairs, others as f32.
+    /// The type that products of these values multiply: bf16 in pairs, others as f32.
     #[doc(hidden)]
     type Operand: Element;
 

@@ -49,7 +49,7 @@ pub mod swiglu;
 
 pub use convert::convert;
 pub use cpu::{Cpu, Threads};
-pub use dequantize::dequantize;
+pub use dequantize::{dequantize, dequantize_vec};
 pub use element::Element;
 pub use matmul::{dense, low_rank, matmul, matmul_vec};
 pub use quantize::quantize;

@@ -5,19 +5,20 @@
 //! backward, so that the dense matrix never exists. The format itself lives in [`nf4`]; the
 //! CubeCL kernels in `qlora-cubecl`.
 //!
-//! - [`mod@tensor`]: [`Nf4Tensor`], the type that users hold.
-//! - [`mod@ops`]: [`Nf4Ops`], the backend extension behind it, and its primitive.
-//! - [`mod@error`]: what is refused, [`Nf4TensorError`].
+//! - `tensor`: [`Nf4Tensor`], the type that users hold
+//! - `ops`: [`Nf4Ops`], the backend extension behind it, and its primitive
+//! - `backends`: an implementation for each backend, and the gradients
+//! - `reference`: default bodies, for backends without a kernel of their own
+//! - `error`: everything that is refused, [`Nf4TensorError`]
 //!
 //! No execution backend beyond Flex is enabled by default: select `wgpu`, `cuda` or another
 //! backend feature *of this crate*; enabling it on `burn` alone does not bring the kernels in.
 
 mod backends;
+mod error;
+mod ops;
 mod reference;
-
-pub mod error;
-pub mod ops;
-pub mod tensor;
+mod tensor;
 
 pub use error::Nf4TensorError;
 pub use nf4::{self, Codebook, Layout, QuantConfig, QuantizedMatrix};

@@ -35,12 +35,12 @@ pub enum Dtype {
     Bf16,
     /// IEEE single precision.
     F32,
-    /// Anything else: never valid here, but nameable in an error.
+    /// Another dtype, by its name: never valid here, but shown in errors.
     Other(&'static str),
 }
 
 impl Dtype {
-    /// The name in safetensors headers.
+    /// Returns the name in safetensors headers.
     pub const fn name(self) -> &'static str {
         match self {
             Dtype::U8 => "U8",
@@ -55,9 +55,9 @@ impl Dtype {
 /// A tensor of a state dict: little-endian, contiguous.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry<'a> {
-    /// Element type.
+    /// The dtype.
     pub dtype: Dtype,
-    /// Dimensions.
+    /// The dimensions.
     pub shape: Vec<usize>,
     /// The bytes.
     pub data: Cow<'a, [u8]>,
@@ -68,7 +68,7 @@ pub struct Entry<'a> {
 pub struct Weight {
     /// The quantized matrix, with the checkpoint's own 8-bit code map.
     pub matrix: QuantizedMatrix,
-    /// What the weight was before quantization, in torch's words (`float32`, `bfloat16`, …).
+    /// The dtype of the weight before quantization, as torch names it (`float32`, `bfloat16`, …).
     pub dtype: String,
 }
 
@@ -202,7 +202,7 @@ pub fn read<'a>(name: &str, get: impl Fn(&str) -> Option<Entry<'a>>) -> Result<W
     })
 }
 
-/// The state dict of a weight `name`, whose unquantized dtype was `dtype` in torch's words (`float32`, `bfloat16`,
+/// Returns the state dict of a weight `name`, whose unquantized dtype was `dtype` as torch names it (`float32`, `bfloat16`,
 /// `float16`): full names and tensors, in bitsandbytes' order.
 ///
 /// # Errors
@@ -277,7 +277,7 @@ fn check(name: &str, entry: &Entry<'_>, dtype: Dtype, len: usize) -> Result<(), 
     Ok(())
 }
 
-/// The f32 values of a tensor of known length, all of them finite.
+/// Returns the f32 values of a tensor of known length, all of them finite.
 fn floats(name: &str, entry: &Entry<'_>, len: usize) -> Result<Vec<f32>, Nf4Error> {
     check(name, entry, Dtype::F32, len)?;
     let values: Vec<f32> = entry
@@ -296,7 +296,7 @@ fn floats(name: &str, entry: &Entry<'_>, len: usize) -> Result<Vec<f32>, Nf4Erro
     }
 }
 
-/// Little-endian words of bytes, the last one filled with zeros.
+/// Returns the little-endian words of bytes, the last one filled with zeros.
 fn to_words(bytes: &[u8]) -> Vec<u32> {
     let (whole, rest) = bytes.as_chunks();
     let mut last = [0; 4];
@@ -332,7 +332,7 @@ fn clear_padding(mut words: Vec<u32>, elements: usize) -> Vec<u32> {
     words
 }
 
-/// The bytes of codes as bitsandbytes has them; an odd matrix ends with the code of zero.
+/// Returns the bytes of codes as bitsandbytes has them; an odd matrix ends with the code of zero.
 fn codes_of(matrix: &QuantizedMatrix) -> Vec<u8> {
     let layout = matrix.layout();
     let elements = layout.elements();

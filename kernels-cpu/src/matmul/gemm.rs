@@ -96,6 +96,16 @@ impl Blocking {
         }
     }
 
+    /// Returns the most words of B, of which a part is `k_words` long along k, and of sums that a task holds.
+    fn task_words(&self, k_words: usize) -> usize {
+        let [of_a, of_b] = self.tasks;
+        let words = (0..of_a * of_b).map(|task| {
+            let tile = self.macro_tile(task);
+            tile.b_panels.len() * k_words * self.nr + tile.values()
+        });
+        words.max().unwrap_or(0)
+    }
+
     fn macro_tile(&self, task: usize) -> MacroTile {
         let part = |which: usize, task: usize| {
             let (panels, tasks) = (self.panels[which], self.tasks[which]);
@@ -173,21 +183,17 @@ pub(super) fn packed_bytes<P: Precision>(cpu: Cpu, m: usize, k: usize) -> usize 
 /// Returns the most bytes that a task of the product `[m, k]·[k, n]` packs of B and sums up of C; a second product of the sum
 /// has `second_k` in place of `k`.
 pub(super) fn task_bytes<P: Precision>(cpu: Cpu, [m, n, k]: [usize; 3], second_k: usize) -> usize {
-    if m == 0 || n == 0 || k == 0 {
+    if n == 0 || k == 0 {
         return 0;
     }
-    let m = m.min(MC);
-    let packing = Packing::<P>::new(mr(cpu.isa, m), k);
-    let blocking = Blocking::new(cpu, packing, m.div_ceil(packing.mr()), n);
-    let k_words = packing
-        .kc_words()
-        .max(Packing::<P>::new(1, second_k).kc_words());
-    let [of_a, of_b] = blocking.tasks;
-    let words = |task| {
-        let tile = blocking.macro_tile(task);
-        tile.b_panels.len() * k_words * tile.nr + tile.values()
-    };
-    (0..of_a * of_b).map(words).max().unwrap_or(0) * size_of::<u32>()
+    // The last rows are divided otherwise than all before them.
+    let words = [m.min(MC), m % MC].into_iter().filter(|m| *m > 0).map(|m| {
+        let packing = Packing::<P>::new(mr(cpu.isa, m), k);
+        let blocking = Blocking::new(cpu, packing, m.div_ceil(packing.mr()), n);
+        let second = Packing::<P>::new(1, second_k);
+        blocking.task_words(packing.kc_words().max(second.kc_words()))
+    });
+    words.max().unwrap_or(0) * size_of::<u32>()
 }
 
 /// Packs rows of `x: [m, k]` as A.

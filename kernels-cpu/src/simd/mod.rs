@@ -352,7 +352,7 @@ pub trait Simd: Copy {
         }
     }
 
-    /// How many of 15 rising `midpoints` (the 16th entry is not looked at) lie strictly below each lane.
+    /// Counts, for each lane, the rising `midpoints` strictly below it; there are 15, and the 16th entry is not looked at.
     #[inline(always)]
     fn rank(self, midpoints: Self::Table, value: Self::F) -> Self::U {
         let mut rank = self.splat_u(0);

@@ -1,13 +1,14 @@
 //! The memory that the products with a low-rank matrix need.
 
+use nf4::Direction;
+
 use super::super::gemm::{MC, mr, packed_bytes, task_bytes};
 use super::super::gemv;
 use super::super::packed_a::Packing;
 use super::super::precision::{Precision, in_precision_of};
 use super::forward::band;
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
-use nf4::Direction;
 
 const F32: usize = size_of::<f32>();
 
@@ -71,7 +72,7 @@ impl Cpu {
         let m = m.min(MC);
         let mr = mr(self.isa, m);
         let rows = band(self, m.div_ceil(mr).max(1)) * mr;
-        let one = Cpu::new(self.isa, crate::cpu::Threads::Calling);
+        let one = Cpu::new(self.isa, Threads::Calling);
         task_bytes::<P>(one, [rows, rank, k], 0)
     }
 }

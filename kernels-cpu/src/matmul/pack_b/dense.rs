@@ -5,7 +5,7 @@ use super::{MatrixB, MicroPanel, Rows, pack_by_rows, set_column};
 use crate::element::Element;
 use crate::simd::Simd;
 
-/// `Wᵀ` of a dense row-major `W: [n, inner]`.
+/// `Wᵀ` of a dense row-major `W: [n, k]`: its rows are the columns of B.
 #[derive(Clone, Copy)]
 pub(in crate::matmul) struct DenseRows<'a, E> {
     values: &'a [E],

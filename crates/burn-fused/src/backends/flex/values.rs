@@ -80,7 +80,12 @@ impl<E: Number> Attention<E>
 where
     E::Operand: Number,
 {
-    pub(super) fn new(q: FlexTensor, k: FlexTensor, v: FlexTensor, mask: AttentionMask<Flex>) -> Self {
+    pub(super) fn new(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        mask: AttentionMask<Flex>,
+    ) -> Self {
         Self {
             q: Heads::new(q),
             k: Heads::new(k),
