@@ -42,7 +42,7 @@ pub(crate) fn fill_table(table: &mut Shared<[f32]>, #[comptime] codebook: Codebo
     }
 }
 
-/// The scale of element `element`.
+/// Returns the scale of element `element`.
 #[cube]
 pub(crate) fn scale_of(scales: &Scales, element: u32) -> f32 {
     let block = element >> scales.block_shift;
@@ -59,13 +59,13 @@ pub(crate) fn scale_of(scales: &Scales, element: u32) -> f32 {
     }
 }
 
-/// The code of element `element` in the low four bits, those of the elements after it in its word above.
+/// Returns the code of element `element` in the low four bits, those of the elements after it in its word above.
 #[cube]
 pub(crate) fn code_of(words: &Words, element: u32) -> u32 {
     words.packed[(element >> 3) as usize] >> ((element & 7) * 4)
 }
 
-/// The values of the codes that begin at bit `shift` of every lane of `words`.
+/// Returns the values of the codes that begin at bit `shift` of every lane of `words`.
 ///
 /// A tree of 15 selections between constants, which a vector unit makes for all lanes at once, where a lookup
 /// would take a load a lane.
@@ -106,7 +106,7 @@ pub(crate) fn permute_values<N: Size>(
     }
 }
 
-/// The values at `index` of those from `first` on, of which there are as many as lanes.
+/// Returns the values at `index` of those from `first` on, of which there are as many as lanes.
 #[cube]
 fn permute_part<N: Size>(
     index: Vector<u32, N>,
@@ -131,7 +131,7 @@ fn has_bit<N: Size>(words: Vector<u32, N>, #[comptime] bit: usize) -> Vector<boo
     (words & Vector::new(comptime!(1u32 << bit))).not_equal(&Vector::new(0u32))
 }
 
-/// One of the eight values from `first` on.
+/// Returns one of the eight values from `first` on.
 #[cube]
 fn select_quarter<N: Size>(
     bit0: Vector<bool, N>,

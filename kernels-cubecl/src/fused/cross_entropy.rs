@@ -7,7 +7,7 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::std::tensor::{TensorHandle, into_contiguous};
 
-use super::rows::{RowLaunch, first_row, lane_max, lane_sum};
+use super::rows::{RowLaunch, RowSizes, first_row, lane_max, lane_sum};
 use super::{F32, Matrix, vector_size};
 use crate::error::{KernelError, check_length, check_single, check_size};
 use crate::operand::{contiguous, elements};
@@ -23,12 +23,12 @@ pub fn serves(logits: ElemType, weights: ElemType) -> bool {
 }
 
 /// Returns the bytes that a backward pass needs: the gradient, which has the place of the logits.
-pub const fn kept_bytes(rows: u64, classes: u64) -> u64 {
+pub const fn kept_bytes(rows: u128, classes: u128) -> u128 {
     4 * rows * classes
 }
 
 /// Returns the bytes that it takes beside logits that nobody else holds: the losses.
-pub const fn workspace_bytes(rows: u64) -> u64 {
+pub const fn workspace_bytes(rows: u128) -> u128 {
     4 * rows
 }
 
@@ -85,6 +85,7 @@ fn launch(
     if logits.elements() > 0 {
         let config = RowLaunch::new(client, logits.rows);
         let vector = vector_size(logits.dtype(), logits.columns);
+        let sizes = config.sizes_arg(logits.rows, logits.columns / vector);
         // SAFETY: the kernel keeps to the rows and columns of the logits, of which there is one target each.
         unsafe {
             losses_kernel::launch_unchecked(
@@ -96,9 +97,7 @@ fn launch(
                 logits.one_a_row_arg(&classes),
                 logits.one_a_row_arg(&weights),
                 logits.one_a_row_arg(&losses),
-                logits.rows as u32,
-                (logits.columns / vector) as u32,
-                config.per_plane,
+                sizes,
                 gradient,
                 config.lanes,
                 classes.dtype,
@@ -114,26 +113,24 @@ fn losses_kernel<I: Int, N: Size>(
     classes: &[I],
     weights: &[f32],
     losses: &mut [f32],
-    rows: u32,
-    vectors: u32,
-    per_plane: u32,
+    sizes: &RowSizes,
     #[comptime] gradient: bool,
     #[comptime] lanes: usize,
     #[define(I)] _classes_dtype: ElemType,
 ) {
     let size = N::value();
-    for r in 0..per_plane {
-        let asked = first_row(per_plane) + r;
+    for r in 0..sizes.per_plane {
+        let asked = first_row(sizes.per_plane) + r;
         // Planes stay together: those beyond the last row look at it again and write nothing.
-        let row = min(asked, rows - 1);
-        let start = row * vectors;
+        let row = min(asked, sizes.rows - 1);
+        let start = row * sizes.vectors;
         let class = u32::cast_from(classes[row as usize]);
         let weight = weights[row as usize];
 
         let mut maximum = f32::new(LOWEST);
         let mut sum = f32::new(0.0);
         let mut i = UNIT_POS_X;
-        while i < vectors {
+        while i < sizes.vectors {
             let values = logits[(start + i) as usize];
             let before = maximum;
             #[unroll]
@@ -150,9 +147,9 @@ fn losses_kernel<I: Int, N: Size>(
         let highest = lane_max(maximum, lanes);
         let lse = lane_sum(sum * (maximum - highest).exp(), lanes).ln() + highest;
 
-        if asked < rows {
+        if asked < sizes.rows {
             let mut i = UNIT_POS_X;
-            while i < vectors {
+            while i < sizes.vectors {
                 let at = (start + i) as usize;
                 let first = i * comptime!(size as u32);
                 if comptime!(gradient) {

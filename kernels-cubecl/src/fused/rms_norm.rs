@@ -8,7 +8,7 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
 
-use super::rows::{RowLaunch, first_row, row_mean};
+use super::rows::{RowLaunch, RowSizes, first_row, row_mean};
 use super::{Matrix, are_served_alike, vector_size};
 use crate::error::{KernelError, check_float, check_length, check_size, is_served};
 use crate::operand::{contiguous, elements, tensor_buffer};
@@ -21,12 +21,12 @@ pub fn serves(others: &[ElemType], weight: ElemType) -> bool {
 }
 
 /// Returns the bytes that the backward pass of `rows × columns` needs from the forward one: `x`, or the sum, and `1 / rms`.
-pub const fn kept_bytes(rows: u64, columns: u64, dtype_bytes: u64) -> u64 {
+pub const fn kept_bytes(rows: u128, columns: u128, dtype_bytes: u128) -> u128 {
     rows * (columns * dtype_bytes + 4)
 }
 
 /// Returns the bytes that either pass takes beside operands and results.
-pub const fn workspace_bytes() -> u64 {
+pub const fn workspace_bytes() -> u128 {
     0
 }
 
@@ -61,6 +61,7 @@ impl Norm {
         let inv_rms = x.one_a_row(client);
         if x.elements() > 0 {
             let config = RowLaunch::new(client, x.rows);
+            let sizes = config.sizes_arg(x.rows, x.columns / vector);
             // Where nothing is added, neither is looked at.
             let [residual, sum] = added.unwrap_or([&x.tensor, &y]);
             // SAFETY: the kernel keeps to the rows and columns that all buffers have; there is a number a row of `inv_rms`.
@@ -76,9 +77,7 @@ impl Norm {
                     tensor_buffer(sum),
                     tensor_buffer(&y),
                     x.one_a_row_arg(&inv_rms),
-                    x.rows as u32,
-                    (x.columns / vector) as u32,
-                    config.per_plane,
+                    sizes,
                     eps,
                     added.is_some(),
                     config.lanes,
@@ -152,6 +151,7 @@ pub fn backward(
     let dx = x.empty(client);
     if x.elements() > 0 {
         let config = RowLaunch::new(client, x.rows);
+        let sizes = config.sizes_arg(x.rows, x.columns / vector);
         // SAFETY: the kernel keeps to the rows and columns that all buffers have, and to one number a row of `inv_rms`.
         unsafe {
             backward_kernel::launch_unchecked(
@@ -165,9 +165,7 @@ pub fn backward(
                 tensor_buffer(&grad),
                 tensor_buffer(&grad_sum),
                 tensor_buffer(&dx),
-                x.rows as u32,
-                (x.columns / vector) as u32,
-                config.per_plane,
+                sizes,
                 adds,
                 config.lanes,
                 x.dtype(),
@@ -186,31 +184,29 @@ fn forward_kernel<F: Float, W: Float, N: Size>(
     sum: &mut [Vector<F, N>],
     y: &mut [Vector<F, N>],
     inv_rms: &mut [f32],
-    rows: u32,
-    vectors: u32,
-    per_plane: u32,
+    sizes: &RowSizes,
     eps: f32,
     #[comptime] adds: bool,
     #[comptime] lanes: usize,
     #[define(F)] _dtype: ElemType,
     #[define(W)] _weight_dtype: ElemType,
 ) {
-    for r in 0..per_plane {
-        let asked = first_row(per_plane) + r;
+    for r in 0..sizes.per_plane {
+        let asked = first_row(sizes.per_plane) + r;
         // Planes stay together: those beyond the last row compute it again and write nothing.
-        let row = min(asked, rows - 1);
-        let start = row * vectors;
+        let row = min(asked, sizes.rows - 1);
+        let start = row * sizes.vectors;
         let mut squares = Vector::<f32, N>::zeroed();
         let mut i = UNIT_POS_X;
-        while i < vectors {
+        while i < sizes.vectors {
             let value = normalized_value(x, residual, (start + i) as usize, adds);
             squares += value * value;
             i += comptime!(lanes as u32);
         }
-        let inverse = f32::new(1.0) / (row_mean(squares, vectors, lanes) + eps).sqrt();
-        if asked < rows {
+        let inverse = f32::new(1.0) / (row_mean(squares, sizes.vectors, lanes) + eps).sqrt();
+        if asked < sizes.rows {
             let mut i = UNIT_POS_X;
-            while i < vectors {
+            while i < sizes.vectors {
                 let at = (start + i) as usize;
                 let value = normalized_value(x, residual, at, adds);
                 if comptime!(adds) {
@@ -235,31 +231,29 @@ fn backward_kernel<F: Float, W: Float, N: Size>(
     grad: &[Vector<F, N>],
     grad_sum: &[Vector<F, N>],
     dx: &mut [Vector<F, N>],
-    rows: u32,
-    vectors: u32,
-    per_plane: u32,
+    sizes: &RowSizes,
     #[comptime] adds: bool,
     #[comptime] lanes: usize,
     #[define(F)] _dtype: ElemType,
     #[define(W)] _weight_dtype: ElemType,
 ) {
-    for r in 0..per_plane {
-        let asked = first_row(per_plane) + r;
-        let row = min(asked, rows - 1);
-        let start = row * vectors;
+    for r in 0..sizes.per_plane {
+        let asked = first_row(sizes.per_plane) + r;
+        let row = min(asked, sizes.rows - 1);
+        let start = row * sizes.vectors;
         let mut products = Vector::<f32, N>::zeroed();
         let mut i = UNIT_POS_X;
-        while i < vectors {
+        while i < sizes.vectors {
             let at = (start + i) as usize;
             products += weighted(grad[at], weight[i as usize]) * Vector::cast_from(x[at]);
             i += comptime!(lanes as u32);
         }
         let inverse = inv_rms[row as usize];
-        let mean = row_mean(products, vectors, lanes);
+        let mean = row_mean(products, sizes.vectors, lanes);
         let factor = Vector::<f32, N>::new(mean * inverse * inverse);
-        if asked < rows {
+        if asked < sizes.rows {
             let mut i = UNIT_POS_X;
-            while i < vectors {
+            while i < sizes.vectors {
                 let at = (start + i) as usize;
                 let value = Vector::<f32, N>::cast_from(x[at]);
                 let mut result = (weighted(grad[at], weight[i as usize]) - value * factor)
@@ -274,7 +268,7 @@ fn backward_kernel<F: Float, W: Float, N: Size>(
     }
 }
 
-/// What is normalized, in f32: `x`, or the sum as it is kept, rounded.
+/// Returns the values to normalize, in f32: `x`, or the sum as it is kept, rounded.
 #[cube]
 fn normalized_value<F: Float, N: Size>(
     x: &[Vector<F, N>],

@@ -23,12 +23,12 @@ pub fn serves(x: ElemType, angles: [ElemType; 2]) -> bool {
 }
 
 /// Returns the bytes that the backward pass needs from the forward one: it has the tables.
-pub const fn kept_bytes() -> u64 {
+pub const fn kept_bytes() -> u128 {
     0
 }
 
 /// Returns the bytes that either pass takes beside operands and results.
-pub const fn workspace_bytes() -> u64 {
+pub const fn workspace_bytes() -> u128 {
     0
 }
 
@@ -70,11 +70,13 @@ pub fn rotate(
                 cos.arg(),
                 tensor_buffer(&sin),
                 tensor_buffer(&y),
-                pairs as u32,
-                (half / vector) as u32,
-                heads as u32,
-                cos.rows as u32,
-                config.per_unit,
+                RotationSizesLaunch::new(
+                    pairs as u32,
+                    (half / vector) as u32,
+                    heads as u32,
+                    cos.rows as u32,
+                    config.per_unit,
+                ),
                 inverse,
                 x.dtype(),
                 cos.dtype(),
@@ -84,25 +86,35 @@ pub fn rotate(
     Ok(y)
 }
 
+/// The sizes of a rotation in a kernel, lengths in vectors.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct RotationSizes {
+    pairs: u32,
+    /// Half of a head.
+    half: u32,
+    /// Heads of a token.
+    heads: u32,
+    /// Rows of the tables.
+    angle_rows: u32,
+    per_unit: u32,
+}
+
 #[cube(launch_unchecked)]
 fn rotate_kernel<F: Float, A: Float, N: Size>(
     x: &[Vector<F, N>],
     cos: &[Vector<A, N>],
     sin: &[Vector<A, N>],
     y: &mut [Vector<F, N>],
-    pairs: u32,
-    half: u32,
-    heads: u32,
-    angle_rows: u32,
-    per_unit: u32,
+    sizes: &RotationSizes,
     #[comptime] inverse: bool,
     #[define(F)] _dtype: ElemType,
     #[define(A)] _angles_dtype: ElemType,
 ) {
-    let first = ABSOLUTE_POS as u32 * per_unit;
-    for i in first..min(first + per_unit, pairs) {
+    let half = sizes.half;
+    let first = ABSOLUTE_POS as u32 * sizes.per_unit;
+    for i in first..min(first + sizes.per_unit, sizes.pairs) {
         let (row, column) = (i / half, i % half);
-        let angle = (row / heads % angle_rows * half + column) as usize;
+        let angle = (row / sizes.heads % sizes.angle_rows * half + column) as usize;
         let cos = Vector::<f32, N>::cast_from(cos[angle]);
         let mut sin = Vector::<f32, N>::cast_from(sin[angle]);
         if comptime!(inverse) {

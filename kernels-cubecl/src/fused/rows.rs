@@ -14,7 +14,7 @@ pub(super) struct RowLaunch {
     /// Units that share a row, those of a plane; 1 where planes have no sums, or their size is not known beforehand.
     pub(super) lanes: usize,
     /// Neighbouring rows that they go through.
-    pub(super) per_plane: u32,
+    per_plane: u32,
 }
 
 impl RowLaunch {
@@ -37,6 +37,21 @@ impl RowLaunch {
             per_plane: 1,
         }
     }
+
+    /// Returns the sizes of so many rows of `vectors` vectors as a kernel argument.
+    pub(super) fn sizes_arg(&self, rows: usize, vectors: usize) -> RowSizesLaunch {
+        RowSizesLaunch::new(rows as u32, vectors as u32, self.per_plane)
+    }
+}
+
+/// The sizes of a launch over rows in a kernel.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+pub(super) struct RowSizes {
+    pub(super) rows: u32,
+    /// Vectors of a row.
+    pub(super) vectors: u32,
+    /// Neighbouring rows that a plane goes through.
+    pub(super) per_plane: u32,
 }
 
 /// Returns the first of the rows of the plane that asks.

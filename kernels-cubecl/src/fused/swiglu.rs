@@ -23,12 +23,12 @@ pub fn serves(dtypes: &[ElemType]) -> bool {
 }
 
 /// Returns the bytes that the backward pass of so many elements needs from the forward one: `gate` and `up`.
-pub const fn kept_bytes(elements: u64, dtype_bytes: u64) -> u64 {
+pub const fn kept_bytes(elements: u128, dtype_bytes: u128) -> u128 {
     2 * elements * dtype_bytes
 }
 
 /// Returns the bytes that either pass takes beside operands and results.
-pub const fn workspace_bytes() -> u64 {
+pub const fn workspace_bytes() -> u128 {
     0
 }
 

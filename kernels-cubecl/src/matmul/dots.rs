@@ -13,7 +13,6 @@ use cubecl::server::Handle;
 use nf4::{Codebook, Direction};
 
 use super::problem::{Alignment, Problem, Sizes};
-use super::select::ProductClass;
 use crate::decode::{Words, permute_values, scale_of};
 use crate::error::KernelError;
 use crate::launch::{LaunchConfig, lanes};
@@ -35,13 +34,18 @@ pub(super) fn reads_vectors(client: &Client, stride: usize) -> bool {
     lanes >= 4 && stride.is_multiple_of(lanes)
 }
 
-/// Returns whether the kernel computes the class: few rows of `x`, forward, of whole vectors, and rows of the weight of whole
+/// Returns whether the kernel computes the product: few rows of `x`, forward, of whole vectors, and rows of the weight of whole
 /// blocks.
-pub(super) fn serves(class: &ProductClass) -> bool {
-    class.direction == Direction::Forward
-        && class.m <= MAX_ROWS
-        && class.x_is_vectors
-        && matches!(class.alignment, Alignment::Blocks(_))
+pub(super) fn serves(
+    direction: Direction,
+    m: usize,
+    alignment: Alignment,
+    x_is_vectors: bool,
+) -> bool {
+    direction == Direction::Forward
+        && m <= MAX_ROWS
+        && x_is_vectors
+        && matches!(alignment, Alignment::Blocks(_))
 }
 
 /// Returns the elements of a vector.
@@ -55,12 +59,13 @@ fn vector(client: &Client) -> usize {
 /// [`KernelError::Unavailable`] for a product that it does not [serve](serves).
 pub(super) fn launch(problem: &Problem, output: &Handle) -> Result<(), KernelError> {
     let client = &problem.client;
-    if !serves(&problem.class()) {
+    let (m, x_is_vectors) = (problem.x.m, reads_vectors(client, problem.x.stride));
+    if !serves(problem.direction, m, problem.alignment(), x_is_vectors) {
         return Err(KernelError::Unavailable {
             operation: "matmul",
             reason: format!(
                 "the kernel of dot products takes up to {MAX_ROWS} rows forward, of whole vectors and blocks, not {} of {}",
-                problem.x.m, problem.k
+                m, problem.k
             ),
         });
     }

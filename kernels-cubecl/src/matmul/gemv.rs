@@ -84,7 +84,7 @@ pub(super) fn launch(problem: &Problem, output: &Handle) -> Result<(), KernelErr
     Ok(())
 }
 
-/// Words of a load: 128 bits where all rows of the weight begin on such a boundary.
+/// Returns the words of a load: 128 bits where all rows of the weight begin on such a boundary.
 fn load_width(problem: &Problem) -> usize {
     if problem.weight.layout.in_features().is_multiple_of(8 * WIDE) {
         WIDE
@@ -93,7 +93,7 @@ fn load_width(problem: &Problem) -> usize {
     }
 }
 
-/// Instances differ by powers of two, so that there are few to compile.
+/// Returns the rows that an instance keeps sums for: powers of two, so that there are few to compile.
 fn kept_rows(problem: &Problem) -> usize {
     problem.x.m.next_power_of_two()
 }
@@ -225,7 +225,7 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
     }
 }
 
-/// The sum over the units of the cube's first dimension, in the first of them.
+/// Returns the sum over the units of the cube's first dimension, in the first of them.
 #[cube]
 fn sum_through_memory(partial: f32, #[comptime] lanes: usize) -> f32 {
     let mut memory = Shared::<[f32]>::new_slice(comptime!(lanes * PLANES as usize));
@@ -245,11 +245,28 @@ fn sum_through_memory(partial: f32, #[comptime] lanes: usize) -> f32 {
     total
 }
 
+/// Returns the cubes along the output's columns, the tiles along `k`, and the ranges of `k` that cubes share these in.
+fn grid_of_columns(k: usize, n: usize) -> (usize, usize, usize) {
+    let groups = (n / 8).div_ceil(TILE_WORDS).max(1);
+    let tiles = k.div_ceil(TILE_ROWS).max(1);
+    let splits = (BUSY_CUBES / groups).clamp(1, tiles.min(MAX_SPLITS));
+    (groups, tiles, splits)
+}
+
+/// Returns the bytes that the kernel takes beside operands and result: transposed, the sums of several ranges of `k` in f32.
+pub(super) fn workspace_bytes(m: usize, [k, n]: [usize; 2], direction: Direction) -> u128 {
+    let (_, _, splits) = grid_of_columns(k, n);
+    let shares = direction == Direction::Transposed && m <= MAX_ROWS && splits > 1;
+    if shares {
+        4 * splits as u128 * m as u128 * n as u128
+    } else {
+        0
+    }
+}
+
 fn launch_columns(problem: &Problem, output: &Handle) {
     let client = &problem.client;
-    let groups = (problem.n / 8).div_ceil(TILE_WORDS);
-    let tiles = problem.k.div_ceil(TILE_ROWS);
-    let splits = (BUSY_CUBES / groups).clamp(1, tiles.min(MAX_SPLITS));
+    let (groups, tiles, splits) = grid_of_columns(problem.k, problem.n);
     let outputs = problem.x.m * problem.n;
     let sums = if splits == 1 {
         output.clone()

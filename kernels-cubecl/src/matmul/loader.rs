@@ -27,7 +27,7 @@ use crate::decode::{Scales, fill_table, scale_of};
 /// Elements of a word.
 const WORD: usize = 8;
 
-/// How a unit loads its run of a weight's row.
+/// The run of a weight's row that a unit loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct WeightLoad {
     /// Whether rows begin on a word, so that a run is whole words.
@@ -249,7 +249,7 @@ fn scale_in_bounds(scales: &Scales, element: u32, in_bounds: bool) -> f32 {
     select(in_bounds, scale_of(scales, element), f32::new(0.0))
 }
 
-/// Where the element of a line lies in a stage of contiguous tiles.
+/// Returns the position of an element of a line in a stage of contiguous tiles.
 #[cube]
 fn place_in_stage(line: u32, along: u32, #[comptime] config: StageMemoryConfig) -> u32 {
     let width = config.elements_per_tile_along_contiguous_dim();

@@ -28,7 +28,7 @@ pub use select::{DeviceKind, Kernel, ProductClass};
 
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
-use nf4::Direction;
+use nf4::{Direction, Layout};
 
 use crate::error::KernelError;
 use crate::weight::Weight;
@@ -48,5 +48,19 @@ pub fn matmul(
     direction: Direction,
 ) -> Result<TensorHandle, KernelError> {
     let problem = Problem::new(client, x, weight, direction)?;
-    problem.multiply(select::kernel(&problem))
+    let candidates = problem.candidates();
+    let likeliest = candidates[0];
+    #[cfg(feature = "autotune")]
+    let likeliest = tune::fastest(&problem, candidates).unwrap_or(likeliest);
+    problem.multiply(likeliest)
+}
+
+/// Returns the bytes of `x` that a backward pass needs: none, for the weight has no gradient.
+pub const fn kept_bytes() -> u128 {
+    0
+}
+
+/// Returns the most bytes that any kernel takes beside operands and result, for `m` rows that lie an equal distance apart.
+pub fn workspace_bytes(m: usize, layout: &Layout, direction: Direction) -> u128 {
+    gemv::workspace_bytes(m, direction.widths(layout.shape()), direction)
 }

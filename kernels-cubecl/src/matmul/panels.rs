@@ -29,7 +29,7 @@ const PANEL_VECTORS: usize = 512;
 /// Rows of `x` that share a decoded panel: decoding costs as much as multiplying some 8 rows.
 const BLOCK_ROWS: usize = 240;
 
-/// How a tile of the output fills the vector registers.
+/// The tile of the output that fills the vector registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Tile {
     /// Elements of a vector.

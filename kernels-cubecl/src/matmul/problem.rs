@@ -1,14 +1,12 @@
 //! A product whose sizes and types have been checked.
 
-use cubecl::ir::{ElemType, FloatKind};
+use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use cubecl::std::tensor::TensorHandle;
 use cubecl::zspace::Shape;
 use nf4::{Codebook, Direction};
 
-use super::select::{DeviceKind, Kernel, ProductClass};
-use super::{dots, gemv, panels, register_tiled, staged};
 use crate::error::{KernelError, check_float, check_length, check_size};
 use crate::operand::{buffer, contiguous};
 use crate::weight::Weight;
@@ -84,7 +82,7 @@ fn row_stride(x: &TensorHandle) -> Option<usize> {
     (stride >= shape[last]).then_some(stride)
 }
 
-/// Where in the words a row of a weight can begin.
+/// The boundaries of the words on which every row of a weight begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Alignment {
     /// At any element.
@@ -106,7 +104,7 @@ impl Alignment {
     }
 }
 
-/// What a kernel is compiled for of the weight's format.
+/// The part of a weight's format that a kernel is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PackedFormat {
     pub(super) codebook: Codebook,
@@ -155,51 +153,6 @@ impl Problem {
         })
     }
 
-    /// Multiplies by a named kernel, accumulating in f32, into a new contiguous tensor of `x`'s dtype.
-    ///
-    /// # Errors
-    /// [`KernelError::Unavailable`], [`KernelError::TooManyRows`].
-    pub fn multiply(&self, kernel: Kernel) -> Result<TensorHandle, KernelError> {
-        let len = self.x.m * self.n;
-        let bytes = len * self.x.dtype.size();
-        if self.k == 0 {
-            // An empty sum. Buffers without elements cannot be bound, and zero is all zero bits.
-            let zeros = self.client.create_from_slice(&vec![0; bytes]);
-            return Ok(self.output(zeros));
-        }
-        let output = self.client.empty(bytes);
-        if len > 0 {
-            match kernel {
-                Kernel::Gemv => gemv::launch(self, &output)?,
-                Kernel::Dots => dots::launch(self, &output)?,
-                Kernel::Panels => panels::launch(self, &output)?,
-                Kernel::StagedMatrix => staged::launch_matrix(self, &output)?,
-                Kernel::StagedUnits => staged::launch_units(self, &output)?,
-                Kernel::RegisterTiled => register_tiled::launch(self, &output)?,
-            }
-        }
-        Ok(self.output(output))
-    }
-
-    /// Returns the kernels that may be the fastest, the likeliest first.
-    pub fn candidates(&self) -> Vec<Kernel> {
-        self.class().candidates()
-    }
-
-    /// Returns what of the product and its device decides which kernels are candidates.
-    pub fn class(&self) -> ProductClass {
-        ProductClass {
-            device: DeviceKind::of(&self.client),
-            has_matrix_instructions: self.x.dtype != ElemType::Float(FloatKind::F32)
-                && staged::has_matrix_instructions(&self.client, self.x.dtype),
-            direction: self.direction,
-            m: self.x.m,
-            k: self.k,
-            alignment: self.alignment(),
-            x_is_vectors: dots::reads_vectors(&self.client, self.x.stride),
-        }
-    }
-
     /// Returns whether there is nothing to compute.
     #[cfg(feature = "autotune")]
     pub(super) fn is_empty(&self) -> bool {
@@ -246,7 +199,7 @@ impl Problem {
     }
 
     pub(super) fn output_tensor(&self, output: &Handle) -> TensorBinding {
-        // SAFETY: `multiply` allocated the output in this shape.
+        // SAFETY: `Problem::multiply` allocated the output in this shape.
         unsafe {
             TensorBinding::from_raw_parts(
                 output.clone(),
@@ -288,7 +241,8 @@ impl Problem {
         Ok(CubeCount::Static(tiles.div_ceil(units), cubes, 1))
     }
 
-    fn output(&self, handle: Handle) -> TensorHandle {
+    /// Returns the buffer as the output.
+    pub(super) fn output(&self, handle: Handle) -> TensorHandle {
         TensorHandle::new_contiguous(self.output_shape.clone(), handle, self.x.dtype)
     }
 }

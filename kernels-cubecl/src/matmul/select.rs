@@ -1,12 +1,15 @@
-//! The choice between the kernels for a product.
+//! The kernels for a product, which of them are candidates, and their launch.
 
 use std::fmt;
 
+use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
+use cubecl::std::tensor::TensorHandle;
 use nf4::Direction;
 
 use super::problem::{Alignment, Problem};
-use super::{dots, gemv};
+use super::{dots, gemv, panels, register_tiled, staged};
+use crate::error::KernelError;
 use crate::launch::{is_cpu, is_rasterizer};
 
 /// The kernels for a product.
@@ -69,14 +72,14 @@ impl DeviceKind {
     }
 }
 
-/// What of a product and its device decides which kernels are candidates.
+/// The traits of a product and its device that decide which kernels are candidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProductClass {
     /// The kind of device.
     pub device: DeviceKind,
     /// Whether the device multiplies matrices of x's dtype, f16 or bf16, by an instruction.
     pub has_matrix_instructions: bool,
-    /// Which product.
+    /// The product.
     pub direction: Direction,
     /// Rows of `x`.
     pub m: usize,
@@ -88,14 +91,51 @@ pub struct ProductClass {
     pub x_is_vectors: bool,
 }
 
-/// Returns the kernel that multiplies: the likeliest of the candidates or, with the feature `autotune`, the one that was
-/// measured to be the fastest.
-pub(super) fn kernel(problem: &Problem) -> Kernel {
-    let candidates = problem.candidates();
-    let likeliest = candidates[0];
-    #[cfg(feature = "autotune")]
-    let likeliest = super::tune::fastest(problem, candidates).unwrap_or(likeliest);
-    likeliest
+impl Problem {
+    /// Returns the kernels that may be the fastest, the likeliest first.
+    pub fn candidates(&self) -> Vec<Kernel> {
+        self.class().candidates()
+    }
+
+    /// Returns the traits that decide which kernels are candidates.
+    pub fn class(&self) -> ProductClass {
+        ProductClass {
+            device: DeviceKind::of(&self.client),
+            has_matrix_instructions: self.x.dtype != ElemType::Float(FloatKind::F32)
+                && staged::has_matrix_instructions(&self.client, self.x.dtype),
+            direction: self.direction,
+            m: self.x.m,
+            k: self.k,
+            alignment: self.alignment(),
+            x_is_vectors: dots::reads_vectors(&self.client, self.x.stride),
+        }
+    }
+
+    /// Multiplies by a named kernel, accumulating in f32, into a new contiguous tensor of `x`'s dtype.
+    ///
+    /// # Errors
+    /// [`KernelError::Unavailable`], [`KernelError::TooManyRows`].
+    pub fn multiply(&self, kernel: Kernel) -> Result<TensorHandle, KernelError> {
+        let len = self.x.m * self.n;
+        let bytes = len * self.x.dtype.size();
+        if self.k == 0 {
+            // An empty sum. Buffers without elements cannot be bound, and zero is all zero bits.
+            let zeros = self.client.create_from_slice(&vec![0; bytes]);
+            return Ok(self.output(zeros));
+        }
+        let output = self.client.empty(bytes);
+        if len > 0 {
+            match kernel {
+                Kernel::Gemv => gemv::launch(self, &output)?,
+                Kernel::Dots => dots::launch(self, &output)?,
+                Kernel::Panels => panels::launch(self, &output)?,
+                Kernel::StagedMatrix => staged::launch_matrix(self, &output)?,
+                Kernel::StagedUnits => staged::launch_units(self, &output)?,
+                Kernel::RegisterTiled => register_tiled::launch(self, &output)?,
+            }
+        }
+        Ok(self.output(output))
+    }
 }
 
 impl ProductClass {
@@ -135,7 +175,12 @@ impl Kernel {
         let few_rows = class.m <= gemv::MAX_ROWS;
         match self {
             Kernel::Gemv => few_rows && class.alignment != Alignment::Elements,
-            Kernel::Dots => dots::serves(class),
+            Kernel::Dots => dots::serves(
+                class.direction,
+                class.m,
+                class.alignment,
+                class.x_is_vectors,
+            ),
             // Many rows might keep a card longer than its driver waits.
             Kernel::RegisterTiled => few_rows || class.device == DeviceKind::Rasterizer,
             Kernel::StagedMatrix => class.has_matrix_instructions,

@@ -71,7 +71,7 @@ type Wide = Const<4>;
 /// Where rows of the weight do not begin on such a boundary, or lines of the stage are too short for it.
 type Narrow = Const<1>;
 
-/// How the loader of `x` orders its tiles.
+/// The loader of `x`, with its order of tiles.
 type DenseLoading = SyncFullCyclicLoading<ColMajorTilingOrder>;
 type Matrix<W> = SimpleAlgorithm<DenseLoading, DecodingLoading<W>>;
 type Units<W> = SimpleUnitAlgorithm<DenseLoading, DecodingLoading<W>>;
@@ -98,11 +98,11 @@ impl Routines for UnitRoutines {
     type Narrow = Units<Narrow>;
 }
 
-/// What a cube computes from one stage to the next, in elements, and how its planes or units share that.
+/// The part of the product that a cube computes from one stage to the next, in elements, and its planes' or units' shares.
 struct Stage {
     rows: u32,
     columns: u32,
-    depth: u32,
+    k: u32,
     /// Planes or units along rows and columns.
     parts: (u32, u32),
 }
@@ -125,14 +125,14 @@ const UNIT_STAGES: [(usize, Stage); 2] = [
 ];
 
 /// The deepest stage where `x` is read element by element: each load takes a register until it has arrived.
-const ELEMENTWISE_DEPTH: u32 = 32;
+const ELEMENTWISE_K: u32 = 32;
 
 impl Stage {
-    const fn new(rows: u32, columns: u32, depth: u32, parts: (u32, u32)) -> Self {
+    const fn new(rows: u32, columns: u32, k: u32, parts: (u32, u32)) -> Self {
         Self {
             rows,
             columns,
-            depth,
+            k,
             parts,
         }
     }
@@ -145,10 +145,10 @@ impl Stage {
     /// The stage in tiles of `tile` for cubek, for an `x` read in vectors of `x_vector`.
     fn tiling(&self, tile: TileSize, x_vector: usize) -> Result<TilingScheme, MatmulSetupError> {
         let (parts_m, parts_n) = self.parts;
-        let depth = if x_vector == 1 {
-            self.depth.min(ELEMENTWISE_DEPTH)
+        let k = if x_vector == 1 {
+            self.k.min(ELEMENTWISE_K)
         } else {
-            self.depth
+            self.k
         };
         TilingScheme::builder()
             .with_tile_size(tile)
@@ -156,7 +156,7 @@ impl Stage {
                 (
                     self.rows / (parts_m * tile.m),
                     self.columns / (parts_n * tile.n),
-                    depth / tile.k,
+                    k / tile.k,
                 )
                     .into(),
             )
@@ -166,7 +166,7 @@ impl Stage {
     }
 }
 
-/// Whether the device multiplies matrices of `dtype` by an instruction.
+/// Returns whether the device multiplies matrices of `dtype` by an instruction.
 pub(super) fn has_matrix_instructions(client: &Client, dtype: ElemType) -> bool {
     matrix_multiplier(client, dtype).is_some()
 }
@@ -215,7 +215,7 @@ fn unavailable(reason: String) -> KernelError {
     }
 }
 
-/// What a plane or unit multiplies at once.
+/// The tile that a plane or unit multiplies at once.
 #[derive(Clone, Copy)]
 struct Multiplier {
     kind: TileMatmulKind,
@@ -317,7 +317,7 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// Whether rows of the weight begin on 128 bits.
+    /// Returns whether rows of the weight begin on 128 bits.
     fn reads_wide(&self) -> bool {
         self.problem.weight.layout.in_features().is_multiple_of(32)
     }

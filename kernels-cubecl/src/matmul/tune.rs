@@ -26,7 +26,7 @@ use super::select::Kernel;
 
 static TUNER: LocalTuner<Key, String> = local_tuner!();
 
-/// What products that share their fastest kernel have in common.
+/// The traits that products with one fastest kernel have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Key {
     /// Rows, up to a power of two.

@@ -50,8 +50,7 @@ pub fn backward(
             tensor_buffer(&grad),
             tensor_buffer(&delta),
             tensor_buffer(&dq),
-            sizes.launch_arg(),
-            attention.scale,
+            attention.sizes_arg(),
             attention.starts.is_some(),
             config.part,
             q.dtype,
@@ -71,8 +70,7 @@ pub fn backward(
             tensor_buffer(&delta),
             tensor_buffer(&dk),
             tensor_buffer(&dv),
-            sizes.launch_arg(),
-            attention.scale,
+            attention.sizes_arg(),
             attention.starts.is_some(),
             config.part,
             q.dtype,
@@ -95,14 +93,13 @@ fn queries_kernel<F: Float, I: Int, N: Size>(
     delta: &mut [f32],
     dq: &mut [Vector<F, N>],
     sizes: &KernelSizes,
-    scale: f32,
     #[comptime] packed: bool,
     #[comptime] part: LanePart,
     #[define(F)] _dtype: ElemType,
     #[define(I)] _starts_dtype: ElemType,
 ) {
     let query = Query::new::<I>(sizes, starts, packed);
-    let q = load_row::<F, N>(q, query.row, scale, part);
+    let q = load_row::<F, N>(q, query.row, sizes.scale, part);
     let g = load_row::<F, N>(grad, query.row, f32::new(1.0), part);
     let row_delta = dot::<F, N>(&g, y, query.row, part);
     let row_lse = lse[query.row as usize];
@@ -115,7 +112,7 @@ fn queries_kernel<F: Float, I: Int, N: Size>(
         add_row::<F, N>(&mut sums, ds, k, key_row, part);
     }
     if query.exists {
-        store_row::<F, N>(dq, query.row, &sums, scale, part);
+        store_row::<F, N>(dq, query.row, &sums, sizes.scale, part);
         if UNIT_POS_X == 0 {
             delta[query.row as usize] = row_delta;
         }
@@ -135,7 +132,6 @@ fn keys_kernel<F: Float, I: Int, N: Size>(
     dk: &mut [Vector<F, N>],
     dv: &mut [Vector<F, N>],
     sizes: &KernelSizes,
-    scale: f32,
     #[comptime] packed: bool,
     #[comptime] part: LanePart,
     #[define(F)] _dtype: ElemType,
@@ -151,7 +147,7 @@ fn keys_kernel<F: Float, I: Int, N: Size>(
     let before = sizes.own(0);
     let first_query = max(first_key, before) - before;
 
-    let k = load_row::<F, N>(k, key_row, scale, part);
+    let k = load_row::<F, N>(k, key_row, sizes.scale, part);
     let v = load_row::<F, N>(v, key_row, f32::new(1.0), part);
     let mut k_sums = zeroed::<N>(part.vectors);
     let mut v_sums = zeroed::<N>(part.vectors);
@@ -168,7 +164,7 @@ fn keys_kernel<F: Float, I: Int, N: Size>(
         }
     }
     if asked < sizes.kv_len {
-        store_row::<F, N>(dk, key_row, &k_sums, scale, part);
+        store_row::<F, N>(dk, key_row, &k_sums, sizes.scale, part);
         store_row::<F, N>(dv, key_row, &v_sums, f32::new(1.0), part);
     }
 }

@@ -38,8 +38,7 @@ pub fn forward(client: &Client, operands: Operands) -> Result<[TensorHandle; 2],
             starts,
             tensor_buffer(&y),
             tensor_buffer(&lse),
-            sizes.launch_arg(),
-            attention.scale,
+            attention.sizes_arg(),
             attention.starts.is_some(),
             config.part,
             q.dtype,
@@ -58,14 +57,13 @@ fn forward_kernel<F: Float, I: Int, N: Size>(
     y: &mut [Vector<F, N>],
     lse: &mut [f32],
     sizes: &KernelSizes,
-    scale: f32,
     #[comptime] packed: bool,
     #[comptime] part: LanePart,
     #[define(F)] _dtype: ElemType,
     #[define(I)] _starts_dtype: ElemType,
 ) {
     let query = Query::new::<I>(sizes, starts, packed);
-    let q = load_row::<F, N>(q, query.row, scale, part);
+    let q = load_row::<F, N>(q, query.row, sizes.scale, part);
     let mut out = zeroed::<N>(part.vectors);
     let mut maximum = f32::new(LOWEST);
     let mut sum = f32::new(0.0);

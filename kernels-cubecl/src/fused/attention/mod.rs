@@ -91,27 +91,26 @@ impl Sizes {
 
     /// Returns the bytes that the backward pass needs from the forward one: `q`, `k`, `v`, `y`, and the log-sum-exp of each
     /// row of scores.
-    pub const fn kept_bytes(&self, dtype_bytes: usize) -> usize {
-        2 * (self.q_elements() + self.kv_elements()) * dtype_bytes + 4 * self.rows()
+    pub const fn kept_bytes(&self, dtype_bytes: u128) -> u128 {
+        let queries = 2 * self.rows_u128() * self.head_dim as u128;
+        let keys = 2
+            * (self.batch as u128 * self.kv_len as u128)
+            * (self.kv_heads as u128 * self.head_dim as u128);
+        (queries + keys) * dtype_bytes + 4 * self.rows_u128()
     }
 
     /// Returns the bytes that the forward pass takes beside operands and results.
-    pub const fn forward_workspace_bytes(&self) -> usize {
+    pub const fn forward_workspace_bytes(&self) -> u128 {
         0
     }
 
     /// Returns the bytes that the backward pass takes beside operands and results: an f32 for each row of scores.
-    pub const fn backward_workspace_bytes(&self) -> usize {
-        4 * self.rows()
+    pub const fn backward_workspace_bytes(&self) -> u128 {
+        4 * self.rows_u128()
     }
 
-    fn launch_arg(self) -> KernelSizesLaunch {
-        KernelSizesLaunch::new(
-            self.q_len as u32,
-            self.heads as u32,
-            self.kv_len as u32,
-            self.kv_heads as u32,
-        )
+    const fn rows_u128(&self) -> u128 {
+        self.batch as u128 * self.q_len as u128 * self.heads as u128
     }
 }
 
@@ -206,6 +205,16 @@ impl Attention {
         empty(client, [batch, q_len, heads], F32)
     }
 
+    fn sizes_arg(&self) -> KernelSizesLaunch {
+        KernelSizesLaunch::new(
+            self.sizes.q_len as u32,
+            self.sizes.heads as u32,
+            self.sizes.kv_len as u32,
+            self.sizes.kv_heads as u32,
+            self.scale,
+        )
+    }
+
     /// Returns the starts as an argument, and their type; `q` in their place where there are none, which is not looked at.
     fn starts_arg(&self) -> (BufferArg, ElemType) {
         match &self.starts {
@@ -272,13 +281,14 @@ impl HeadLaunch {
     }
 }
 
-/// [`Sizes`] in a kernel with a cube for each batch.
+/// [`Sizes`] and the factor of the scores in a kernel with a cube for each batch.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct KernelSizes {
     q_len: u32,
     heads: u32,
     kv_len: u32,
     kv_heads: u32,
+    scale: f32,
 }
 
 #[cube]
