@@ -23,3 +23,33 @@ pub fn convert<A: Element, B: Element>(isa: Isa, values: &[A]) -> Vec<B> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+
+    #[test]
+    fn values_are_rounded_as_the_half_crate_does() {
+        let values: Vec<f32> = (0..3 * PIECE + 5)
+            .map(|i| (i as f32 * 0.37).sin())
+            .collect();
+        for isa in Isa::available() {
+            let halves: Vec<bf16> = convert(*isa, &values);
+            assert!(
+                halves
+                    .iter()
+                    .zip(&values)
+                    .all(|(a, b)| *a == bf16::from_f32(*b))
+            );
+            let others: Vec<f16> = convert(*isa, &halves);
+            assert!(
+                others
+                    .iter()
+                    .zip(&halves)
+                    .all(|(a, b)| *a == f16::from_f32(b.to_f32()))
+            );
+            assert_eq!(convert::<f32, f32>(*isa, &values), values);
+        }
+    }
+}

@@ -7,7 +7,8 @@
 //! - [`adamw`]: the optimizer's update
 //! - [`convert`]: from one [`Element`] type to another
 //!
-//! A module's `saved` says what is kept for its backward pass, its `workspace` what it needs while it runs, in bytes.
+//! A module's `saved_bytes` says what is kept for its backward pass, its `workspace_bytes` what it needs while it runs beside
+//! the scratch of its products.
 //!
 //! ```
 //! use nf4::{Direction, QuantConfig};

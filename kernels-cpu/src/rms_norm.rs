@@ -26,9 +26,9 @@ fn rows_at_a_time(n: usize) -> usize {
 /// What a thread widens half-precision operands into.
 type Scratch = [Vec<f32>; 2];
 
-/// Bytes that are kept for the backward pass of `rows` rows of `n` elements: `x`, or its sum with a residual, and one
+/// Returns the bytes that are kept for the backward pass of `rows` rows of `n` elements: `x`, or its sum with a residual, and one
 /// f32 a row.
-pub fn saved(rows: usize, n: usize, element_bytes: usize) -> u128 {
+pub fn saved_bytes(rows: usize, n: usize, element_bytes: usize) -> u128 {
     rows as u128 * (n as u128 * element_bytes as u128 + size_of::<f32>() as u128)
 }
 
@@ -267,6 +267,65 @@ kernel! {
         for ((x, grad), inv) in x.chunks_exact(n).zip(grad.chunks_exact(n)).zip(inv_rms) {
             for ((total, x), g) in total.iter_mut().zip(x).zip(grad) {
                 *total = mul_add::<S>(x * inv, *g, *total);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(len: usize, step: f32) -> Vec<f32> {
+        (0..len).map(|i| (i as f32 * step).sin()).collect()
+    }
+
+    /// Rows of 64 elements and of a width that no vector divides, more than one piece and more than one thread's.
+    #[test]
+    fn every_instruction_set_is_near_the_formula() {
+        for (rows, n) in [(3, 64), (700, 77)] {
+            let (x, residual) = (wave(rows * n, 0.3), wave(rows * n, 0.7));
+            let (weight, grad) = (wave(n, 0.9), wave(rows * n, 1.1));
+            for isa in Isa::available() {
+                let mut sum = x.clone();
+                let (y, inv) = add_forward(*isa, &mut sum, &residual, &weight, 1e-5);
+                assert_eq!((y.clone(), inv.clone()), forward(*isa, &sum, &weight, 1e-5));
+                let (mut dx, mut dsum) = (grad.clone(), grad.clone());
+                backward(*isa, &sum, &weight, &inv, &mut dx);
+                add_backward(*isa, &sum, &weight, &inv, &residual, &mut dsum);
+                let dweight = backward_weight(*isa, &sum, &inv, &grad, n);
+                let mut expected_dweight = vec![0f64; n];
+                for row in 0..rows {
+                    let range = row * n..(row + 1) * n;
+                    let sum: Vec<f64> = range
+                        .clone()
+                        .map(|i| f64::from(x[i] + residual[i]))
+                        .collect();
+                    let square = sum.iter().map(|x| x * x).sum::<f64>() / n as f64;
+                    let r = 1.0 / (square + 1e-5).sqrt();
+                    let g: Vec<f64> = range.clone().map(|i| f64::from(grad[i])).collect();
+                    let w: Vec<f64> = weight.iter().map(|w| f64::from(*w)).collect();
+                    let dot: f64 = (0..n).map(|i| g[i] * w[i] * sum[i]).sum::<f64>() / n as f64;
+                    for (i, at) in range.enumerate() {
+                        let near =
+                            |found: f32, expected: f64| (f64::from(found) - expected).abs() < 1e-5;
+                        let expected = r * (g[i] * w[i] - sum[i] * r * r * dot);
+                        assert!(near(y[at], sum[i] * r * w[i]), "{isa:?}");
+                        assert!(near(dx[at], expected), "{isa:?}");
+                        assert!(
+                            near(dsum[at], expected + f64::from(residual[at])),
+                            "{isa:?}"
+                        );
+                        expected_dweight[i] += g[i] * sum[i] * r;
+                    }
+                }
+                let pairs = dweight.iter().zip(&expected_dweight);
+                assert!(
+                    pairs
+                        .into_iter()
+                        .all(|(a, b)| (f64::from(*a) - b).abs() < 1e-3),
+                    "{isa:?}"
+                );
             }
         }
     }

@@ -70,3 +70,43 @@ kernel! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of angles are taken again and again, and the rotation backwards undoes it.
+    #[test]
+    fn every_instruction_set_turns_by_the_angles() {
+        let (positions, rows, heads, d) = (600, 300, 3, 20);
+        let x: Vec<f32> = (0..positions * heads * d)
+            .map(|i| (i as f32 * 0.3).sin())
+            .collect();
+        let angle = |i: usize| i as f32 * 0.01;
+        let cos: Vec<f32> = (0..rows * d / 2).map(|i| angle(i).cos()).collect();
+        let sin: Vec<f32> = (0..rows * d / 2).map(|i| angle(i).sin()).collect();
+        for isa in Isa::available() {
+            let mut y = x.clone();
+            rotate(*isa, &mut y, [heads, d], &cos, &sin, false);
+            for (i, (y, x)) in y.chunks(d).zip(x.chunks(d)).enumerate() {
+                let row = i / heads % rows;
+                for j in 0..d / 2 {
+                    let (c, s) = (cos[row * d / 2 + j], sin[row * d / 2 + j]);
+                    assert!(
+                        (y[j] - (x[j] * c - x[j + d / 2] * s)).abs() < 1e-6,
+                        "{isa:?}"
+                    );
+                    assert!(
+                        (y[j + d / 2] - (x[j + d / 2] * c + x[j] * s)).abs() < 1e-6,
+                        "{isa:?}"
+                    );
+                }
+            }
+            rotate(*isa, &mut y, [heads, d], &cos, &sin, true);
+            assert!(
+                y.iter().zip(&x).all(|(y, x)| (y - x).abs() < 1e-5),
+                "{isa:?}"
+            );
+        }
+    }
+}

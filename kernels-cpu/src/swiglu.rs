@@ -14,8 +14,8 @@ use crate::simd::{Isa, kernel};
 /// What a thread widens half-precision operands into.
 type Scratch = [Vec<f32>; 3];
 
-/// Bytes that are kept for the backward pass of `len` elements: `gate` and `up`.
-pub fn saved(len: usize, element_bytes: usize) -> u128 {
+/// Returns the bytes that are kept for the backward pass of `len` elements: `gate` and `up`.
+pub fn saved_bytes(len: usize, element_bytes: usize) -> u128 {
     2 * len as u128 * element_bytes as u128
 }
 
@@ -72,6 +72,52 @@ kernel! {
             let slope = mul_add::<S>(silu, 1.0 - sigmoid, sigmoid);
             *gate = *grad * up * slope;
             *grad *= silu;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+
+    fn wave(len: usize, step: f32) -> Vec<f32> {
+        (0..len).map(|i| 3.0 * (i as f32 * step).sin()).collect()
+    }
+
+    #[test]
+    fn every_instruction_set_is_near_the_formula() {
+        let len = 2 * PIECE + 77;
+        let [gate, up, grad] = [0.3, 0.7, 1.1].map(|step| wave(len, step));
+        for isa in Isa::available() {
+            let y = forward(*isa, &gate, &up);
+            let (mut dgate, mut dup) = (gate.clone(), grad.clone());
+            backward(*isa, &mut dgate, &up, &mut dup);
+            for i in 0..len {
+                let [x, u, g] = [gate[i], up[i], grad[i]].map(f64::from);
+                let sigmoid = 1.0 / (1.0 + (-x).exp());
+                let near = |found: f32, expected: f64| (f64::from(found) - expected).abs() < 1e-5;
+                assert!(near(y[i], x * sigmoid * u), "{isa:?}");
+                assert!(near(dup[i], g * x * sigmoid), "{isa:?}");
+                let slope = sigmoid * (1.0 + x * (1.0 - sigmoid));
+                assert!(near(dgate[i], g * u * slope), "{isa:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn half_precision_is_rounded_once() {
+        let [gate, up] = [0.3, 0.7].map(|step| {
+            wave(1000, step)
+                .into_iter()
+                .map(bf16::from_f32)
+                .collect::<Vec<_>>()
+        });
+        let wide = |values: &[bf16]| values.iter().map(|x| x.to_f32()).collect::<Vec<_>>();
+        for isa in Isa::available() {
+            let expected = forward(*isa, &wide(&gate), &wide(&up));
+            let expected: Vec<_> = expected.into_iter().map(bf16::from_f32).collect();
+            assert_eq!(forward(*isa, &gate, &up), expected, "{isa:?}");
         }
     }
 }

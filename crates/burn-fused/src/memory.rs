@@ -15,6 +15,9 @@ pub enum Implementation {
         /// Threads of the rayon pool.
         threads: usize,
     },
+    /// The kernels of CubeCL's devices, in types that they serve.
+    #[cfg(feature = "cubecl-backend")]
+    CubeCl,
     /// The default bodies of [`FusedOps`](crate::FusedOps), composed of a backend's own operations.
     Reference,
 }
@@ -37,7 +40,7 @@ impl Implementation {
     /// [`rms_norm`](crate::rms_norm) or [`add_rms_norm`](crate::add_rms_norm) of `rows` rows of `n` elements.
     pub fn rms_norm(self, rows: usize, n: usize, dtype: DType) -> OpMemory {
         OpMemory {
-            saved: rms_norm::saved(rows, n, dtype.size()),
+            saved: rms_norm::saved_bytes(rows, n, dtype.size()),
             ..OpMemory::default()
         }
     }
@@ -45,27 +48,43 @@ impl Implementation {
     /// [`swiglu`](crate::swiglu) of `len` elements.
     pub fn swiglu(self, len: usize, dtype: DType) -> OpMemory {
         OpMemory {
-            saved: swiglu::saved(len, dtype.size()),
+            saved: swiglu::saved_bytes(len, dtype.size()),
             ..OpMemory::default()
         }
     }
 
     /// [`causal_attention`](crate::causal_attention), packed or not.
     pub fn attention(self, shape: &AttentionShape, dtype: DType) -> OpMemory {
-        let saved = attention::saved(shape, dtype.size());
+        let saved = attention::saved_bytes(shape, dtype.size());
         let reference = OpMemory {
             saved,
-            forward: reference::attention::forward_workspace(shape),
-            backward: reference::attention::backward_workspace(shape),
+            forward: reference::attention::forward_workspace_bytes(shape),
+            backward: reference::attention::backward_workspace_bytes(shape),
         };
-        let Self::Cpu { threads } = self else {
-            return reference;
-        };
-        with_element!(dtype, E => OpMemory {
-            saved,
-            forward: attention::forward_workspace::<E>(shape, threads),
-            backward: attention::backward_workspace::<E>(shape, threads),
-        }, else reference)
+        match self {
+            Self::Cpu { threads } => with_element!(dtype, E => OpMemory {
+                saved,
+                forward: attention::forward_workspace_bytes::<E>(shape, threads),
+                backward: attention::backward_workspace_bytes::<E>(shape, threads),
+            }, else reference),
+            #[cfg(feature = "cubecl-backend")]
+            Self::CubeCl => {
+                let sizes = qlora_cubecl::fused::attention::Sizes {
+                    batch: shape.batch,
+                    q_len: shape.q_len,
+                    heads: shape.heads(),
+                    kv_len: shape.kv_len,
+                    kv_heads: shape.kv_heads,
+                    head_dim: shape.head_dim,
+                };
+                OpMemory {
+                    saved,
+                    forward: sizes.forward_workspace_bytes(),
+                    backward: sizes.backward_workspace_bytes(),
+                }
+            }
+            Self::Reference => reference,
+        }
     }
 
     /// [`linear_cross_entropy`](crate::linear_cross_entropy) of `tokens` tokens with a weight `[vocab, n]`, whose
@@ -78,17 +97,24 @@ impl Implementation {
         dtype: DType,
     ) -> OpMemory {
         let bytes = dtype.size();
-        let reference = || reference::cross_entropy::workspace(tokens, weight, tracked, bytes);
+        let reference = |chunk_copies| {
+            let shape = (tokens, weight);
+            reference::cross_entropy::workspace_bytes(shape, tracked, bytes, chunk_copies)
+        };
+        let composed = || reference(reference::cross_entropy::CHUNK_COPIES);
         let forward = match self {
             Self::Cpu { threads } => with_element!(
                 dtype,
-                E => cross_entropy::workspace::<E>(tokens, weight, tracked, threads),
-                else reference()
+                E => cross_entropy::workspace_bytes::<E>(tokens, weight, tracked, threads),
+                else composed()
             ),
-            Self::Reference => reference(),
+            // The products are the backend's own; the gradient takes the place of the logits.
+            #[cfg(feature = "cubecl-backend")]
+            Self::CubeCl => reference(1),
+            Self::Reference => composed(),
         };
         OpMemory {
-            saved: cross_entropy::saved(tokens, weight, tracked, bytes),
+            saved: cross_entropy::saved_bytes(tokens, weight, tracked, bytes),
             forward,
             backward: 0,
         }

@@ -92,9 +92,20 @@ mod tests {
     #[test]
     fn every_instruction_set_gives_the_same_bits() {
         let run = |isa| {
-            let wave = |step: f32| (0..777).map(|i| (i as f32 * step).sin()).collect::<Vec<_>>();
+            let wave = |step: f32| {
+                (0..777)
+                    .map(|i| (i as f32 * step).sin())
+                    .collect::<Vec<_>>()
+            };
             let (mut param, mut m, mut v) = (wave(0.3), wave(0.2), vec![0.1; 777]);
-            chunk(isa, &mut param, &wave(0.7), &mut m, &mut v, ADAMW.at(3, 1e-2));
+            chunk(
+                isa,
+                &mut param,
+                &wave(0.7),
+                &mut m,
+                &mut v,
+                ADAMW.at(3, 1e-2),
+            );
             [param, m, v].map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
         };
         for isa in Isa::available() {

@@ -81,9 +81,9 @@ fn parts(shape: &AttentionShape) -> usize {
     TASKS.div_ceil(pairs.max(1)).min(tiles)
 }
 
-/// Bytes that [`backward`] needs on `threads` threads beside its operands and results: the gradients of every part in
+/// Returns the bytes that [`backward`] needs on `threads` threads beside its operands and results: the gradients of every part in
 /// f32, and what each thread needs for a tile. Of `dq` a part touches its own tiles only.
-pub fn backward_workspace<E: Element>(shape: &AttentionShape, threads: usize) -> u128 {
+pub fn backward_workspace_bytes<E: Element>(shape: &AttentionShape, threads: usize) -> u128 {
     let pairs = shape.batch as u128 * shape.kv_heads as u128;
     let d = shape.head_dim as u128;
     let (dq, dkv) = (shape.rows() as u128 * d, 2 * shape.kv_len as u128 * d);

@@ -47,8 +47,8 @@ pub fn forward<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (Vec<E>, Vec
     (out, lse)
 }
 
-/// Bytes that [`forward`] needs on `threads` threads beside its operands and results.
-pub fn forward_workspace<E: Element>(shape: &AttentionShape, threads: usize) -> u128 {
+/// Returns the bytes that [`forward`] needs on `threads` threads beside its operands and results.
+pub fn forward_workspace_bytes<E: Element>(shape: &AttentionShape, threads: usize) -> u128 {
     threads as u128 * Scratch::<E::Operand>::bytes(shape)
 }
 

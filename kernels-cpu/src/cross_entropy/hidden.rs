@@ -63,9 +63,9 @@ pub(super) fn pass<E: Element>(isa: Isa, head: &Head<'_, E>, gradient: bool) -> 
     }
 }
 
-/// Bytes that [`pass`] over `all` tokens needs on `threads` threads beside its operands and result: two f32 a token, and
+/// Returns the bytes that [`pass`] over `all` tokens needs on `threads` threads beside its operands and result: two f32 a token, and
 /// a tile of logits a thread.
-pub(super) fn workspace(all: usize, vocab: usize, threads: usize) -> u128 {
+pub(super) fn workspace_bytes(all: usize, vocab: usize, threads: usize) -> u128 {
     let f32s = size_of::<f32>() as u128;
     let tile = tokens(all, threads) as u128 * CLASSES.min(vocab) as u128;
     (2 * all as u128 + threads as u128 * tile) * f32s

@@ -68,18 +68,23 @@ pub fn loss_grads<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (f32, Vec
     })
 }
 
-/// Bytes that are kept for the backward pass: the gradients that the forward pass computes, of `hidden: [tokens, n]` in
+/// Returns the bytes that are kept for the backward pass: the gradients that the forward pass computes, of `hidden: [tokens, n]` in
 /// its type, and of `weight: [vocab, n]` if that is `tracked`; never the logits.
-pub fn saved(tokens: usize, [vocab, n]: [usize; 2], tracked: bool, element_bytes: usize) -> u128 {
+pub fn saved_bytes(
+    tokens: usize,
+    [vocab, n]: [usize; 2],
+    tracked: bool,
+    element_bytes: usize,
+) -> u128 {
     let rows = tokens as u128 + if tracked { vocab as u128 } else { 0 };
     rows * n as u128 * element_bytes as u128
 }
 
-/// Bytes that the functions need on `threads` threads beside their operands and results, if they are asked for
+/// Returns the bytes that the functions need on `threads` threads beside their operands and results, if they are asked for
 /// gradients: the gradient of `hidden` in f32, of the tokens that count and again with zeros for the others; the tokens
 /// that count; and a tile of logits a thread. For a `tracked` weight, of both operands a copy in f32 where they are of
 /// less, and the weight's gradient in f32.
-pub fn workspace<E: Element>(
+pub fn workspace_bytes<E: Element>(
     tokens: usize,
     [vocab, n]: [usize; 2],
     tracked: bool,
@@ -88,7 +93,7 @@ pub fn workspace<E: Element>(
     let f32s = size_of::<f32>() as u128;
     let rows = |rows: usize| rows as u128 * n as u128;
     let hidden = rows(tokens) * (size_of::<E>() as u128 + 2 * f32s);
-    let pass = hidden::workspace(tokens, vocab, threads);
+    let pass = hidden::workspace_bytes(tokens, vocab, threads);
     if !tracked {
         return hidden + pass;
     }
@@ -97,7 +102,7 @@ pub fn workspace<E: Element>(
     } else {
         0
     };
-    let weight = (widened + rows(vocab)) * f32s + weight::workspace(tokens, threads);
+    let weight = (widened + rows(vocab)) * f32s + weight::workspace_bytes(tokens, threads);
     hidden + pass.max(weight)
 }
 
@@ -133,4 +138,77 @@ struct Head<'a, E> {
     classes: &'a [usize],
     n: usize,
     vocab: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(len: usize, step: f32) -> Vec<f32> {
+        (0..len).map(|i| (i as f32 * step).sin()).collect()
+    }
+
+    /// More classes and tokens than a tile has, and every fifth token ignored.
+    #[test]
+    fn every_instruction_set_is_near_the_formula() {
+        let (tokens, vocab, n) = (300, 700, 9);
+        let (hidden, weight) = (wave(tokens * n, 0.3), wave(vocab * n, 0.7));
+        let target = |i: usize| {
+            if i.is_multiple_of(5) {
+                IGNORED
+            } else {
+                (i * 37 % vocab) as i64
+            }
+        };
+        let targets: Vec<i64> = (0..tokens).map(target).collect();
+        let operands = Operands {
+            hidden: &hidden,
+            weight: &weight,
+            shape: [vocab, n],
+            targets: &targets,
+        };
+
+        let (mut expected, mut dhidden) = (0f64, vec![0f64; tokens * n]);
+        let mut dweight = vec![0f64; vocab * n];
+        for (i, target) in targets.iter().enumerate().filter(|(_, t)| **t != IGNORED) {
+            let row = &hidden[i * n..][..n];
+            let logits: Vec<f64> = weight
+                .chunks(n)
+                .map(|w| {
+                    row.iter()
+                        .zip(w)
+                        .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                        .sum()
+                })
+                .collect();
+            let total: f64 = logits.iter().map(|logit| logit.exp()).sum();
+            expected += total.ln() - logits[*target as usize];
+            for (class, logit) in logits.iter().enumerate() {
+                let hit = if class == *target as usize { 1.0 } else { 0.0 };
+                let slope = logit.exp() / total - hit;
+                for j in 0..n {
+                    dhidden[i * n + j] += slope * f64::from(weight[class * n + j]);
+                    dweight[class * n + j] += slope * f64::from(row[j]);
+                }
+            }
+        }
+        let near = |found: &[f32], expected: &[f64]| {
+            let mut pairs = found.iter().zip(expected);
+            pairs.all(|(found, expected)| (f64::from(*found) - expected).abs() < 1e-4)
+        };
+        for isa in Isa::available() {
+            let found = loss_grads(*isa, &operands);
+            assert!((f64::from(found.0) - expected).abs() < 1e-3, "{isa:?}");
+            assert!(
+                near(&found.1, &dhidden) && near(&found.2, &dweight),
+                "{isa:?}"
+            );
+            assert_eq!(
+                loss_grad_hidden(*isa, &operands),
+                (found.0, found.1),
+                "{isa:?}"
+            );
+            assert_eq!(loss(*isa, &operands), found.0, "{isa:?}");
+        }
+    }
 }

@@ -53,7 +53,7 @@ fn tokens(all: usize) -> usize {
     all.clamp(1, TOKENS)
 }
 
-/// Bytes that [`gradient`] needs on `threads` threads beside its operands and result.
-pub(super) fn workspace(all: usize, threads: usize) -> u128 {
+/// Returns the bytes that [`gradient`] needs on `threads` threads beside its operands and result.
+pub(super) fn workspace_bytes(all: usize, threads: usize) -> u128 {
     threads as u128 * (tokens(all) * CLASSES * size_of::<f32>()) as u128
 }

@@ -98,17 +98,17 @@ pub(crate) fn backward<B: Backend>(
     )
 }
 
-/// Bytes that [`forward`] takes beside its operands and results: `q`, `k`, `v` and the output in f32 and in another
+/// Returns the bytes that [`forward`] takes beside its operands and results: `q`, `k`, `v` and the output in f32 and in another
 /// order, and of a slab the scores, their mask and their exponentials.
-pub(crate) fn forward_workspace(shape: &AttentionShape) -> u128 {
+pub(crate) fn forward_workspace_bytes(shape: &AttentionShape) -> u128 {
     let [queries, keys] = values(shape);
     (2 * queries + 2 * keys + 3 * scores_of_a_slab(shape)) * size_of::<f32>() as u128
 }
 
-/// Bytes that [`backward`] takes beside its operands and results: `q`, `k`, `v`, the output and its gradient in f32 and
+/// Returns the bytes that [`backward`] takes beside its operands and results: `q`, `k`, `v`, the output and its gradient in f32 and
 /// in another order, the gradients of `q`, `k` and `v` likewise, and of a slab the scores, their mask, their
 /// probabilities and the gradients of both.
-pub(crate) fn backward_workspace(shape: &AttentionShape) -> u128 {
+pub(crate) fn backward_workspace_bytes(shape: &AttentionShape) -> u128 {
     let [queries, keys] = values(shape);
     (4 * queries + 4 * keys + 5 * scores_of_a_slab(shape)) * size_of::<f32>() as u128
 }

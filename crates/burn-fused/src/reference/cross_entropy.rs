@@ -123,17 +123,22 @@ fn tokens_of_a_chunk(vocab: usize) -> usize {
     (CHUNK_LOGITS / vocab.max(1)).max(1)
 }
 
-/// Bytes that the gradients take beside operands and results: of a chunk the logits, their exponentials, their
-/// probabilities and their gradients; the gradient of `hidden`, in chunks and joined; `hidden` and `weight` in f32 where
-/// they are of less; and for a `tracked` weight its gradient so far, a chunk's part of it and their sum.
-pub(crate) fn workspace(
-    tokens: usize,
-    [vocab, n]: [usize; 2],
+/// Tensors of a chunk's size that [`rows_grad`] makes of its logits: these, their exponentials, their probabilities and
+/// their gradients.
+pub(crate) const CHUNK_COPIES: u128 = 4;
+
+/// Returns the bytes that the gradients of `(tokens, [vocab, n])` take beside operands and results: of a chunk
+/// `chunk_copies` of the logits, [`CHUNK_COPIES`] without a kernel; the gradient of `hidden`, in chunks and joined;
+/// `hidden` and `weight` in f32 where they are of less; and for a `tracked` weight its gradient so far, a chunk's part of
+/// it and their sum.
+pub(crate) fn workspace_bytes(
+    (tokens, [vocab, n]): (usize, [usize; 2]),
     tracked: bool,
     element_bytes: usize,
+    chunk_copies: u128,
 ) -> u128 {
     let matrix = |rows: usize, columns: usize| rows as u128 * columns as u128;
-    let logits = 4 * matrix(tokens.min(tokens_of_a_chunk(vocab)), vocab);
+    let logits = chunk_copies * matrix(tokens.min(tokens_of_a_chunk(vocab)), vocab);
     let (hidden, weight) = (matrix(tokens, n), matrix(vocab, n));
     let widened = if element_bytes < size_of::<f32>() {
         hidden + weight
