@@ -1,4 +1,4 @@
-//! How the operations that memory bounds are cut into pieces for the threads.
+//! Cuts the operations that memory bounds into pieces for the threads.
 //!
 //! The cut depends on lengths alone, so that results depend neither on the number of threads nor on their timing.
 

@@ -23,7 +23,7 @@ fn rows_at_a_time(n: usize) -> usize {
     (PIECE / n.max(1)).max(1)
 }
 
-/// What a thread widens half-precision operands into.
+/// A thread's memory for half-precision operands in f32.
 type Scratch = [Vec<f32>; 2];
 
 /// Returns the bytes that are kept for the backward pass of `rows` rows of `n` elements: `x`, or its sum with a residual, and one

@@ -11,7 +11,7 @@ use crate::pieces::{PIECE, for_each};
 use crate::simd::math::{exp, mul_add};
 use crate::simd::{Isa, kernel};
 
-/// What a thread widens half-precision operands into.
+/// A thread's memory for half-precision operands in f32.
 type Scratch = [Vec<f32>; 3];
 
 /// Returns the bytes that are kept for the backward pass of `len` elements: `gate` and `up`.

@@ -5,7 +5,7 @@ use crate::AttentionShape;
 use crate::element::with_element;
 use crate::reference;
 
-/// Which bodies of the operations run, and what they take in memory.
+/// The bodies of the operations that run; it tells what they take in memory.
 ///
 /// The bodies themselves answer, from what they allocate with. [`rope`](crate::rope) takes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +22,9 @@ pub enum Implementation {
     Reference,
 }
 
-/// What one use of an operation takes in memory, in bytes, beside its operands and results.
+/// The bytes that one use of an operation takes beside its operands and results.
 ///
-/// What is of the order of a thread's caches or of the operands themselves is left out where it is gone before the
-/// operation's neighbours run.
+/// A thread's cache-sized pieces are left out, and so are the few copies of its operands that a reference norm or gate makes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpMemory {
     /// From the forward to the backward pass: the operands and results that are kept, and one number a row.

@@ -16,7 +16,7 @@ use crate::simd::Isa;
 /// Tasks that are enough to keep many threads equally busy.
 const TASKS: usize = 12;
 
-/// What [`forward`](super::forward) returned, and the gradient of its output.
+/// The results of [`forward`](super::forward), and the gradient of its output.
 #[derive(Clone, Copy, Debug)]
 pub struct Results<'a, E> {
     /// The output, `[batch, q_len, heads, d]`.
@@ -91,6 +91,7 @@ pub fn backward_workspace_bytes<E: Element>(shape: &AttentionShape, threads: usi
     gradients + threads as u128 * Scratch::<E::Operand>::bytes(shape)
 }
 
+/// The inputs of all tasks.
 struct Pass<'a, E: Element> {
     isa: Isa,
     operands: &'a Operands<'a, E>,
@@ -109,7 +110,7 @@ struct Part {
     dv: Vec<f32>,
 }
 
-/// What a thread needs for a tile, whichever it is.
+/// A thread's memory for any tile.
 struct Scratch<O> {
     q: Vec<O>,
     grad: Vec<O>,

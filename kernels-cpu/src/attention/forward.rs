@@ -52,7 +52,7 @@ pub fn forward_workspace_bytes<E: Element>(shape: &AttentionShape, threads: usiz
     threads as u128 * Scratch::<E::Operand>::bytes(shape)
 }
 
-/// What all tasks read.
+/// The inputs of all tasks.
 struct Pass<'a, E: Element> {
     isa: Isa,
     operands: &'a Operands<'a, E>,
@@ -112,7 +112,7 @@ fn split<'a, E>(
     tasks
 }
 
-/// What a thread needs for a tile, whichever it is.
+/// A thread's memory for any tile.
 struct Scratch<O> {
     q: Vec<O>,
     scores: Vec<f32>,

@@ -86,7 +86,7 @@ pub struct Operands<'a, E: Element> {
     /// The first key that each query sees, `[batch, q_len]`, where rows hold several sequences. A query sees its own
     /// key whatever they say.
     pub sequence_offsets: Option<&'a [i64]>,
-    /// What products of queries and keys are multiplied by.
+    /// The factor of the scores.
     pub scale: f32,
 }
 

@@ -8,7 +8,7 @@ use crate::element::Element;
 use crate::matmul::dense::{Beta, DenseRef};
 use crate::simd::Isa;
 
-/// What one pass over the vocabulary finds for every token.
+/// The results of one pass over the vocabulary, for every token.
 pub(super) struct Pass {
     pub losses: Vec<f32>,
     pub lse: Vec<f32>,

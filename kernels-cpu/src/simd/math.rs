@@ -1,5 +1,5 @@
-//! What plain loops that the compiler vectorises are made of: element by element, or with sums kept in [`LANES`]
-//! separate accumulators, because the compiler may not reorder a float sum itself.
+//! The parts of plain loops that the compiler vectorises: element by element, or with sums kept in [`LANES`] separate
+//! accumulators, because the compiler may not reorder a float sum itself.
 
 use super::Simd;
 

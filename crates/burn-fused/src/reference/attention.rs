@@ -13,7 +13,7 @@ use crate::{AttentionMask, AttentionShape};
 /// Scores formed at a time, at least one pair's: 64 MiB in f32.
 const SLAB_SCORES: usize = 1 << 24;
 
-/// What a hidden score is set to: finite, because not every shader language promises infinities,
+/// The value of a hidden score: finite, because not every shader language promises infinities,
 /// and far enough down for its exponential to be zero.
 const HIDDEN: f64 = -1e30;
 

@@ -13,7 +13,7 @@ use qlora_cpu::{Isa, convert, cross_entropy};
 use crate::element::with_element;
 use crate::ops::AttentionMask;
 
-/// What both the kernels and Burn take for an element.
+/// An element type of both the kernels and Burn.
 pub(super) trait Number: qlora_cpu::Element + Element {}
 
 impl<E: qlora_cpu::Element + Element> Number for E {}
