@@ -1,11 +1,4 @@
-//! Pages where the update runs on a CubeCL device: resident ones on the device, the others in host memory.
-//!
-//! A page is in one place at a time. Copies go through the device's queue in order with the updates: the next page is
-//! written to one buffer while the page in the other is updated, and the page before is read back behind.
-//!
-//! CUDA and ROCm read into pinned memory, from which they also write without a copy in between, so there the bytes that
-//! came back are the page's home as they are. (That was compiled for CUDA and run on neither.) Elsewhere what a page is read
-//! into is a staging buffer of the runtime's, which is given back.
+//! Resident and streamed pages as one.
 
 use std::fmt;
 use std::future::Future;
@@ -18,11 +11,10 @@ use cubecl::MemoryScope;
 use cubecl::client::Client;
 use cubecl::future::reader::read_sync;
 use cubecl::server::{Handle, ServerError};
-
 use qlora_cubecl::adamw;
 
-use crate::PagedError;
-use crate::residency::Residency;
+use crate::error::PagedError;
+use crate::store::{MemoryUse, Moved, PageStore, Pages};
 
 /// A page in a buffer on the device.
 #[derive(Debug)]
@@ -42,10 +34,12 @@ pub(crate) struct DevicePages {
     page_bytes: usize,
     client: Client,
     device: CubeDevice,
+    /// As errors name it.
+    name: String,
     /// On the device, by page; streamed ones are `None`.
     resident: Vec<Option<Handle>>,
     /// On the host, by page; none for a page of zeros and for one that is in a buffer.
-    home: Vec<Option<Bytes>>,
+    host: Vec<Option<Bytes>>,
     current: Option<Loaded>,
     ahead: Option<Loaded>,
     /// A page that is being read back.
@@ -53,51 +47,43 @@ pub(crate) struct DevicePages {
     idle: Vec<Handle>,
     /// The dynamic maps of 8-bit moments.
     maps: Option<Handle>,
-    moved: (u64, u64),
+    moved: Moved,
 }
 
 impl fmt::Debug for DevicePages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DevicePages")
             .field("device", &self.device)
-            .field("pages", &self.home.len())
+            .field("pages", &self.host.len())
             .finish_non_exhaustive()
     }
 }
 
 impl DevicePages {
-    pub fn new(client: Client, device: CubeDevice, page_bytes: usize) -> Self {
+    /// Makes a store without pages on `device`, named `name`.
+    pub fn new(client: Client, device: CubeDevice, name: String, page_bytes: usize) -> Self {
         Self {
             page_bytes,
             client,
             device,
+            name,
             resident: Vec::new(),
-            home: Vec::new(),
+            host: Vec::new(),
             current: None,
             ahead: None,
             behind: None,
             idle: Vec::new(),
             maps: None,
-            moved: (0, 0),
+            moved: Moved::default(),
         }
     }
 
-    pub fn name(&self) -> String {
-        format!("{:?}", self.device)
+    /// Returns the number of 32-bit words of a page.
+    pub fn page_words(&self) -> usize {
+        self.page_bytes / 4
     }
 
-    pub fn device(&self) -> &CubeDevice {
-        &self.device
-    }
-
-    /// Bytes that the device's memory report counts as reserved: its peak, since pools keep what they had.
-    pub fn device_bytes(&self) -> u64 {
-        let report = self.client.memory_report(MemoryScope::Device);
-        let pools = report.streams.iter().map(|stream| stream.pools.usage());
-        pools.map(|usage| usage.bytes_reserved).sum()
-    }
-
-    /// The maps of 8-bit moments, uploaded once.
+    /// Returns the maps of 8-bit moments, uploaded once.
     pub fn maps(&mut self) -> Handle {
         let client = &self.client;
         self.maps
@@ -105,15 +91,13 @@ impl DevicePages {
             .clone()
     }
 
-    /// A page on the device, resident or brought in, to be changed.
-    pub fn load(
-        &mut self,
-        page: usize,
-        used: &[usize],
-        residency: &Residency,
-    ) -> Result<Handle, PagedError> {
-        self.grow(used.len());
-        if residency.is_resident(page) {
+    /// Returns a page on the device, resident or brought in, to be changed.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn load(&mut self, page: usize, pages: Pages<'_>) -> Result<Handle, PagedError> {
+        self.grow(pages.len());
+        if pages.is_resident(page) {
             if self.resident[page].is_none() {
                 // An allocation of its own goes back to the driver when the page has to leave.
                 let (client, bytes) = (&self.client, self.page_bytes);
@@ -129,57 +113,49 @@ impl DevicePages {
             .as_ref()
             .is_none_or(|current| current.page != page)
         {
-            self.turn(page, used, residency)?;
-            self.moved.0 += used[page] as u64;
+            self.make_current(page, pages)?;
+            self.moved.bytes_in += pages.used(page) as u64;
         }
-        let grown = |current: &Loaded| current.used < used[page] && !current.whole;
+        let grown = |current: &Loaded| current.used < pages.used(page) && !current.whole;
         if self.current.as_ref().is_some_and(grown) {
-            self.recall(page)?;
-            self.current = Some(self.bring(page, used[page])?);
+            self.write_back_page(page)?;
+            self.current = Some(self.upload(page, pages.used(page))?);
         }
         let current = self.current.as_mut().expect("the page was loaded");
-        current.used = used[page];
+        current.used = pages.used(page);
         if !std::mem::replace(&mut current.dirty, true) {
-            self.moved.1 += used[page] as u64;
+            self.moved.bytes_out += pages.used(page) as u64;
         }
         Ok(current.buffer.clone())
     }
 
-    /// Makes `page` the current one: the page before goes home behind, the one after comes ahead.
-    fn turn(
-        &mut self,
-        page: usize,
-        used: &[usize],
-        residency: &Residency,
-    ) -> Result<(), PagedError> {
+    /// Makes `page` the current one: the page before is written back behind, the one after comes ahead.
+    fn make_current(&mut self, page: usize, pages: Pages<'_>) -> Result<(), PagedError> {
         let next = match self.ahead.take() {
             Some(ahead) if ahead.page == page => ahead,
             other => {
                 if let Some(wrong) = other {
-                    self.send_home(wrong)?;
+                    self.write_back(wrong)?;
                 }
                 // With a page in each buffer the one before has to go first.
                 if let Some(previous) = self.current.take() {
-                    self.send_home(previous)?;
+                    self.write_back(previous)?;
                 }
-                self.bring(page, used[page])?
+                self.upload(page, pages.used(page))?
             }
         };
         if let Some(previous) = self.current.replace(next) {
-            self.send_home(previous)?;
+            self.write_back(previous)?;
         }
-        if let Some(next) = residency
-            .next_streamed(Some(page))
-            .filter(|next| *next != page)
-        {
-            self.ahead = Some(self.bring(next, used[next])?);
+        if let Some(next) = pages.next_streamed(Some(page)).filter(|next| *next != page) {
+            self.ahead = Some(self.upload(next, pages.used(next))?);
         }
         Ok(())
     }
 
     /// Begins to read a page back. Its buffer is free for whatever the queue does after that.
-    fn send_home(&mut self, loaded: Loaded) -> Result<(), PagedError> {
-        self.arrive()?;
+    fn write_back(&mut self, loaded: Loaded) -> Result<(), PagedError> {
+        self.finish_write_back()?;
         let unused = (self.page_bytes - loaded.used) as u64;
         let (client, written) = (
             self.client.clone(),
@@ -199,7 +175,7 @@ impl DevicePages {
     }
 
     /// Waits for the page that is being read back.
-    fn arrive(&mut self) -> Result<(), PagedError> {
+    fn finish_write_back(&mut self) -> Result<(), PagedError> {
         if let Some((page, reading)) = self.behind.take() {
             self.keep(page, read_sync(reading))?;
         }
@@ -212,7 +188,7 @@ impl DevicePages {
         read: Result<Vec<Bytes>, ServerError>,
     ) -> Result<(), PagedError> {
         let bytes = read.map_err(failed)?.pop();
-        self.home[page] = match self.device {
+        self.host[page] = match self.device {
             CubeDevice::Cuda(_) | CubeDevice::Hip(_) => bytes,
             _ => bytes.map(|bytes| Bytes::from_bytes_vec(bytes.to_vec())),
         };
@@ -220,13 +196,13 @@ impl DevicePages {
     }
 
     /// Begins to write a page to an idle buffer.
-    fn bring(&mut self, page: usize, used: usize) -> Result<Loaded, PagedError> {
+    fn upload(&mut self, page: usize, used: usize) -> Result<Loaded, PagedError> {
         if self
             .behind
             .as_ref()
             .is_some_and(|(behind, _)| *behind == page)
         {
-            self.arrive()?;
+            self.finish_write_back()?;
         }
         let buffer = match self.idle.pop() {
             Some(buffer) => buffer,
@@ -244,12 +220,12 @@ impl DevicePages {
 
     /// Writes what the host has of a page. Says whether that was followed by zeros, which a page that has grown needs.
     fn fill(&mut self, buffer: &Handle, page: usize, used: usize) -> bool {
-        let (bytes, whole) = match self.home[page].take() {
+        let (bytes, whole) = match self.host[page].take() {
             Some(bytes) if bytes.len() >= used => (bytes, false),
-            home => {
+            written => {
                 let mut whole = vec![0; self.page_bytes];
-                if let Some(home) = home {
-                    whole[..home.len()].copy_from_slice(&home);
+                if let Some(written) = written {
+                    whole[..written.len()].copy_from_slice(&written);
                 }
                 (Bytes::from_bytes_vec(whole), true)
             }
@@ -259,112 +235,144 @@ impl DevicePages {
         whole
     }
 
-    /// Brings all streamed pages home and begins to write the first one ahead.
-    pub fn settle(&mut self, used: &[usize], residency: &Residency) -> Result<(), PagedError> {
-        self.grow(used.len());
-        if let Some(current) = self.current.take() {
-            self.send_home(current)?;
-        }
-        let next = residency.next_streamed(None);
-        if self.ahead.as_ref().map(|ahead| ahead.page) != next {
-            if let Some(wrong) = self.ahead.take() {
-                self.send_home(wrong)?;
-            }
-            if let Some(next) = next {
-                self.ahead = Some(self.bring(next, used[next])?);
-            }
-        }
-        self.arrive()
-    }
-
-    /// A page's bytes on the host, to be read outside of a step.
-    pub fn peek(
-        &mut self,
-        page: usize,
-        used: &[usize],
-        residency: &Residency,
-    ) -> Result<Vec<u8>, PagedError> {
-        self.grow(used.len());
-        let mut bytes = if residency.is_resident(page) {
-            match self.resident[page].clone() {
-                Some(handle) => self.client.read_one(handle).map_err(failed)?.to_vec(),
-                None => self.home[page]
-                    .as_ref()
-                    .map_or(Vec::new(), |home| home.to_vec()),
-            }
-        } else {
-            self.recall(page)?;
-            self.home[page]
-                .as_ref()
-                .map_or(Vec::new(), |home| home.to_vec())
+    /// Returns the bytes of a page that is resident.
+    fn resident_bytes(&mut self, page: usize) -> Result<Vec<u8>, PagedError> {
+        let bytes = match self.resident[page].clone() {
+            Some(handle) => self.client.read_one(handle).map_err(failed)?.to_vec(),
+            None => self.host_bytes(page),
         };
+        Ok(self.whole(bytes))
+    }
+
+    /// Returns the bytes of a page that is streamed.
+    fn streamed_bytes(&mut self, page: usize) -> Result<Vec<u8>, PagedError> {
+        self.write_back_page(page)?;
+        let bytes = self.host_bytes(page);
+        Ok(self.whole(bytes))
+    }
+
+    fn host_bytes(&self, page: usize) -> Vec<u8> {
+        self.host[page]
+            .as_ref()
+            .map_or(Vec::new(), |bytes| bytes.to_vec())
+    }
+
+    /// Fills a page up with zeros.
+    fn whole(&self, mut bytes: Vec<u8>) -> Vec<u8> {
         bytes.resize(self.page_bytes, 0);
-        Ok(bytes)
+        bytes
     }
 
-    /// Changes a page's bytes outside of a step.
-    pub fn poke(
-        &mut self,
-        page: usize,
-        used: &[usize],
-        residency: &Residency,
-        change: impl FnOnce(&mut [u8]),
-    ) -> Result<(), PagedError> {
-        let mut bytes = self.peek(page, used, residency)?;
-        change(&mut bytes);
-        match residency.is_resident(page) {
-            true => {
-                let handle = self.load(page, used, residency)?;
-                self.client.write(&handle, Bytes::from_bytes_vec(bytes));
-            }
-            false => self.home[page] = Some(Bytes::from_bytes_vec(bytes)),
+    fn bytes(&mut self, page: usize, pages: Pages<'_>) -> Result<Vec<u8>, PagedError> {
+        self.grow(pages.len());
+        if pages.is_resident(page) {
+            self.resident_bytes(page)
+        } else {
+            self.streamed_bytes(page)
         }
-        Ok(())
     }
 
-    /// Makes a page stay or leave. Between steps only.
-    pub fn migrate(
-        &mut self,
-        page: usize,
-        stays: bool,
-        used: &[usize],
-        residency: &mut Residency,
-    ) -> Result<(), PagedError> {
-        let bytes = self.peek(page, used, residency)?;
-        self.home[page] = Some(Bytes::from_bytes_vec(bytes));
-        self.resident[page] = None;
-        residency.set(page, stays);
-        if stays {
-            self.load(page, used, residency)?;
-        }
-        self.settle(used, residency)
-    }
-
-    /// Bytes brought in and written back since this was asked last.
-    pub fn take_moved(&mut self) -> (u64, u64) {
-        std::mem::take(&mut self.moved)
-    }
-
-    /// Brings one streamed page home, wherever it is.
-    fn recall(&mut self, page: usize) -> Result<(), PagedError> {
+    /// Writes one streamed page back to the host, wherever it is.
+    fn write_back_page(&mut self, page: usize) -> Result<(), PagedError> {
         let holds = |loaded: &Option<Loaded>| loaded.as_ref().is_some_and(|it| it.page == page);
         if holds(&self.current)
             && let Some(current) = self.current.take()
         {
-            self.send_home(current)?;
+            self.write_back(current)?;
         }
         if holds(&self.ahead)
             && let Some(ahead) = self.ahead.take()
         {
-            self.send_home(ahead)?;
+            self.write_back(ahead)?;
         }
-        self.arrive()
+        self.finish_write_back()
     }
 
     fn grow(&mut self, pages: usize) {
-        let pages = pages.max(self.home.len());
-        self.home.resize_with(pages, || None);
+        let pages = pages.max(self.host.len());
+        self.host.resize_with(pages, || None);
         self.resident.resize_with(pages, || None);
+    }
+}
+
+impl PageStore for DevicePages {
+    fn device(&self) -> &str {
+        &self.name
+    }
+
+    fn peek(
+        &mut self,
+        page: usize,
+        pages: Pages<'_>,
+        read: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), PagedError> {
+        read(&self.bytes(page, pages)?);
+        Ok(())
+    }
+
+    fn poke(
+        &mut self,
+        page: usize,
+        pages: Pages<'_>,
+        change: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<(), PagedError> {
+        let mut bytes = self.bytes(page, pages)?;
+        change(&mut bytes);
+        let bytes = Bytes::from_bytes_vec(bytes);
+        if pages.is_resident(page) {
+            let handle = self.load(page, pages)?;
+            self.client.write(&handle, bytes);
+        } else {
+            self.host[page] = Some(bytes);
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, pages: Pages<'_>) -> Result<(), PagedError> {
+        self.grow(pages.len());
+        if let Some(current) = self.current.take() {
+            self.write_back(current)?;
+        }
+        let next = pages.next_streamed(None);
+        if self.ahead.as_ref().map(|ahead| ahead.page) != next {
+            if let Some(wrong) = self.ahead.take() {
+                self.write_back(wrong)?;
+            }
+            if let Some(next) = next {
+                self.ahead = Some(self.upload(next, pages.used(next))?);
+            }
+        }
+        self.finish_write_back()
+    }
+
+    fn migrate(&mut self, page: usize, pages: Pages<'_>) -> Result<(), PagedError> {
+        self.grow(pages.len());
+        let bytes = if pages.is_resident(page) {
+            self.streamed_bytes(page)?
+        } else {
+            self.resident_bytes(page)?
+        };
+        self.host[page] = Some(Bytes::from_bytes_vec(bytes));
+        self.resident[page] = None;
+        if pages.is_resident(page) {
+            self.load(page, pages)?;
+        }
+        self.settle(pages)
+    }
+
+    fn take_moved(&mut self) -> Moved {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Returns what the device's memory report counts as reserved: its peak, since pools keep what they had. A device does
+    /// not tell its limit.
+    fn memory(&self) -> MemoryUse {
+        let report = self.client.memory_report(MemoryScope::Device);
+        let pools = report.streams.iter().map(|stream| stream.pools.usage());
+        MemoryUse {
+            peak: Some(pools.map(|usage| usage.bytes_reserved).sum()),
+            limit: None,
+        }
     }
 }
 
@@ -372,7 +380,7 @@ impl Drop for DevicePages {
     /// A read that nobody waits for would leave its staging buffer mapped, which the runtime then fails on when it
     /// uses the buffer again.
     fn drop(&mut self) {
-        let _ = self.arrive();
+        let _ = self.finish_write_back();
     }
 }
 
