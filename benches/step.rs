@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use burn_finetune::{Batch, Row, TrainConfig, Trainer};
+use burn_finetune::{Batch, Row, TrainConfig, Trainer, TrainerBuilder};
 use burn_qlora::{Checkpointing, LoraConfig, QuantConfig, attach_adapters};
 use burn_qlora_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions, Weights};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -43,8 +43,8 @@ fn trainer(
     let mut model = LlamaLm { llama };
     let lora = LoraConfig::new(RANK, 2.0 * RANK as f64);
     attach_adapters(&mut model, &lora, 0).expect("every linear layer can be adapted");
-    Trainer::new(model, TrainConfig::default())
-        .and_then(|trainer| trainer.with_checkpointing(checkpointing))
+    TrainerBuilder::new(model, TrainConfig::default())
+        .and_then(|builder| builder.with_checkpointing(checkpointing)?.build())
         .expect("the default configuration is valid")
 }
 

@@ -2,10 +2,12 @@
 //!
 //! - [`mod@device`]: what they run on.
 //! - [`chart`]: bars and lines as SVG, for the README.
+//! - [`lru`]: what the driver's paging would move, for comparison.
 //! - [`charts_dir`]: where they are written.
 
 pub mod chart;
 pub mod device;
+pub mod lru;
 
 use std::path::PathBuf;
 

@@ -5,7 +5,7 @@
 
 use burn::tensor::{Device, Int, Tensor};
 use burn_cubecl::CubeDevice;
-use burn_finetune::{Batch, OptimizerKind, TrainConfig, Trainer};
+use burn_finetune::{Batch, OptimizerKind, TrainConfig, TrainerBuilder};
 use burn_paged::{Budget, PAGE_BYTES};
 use burn_qlora::{LoraConfig, attach_adapters};
 use burn_qlora_llama::{Checkpoint, Llama, LoadOptions};
@@ -40,8 +40,8 @@ fn state_and_peak(budget: Budget) -> (u64, u64) {
         ..TrainConfig::default()
     };
     let optimizer = config.adamw().with_budget(budget);
-    let mut trainer = Trainer::new(model, config)
-        .and_then(|trainer| trainer.with_optimizer(&optimizer))
+    let mut trainer = TrainerBuilder::new(model, config)
+        .and_then(|builder| builder.with_optimizer(optimizer).build())
         .unwrap();
     let ids = || Tensor::<2, Int>::ones([2, 64], &autodiff);
     let mut state = 0;

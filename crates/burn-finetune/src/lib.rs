@@ -14,7 +14,7 @@
 //! - [`train`]: [`Trainer`], the loop, with its configuration, reports and interruption.
 //! - [`mod@evaluate`]: loss and perplexity on held-out rows.
 //! - [`checkpoint`]: [`RunDir`], a run's folder, and exact resumption from it.
-//! - [`memory`]: how much memory the process has, has had at its peak, and could have, from burn-paged.
+//! - [`memory`]: how much memory the process has, has had at its peak, and could have.
 //! - [`error`]: [`FinetuneError`], everything that can go wrong.
 
 pub mod checkpoint;
@@ -22,13 +22,13 @@ pub mod clip;
 pub mod data;
 pub mod error;
 pub mod evaluate;
+pub mod memory;
 pub mod model;
 pub mod optimizer;
 pub mod schedule;
 pub mod template;
 pub mod train;
 
-pub use burn_paged::memory;
 pub use checkpoint::RunDir;
 pub use data::{Batch, Dataset, Order, Row, RowEncoder};
 pub use error::FinetuneError;
@@ -37,4 +37,4 @@ pub use model::CausalLm;
 pub use optimizer::OptimizerKind;
 pub use schedule::{Schedule, ScheduleKind};
 pub use template::{ChatTemplate, Message};
-pub use train::{Event, Outcome, RunOptions, StepReport, TrainConfig, Trainer};
+pub use train::{Event, Outcome, RunOptions, StepReport, TrainConfig, Trainer, TrainerBuilder};

@@ -5,13 +5,10 @@
 //! new process finds them again, and they go from the file into pages and back one factor at a time: there
 //! is never a second copy of them all.
 
-use crate::FinetuneError;
+use crate::error::FinetuneError;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
-use burn_paged::{
-    MIN_8BIT_ELEMENTS, Moments, PagedAdamW, PagedAdamW8bit, PagedAdamWConfig, PagedError,
-    PagedState, PagingReport, Precision,
-};
+use burn_paged::{PagedAdamW, PagedAdamWConfig, PagedState, PagingReport, StateDtype};
 use burn_qlora::LoraModel;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -31,38 +28,25 @@ pub enum OptimizerKind {
 }
 
 impl OptimizerKind {
-    /// Bytes of the state of factors of these numbers of elements.
+    /// Returns how it holds the moments of factors that are large enough for it.
+    pub fn state_dtype(self) -> StateDtype {
+        match self {
+            Self::Adamw => StateDtype::F32,
+            Self::Adamw8bit => StateDtype::Dynamic8,
+        }
+    }
+
+    /// Returns the bytes of the state of factors of these numbers of elements.
     pub fn state_bytes(self, factors: impl IntoIterator<Item = usize>) -> u64 {
-        let bytes = |elements: usize| match self {
-            Self::Adamw8bit if elements >= MIN_8BIT_ELEMENTS => Precision::Dynamic8.bytes(elements),
-            Self::Adamw | Self::Adamw8bit => Precision::F32.bytes(elements),
-        };
-        factors
-            .into_iter()
-            .map(|elements| bytes(elements) as u64)
-            .sum()
+        let config = PagedAdamWConfig::new().with_state(self.state_dtype());
+        config.memory(factors).state
     }
 }
 
 /// AdamW and the states of A and B of every adapter, in the order of the model's layers.
 pub struct AdapterOptimizer {
-    rule: Rule,
+    adamw: PagedAdamW,
     states: Vec<Option<PagedState<2>>>,
-}
-
-enum Rule {
-    F32(PagedAdamW),
-    Dynamic8(PagedAdamW8bit),
-}
-
-/// Calls the same method of either optimizer.
-macro_rules! either {
-    ($rule:expr, $optimizer:ident => $call:expr) => {
-        match $rule {
-            Rule::F32($optimizer) => $call,
-            Rule::Dynamic8($optimizer) => $call,
-        }
-    };
 }
 
 impl AdapterOptimizer {
@@ -70,13 +54,9 @@ impl AdapterOptimizer {
     ///
     /// # Errors
     /// [`FinetuneError::Paged`] naming a setting that cannot work.
-    pub fn new(kind: OptimizerKind, config: &PagedAdamWConfig) -> Result<Self, FinetuneError> {
-        let rule = match kind {
-            OptimizerKind::Adamw => Rule::F32(config.build()?),
-            OptimizerKind::Adamw8bit => Rule::Dynamic8(config.build_8bit()?),
-        };
+    pub fn new(config: &PagedAdamWConfig) -> Result<Self, FinetuneError> {
         Ok(Self {
-            rule,
+            adamw: config.build()?,
             states: Vec::new(),
         })
     }
@@ -87,7 +67,7 @@ impl AdapterOptimizer {
     /// # Errors
     /// [`FinetuneError::Paged`].
     pub fn prepare(&self) -> Result<(), FinetuneError> {
-        Ok(either!(&self.rule, optimizer => optimizer.prepare())?)
+        Ok(self.adamw.prepare()?)
     }
 
     /// Updates the adapters by their `gradients`, those of A and B of every adapter in the order of the
@@ -103,16 +83,13 @@ impl AdapterOptimizer {
         gradients: Vec<Option<Tensor<2>>>,
     ) -> Result<(), FinetuneError> {
         self.states.resize_with(gradients.len(), || None);
-        let rule = &self.rule;
+        let adamw = &self.adamw;
         let mut failed = None;
         let mut slots = self.states.iter_mut().zip(gradients);
         let mut update = |param: Param<Tensor<2>>| match slots.next() {
             Some((state, Some(gradient))) if failed.is_none() => param.map(|tensor| {
                 let plain = tensor.clone().inner();
-                let stepped = either!(rule, optimizer => {
-                    optimizer.try_step(lr, plain, gradient, state.take())
-                });
-                match stepped {
+                match adamw.try_step(lr, plain, gradient, state.take()) {
                     Ok((updated, new)) => {
                         *state = Some(new);
                         like(updated, &tensor)
@@ -135,12 +112,12 @@ impl AdapterOptimizer {
         if let Some(error) = failed {
             return Err(error.into());
         }
-        Ok(either!(rule, optimizer => optimizer.end_step())?)
+        Ok(self.adamw.end_step()?)
     }
 
-    /// The state's sizes, and what the last step moved.
+    /// Returns the state's sizes, and what the last step moved.
     pub fn report(&self) -> PagingReport {
-        either!(&self.rule, optimizer => optimizer.report())
+        self.adamw.report()
     }
 
     /// Writes the moments as a safetensors file, keyed `<layer>.lora_A.moment_1` and so on, with `absmax_1` and
@@ -151,7 +128,7 @@ impl AdapterOptimizer {
     pub fn save<M: LoraModel>(&self, model: &M, path: &Path) -> Result<(), FinetuneError> {
         let factors = factors(model);
         if let Some(factor) = factors.first() {
-            sync(&factor.device)?;
+            self.adamw.sync(&factor.device)?;
         }
         let states: Vec<_> = factors
             .into_iter()
@@ -167,8 +144,6 @@ impl AdapterOptimizer {
     /// [`FinetuneError::Read`] when it cannot be read, [`FinetuneError::Malformed`] when it is broken or
     /// does not fit the model's adapters; the states are what they were then. [`FinetuneError::Paged`].
     pub fn load<M: LoraModel>(&mut self, model: &M, path: &Path) -> Result<(), FinetuneError> {
-        let rule = &self.rule;
-        let precision = |elements| either!(rule, optimizer => optimizer.precision(elements));
         let factors = factors(model);
         let mut file = file::StateFile::open(path)?;
         // All of it is checked before any of it is taken.
@@ -176,7 +151,7 @@ impl AdapterOptimizer {
             .iter()
             .map(|factor| {
                 let elements = factor.shape.iter().product();
-                file.find(&factor.name, factor.shape, precision(elements))
+                file.find(&factor.name, factor.shape, self.adamw.state_dtype(elements))
             })
             .collect::<Result<Vec<_>, _>>()?;
         file.check_count(stored.iter().flatten())?;
@@ -188,10 +163,7 @@ impl AdapterOptimizer {
                 Some(stored) => {
                     let (steps, moments) = file.read(&stored)?;
                     let param = factor.param.val().inner();
-                    let restored = either!(rule, optimizer => {
-                        optimizer.restore(&param, steps, &moments)
-                    });
-                    Some(restored?)
+                    Some(self.adamw.restore(&param, steps, &moments)?)
                 }
             });
         }
@@ -234,14 +206,4 @@ fn factors<M: LoraModel>(model: &M) -> Vec<Factor<'_>> {
             })
         })
         .collect()
-}
-
-/// What was queued must have run before moments are read.
-fn sync(device: &Device) -> Result<(), FinetuneError> {
-    device.sync().map_err(|error| {
-        PagedError::DeviceFailed {
-            reason: error.to_string(),
-        }
-        .into()
-    })
 }

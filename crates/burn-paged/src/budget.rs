@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-use crate::PagedError;
+use crate::error::PagedError;
 
 /// How much of the optimizer state stays resident between steps; the rest is streamed through two
 /// buffers of one page each, which no budget counts.
@@ -27,6 +27,8 @@ pub enum Budget {
 }
 
 impl Budget {
+    /// Checks the budget for itself.
+    ///
     /// # Errors
     /// [`PagedError::Config`] for a fraction outside `[0, 1]`.
     pub(crate) fn validate(self) -> Result<(), PagedError> {
@@ -40,7 +42,16 @@ impl Budget {
         }
     }
 
-    /// Whether a page may stay, when `resident` bytes do already and all pages up to and with this one, of
+    /// Returns the most that may stay of `state` bytes, in whole pages or not: all of it with [`Auto`](Self::Auto).
+    pub(crate) fn most(self, state: u64) -> u64 {
+        match self {
+            Self::Resident | Self::Auto => state,
+            Self::Bytes(limit) => limit.min(state),
+            Self::Fraction(share) => ((share * state as f64) as u64).min(state),
+        }
+    }
+
+    /// Returns whether a page may stay, when `resident` bytes do already and all pages up to and with this one, of
     /// `page` bytes, hold `state` bytes. `auto` is the limit that [`Auto`](Self::Auto) has come to.
     pub(crate) fn admits(self, resident: u64, page: u64, state: u64, auto: u64) -> bool {
         let after = resident.saturating_add(page);
@@ -56,9 +67,10 @@ impl Budget {
 impl FromStr for Budget {
     type Err = String;
 
-    /// `resident`, `auto`, [bytes](parse_bytes) or a percentage.
+    /// Reads `resident`, `auto`, a percentage, or bytes: a whole number with an optional `kB`, `MB` or `GB` (powers of 1000)
+    /// or `KiB`, `MiB` or `GiB` (powers of 1024).
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wish = || {
+        let refusal = || {
             format!(
                 "`{text}` is no budget: give `resident`, `auto`, bytes (`0`, `512MiB`, `2GiB`) or a \
                  share (`50%`)"
@@ -70,13 +82,14 @@ impl FromStr for Budget {
             _ => {}
         }
         if let Some(percent) = text.strip_suffix('%') {
-            let share = percent.parse::<f64>().map_err(|_| wish())? / 100.0;
-            return match (0.0..=1.0).contains(&share) {
-                true => Ok(Self::Fraction(share)),
-                false => Err(wish()),
+            let share = percent.parse::<f64>().map_err(|_| refusal())? / 100.0;
+            return if (0.0..=1.0).contains(&share) {
+                Ok(Self::Fraction(share))
+            } else {
+                Err(refusal())
             };
         }
-        parse_bytes(text).map(Self::Bytes).ok_or_else(wish)
+        parse_bytes(text).map(Self::Bytes).ok_or_else(refusal)
     }
 }
 
@@ -91,9 +104,8 @@ impl fmt::Display for Budget {
     }
 }
 
-/// Bytes as they are written: a whole number with an optional `kB`, `MB` or `GB` (powers of 1000) or `KiB`, `MiB` or
-/// `GiB` (powers of 1024). `None` for anything else, and for more than 2^64.
-pub fn parse_bytes(text: &str) -> Option<u64> {
+/// Returns bytes as they are written, `None` for anything else and for more than 2^64.
+fn parse_bytes(text: &str) -> Option<u64> {
     const UNITS: [(&str, u64); 7] = [
         ("kB", 1_000),
         ("MB", 1_000_000),

@@ -3,41 +3,43 @@
 //! The QLoRA paper pages optimizer state through CUDA's unified memory, which evicts what was used longest
 //! ago. An optimizer visits its state in the same order every step, so the page that is needed next is always the
 //! one just evicted. Here the order is used: a part of the pages stays, the others stream through two
-//! buffers, read ahead and written behind ([`residency`] derives the cost).
+//! buffers, read ahead and written behind, and a step moves `2 · (state − resident)` bytes, which no policy undercuts.
 //!
-//! - [`optimizer`]: [`PagedAdamW`] and [`PagedAdamW8bit`], through burn-optim's `Optimizer`.
-//! - [`state`]: [`PagedState`], what they keep for a parameter, and its record.
-//! - [`budget`]: [`Budget`], how much stays resident.
-//! - [`residency`]: which pages those are, and [`PagingReport`], what a step moves.
-//! - [`memory`]: what the process has had resident.
-//! - [`moments`]: [`Moments`], the state of a parameter outside its pages.
-//! - [`ops`]: [`PagedOps`], the backend extension behind it.
-//! - [`pool`]: the pages of one optimizer, and a parameter's part of them.
-//! - [`table`]: which bytes of which page belong to which parameter.
-//! - [`error`]: [`PagedError`], what can go wrong.
+//! - [`PagedAdamW`], made by [`PagedAdamWConfig`]: the optimizer, through burn-optim's `Optimizer`. [`StateDtype`] says how it
+//!   holds its moments, [`Budget`] how much of them stays resident, [`StateMemory`] what they take.
+//! - [`PagedState`]: what it keeps for a parameter, and its record. [`Moments`]: the same outside the pages.
+//! - [`PagingReport`]: what a step moved.
+//! - [`PagedError`]: what can go wrong.
+//!
+//! Inside, `pool` is the policy, on what `residency` and `table` know of the pages; `store` is the trait of where pages are, which
+//! `host` (RAM and a file) and `device` (a CubeCL device and RAM) implement; `ops` is the backend extension.
 
+mod adamw;
 mod backends;
+mod budget;
+mod config;
 #[cfg(feature = "cubecl-backend")]
 mod device;
+mod error;
 #[cfg(feature = "flex")]
 mod host;
+mod moments;
+mod ops;
+mod pool;
+mod process;
+mod report;
+mod residency;
+mod slot;
+mod state;
+mod state_dtype;
+mod store;
+mod table;
 
-pub mod budget;
-pub mod error;
-pub mod memory;
-pub mod moments;
-pub mod ops;
-pub mod optimizer;
-pub mod pool;
-pub mod residency;
-pub mod state;
-pub mod table;
-
-pub use budget::{Budget, parse_bytes};
+pub use adamw::PagedAdamW;
+pub use budget::Budget;
+pub use config::{MIN_8BIT_ELEMENTS, PAGE_BYTES, PagedAdamWConfig, StateMemory};
 pub use error::PagedError;
 pub use moments::Moments;
-pub use ops::PagedOps;
-pub use optimizer::{MIN_8BIT_ELEMENTS, PAGE_BYTES, PagedAdamW, PagedAdamW8bit, PagedAdamWConfig};
-pub use residency::{PagingReport, lru_bytes};
+pub use report::PagingReport;
 pub use state::PagedState;
-pub use table::Precision;
+pub use state_dtype::StateDtype;

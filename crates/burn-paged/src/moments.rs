@@ -1,7 +1,10 @@
 //! [`Moments`], the state of one parameter outside its pages.
 
-use crate::PagedError;
-use crate::table::{BLOCK, Precision, Segment};
+use nf4::adamw::{BLOCK, BLOCK_BYTES, CODES_2, SCALE_1, SCALE_2};
+
+use crate::error::PagedError;
+use crate::state_dtype::StateDtype;
+use crate::table::Segment;
 
 /// The two moments of one parameter, flattened, on the host: what a checkpoint holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,15 +30,15 @@ pub enum Moments {
 }
 
 impl Moments {
-    /// How they are held.
-    pub fn precision(&self) -> Precision {
+    /// Returns how they are held.
+    pub fn dtype(&self) -> StateDtype {
         match self {
-            Self::F32 { .. } => Precision::F32,
-            Self::Dynamic8 { .. } => Precision::Dynamic8,
+            Self::F32 { .. } => StateDtype::F32,
+            Self::Dynamic8 { .. } => StateDtype::Dynamic8,
         }
     }
 
-    /// Elements of the parameter.
+    /// Returns the number of elements of the parameter.
     pub fn elements(&self) -> usize {
         match self {
             Self::F32 { moment_1, .. } => moment_1.len(),
@@ -43,13 +46,18 @@ impl Moments {
         }
     }
 
+    /// Checks that the parts fit each other.
+    ///
     /// # Errors
     /// [`PagedError::Length`] when the parts are not as long as the first says.
     pub(crate) fn check(&self) -> Result<(), PagedError> {
         let elements = self.elements();
-        let fits = |expected: usize, actual: usize| match expected == actual {
-            true => Ok(()),
-            false => Err(PagedError::Length { expected, actual }),
+        let fits = |expected: usize, actual: usize| {
+            if expected == actual {
+                Ok(())
+            } else {
+                Err(PagedError::Length { expected, actual })
+            }
         };
         match self {
             Self::F32 { moment_2, .. } => fits(elements, moment_2.len()),
@@ -66,13 +74,14 @@ impl Moments {
         }
     }
 
-    pub(crate) fn zeros(precision: Precision, elements: usize) -> Self {
-        match precision {
-            Precision::F32 => Self::F32 {
+    /// Returns moments of 0, those of a parameter that was never updated.
+    pub(crate) fn zeros(dtype: StateDtype, elements: usize) -> Self {
+        match dtype {
+            StateDtype::F32 => Self::F32 {
                 moment_1: vec![0.0; elements],
                 moment_2: vec![0.0; elements],
             },
-            Precision::Dynamic8 => Self::Dynamic8 {
+            StateDtype::Dynamic8 => Self::Dynamic8 {
                 moment_1: vec![0; elements],
                 absmax_1: vec![0.0; elements.div_ceil(BLOCK)],
                 moment_2: vec![0; elements],
@@ -83,7 +92,7 @@ impl Moments {
 
     /// Takes a run from its bytes in a page.
     pub(crate) fn take(&mut self, segment: &Segment, bytes: &[u8]) {
-        let range = segment.first..segment.first + segment.elements;
+        let range = segment.elements();
         match self {
             Self::F32 { moment_1, moment_2 } => {
                 let (m, v) = bytes.split_at(bytes.len() / 2);
@@ -104,13 +113,13 @@ impl Moments {
                 let codes = moment_1[range.clone()]
                     .chunks_mut(BLOCK)
                     .zip(moment_2[range].chunks_mut(BLOCK));
-                let blocks = bytes.chunks_exact(Precision::Dynamic8.granule_bytes());
+                let blocks = bytes.chunks_exact(BLOCK_BYTES);
                 for (i, ((m, v), block)) in codes.zip(blocks).enumerate() {
                     m.copy_from_slice(&block[..m.len()]);
-                    v.copy_from_slice(&block[BLOCK..BLOCK + v.len()]);
-                    absmax_1[first + i] = bytemuck::pod_read_unaligned(&block[2 * BLOCK..][..4]);
+                    v.copy_from_slice(&block[CODES_2..CODES_2 + v.len()]);
+                    absmax_1[first + i] = bytemuck::pod_read_unaligned(&block[SCALE_1..SCALE_2]);
                     absmax_2[first + i] =
-                        bytemuck::pod_read_unaligned(&block[2 * BLOCK + 4..][..4]);
+                        bytemuck::pod_read_unaligned(&block[SCALE_2..BLOCK_BYTES]);
                 }
             }
         }
@@ -118,7 +127,7 @@ impl Moments {
 
     /// Puts a run into its bytes in a page.
     pub(crate) fn put(&self, segment: &Segment, bytes: &mut [u8]) {
-        let range = segment.first..segment.first + segment.elements;
+        let range = segment.elements();
         bytes.fill(0);
         match self {
             Self::F32 { moment_1, moment_2 } => {
@@ -139,14 +148,13 @@ impl Moments {
                 let codes = moment_1[range.clone()]
                     .chunks(BLOCK)
                     .zip(moment_2[range].chunks(BLOCK));
-                let blocks = bytes.chunks_exact_mut(Precision::Dynamic8.granule_bytes());
+                let blocks = bytes.chunks_exact_mut(BLOCK_BYTES);
                 for (i, ((m, v), block)) in codes.zip(blocks).enumerate() {
                     block[..m.len()].copy_from_slice(m);
-                    block[BLOCK..BLOCK + v.len()].copy_from_slice(v);
-                    block[2 * BLOCK..][..4]
+                    block[CODES_2..CODES_2 + v.len()].copy_from_slice(v);
+                    block[SCALE_1..SCALE_2]
                         .copy_from_slice(bytemuck::bytes_of(&absmax_1[first + i]));
-                    block[2 * BLOCK + 4..]
-                        .copy_from_slice(bytemuck::bytes_of(&absmax_2[first + i]));
+                    block[SCALE_2..].copy_from_slice(bytemuck::bytes_of(&absmax_2[first + i]));
                 }
             }
         }

@@ -6,14 +6,14 @@ use burn_core as burn;
 use burn_core::backend::{Backend, backend_extension, tensor::FloatTensor};
 use nf4::adamw::AdamWStep;
 
-use crate::pool::{Begin, Slot};
+use crate::slot::{Slot, SlotInit};
 
 /// Updates of parameters whose state is paged.
 ///
 /// Pages are brought in, kept and written back by the backend's own means: on Flex they live in a file
 /// and pass through two buffers in RAM; on a CubeCL device they live in host memory and pass through two
 /// buffers on the device. What goes wrong on the way (an operation has no other way to say it) is kept
-/// in the slot's [`Pool`](crate::pool::Pool), where the optimizer looks.
+/// in the slot's pool, where the optimizer looks.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     Cube: cfg(any(
@@ -27,19 +27,19 @@ use crate::pool::{Begin, Slot};
     Fusion: cfg(feature = "fusion"),
 )]
 pub trait PagedOps: Backend {
-    /// Gives the pages of `slot` a home on the device of `like`, which comes back as it is, so that moments can
+    /// Opens the store of `slot`'s pages on the device of `like`, which comes back as it is, so that moments can
     /// be written before the first update.
     #[fusion(meta = like_first)]
     fn paged_open(like: FloatTensor<Self>, slot: Arc<Slot>) -> FloatTensor<Self>;
 
     /// One AdamW update (see [`AdamWStep`]) of `param` by `grad`, both f32 of the same shape, and of the moments in
-    /// `slot`. One pass over all four.
+    /// `slot`, initialised as `init` says. One pass over all four.
     #[fusion(meta = like_param)]
     fn paged_adamw(
         param: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         slot: Arc<Slot>,
-        begin: Begin,
+        init: SlotInit,
         step: AdamWStep,
     ) -> FloatTensor<Self>;
 }
@@ -64,7 +64,7 @@ mod fusion_meta {
         param: &TensorSpec,
         _: &TensorSpec,
         _: &Arc<Slot>,
-        _: &Begin,
+        _: &SlotInit,
         _: &AdamWStep,
     ) -> TensorSpec {
         TensorSpec {

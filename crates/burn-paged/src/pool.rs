@@ -1,228 +1,238 @@
-//! [`Pool`], the pages of one optimizer on one device, and [`Slot`], one parameter's part of them.
+//! [`Pool`], the paging policy: which pages stay, when a step begins and ends, and what goes wrong on the way.
 
+use std::any::Any;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::memory;
-use crate::residency::{PagingReport, Residency, lru_bytes};
-use crate::table::{PageTable, Precision, Segment};
-use crate::{Budget, Moments, PagedError};
+use crate::budget::Budget;
+use crate::error::PagedError;
+use crate::moments::Moments;
+use crate::process;
+use crate::report::PagingReport;
+use crate::residency::Residency;
+use crate::slot::{Slot, SlotInit};
+use crate::state_dtype::StateDtype;
+use crate::store::{Moved, PageStore, Pages};
+use crate::table::{PageTable, Segment};
 
 /// Where pages are and how many stay.
 #[derive(Debug, Clone)]
-pub(crate) struct PoolSettings {
+pub(crate) struct PoolConfig {
     pub budget: Budget,
     pub page_bytes: usize,
     /// The page file, where pages are kept in one.
     pub page_file: PathBuf,
-    /// For [`Budget::Auto`]: the memory that everything together may take, where it is not the system that says.
+    /// For [`Budget::Auto`]: the memory that everything together may take, where it is not the store that says.
     pub memory_limit: Option<u64>,
 }
 
 /// The pages of one optimizer.
 #[derive(Debug)]
-pub struct Pool {
-    inner: Mutex<Inner>,
-}
-
-/// The state of one parameter: its entry of the page table, given back when it is dropped.
-#[derive(Debug)]
-pub struct Slot {
-    pool: Arc<Pool>,
-    id: usize,
-    precision: Precision,
-    elements: usize,
-}
-
-/// What an update begins with.
-#[derive(Debug, Clone)]
-pub enum Begin {
-    /// The moments that are there.
-    Keep,
-    /// Zeros: the parameter's first update.
-    Zeros,
-    /// Another's moments, whose owner goes on by itself.
-    CopyOf(Arc<Slot>),
-}
-
-/// Where the pages of a device are at home.
-#[derive(Debug)]
-pub(crate) enum Home {
-    #[cfg(feature = "flex")]
-    Host(Box<crate::host::HostPages>),
-    #[cfg(feature = "cubecl-backend")]
-    Device(Box<crate::device::DevicePages>),
+pub(crate) struct Pool {
+    state: Mutex<PoolState>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Inner {
-    settings: PoolSettings,
+struct PoolState {
+    config: PoolConfig,
     table: PageTable,
     residency: Residency,
-    home: Option<Home>,
+    /// Opened by the first update, which knows the device.
+    store: Option<Box<dyn PageStore>>,
     /// Number of the step that is under way, from 1.
     step: u64,
     /// Whether it has updated anything.
     begun: bool,
     /// Whether pages were added, or the budget changed, since residency was decided.
     stale: bool,
-    /// What [`Budget::Auto`] allows now.
+    /// Bytes that [`Budget::Auto`] allows now.
     auto: u64,
-    last: PagingReport,
+    /// Moved by the last complete step.
+    moved: Moved,
     /// The first thing that went wrong. The state is of no use from then on.
     failed: Option<PagedError>,
 }
 
 impl Pool {
-    pub(crate) fn new(settings: PoolSettings) -> Arc<Self> {
+    pub fn new(config: PoolConfig) -> Arc<Self> {
         Arc::new(Self {
-            inner: Mutex::new(Inner {
-                table: PageTable::new(settings.page_bytes),
-                settings,
+            state: Mutex::new(PoolState {
+                table: PageTable::new(config.page_bytes),
+                config,
                 residency: Residency::default(),
-                home: None,
+                store: None,
                 step: 1,
                 begun: false,
                 stale: false,
                 auto: u64::MAX,
-                last: PagingReport::default(),
+                moved: Moved::default(),
                 failed: None,
             }),
         })
     }
 
     /// A panic while the pool is held leaves the state half updated, which is what `failed` is for.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        match self.inner.lock() {
-            Ok(inner) => inner,
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
+        match self.state.lock() {
+            Ok(state) => state,
             Err(poisoned) => {
-                let mut inner = PoisonError::into_inner(poisoned);
-                inner.failed.get_or_insert(PagedError::DeviceFailed {
+                let mut state = PoisonError::into_inner(poisoned);
+                state.failed.get_or_insert(PagedError::DeviceFailed {
                     reason: "an update panicked".into(),
                 });
-                inner
+                state
             }
         }
     }
 
-    /// Room for the state of a parameter, and what its first update must begin with.
-    pub(crate) fn allocate(
-        self: &Arc<Self>,
-        precision: Precision,
-        elements: usize,
-    ) -> (Slot, Begin) {
-        let mut inner = self.lock();
-        let (id, reused) = inner.table.allocate(precision, elements);
-        inner.add_pages();
-        let slot = Slot {
-            pool: self.clone(),
-            id,
-            precision,
-            elements,
-        };
-        (slot, if reused { Begin::Zeros } else { Begin::Keep })
-    }
-
-    /// Runs `work` on the pages at home on a device, which `open` makes them if they have none yet. What it
-    /// fails with is kept, and everything fails with it from then on.
-    pub(crate) fn with<T>(
+    /// Runs `work` unless something went wrong before. What it fails with is kept, and everything fails with it from
+    /// then on.
+    fn with<T>(
         &self,
-        work: impl FnOnce(&mut Inner) -> Result<T, PagedError>,
+        work: impl FnOnce(&mut PoolState) -> Result<T, PagedError>,
     ) -> Result<T, PagedError> {
-        let mut inner = self.lock();
-        if let Some(error) = &inner.failed {
+        let mut state = self.lock();
+        if let Some(error) = &state.failed {
             return Err(error.clone());
         }
-        let result = work(&mut inner);
+        let result = work(&mut state);
         if let Err(error) = &result {
-            inner.failed = Some(error.clone());
+            state.failed = Some(error.clone());
         }
         result
     }
 
-    /// The first thing that went wrong.
-    pub(crate) fn health(&self) -> Result<(), PagedError> {
-        self.lock().failed.clone().map_or(Ok(()), Err)
+    /// Makes room for the state of a parameter. Says how its first update must initialise it, too.
+    pub fn allocate(self: &Arc<Self>, dtype: StateDtype, elements: usize) -> (Slot, SlotInit) {
+        let mut state = self.lock();
+        let (id, reused) = state.table.allocate(dtype, elements);
+        state.add_pages();
+        let slot = Slot::new(self.clone(), id, dtype, elements);
+        let init = if reused {
+            SlotInit::Zeros
+        } else {
+            SlotInit::Keep
+        };
+        (slot, init)
     }
 
-    pub(crate) fn end_step(&self) -> Result<(), PagedError> {
-        self.with(Inner::end_step)
+    /// Gives back what [`allocate`](Self::allocate) made.
+    pub fn release(&self, id: usize) {
+        self.lock().table.release(id);
     }
 
-    pub(crate) fn prepare(&self) -> Result<(), PagedError> {
-        self.with(|inner| {
-            inner.end_step()?;
-            if inner.settings.budget == Budget::Auto {
-                inner.measure();
-                inner.decide()?;
+    /// Opens the store of `device` by `open` unless there is one.
+    ///
+    /// # Errors
+    /// [`PagedError::Device`] if there is one of another device.
+    pub fn open<S: PageStore>(
+        &self,
+        device: &str,
+        open: impl FnOnce(&PoolConfig) -> S,
+    ) -> Result<(), PagedError> {
+        self.with(|state| state.open(device, open))
+    }
+
+    /// Updates the state of `slot`, initialised as `init` says, in the store of `device`: `update` is called for each
+    /// of its runs in order, and brings the page in from the store.
+    ///
+    /// # Errors
+    /// [`PagedError::Device`] if the store is another device's; a store or an update that fails.
+    pub fn update<S: PageStore>(
+        &self,
+        slot: &Slot,
+        init: &SlotInit,
+        device: &str,
+        open: impl FnOnce(&PoolConfig) -> S,
+        mut update: impl FnMut(&mut S, &Segment, Pages<'_>) -> Result<(), PagedError>,
+    ) -> Result<(), PagedError> {
+        self.with(|state| {
+            state.open(device, open)?;
+            for segment in state.begin(slot, init)? {
+                let pages = Pages::new(state.table.used(), &state.residency);
+                let store: &mut dyn Any = state.store.as_deref_mut().expect("opened above");
+                let store = store
+                    .downcast_mut()
+                    .expect("a device has one type of store");
+                update(store, &segment, pages)?;
             }
             Ok(())
         })
     }
 
-    pub(crate) fn set_budget(&self, budget: Budget) -> Result<(), PagedError> {
-        budget.validate()?;
-        self.with(|inner| {
-            inner.end_step()?;
-            inner.settings.budget = budget;
-            inner.decide()
+    /// Returns the first thing that went wrong.
+    pub fn health(&self) -> Result<(), PagedError> {
+        self.lock().failed.clone().map_or(Ok(()), Err)
+    }
+
+    pub fn end_step(&self) -> Result<(), PagedError> {
+        self.with(PoolState::end_step)
+    }
+
+    /// Ends the step and, with [`Budget::Auto`], decides again which pages stay.
+    pub fn prepare(&self) -> Result<(), PagedError> {
+        self.with(|state| {
+            state.end_step()?;
+            if state.config.budget == Budget::Auto {
+                state.measure();
+                state.decide()?;
+            }
+            Ok(())
         })
     }
 
-    pub(crate) fn report(&self) -> PagingReport {
-        let inner = self.lock();
-        let used = inner.table.used();
+    pub fn set_budget(&self, budget: Budget) -> Result<(), PagedError> {
+        budget.validate()?;
+        self.with(|state| {
+            state.end_step()?;
+            state.config.budget = budget;
+            state.decide()
+        })
+    }
+
+    pub fn report(&self) -> PagingReport {
+        let state = self.lock();
+        let used = state.table.used();
         PagingReport {
             state_bytes: used.iter().map(|used| *used as u64).sum(),
-            resident_bytes: inner.residency.resident_bytes(used),
-            ..inner.last
+            resident_bytes: state.residency.resident_bytes(used),
+            bytes_in: state.moved.bytes_in,
+            bytes_out: state.moved.bytes_out,
         }
     }
-}
 
-impl Slot {
-    /// The pages that it is part of.
-    pub fn pool(&self) -> &Arc<Pool> {
-        &self.pool
+    /// Reads the moments of a slot.
+    pub fn read(&self, slot: &Slot) -> Result<Moments, PagedError> {
+        self.with(|state| state.read(slot))
     }
 
-    /// Elements of the parameter.
-    pub fn elements(&self) -> usize {
-        self.elements
-    }
-
-    /// How its moments are held.
-    pub fn precision(&self) -> Precision {
-        self.precision
-    }
-
-    /// Reads the moments from wherever their pages are.
-    pub(crate) fn read(&self) -> Result<Moments, PagedError> {
-        self.pool.with(|inner| inner.read(self))
-    }
-
-    /// Replaces the moments.
-    pub(crate) fn write(&self, moments: &Moments) -> Result<(), PagedError> {
-        self.pool.with(|inner| inner.write(self, moments))
+    /// Replaces the moments of a slot.
+    pub fn write(&self, slot: &Slot, moments: &Moments) -> Result<(), PagedError> {
+        self.with(|state| state.write(slot, moments))
     }
 }
 
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.pool.lock().table.release(self.id);
+impl PoolState {
+    fn open<S: PageStore>(
+        &mut self,
+        device: &str,
+        open: impl FnOnce(&PoolConfig) -> S,
+    ) -> Result<(), PagedError> {
+        let config = &self.config;
+        let store = self.store.get_or_insert_with(|| Box::new(open(config)));
+        if store.device() == device {
+            return Ok(());
+        }
+        Err(PagedError::Device {
+            expected: store.device().into(),
+            actual: device.into(),
+        })
     }
-}
 
-impl Inner {
-    /// The home of the pages, made by `open` if they have none.
-    pub fn home(&mut self, open: impl FnOnce(&PoolSettings) -> Home) -> &mut Home {
-        self.home.get_or_insert_with(|| open(&self.settings))
-    }
-
-    /// Begins an update: ends the step before when this one comes round to a parameter again, and brings the
-    /// moments to what they must begin with. Says which runs there are.
-    pub fn begin(&mut self, slot: &Slot, begin: &Begin) -> Result<Vec<Segment>, PagedError> {
-        if self.table.entry(slot.id).step == self.step {
+    /// Begins an update: ends the step before when this one comes round to a parameter again, and initialises the
+    /// moments. Returns the runs there are.
+    fn begin(&mut self, slot: &Slot, init: &SlotInit) -> Result<Vec<Segment>, PagedError> {
+        if self.table.entry(slot.id()).step == self.step {
             self.end_step()?;
         }
         if !self.begun {
@@ -230,72 +240,26 @@ impl Inner {
             self.settle()?;
             self.take_moved();
             self.measure();
-            match &mut self.home {
-                #[cfg(feature = "flex")]
-                Some(Home::Host(pages)) => pages.check()?,
-                _ => {}
+            if let Some(store) = &mut self.store {
+                store.check()?;
             }
             self.begun = true;
         }
-        match begin {
-            Begin::Keep => {}
-            Begin::Zeros => {
-                let zeros = Moments::zeros(slot.precision, slot.elements);
+        match init {
+            SlotInit::Keep => {}
+            SlotInit::Zeros => {
+                let zeros = Moments::zeros(slot.dtype(), slot.elements());
                 self.write(slot, &zeros)?;
             }
-            Begin::CopyOf(other) => {
+            SlotInit::CopyOf(other) => {
                 let moments = self.read(other)?;
                 self.write(slot, &moments)?;
             }
         }
         let step = self.step;
-        let entry = self.table.entry_mut(slot.id);
+        let entry = self.table.entry_mut(slot.id());
         entry.step = step;
         Ok(entry.segments.clone())
-    }
-
-    /// The bytes of a run, to be changed, of pages at home on the host.
-    #[cfg(feature = "flex")]
-    pub fn host_run(&mut self, segment: &Segment) -> Result<&mut [u8], PagedError> {
-        let used = self.table.used();
-        let pages = match &mut self.home {
-            Some(Home::Host(pages)) => pages,
-            other => return Err(elsewhere("Flex", other.as_ref())),
-        };
-        pages.load(segment.page, used, &self.residency)?;
-        pages.changed(segment.page, used, &self.residency);
-        let page = pages.load(segment.page, used, &self.residency)?;
-        Ok(&mut page[segment.offset..segment.end])
-    }
-
-    /// Bytes of a page.
-    #[cfg(feature = "cubecl-backend")]
-    pub fn page_bytes(&self) -> usize {
-        self.settings.page_bytes
-    }
-
-    /// A page, to be changed, of pages that belong to `device`.
-    #[cfg(feature = "cubecl-backend")]
-    pub fn device_page(
-        &mut self,
-        device: &burn_cubecl::CubeDevice,
-        page: usize,
-    ) -> Result<cubecl::server::Handle, PagedError> {
-        match &mut self.home {
-            Some(Home::Device(pages)) if pages.device() == device => {
-                pages.load(page, self.table.used(), &self.residency)
-            }
-            other => Err(elsewhere(&format!("{device:?}"), other.as_ref())),
-        }
-    }
-
-    /// The dynamic maps of 8-bit moments, on the pages' device.
-    #[cfg(feature = "cubecl-backend")]
-    pub fn device_maps(&mut self) -> Result<cubecl::server::Handle, PagedError> {
-        match &mut self.home {
-            Some(Home::Device(pages)) => Ok(pages.maps()),
-            other => Err(elsewhere("a CubeCL device", other.as_ref())),
-        }
     }
 
     fn end_step(&mut self) -> Result<(), PagedError> {
@@ -305,15 +269,7 @@ impl Inner {
         self.begun = false;
         self.step += 1;
         self.settle()?;
-        let moved = self.take_moved();
-        let used = self.table.used();
-        let resident = self.residency.resident_bytes(used);
-        self.last = PagingReport {
-            bytes_in: moved.0,
-            bytes_out: moved.1,
-            lru_bytes: lru_bytes(used, resident + 2 * self.settings.page_bytes as u64),
-            ..PagingReport::default()
-        };
+        self.moved = self.take_moved();
         if self.stale {
             self.decide()?;
         }
@@ -322,26 +278,24 @@ impl Inner {
 
     fn add_pages(&mut self) {
         while self.residency.pages() < self.table.used().len() {
-            let page_bytes = self.settings.page_bytes;
+            let page_bytes = self.config.page_bytes;
             self.residency
-                .push(self.settings.budget, self.auto, page_bytes);
+                .push(self.config.budget, self.auto, page_bytes);
         }
         self.stale = true;
     }
 
-    /// What [`Budget::Auto`] allows: the memory that there is less the most that all else has taken so far.
+    /// Finds what [`Budget::Auto`] allows: the memory that there is less the most that all else has taken so far.
     fn measure(&mut self) {
-        if self.settings.budget != Budget::Auto {
+        if self.config.budget != Budget::Auto {
             return;
         }
         let resident = self.residency.resident_bytes(self.table.used());
-        let limit = self.settings.memory_limit;
-        let (limit, peak) = match &self.home {
-            #[cfg(feature = "cubecl-backend")]
-            Some(Home::Device(pages)) => (limit, Some(pages.device_bytes())),
-            _ => (limit.or_else(memory::limit), memory::peak_rss_bytes()),
+        let memory = match &self.store {
+            Some(store) => store.memory(),
+            None => process::memory(),
         };
-        self.auto = match (limit, peak) {
+        self.auto = match (self.config.memory_limit.or(memory.limit), memory.peak) {
             (Some(limit), Some(peak)) => limit.saturating_sub(peak.saturating_sub(resident)),
             _ => u64::MAX,
         };
@@ -351,101 +305,53 @@ impl Inner {
     fn decide(&mut self) -> Result<(), PagedError> {
         self.stale = false;
         let used = self.table.used();
-        let changes = self.residency.plan(used, self.settings.budget, self.auto);
+        let changes = self.residency.plan(used, self.config.budget, self.auto);
         for (page, stays) in changes {
-            match &mut self.home {
-                #[cfg(feature = "flex")]
-                Some(Home::Host(pages)) => {
-                    pages.migrate(page, stays, used, &mut self.residency)?;
-                }
-                #[cfg(feature = "cubecl-backend")]
-                Some(Home::Device(pages)) => {
-                    pages.migrate(page, stays, used, &mut self.residency)?;
-                }
-                None => self.residency.set(page, stays),
+            self.residency.set(page, stays);
+            if let Some(store) = &mut self.store {
+                store.migrate(page, Pages::new(used, &self.residency))?;
             }
         }
         Ok(())
     }
 
     fn settle(&mut self) -> Result<(), PagedError> {
-        match &mut self.home {
-            #[cfg(feature = "flex")]
-            Some(Home::Host(pages)) => pages.settle(self.table.used(), &self.residency),
-            #[cfg(feature = "cubecl-backend")]
-            Some(Home::Device(pages)) => pages.settle(self.table.used(), &self.residency),
+        let pages = Pages::new(self.table.used(), &self.residency);
+        match &mut self.store {
+            Some(store) => store.settle(pages),
             None => Ok(()),
         }
     }
 
-    fn take_moved(&mut self) -> (u64, u64) {
-        match &mut self.home {
-            #[cfg(feature = "flex")]
-            Some(Home::Host(pages)) => {
-                let moved = pages.take_moved();
-                (moved.bytes_in, moved.bytes_out)
-            }
-            #[cfg(feature = "cubecl-backend")]
-            Some(Home::Device(pages)) => pages.take_moved(),
-            None => (0, 0),
+    fn take_moved(&mut self) -> Moved {
+        match &mut self.store {
+            Some(store) => store.take_moved(),
+            None => Moved::default(),
         }
     }
 
     fn read(&mut self, slot: &Slot) -> Result<Moments, PagedError> {
-        let mut moments = Moments::zeros(slot.precision, slot.elements);
-        let used = self.table.used();
-        for segment in &self.table.entry(slot.id).segments {
-            let run = segment.offset..segment.end;
-            match &mut self.home {
-                #[cfg(feature = "flex")]
-                Some(Home::Host(pages)) => {
-                    let page = pages.peek(segment.page, used, &self.residency)?;
-                    moments.take(segment, &page[run]);
-                }
-                #[cfg(feature = "cubecl-backend")]
-                Some(Home::Device(pages)) => {
-                    let page = pages.peek(segment.page, used, &self.residency)?;
-                    moments.take(segment, &page[run]);
-                }
-                None => {}
+        let mut moments = Moments::zeros(slot.dtype(), slot.elements());
+        let pages = Pages::new(self.table.used(), &self.residency);
+        if let Some(store) = &mut self.store {
+            for segment in &self.table.entry(slot.id()).segments {
+                store.peek(segment.page, pages, &mut |page| {
+                    moments.take(segment, &page[segment.bytes()]);
+                })?;
             }
         }
         Ok(moments)
     }
 
     fn write(&mut self, slot: &Slot, moments: &Moments) -> Result<(), PagedError> {
-        let used = self.table.used();
-        for segment in &self.table.entry(slot.id).segments {
-            let run = segment.offset..segment.end;
-            match &mut self.home {
-                #[cfg(feature = "flex")]
-                Some(Home::Host(pages)) => {
-                    let page = pages.poke(segment.page, used, &self.residency)?;
-                    moments.put(segment, &mut page[run]);
-                }
-                #[cfg(feature = "cubecl-backend")]
-                Some(Home::Device(pages)) => {
-                    pages.poke(segment.page, used, &self.residency, |page| {
-                        moments.put(segment, &mut page[run.clone()]);
-                    })?;
-                }
-                None => {}
+        let pages = Pages::new(self.table.used(), &self.residency);
+        if let Some(store) = &mut self.store {
+            for segment in &self.table.entry(slot.id()).segments {
+                store.poke(segment.page, pages, &mut |page| {
+                    moments.put(segment, &mut page[segment.bytes()]);
+                })?;
             }
         }
         Ok(())
-    }
-}
-
-/// The error of an update on another device than the pages'.
-pub(crate) fn elsewhere(actual: &str, home: Option<&Home>) -> PagedError {
-    PagedError::Device {
-        expected: match home {
-            #[cfg(feature = "flex")]
-            Some(Home::Host(_)) => "Flex".into(),
-            #[cfg(feature = "cubecl-backend")]
-            Some(Home::Device(pages)) => pages.name(),
-            None => "no device yet".into(),
-        },
-        actual: actual.into(),
     }
 }

@@ -11,35 +11,12 @@
 //! moves `2 · (S − R)`. No policy moves less: between two steps at most `R` bytes and what is in the
 //! buffers can lie where the update runs, so the rest, every byte of which the update reads and changes, must come
 //! in and must have gone out. (Buffers that were left filled between steps could save two pages more; they are
-//! written back, so that between steps the two buffers are all that is neither resident nor safe at home.)
+//! written back, so that between steps the two buffers are all that is neither resident nor safe in the backing store.)
 //!
 //! The order is known, so the next streamed page is brought in while the current one is updated, and the one before
 //! is written back behind.
 
-use crate::Budget;
-
-/// What the last step moved, beside what there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct PagingReport {
-    /// Bytes of the whole state.
-    pub state_bytes: u64,
-    /// Bytes of it that stay resident.
-    pub resident_bytes: u64,
-    /// Bytes that the last complete step brought in.
-    pub bytes_in: u64,
-    /// Bytes that it wrote back.
-    pub bytes_out: u64,
-    /// Bytes that least-recently-used paging would have moved with as much memory, the two buffers included.
-    pub lru_bytes: u64,
-}
-
-impl PagingReport {
-    /// Bytes moved by the last complete step: `2 · (state − resident)`. The first step makes the pages as it goes, so
-    /// of those that are still growing it counts less.
-    pub fn bytes_moved(&self) -> u64 {
-        self.bytes_in + self.bytes_out
-    }
-}
+use crate::budget::Budget;
 
 /// The pages that stay, chosen in the order in which they are visited.
 #[derive(Debug, Default)]
@@ -106,59 +83,9 @@ impl Residency {
     }
 }
 
-/// Bytes that LRU paging with `capacity` bytes moves in one pass over pages of these sizes, in and out, after as many
-/// passes as it takes to settle.
-pub fn lru_bytes(pages: &[usize], capacity: u64) -> u64 {
-    let total: u64 = pages.iter().map(|bytes| *bytes as u64).sum();
-    if total <= capacity {
-        return 0;
-    }
-    let mut cached: std::collections::VecDeque<usize> = Default::default();
-    let mut held = 0;
-    let mut moved = 0;
-    for pass in 0..3 {
-        moved = 0;
-        for (page, bytes) in pages.iter().enumerate() {
-            let bytes = *bytes as u64;
-            match cached.iter().position(|cached| *cached == page) {
-                Some(at) => {
-                    cached.remove(at);
-                }
-                None => {
-                    moved += bytes;
-                    held += bytes;
-                    while held > capacity {
-                        // A page that is larger than the cache passes through it.
-                        let Some(old) = cached.pop_front() else { break };
-                        held -= pages[old] as u64;
-                        moved += pages[old] as u64;
-                    }
-                    if held > capacity {
-                        held -= bytes;
-                        moved += bytes;
-                        continue;
-                    }
-                }
-            }
-            cached.push_back(page);
-        }
-        debug_assert!(pass < 3);
-    }
-    moved
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lru_misses_everything_as_soon_as_anything_is_missing() {
-        let pages = [100; 10];
-        assert_eq!(lru_bytes(&pages, 1000), 0);
-        for capacity in [999, 900, 500, 100, 0] {
-            assert_eq!(lru_bytes(&pages, capacity), 2000, "{capacity}");
-        }
-    }
 
     #[test]
     fn the_plan_fills_the_budget_and_no_more() {

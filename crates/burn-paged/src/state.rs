@@ -5,8 +5,10 @@ use std::sync::Arc;
 use burn_core::tensor::{Device, TensorData};
 use burn_optim::{RecordState, StateSink, StateSource};
 
-use crate::pool::Slot;
-use crate::{Moments, PagedError, Precision};
+use crate::error::PagedError;
+use crate::moments::Moments;
+use crate::slot::Slot;
+use crate::state_dtype::StateDtype;
 
 /// The state of one parameter: how often it was updated, and where its moments are.
 ///
@@ -16,35 +18,37 @@ use crate::{Moments, PagedError, Precision};
 pub struct PagedState<const D: usize> {
     pub(crate) steps: usize,
     pub(crate) shape: [usize; D],
-    pub(crate) held: Held,
+    pub(crate) storage: Storage,
 }
 
 /// Where moments are.
 #[derive(Debug, Clone)]
-pub(crate) enum Held {
+pub(crate) enum Storage {
     /// In pages. Counted apart from the slot, which queued operations hold too: more than one owner
     /// means that states were cloned.
-    Paged(Arc<Owner>),
+    Paged(Arc<SlotOwner>),
     /// Just loaded from a record.
     Host(Arc<Moments>),
 }
 
+/// One of the states that share a slot.
 #[derive(Debug)]
-pub(crate) struct Owner(pub Arc<Slot>);
+pub(crate) struct SlotOwner(pub Arc<Slot>);
 
-impl Held {
+impl Storage {
+    /// Returns the storage of a slot that no other state shares yet.
     pub fn paged(slot: Arc<Slot>) -> Self {
-        Self::Paged(Arc::new(Owner(slot)))
+        Self::Paged(Arc::new(SlotOwner(slot)))
     }
 }
 
 impl<const D: usize> PagedState<D> {
-    /// Updates so far.
+    /// Returns the number of updates so far.
     pub fn steps(&self) -> usize {
         self.steps
     }
 
-    /// Shape of the parameter.
+    /// Returns the shape of the parameter.
     pub fn shape(&self) -> [usize; D] {
         self.shape
     }
@@ -53,23 +57,23 @@ impl<const D: usize> PagedState<D> {
         self.shape.iter().product()
     }
 
-    /// How the moments are held.
-    pub fn precision(&self) -> Precision {
-        match &self.held {
-            Held::Paged(owner) => owner.0.precision(),
-            Held::Host(moments) => moments.precision(),
+    /// Returns how the moments are held.
+    pub fn dtype(&self) -> StateDtype {
+        match &self.storage {
+            Storage::Paged(owner) => owner.0.dtype(),
+            Storage::Host(moments) => moments.dtype(),
         }
     }
 
-    /// A copy of the moments. Between steps, after [`end_step`](crate::PagedAdamW::end_step); with Fusion, after
-    /// the device was synchronised.
+    /// Returns a copy of the moments. Between steps, after [`end_step`](crate::PagedAdamW::end_step); with Fusion, after
+    /// [`sync`](crate::PagedAdamW::sync).
     ///
     /// # Errors
     /// A page file or a device that fails.
     pub fn moments(&self) -> Result<Moments, PagedError> {
-        match &self.held {
-            Held::Paged(owner) => owner.0.read(),
-            Held::Host(moments) => Ok(Moments::clone(moments)),
+        match &self.storage {
+            Storage::Paged(owner) => owner.0.read(),
+            Storage::Host(moments) => Ok(Moments::clone(moments)),
         }
     }
 }
@@ -133,7 +137,7 @@ impl<const D: usize> RecordState for PagedState<D> {
         Some(Self {
             steps,
             shape,
-            held: Held::Host(Arc::new(moments)),
+            storage: Storage::Host(Arc::new(moments)),
         })
     }
 }

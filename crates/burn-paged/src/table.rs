@@ -3,43 +3,9 @@
 //! States are laid one behind the other, so that many small ones share a page and one transfer moves them
 //! all; a state that does not fit into what is left of a page goes on in the next.
 
-/// How the two moments of a run of elements are held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// f32: 8 bytes an element.
-    F32,
-    /// Blocks of [`BLOCK`] elements with 8-bit codes: 2.03 bytes an element.
-    Dynamic8,
-}
+use std::ops::Range;
 
-/// Elements that share their two scales in [`Precision::Dynamic8`].
-pub const BLOCK: usize = nf4::adamw::BLOCK;
-
-/// Elements of f32 state that stay together, so that runs begin on whole vectors.
-const RUN: usize = 16;
-
-impl Precision {
-    /// Elements of the smallest piece that a page holds.
-    pub(crate) const fn granule(self) -> usize {
-        match self {
-            Self::F32 => RUN,
-            Self::Dynamic8 => BLOCK,
-        }
-    }
-
-    /// Bytes of that piece: both moments, and the scales of a block.
-    pub(crate) const fn granule_bytes(self) -> usize {
-        match self {
-            Self::F32 => 8 * RUN,
-            Self::Dynamic8 => nf4::adamw::BLOCK_BYTES,
-        }
-    }
-
-    /// Bytes of the state of `elements` elements.
-    pub const fn bytes(self, elements: usize) -> usize {
-        elements.div_ceil(self.granule()) * self.granule_bytes()
-    }
-}
+use crate::state_dtype::StateDtype;
 
 /// A run of elements of one parameter in one page.
 ///
@@ -57,10 +23,22 @@ pub(crate) struct Segment {
     pub elements: usize,
 }
 
+impl Segment {
+    /// Returns where the run is in its page.
+    pub fn bytes(&self) -> Range<usize> {
+        self.offset..self.end
+    }
+
+    /// Returns which elements of the flattened parameter it is of.
+    pub fn elements(&self) -> Range<usize> {
+        self.first..self.first + self.elements
+    }
+}
+
 /// The state of one parameter.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
-    pub precision: Precision,
+    pub dtype: StateDtype,
     pub elements: usize,
     pub segments: Vec<Segment>,
     /// The step that updated it last, to see where a step begins.
@@ -103,17 +81,17 @@ impl PageTable {
 
     /// Room for a state, behind the others or where one of the same size was. Says which entry, and whether
     /// its bytes may hold what another left.
-    pub fn allocate(&mut self, precision: Precision, elements: usize) -> (usize, bool) {
+    pub fn allocate(&mut self, dtype: StateDtype, elements: usize) -> (usize, bool) {
         let fits = |id: &usize| {
             let entry = &self.entries[*id];
-            (entry.precision, entry.elements) == (precision, elements)
+            (entry.dtype, entry.elements) == (dtype, elements)
         };
         if let Some(at) = self.free.iter().position(fits) {
             let id = self.free.swap_remove(at);
             self.entries[id].step = 0;
             return (id, true);
         }
-        let (granule, bytes) = (precision.granule(), precision.granule_bytes());
+        let (granule, bytes) = (dtype.granule(), dtype.granule_bytes());
         let mut segments = Vec::new();
         let mut first = 0;
         while first < elements {
@@ -138,7 +116,7 @@ impl PageTable {
             first += elements;
         }
         self.entries.push(Entry {
-            precision,
+            dtype,
             elements,
             segments,
             step: 0,
@@ -161,21 +139,18 @@ mod tests {
         let sizes = [1, 16, 17, 300, 700, 256, 5000, 3];
         let mut taken: Vec<(usize, usize, usize)> = Vec::new();
         for (i, elements) in sizes.into_iter().enumerate() {
-            let precision = match i % 2 {
-                0 => Precision::F32,
-                _ => Precision::Dynamic8,
+            let dtype = match i % 2 {
+                0 => StateDtype::F32,
+                _ => StateDtype::Dynamic8,
             };
-            let (id, reused) = table.allocate(precision, elements);
+            let (id, reused) = table.allocate(dtype, elements);
             assert!(!reused);
             let entry = table.entry(id);
             let mut next = 0;
             for segment in &entry.segments {
                 assert_eq!((segment.first, segment.offset % 8), (next, 0));
                 next += segment.elements;
-                assert_eq!(
-                    segment.end - segment.offset,
-                    precision.bytes(segment.elements)
-                );
+                assert_eq!(segment.end - segment.offset, dtype.bytes(segment.elements));
                 assert!(segment.end <= 4096);
                 taken.push((segment.page, segment.offset, segment.end));
             }
@@ -198,16 +173,9 @@ mod tests {
     #[test]
     fn room_is_used_again() {
         let mut table = PageTable::new(1 << 12);
-        let (id, _) = table.allocate(Precision::F32, 100);
+        let (id, _) = table.allocate(StateDtype::F32, 100);
         table.release(id);
-        assert_eq!(table.allocate(Precision::F32, 100), (id, true));
-        assert_ne!(table.allocate(Precision::F32, 100), (id, true));
-    }
-
-    #[test]
-    fn eight_bits_cost_little_more_than_two_bytes() {
-        let elements = 4096 * 64;
-        let bytes = Precision::Dynamic8.bytes(elements) as f64;
-        assert!(bytes / elements as f64 <= 2.04);
+        assert_eq!(table.allocate(StateDtype::F32, 100), (id, true));
+        assert_ne!(table.allocate(StateDtype::F32, 100), (id, true));
     }
 }

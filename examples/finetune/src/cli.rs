@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use burn_finetune::OptimizerKind;
-use burn_paged::{Budget, parse_bytes};
+use burn_paged::Budget;
 use burn_qlora::{Checkpointing, LoraConfig, Targets};
 use burn_qlora_llama::ComputeDtype;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -499,7 +499,10 @@ pub enum OptimizerName {
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
-    parse_bytes(text).ok_or_else(|| "must be a number of bytes, as 24GB or 20GiB".to_string())
+    match text.parse() {
+        Ok(Budget::Bytes(bytes)) => Ok(bytes),
+        _ => Err("must be a number of bytes, as 24GB or 20GiB".to_string()),
+    }
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -2,6 +2,8 @@
 //! compiled in: `--features wgpu` and `--features cpu`.
 
 #[cfg(any(feature = "wgpu", feature = "cpu"))]
+mod adamw;
+#[cfg(any(feature = "wgpu", feature = "cpu"))]
 mod products;
 #[cfg(any(feature = "wgpu", feature = "cpu"))]
 mod recorded;
@@ -39,6 +41,8 @@ on_every_runtime!(
     products::every_format_is_multiplied,
     products::rows_may_lie_apart,
     products::an_empty_product_is_empty_or_zero,
+    adamw::f32_moments_match_the_reference,
+    adamw::coded_moments_match_the_reference,
     refusals::types_that_are_no_floats,
     refusals::what_32_bits_cannot_index,
     refusals::kernels_that_the_device_cannot_run,

@@ -1,11 +1,12 @@
 //! Thirty steps of QLoRA training follow the curve that peft, bitsandbytes and torch took.
 
 use burn::tensor::DType;
+use burn_finetune::TrainerBuilder;
 use burn_qlora::{Checkpointing, LoraModel};
 use burn_qlora_llama::ComputeDtype;
 use qlora_tests::{device, fixtures};
 
-use crate::recorded::{CurveBatches, assert_close, curve_trainer, curve_trainer_in};
+use crate::recorded::{CurveBatches, assert_close, curve_builder};
 
 /// The losses within each device's tolerance (5e-5 on Flex, where an independent f64 recomputation is within
 /// 1e-6 and the mildest fault, weight decay, costs 4.6e-4), the gradient norms within twice that, and
@@ -31,8 +32,9 @@ fn in_half_precision_within_a_percent() {
             if dtype.check(&test.device).is_err() {
                 continue;
             }
-            let mut trainer = curve_trainer_in(dtype, &test.device)
+            let mut trainer = curve_builder(dtype, &test.device)
                 .with_checkpointing(Checkpointing::Layer)
+                .and_then(TrainerBuilder::build)
                 .unwrap();
             let autodiff = test.device.clone().autodiff();
             let mut worst = 0.0f64;
@@ -68,8 +70,9 @@ fn follows_the_curve(checkpointing: Checkpointing) {
     let recorded = |what: &str, step: usize| curve["per_step"][what][step].as_f64().unwrap();
     let batches = CurveBatches::open();
     for test in device::all() {
-        let mut trainer = curve_trainer(&test.device)
+        let mut trainer = curve_builder(ComputeDtype::F32, &test.device)
             .with_checkpointing(checkpointing)
+            .and_then(TrainerBuilder::build)
             .unwrap();
         let autodiff = test.device.clone().autodiff();
         for step in 0..trainer.config().steps {

@@ -1,6 +1,6 @@
 //! Training with 8-bit optimizer state follows the curve that was recorded with f32 state.
 
-use burn_finetune::{OptimizerKind, TrainConfig, Trainer};
+use burn_finetune::{OptimizerKind, TrainConfig, TrainerBuilder};
 use burn_paged::Budget;
 use qlora_tests::{device, fixtures};
 
@@ -22,8 +22,8 @@ fn every_loss_is_within_a_hundredth() {
             .adamw()
             .with_min_8bit_elements(0)
             .with_budget(Budget::Bytes(0));
-        let mut trainer = Trainer::new(model, config)
-            .and_then(|trainer| trainer.with_optimizer(&optimizer))
+        let mut trainer = TrainerBuilder::new(model, config)
+            .and_then(|builder| builder.with_optimizer(optimizer).build())
             .unwrap();
         let mut worst = 0f64;
         for step in 0..trainer.config().steps {

@@ -1,7 +1,7 @@
 //! The recorded models, adapters and batches in this project's types.
 
 use burn::tensor::{Device, TensorData};
-use burn_finetune::{Batch, TrainConfig, Trainer};
+use burn_finetune::{Batch, TrainConfig, Trainer, TrainerBuilder};
 use burn_qlora::{LoraModel, peft};
 use burn_qlora_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions};
 use finetune::model::LlamaLm;
@@ -49,11 +49,11 @@ pub fn curve_config(curve: &serde_json::Value) -> TrainConfig {
 
 /// A trainer at the start of the recorded curve, in f32.
 pub fn curve_trainer(device: &Device) -> Trainer<LlamaLm> {
-    curve_trainer_in(ComputeDtype::F32, device)
+    curve_builder(ComputeDtype::F32, device).build().unwrap()
 }
 
-/// A trainer at the start of the recorded curve.
-pub fn curve_trainer_in(dtype: ComputeDtype, device: &Device) -> Trainer<LlamaLm> {
+/// What a trainer at the start of the recorded curve is made of.
+pub fn curve_builder(dtype: ComputeDtype, device: &Device) -> TrainerBuilder<LlamaLm> {
     let model = adapted_in(
         dtype,
         "tiny_llama_nf4",
@@ -61,7 +61,7 @@ pub fn curve_trainer_in(dtype: ComputeDtype, device: &Device) -> Trainer<LlamaLm
         &device.clone().autodiff(),
     );
     let config = curve_config(&fixtures::json("qlora_curve/curve.json"));
-    Trainer::new(model, config).unwrap()
+    TrainerBuilder::new(model, config).unwrap()
 }
 
 /// The recorded batches of the curve, as rows of ids and labels.

@@ -1,8 +1,7 @@
 //! The optimizer's states as a safetensors file, written and read one factor at a time.
 
-use super::{Moments, PagedState, Precision};
 use crate::FinetuneError;
-use burn_paged::table::BLOCK;
+use burn_paged::{Moments, PagedState, StateDtype};
 use burn_qlora::atomic::write_file;
 use burn_qlora::tensor_file::write_header;
 use safetensors::Dtype;
@@ -21,7 +20,6 @@ const ABSMAX_PARTS: [&str; 2] = ["absmax_1", "absmax_2"];
 
 /// Writes the states of the factors of these names.
 pub(super) fn write(path: &Path, states: &[(String, &PagedState<2>)]) -> Result<(), FinetuneError> {
-    let precision = |state: &PagedState<2>| state.precision();
     let mut tensors = Vec::new();
     let mut end = 0;
     let mut push = |name: String, dtype: Dtype, shape: Vec<usize>| {
@@ -40,10 +38,10 @@ pub(super) fn write(path: &Path, states: &[(String, &PagedState<2>)]) -> Result<
     }
     for (name, state) in states {
         let shape = state.shape();
-        let blocks = shape.iter().product::<usize>().div_ceil(BLOCK);
-        let (parts, shape) = match precision(state) {
-            Precision::F32 => (F32_PARTS, shape.to_vec()),
-            Precision::Dynamic8 => (ABSMAX_PARTS, vec![blocks]),
+        let blocks = shape.iter().product::<usize>().div_ceil(StateDtype::BLOCK);
+        let (parts, shape) = match state.dtype() {
+            StateDtype::F32 => (F32_PARTS, shape.to_vec()),
+            StateDtype::Dynamic8 => (ABSMAX_PARTS, vec![blocks]),
         };
         for part in parts {
             push(format!("{name}.{part}"), Dtype::F32, shape.clone());
@@ -51,7 +49,7 @@ pub(super) fn write(path: &Path, states: &[(String, &PagedState<2>)]) -> Result<
     }
     let eight_bit = || {
         let pairs = states.iter();
-        pairs.filter(|(_, state)| precision(state) == Precision::Dynamic8)
+        pairs.filter(|(_, state)| state.dtype() == StateDtype::Dynamic8)
     };
     for (name, state) in eight_bit() {
         for part in F32_PARTS {
@@ -165,7 +163,7 @@ impl StateFile {
         &self,
         name: &str,
         shape: [usize; 2],
-        precision: Precision,
+        dtype: StateDtype,
     ) -> Result<Option<Stored>, FinetuneError> {
         let Some(steps) = self.metadata.info(&format!("{name}.steps")) else {
             return Ok(None);
@@ -196,10 +194,10 @@ impl StateFile {
         let pair = |parts: [&str; 2], dtype, shape: &[usize]| -> Result<_, FinetuneError> {
             Ok([part(parts[0], dtype, shape)?, part(parts[1], dtype, shape)?])
         };
-        let blocks = [shape.iter().product::<usize>().div_ceil(BLOCK)];
-        let (moments, absmax) = match precision {
-            Precision::F32 => (pair(F32_PARTS, Dtype::F32, &shape)?, None),
-            Precision::Dynamic8 => (
+        let blocks = [shape.iter().product::<usize>().div_ceil(StateDtype::BLOCK)];
+        let (moments, absmax) = match dtype {
+            StateDtype::F32 => (pair(F32_PARTS, Dtype::F32, &shape)?, None),
+            StateDtype::Dynamic8 => (
                 pair(F32_PARTS, Dtype::U8, &shape)?,
                 Some(pair(ABSMAX_PARTS, Dtype::F32, &blocks)?),
             ),

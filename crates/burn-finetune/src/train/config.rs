@@ -131,12 +131,13 @@ impl TrainConfig {
         }
     }
 
-    /// The optimizer's configuration, with all of its state resident.
+    /// Returns the optimizer's configuration, with all of its state resident.
     pub fn adamw(&self) -> PagedAdamWConfig {
         PagedAdamWConfig::new()
             .with_beta_1(self.beta_1)
             .with_beta_2(self.beta_2)
             .with_epsilon(self.epsilon)
             .with_weight_decay(self.weight_decay)
+            .with_state(self.optimizer.state_dtype())
     }
 }

@@ -1,13 +1,15 @@
 //! One optimizer step at a time.
 
-use super::{StepReport, TrainConfig};
+use super::config::TrainConfig;
+use super::report::StepReport;
 use crate::data::Batch;
+use crate::error::FinetuneError;
 use crate::evaluate::read;
+use crate::model::CausalLm;
 use crate::optimizer::AdapterOptimizer;
-use crate::{CausalLm, FinetuneError, clip, memory};
+use crate::{clip, memory};
 use burn::tensor::Tensor;
-use burn_paged::PagedAdamWConfig;
-use burn_qlora::{BackwardPass, Checkpointing, derive_seed, freeze_base, trainable};
+use burn_qlora::{BackwardPass, Checkpointing, derive_seed, freeze_base};
 use std::path::Path;
 use std::time::Instant;
 
@@ -21,71 +23,38 @@ pub struct Trainer<M> {
 }
 
 impl<M: CausalLm> Trainer<M> {
-    /// Puts `model` into training, with its adapters trainable and all else frozen.
-    ///
-    /// # Errors
-    /// [`FinetuneError::InvalidConfig`], and [`FinetuneError::NoAdapters`] for a model without any.
-    pub fn new(model: M, config: TrainConfig) -> Result<Self, FinetuneError> {
-        config.validate()?;
-        if trainable(&model).is_empty() {
-            return Err(FinetuneError::NoAdapters);
-        }
-        Ok(Self {
-            model: freeze_base(model.train()),
-            optimizer: AdapterOptimizer::new(config.optimizer, &config.adamw())?,
-            config,
-            checkpointing: Checkpointing::default(),
-            step: 0,
-        })
-    }
-
-    /// The same with another trade of time for memory. It changes nothing of what is computed, so it is
-    /// no part of the run's configuration and may change when a run is resumed.
-    ///
-    /// # Errors
-    /// [`FinetuneError::InvalidConfig`] when the model cannot do it.
-    pub fn with_checkpointing(
-        mut self,
+    /// Returns a trainer that has taken no step.
+    pub(super) fn from_parts(
+        model: M,
+        optimizer: AdapterOptimizer,
+        config: TrainConfig,
         checkpointing: Checkpointing,
-    ) -> Result<Self, FinetuneError> {
-        if checkpointing == Checkpointing::Layer && !M::LAYER_CHECKPOINTING {
-            return Err(FinetuneError::InvalidConfig {
-                field: "checkpointing",
-                value: "layer".into(),
-                expected: "none: this model cannot run its blocks one by one",
-            });
+    ) -> Self {
+        Self {
+            model: freeze_base(model.train()),
+            optimizer,
+            config,
+            checkpointing,
+            step: 0,
         }
-        self.checkpointing = checkpointing;
-        Ok(self)
     }
 
-    /// Keeps the optimizer's state as `config` says, which is [`TrainConfig::adamw`] with a budget and a place for the
-    /// page file. Those are no settings of the run: no budget changes a bit of what it computes. To be called
-    /// before the first step, and before a checkpoint is gone back to.
-    ///
-    /// # Errors
-    /// [`FinetuneError::Paged`] naming a setting that cannot work.
-    pub fn with_optimizer(mut self, config: &PagedAdamWConfig) -> Result<Self, FinetuneError> {
-        self.optimizer = AdapterOptimizer::new(self.config.optimizer, config)?;
-        Ok(self)
-    }
-
-    /// The model as it is now.
+    /// Returns the model as it is now.
     pub fn model(&self) -> &M {
         &self.model
     }
 
-    /// The model, taken out of training.
+    /// Returns the model, taken out of training.
     pub fn into_model(self) -> M {
         self.model.valid()
     }
 
-    /// The numbers of the run.
+    /// Returns the numbers of the run.
     pub fn config(&self) -> &TrainConfig {
         &self.config
     }
 
-    /// Steps taken so far.
+    /// Returns the number of steps taken so far.
     pub fn steps_done(&self) -> usize {
         self.step
     }

@@ -6,7 +6,8 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use burn_finetune::data::Row;
 use burn_finetune::{
-    Batch, CausalLm, Dataset, FinetuneError, RunOptions, TrainConfig, Trainer, evaluate,
+    Batch, CausalLm, Dataset, FinetuneError, RunOptions, TrainConfig, Trainer, TrainerBuilder,
+    evaluate,
 };
 use burn_qlora::{Checkpointing, LoraModel, freeze_base};
 
@@ -135,7 +136,10 @@ pub fn a_loss_that_is_no_number_stops_the_run_before_the_update(device: &Device)
 }
 
 pub fn layer_checkpointing_is_refused_where_a_model_has_none(device: &Device) {
-    let with = |checkpointing| trainer(device, 0.0, 1).with_checkpointing(checkpointing);
+    let with = |checkpointing| {
+        TrainerBuilder::new(Toy::new(device, 0.0), config(1))
+            .and_then(|builder| builder.with_checkpointing(checkpointing))
+    };
     assert!(with(Checkpointing::None).is_ok());
     let error = with(Checkpointing::Layer).err().unwrap();
     assert!(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::PagedError;
+use crate::error::PagedError;
 
 const MAGIC: [u8; 8] = *b"BRNPAGE1";
 

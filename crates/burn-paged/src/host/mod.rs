@@ -4,6 +4,7 @@
 //! - [`file`]: the page file, its header, and every way it can be wrong.
 //! - [`stream`]: the two buffers, read ahead and written behind by a thread.
 //! - [`pages`]: resident and streamed pages as one.
+//! - [`update`]: one AdamW update.
 //!
 //! The file is read and written at positions, not mapped into memory: a mapped file that was truncated or does not
 //! fit on its disk kills the process with a signal, and its pages count as the process's own for as long as
@@ -13,5 +14,7 @@ mod buffer;
 mod file;
 mod pages;
 mod stream;
+mod update;
 
 pub(crate) use pages::HostPages;
+pub(crate) use update::adamw;

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use super::buffer::Buffer;
 use super::stream::Stream;
-use crate::PagedError;
-use crate::residency::Residency;
+use crate::error::PagedError;
+use crate::pool::PoolConfig;
+use crate::process;
+use crate::store::{MemoryUse, Moved, PageStore, Pages};
 
 /// The pages of one optimizer on the host.
 #[derive(Debug)]
@@ -19,135 +21,138 @@ pub(crate) struct HostPages {
     moved: Moved,
 }
 
-/// Bytes that passed between the buffers and the pages' home.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Moved {
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-}
-
 impl HostPages {
-    pub fn new(path: PathBuf, page_bytes: usize) -> Self {
+    /// The device that the pages serve.
+    pub const DEVICE: &str = "Flex";
+
+    /// Makes a store without pages. The page file is made with the first page that is streamed.
+    pub fn open(config: &PoolConfig) -> Self {
         Self {
-            page_bytes,
-            path,
+            page_bytes: config.page_bytes,
+            path: config.page_file.clone(),
             resident: Vec::new(),
             stream: None,
             moved: Moved::default(),
         }
     }
 
-    /// The bytes of `page` that are in use, resident or brought in.
-    pub fn load(
+    /// Returns the bytes of `page` that are in use, resident or brought in, to be changed.
+    ///
+    /// # Errors
+    /// A page file that fails.
+    pub fn load(&mut self, page: usize, pages: Pages<'_>) -> Result<&mut [u8], PagedError> {
+        self.bytes(page, pages, true)
+    }
+
+    fn bytes(
         &mut self,
         page: usize,
-        used: &[usize],
-        residency: &Residency,
+        pages: Pages<'_>,
+        change: bool,
     ) -> Result<&mut [u8], PagedError> {
-        self.resident
-            .resize_with(used.len().max(self.resident.len()), || None);
-        if residency.is_resident(page) {
+        if pages.is_resident(page) {
+            self.grow(pages.len());
             let bytes = self.resident[page].get_or_insert_with(|| Buffer::zeros(0));
-            bytes.grow(used[page]);
+            bytes.grow(pages.used(page));
             return Ok(bytes);
         }
-        let next = residency.next_streamed(Some(page));
-        if self.stream.is_none() {
-            self.stream = Some(Stream::open(&self.path, self.page_bytes)?);
-        }
-        let stream = self.stream.as_mut().expect("made above");
-        let (bytes, came) = stream.load(
-            (page, used[page]),
-            used.len(),
-            next.map(|next| (next, used[next])),
-        )?;
-        self.moved.bytes_in += if came { bytes.len() as u64 } else { 0 };
-        Ok(bytes)
+        self.streamed(page, pages, change)
     }
 
-    /// Notes that the page that was loaded last was changed.
-    pub fn changed(&mut self, page: usize, used: &[usize], residency: &Residency) {
-        if !residency.is_resident(page)
-            && let Some(stream) = &mut self.stream
-            && stream.changed()
-        {
-            self.moved.bytes_out += used[page] as u64;
-        }
-    }
-
-    /// The bytes of a page, to be read outside of a step, which they are not counted for.
-    pub fn peek(
+    /// Returns the bytes of a page from the file, whichever side it is to be on.
+    fn streamed(
         &mut self,
         page: usize,
-        used: &[usize],
-        residency: &Residency,
-    ) -> Result<&[u8], PagedError> {
-        let before = self.moved;
-        self.load(page, used, residency)?;
-        self.moved = before;
-        self.load(page, used, residency).map(|bytes| &*bytes)
-    }
-
-    /// The same to be changed.
-    pub fn poke(
-        &mut self,
-        page: usize,
-        used: &[usize],
-        residency: &Residency,
+        pages: Pages<'_>,
+        change: bool,
     ) -> Result<&mut [u8], PagedError> {
-        let before = self.moved;
-        self.load(page, used, residency)?;
-        self.changed(page, used, residency);
-        self.moved = before;
-        self.load(page, used, residency)
-    }
-
-    /// Writes back what is changed and begins to read the first page of the next step.
-    pub fn settle(&mut self, used: &[usize], residency: &Residency) -> Result<(), PagedError> {
-        let next = residency.next_streamed(None);
-        match &mut self.stream {
-            Some(stream) => stream.settle(next.map(|next| (next, used[next]))),
-            None => Ok(()),
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => none.insert(Stream::open(&self.path, self.page_bytes)?),
+        };
+        let used = pages.used(page);
+        let next = pages.next_streamed(Some(page));
+        let next = next.map(|next| (next, pages.used(next)));
+        let streamed = stream.load((page, used), pages.len(), next, change)?;
+        if streamed.brought_in {
+            self.moved.bytes_in += used as u64;
         }
+        if streamed.to_write {
+            self.moved.bytes_out += used as u64;
+        }
+        Ok(streamed.bytes)
     }
 
-    /// Whether the pages that are not resident are still what they were.
-    pub fn check(&mut self) -> Result<(), PagedError> {
+    fn grow(&mut self, pages: usize) {
+        self.resident
+            .resize_with(pages.max(self.resident.len()), || None);
+    }
+}
+
+impl PageStore for HostPages {
+    fn device(&self) -> &str {
+        Self::DEVICE
+    }
+
+    fn check(&mut self) -> Result<(), PagedError> {
         self.stream.as_mut().map_or(Ok(()), Stream::check)
     }
 
-    /// Makes a page stay or leave. Between steps only.
-    pub fn migrate(
+    fn peek(
         &mut self,
         page: usize,
-        stays: bool,
-        used: &[usize],
-        residency: &mut Residency,
+        pages: Pages<'_>,
+        read: &mut dyn FnMut(&[u8]),
     ) -> Result<(), PagedError> {
-        self.resident
-            .resize_with(used.len().max(self.resident.len()), || None);
         let before = self.moved;
-        if stays {
-            let mut bytes = Buffer::zeros(used[page]);
-            bytes.copy_from_slice(self.load(page, used, residency)?);
-            residency.set(page, true);
-            self.resident[page] = Some(bytes);
-        } else {
-            residency.set(page, false);
-            if let Some(mut bytes) = self.resident[page].take() {
-                // A page that has grown since it was visited.
-                bytes.grow(used[page]);
-                self.load(page, used, residency)?.copy_from_slice(&bytes);
-                self.changed(page, used, residency);
-            }
-        }
-        self.settle(used, residency)?;
+        read(self.bytes(page, pages, false)?);
         self.moved = before;
         Ok(())
     }
 
-    /// Bytes moved since this was asked last.
-    pub fn take_moved(&mut self) -> Moved {
+    fn poke(
+        &mut self,
+        page: usize,
+        pages: Pages<'_>,
+        change: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<(), PagedError> {
+        let before = self.moved;
+        change(self.bytes(page, pages, true)?);
+        self.moved = before;
+        Ok(())
+    }
+
+    fn settle(&mut self, pages: Pages<'_>) -> Result<(), PagedError> {
+        let next = pages.next_streamed(None);
+        match &mut self.stream {
+            Some(stream) => stream.settle(next.map(|next| (next, pages.used(next)))),
+            None => Ok(()),
+        }
+    }
+
+    fn migrate(&mut self, page: usize, pages: Pages<'_>) -> Result<(), PagedError> {
+        self.grow(pages.len());
+        let before = self.moved;
+        if pages.is_resident(page) {
+            let mut bytes = Buffer::zeros(pages.used(page));
+            bytes.copy_from_slice(self.streamed(page, pages, false)?);
+            self.resident[page] = Some(bytes);
+        } else if let Some(mut bytes) = self.resident[page].take() {
+            // A page that has grown since it was visited.
+            bytes.grow(pages.used(page));
+            self.streamed(page, pages, true)?.copy_from_slice(&bytes);
+        }
+        self.settle(pages)?;
+        self.moved = before;
+        Ok(())
+    }
+
+    fn take_moved(&mut self) -> Moved {
         std::mem::take(&mut self.moved)
+    }
+
+    /// Returns the process's memory, since its pages are in it.
+    fn memory(&self) -> MemoryUse {
+        process::memory()
     }
 }

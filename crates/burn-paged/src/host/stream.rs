@@ -1,12 +1,17 @@
 //! Two buffers through which pages pass: one is being updated while a thread writes the page before
 //! back and reads the next one.
+//!
+//! The [device's](crate::device) two buffers have the same names and share no transition with these. Here one job writes a page
+//! and reads another into the same buffer, the file keeps what was read, so that a clean page or one that was
+//! read ahead in vain is dropped, and the thread has the buffer meanwhile. There the queue orders everything, a buffer is
+//! free as soon as its reading back is queued, and the host's copy leaves with the page, so that every page goes back.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::buffer::Buffer;
 use super::file::PageFile;
-use crate::PagedError;
+use crate::error::PagedError;
 
 /// The page that is in a buffer.
 #[derive(Debug)]
@@ -32,6 +37,15 @@ struct Done {
     buffer: Buffer,
     read: Option<(usize, usize)>,
     result: Result<(), PagedError>,
+}
+
+/// The bytes of a page in a buffer.
+pub(super) struct Streamed<'a> {
+    pub bytes: &'a mut [u8],
+    /// Whether the page was not in a buffer yet.
+    pub brought_in: bool,
+    /// Whether it is to be written back now and was not before.
+    pub to_write: bool,
 }
 
 /// The page file behind two buffers.
@@ -92,29 +106,42 @@ impl Stream {
         })
     }
 
-    /// The `used` bytes of `page`, of which the file has room for `pages`. When another page has to make way, it is
-    /// written back and `next`, a page and its bytes, read in its place, both behind.
-    ///
-    /// Says whether the page was brought in.
+    /// Returns the `used` bytes of `page`, of which the file has room for `pages`; if they are to `change`, they are written
+    /// back when the page has to make way. When another page has to make way for it, that is written back and `next`, a
+    /// page and its bytes, read in its place, both behind.
     pub fn load(
         &mut self,
         (page, used): (usize, usize),
         pages: usize,
         next: Option<(usize, usize)>,
-    ) -> Result<(&mut [u8], bool), PagedError> {
-        if self
-            .current
-            .as_ref()
-            .is_some_and(|current| current.page == page)
-        {
-            let current = self.current.as_mut().expect("it is there");
-            // A page grows while it is filled for the first time; what it grows by is zeros.
-            current.used = used;
-            return Ok((&mut current.buffer[..used], false));
+        change: bool,
+    ) -> Result<Streamed<'_>, PagedError> {
+        let here = self.current.as_ref().map(|current| current.page) == Some(page);
+        if !here {
+            self.make_current((page, used), pages, next)?;
         }
+        let current = self.current.as_mut().expect("the page was loaded");
+        // A page grows while it is filled for the first time; what it grows by is zeros.
+        current.used = used;
+        let was_dirty = current.dirty;
+        current.dirty |= change;
+        Ok(Streamed {
+            bytes: &mut current.buffer[..used],
+            brought_in: !here,
+            to_write: change && !was_dirty,
+        })
+    }
+
+    /// Makes `page` the current one.
+    fn make_current(
+        &mut self,
+        page: (usize, usize),
+        pages: usize,
+        next: Option<(usize, usize)>,
+    ) -> Result<(), PagedError> {
         self.wait()?;
         let loaded = match self.ahead.take() {
-            Some(ahead) if ahead.page == page => ahead,
+            Some(ahead) if ahead.page == page.0 => ahead,
             other => {
                 let buffer = match other {
                     Some(wrong) => wrong.buffer,
@@ -125,13 +152,13 @@ impl Stream {
                     write: None,
                     extend: pages,
                     check: false,
-                    read: Some((page, used)),
+                    read: Some(page),
                 })?;
                 self.ahead.take().expect("the page was read")
             }
         };
         let previous = self.current.replace(loaded);
-        let next = next.filter(|(next, _)| *next != page);
+        let next = next.filter(|(next, _)| *next != page.0);
         if let Some(previous) = previous {
             // The page before may be the one that comes next; it is read back as any other.
             self.send(Job {
@@ -151,16 +178,7 @@ impl Stream {
                 read: Some(next),
             })?;
         }
-        let current = self.current.as_mut().expect("it was put there above");
-        current.used = used;
-        Ok((&mut current.buffer[..used], true))
-    }
-
-    /// Marks the page that was loaded last as changed. Says whether it was not before.
-    pub fn changed(&mut self) -> bool {
-        self.current
-            .as_mut()
-            .is_some_and(|current| !std::mem::replace(&mut current.dirty, true))
+        Ok(())
     }
 
     /// Writes back what is changed, waits for it, and begins to read `next`.

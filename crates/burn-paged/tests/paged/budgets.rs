@@ -2,7 +2,7 @@
 
 use crate::support::{PAGE, SHAPES, Training};
 use burn_core::tensor::Device;
-use burn_paged::{Budget, PagedAdamW, PagedAdamW8bit, PagedAdamWConfig, PagedError, lru_bytes};
+use burn_paged::{Budget, PagedAdamW, PagedAdamWConfig, PagedError, StateDtype};
 
 pub const BUDGETS: [Budget; 7] = [
     Budget::Resident,
@@ -24,8 +24,9 @@ pub fn adamw(budget: Budget) -> PagedAdamW {
     config(budget).build().unwrap()
 }
 
-pub fn adamw_8bit(budget: Budget) -> PagedAdamW8bit {
-    config(budget).build_8bit().unwrap()
+pub fn adamw_8bit(budget: Budget) -> PagedAdamW {
+    let config = config(budget).with_state(StateDtype::Dynamic8);
+    config.build().unwrap()
 }
 
 pub fn every_budget_gives_the_same_bits(device: &Device) {
@@ -71,12 +72,27 @@ pub fn bytes_moved_are_twice_what_is_not_resident(device: &Device) {
             if step > 1 {
                 assert_eq!(report.bytes_moved(), 2 * (state - resident), "{budget}");
                 assert_eq!(report.bytes_in, report.bytes_out);
-                let lru = if resident == state { 0 } else { 2 * state };
-                assert_eq!(report.lru_bytes, lru, "{budget}");
             }
         }
     }
-    assert_eq!(lru_bytes(&[PAGE; 4], 3 * PAGE as u64), 8 * PAGE as u64);
+}
+
+pub fn the_state_takes_what_was_said_before(device: &Device) {
+    for budget in BUDGETS {
+        for state in [StateDtype::F32, StateDtype::Dynamic8] {
+            let config = config(budget).with_state(state);
+            let said = config.memory(SHAPES.map(|[rows, columns]| rows * columns));
+            let mut training = Training::new(config.build().unwrap(), device);
+            training.step();
+            training.optimizer.end_step().unwrap();
+            let report = training.optimizer.report();
+            assert_eq!(said.state, report.state_bytes);
+            let unfilled = said.resident - report.resident_bytes;
+            assert!(unfilled < PAGE as u64, "{budget}: {unfilled}");
+            assert_eq!(said.workspace == 0, said.resident == said.state, "{budget}");
+            assert!(said.workspace <= 2 * PAGE as u64 && said.total() <= said.state);
+        }
+    }
 }
 
 pub fn the_budget_may_change_on_the_way(device: &Device) {

@@ -37,6 +37,7 @@ on_every_device! {
     budgets::every_budget_gives_the_same_bits,
     budgets::every_budget_gives_the_same_bits_in_8_bits,
     budgets::bytes_moved_are_twice_what_is_not_resident,
+    budgets::the_state_takes_what_was_said_before,
     budgets::the_budget_may_change_on_the_way,
     budgets::cloned_states_go_their_own_ways,
     budgets::settings_that_cannot_work_are_refused,

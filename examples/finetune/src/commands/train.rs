@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use burn_finetune::{
-    Dataset, Event, Outcome, RunDir, RunOptions, ScheduleKind, TrainConfig, Trainer, memory,
+    Dataset, Event, Outcome, RunDir, RunOptions, ScheduleKind, TrainConfig, Trainer,
+    TrainerBuilder, memory,
 };
 use burn_qlora::{LoraConfig, attach_adapters, peft};
 use burn_qlora_llama::ComputeDtype;
@@ -58,10 +59,11 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let lora = adapt(&mut model, args)?;
     let plan = Plan::new(args, &session, &lora, data.longest(), program)?;
     let parameters = model.adapter_parameters();
-    let mut trainer = Trainer::new(model, config)?.with_checkpointing(args.checkpointing.into())?;
+    let builder =
+        TrainerBuilder::new(model, config)?.with_checkpointing(args.checkpointing.into())?;
 
     // Nothing is written before this line.
-    let settings = settings(args, &session, trainer.config(), &lora, &data)?;
+    let settings = settings(args, &session, builder.config(), &lora, &data)?;
     let base = args.model.model.clone().unwrap_or_default();
     let open = if args.resume {
         RunDir::resume
@@ -69,13 +71,13 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         RunDir::create
     };
     let run_dir = open(output, &settings, lora, base)?;
-    let optimizer = trainer
+    let optimizer = builder
         .config()
         .adamw()
         .with_budget(budget)
         .with_memory_limit(args.device_memory)
         .with_page_file(Some(run_dir.path().join(PAGE_FILE)));
-    trainer = trainer.with_optimizer(&optimizer)?;
+    let mut trainer = builder.with_optimizer(optimizer).build()?;
     // A run that was stopped before its first checkpoint begins anew.
     let done = match run_dir.checkpoints()?.is_empty() {
         true => 0,

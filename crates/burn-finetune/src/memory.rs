@@ -1,23 +1,18 @@
 //! How much memory the process has, has had at its peak, and could have, where the system tells (Linux).
 
-/// The peak resident set of this process, in bytes.
+/// Returns the peak resident set of this process, in bytes.
 pub fn peak_rss_bytes() -> Option<u64> {
     kib("/proc/self/status", "VmHWM:")
 }
 
-/// The resident set of this process, in bytes.
+/// Returns the resident set of this process, in bytes.
 pub fn rss_bytes() -> Option<u64> {
     kib("/proc/self/status", "VmRSS:")
 }
 
-/// What the machine could give to a process without swapping, in bytes.
+/// Returns what the machine could give to a process without swapping, in bytes.
 pub fn available_bytes() -> Option<u64> {
     kib("/proc/meminfo", "MemAvailable:")
-}
-
-/// What the process may have resident: what it has, and what is available.
-pub(crate) fn limit() -> Option<u64> {
-    Some(rss_bytes()? + available_bytes()?)
 }
 
 fn kib(file: &str, field: &str) -> Option<u64> {
