@@ -3,6 +3,7 @@
 use burn_paged::PagedError;
 use burn_qlora::LoraError;
 use std::path::PathBuf;
+use tensor_files::TensorFileError;
 
 /// An error of this crate: which thing, what value it had, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +76,7 @@ pub enum FinetuneError {
          a broken row in the data"
     )]
     NotFinite {
-        /// The step, counted from 0.
+        /// The step, counted from 1.
         step: usize,
         /// `loss` or `gradient norm`.
         what: &'static str,
@@ -84,7 +85,7 @@ pub enum FinetuneError {
     },
     /// The output folder is taken.
     #[error(
-        "{} already holds a run; continue it with --resume or give another folder",
+        "{} already holds a run; resume it or give another folder",
         path.display()
     )]
     OutputInUse {
@@ -139,6 +140,27 @@ pub enum FinetuneError {
     /// Optimizer state that could not be paged.
     #[error(transparent)]
     Paged(#[from] PagedError),
+    /// Any other problem with a file.
+    #[error(transparent)]
+    File(TensorFileError),
+}
+
+impl From<TensorFileError> for FinetuneError {
+    fn from(error: TensorFileError) -> Self {
+        match error {
+            TensorFileError::Read { path, source } => Self::Read { path, source },
+            TensorFileError::Write { path, source } => Self::Write {
+                path,
+                reason: source.to_string(),
+            },
+            TensorFileError::Malformed { path, fault } => Self::Malformed {
+                path,
+                expected: "safetensors file",
+                reason: fault.to_string(),
+            },
+            other => Self::File(other),
+        }
+    }
 }
 
 /// What is wrong with one row of a data file.

@@ -170,7 +170,7 @@ impl AdapterOptimizer {
         let rule = &self.rule;
         let precision = |elements| either!(rule, optimizer => optimizer.precision(elements));
         let factors = factors(model);
-        let mut file = file::StateFile::open(path)?;
+        let file = file::StateFile::open(path)?;
         // All of it is checked before any of it is taken.
         let stored = factors
             .iter()

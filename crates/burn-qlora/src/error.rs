@@ -1,6 +1,7 @@
 //! What can go wrong around adapters.
 
 use std::path::PathBuf;
+use tensor_files::TensorFileError;
 
 /// An error of this crate: which thing, what value it had, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,9 @@ pub enum LoraError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Any other problem with a file.
+    #[error(transparent)]
+    File(TensorFileError),
     /// An adapter that uses something this crate cannot compute.
     #[error(
         "{} sets `{key}` to {value}, which is not supported; \
@@ -112,4 +116,22 @@ pub enum LoraError {
         /// What the backend said.
         reason: String,
     },
+}
+
+impl From<TensorFileError> for LoraError {
+    fn from(error: TensorFileError) -> Self {
+        match error {
+            TensorFileError::Read { path, source } => Self::Read { path, source },
+            TensorFileError::Write { path, source } => Self::Write {
+                path,
+                reason: source.to_string(),
+            },
+            TensorFileError::Malformed { path, fault } => Self::Malformed {
+                path,
+                expected: "safetensors file",
+                reason: fault.to_string(),
+            },
+            other => Self::File(other),
+        }
+    }
 }

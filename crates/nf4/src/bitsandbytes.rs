@@ -72,26 +72,19 @@ pub struct Weight {
     pub dtype: String,
 }
 
-/// The name of the tensor whose presence says that weight `name` is quantized with `codebook`.
+/// Returns the name of the tensor whose presence says that weight `name` is quantized with `codebook`.
 pub fn quant_state_name(name: &str, codebook: Codebook) -> String {
     format!("{name}.{QUANT_STATE}{codebook}")
 }
 
-/// Splits the name of a tensor that accompanies a 4-bit weight into the weight's name and the rest; `None` for other
-/// tensors.
-pub fn split_companion(name: &str) -> Option<(&str, &str)> {
-    let suffixes = [ABSMAX, QUANT_MAP, NESTED_ABSMAX, NESTED_QUANT_MAP];
-    let plain = suffixes
-        .iter()
-        .find_map(|suffix| name.strip_suffix(suffix)?.strip_suffix('.'));
-    let weight = plain.or_else(|| {
-        CODEBOOKS.iter().find_map(|codebook| {
-            name.strip_suffix(codebook.name())?
-                .strip_suffix(QUANT_STATE)?
-                .strip_suffix('.')
-        })
-    })?;
-    Some((weight, &name[weight.len() + 1..]))
+/// Returns the names of the tensors that may stand beside the codes of weight `name`: its scales, maps and quant_state, of
+/// which a checkpoint has those of one codebook, with or without double quantization.
+pub fn companion_names(name: &str) -> [String; 6] {
+    let [nf4, fp4] = CODEBOOKS.map(|codebook| quant_state_name(name, codebook));
+    let [absmax, map, nested_absmax, nested_map] =
+        [ABSMAX, QUANT_MAP, NESTED_ABSMAX, NESTED_QUANT_MAP]
+            .map(|suffix| format!("{name}.{suffix}"));
+    [nf4, fp4, absmax, map, nested_absmax, nested_map]
 }
 
 /// Reads the weight `name`; `get` returns a tensor of the state dict by its full name.

@@ -1,6 +1,7 @@
 //! `adapter_config.json`.
 
-use crate::{LoraConfig, LoraError, Targets};
+use crate::config::{LoraConfig, Targets};
+use crate::error::LoraError;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::Path;

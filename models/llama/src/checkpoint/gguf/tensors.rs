@@ -6,7 +6,7 @@ use candle_core::CpuStorage;
 use candle_core::quantized::gguf_file::TensorInfo;
 
 use super::GgufFile;
-use crate::LlamaError;
+use crate::error::LlamaError;
 
 /// Bytes decoded at a time, rounded to whole rows.
 const CHUNK: usize = 1 << 20;
