@@ -39,7 +39,7 @@ pub struct RunDir {
     base_model: String,
 }
 
-/// Where a run was.
+/// The progress of a run.
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
     step: usize,
@@ -122,12 +122,12 @@ impl RunDir {
         })
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Complete checkpoints, oldest first: their steps and folders.
+    /// Finds the complete checkpoints, oldest first: their steps and folders.
     ///
     /// # Errors
     /// [`FinetuneError::Read`].
@@ -217,7 +217,7 @@ impl RunDir {
     }
 }
 
-/// A full disk reads the same whichever crate found it.
+/// Makes a full disk read the same whichever crate found it.
 fn written(error: burn_qlora::LoraError) -> FinetuneError {
     match error {
         burn_qlora::LoraError::Write { path, reason } => FinetuneError::Write { path, reason },

@@ -1,4 +1,4 @@
-//! What can go wrong in a fine-tuning run.
+//! Errors of a fine-tuning run.
 
 use burn_paged::PagedError;
 use burn_qlora::LoraError;
@@ -14,7 +14,7 @@ pub enum FinetuneError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's reason.
         source: std::io::Error,
     },
     /// A file or folder could not be written; what was there before is still there.
@@ -22,7 +22,7 @@ pub enum FinetuneError {
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's reason.
         reason: String,
     },
     /// A line of a data file that cannot be used.
@@ -32,7 +32,7 @@ pub enum FinetuneError {
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The fault.
         problem: RowProblem,
     },
     /// A data file with nothing in it to learn from.
@@ -40,7 +40,7 @@ pub enum FinetuneError {
     NoData {
         /// The file.
         path: PathBuf,
-        /// What was looked for.
+        /// The content that was looked for.
         reason: &'static str,
     },
     /// A row length that cannot work.
@@ -64,7 +64,7 @@ pub enum FinetuneError {
         field: &'static str,
         /// The value it had.
         value: String,
-        /// What it may be.
+        /// The values it can have.
         expected: &'static str,
     },
     /// The model has nothing to train.
@@ -97,7 +97,7 @@ pub enum FinetuneError {
     NothingToResume {
         /// The folder.
         path: PathBuf,
-        /// What is missing.
+        /// The part that is missing.
         reason: &'static str,
     },
     /// The run to resume was started with another setting.
@@ -116,14 +116,14 @@ pub enum FinetuneError {
         /// Its value now.
         is: String,
     },
-    /// A checkpoint file that is there but is not what its name says.
+    /// A checkpoint file that does not follow its format.
     #[error("{} is not a valid {expected}: {reason}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What it should be.
+        /// The format it should have.
         expected: &'static str,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
     /// A value could not be brought to the host.
@@ -131,7 +131,7 @@ pub enum FinetuneError {
     Device {
         /// The value.
         what: String,
-        /// What the backend said.
+        /// The backend's reason.
         reason: String,
     },
     /// An adapter problem.
@@ -163,7 +163,7 @@ impl From<TensorFileError> for FinetuneError {
     }
 }
 
-/// What is wrong with one row of a data file.
+/// A fault of one row of a data file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RowProblem {

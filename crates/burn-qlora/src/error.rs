@@ -1,4 +1,4 @@
-//! What can go wrong around adapters.
+//! Errors of adapters, their layers and their files.
 
 use std::path::PathBuf;
 use tensor_files::TensorFileError;
@@ -14,7 +14,7 @@ pub enum LoraError {
         field: &'static str,
         /// The value it had.
         value: String,
-        /// What it may be.
+        /// The values it can have.
         expected: &'static str,
     },
     /// A target name that no linear layer of the model has.
@@ -43,7 +43,7 @@ pub enum LoraError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's reason.
         source: std::io::Error,
     },
     /// A file could not be written; nothing is left behind.
@@ -51,17 +51,17 @@ pub enum LoraError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's reason.
         reason: String,
     },
-    /// A file that is there but is not what its name says.
+    /// A file that does not follow its format.
     #[error("{} is not a valid {expected}: {reason}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What it should be.
+        /// The format it should have.
         expected: &'static str,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
     /// Any other problem with a file.
@@ -101,7 +101,7 @@ pub enum LoraError {
     AnotherConfig {
         /// The layer's path.
         layer: String,
-        /// What differs.
+        /// The field that differs.
         field: &'static str,
         /// The adapter's value.
         has: f64,
@@ -113,7 +113,7 @@ pub enum LoraError {
     Device {
         /// The tensor.
         name: String,
-        /// What the backend said.
+        /// The backend's reason.
         reason: String,
     },
 }

@@ -21,7 +21,7 @@ use crate::norm::RmsNorm;
 use crate::projection::Projection;
 use crate::tensors::{EMBEDDING, FINAL_NORM, HEAD, ProjectionSpec};
 
-/// How [`Llama::load`] brings a checkpoint to a device.
+/// Options of [`Llama::load`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadOptions {
     /// Form of the weights on the device.

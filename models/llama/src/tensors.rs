@@ -22,7 +22,7 @@ pub(crate) struct ProjectionSpec {
 pub(crate) struct TensorSpec {
     pub name: String,
     pub shape: Vec<usize>,
-    /// Whether it is the weight of a projection, which is what gets quantized.
+    /// Whether it is the weight of a projection, which can be quantized.
     pub projection: bool,
 }
 
