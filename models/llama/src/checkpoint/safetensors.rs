@@ -12,6 +12,7 @@ use crate::error::LlamaError;
 /// All tensors of a directory by name.
 #[derive(Debug)]
 pub(crate) struct SafeTensorFiles {
+    /// One or more.
     shards: Vec<TensorFile>,
     /// The number of the shard that holds a tensor.
     index: HashMap<String, usize>,
@@ -51,6 +52,12 @@ impl SafeTensorFiles {
         let mut names: Vec<&String> = parsed.weight_map.values().collect();
         names.sort_unstable();
         names.dedup();
+        if names.is_empty() {
+            return Err(LlamaError::malformed(
+                &index,
+                "it names no shard; fetch it again",
+            ));
+        }
         let mut shards = Vec::with_capacity(names.len());
         for name in names {
             // A downloaded index must not reach outside its own directory.
