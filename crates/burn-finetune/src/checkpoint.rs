@@ -9,24 +9,24 @@
 //!     state.json
 //! DIR/adapter_config.json, adapter_model.safetensors     the finished adapter
 //! ```
-//! A checkpoint is written into a folder of another name, synced, and renamed, so one that is there is
-//! complete. The order of the rows and the draws of dropout follow from the seed and the step; nothing
+//! A checkpoint is a [`StagedDir`]: one that is there is complete. The order of the rows and the draws of dropout follow from the seed and the step; nothing
 //! else is needed to go on with the same bits.
 
+use crate::error::FinetuneError;
+use crate::model::CausalLm;
 use crate::train::Trainer;
-use crate::{CausalLm, FinetuneError};
-use burn_qlora::atomic::{WriteError, bytes, write_files};
 use burn_qlora::{LoraConfig, LoraModel, peft};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use tensor_files::{FileGroup, StagedDir};
 
 const SETTINGS_FILE: &str = "run.json";
 const CHECKPOINTS: &str = "checkpoints";
 const PREFIX: &str = "step-";
-/// What a checkpoint is called while it is being written.
+/// Prefix of a checkpoint that is being written.
 const UNFINISHED: &str = ".unfinished-";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const STATE_FILE: &str = "state.json";
@@ -39,7 +39,7 @@ pub struct RunDir {
     base_model: String,
 }
 
-/// Where a run was.
+/// The progress of a run.
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
     step: usize,
@@ -61,13 +61,21 @@ impl RunDir {
         let occupied = match fs::read_dir(&path) {
             Ok(mut entries) => entries.next().is_some(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(write_error(&path, &error)),
+            Err(error) => {
+                return Err(FinetuneError::Write {
+                    path,
+                    reason: error.to_string(),
+                });
+            }
         };
         if occupied {
             return Err(FinetuneError::OutputInUse { path });
         }
         let text = format!("{:#}\n", Value::Object(settings.clone()));
-        write_files(&path, vec![(SETTINGS_FILE, bytes(text.as_bytes()))])?;
+        let group = FileGroup::create(&path)?;
+        let mut file = group.file(SETTINGS_FILE)?;
+        file.write_all(text.as_bytes())?;
+        group.commit([file])?;
         Ok(Self {
             path,
             lora,
@@ -114,12 +122,12 @@ impl RunDir {
         })
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Complete checkpoints, oldest first: their steps and folders.
+    /// Finds the complete checkpoints, oldest first: their steps and folders.
     ///
     /// # Errors
     /// [`FinetuneError::Read`].
@@ -149,41 +157,31 @@ impl RunDir {
         Ok(found)
     }
 
-    /// Writes a checkpoint of `trainer` and says where it is. It is complete or not there.
+    /// Writes a checkpoint of `trainer` and returns where it is. It is complete or not there; an earlier one of the
+    /// same step gives way to it.
     ///
     /// # Errors
     /// [`FinetuneError::Write`] when the disk is full, with earlier checkpoints as they were.
     pub fn save<M: CausalLm>(&self, trainer: &Trainer<M>) -> Result<PathBuf, FinetuneError> {
         let step = trainer.steps_done();
-        let folder = self.path.join(CHECKPOINTS);
-        let finished = folder.join(format!("{PREFIX}{step:08}"));
-        let unfinished = folder.join(format!("{UNFINISHED}{step:08}"));
-        let written = self
-            .write(trainer, &unfinished)
-            .and_then(|()| publish(&unfinished, &finished));
-        if written.is_err() {
-            // What is there is of no use; that it could not be removed either changes nothing.
-            let _ = fs::remove_dir_all(&unfinished);
-        }
-        written.map(|()| finished)
-    }
-
-    fn write<M: CausalLm>(&self, trainer: &Trainer<M>, into: &Path) -> Result<(), FinetuneError> {
-        remove_if_there(into)?;
-        peft::save(trainer.model(), &self.lora, &self.base_model, into).map_err(written)?;
-        trainer.save_optimizer(&into.join(OPTIMIZER_FILE))?;
-        let state = State {
-            step: trainer.steps_done(),
-        };
-        let state = serde_json::to_vec(&state).map_err(|error| FinetuneError::Write {
-            path: into.join(STATE_FILE),
+        let finished = self
+            .path
+            .join(CHECKPOINTS)
+            .join(format!("{PREFIX}{step:08}"));
+        let staged = StagedDir::replacing(&finished, &format!("{UNFINISHED}{step:08}"))?;
+        peft::save(trainer.model(), &self.lora, &self.base_model, staged.path())
+            .map_err(written)?;
+        trainer.save_optimizer(&staged.path().join(OPTIMIZER_FILE))?;
+        let state = serde_json::to_vec(&State { step }).map_err(|error| FinetuneError::Write {
+            path: staged.path().join(STATE_FILE),
             reason: error.to_string(),
         })?;
-        write_files(into, vec![(STATE_FILE, bytes(&state))])?;
-        Ok(())
+        staged.write(STATE_FILE, &state)?;
+        staged.publish()?;
+        Ok(finished)
     }
 
-    /// Takes `trainer` to the last complete checkpoint and says how many steps it has done.
+    /// Takes `trainer` to the last complete checkpoint and returns how many steps it has done.
     ///
     /// # Errors
     /// [`FinetuneError::NothingToResume`] when there is none yet; [`FinetuneError::Read`],
@@ -219,16 +217,7 @@ impl RunDir {
     }
 }
 
-impl From<WriteError> for FinetuneError {
-    fn from(error: WriteError) -> Self {
-        Self::Write {
-            path: error.path,
-            reason: error.reason,
-        }
-    }
-}
-
-/// A full disk reads the same whichever crate found it.
+/// Makes a full disk read the same whichever crate found it.
 fn written(error: burn_qlora::LoraError) -> FinetuneError {
     match error {
         burn_qlora::LoraError::Write { path, reason } => FinetuneError::Write { path, reason },
@@ -236,39 +225,7 @@ fn written(error: burn_qlora::LoraError) -> FinetuneError {
     }
 }
 
-fn write_error(path: &Path, error: &io::Error) -> FinetuneError {
-    FinetuneError::Write {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    }
-}
-
-fn remove_if_there(folder: &Path) -> Result<(), FinetuneError> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(write_error(folder, &error)),
-        _ => Ok(()),
-    }
-}
-
-/// Gives a complete folder its name. The folder and its parent are synced, so the name never stands for
-/// less than all of it after a crash.
-fn publish(unfinished: &Path, finished: &Path) -> Result<(), FinetuneError> {
-    remove_if_there(finished)?;
-    sync_dir(unfinished)
-        .and_then(|()| fs::rename(unfinished, finished))
-        .and_then(|()| finished.parent().map_or(Ok(()), sync_dir))
-        .map_err(|error| write_error(finished, &error))
-}
-
-/// Only Unix lets a folder be synced.
-fn sync_dir(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
-}
-
-/// The first setting that differs: its name, what it was and what it is.
+/// Returns the first setting that differs: its name, its old and its new value.
 fn first_difference(
     was: &Map<String, Value>,
     is: &Map<String, Value>,

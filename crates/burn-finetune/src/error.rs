@@ -1,8 +1,9 @@
-//! What can go wrong in a fine-tuning run.
+//! Errors of a fine-tuning run.
 
 use burn_paged::PagedError;
 use burn_qlora::LoraError;
 use std::path::PathBuf;
+use tensor_files::TensorFileError;
 
 /// An error of this crate: which thing, what value it had, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +14,7 @@ pub enum FinetuneError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's reason.
         source: std::io::Error,
     },
     /// A file or folder could not be written; what was there before is still there.
@@ -21,7 +22,7 @@ pub enum FinetuneError {
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's reason.
         reason: String,
     },
     /// A line of a data file that cannot be used.
@@ -31,7 +32,7 @@ pub enum FinetuneError {
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The fault.
         problem: RowProblem,
     },
     /// A data file with nothing in it to learn from.
@@ -39,7 +40,7 @@ pub enum FinetuneError {
     NoData {
         /// The file.
         path: PathBuf,
-        /// What was looked for.
+        /// The content that was looked for.
         reason: &'static str,
     },
     /// A row length that cannot work.
@@ -63,7 +64,7 @@ pub enum FinetuneError {
         field: &'static str,
         /// The value it had.
         value: String,
-        /// What it may be.
+        /// The values it can have.
         expected: &'static str,
     },
     /// The model has nothing to train.
@@ -75,7 +76,7 @@ pub enum FinetuneError {
          a broken row in the data"
     )]
     NotFinite {
-        /// The step, counted from 0.
+        /// The step, counted from 1.
         step: usize,
         /// `loss` or `gradient norm`.
         what: &'static str,
@@ -84,7 +85,7 @@ pub enum FinetuneError {
     },
     /// The output folder is taken.
     #[error(
-        "{} already holds a run; continue it with --resume or give another folder",
+        "{} already holds a run; resume it or give another folder",
         path.display()
     )]
     OutputInUse {
@@ -96,7 +97,7 @@ pub enum FinetuneError {
     NothingToResume {
         /// The folder.
         path: PathBuf,
-        /// What is missing.
+        /// The part that is missing.
         reason: &'static str,
     },
     /// The run to resume was started with another setting.
@@ -115,14 +116,14 @@ pub enum FinetuneError {
         /// Its value now.
         is: String,
     },
-    /// A checkpoint file that is there but is not what its name says.
+    /// A checkpoint file that does not follow its format.
     #[error("{} is not a valid {expected}: {reason}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What it should be.
+        /// The format it should have.
         expected: &'static str,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
     /// A value could not be brought to the host.
@@ -130,7 +131,7 @@ pub enum FinetuneError {
     Device {
         /// The value.
         what: String,
-        /// What the backend said.
+        /// The backend's reason.
         reason: String,
     },
     /// An adapter problem.
@@ -139,9 +140,30 @@ pub enum FinetuneError {
     /// Optimizer state that could not be paged.
     #[error(transparent)]
     Paged(#[from] PagedError),
+    /// Any other problem with a file.
+    #[error(transparent)]
+    File(TensorFileError),
 }
 
-/// What is wrong with one row of a data file.
+impl From<TensorFileError> for FinetuneError {
+    fn from(error: TensorFileError) -> Self {
+        match error {
+            TensorFileError::Read { path, source } => Self::Read { path, source },
+            TensorFileError::Write { path, source } => Self::Write {
+                path,
+                reason: source.to_string(),
+            },
+            TensorFileError::Malformed { path, fault } => Self::Malformed {
+                path,
+                expected: "safetensors file",
+                reason: fault.to_string(),
+            },
+            other => Self::File(other),
+        }
+    }
+}
+
+/// A fault of one row of a data file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RowProblem {

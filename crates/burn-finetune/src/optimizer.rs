@@ -145,7 +145,7 @@ impl AdapterOptimizer {
     /// does not fit the model's adapters; the states are what they were then. [`FinetuneError::Paged`].
     pub fn load<M: LoraModel>(&mut self, model: &M, path: &Path) -> Result<(), FinetuneError> {
         let factors = factors(model);
-        let mut file = file::StateFile::open(path)?;
+        let file = file::StateFile::open(path)?;
         // All of it is checked before any of it is taken.
         let stored = factors
             .iter()

@@ -1,6 +1,7 @@
 //! One backward pass over a model with adapters: what it is asked for and what it gives.
 
-use crate::{LoraModel, QLoraLinear};
+use crate::linear::QLoraLinear;
+use crate::model::LoraModel;
 use burn::tensor::{Gradients, Tensor};
 use serde::{Deserialize, Serialize};
 

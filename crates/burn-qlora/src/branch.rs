@@ -1,6 +1,7 @@
 //! The low-rank branch of a layer.
 
-use crate::{LoraConfig, LoraError};
+use crate::config::LoraConfig;
+use crate::error::LoraError;
 use burn::module::{LoraAdapter, Module, Param};
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{DType, Device, Tensor, TensorData};

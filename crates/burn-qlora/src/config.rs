@@ -1,6 +1,6 @@
 //! Which layers are adapted, and how.
 
-use crate::LoraError;
+use crate::error::LoraError;
 use serde::{Deserialize, Serialize};
 
 /// The shape of the adapters: `y = W x + s · B A x` with `A: [rank, in]`, `B: [out, rank]`.

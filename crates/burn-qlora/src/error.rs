@@ -1,6 +1,7 @@
-//! What can go wrong around adapters.
+//! Errors of adapters, their layers and their files.
 
 use std::path::PathBuf;
+use tensor_files::TensorFileError;
 
 /// An error of this crate: which thing, what value it had, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +14,7 @@ pub enum LoraError {
         field: &'static str,
         /// The value it had.
         value: String,
-        /// What it may be.
+        /// The values it can have.
         expected: &'static str,
     },
     /// A target name that no linear layer of the model has.
@@ -42,7 +43,7 @@ pub enum LoraError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's reason.
         source: std::io::Error,
     },
     /// A file could not be written; nothing is left behind.
@@ -50,19 +51,22 @@ pub enum LoraError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's reason.
         reason: String,
     },
-    /// A file that is there but is not what its name says.
+    /// A file that does not follow its format.
     #[error("{} is not a valid {expected}: {reason}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What it should be.
+        /// The format it should have.
         expected: &'static str,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
+    /// Any other problem with a file.
+    #[error(transparent)]
+    File(TensorFileError),
     /// An adapter that uses something this crate cannot compute.
     #[error(
         "{} sets `{key}` to {value}, which is not supported; \
@@ -97,7 +101,7 @@ pub enum LoraError {
     AnotherConfig {
         /// The layer's path.
         layer: String,
-        /// What differs.
+        /// The field that differs.
         field: &'static str,
         /// The adapter's value.
         has: f64,
@@ -109,7 +113,25 @@ pub enum LoraError {
     Device {
         /// The tensor.
         name: String,
-        /// What the backend said.
+        /// The backend's reason.
         reason: String,
     },
+}
+
+impl From<TensorFileError> for LoraError {
+    fn from(error: TensorFileError) -> Self {
+        match error {
+            TensorFileError::Read { path, source } => Self::Read { path, source },
+            TensorFileError::Write { path, source } => Self::Write {
+                path,
+                reason: source.to_string(),
+            },
+            TensorFileError::Malformed { path, fault } => Self::Malformed {
+                path,
+                expected: "safetensors file",
+                reason: fault.to_string(),
+            },
+            other => Self::File(other),
+        }
+    }
 }

@@ -33,31 +33,27 @@
 //! # }
 //! ```
 //!
-//! - [`linear`]: [`QLoraLinear`], the layer, and [`BaseWeight`], what it stands on.
-//! - [`nf4_weight`]: [`Nf4Weight`], the packed weight as a Burn module.
-//! - [`branch`]: [`LoraBranch`], the low-rank branch with its dropout.
-//! - [`config`]: [`LoraConfig`] and [`Targets`], which layers are adapted and how.
-//! - [`model`]: [`LoraModel`], what a model tells about its layers, and what follows from it:
-//!   [`attach_adapters`], [`freeze_base`], [`trainable`].
-//! - [`backward`]: [`BackwardPass`] and [`Checkpointing`], what a backward pass is asked for, and
-//!   [`LossAndGradients`], what it gives.
+//! - [`QLoraLinear`]: the layer; [`BaseWeight`], the frozen weight under it; [`Nf4Weight`], a packed weight as a
+//!   Burn module.
+//! - [`LoraBranch`]: the low-rank branch with its dropout; [`LoraConfig`] and [`Targets`], which layers get
+//!   one and how.
+//! - [`LoraModel`]: the layers of a model that can be adapted, and [`attach_adapters`], [`freeze_base`] and
+//!   [`trainable`] over them.
+//! - [`BackwardPass`] and [`Checkpointing`]: what a backward pass is asked for; [`LossAndGradients`], what it
+//!   gives.
 //! - [`peft`]: adapter directories in and out.
-//! - [`merge`]: dense weights with the adapters folded in, one layer at a time.
-//! - [`atomic`]: files that are complete or not there.
-//! - [`tensor_file`]: safetensors files written as they come.
-//! - [`error`]: [`LoraError`], everything that can go wrong.
+//! - [`merge_linears`]: dense weights with the adapters folded in, one layer at a time.
+//! - [`LoraError`]: everything that can go wrong.
 
-pub mod atomic;
-pub mod backward;
-pub mod branch;
-pub mod config;
-pub mod error;
-pub mod linear;
-pub mod merge;
-pub mod model;
-pub mod nf4_weight;
+mod backward;
+mod branch;
+mod config;
+mod error;
+mod linear;
+mod merge;
+mod model;
+mod nf4_weight;
 pub mod peft;
-pub mod tensor_file;
 
 pub use backward::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed};
 pub use branch::LoraBranch;

@@ -1,6 +1,8 @@
 //! The linear layer of a QLoRA model.
 
-use crate::{LoraBranch, LoraError, Nf4Weight};
+use crate::branch::LoraBranch;
+use crate::error::LoraError;
+use crate::nf4_weight::Nf4Weight;
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::{DType, Device, Tensor};

@@ -1,6 +1,7 @@
 //! Dense weights with the adapters folded in.
 
-use crate::{BaseWeight, LoraModel, QLoraLinear};
+use crate::linear::{BaseWeight, QLoraLinear};
+use crate::model::LoraModel;
 use burn::tensor::Tensor;
 
 impl QLoraLinear {

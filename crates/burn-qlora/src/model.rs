@@ -1,6 +1,9 @@
 //! What a model tells about its layers, and what follows from it.
 
-use crate::{LoraBranch, LoraConfig, LoraError, QLoraLinear};
+use crate::branch::LoraBranch;
+use crate::config::LoraConfig;
+use crate::error::LoraError;
+use crate::linear::QLoraLinear;
 use burn::module::{Module, ParamGroup, ParamId};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::ComputeDtype;
+use tensor_files::TensorFileError;
+
+use crate::dtype::ComputeDtype;
 
 /// An error of this crate. Each message names the file, what was found in it and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,9 @@ pub enum LlamaError {
         /// What does not hold, where in the file, and what to do.
         reason: String,
     },
+    /// Any other problem with a file.
+    #[error(transparent)]
+    File(TensorFileError),
     /// A configuration lacks a key the model cannot be built without.
     #[error("{path}: key `{key}` is missing; it is needed to build the model", path = path.display())]
     MissingKey {
@@ -197,6 +202,22 @@ impl LlamaError {
         Self::Malformed {
             path: path.to_path_buf(),
             reason: reason.into(),
+        }
+    }
+}
+
+impl From<TensorFileError> for LlamaError {
+    fn from(error: TensorFileError) -> Self {
+        match error {
+            TensorFileError::Read { path, source } | TensorFileError::Write { path, source } => {
+                Self::Io { path, source }
+            }
+            TensorFileError::Malformed { path, fault } => Self::Malformed {
+                path,
+                reason: fault.to_string(),
+            },
+            TensorFileError::Occupied { path } => Self::OutputExists { path },
+            other => Self::File(other),
         }
     }
 }

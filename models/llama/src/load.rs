@@ -9,22 +9,28 @@ use nf4::QuantConfig;
 #[cfg(feature = "qlora")]
 use nf4::QuantizedMatrix;
 
+use crate::attention::Attention;
+use crate::block::Block;
+use crate::checkpoint::Checkpoint;
+use crate::config::LlamaConfig;
+use crate::dtype::ComputeDtype;
+use crate::error::LlamaError;
+use crate::mlp::Mlp;
+use crate::model::Llama;
+use crate::norm::RmsNorm;
+use crate::projection::Projection;
 use crate::tensors::{EMBEDDING, FINAL_NORM, HEAD, ProjectionSpec};
-use crate::{
-    Attention, Block, Checkpoint, ComputeDtype, Llama, LlamaConfig, LlamaError, Mlp, Projection,
-    RmsNorm,
-};
 
-/// How [`Llama::load`] brings a checkpoint to a device.
+/// Options of [`Llama::load`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadOptions {
-    /// What becomes of the weights.
+    /// Form of the weights on the device.
     pub weights: Weights,
-    /// What the model computes in, and so what its dense weights become.
+    /// Dtype that the model computes in and that its dense weights get.
     pub compute_dtype: ComputeDtype,
 }
 
-/// What becomes of the weights of a checkpoint. Those that are not in 4 bits become the compute dtype, as embedding,
+/// Form of a checkpoint's weights on the device. Those that are not in 4 bits get the compute dtype, as embedding,
 /// head, norms and biases always do.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Weights {
@@ -41,7 +47,7 @@ pub enum Weights {
 }
 
 impl LoadOptions {
-    /// Options with these weights, in f32.
+    /// Returns options with these weights, in f32.
     pub fn new(weights: Weights) -> Self {
         Self {
             weights,
@@ -49,13 +55,13 @@ impl LoadOptions {
         }
     }
 
-    /// The same in another dtype.
+    /// Sets the compute dtype.
     pub fn with_compute_dtype(mut self, dtype: ComputeDtype) -> Self {
         self.compute_dtype = dtype;
         self
     }
 
-    /// Frozen projections in 4 bits.
+    /// Returns options with frozen projections in 4 bits.
     #[cfg(feature = "qlora")]
     pub fn quantized(config: QuantConfig) -> Self {
         Self::new(Weights::Quantized(config))
@@ -205,46 +211,9 @@ impl Loader<'_> {
         Ok(self.trained(self.tensor(name, shape)?))
     }
 
-    /// A parameter that wants a gradient when the whole model is to be trained.
+    /// Returns a parameter that wants a gradient when the whole model is to be trained.
     fn trained<const D: usize>(&self, value: Tensor<D>) -> Param<Tensor<D>> {
         Param::initialized(ParamId::new(), value)
             .set_require_grad(self.options.weights == Weights::Trainable)
-    }
-}
-
-impl Checkpoint {
-    /// Reads a matrix and quantizes it; one that is stored in 4 bits of this kind is kept bit for bit.
-    ///
-    /// # Errors
-    /// Those of [`read_f32`](Checkpoint::read_f32); values that are not finite, a configuration out of range;
-    /// [`LlamaError::AlreadyQuantized`] when it is stored in another codebook or block size.
-    pub fn quantize(
-        &self,
-        name: &str,
-        shape: [usize; 2],
-        config: QuantConfig,
-    ) -> Result<nf4::QuantizedMatrix, LlamaError> {
-        if let Some(matrix) = self.read_quantized(name, shape)? {
-            let stored = matrix.layout().config();
-            // Scales quantized or not: what is stored is as good or better, and costs no second rounding.
-            if (stored.codebook, stored.block_size) == (config.codebook, config.block_size) {
-                return Ok(matrix);
-            }
-            let words = |config: QuantConfig| {
-                format!("{} in blocks of {}", config.codebook, config.block_size)
-            };
-            return Err(LlamaError::AlreadyQuantized {
-                path: self.path().to_path_buf(),
-                tensor: name.into(),
-                found: words(stored),
-                requested: words(config),
-            });
-        }
-        let values = self.read_f32(name, &shape)?;
-        qlora_cpu::quantize(&values, shape, config).map_err(|source| LlamaError::Quantization {
-            path: self.path().to_path_buf(),
-            tensor: name.into(),
-            source,
-        })
     }
 }

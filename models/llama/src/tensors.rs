@@ -1,6 +1,6 @@
 //! The tensors a LLaMA checkpoint consists of, by the names Hugging Face gives them.
 
-use crate::LlamaConfig;
+use crate::config::LlamaConfig;
 
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const FINAL_NORM: &str = "model.norm.weight";
@@ -22,12 +22,12 @@ pub(crate) struct ProjectionSpec {
 pub(crate) struct TensorSpec {
     pub name: String,
     pub shape: Vec<usize>,
-    /// Whether it is the weight of a projection, which is what gets quantized.
+    /// Whether it is the weight of a projection, which can be quantized.
     pub projection: bool,
 }
 
 impl LlamaConfig {
-    /// The projections of a block: q, k, v, o, gate, up, down.
+    /// Returns the projections of a block: q, k, v, o, gate, up, down.
     pub(crate) fn projections(&self) -> [ProjectionSpec; 7] {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         let (wide, narrow) = (self.query_width(), self.key_value_width());
@@ -52,7 +52,7 @@ impl LlamaConfig {
         ]
     }
 
-    /// All tensors, in the order of the forward pass.
+    /// Returns all tensors, in the order of the forward pass.
     pub(crate) fn tensors(&self) -> Vec<TensorSpec> {
         let plain = |name: String, shape: Vec<usize>| TensorSpec {
             name,

@@ -1,22 +1,15 @@
 //! A 4-bit checkpoint that transformers and bitsandbytes load.
-//!
-//! - `spool`: a safetensors file written as its tensors come.
-//! - `staging`: a directory that appears whole or not at all.
 
-mod spool;
-mod staging;
-
+use std::collections::HashMap;
 use std::path::Path;
 
 use nf4::{Layout, QuantConfig, bitsandbytes};
-use safetensors::Dtype;
 use serde_json::{Value, json};
+use tensor_files::{Dtype, StagedDir, TensorSpool};
 
-use self::spool::Spool;
-use self::staging::Staging;
-use crate::checkpoint::FloatType;
+use crate::checkpoint::{Checkpoint, FloatType};
+use crate::error::LlamaError;
 use crate::tensors::{EMBEDDING, TensorSpec};
-use crate::{Checkpoint, LlamaError};
 
 /// Writes `checkpoint` with its projections in 4 bits to the new directory `output`.
 ///
@@ -37,22 +30,22 @@ pub fn write_bitsandbytes(
     let output = output.as_ref();
     let float = checkpoint.float_type(EMBEDDING)?;
     let model = model_config(checkpoint, float, config)?;
-    let staging = Staging::new(output)?;
-    let mut spool = Spool::new(staging.path())?;
+    let staging = StagedDir::new(output)?;
+    let mut spool = TensorSpool::new(staging.path().join("model.safetensors"));
     let tensors = checkpoint.config().tensors();
     for (index, spec) in tensors.iter().enumerate() {
         write_tensor(checkpoint, &mut spool, spec, float, config)?;
         on_tensor(index + 1, tensors.len());
     }
-    spool.finish(&staging.path().join("model.safetensors"))?;
+    spool.finish(Some(HashMap::from([("format".into(), "pt".into())])))?;
     staging.write("config.json", pretty(&model).as_bytes())?;
     write_tokenizer(checkpoint, &staging)?;
-    staging.publish()
+    Ok(staging.publish()?)
 }
 
 fn write_tensor(
     checkpoint: &Checkpoint,
-    spool: &mut Spool,
+    spool: &mut TensorSpool,
     spec: &TensorSpec,
     float: FloatType,
     config: QuantConfig,
@@ -79,12 +72,9 @@ fn write_tensor(
         _ => {
             let kind = checkpoint.float_type(&spec.name)?;
             let values = checkpoint.read_f32(&spec.name, &spec.shape)?;
-            spool.push(
-                spec.name.clone(),
-                kind.dtype(),
-                spec.shape.clone(),
-                &kind.encode(&values),
-            )
+            let bytes = kind.encode(&values);
+            spool.push(&spec.name, kind.dtype(), spec.shape.clone(), &bytes)?;
+            Ok(())
         }
     }
 }
@@ -129,9 +119,12 @@ fn model_config(
 }
 
 /// Copies the tokenizer's files, or makes them where the checkpoint keeps its tokenizer elsewhere.
-fn write_tokenizer(checkpoint: &Checkpoint, staging: &Staging) -> Result<(), LlamaError> {
+fn write_tokenizer(checkpoint: &Checkpoint, staging: &StagedDir) -> Result<(), LlamaError> {
     if let Some(files) = checkpoint.companion_files() {
-        return files.iter().try_for_each(|file| staging.copy(file));
+        for file in files {
+            staging.copy(&file)?;
+        }
+        return Ok(());
     }
     let tokenizer =
         checkpoint
@@ -161,7 +154,7 @@ fn write_tokenizer(checkpoint: &Checkpoint, staging: &Staging) -> Result<(), Lla
     if let Some(template) = checkpoint.chat_template()? {
         settings["chat_template"] = json!(template);
     }
-    staging.write("tokenizer_config.json", pretty(&settings).as_bytes())
+    Ok(staging.write("tokenizer_config.json", pretty(&settings).as_bytes())?)
 }
 
 fn pretty(value: &Value) -> String {

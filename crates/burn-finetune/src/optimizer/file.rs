@@ -1,281 +1,191 @@
 //! The optimizer's states as a safetensors file, written and read one factor at a time.
 
-use crate::FinetuneError;
+use crate::error::FinetuneError;
 use burn_paged::{Moments, PagedState, StateDtype};
-use burn_qlora::atomic::write_file;
-use burn_qlora::tensor_file::write_header;
-use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use tensor_files::{AtomicFile, Dtype, StoredTensor, TensorFile, TensorWriter};
 
-/// Longest header that is read, as the safetensors format has it.
-const MAX_HEADER: u64 = 100_000_000;
-
-/// The parts of a factor's moments and what each holds. Those of one dtype lie together, so that wide values
-/// come before narrow ones and all are aligned.
-const F32_PARTS: [&str; 2] = ["moment_1", "moment_2"];
+/// The parts of a factor's moments, and the scales of those in 8 bits. Those of one dtype lie together, so that wide
+/// values come before narrow ones and all are aligned.
+const MOMENT_PARTS: [&str; 2] = ["moment_1", "moment_2"];
 const ABSMAX_PARTS: [&str; 2] = ["absmax_1", "absmax_2"];
 
-/// Writes the states of the factors of these names.
+/// Writes the states of the factors of these names. The moments of one factor at a time are in memory.
 pub(super) fn write(path: &Path, states: &[(String, &PagedState<2>)]) -> Result<(), FinetuneError> {
-    let mut tensors = Vec::new();
-    let mut end = 0;
-    let mut push = |name: String, dtype: Dtype, shape: Vec<usize>| {
-        let size = shape.iter().product::<usize>() * dtype.bitsize() / 8;
-        let data_offsets = (end, end + size);
-        end += size;
-        let info = TensorInfo {
-            dtype,
-            shape,
-            data_offsets,
+    let mut writer = TensorWriter::begin(AtomicFile::create(path)?, None, declare(states))?;
+    for (name, state) in states {
+        let steps = (state.steps() as i64).to_le_bytes();
+        writer.write(&format!("{name}.steps"), &steps)?;
+    }
+    for (name, state) in states {
+        let (parts, values) = match state.moments()? {
+            Moments::F32 { moment_1, moment_2 } => (MOMENT_PARTS, [moment_1, moment_2]),
+            Moments::Dynamic8 {
+                absmax_1, absmax_2, ..
+            } => (ABSMAX_PARTS, [absmax_1, absmax_2]),
         };
-        tensors.push((name, info));
-    };
+        for (part, values) in parts.into_iter().zip(values) {
+            let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+            writer.write(&format!("{name}.{part}"), &bytes)?;
+        }
+    }
+    for (name, state) in eight_bit(states) {
+        if let Moments::Dynamic8 {
+            moment_1, moment_2, ..
+        } = state.moments()?
+        {
+            for (part, codes) in MOMENT_PARTS.into_iter().zip([moment_1, moment_2]) {
+                writer.write(&format!("{name}.{part}"), &codes)?;
+            }
+        }
+    }
+    Ok(writer.finish()?.commit()?)
+}
+
+/// Returns name, dtype and shape of every tensor, in the order of [`write`].
+fn declare(states: &[(String, &PagedState<2>)]) -> Vec<(String, Dtype, Vec<usize>)> {
+    let mut tensors = Vec::new();
     for (name, _) in states {
-        push(format!("{name}.steps"), Dtype::I64, vec![1]);
+        tensors.push((format!("{name}.steps"), Dtype::I64, vec![1]));
     }
     for (name, state) in states {
         let shape = state.shape();
         let blocks = shape.iter().product::<usize>().div_ceil(StateDtype::BLOCK);
         let (parts, shape) = match state.dtype() {
-            StateDtype::F32 => (F32_PARTS, shape.to_vec()),
+            StateDtype::F32 => (MOMENT_PARTS, shape.to_vec()),
             StateDtype::Dynamic8 => (ABSMAX_PARTS, vec![blocks]),
         };
         for part in parts {
-            push(format!("{name}.{part}"), Dtype::F32, shape.clone());
+            tensors.push((format!("{name}.{part}"), Dtype::F32, shape.clone()));
         }
     }
-    let eight_bit = || {
-        let pairs = states.iter();
-        pairs.filter(|(_, state)| state.dtype() == StateDtype::Dynamic8)
-    };
-    for (name, state) in eight_bit() {
-        for part in F32_PARTS {
-            push(format!("{name}.{part}"), Dtype::U8, state.shape().to_vec());
+    for (name, state) in eight_bit(states) {
+        for part in MOMENT_PARTS {
+            let shape = state.shape().to_vec();
+            tensors.push((format!("{name}.{part}"), Dtype::U8, shape));
         }
     }
-    let failed = |reason: String| FinetuneError::Write {
-        path: path.to_owned(),
-        reason,
-    };
-    let metadata = Metadata::new(None, tensors).map_err(|error| failed(error.to_string()))?;
+    tensors
+}
 
-    // What reading moments fails with is told as it is, not as a failure to write.
-    let mut unread = None;
-    let written = write_file(path, |file| {
-        let mut file = io::BufWriter::with_capacity(1 << 20, file);
-        write_header(&mut file, &metadata)?;
-        for (_, state) in states {
-            file.write_all(&(state.steps() as i64).to_le_bytes())?;
-        }
-        let mut moments = |state: &PagedState<2>| {
-            state.moments().map_err(|error| {
-                unread = Some(error);
-                io::Error::other("the moments cannot be read")
-            })
-        };
-        let mut floats = |values: Vec<f32>| {
-            let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
-            file.write_all(&bytes)
-        };
-        for (_, state) in states {
-            let (first, second) = match moments(state)? {
-                Moments::F32 { moment_1, moment_2 } => (moment_1, moment_2),
-                Moments::Dynamic8 {
-                    absmax_1, absmax_2, ..
-                } => (absmax_1, absmax_2),
-            };
-            floats(first)?;
-            floats(second)?;
-        }
-        for (_, state) in eight_bit() {
-            if let Moments::Dynamic8 {
-                moment_1, moment_2, ..
-            } = moments(state)?
-            {
-                file.write_all(&moment_1)?;
-                file.write_all(&moment_2)?;
-            }
-        }
-        file.flush()
-    });
-    match (written, unread) {
-        (Err(_), Some(error)) => Err(error.into()),
-        (written, _) => Ok(written?),
-    }
+fn eight_bit<'a, 'b>(
+    states: &'a [(String, &'b PagedState<2>)],
+) -> impl Iterator<Item = &'a (String, &'b PagedState<2>)> {
+    states
+        .iter()
+        .filter(|(_, state)| state.dtype() == StateDtype::Dynamic8)
 }
 
 /// A file of states, of which only the header is in memory.
-pub(super) struct StateFile {
-    path: PathBuf,
-    file: File,
-    metadata: Metadata,
-    /// Where the values begin.
-    begin: u64,
-}
+pub(super) struct StateFile(TensorFile);
 
-/// Where the parts of one factor are.
-pub(super) struct Stored {
-    steps: TensorInfo,
-    moments: [TensorInfo; 2],
-    absmax: Option<[TensorInfo; 2]>,
+/// The parts of one factor's state, not read yet.
+pub(super) struct StoredState<'a> {
+    steps: StoredTensor<'a>,
+    moments: [StoredTensor<'a>; 2],
+    absmax: Option<[StoredTensor<'a>; 2]>,
 }
 
 impl StateFile {
-    /// Reads the header, and holds it against the length of the file.
+    /// Opens the file and validates its header.
     pub fn open(path: &Path) -> Result<Self, FinetuneError> {
-        let failed = |source| FinetuneError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let broken = |reason: &str| malformed(path, reason.to_owned());
-        let mut file = File::open(path).map_err(failed)?;
-        let len = file.metadata().map_err(failed)?.len();
-        let mut word = [0; 8];
-        if len < 8 {
-            return Err(broken("it is too short for a header"));
-        }
-        file.read_exact(&mut word).map_err(failed)?;
-        let header = u64::from_le_bytes(word);
-        if header > MAX_HEADER || header > len - 8 {
-            return Err(broken("its header is longer than it"));
-        }
-        let mut text = vec![0; header as usize];
-        file.read_exact(&mut text).map_err(failed)?;
-        let metadata: Metadata =
-            serde_json::from_slice(&text).map_err(|error| malformed(path, error.to_string()))?;
-        let begin = 8 + header;
-        if metadata.data_len() as u64 != len - begin {
-            return Err(broken("it is not as long as its header says"));
-        }
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            metadata,
-            begin,
-        })
+        Ok(Self(TensorFile::open(path)?))
     }
 
-    /// Where the state of factor `name` is; `None` when there is none.
+    /// Returns the parts of the state of factor `name`, `None` when it has no state.
     pub fn find(
         &self,
         name: &str,
         shape: [usize; 2],
         dtype: StateDtype,
-    ) -> Result<Option<Stored>, FinetuneError> {
-        let Some(steps) = self.metadata.info(&format!("{name}.steps")) else {
+    ) -> Result<Option<StoredState<'_>>, FinetuneError> {
+        let Some(steps) = self.0.tensor(&format!("{name}.steps")) else {
             return Ok(None);
         };
-        if steps.dtype != Dtype::I64 || steps.shape.iter().product::<usize>() != 1 {
-            return Err(malformed(
-                &self.path,
-                format!("`{name}.steps` is not a count"),
-            ));
+        if steps.dtype() != Dtype::I64 || steps.shape().iter().product::<usize>() != 1 {
+            return Err(self.malformed(format!("`{name}.steps` is not a count")));
         }
         let part = |part: &str, dtype: Dtype, shape: &[usize]| {
             let key = format!("{name}.{part}");
-            let info = self
-                .metadata
-                .info(&key)
-                .ok_or_else(|| malformed(&self.path, format!("there is no `{key}`")))?;
-            if info.dtype != dtype || info.shape != shape {
-                return Err(malformed(
-                    &self.path,
-                    format!(
-                        "`{key}` is {} {:?}, but the optimizer needs {dtype} {shape:?}",
-                        info.dtype, info.shape
-                    ),
-                ));
+            let stored = self
+                .0
+                .tensor(&key)
+                .ok_or_else(|| self.malformed(format!("there is no `{key}`")))?;
+            if stored.dtype() != dtype || stored.shape() != shape {
+                return Err(self.malformed(format!(
+                    "`{key}` is {} {:?}, but the optimizer needs {dtype} {shape:?}",
+                    stored.dtype(),
+                    stored.shape()
+                )));
             }
-            Ok(info.clone())
+            Ok(stored)
         };
         let pair = |parts: [&str; 2], dtype, shape: &[usize]| -> Result<_, FinetuneError> {
             Ok([part(parts[0], dtype, shape)?, part(parts[1], dtype, shape)?])
         };
         let blocks = [shape.iter().product::<usize>().div_ceil(StateDtype::BLOCK)];
         let (moments, absmax) = match dtype {
-            StateDtype::F32 => (pair(F32_PARTS, Dtype::F32, &shape)?, None),
+            StateDtype::F32 => (pair(MOMENT_PARTS, Dtype::F32, &shape)?, None),
             StateDtype::Dynamic8 => (
-                pair(F32_PARTS, Dtype::U8, &shape)?,
+                pair(MOMENT_PARTS, Dtype::U8, &shape)?,
                 Some(pair(ABSMAX_PARTS, Dtype::F32, &blocks)?),
             ),
         };
-        Ok(Some(Stored {
-            steps: steps.clone(),
+        Ok(Some(StoredState {
+            steps,
             moments,
             absmax,
         }))
     }
 
-    /// Whether the file holds `stored` and nothing else.
+    /// Checks that the file holds `stored` and nothing else.
     pub fn check_count<'a>(
         &self,
-        stored: impl Iterator<Item = &'a Stored>,
+        stored: impl Iterator<Item = &'a StoredState<'a>>,
     ) -> Result<(), FinetuneError> {
         let used: usize = stored
             .map(|stored| if stored.absmax.is_some() { 5 } else { 3 })
             .sum();
-        match used == self.metadata.tensors().len() {
-            true => Ok(()),
-            false => Err(malformed(
-                &self.path,
-                "it holds the state of other adapters too".into(),
-            )),
+        if used == self.0.len() {
+            Ok(())
+        } else {
+            Err(self.malformed("it holds the state of other adapters too".into()))
         }
     }
 
     /// Reads the state of one factor: how often it was updated, and its moments.
-    pub fn read(&mut self, stored: &Stored) -> Result<(usize, Moments), FinetuneError> {
-        let steps: [u8; 8] = self
-            .bytes(&stored.steps)?
-            .try_into()
-            .map_err(|_| malformed(&self.path, "a count of steps is not one number".into()))?;
+    pub fn read(&self, stored: &StoredState<'_>) -> Result<(usize, Moments), FinetuneError> {
+        let mut steps = [0; 8];
+        stored.steps.read_into(&mut steps)?;
         let steps = usize::try_from(i64::from_le_bytes(steps))
-            .map_err(|_| malformed(&self.path, "a count of steps is negative".into()))?;
+            .map_err(|_| self.malformed("a count of steps is negative".into()))?;
         let [first, second] = &stored.moments;
         let moments = match &stored.absmax {
             None => Moments::F32 {
-                moment_1: self.floats(first)?,
-                moment_2: self.floats(second)?,
+                moment_1: read_f32(first)?,
+                moment_2: read_f32(second)?,
             },
             Some([absmax_1, absmax_2]) => Moments::Dynamic8 {
-                moment_1: self.bytes(first)?,
-                absmax_1: self.floats(absmax_1)?,
-                moment_2: self.bytes(second)?,
-                absmax_2: self.floats(absmax_2)?,
+                moment_1: first.read()?,
+                absmax_1: read_f32(absmax_1)?,
+                moment_2: second.read()?,
+                absmax_2: read_f32(absmax_2)?,
             },
         };
         Ok((steps, moments))
     }
 
-    fn floats(&mut self, info: &TensorInfo) -> Result<Vec<f32>, FinetuneError> {
-        let bytes = self.bytes(info)?;
-        let words = bytes.chunks_exact(4);
-        Ok(words
-            .map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]))
-            .collect())
-    }
-
-    fn bytes(&mut self, info: &TensorInfo) -> Result<Vec<u8>, FinetuneError> {
-        let (from, to) = info.data_offsets;
-        let mut bytes = vec![0; to - from];
-        self.file
-            .seek(SeekFrom::Start(self.begin + from as u64))
-            .and_then(|_| self.file.read_exact(&mut bytes))
-            .map_err(|source| FinetuneError::Read {
-                path: self.path.clone(),
-                source,
-            })?;
-        Ok(bytes)
+    fn malformed(&self, reason: String) -> FinetuneError {
+        FinetuneError::Malformed {
+            path: self.0.path().to_owned(),
+            expected: "optimizer state",
+            reason,
+        }
     }
 }
 
-fn malformed(path: &Path, reason: String) -> FinetuneError {
-    FinetuneError::Malformed {
-        path: path.to_owned(),
-        expected: "optimizer state",
-        reason,
-    }
+fn read_f32(stored: &StoredTensor<'_>) -> Result<Vec<f32>, FinetuneError> {
+    let bytes = stored.read()?;
+    let (words, _) = bytes.as_chunks();
+    Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
 }

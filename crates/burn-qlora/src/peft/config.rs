@@ -1,6 +1,7 @@
 //! `adapter_config.json`.
 
-use crate::{LoraConfig, LoraError, Targets};
+use crate::config::{LoraConfig, Targets};
+use crate::error::LoraError;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -98,7 +99,7 @@ impl AdapterConfig {
         Ok(config)
     }
 
-    /// The configuration of `config` on `base_model`, with every key that peft 0.21 writes, so that a
+    /// Returns the configuration of `config` on `base_model`, with every key that peft 0.21 writes, so that a
     /// newer peft finds what it looks for.
     pub fn new(config: &LoraConfig, targets: Targets, base_model: &str) -> Self {
         Self(json!({
@@ -146,7 +147,7 @@ impl AdapterConfig {
         }))
     }
 
-    /// The file's text.
+    /// Returns the file's text.
     pub fn to_json(&self) -> String {
         format!("{:#}\n", self.0)
     }
@@ -155,7 +156,7 @@ impl AdapterConfig {
 /// The release whose format is written.
 const PEFT_VERSION: &str = "0.21.2";
 
-/// Whether `value` leaves the adapter an ordinary LoRA.
+/// Returns whether `value` leaves the adapter an ordinary LoRA.
 fn is_off(value: &Value, neutral: &[&str]) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -166,7 +167,7 @@ fn is_off(value: &Value, neutral: &[&str]) -> bool {
     }
 }
 
-/// `16.0` as `16`: older readers, llama.cpp's among them, want an integer where there is one.
+/// Returns `16.0` as `16`: older readers, llama.cpp's among them, want an integer where there is one.
 fn whole(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 9e15 {
         json!(value as i64)

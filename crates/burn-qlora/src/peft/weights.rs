@@ -1,16 +1,15 @@
 //! `adapter_model.safetensors`.
 
-use crate::tensor_file::write_header;
-use crate::{LoraBranch, LoraConfig, LoraError, LoraModel, Targets, config::short_names};
+use crate::branch::LoraBranch;
+use crate::config::{LoraConfig, Targets, short_names};
+use crate::error::LoraError;
+use crate::model::LoraModel;
 use burn::tensor::{DType, Tensor, TensorData};
-use safetensors::tensor::{Metadata, TensorInfo, TensorView};
-use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Write};
 use std::path::Path;
+use tensor_files::{AtomicFile, Dtype, StoredTensor, TensorFile, TensorWriter};
 
-/// What peft puts before a layer's path.
+/// Prefix that peft puts before a layer's path.
 const PREFIX: &str = "base_model.model.";
 
 fn key(path: &str, factor: char) -> String {
@@ -21,7 +20,7 @@ fn key(path: &str, factor: char) -> String {
 pub struct Factors(Vec<(String, Tensor<2>)>);
 
 impl Factors {
-    /// Those of `model`. No copy is made.
+    /// Returns those of `model`. No copy is made.
     ///
     /// # Errors
     /// [`LoraError::NoAdapters`] when there is none.
@@ -40,41 +39,28 @@ impl Factors {
         Ok(Self(factors))
     }
 
-    /// Writes them as a safetensors file in f32. One factor at a time is copied to the host.
+    /// Writes them as a safetensors file in f32 and returns it, to be committed. One factor at a time is copied to
+    /// the host.
     ///
     /// # Errors
-    /// Those of the file; when a factor cannot be read, the reason is in `unread`.
-    pub fn write(self, file: &mut File, unread: &mut Option<LoraError>) -> io::Result<()> {
-        let mut end = 0;
-        let tensors = self.0.iter().map(|(name, factor)| {
-            let [rows, columns] = factor.dims();
-            let begin = end;
-            end += rows * columns * size_of::<f32>();
-            let info = TensorInfo {
-                dtype: Dtype::F32,
-                shape: vec![columns, rows],
-                data_offsets: (begin, end),
-            };
-            (name.clone(), info)
-        });
+    /// [`LoraError::Write`]; [`LoraError::Device`] when a factor cannot be read.
+    pub fn write(self, file: AtomicFile) -> Result<AtomicFile, LoraError> {
         let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let metadata = Metadata::new(Some(format), tensors.collect()).map_err(io::Error::other)?;
-        write_header(file, &metadata)?;
+        let declared = self.0.iter().map(|(name, factor)| {
+            let [rows, columns] = factor.dims();
+            (name.clone(), Dtype::F32, vec![columns, rows])
+        });
+        let mut writer = TensorWriter::begin(file, Some(format), declared)?;
         for (name, factor) in self.0 {
-            match host(&name, factor) {
-                Ok(data) => file.write_all(data.as_bytes())?,
-                Err(error) => {
-                    *unread = Some(error);
-                    return Err(io::Error::other(format!("`{name}` cannot be read")));
-                }
-            }
+            let data = to_host(&name, factor)?;
+            writer.write(&name, data.as_bytes())?;
         }
-        Ok(())
+        Ok(writer.finish()?)
     }
 }
 
-/// A factor in peft's orientation on the host, f32, row-major.
-fn host(name: &str, factor: Tensor<2>) -> Result<TensorData, LoraError> {
+/// Copies a factor to the host in peft's orientation, f32, row-major.
+fn to_host(name: &str, factor: Tensor<2>) -> Result<TensorData, LoraError> {
     factor
         .without_autodiff()
         .transpose()
@@ -86,8 +72,8 @@ fn host(name: &str, factor: Tensor<2>) -> Result<TensorData, LoraError> {
         })
 }
 
-/// `targets` as it shall stand in the file: `all-linear` means another set of layers in every library,
-/// so it is written as the names it stood for.
+/// Returns `targets` as they are written to the file: `all-linear` means another set of layers in every library,
+/// so the names it stood for are written.
 pub fn target_names<M: LoraModel>(model: &M, targets: &Targets) -> Targets {
     match targets {
         Targets::AllLinear => {
@@ -112,15 +98,7 @@ pub fn load<M: LoraModel>(
     config: &LoraConfig,
     path: &Path,
 ) -> Result<(), LoraError> {
-    let bytes = std::fs::read(path).map_err(|source| LoraError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| LoraError::Malformed {
-        path: path.to_owned(),
-        expected: "safetensors file",
-        reason: error.to_string(),
-    })?;
+    let file = TensorFile::open(path)?;
     let another = |reason: String| LoraError::AnotherModel {
         path: path.to_owned(),
         reason,
@@ -144,16 +122,16 @@ pub fn load<M: LoraModel>(
         let [out_features, in_features] = linear.shape();
         let factor = |factor, shape: [usize; 2]| {
             let key = key(name, factor);
-            let view = file
+            let stored = file
                 .tensor(&key)
-                .map_err(|_| another(format!("it has no tensor `{key}`")))?;
-            if view.shape() != shape {
+                .ok_or_else(|| another(format!("it has no tensor `{key}`")))?;
+            if stored.shape() != shape {
                 return Err(another(format!(
                     "tensor `{key}` has shape {:?}, but the layer needs {shape:?}",
-                    view.shape()
+                    stored.shape()
                 )));
             }
-            decode(&key, &view, path)
+            read_f32(&stored, path)
         };
         let a = factor('A', [config.rank, in_features])?;
         let b = factor('B', [out_features, config.rank])?;
@@ -162,14 +140,14 @@ pub fn load<M: LoraModel>(
         used += 2;
     }
     if used != file.len() {
-        let extra = file.names().into_iter().find(|name| {
+        let extra = file.names().find(|name| {
             !linears.iter().zip(&branches).any(|((path, _), branch)| {
-                branch.is_some() && (**name == key(path, 'A') || **name == key(path, 'B'))
+                branch.is_some() && (*name == key(path, 'A') || *name == key(path, 'B'))
             })
         });
         return Err(another(format!(
             "its tensor `{}` fits no targeted layer",
-            extra.map(|name| name.to_string()).unwrap_or_default()
+            extra.unwrap_or_default()
         )));
     }
     for ((_, linear), branch) in linears.iter_mut().zip(branches) {
@@ -178,9 +156,9 @@ pub fn load<M: LoraModel>(
     Ok(())
 }
 
-/// A stored factor in f32; f16 and bf16 are widened.
-fn decode(key: &str, view: &TensorView<'_>, path: &Path) -> Result<Vec<f32>, LoraError> {
-    let dtype = match view.dtype() {
+/// Reads a factor in f32; f16 and bf16 are widened.
+fn read_f32(stored: &StoredTensor<'_>, path: &Path) -> Result<Vec<f32>, LoraError> {
+    let dtype = match stored.dtype() {
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,
         Dtype::BF16 => DType::BF16,
@@ -188,10 +166,13 @@ fn decode(key: &str, view: &TensorView<'_>, path: &Path) -> Result<Vec<f32>, Lor
             return Err(LoraError::Malformed {
                 path: path.to_owned(),
                 expected: "peft weight file",
-                reason: format!("tensor `{key}` is {other}, not F32, F16 or BF16"),
+                reason: format!(
+                    "tensor `{}` is {other}, not F32, F16 or BF16",
+                    stored.name()
+                ),
             });
         }
     };
-    let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape(), dtype);
+    let data = TensorData::from_bytes_vec(stored.read()?, stored.shape(), dtype);
     Ok(data.iter::<f32>().collect())
 }

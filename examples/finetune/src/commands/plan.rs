@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use burn_finetune::memory;
-use burn_qlora::peft::{CONFIG_FILE, config::AdapterConfig};
+use burn_qlora::peft::{AdapterConfig, CONFIG_FILE};
 
 use crate::cli::TrainArgs;
 use crate::plan::{Plan, paper_models};

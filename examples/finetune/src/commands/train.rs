@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use burn_finetune::{
-    Dataset, Event, Outcome, RunDir, RunOptions, ScheduleKind, TrainConfig, Trainer,
+    Dataset, Event, FinetuneError, Outcome, RunDir, RunOptions, ScheduleKind, TrainConfig, Trainer,
     TrainerBuilder, memory,
 };
 use burn_qlora::{LoraConfig, attach_adapters, peft};
@@ -70,7 +70,14 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     } else {
         RunDir::create
     };
-    let run_dir = open(output, &settings, lora, base)?;
+    let run_dir = open(output, &settings, lora, base).map_err(|error| match error {
+        // The library knows no flags.
+        FinetuneError::OutputInUse { path } => anyhow!(
+            "{} already holds a run; continue it with --resume or give another folder",
+            path.display()
+        ),
+        other => other.into(),
+    })?;
     let optimizer = builder
         .config()
         .adamw()

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use nf4::bitsandbytes::{self, Entry};
 use nf4::{Codebook, QuantizedMatrix};
-use safetensors::Dtype;
 use serde_json::{Map, Value};
+use tensor_files::Dtype;
 use tokenizers::Tokenizer;
 
-use super::safetensors::{RawTensor, SafeTensorFiles};
+use super::safetensors::SafeTensorFiles;
 use super::special::{SpecialToken, SpecialTokens};
-use crate::config::generation_eos;
-use crate::{LlamaConfig, LlamaError};
+use crate::config::{LlamaConfig, generation_eos};
+use crate::error::LlamaError;
 
 /// Files that belong to the tokenizer and to generation, copied along when a checkpoint is rewritten.
 const COMPANIONS: [&str; 8] = [
@@ -155,27 +155,19 @@ impl HfDirectory {
         name: &str,
         shape: [usize; 2],
     ) -> Result<Option<QuantizedMatrix>, LlamaError> {
-        let state = |codebook| bitsandbytes::quant_state_name(name, codebook);
-        let states = [state(Codebook::Nf4), state(Codebook::Fp4)];
-        if !self.bitsandbytes || !states.iter().any(|state| self.weights.contains(state)) {
+        let quantized = [Codebook::Nf4, Codebook::Fp4].iter().any(|codebook| {
+            self.weights
+                .contains(&bitsandbytes::quant_state_name(name, *codebook))
+        });
+        if !self.bitsandbytes || !quantized {
             return Ok(None);
         }
-        let companions = ["absmax", "quant_map", "nested_absmax", "nested_quant_map"];
-        let companions = companions.map(|suffix| format!("{name}.{suffix}"));
+        let companions = bitsandbytes::companion_names(name);
         let mut tensors = HashMap::new();
-        for part in states
-            .iter()
-            .chain(&companions)
-            .map(String::as_str)
-            .chain([name])
-        {
-            if let Some(RawTensor {
-                dtype,
-                shape,
-                bytes,
-            }) = self.weights.read_raw(part)?
-            {
-                tensors.insert(part, (nf4_dtype(dtype), shape, bytes));
+        for part in companions.iter().map(String::as_str).chain([name]) {
+            if let Some(stored) = self.weights.tensor(part) {
+                let shape = stored.shape().to_vec();
+                tensors.insert(part, (nf4_dtype(stored.dtype()), shape, stored.read()?));
             }
         }
         let get = |part: &str| {
@@ -227,7 +219,7 @@ fn read_text(path: &Path) -> Result<String, LlamaError> {
     std::fs::read_to_string(path).map_err(LlamaError::io(path))
 }
 
-/// Whether the projections are bitsandbytes 4-bit; any other quantization is refused.
+/// Returns whether the projections are bitsandbytes 4-bit; any other quantization is refused.
 fn check_quantization(text: &str, path: &Path) -> Result<bool, LlamaError> {
     const EXPECTED: &str = "read are unquantized checkpoints and bitsandbytes in 4 bits";
     let refused = |found: String| LlamaError::Unsupported {

@@ -4,32 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use half::{bf16, f16};
-use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
+use tensor_files::{Dtype, StoredTensor, TensorFile};
 
-use super::FloatType;
-use super::input::InputFile;
-use crate::LlamaError;
-
-/// Upper bound of a header, as in the safetensors crate.
-const MAX_HEADER: u64 = 100_000_000;
-/// Bytes read and converted at a time.
-const CHUNK: usize = 1 << 20;
+use crate::error::LlamaError;
 
 /// All tensors of a directory by name.
 #[derive(Debug)]
 pub(crate) struct SafeTensorFiles {
-    shards: Vec<Shard>,
-    /// Which shard holds a tensor.
+    /// One or more.
+    shards: Vec<TensorFile>,
+    /// The number of the shard that holds a tensor.
     index: HashMap<String, usize>,
-}
-
-#[derive(Debug)]
-struct Shard {
-    file: InputFile,
-    data_start: u64,
-    metadata: Metadata,
 }
 
 #[derive(Deserialize)]
@@ -37,11 +23,12 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-/// A tensor as it is stored.
-pub(crate) struct RawTensor {
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: Vec<usize>,
-    pub(crate) bytes: Vec<u8>,
+/// The element type of an unquantized tensor in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FloatType {
+    F32,
+    F16,
+    Bf16,
 }
 
 impl SafeTensorFiles {
@@ -50,7 +37,7 @@ impl SafeTensorFiles {
         let single = directory.join("model.safetensors");
         let index = directory.join("model.safetensors.index.json");
         if single.exists() {
-            return Self::from_shards(vec![Shard::open(&single)?]);
+            return Self::from_shards(vec![TensorFile::open(&single)?]);
         }
         if !index.exists() {
             return Err(LlamaError::MissingFile {
@@ -65,6 +52,12 @@ impl SafeTensorFiles {
         let mut names: Vec<&String> = parsed.weight_map.values().collect();
         names.sort_unstable();
         names.dedup();
+        if names.is_empty() {
+            return Err(LlamaError::malformed(
+                &index,
+                "it names no shard; fetch it again",
+            ));
+        }
         let mut shards = Vec::with_capacity(names.len());
         for name in names {
             // A downloaded index must not reach outside its own directory.
@@ -81,22 +74,21 @@ impl SafeTensorFiles {
                     hint: "model.safetensors.index.json names it as a shard; fetch it",
                 });
             }
-            shards.push(Shard::open(&path)?);
+            shards.push(TensorFile::open(&path)?);
         }
         Self::from_shards(shards)
     }
 
-    fn from_shards(shards: Vec<Shard>) -> Result<Self, LlamaError> {
+    fn from_shards(shards: Vec<TensorFile>) -> Result<Self, LlamaError> {
         let mut index = HashMap::new();
         for (number, shard) in shards.iter().enumerate() {
-            for name in shard.metadata.offset_keys() {
-                if index.contains_key(&name) {
+            for name in shard.names() {
+                if index.insert(name.to_owned(), number).is_some() {
                     return Err(LlamaError::malformed(
-                        shard.file.path(),
+                        shard.path(),
                         format!("tensor `{name}` is also in another shard"),
                     ));
                 }
-                index.insert(name, number);
             }
         }
         Ok(Self { shards, index })
@@ -106,123 +98,55 @@ impl SafeTensorFiles {
         self.index.contains_key(name)
     }
 
-    /// The file that holds, or would hold, a tensor: for error messages.
+    /// Returns the file that holds, or would hold, a tensor: for error messages.
     pub(crate) fn path_of(&self, name: &str) -> &Path {
-        self.shards[self.index.get(name).copied().unwrap_or(0)]
-            .file
-            .path()
+        self.shards[self.index.get(name).copied().unwrap_or(0)].path()
     }
 
-    /// A tensor as it is stored; `None` when there is none of that name.
-    pub(crate) fn read_raw(&self, name: &str) -> Result<Option<RawTensor>, LlamaError> {
-        if !self.contains(name) {
-            return Ok(None);
-        }
-        let (shard, info) = self.find(name)?;
-        let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
-        shard
-            .file
-            .read_at(shard.data_start + start as u64, &mut bytes)?;
-        Ok(Some(RawTensor {
-            dtype: info.dtype,
-            shape: info.shape.clone(),
-            bytes,
-        }))
+    /// Returns a tensor, not read yet; `None` when there is none of that name.
+    pub(crate) fn tensor(&self, name: &str) -> Option<StoredTensor<'_>> {
+        self.shards[*self.index.get(name)?].tensor(name)
     }
 
     pub(crate) fn float_type(&self, name: &str) -> Result<FloatType, LlamaError> {
-        let (shard, info) = self.find(name)?;
-        shard.float_type(name, info)
+        self.stored_as(&self.find(name)?)
     }
 
     pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LlamaError> {
-        let (shard, info) = self.find(name)?;
-        if info.shape != shape {
+        let stored = self.find(name)?;
+        if stored.shape() != shape {
             return Err(LlamaError::TensorShape {
-                path: shard.file.path().to_path_buf(),
+                path: self.path_of(name).to_path_buf(),
                 tensor: name.into(),
-                found: info.shape.clone(),
+                found: stored.shape().to_vec(),
                 expected: shape.to_vec(),
             });
         }
-        let kind = shard.float_type(name, info)?;
-        // The header was checked against the file's length, so both sizes are real.
-        let (start, end) = info.data_offsets;
+        let kind = self.stored_as(&stored)?;
+        // The file was found to have this many elements when it was opened, so the size is real.
         let mut values = Vec::with_capacity(shape.iter().product());
-        let mut buffer = vec![0; CHUNK.min(end - start)];
-        let mut position = start;
-        while position < end {
-            let part = &mut buffer[..CHUNK.min(end - position)];
-            shard
-                .file
-                .read_at(shard.data_start + position as u64, part)?;
-            kind.extend(&mut values, part);
-            position += part.len();
-        }
+        stored.for_each_chunk(|bytes| {
+            kind.extend(&mut values, bytes);
+            Ok::<_, LlamaError>(())
+        })?;
         Ok(values)
     }
 
-    fn find(&self, name: &str) -> Result<(&Shard, &TensorInfo), LlamaError> {
-        self.index
-            .get(name)
-            .map(|number| &self.shards[*number])
-            .and_then(|shard| Some((shard, shard.metadata.info(name)?)))
-            .ok_or_else(|| LlamaError::MissingTensor {
-                path: self.path_of(name).to_path_buf(),
-                tensor: name.into(),
-            })
-    }
-}
-
-impl Shard {
-    /// Reads and checks the header: the crate's own checks (offsets without holes, sizes that agree with
-    /// shapes, no overflow), and that the data is as long as the file says.
-    fn open(path: &Path) -> Result<Self, LlamaError> {
-        let file = InputFile::open(path)?;
-        let mut length = [0; 8];
-        file.read_at(0, &mut length)?;
-        let length = u64::from_le_bytes(length);
-        if length > MAX_HEADER || length > file.len() - 8 {
-            return Err(LlamaError::malformed(
-                path,
-                format!(
-                    "the header claims {length} bytes of a file of {}; truncated or not a safetensors file",
-                    file.len()
-                ),
-            ));
-        }
-        let mut header = vec![0; length as usize];
-        file.read_at(8, &mut header)?;
-        let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| {
-            LlamaError::malformed(path, format!("invalid safetensors header: {error}"))
-        })?;
-        let data_start = 8 + length;
-        let expected = data_start + metadata.data_len() as u64;
-        if expected != file.len() {
-            return Err(LlamaError::malformed(
-                path,
-                format!(
-                    "the header describes {expected} bytes, the file has {}; truncated or damaged, fetch it again",
-                    file.len()
-                ),
-            ));
-        }
-        Ok(Self {
-            file,
-            data_start,
-            metadata,
+    fn find(&self, name: &str) -> Result<StoredTensor<'_>, LlamaError> {
+        self.tensor(name).ok_or_else(|| LlamaError::MissingTensor {
+            path: self.path_of(name).to_path_buf(),
+            tensor: name.into(),
         })
     }
 
-    fn float_type(&self, name: &str, info: &TensorInfo) -> Result<FloatType, LlamaError> {
-        match info.dtype {
+    fn stored_as(&self, stored: &StoredTensor<'_>) -> Result<FloatType, LlamaError> {
+        match stored.dtype() {
             Dtype::F32 => Ok(FloatType::F32),
             Dtype::F16 => Ok(FloatType::F16),
             Dtype::BF16 => Ok(FloatType::Bf16),
             other => Err(LlamaError::TensorType {
-                path: self.file.path().to_path_buf(),
-                tensor: name.into(),
+                path: self.path_of(stored.name()).to_path_buf(),
+                tensor: stored.name().into(),
                 found: other.to_string(),
                 expected: "F32, F16 or BF16",
             }),
@@ -245,7 +169,7 @@ impl FloatType {
         }
     }
 
-    /// The values in little-endian bytes of this type.
+    /// Returns `values` in little-endian bytes of this type.
     pub(crate) fn encode(self, values: &[f32]) -> Vec<u8> {
         match self {
             Self::F32 => values
@@ -271,7 +195,7 @@ impl FloatType {
         }
     }
 
-    /// torch's name.
+    /// Returns torch's name.
     pub(crate) fn torch_name(self) -> &'static str {
         match self {
             Self::F32 => "float32",

@@ -91,6 +91,12 @@ fn missing_files_are_named() {
     )
     .expect("writes");
     assert_names(&copy.error(), &["../x", "plain file name"]);
+    std::fs::write(
+        copy.file("model.safetensors.index.json"),
+        r#"{"weight_map":{}}"#,
+    )
+    .expect("writes");
+    assert_names(&copy.error(), &["model.safetensors.index.json", "no shard"]);
     std::fs::remove_file(copy.file("config.json")).expect("removes");
     assert_names(&copy.error(), &["config.json", "not found"]);
 }

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
-use crate::LlamaError;
+use crate::error::LlamaError;
 
 /// More elements than any vocabulary or list of merges has.
 const MAX_ARRAY: u64 = 1 << 22;

@@ -6,8 +6,9 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Value;
 
 use super::GgufFile;
+use crate::config::LlamaConfig;
+use crate::error::LlamaError;
 use crate::rope::{RopeConfig, RopeScaling};
-use crate::{LlamaConfig, LlamaError};
 
 /// The metadata of one file, with errors that name file and key.
 #[derive(Clone, Copy)]

@@ -6,12 +6,12 @@ use candle_core::CpuStorage;
 use candle_core::quantized::gguf_file::TensorInfo;
 
 use super::GgufFile;
-use crate::LlamaError;
+use crate::error::LlamaError;
 
 /// Bytes decoded at a time, rounded to whole rows.
 const CHUNK: usize = 1 << 20;
 
-/// The file's name of a tensor that Hugging Face calls `name`.
+/// Returns the file's name of a tensor that Hugging Face calls `name`.
 fn ggml_name(name: &str) -> String {
     let Some(rest) = name.strip_prefix("model.layers.") else {
         return match name {
@@ -168,7 +168,7 @@ fn as_bytes(words: &mut [u64]) -> &mut [u8] {
     bytemuck::cast_slice_mut(words)
 }
 
-/// Where the rows of a stored tensor belong.
+/// The order of the rows of a stored tensor.
 ///
 /// llama.cpp rotates neighbouring pairs, Hugging Face the two halves of a head, so its converter interleaves the
 /// halves of each head of q and k; this undoes it.

@@ -5,8 +5,8 @@ use tokenizers::Tokenizer;
 
 use super::GgufFile;
 use super::metadata::as_integer;
-use crate::LlamaError;
 use crate::checkpoint::special::{SpecialToken, SpecialTokens};
+use crate::error::LlamaError;
 use crate::tokenizer::Vocabulary;
 
 impl GgufFile {

@@ -1,6 +1,6 @@
 //! llama.cpp's GGUF files, read with candle's reader and block decoders.
 //!
-//! - `header`: what is checked before candle's reader sees the file.
+//! - `header`: checks that come before candle's reader sees the file.
 //! - `metadata`: typed access to the metadata, and the configuration.
 //! - `tensors`: names, shapes, row order and decoding.
 //! - `vocabulary`: the tokenizer's parts of the metadata.
@@ -13,10 +13,11 @@ mod vocabulary;
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::Content;
+use tensor_files::InputFile;
 
 use self::metadata::Metadata;
-use super::input::InputFile;
-use crate::{LlamaConfig, LlamaError};
+use crate::config::LlamaConfig;
+use crate::error::LlamaError;
 
 /// An opened GGUF file.
 #[derive(Debug)]

@@ -1,14 +1,15 @@
 //! Model files on disk: opened, validated, and read one tensor at a time.
 //!
-//! - `input`: a file read at checked positions.
-//! - `safetensors`: Hugging Face directories, single or sharded.
+//! - `hf`: Hugging Face directories, plain or bitsandbytes 4-bit.
+//! - `safetensors`: the weights of such a directory, single or sharded.
 //! - `gguf`: llama.cpp's single files.
-//! - [`special`]: special tokens and chat template, as plain data.
+//! - `quantize`: a matrix brought to 4 bits as it is read.
+//! - `special`: special tokens as plain data.
 
 #[cfg(feature = "gguf")]
 mod gguf;
 mod hf;
-mod input;
+mod quantize;
 mod safetensors;
 mod special;
 
@@ -17,9 +18,11 @@ use std::path::{Path, PathBuf};
 use nf4::QuantizedMatrix;
 use tokenizers::Tokenizer;
 
-pub use special::{SpecialToken, SpecialTokens};
+pub(crate) use self::safetensors::FloatType;
+pub use self::special::{SpecialToken, SpecialTokens};
 
-use crate::{LlamaConfig, LlamaError};
+use crate::config::LlamaConfig;
+use crate::error::LlamaError;
 
 /// An opened checkpoint: its configuration is read and its tensor table validated, its weights are still
 /// on disk.
@@ -39,14 +42,6 @@ enum Source {
     HuggingFace(hf::HfDirectory),
     #[cfg(feature = "gguf")]
     Gguf(Box<gguf::GgufFile>),
-}
-
-/// The element type of an unquantized tensor in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FloatType {
-    F32,
-    F16,
-    Bf16,
 }
 
 impl Checkpoint {
@@ -89,17 +84,17 @@ impl Checkpoint {
         })
     }
 
-    /// Where the checkpoint lies.
+    /// Returns where the checkpoint lies.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The model's configuration.
+    /// Returns the model's configuration.
     pub fn config(&self) -> &LlamaConfig {
         &self.config
     }
 
-    /// The tokenizer, from `tokenizer.json` or built from the GGUF metadata.
+    /// Reads the tokenizer from `tokenizer.json`, or builds it from the GGUF metadata.
     ///
     /// # Errors
     /// [`LlamaError::MissingFile`] or [`LlamaError::Tokenizer`].
@@ -111,7 +106,7 @@ impl Checkpoint {
         }
     }
 
-    /// The chat template in Jinja, when the checkpoint has one.
+    /// Reads the chat template, in Jinja, when the checkpoint has one.
     ///
     /// # Errors
     /// A tokenizer configuration that cannot be read.
@@ -123,7 +118,7 @@ impl Checkpoint {
         }
     }
 
-    /// The tokens with a role, which chat templates refer to.
+    /// Reads the tokens with a role, which chat templates refer to.
     ///
     /// # Errors
     /// A tokenizer or its configuration that cannot be read.
@@ -135,7 +130,7 @@ impl Checkpoint {
         }
     }
 
-    /// Whether the projections are stored in 4 bits by bitsandbytes.
+    /// Returns whether the projections are stored in 4 bits by bitsandbytes.
     pub fn is_bitsandbytes(&self) -> bool {
         match &self.source {
             Source::HuggingFace(directory) => directory.is_bitsandbytes(),
@@ -163,7 +158,7 @@ impl Checkpoint {
         }
     }
 
-    /// The 4-bit format of the first projection, which is that of all; `None` when it is stored otherwise.
+    /// Reads the 4-bit format of the first projection, which is that of all; `None` when it is stored otherwise.
     ///
     /// # Errors
     /// Those of [`read_quantized`](Self::read_quantized).
@@ -190,7 +185,7 @@ impl Checkpoint {
         }
     }
 
-    /// The type to store an unquantized tensor in without loss.
+    /// Returns the type to store an unquantized tensor in without loss.
     pub(crate) fn float_type(&self, name: &str) -> Result<FloatType, LlamaError> {
         match &self.source {
             Source::HuggingFace(directory) => directory.weights().float_type(name),
@@ -200,7 +195,7 @@ impl Checkpoint {
         }
     }
 
-    /// Files beside the weights that belong to the tokenizer and the generation defaults; `None` when the
+    /// Returns the files beside the weights that belong to the tokenizer and the generation defaults; `None` when the
     /// weights' own file holds all that.
     pub(crate) fn companion_files(&self) -> Option<Vec<PathBuf>> {
         match &self.source {

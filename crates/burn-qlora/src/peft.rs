@@ -1,15 +1,20 @@
 //! Adapter directories of Hugging Face peft: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! - [`config`]: the JSON file, with the keys peft 0.21 writes.
-//! - [`weights`]: the tensors, `base_model.model.<path>.lora_A.weight` `[rank, in]` and `lora_B`
+//! - `config`: the JSON file, with the keys peft 0.21 writes.
+//! - `weights`: the tensors, `base_model.model.<path>.lora_A.weight` `[rank, in]` and `lora_B`
 //!   `[out, rank]` (both transposed from Burn's adapter).
 
-pub mod config;
-pub mod weights;
+mod config;
+mod weights;
 
-use crate::{LoraConfig, LoraError, LoraModel, atomic};
-use config::AdapterConfig;
+pub use config::AdapterConfig;
+
+use crate::config::LoraConfig;
+use crate::error::LoraError;
+use crate::model::LoraModel;
 use std::path::Path;
+use tensor_files::FileGroup;
+use weights::Factors;
 
 /// Name of the configuration file.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -18,12 +23,12 @@ pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// Writes the model's adapters to `dir` as peft writes them. Both files are complete or neither is new.
 ///
-/// `base_model` is what `base_model_name_or_path` shall say.
+/// `base_model` is what `base_model_name_or_path` will say.
 ///
 /// # Errors
 /// [`LoraError::NoAdapters`] when no layer has one, [`LoraError::AnotherConfig`] when `config` is not what
-/// they were made with, [`LoraError::Write`] when the disk is full or the
-/// folder cannot be written.
+/// they were made with, [`LoraError::Write`] when the disk is full or the folder cannot be written,
+/// [`LoraError::Device`] when a factor cannot be read.
 pub fn save<M: LoraModel>(
     model: &M,
     config: &LoraConfig,
@@ -41,25 +46,14 @@ pub fn save<M: LoraModel>(
             });
         }
     }
-    let weights = weights::Factors::of(model)?;
+    let factors = Factors::of(model)?;
     let targets = weights::target_names(model, &config.targets);
+    let group = FileGroup::create(dir.as_ref())?;
+    let weights = factors.write(group.file(WEIGHTS_FILE)?)?;
+    let mut description = group.file(CONFIG_FILE)?;
     let json = AdapterConfig::new(config, targets, base_model).to_json();
-    // What reading a factor fails with is told as it is, not as a failure to write.
-    let mut unread = None;
-    let written = atomic::write_files(
-        dir.as_ref(),
-        vec![
-            (
-                WEIGHTS_FILE,
-                Box::new(|file| weights.write(file, &mut unread)),
-            ),
-            (CONFIG_FILE, atomic::bytes(json.as_bytes())),
-        ],
-    );
-    match unread {
-        Some(error) => Err(error),
-        None => Ok(written?),
-    }
+    description.write_all(json.as_bytes())?;
+    Ok(group.commit([weights, description])?)
 }
 
 /// Puts the adapters of `dir` on the model's layers; layers it does not name lose theirs.

@@ -1,0 +1,124 @@
+//! A file read at positions that are checked first.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Malformation, TensorFileError};
+
+/// Bytes that an [`InputReader`] reads ahead.
+const READ_AHEAD: usize = 1 << 16;
+
+/// A read-only regular file with a known length.
+///
+/// Reads go through a buffer of the caller's, not through a memory map: resident memory then counts only
+/// what is kept, and a file that another process truncates gives an error instead of a signal.
+#[derive(Debug)]
+pub struct InputFile {
+    path: PathBuf,
+    file: Mutex<File>,
+    len: u64,
+}
+
+impl InputFile {
+    /// Opens the file at `path`.
+    ///
+    /// # Errors
+    /// [`TensorFileError::Read`]; [`Malformation::NotRegular`] for a folder, a device or a pipe.
+    pub fn open(path: &Path) -> Result<Self, TensorFileError> {
+        let file = File::open(path).map_err(TensorFileError::read(path))?;
+        let metadata = file.metadata().map_err(TensorFileError::read(path))?;
+        if !metadata.is_file() {
+            return Err(TensorFileError::malformed(path)(Malformation::NotRegular));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file: Mutex::new(file),
+            len: metadata.len(),
+        })
+    }
+
+    /// Returns the path it was opened at.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the file's length in bytes when it was opened.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Returns whether the file was empty when it was opened.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Fills `buffer` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// [`Malformation::Truncated`] when the file ends before; [`TensorFileError::Read`].
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), TensorFileError> {
+        let expected = buffer.len() as u64;
+        if offset
+            .checked_add(expected)
+            .is_none_or(|end| end > self.len)
+        {
+            let fault = Malformation::Truncated {
+                offset,
+                expected,
+                len: self.len,
+            };
+            return Err(TensorFileError::malformed(&self.path)(fault));
+        }
+        self.read_exact(offset, buffer)
+            .map_err(TensorFileError::read(&self.path))
+    }
+
+    /// Returns a sequential reader from the beginning on, as parsers want one.
+    pub fn reader(&self) -> BufReader<InputReader<'_>> {
+        let reader = InputReader {
+            input: self,
+            position: 0,
+        };
+        BufReader::with_capacity(READ_AHEAD, reader)
+    }
+
+    fn read_exact(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        // A panic while another read held the lock leaves nothing but a position, which is set here anyway.
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_exact(buffer)
+    }
+}
+
+/// A sequential reader of an [`InputFile`].
+#[derive(Debug)]
+pub struct InputReader<'a> {
+    input: &'a InputFile,
+    position: u64,
+}
+
+impl Read for InputReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.input.len.saturating_sub(self.position);
+        let count = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.input.read_exact(self.position, &mut buffer[..count])?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for InputReader<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+            SeekFrom::End(by) => self.input.len.checked_add_signed(by),
+        };
+        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
+    }
+}

@@ -1,0 +1,41 @@
+//! Tensor files on disk: safetensors read and written as streams, and files and folders that appear whole
+//! or not at all.
+//!
+//! Nothing here knows Burn or a quantized format.
+//!
+//! - [`TensorFile`]: a safetensors file whose header is validated and whose tensors are read on demand, in
+//!   pieces or into a buffer of the caller's.
+//! - [`TensorWriter`]: a safetensors file whose tensors are declared first and then written as they come.
+//! - [`TensorSpool`]: a safetensors file whose tensors are not known before they come.
+//! - [`AtomicFile`], [`FileGroup`]: one file, and several files of one folder, that take their names when
+//!   they are complete.
+//! - [`StagedDir`]: a folder that takes its name when it is complete.
+//! - [`InputFile`]: a file read at positions that are checked first.
+//! - [`TensorFileError`], and [`Malformation`], the ways in which a file can be broken.
+//!
+//! # Why not another crate
+//! The `safetensors` crate gives the data types and writes the header. Its reader wants the whole file in memory or
+//! mapped, takes the last of two tensors of one name, and does not say which tensor of a broken header is wrong;
+//! its writer wants every tensor at once. burn-pack's `AtomicFile` would bring burn-std into crates that do not
+//! need Burn, so `tempfile` stands below [`AtomicFile`] here; neither has folders that replace another.
+
+mod atomic_file;
+mod error;
+mod file_group;
+mod header;
+mod input;
+mod spool;
+mod staged_dir;
+mod sync;
+mod tensor_file;
+mod writer;
+
+pub use atomic_file::AtomicFile;
+pub use error::{Malformation, TensorFileError};
+pub use file_group::FileGroup;
+pub use input::{InputFile, InputReader};
+pub use safetensors::Dtype;
+pub use spool::TensorSpool;
+pub use staged_dir::StagedDir;
+pub use tensor_file::{StoredTensor, TensorFile};
+pub use writer::TensorWriter;

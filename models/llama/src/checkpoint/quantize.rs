@@ -1,0 +1,43 @@
+//! A matrix brought to 4 bits as it is read.
+
+use nf4::{QuantConfig, QuantizedMatrix};
+
+use super::Checkpoint;
+use crate::error::LlamaError;
+
+impl Checkpoint {
+    /// Reads a matrix and quantizes it; one that is stored in 4 bits of this kind is kept bit for bit.
+    ///
+    /// # Errors
+    /// Those of [`read_f32`](Self::read_f32); values that are not finite, a configuration out of range;
+    /// [`LlamaError::AlreadyQuantized`] when it is stored in another codebook or block size.
+    pub fn quantize(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        config: QuantConfig,
+    ) -> Result<QuantizedMatrix, LlamaError> {
+        if let Some(matrix) = self.read_quantized(name, shape)? {
+            let stored = matrix.layout().config();
+            // Scales quantized or not: what is stored is as good or better, and costs no second rounding.
+            if (stored.codebook, stored.block_size) == (config.codebook, config.block_size) {
+                return Ok(matrix);
+            }
+            let words = |config: QuantConfig| {
+                format!("{} in blocks of {}", config.codebook, config.block_size)
+            };
+            return Err(LlamaError::AlreadyQuantized {
+                path: self.path().to_path_buf(),
+                tensor: name.into(),
+                found: words(stored),
+                requested: words(config),
+            });
+        }
+        let values = self.read_f32(name, &shape)?;
+        qlora_cpu::quantize(&values, shape, config).map_err(|source| LlamaError::Quantization {
+            path: self.path().to_path_buf(),
+            tensor: name.into(),
+            source,
+        })
+    }
+}
