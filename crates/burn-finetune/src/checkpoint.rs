@@ -13,10 +13,10 @@
 //! complete. The order of the rows and the draws of dropout follow from the seed and the step; nothing
 //! else is needed to go on with the same bits.
 
+use crate::error::FinetuneError;
 use crate::train::Trainer;
-use crate::{CausalLm, FinetuneError};
 use burn_qlora::atomic::{WriteError, bytes, write_files};
-use burn_qlora::{LoraConfig, LoraModel, peft};
+use burn_qlora::{CausalLm, LoraConfig, LoraModel, peft};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fs::{self, File};

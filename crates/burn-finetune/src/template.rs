@@ -1,6 +1,6 @@
 //! The Jinja chat templates that come with models, rendered as transformers renders them.
 
-use crate::FinetuneError;
+use crate::error::FinetuneError;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind, context};

@@ -38,7 +38,8 @@
 //! - [`branch`]: [`LoraBranch`], the low-rank branch with its dropout.
 //! - [`config`]: [`LoraConfig`] and [`Targets`], which layers are adapted and how.
 //! - [`model`]: [`LoraModel`], what a model tells about its layers, and what follows from it:
-//!   [`attach_adapters`], [`freeze_base`], [`trainable`].
+//!   [`attach_adapters`], [`freeze_base`], [`trainable`], [`num_adapter_params`].
+//! - [`causal_lm`]: [`CausalLm`], a language model that can be trained, and [`TokenBatch`], what it is trained on.
 //! - [`backward`]: [`BackwardPass`] and [`Checkpointing`], what a backward pass is asked for, and
 //!   [`LossAndGradients`], what it gives.
 //! - [`peft`]: adapter directories in and out.
@@ -50,6 +51,7 @@
 pub mod atomic;
 pub mod backward;
 pub mod branch;
+pub mod causal_lm;
 pub mod config;
 pub mod error;
 pub mod linear;
@@ -63,11 +65,12 @@ pub use backward::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradie
 pub use branch::LoraBranch;
 pub use burn_fused;
 pub use burn_nf4::Nf4Tensor;
+pub use causal_lm::{CausalLm, TokenBatch};
 pub use config::{LoraConfig, Targets};
 pub use error::LoraError;
 pub use linear::{BaseWeight, QLoraLinear};
 pub use merge::merge_linears;
-pub use model::{LoraModel, attach_adapters, freeze_base, trainable};
+pub use model::{LoraModel, attach_adapters, freeze_base, num_adapter_params, trainable};
 pub use nf4::{Codebook, QuantConfig};
 pub use nf4_weight::Nf4Weight;
 

@@ -1,4 +1,4 @@
-//! What a user sees while a command works: a live bar on a terminal, plain lines elsewhere.
+//! The display while a command works: a live bar on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -23,14 +23,14 @@ pub struct TrainDisplay {
     paging: Paging,
 }
 
-/// What the last step said of the optimizer's state, in bytes.
+/// The optimizer's state after a step, in bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Paging {
     /// All of it.
     pub state_bytes: u64,
-    /// What stays in memory.
+    /// The part that stays in memory.
     pub resident_bytes: u64,
-    /// What the step moved.
+    /// The bytes that the step moved.
     pub bytes_moved: u64,
 }
 

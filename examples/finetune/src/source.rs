@@ -153,9 +153,10 @@ enum Wanted {
 #[cfg(feature = "hub")]
 fn wanted(listed: &[String], file: Option<&str>) -> Wanted {
     if let Some(file) = file {
-        return match listed.iter().any(|listed| listed == file) {
-            true => Wanted::Gguf(file.to_string()),
-            false => Wanted::Nothing,
+        return if listed.iter().any(|listed| listed == file) {
+            Wanted::Gguf(file.to_string())
+        } else {
+            Wanted::Nothing
         };
     }
     let small = [

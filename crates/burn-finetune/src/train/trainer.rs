@@ -1,13 +1,15 @@
 //! One optimizer step at a time.
 
-use super::{StepReport, TrainConfig};
+use crate::clip;
 use crate::data::Batch;
+use crate::error::FinetuneError;
 use crate::evaluate::read;
 use crate::optimizer::AdapterOptimizer;
-use crate::{CausalLm, FinetuneError, clip, memory};
+use crate::train::config::TrainConfig;
+use crate::train::report::StepReport;
 use burn::tensor::Tensor;
-use burn_paged::PagedAdamWConfig;
-use burn_qlora::{BackwardPass, Checkpointing, derive_seed, freeze_base, trainable};
+use burn_paged::{PagedAdamWConfig, memory};
+use burn_qlora::{BackwardPass, CausalLm, Checkpointing, derive_seed, freeze_base, trainable};
 use std::path::Path;
 use std::time::Instant;
 
@@ -118,7 +120,7 @@ impl<M: CausalLm> Trainer<M> {
                 seed: derive_seed(seed, index as u64),
                 checkpointing: self.checkpointing,
             };
-            let found = self.model.loss_and_gradients(batch, &pass);
+            let found = self.model.loss_and_gradients(&batch.tensors, &pass);
             values.push(found.loss);
             add(&mut gradients, found.gradients);
         }
