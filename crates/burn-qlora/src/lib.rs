@@ -32,38 +32,31 @@
 //! # Ok(())
 //! # }
 //! ```
-//!
-//! - [`linear`]: [`QLoraLinear`], the layer, and [`BaseWeight`], what it stands on.
-//! - [`nf4_weight`]: [`Nf4Weight`], the packed weight as a Burn module.
-//! - [`branch`]: [`LoraBranch`], the low-rank branch with its dropout.
-//! - [`config`]: [`LoraConfig`] and [`Targets`], which layers are adapted and how.
-//! - [`model`]: [`LoraModel`], what a model tells about its layers, and what follows from it:
-//!   [`attach_adapters`], [`freeze_base`], [`trainable`], [`num_adapter_params`].
-//! - [`causal_lm`]: [`CausalLm`], a language model that can be trained, and [`TokenBatch`], what it is trained on.
-//! - [`backward`]: [`BackwardPass`] and [`Checkpointing`], what a backward pass is asked for, and
-//!   [`LossAndGradients`], what it gives.
-//! - [`peft`]: adapter directories in and out.
-//! - [`merge`]: dense weights with the adapters folded in, one layer at a time.
-//! - [`atomic`]: files that are complete or not there.
-//! - [`tensor_file`]: safetensors files written as they come.
-//! - [`error`]: [`LoraError`], everything that can go wrong.
 
 pub mod atomic;
-pub mod backward;
-pub mod branch;
-pub mod causal_lm;
-pub mod config;
-pub mod error;
-pub mod linear;
-pub mod merge;
-pub mod model;
-pub mod nf4_weight;
+/// The request and the result of a backward pass.
+mod backward;
+/// The low-rank branch with its dropout.
+mod branch;
+/// Language models with adapters, and the batch they are trained on.
+mod causal_lm;
+/// The layers that are adapted, and the shape of their adapters.
+mod config;
+/// Everything that can go wrong.
+mod error;
+/// The layer.
+mod linear;
+/// Dense weights with the adapters folded in, one layer at a time.
+mod merge;
+/// The layers of a model that can carry adapters, and what is done to all of them.
+mod model;
+/// The packed weight as a Burn module.
+mod nf4_weight;
 pub mod peft;
 pub mod tensor_file;
 
 pub use backward::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed};
 pub use branch::LoraBranch;
-pub use burn_fused;
 pub use burn_nf4::Nf4Tensor;
 pub use causal_lm::{CausalLm, TokenBatch};
 pub use config::{LoraConfig, Targets};

@@ -16,9 +16,9 @@ use crate::progress;
 pub struct ExactMatch {
     /// The share of the answers that were exactly the expected ones, 0 to 1.
     pub exact_match: f64,
-    /// How many answers were asked for.
+    /// The number of answers asked for.
     pub exact_match_rows: usize,
-    /// How many were right.
+    /// The number that were right.
     #[serde(skip)]
     pub matched: usize,
 }

@@ -19,7 +19,7 @@ use crate::device::DeviceName;
 #[derive(Debug, Parser)]
 #[command(name = "finetune", version, after_help = EXAMPLES)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }

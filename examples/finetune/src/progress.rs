@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use burn_finetune::StepReport;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often a plain line is printed at most; the first and the last step always get one.
+/// The least time between plain lines; the first and the last step always get one.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 
 /// The display of a training run.

@@ -1,4 +1,4 @@
-//! Where a model comes from: a directory, a .gguf file, or the Hugging Face Hub.
+//! The source of a model: a directory, a .gguf file, or the Hugging Face Hub.
 
 use std::path::{Path, PathBuf};
 
@@ -136,7 +136,7 @@ fn directory_of(file: &Path) -> PathBuf {
     file.parent().unwrap_or(file).to_path_buf()
 }
 
-/// Which files of a repository make up the model.
+/// The files of a repository that make up the model.
 #[cfg(feature = "hub")]
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {

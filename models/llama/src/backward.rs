@@ -7,8 +7,10 @@ use burn_qlora::{
     derive_seed,
 };
 
+use crate::block::Block;
+use crate::model::Llama;
+use crate::residual::Residual;
 use crate::rope::Positions;
-use crate::{Block, Llama, Residual};
 
 impl CausalLm for Llama {
     const LAYER_CHECKPOINTING: bool = true;

@@ -6,9 +6,13 @@ use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{DType, Device, Int, Tensor};
 
+use crate::block::Block;
 use crate::cache::KvCache;
+use crate::config::LlamaConfig;
+use crate::error::LlamaError;
+use crate::norm::RmsNorm;
+use crate::residual::Residual;
 use crate::rope::{Positions, Rope};
-use crate::{Block, LlamaConfig, LlamaError, Residual, RmsNorm};
 
 /// A LLaMA causal language model.
 ///

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use tokenizers::Tokenizer;
 
-/// One row of a batch: tokens, and which of them are to be learnt. A training example, or several that do not
+/// One row of a batch: tokens, and a mask of those that are learnt. A training example, or several that do not
 /// see each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -54,24 +54,24 @@ impl Row {
         }
     }
 
-    /// The places of each sequence.
+    /// Returns the places of each sequence.
     pub fn sequences(&self) -> impl Iterator<Item = Range<usize>> {
         let starts = std::iter::once(0).chain(self.more.iter().copied());
         let ends = self.more.iter().copied().chain([self.len()]);
         starts.zip(ends).map(|(start, end)| start..end)
     }
 
-    /// Number of tokens.
+    /// Returns the number of tokens.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// Whether there is no token.
+    /// Returns whether there is no token.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 
-    /// Number of tokens that count in the loss.
+    /// Returns the number of tokens that count in the loss.
     pub fn targets(&self) -> usize {
         self.learn.iter().filter(|learn| **learn).count()
     }

@@ -15,7 +15,7 @@ pub struct RunOptions<'a> {
     pub eval: Option<&'a Dataset>,
     /// Steps between evaluations; `None` for the last step only.
     pub eval_every: Option<usize>,
-    /// Where checkpoints go.
+    /// The folder of the checkpoints.
     pub run_dir: Option<&'a RunDir>,
     /// Steps between checkpoints; `None` for the last step (and an interruption) only.
     pub save_every: Option<usize>,
@@ -23,7 +23,7 @@ pub struct RunOptions<'a> {
     pub interrupted: Option<&'a dyn Fn() -> bool>,
 }
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// All steps are taken.

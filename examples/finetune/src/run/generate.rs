@@ -15,7 +15,7 @@ pub struct GenerateRun {
     pub adapter: Option<PathBuf>,
     /// The text to go on from.
     pub input: Input,
-    /// How tokens are chosen, and how many.
+    /// The choice of tokens, and their number.
     pub sampling: SamplingConfig,
     /// Seed of the sampling.
     pub seed: u64,

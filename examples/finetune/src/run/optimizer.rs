@@ -16,7 +16,7 @@ pub struct Optimizer {
     pub placement: Placement,
 }
 
-/// How much of the optimizer's state stays in the device's memory.
+/// The part of the optimizer's state that stays in the device's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Placement {
     /// The part that stays.

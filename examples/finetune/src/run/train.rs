@@ -44,7 +44,7 @@ pub struct Training {
     pub adapter: Adapter,
     /// The optimizer's state.
     pub optimizer: Optimizer,
-    /// What is kept for the backward pass.
+    /// The values kept for the backward pass.
     pub checkpointing: Checkpointing,
     /// The length of the run.
     length: Length,
@@ -57,7 +57,7 @@ pub struct Training {
 pub enum Adapter {
     /// Fresh ones.
     Fresh(LoraConfig),
-    /// Those of a peft directory.
+    /// The adapters of a peft directory.
     Trained(PathBuf),
 }
 
