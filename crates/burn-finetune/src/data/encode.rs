@@ -107,7 +107,7 @@ impl RowEncoder<'_> {
     /// Encodes one line of a JSONL file: an object with `messages`, with `prompt` and `completion`, or
     /// with `text`.
     ///
-    /// - `messages`: the assistant's turns are learnt, nothing else (see [`chat`]).
+    /// - `messages`: the assistant's turns are learnt, nothing else.
     /// - `prompt`, `completion`: the completion and the end token are learnt. The two are tokenised apart,
     ///   since the model will be given a prompt that was tokenised alone.
     /// - `text`: everything is learnt, the end token included.
