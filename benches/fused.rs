@@ -292,7 +292,7 @@ fn median(criterion: &mut Criterion, id: BenchmarkId, group: &str, pass: &Pass) 
 
 fn main() {
     // As in the program: results of megabytes come from memory that was used before.
-    finetune::allocator::keep_freed_memory();
+    finetune::keep_freed_memory();
     let device = Device::flex().autodiff();
     let mut criterion = Criterion::default().configure_from_args();
     let mut table = String::new();

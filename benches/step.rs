@@ -11,7 +11,6 @@ use burn_finetune::{Batch, Row, TrainConfig, Trainer, TrainerBuilder};
 use burn_qlora::{Checkpointing, LoraConfig, QuantConfig, attach_adapters};
 use burn_qlora_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions, Weights};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use finetune::model::LlamaLm;
 
 const SHAPES: [[usize; 2]; 2] = [[4, 256], [1, 1024]];
 const RANK: usize = 16;
@@ -34,13 +33,12 @@ fn trainer(
     dtype: ComputeDtype,
     checkpointing: Checkpointing,
     device: &Device,
-) -> Trainer<LlamaLm> {
+) -> Trainer<Llama> {
     let options = LoadOptions {
         weights: Weights::Quantized(QuantConfig::default()),
         compute_dtype: dtype,
     };
-    let llama = Llama::load(checkpoint, &options, device).expect("the model should load");
-    let mut model = LlamaLm { llama };
+    let mut model = Llama::load(checkpoint, &options, device).expect("the model should load");
     let lora = LoraConfig::new(RANK, 2.0 * RANK as f64);
     attach_adapters(&mut model, &lora, 0).expect("every linear layer can be adapted");
     TrainerBuilder::new(model, TrainConfig::default())

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-data=examples/finetune/data
+data=examples/demo-records/data
 device=${DEVICE:-flex}
 
 say() { printf '\n== %s\n' "$*"; }

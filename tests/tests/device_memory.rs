@@ -7,10 +7,9 @@ use burn::tensor::{Device, Int, Tensor};
 use burn_cubecl::CubeDevice;
 use burn_finetune::{Batch, OptimizerKind, TrainConfig, TrainerBuilder};
 use burn_paged::{Budget, PAGE_BYTES};
-use burn_qlora::{LoraConfig, attach_adapters};
+use burn_qlora::{LoraConfig, TokenBatch, attach_adapters};
 use burn_qlora_llama::{Checkpoint, Llama, LoadOptions};
 use cubecl::MemoryScope;
-use finetune::model::LlamaLm;
 use qlora_tests::fixtures;
 
 /// Adapters of a rank that makes their state, 29 MB, many pages.
@@ -31,8 +30,7 @@ fn state_and_peak(budget: Budget) -> (u64, u64) {
     let before = reserved(report);
     let autodiff = device.clone().autodiff();
     let checkpoint = Checkpoint::open(fixtures::path("tiny_llama_nf4")).unwrap();
-    let llama = Llama::load(&checkpoint, &LoadOptions::default(), &autodiff).unwrap();
-    let mut model = LlamaLm { llama };
+    let mut model = Llama::load(&checkpoint, &LoadOptions::default(), &autodiff).unwrap();
     attach_adapters(&mut model, &LoraConfig::new(RANK, 1.0), 1).unwrap();
     let config = TrainConfig {
         optimizer: OptimizerKind::Adamw,
@@ -48,9 +46,11 @@ fn state_and_peak(budget: Budget) -> (u64, u64) {
     let mut peak = 0;
     for _ in 0..3 {
         let batch = Batch {
-            input_ids: ids(),
-            targets: ids(),
-            starts: None,
+            tensors: TokenBatch {
+                input_ids: ids(),
+                starts: None,
+                targets: ids(),
+            },
             target_tokens: 128,
             tokens: 128,
         };

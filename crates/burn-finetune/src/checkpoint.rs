@@ -13,9 +13,8 @@
 //! else is needed to go on with the same bits.
 
 use crate::error::FinetuneError;
-use crate::model::CausalLm;
 use crate::train::Trainer;
-use burn_qlora::{LoraConfig, LoraModel, peft};
+use burn_qlora::{CausalLm, LoraConfig, LoraModel, peft};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fs;

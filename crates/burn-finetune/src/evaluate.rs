@@ -1,11 +1,12 @@
 //! Loss and perplexity on held-out rows.
 
 use crate::data::{Batch, Dataset, Row};
-use crate::{CausalLm, FinetuneError};
+use crate::error::FinetuneError;
 use burn::tensor::Tensor;
+use burn_qlora::CausalLm;
 use serde::Serialize;
 
-/// What an evaluation found.
+/// Loss and perplexity of a model on a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct EvalReport {
     /// Mean negative log-likelihood of a target token, in nats.
@@ -16,7 +17,7 @@ pub struct EvalReport {
     pub tokens: usize,
 }
 
-/// Runs `model` over `dataset`, without gradients and dropout, and averages over all target tokens.
+/// Runs `model` over `dataset`, without gradients and dropout, and returns the mean over all target tokens.
 ///
 /// # Errors
 /// [`FinetuneError::Device`] when a loss cannot be read.
@@ -36,7 +37,7 @@ pub fn evaluate<M: CausalLm>(
         let batch = Batch::collate(&rows.iter().collect::<Vec<&Row>>(), &device);
         tokens += batch.target_tokens;
         // Read batch by batch, so that a device never has more than one in flight.
-        sum += scalar("evaluation loss", model.loss_sum(&batch))?;
+        sum += scalar("evaluation loss", model.loss_sum(&batch.tensors))?;
     }
     let nll = sum / tokens.max(1) as f64;
     Ok(EvalReport {
@@ -50,7 +51,7 @@ fn scalar(what: &str, value: Tensor<1>) -> Result<f64, FinetuneError> {
     Ok(read(what, value)?.into_iter().sum())
 }
 
-/// The values of a tensor on the host.
+/// Reads the values of a tensor to the host.
 pub(crate) fn read(what: &str, values: Tensor<1>) -> Result<Vec<f64>, FinetuneError> {
     let data = values
         .try_into_data()

@@ -1,39 +1,34 @@
 //! Fine-tuning of causal language models in Burn: from text files to trained adapters.
 //!
-//! A model joins by implementing [`CausalLm`]; nothing here knows LLaMA. The loop is this crate's own and
-//! stands on [`burn_paged`]'s AdamW, because burn-train saves whole models once an epoch, clips each tensor by
-//! itself and cannot divide a loss by the target tokens of a whole optimizer step.
-//!
-//! - [`model`]: [`CausalLm`], what a model has to offer.
-//! - [`data`]: [`Dataset`], rows of tokens from JSONL and text files; [`Batch`], rows as tensors;
-//!   [`Order`], which rows a step sees.
-//! - [`template`]: [`ChatTemplate`], the Jinja templates that come with chat models.
-//! - [`schedule`]: [`Schedule`], the learning rate of a step.
-//! - [`clip`]: clipping by the global norm.
-//! - [`optimizer`]: AdamW over the adapters, its moments in pages and named by layer.
-//! - [`train`]: [`Trainer`], the loop, with its configuration, reports and interruption.
-//! - [`mod@evaluate`]: loss and perplexity on held-out rows.
-//! - [`checkpoint`]: [`RunDir`], a run's folder, and exact resumption from it.
-//! - [`memory`]: how much memory the process has, has had at its peak, and could have.
-//! - [`error`]: [`FinetuneError`], everything that can go wrong.
+//! A model joins by implementing [`CausalLm`](burn_qlora::CausalLm); nothing here knows LLaMA. The loop is this
+//! crate's own and stands on [`burn_paged`]'s AdamW, because burn-train saves whole models once an epoch, clips each
+//! tensor by itself and cannot divide a loss by the target tokens of a whole optimizer step.
 
-pub mod checkpoint;
-pub mod clip;
-pub mod data;
-pub mod error;
-pub mod evaluate;
+/// A run's folder, and exact resumption from it.
+mod checkpoint;
+/// Clipping by the global norm.
+mod clip;
+/// Rows of tokens from JSONL and text files, and batches of them.
+mod data;
+/// Everything that can go wrong.
+mod error;
+/// Loss and perplexity on held-out rows.
+mod evaluate;
+/// The memory of the process: what it has, has had at its peak, and could have.
 pub mod memory;
-pub mod model;
-pub mod optimizer;
-pub mod schedule;
-pub mod template;
-pub mod train;
+/// AdamW over the adapters, its moments in pages and named by layer.
+mod optimizer;
+/// The learning rate of a step.
+mod schedule;
+/// The Jinja templates that come with chat models.
+mod template;
+/// The loop, with its configuration, reports and interruption.
+mod train;
 
 pub use checkpoint::RunDir;
 pub use data::{Batch, Dataset, Order, Row, RowEncoder};
-pub use error::FinetuneError;
+pub use error::{FinetuneError, RowProblem};
 pub use evaluate::{EvalReport, evaluate};
-pub use model::CausalLm;
 pub use optimizer::OptimizerKind;
 pub use schedule::{Schedule, ScheduleKind};
 pub use template::{ChatTemplate, Message};

@@ -4,16 +4,23 @@ use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 use std::fmt;
 
-/// How the learning rate goes on after the warm-up.
+/// The course of the learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
-    /// It stays (`get_constant_schedule_with_warmup`).
+    /// Stays at its height
+    ///
+    /// transformers' `get_constant_schedule_with_warmup`.
     #[default]
     Constant,
-    /// It falls in a straight line to 0 at the end (`get_linear_schedule_with_warmup`).
+    /// Falls to 0 in a line
+    ///
+    /// Reaches 0 at the end of the run, as transformers' `get_linear_schedule_with_warmup`.
     Linear,
-    /// It falls along half a cosine to 0 at the end (`get_cosine_schedule_with_warmup`).
+    /// Falls to 0 along half a cosine
+    ///
+    /// Reaches 0 at the end of the run, as transformers' `get_cosine_schedule_with_warmup`.
     Cosine,
 }
 
@@ -45,7 +52,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The learning rate of `step`, counted from 0.
+    /// Returns the learning rate of `step`, counted from 0.
     pub fn at(&self, step: usize) -> f64 {
         if step < self.warmup_steps {
             return self.lr * step as f64 / self.warmup_steps.max(1) as f64;

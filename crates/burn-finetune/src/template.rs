@@ -1,6 +1,6 @@
 //! The Jinja chat templates that come with models, rendered as transformers renders them.
 
-use crate::FinetuneError;
+use crate::error::FinetuneError;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
@@ -14,7 +14,7 @@ use std::io;
 pub struct Message {
     /// `system`, `user`, `assistant` or what else the template knows.
     pub role: String,
-    /// What was said: a string, or what else the template knows.
+    /// The text of the turn: a string, or another value that the template knows.
     #[serde(default)]
     pub content: Value,
     /// Further keys, such as `tool_calls`.
@@ -23,7 +23,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// A message of plain text.
+    /// Returns a message of plain text.
     pub fn new(role: &str, content: &str) -> Self {
         Self {
             role: role.to_owned(),

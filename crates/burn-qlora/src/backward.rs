@@ -4,17 +4,32 @@ use crate::linear::QLoraLinear;
 use crate::model::LoraModel;
 use burn::tensor::{Gradients, Tensor};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What is kept of the forward pass until the backward pass needs it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Checkpointing {
-    /// Every value a gradient is computed from, of all blocks at once.
+    /// Keep every value
+    ///
+    /// That is, every value a gradient is computed from, of all blocks at once.
     #[default]
     None,
-    /// The input of every block; a block runs again when its gradients are due, and only its values
-    /// exist then (Chen et al., arXiv 1604.06174). Costs a second forward pass.
+    /// Keep the inputs of the blocks
+    ///
+    /// A block runs again when its gradients are due, and only its values exist then (Chen et al., arXiv 1604.06174).
+    /// Costs a second forward pass.
     Layer,
+}
+
+impl fmt::Display for Checkpointing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Layer => "layer",
+        })
+    }
 }
 
 /// What a backward pass is asked for.

@@ -32,37 +32,36 @@
 //! # Ok(())
 //! # }
 //! ```
-//!
-//! - [`QLoraLinear`]: the layer; [`BaseWeight`], the frozen weight under it; [`Nf4Weight`], a packed weight as a
-//!   Burn module.
-//! - [`LoraBranch`]: the low-rank branch with its dropout; [`LoraConfig`] and [`Targets`], which layers get
-//!   one and how.
-//! - [`LoraModel`]: the layers of a model that can be adapted, and [`attach_adapters`], [`freeze_base`] and
-//!   [`trainable`] over them.
-//! - [`BackwardPass`] and [`Checkpointing`]: what a backward pass is asked for; [`LossAndGradients`], what it
-//!   gives.
-//! - [`peft`]: adapter directories in and out.
-//! - [`merge_linears`]: dense weights with the adapters folded in, one layer at a time.
-//! - [`LoraError`]: everything that can go wrong.
 
+/// The request and the result of a backward pass.
 mod backward;
+/// The low-rank branch with its dropout.
 mod branch;
+/// Language models with adapters, and the batch they are trained on.
+mod causal_lm;
+/// The layers that are adapted, and the shape of their adapters.
 mod config;
+/// Everything that can go wrong.
 mod error;
+/// The layer.
 mod linear;
+/// Dense weights with the adapters folded in, one layer at a time.
 mod merge;
+/// The layers of a model that can carry adapters, and what is done to all of them.
 mod model;
+/// The packed weight as a Burn module.
 mod nf4_weight;
 pub mod peft;
 
 pub use backward::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed};
 pub use branch::LoraBranch;
 pub use burn_nf4::Nf4Tensor;
+pub use causal_lm::{CausalLm, TokenBatch};
 pub use config::{LoraConfig, Targets};
 pub use error::LoraError;
 pub use linear::{BaseWeight, QLoraLinear};
 pub use merge::merge_linears;
-pub use model::{LoraModel, attach_adapters, freeze_base, trainable};
+pub use model::{LoraModel, attach_adapters, freeze_base, num_adapter_params, trainable};
 pub use nf4::{Codebook, QuantConfig};
 pub use nf4_weight::Nf4Weight;
 

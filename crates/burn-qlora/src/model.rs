@@ -1,4 +1,4 @@
-//! What a model tells about its layers, and what follows from it.
+//! The layers of a model that can carry adapters, and what is done to all of them.
 
 use crate::branch::LoraBranch;
 use crate::config::LoraConfig;
@@ -13,14 +13,14 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 /// Both methods name the same layers in the same order, by the paths Hugging Face gives them
 /// (`model.layers.0.self_attn.q_proj`); adapter files are keyed by these. The head is not among them.
 pub trait LoraModel {
-    /// The layers that can carry an adapter.
+    /// Returns the layers that can carry an adapter, with their paths.
     fn lora_linears(&self) -> Vec<(String, &QLoraLinear)>;
 
-    /// The same layers, to change.
+    /// Returns the same layers, to be changed.
     fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)>;
 }
 
-/// Puts fresh adapters on the configured layers; other layers lose theirs.
+/// Attaches fresh adapters to the configured layers; other layers lose theirs.
 ///
 /// A is uniform in ±1/√in_features (peft's `kaiming_uniform_(a=√5)`), B is zero, so the model computes
 /// what it computed before. The values depend on the seed and the layer's place alone, not on the device
@@ -50,7 +50,7 @@ pub fn attach_adapters<M: LoraModel>(
     Ok(())
 }
 
-/// A branch for `linear` that adds nothing yet.
+/// Returns a branch for `linear` that adds nothing yet.
 fn fresh_branch(
     linear: &QLoraLinear,
     config: &LoraConfig,
@@ -66,19 +66,19 @@ fn fresh_branch(
     LoraBranch::from_peft(&values, &zeros, config, &linear.device())
 }
 
-/// A number in `[0, 1)` from the upper 24 bits of a word: spelled out so that no release of a library
+/// Returns a number in `[0, 1)` from the upper 24 bits of a word: spelled out so that no release of a library
 /// changes what a seed means.
 fn unit(rng: &mut ChaCha8Rng) -> f32 {
     (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32
 }
 
-/// Lets the adapters train and nothing else, whatever the parameters asked for before.
+/// Makes the adapters trainable and nothing else, whatever the parameters asked for before.
 pub fn freeze_base<M: Module + LoraModel>(model: M) -> M {
     let adapters = ParamGroup::from_ids(trainable(&model));
     model.no_grad().set_require_grad_group(adapters, true)
 }
 
-/// The parameters that train: A and B of every adapter, in the order of the layers.
+/// Returns the ids of the trainable parameters: A and B of every adapter, in the order of the layers.
 pub fn trainable<M: LoraModel>(model: &M) -> Vec<ParamId> {
     model
         .lora_linears()
@@ -86,4 +86,14 @@ pub fn trainable<M: LoraModel>(model: &M) -> Vec<ParamId> {
         .filter_map(|(_, linear)| linear.adapter.as_ref())
         .flat_map(|branch| [branch.lora.a.id, branch.lora.b.id])
         .collect()
+}
+
+/// Returns the number of parameters of all adapters.
+pub fn num_adapter_params<M: LoraModel>(model: &M) -> usize {
+    model
+        .lora_linears()
+        .into_iter()
+        .filter_map(|(_, linear)| linear.adapter.as_ref())
+        .map(LoraBranch::num_params)
+        .sum()
 }

@@ -7,14 +7,20 @@ use serde::{Deserialize, Serialize};
 
 /// A table of the 16 values of a 4-bit code, relative to the largest magnitude of a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Codebook {
-    /// 4-bit NormalFloat: quantiles of the normal distribution (QLoRA §3).
+    /// 4-bit NormalFloat
+    ///
+    /// Quantiles of the normal distribution (QLoRA §3).
     #[default]
     Nf4,
-    /// 4-bit float E2M1 with the table of bitsandbytes, which is not sorted: bit 3 is the sign. Codes 0
-    /// and 8 both stand for zero.
+    /// 4-bit float, E2M1
+    ///
+    /// The table of bitsandbytes, which is not sorted: bit 3 is the sign. Codes 0 and 8 both stand for zero.
     Fp4,
+    /// Evenly spaced
+    ///
     /// Symmetric integers: code `c` stands for `(c - 8) / 7`, so that -7..=7 fill -1..=1. Code 0 (which would be
     /// -8/7) is spare: it is never produced, but decodes by the same formula.
     Int4,

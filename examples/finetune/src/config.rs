@@ -12,7 +12,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use toml::{Table, Value};
 
-use crate::cli::Cli;
+use crate::flags::Cli;
 
 /// Parses the command line, with the config file it names under it.
 ///
@@ -46,7 +46,7 @@ fn matches_or_help(
         })
 }
 
-/// clap's message without its usage text and tips, on one line.
+/// Returns clap's message without its usage text and tips, on one line.
 fn one_line(error: clap::Error) -> anyhow::Error {
     let text = error.render().to_string();
     let first = text.split("\n\n").next().unwrap_or_default();
@@ -57,7 +57,7 @@ fn one_line(error: clap::Error) -> anyhow::Error {
     )
 }
 
-/// The keys of the file as flags, without those that the command line overrides.
+/// Returns the keys of the file as flags, without those that the command line overrides.
 fn flags_of_file(path: &Path, command: &str, given: &ArgMatches) -> Result<Vec<OsString>> {
     let file = path.display();
     let text = std::fs::read_to_string(path).with_context(|| format!("read config {file}"))?;
@@ -117,7 +117,7 @@ fn flags_of_file(path: &Path, command: &str, given: &ArgMatches) -> Result<Vec<O
     Ok(flags)
 }
 
-/// Whether two flags cannot be given together; clap notes that with either of them.
+/// Returns whether two flags cannot be given together; clap notes that with either of them.
 fn exclude(command: &clap::Command, one: &clap::Arg, other: &clap::Arg) -> bool {
     let noted = |one, other: &clap::Arg| {
         command
@@ -128,7 +128,7 @@ fn exclude(command: &clap::Command, one: &clap::Arg, other: &clap::Arg) -> bool 
     noted(one, other) || noted(other, one)
 }
 
-/// The flag that a key with this value stands for; `None` for a switch that is off.
+/// Returns the flag that a key with this value stands for; `None` for a switch that is off.
 fn as_flag(name: &str, value: &Value, argument: &clap::Arg) -> Result<Option<OsString>> {
     let text = match (argument.get_action().takes_values(), value) {
         (false, Value::Boolean(true)) => format!("--{name}"),
@@ -143,7 +143,7 @@ fn as_flag(name: &str, value: &Value, argument: &clap::Arg) -> Result<Option<OsS
     Ok(Some(text.into()))
 }
 
-/// A value as one would write it on the command line; arrays become comma-separated.
+/// Returns a value as it is written on the command line; arrays become comma-separated.
 fn plain(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),

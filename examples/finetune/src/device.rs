@@ -1,7 +1,7 @@
 //! The device a command runs on: `flex`, `wgpu`, `wgpu:1`, `cuda:0`, ...
 //!
-//! Which kinds exist is settled when the binary is built (one cargo feature each), which devices
-//! exist when it runs. Both are told when the wish cannot be met.
+//! The kinds are decided when the binary is built (one cargo feature each), the devices found when it runs. An error
+//! lists both.
 
 use std::fmt;
 use std::panic;
@@ -40,7 +40,7 @@ impl Kind {
         Kind::Cpu,
     ];
 
-    /// The name on the command line, which is also the cargo feature.
+    /// Returns the name on the command line, which is also the cargo feature.
     fn name(self) -> &'static str {
         match self {
             Kind::Flex => "flex",
@@ -53,7 +53,7 @@ impl Kind {
         }
     }
 
-    /// What Burn calls the kind, if this binary was built with it.
+    /// Returns Burn's name of the kind, if this binary was built with it.
     fn device_type(self) -> Option<DeviceType> {
         match self {
             #[cfg(feature = "flex")]
@@ -76,7 +76,7 @@ impl Kind {
     }
 }
 
-/// A device as it is written on the command line: a kind, and the how-manieth of it.
+/// A device as it is written on the command line: a kind, and its number among those of the kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceName {
     kind: Kind,
@@ -130,7 +130,7 @@ impl Default for DeviceName {
 }
 
 impl DeviceName {
-    /// Whether it computes with Flex's own kernels, in the memory of this process.
+    /// Returns whether it computes with Flex's own kernels, in the memory of this process.
     pub fn is_flex(self) -> bool {
         self.kind == Kind::Flex
     }
@@ -172,8 +172,7 @@ impl DeviceName {
     }
 }
 
-/// The devices of a kind; none where its driver is missing, which some runtimes answer with a
-/// panic.
+/// Returns the devices of a kind; none where its driver is missing, on which some runtimes panic.
 fn enumerate(device_type: DeviceType) -> Vec<Device> {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));

@@ -1,4 +1,4 @@
-//! Whether the model's greedy answers are the expected ones, to the letter.
+//! The model's greedy answers compared with the expected ones, to the letter.
 
 use std::ops::ControlFlow;
 
@@ -8,17 +8,17 @@ use burn_qlora_llama::{Llama, SamplingConfig};
 use serde::Serialize;
 use tokenizers::Tokenizer;
 
+use crate::opened_model::OpenedModel;
 use crate::progress;
-use crate::session::Session;
 
-/// How many answers were right.
+/// The number of answers that were right.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ExactMatch {
     /// The share of the answers that were exactly the expected ones, 0 to 1.
     pub exact_match: f64,
-    /// How many answers were asked for.
+    /// The number of answers asked for.
     pub exact_match_rows: usize,
-    /// How many were right.
+    /// The number that were right.
     #[serde(skip)]
     pub matched: usize,
 }
@@ -32,19 +32,19 @@ pub struct Question {
     tokens: usize,
 }
 
-/// The last answer of every row, with what comes before it.
+/// Returns the last answer of every row, with the tokens before it.
 ///
 /// # Errors
 /// A row without a prompt, as those of plain text are.
-pub fn questions(session: &Session, data: &Dataset) -> Result<Vec<Question>> {
+pub fn questions(opened: &OpenedModel, data: &Dataset) -> Result<Vec<Question>> {
     let rows = data.rows().iter().enumerate();
     rows.map(|(place, row)| {
-        question(session, row).with_context(|| format!("--exact-match, row {}", place + 1))
+        question(opened, row).with_context(|| format!("--exact-match, row {}", place + 1))
     })
     .collect()
 }
 
-fn question(session: &Session, row: &Row) -> Result<Question> {
+fn question(opened: &OpenedModel, row: &Row) -> Result<Question> {
     let end = row
         .learn
         .iter()
@@ -60,14 +60,14 @@ fn question(session: &Session, row: &Row) -> Result<Question> {
     );
     let answer = &row.ids[start..end];
     // What follows the end of a turn, a line break say, is the template's and not the answer's.
-    let stop = &session.checkpoint.config().eos_token_ids;
-    let spoken = answer
+    let stop = &opened.checkpoint.config().eos_token_ids;
+    let answer_len = answer
         .iter()
         .position(|token| stop.contains(token))
         .unwrap_or(answer.len());
     Ok(Question {
         prompt: row.ids[..start].to_vec(),
-        expected: text(&session.tokenizer, &answer[..spoken])?,
+        expected: text(&opened.tokenizer, &answer[..answer_len])?,
         tokens: answer.len(),
     })
 }
@@ -77,12 +77,12 @@ fn question(session: &Session, row: &Row) -> Result<Question> {
 ///
 /// # Errors
 /// A device that fails.
-pub fn ask(session: &Session, llama: &Llama, questions: &[Question]) -> Result<ExactMatch> {
+pub fn ask(opened: &OpenedModel, llama: &Llama, questions: &[Question]) -> Result<ExactMatch> {
     let bar = progress::counter("answers");
     bar.set_length(questions.len() as u64);
     let mut matched = 0;
     for question in questions {
-        matched += usize::from(is_right(&session.tokenizer, llama, question)?);
+        matched += usize::from(is_right(&opened.tokenizer, llama, question)?);
         bar.inc(1);
     }
     bar.finish_and_clear();

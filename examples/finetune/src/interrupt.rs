@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 
-/// Whether Ctrl-C has been pressed.
+/// A flag that Ctrl-C sets.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 
@@ -28,7 +28,7 @@ impl Interrupt {
         Ok(this)
     }
 
-    /// Whether it has been pressed.
+    /// Returns whether Ctrl-C has been pressed.
     pub fn pressed(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }

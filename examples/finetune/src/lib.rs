@@ -1,34 +1,50 @@
-//! Fine-tune a LLaMA in 4 bits from the command line: what the binary `finetune` is made of.
+//! The binary `finetune`: a LLaMA fine-tuned in 4 bits from the command line.
 //!
-//! - [`cli`]: every command and flag, with its default and its help.
-//! - [`config`]: the command line with a TOML file under it.
-//! - [`commands`]: [train](commands::train), [plan](commands::plan), [eval](commands::eval),
-//!   [generate](commands::generate) and [quantize](commands::quantize).
-//! - [`source`]: a model by path or from the Hugging Face Hub.
-//! - [`session`]: an opened model with its tokenizer and chat template, and the weights loaded.
-//! - [`exact_match`]: answers compared to the letter.
-//! - [`model`]: [`LlamaLm`](model::LlamaLm), LLaMA as burn-finetune wants it.
-//! - [`device`]: the device by name.
-//! - [`plan`](mod@plan): what a run takes in memory.
-//! - [`progress`]: the live display.
-//! - [`log`]: the step log.
-//! - [`interrupt`]: what Ctrl-C does.
-//! - [`report`]: an error as one line.
-//! - [`allocator`]: how freed memory is kept.
-//! - [`records`]: the demo's data set, drawn from a seed.
+//! A flag goes from `flags`, as typed, through `run`, where it is resolved, to the command that reads it.
 
-pub mod allocator;
-pub mod cli;
-pub mod commands;
-pub mod config;
-pub mod device;
-pub mod exact_match;
-pub mod interrupt;
-pub mod log;
-pub mod model;
-pub mod plan;
-pub mod progress;
-pub mod records;
-pub mod report;
-pub mod session;
-pub mod source;
+/// The C library's allocator.
+mod allocator;
+/// The commands.
+mod commands;
+/// The command line with a TOML file under it.
+mod config;
+/// The device by name.
+mod device;
+/// Answers compared to the letter.
+mod exact_match;
+/// The command line as it is typed.
+mod flags;
+/// Ctrl-C.
+mod interrupt;
+/// The step log.
+mod log;
+/// An opened model with its tokenizer and chat template.
+mod opened_model;
+/// The memory that a run takes.
+mod plan;
+/// The live display.
+mod progress;
+/// An error as one line.
+mod report;
+/// The command line resolved.
+mod run;
+/// A model by path or from the Hugging Face Hub.
+mod source;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+pub use allocator::keep_freed_memory;
+
+/// Runs the command line `arguments`, the first of which is the program's name. An error is printed as one line on
+/// stderr, with exit code 2.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    keep_freed_memory();
+    match config::parse(arguments).and_then(|cli| commands::run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", report::one_line(&error));
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! What a training run takes in memory: the model's terms (`burn_qlora_llama::memory`) with the optimizer's and the
+//! The memory that a training run takes: the model's terms (`burn_qlora_llama::memory`) with the optimizer's and the
 //! program's.
 
 use anyhow::Result;
@@ -8,10 +8,10 @@ use burn_qlora_llama::LlamaConfig;
 use burn_qlora_llama::memory::{Kernels, ModelMemory, Workload};
 
 use crate::allocator;
-use crate::cli::TrainArgs;
-use crate::session::Session;
+use crate::opened_model::OpenedModel;
+use crate::run::Training;
 
-/// A run and what it takes.
+/// A run and the memory it takes.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The run.
@@ -28,26 +28,26 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of what `args` ask for, with the adapters `lora`, rows of up to `longest` tokens, and a program
-    /// that takes `program` bytes before anything is loaded.
+    /// Plans `training` with the adapters `lora`, rows of up to `longest` tokens, and a program that takes
+    /// `program` bytes before anything is loaded.
     ///
     /// # Errors
-    /// Targets that the model does not have, a format that does not exist, a model that cannot be read.
+    /// Targets that the model does not have, a model that cannot be read.
     pub fn new(
-        args: &TrainArgs,
-        session: &Session,
+        training: &Training,
+        opened: &OpenedModel,
         lora: &LoraConfig,
         longest: usize,
         program: Option<u64>,
     ) -> Result<Self> {
-        let flex = args.model.device.is_flex();
+        let flex = training.model.device_name.is_flex();
         let workload = Workload {
-            batch: args.batch_size,
+            batch: training.batch_size(),
             seq: longest,
-            quantization: session.quantization(&args.quant)?,
-            compute_dtype: args.model.compute_dtype.into(),
+            quantization: opened.quantization()?,
+            compute_dtype: training.model.compute_dtype,
             lora: lora.clone(),
-            checkpointing: args.checkpointing.into(),
+            checkpointing: training.checkpointing,
             kernels: if flex {
                 Kernels::Flex
             } else {
@@ -55,30 +55,29 @@ impl Plan {
             },
         };
         let program = if flex { program.unwrap_or(0) } else { 0 };
-        Self::of(session.checkpoint.config(), args, workload, program)
+        Self::of(opened.checkpoint.config(), training, workload, program)
     }
 
-    /// The plan of `workload` on a model of these dimensions, with the optimizer and the accumulation of
-    /// `args`.
+    /// Plans `workload` on a model of these dimensions, with the optimizer and the accumulation of `training`.
     ///
     /// # Errors
-    /// Targets that the model does not have, a budget for an optimizer that is not paged.
+    /// Targets that the model does not have.
     pub fn of(
         config: &LlamaConfig,
-        args: &TrainArgs,
+        training: &Training,
         workload: Workload,
         program: u64,
     ) -> Result<Self> {
         let model = config.memory(&workload)?;
-        let state = args
-            .optimizer_kind()
-            .state_bytes(model.factors.iter().copied());
-        let held = match args.grad_accum {
-            1 => 0,
-            _ => model.adapters(),
+        let optimizer = training.optimizer;
+        let state = optimizer.kind.state_bytes(model.factors.iter().copied());
+        let held = if training.grad_accum() > 1 {
+            model.adapters()
+        } else {
+            0
         };
         Ok(Self {
-            optimizer: resident(state, args.budget()?),
+            optimizer: resident(state, optimizer.placement.budget),
             held,
             workload,
             model,
@@ -86,27 +85,28 @@ impl Plan {
         })
     }
 
-    /// The most memory that is taken at once.
+    /// Returns the most memory that is taken at once.
     pub fn peak(&self) -> u64 {
         let model = self.model.peak(self.optimizer, self.held);
         model.saturating_add(self.program + self.allocator())
     }
 
-    /// What the process's allocator holds beside what is in use.
+    /// Returns the bytes that the process's allocator holds beside those in use.
     fn allocator(&self) -> u64 {
         let passing = self.model.backward(self.held);
-        match self.of_the_process() {
-            true => allocator::holes(passing, self.workload.checkpointing),
-            false => 0,
+        if self.of_the_process() {
+            allocator::holes(passing, self.workload.checkpointing)
+        } else {
+            0
         }
     }
 
-    /// Whether the planned memory is the process's own, so that its resident set can be compared.
+    /// Returns whether the planned memory is the process's own, so that its resident set can be compared.
     pub fn of_the_process(&self) -> bool {
         self.workload.kernels == Kernels::Flex
     }
 
-    /// The terms with their names. They do not add up to the peak, because they are not all there at once.
+    /// Returns the terms with their names. They do not add up to the peak, because they are not all there at once.
     pub fn terms(&self) -> [(&'static str, u64); 10] {
         let model = &self.model;
         [
@@ -124,8 +124,8 @@ impl Plan {
     }
 }
 
-/// What stays of an optimizer's `state`: all of it, or what the budget allows and the two buffers that the rest
-/// passes through.
+/// Returns the bytes of an optimizer's `state` that stay resident: all of it, or what the budget allows and the two
+/// buffers that the rest passes through.
 fn resident(state: u64, budget: Budget) -> u64 {
     let allowed = match budget {
         Budget::Resident | Budget::Auto => state,

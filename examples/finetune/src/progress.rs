@@ -1,4 +1,4 @@
-//! What a user sees while a command works: a live bar on a terminal, plain lines elsewhere.
+//! The display while a command works: a live bar on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use burn_finetune::StepReport;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often a plain line is printed at most; the first and the last step always get one.
+/// The least time between plain lines; the first and the last step always get one.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 
 /// The display of a training run.
@@ -23,14 +23,14 @@ pub struct TrainDisplay {
     paging: Paging,
 }
 
-/// What the last step said of the optimizer's state, in bytes.
+/// The optimizer's state after a step, in bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Paging {
     /// All of it.
     pub state_bytes: u64,
-    /// What stays in memory.
+    /// The part that stays in memory.
     pub resident_bytes: u64,
-    /// What the step moved.
+    /// The bytes that the step moved.
     pub bytes_moved: u64,
 }
 

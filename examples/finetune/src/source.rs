@@ -1,4 +1,4 @@
-//! Where a model comes from: a directory, a .gguf file, or the Hugging Face Hub.
+//! The source of a model: a directory, a .gguf file, or the Hugging Face Hub.
 
 use std::path::{Path, PathBuf};
 
@@ -136,7 +136,7 @@ fn directory_of(file: &Path) -> PathBuf {
     file.parent().unwrap_or(file).to_path_buf()
 }
 
-/// Which files of a repository make up the model.
+/// The files of a repository that make up the model.
 #[cfg(feature = "hub")]
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
@@ -153,9 +153,10 @@ enum Wanted {
 #[cfg(feature = "hub")]
 fn wanted(listed: &[String], file: Option<&str>) -> Wanted {
     if let Some(file) = file {
-        return match listed.iter().any(|listed| listed == file) {
-            true => Wanted::Gguf(file.to_string()),
-            false => Wanted::Nothing,
+        return if listed.iter().any(|listed| listed == file) {
+            Wanted::Gguf(file.to_string())
+        } else {
+            Wanted::Nothing
         };
     }
     let small = [

@@ -1,31 +1,38 @@
 //! The loss and the adapters' gradients, from one graph or block by block.
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor};
-use burn_qlora::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed};
+use burn::tensor::{Device, Int, Tensor};
+use burn_qlora::{
+    BackwardPass, CausalLm, Checkpointing, LossAndGradients, TokenBatch, adapter_gradients,
+    derive_seed,
+};
 
+use crate::block::Block;
+use crate::model::Llama;
+use crate::residual::Residual;
 use crate::rope::Positions;
-use crate::{Block, Llama, Residual};
 
-impl Llama {
-    /// The sum of the negative log-likelihoods of `targets` (see [`loss_sum`](Self::loss_sum)) times the
-    /// pass's scale, and its gradients with respect to the adapters, which alone may be trainable.
-    ///
+impl CausalLm for Llama {
+    const LAYER_CHECKPOINTING: bool = true;
+    const PACKING: bool = true;
+
+    fn loss_sum(&self, batch: &TokenBatch) -> Tensor<1> {
+        let TokenBatch {
+            input_ids,
+            starts,
+            targets,
+        } = batch.clone();
+        self.nll_sum(input_ids, starts, targets)
+    }
+
     /// Dropout draws are seeded block by block, so they do not depend on what is kept. On Flex neither
     /// do the bits of the results.
-    pub fn loss_and_gradients(
-        &self,
-        input_ids: Tensor<2, Int>,
-        starts: Option<Tensor<2, Int>>,
-        targets: Tensor<2, Int>,
-        pass: &BackwardPass,
-    ) -> LossAndGradients {
-        let positions = self.positions(&input_ids, starts);
-        let x = self.embed_tokens.forward(input_ids);
+    fn loss_and_gradients(&self, batch: &TokenBatch, pass: &BackwardPass) -> LossAndGradients {
+        let x = self.embed_tokens.forward(batch.input_ids.clone());
         let chain = Chain {
             model: self,
-            positions,
-            targets,
+            positions: self.positions(&batch.input_ids, batch.starts.clone()),
+            targets: &batch.targets,
             pass,
         };
         match pass.checkpointing {
@@ -33,13 +40,21 @@ impl Llama {
             Checkpointing::Layer => chain.by_block(x),
         }
     }
+
+    fn device(&self) -> Device {
+        Llama::device(self)
+    }
+
+    fn context_len(&self) -> usize {
+        self.config().max_position_embeddings
+    }
 }
 
 /// The blocks in a row with the loss at their end.
 struct Chain<'a> {
     model: &'a Llama,
     positions: Positions,
-    targets: Tensor<2, Int>,
+    targets: &'a Tensor<2, Int>,
     pass: &'a BackwardPass,
 }
 
@@ -113,6 +128,6 @@ impl Chain<'_> {
     }
 
     fn loss_sum(&self, x: Residual) -> Tensor<1> {
-        self.model.head_loss_sum(x, self.targets.clone())
+        self.model.head_nll_sum(x, self.targets.clone())
     }
 }

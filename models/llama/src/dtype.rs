@@ -1,10 +1,10 @@
-//! What a model computes in.
+//! The dtype that a model computes in.
 
 use std::fmt;
 
 use burn::tensor::{DType, Device};
 
-use crate::LlamaError;
+use crate::error::LlamaError;
 
 /// The dtype of a model's dense weights (embedding, head, norms, biases, projections that are not in 4 bits),
 /// of the residual stream and of everything the blocks hand on.
@@ -13,18 +13,23 @@ use crate::LlamaError;
 /// f32, or of what is summed: the statistics of norms, the angles of positions, attention, softmax, matrix
 /// products and the loss are computed in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum ComputeDtype {
+    /// Exact, everywhere
+    ///
     /// Exact to the peers' f32; every device has it.
     #[default]
     F32,
-    /// Half the memory, 8 significant bits, the range of f32.
+    /// Half the memory, the range of f32, 8 significant bits
     Bf16,
-    /// Half the memory, 11 significant bits, magnitudes from 6e-8 to 65504.
+    /// Half the memory, a short range, 11 significant bits
+    ///
+    /// Magnitudes from 6e-8 to 65504.
     F16,
 }
 
 impl ComputeDtype {
-    /// The dtype of tensors.
+    /// Returns the dtype of tensors.
     pub fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
@@ -33,12 +38,12 @@ impl ComputeDtype {
         }
     }
 
-    /// Bytes of a value.
+    /// Returns the bytes of a value.
     pub fn bytes(self) -> usize {
         self.dtype().size()
     }
 
-    /// Whether `device` can compute in it.
+    /// Checks that `device` can compute in it.
     ///
     /// # Errors
     /// [`LlamaError::ComputeDtype`] when it cannot.

@@ -13,8 +13,8 @@
 //! - [`LlamaError`]: everything that can go wrong.
 //!
 //! Dense by default; with the feature `qlora` the projections can stay in 4 bits and carry LoRA adapters
-//! (`Llama` then implements `burn_qlora::LoraModel`, and `loss_and_gradients` can run it block by block to save
-//! memory), and with `gguf` llama.cpp's files are read.
+//! (`Llama` then implements `burn_qlora::LoraModel` and `burn_qlora::CausalLm`, whose backward pass can run block by
+//! block to save memory), and with `gguf` llama.cpp's files are read.
 //!
 //! ```no_run
 //! use burn::tensor::Device;

@@ -2,7 +2,9 @@
 
 use burn_qlora::{LoraBranch, LoraModel, QLoraLinear};
 
-use crate::{Block, Llama, Projection};
+use crate::block::Block;
+use crate::model::Llama;
+use crate::projection::Projection;
 
 /// The frozen projections of a block with their Hugging Face paths, by reference of one kind or the other.
 macro_rules! frozen_projections {

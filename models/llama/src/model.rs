@@ -6,9 +6,13 @@ use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{DType, Device, Int, Tensor};
 
+use crate::block::Block;
 use crate::cache::KvCache;
+use crate::config::LlamaConfig;
+use crate::error::LlamaError;
+use crate::norm::RmsNorm;
+use crate::residual::Residual;
 use crate::rope::{Positions, Rope};
-use crate::{Block, LlamaConfig, LlamaError, Residual, RmsNorm};
 
 /// A LLaMA causal language model.
 ///
@@ -31,7 +35,7 @@ pub struct Llama {
 }
 
 impl LlamaConfig {
-    /// A dense model with random weights in the device's default dtype: N(0, 0.02), norms one, biases zero.
+    /// Initializes a dense model with random weights in the device's default dtype: N(0, 0.02), norms one, biases zero.
     ///
     /// # Errors
     /// What [`LlamaConfig::validate`] refuses.
@@ -77,22 +81,22 @@ impl Llama {
         }
     }
 
-    /// The model's dimensions.
+    /// Returns the model's dimensions.
     pub fn config(&self) -> &LlamaConfig {
         &self.config
     }
 
-    /// The device the embedding lies on.
+    /// Returns the device of the embedding.
     pub fn device(&self) -> Device {
         self.embed_tokens.weight.lazy_device()
     }
 
-    /// The dtype the model computes in, which is that of the embedding.
+    /// Returns the dtype the model computes in, which is that of the embedding.
     pub fn dtype(&self) -> DType {
         self.embed_tokens.weight.val().dtype()
     }
 
-    /// The head's matrix, `[vocab, hidden]`.
+    /// Returns the head's matrix, `[vocab, hidden]`.
     pub fn head(&self) -> Tensor<2> {
         match &self.lm_head {
             Some(head) => head.val(),
@@ -100,7 +104,7 @@ impl Llama {
         }
     }
 
-    /// `input_ids: [batch, seq]` to logits `[batch, seq, vocab]`, in the model's dtype.
+    /// Maps `input_ids: [batch, seq]` to logits `[batch, seq, vocab]`, in the model's dtype.
     ///
     /// # Panics
     /// As Burn's embedding does, on ids outside the vocabulary.
@@ -111,13 +115,13 @@ impl Llama {
         logits.reshape([batch, seq, self.config.vocab_size])
     }
 
-    /// `input_ids: [batch, seq]` to the normalized last hidden states `[batch, seq, hidden]`, which the
+    /// Maps `input_ids: [batch, seq]` to the normalized last hidden states `[batch, seq, hidden]`, which the
     /// head turns into logits.
     pub fn forward_hidden(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
         self.norm.forward_residual(self.residual(input_ids, None)).1
     }
 
-    /// `input_ids: [batch, seq]` to what the last block gives.
+    /// Maps `input_ids: [batch, seq]` to the last block's output.
     fn residual(&self, input_ids: Tensor<2, Int>, starts: Option<Tensor<2, Int>>) -> Residual {
         let positions = self.positions(&input_ids, starts);
         let x = self.embed_tokens.forward(input_ids);
@@ -126,7 +130,7 @@ impl Llama {
             .fold(x.into(), |x, layer| layer.forward(x, &positions, None))
     }
 
-    /// The positions of `input_ids: [batch, seq]` in their sequences.
+    /// Returns the positions of `input_ids: [batch, seq]` in their sequences.
     pub(crate) fn positions(
         &self,
         input_ids: &Tensor<2, Int>,
@@ -140,7 +144,7 @@ impl Llama {
         }
     }
 
-    /// The residual stream after the embedding and after each block, each `[batch, seq, hidden]`; the last
+    /// Returns the residual stream after the embedding and after each block, each `[batch, seq, hidden]`; the last
     /// one is normalized, as transformers' `output_hidden_states` has it.
     pub fn hidden_states(&self, input_ids: Tensor<2, Int>) -> Vec<Tensor<3>> {
         let positions = self.positions(&input_ids, None);
@@ -155,25 +159,24 @@ impl Llama {
         states
     }
 
-    /// The sum over all target tokens of their negative log-likelihoods, `[1]`, f32.
+    /// Returns the sum over all target tokens of their negative log-likelihoods, `[1]`, f32.
     ///
     /// `input_ids` and `targets` are `[batch, seq]`; `targets[b, t]` is the token that should follow
     /// `input_ids[b, t]`, or -100 where nothing is asked. The logits are never formed as a whole.
     ///
     /// Where rows hold several sequences, `starts: [batch, seq]` has the place in its row at which the sequence of
     /// each token begins: a token sees nothing before it and has its position from there.
-    pub fn loss_sum(
+    pub fn nll_sum(
         &self,
         input_ids: Tensor<2, Int>,
         starts: Option<Tensor<2, Int>>,
         targets: Tensor<2, Int>,
     ) -> Tensor<1> {
-        self.head_loss_sum(self.residual(input_ids, starts), targets)
+        self.head_nll_sum(self.residual(input_ids, starts), targets)
     }
 
-    /// The sum of the negative log-likelihoods of `targets: [batch, seq]`, given what the last block
-    /// gave.
-    pub(crate) fn head_loss_sum(&self, x: Residual, targets: Tensor<2, Int>) -> Tensor<1> {
+    /// Returns the sum of the negative log-likelihoods of `targets: [batch, seq]`, given the last block's output.
+    pub(crate) fn head_nll_sum(&self, x: Residual, targets: Tensor<2, Int>) -> Tensor<1> {
         let (_, hidden) = self.norm.forward_residual(x);
         let [batch, seq, width] = hidden.dims();
         let hidden = hidden.reshape([batch * seq, width]);
@@ -208,7 +211,7 @@ impl Llama {
         Ok(self.logits(self.norm.forward(last)))
     }
 
-    /// `hidden: [tokens, hidden]` to `[tokens, vocab]`.
+    /// Maps `hidden: [tokens, hidden]` to `[tokens, vocab]`.
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         hidden.matmul(self.head().transpose())
     }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_qlora::{BaseWeight, LoraModel, merge_linears, peft};
-use finetune::model::LlamaLm;
+use burn_qlora_llama::Llama;
 use qlora_tests::device;
 use qlora_tests::fixtures::{self, Recording};
 
@@ -31,7 +31,7 @@ fn on_the_quantized_model() {
         let targets: Vec<i64> = labels[1..].iter().copied().chain([-100]).collect();
         let count = targets.iter().filter(|target| **target >= 0).count();
         let targets = TensorData::new(targets, recording.shape("labels"));
-        let loss = model.llama.loss_sum(
+        let loss = model.nll_sum(
             recording.int_tensor("input_ids", &test.device),
             None,
             Tensor::from_data(targets, &test.device),
@@ -102,7 +102,7 @@ fn cases() -> Vec<(device::TestDevice, &'static str)> {
         .collect()
 }
 
-fn logits(model: &LlamaLm, recording: &Recording, device: &Device) -> Vec<f32> {
+fn logits(model: &Llama, recording: &Recording, device: &Device) -> Vec<f32> {
     let ids = recording.int_tensor::<2>("input_ids", device);
-    model.llama.forward(ids).into_data().try_to_vec().unwrap()
+    model.forward(ids).into_data().try_to_vec().unwrap()
 }

@@ -3,11 +3,11 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
-use burn_finetune::CausalLm;
 use burn_qlora::{
-    BackwardPass, Checkpointing, LoraConfig, LoraModel, Targets, attach_adapters, freeze_base,
+    BackwardPass, CausalLm, Checkpointing, LoraConfig, LoraModel, Targets, attach_adapters,
+    freeze_base,
 };
-use finetune::model::LlamaLm;
+use burn_qlora_llama::Llama;
 use qlora_tests::device::{self, TestDevice};
 
 use crate::recorded::{CurveBatches, adapted, assert_close, model};
@@ -45,7 +45,7 @@ fn with_adapters_on_some_blocks_only() {
 }
 
 /// Fresh adapters whose B is not zero, so that A has a gradient.
-fn fresh(device: &Device, config: &LoraConfig) -> LlamaLm {
+fn fresh(device: &Device, config: &LoraConfig) -> Llama {
     let mut model = model("tiny_llama_nf4", &device.clone().autodiff());
     attach_adapters(&mut model, config, 3).unwrap();
     for (index, (_, linear)) in model.lora_linears_mut().into_iter().enumerate() {
@@ -58,7 +58,7 @@ fn fresh(device: &Device, config: &LoraConfig) -> LlamaLm {
 }
 
 /// Compares the two and returns the loss.
-fn same_either_way(test: &TestDevice, model: &LlamaLm, seed: u64) -> f32 {
+fn same_either_way(test: &TestDevice, model: &Llama, seed: u64) -> f32 {
     let (loss, whole) = backward(model, &test.device, seed, Checkpointing::None);
     let (again, parts) = backward(model, &test.device, seed, Checkpointing::Layer);
     assert!(
@@ -90,7 +90,7 @@ fn same_either_way(test: &TestDevice, model: &LlamaLm, seed: u64) -> f32 {
 
 /// The loss and the gradients of all factors that have one.
 fn backward(
-    model: &LlamaLm,
+    model: &Llama,
     device: &Device,
     seed: u64,
     checkpointing: Checkpointing,
@@ -104,7 +104,7 @@ fn backward(
         seed,
         checkpointing,
     };
-    let found = model.loss_and_gradients(&batch, &pass);
+    let found = model.loss_and_gradients(&batch.tensors, &pass);
     let gradients = found
         .gradients
         .into_iter()

@@ -1,7 +1,6 @@
 //! One backward pass gives the gradients that torch gives.
 
-use burn_finetune::CausalLm;
-use burn_qlora::{LoraModel, freeze_base};
+use burn_qlora::{CausalLm, LoraModel, freeze_base};
 use qlora_tests::device;
 use qlora_tests::fixtures::Recording;
 
@@ -32,16 +31,11 @@ fn check(adapter: &str, file: &str) {
         let device = test.device.clone().autodiff();
         let mut model = freeze_base(adapted("tiny_llama_nf4", adapter, &device));
         // With the embedding trainable, its gradient tells what arrived below the first block.
-        let embedding = model
-            .llama
-            .embed_tokens
-            .weight
-            .clone()
-            .set_require_grad(true);
-        model.llama.embed_tokens.weight = embedding;
+        let embedding = model.embed_tokens.weight.clone().set_require_grad(true);
+        model.embed_tokens.weight = embedding;
         let batch = batches.of(0, batches.rows(), &device).remove(0);
         let loss = model
-            .loss_sum(&batch)
+            .loss_sum(&batch.tensors)
             .mul_scalar(1.0 / batch.target_tokens as f64);
         let value = loss.clone().into_scalar::<f32>();
         assert_close(
@@ -72,10 +66,10 @@ fn check(adapter: &str, file: &str) {
                 );
             }
         }
-        let embedding = model.llama.embed_tokens.weight.val();
+        let embedding = model.embed_tokens.weight.val();
         let [vocab, hidden] = embedding.dims();
         let got = embedding.grad(&gradients).unwrap();
-        let ids: Vec<i64> = batch.input_ids.into_data().iter::<i64>().collect();
+        let ids: Vec<i64> = batch.tensors.input_ids.into_data().iter::<i64>().collect();
         let expected = scattered(
             &recording.floats("grad_embedding_output"),
             &ids,

@@ -2,9 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
-use burn_finetune::{Batch, CausalLm, Dataset, Row};
-use burn_qlora::{BackwardPass, Checkpointing, freeze_base};
-use finetune::model::LlamaLm;
+use burn_finetune::{Batch, Dataset, Row};
+use burn_qlora::{BackwardPass, CausalLm, Checkpointing, freeze_base};
+use burn_qlora_llama::Llama;
 use qlora_tests::device;
 
 use crate::recorded::{adapted, assert_close};
@@ -29,13 +29,13 @@ fn batch(data: &Dataset, device: &Device) -> Batch {
 }
 
 /// The loss and the gradients of all factors.
-fn backward(model: &LlamaLm, batch: &Batch, checkpointing: Checkpointing) -> (f32, Vec<Vec<f32>>) {
+fn backward(model: &Llama, batch: &Batch, checkpointing: Checkpointing) -> (f32, Vec<Vec<f32>>) {
     let pass = BackwardPass {
         scale: 1.0 / batch.target_tokens as f64,
         seed: 0,
         checkpointing,
     };
-    let found = model.loss_and_gradients(batch, &pass);
+    let found = model.loss_and_gradients(&batch.tensors, &pass);
     let gradients = found.gradients.into_iter();
     let gradients = gradients.map(|gradient| gradient.unwrap().into_data().try_to_vec().unwrap());
     (found.loss.into_scalar::<f32>(), gradients.collect())
@@ -47,7 +47,7 @@ fn loss_and_gradients_are_those_of_the_examples_apart() {
     for test in device::all() {
         let device = test.device.clone().autodiff();
         let model = freeze_base(adapted("tiny_llama_nf4", "peft_adapter", &device).train());
-        let data = examples(model.llama.config().vocab_size);
+        let data = examples(model.config().vocab_size);
         let apart = batch(&data, &device);
         let packed = data.packed(SEQ);
         assert!(
@@ -55,7 +55,7 @@ fn loss_and_gradients_are_those_of_the_examples_apart() {
             "rows that are full"
         );
         let packed = batch(&packed, &device);
-        assert!(apart.starts.is_none() && packed.starts.is_some());
+        assert!(apart.tensors.starts.is_none() && packed.tensors.starts.is_some());
         assert_eq!(
             (packed.tokens, packed.target_tokens),
             (apart.tokens, apart.target_tokens)
@@ -88,7 +88,7 @@ fn examples_of_a_row_do_not_see_each_other() {
             row.append(&Row::all(vec![5, 9, 2, 7]));
             let batch = Batch::collate(&[&row], &device);
             assert_eq!(batch.target_tokens, 3);
-            model.loss_sum(&batch).into_scalar::<f32>()
+            model.loss_sum(&batch.tensors).into_scalar::<f32>()
         };
         assert_eq!(
             loss(&[1, 2, 3, 4]).to_bits(),

@@ -1,30 +1,28 @@
 //! The recorded models, adapters and batches in this project's types.
 
-use burn::tensor::{Device, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use burn_finetune::{Batch, TrainConfig, Trainer, TrainerBuilder};
-use burn_qlora::{LoraModel, peft};
+use burn_qlora::{LoraModel, TokenBatch, peft};
 use burn_qlora_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions};
-use finetune::model::LlamaLm;
 use qlora_tests::fixtures::{self, Recording};
 
 /// The recorded model `name`, its weights as they are stored, in f32.
-pub fn model(name: &str, device: &Device) -> LlamaLm {
+pub fn model(name: &str, device: &Device) -> Llama {
     model_in(ComputeDtype::F32, name, device)
 }
 
-fn model_in(dtype: ComputeDtype, name: &str, device: &Device) -> LlamaLm {
+fn model_in(dtype: ComputeDtype, name: &str, device: &Device) -> Llama {
     let checkpoint = Checkpoint::open(fixtures::path(name)).unwrap();
     let options = LoadOptions::default().with_compute_dtype(dtype);
-    let llama = Llama::load(&checkpoint, &options, device).unwrap();
-    LlamaLm { llama }
+    Llama::load(&checkpoint, &options, device).unwrap()
 }
 
 /// [`model`] with the recorded adapter in folder `adapter`.
-pub fn adapted(name: &str, adapter: &str, device: &Device) -> LlamaLm {
+pub fn adapted(name: &str, adapter: &str, device: &Device) -> Llama {
     adapted_in(ComputeDtype::F32, name, adapter, device)
 }
 
-fn adapted_in(dtype: ComputeDtype, name: &str, adapter: &str, device: &Device) -> LlamaLm {
+fn adapted_in(dtype: ComputeDtype, name: &str, adapter: &str, device: &Device) -> Llama {
     let mut model = model_in(dtype, name, device);
     peft::load(&mut model, fixtures::path(adapter)).unwrap();
     model
@@ -48,12 +46,12 @@ pub fn curve_config(curve: &serde_json::Value) -> TrainConfig {
 }
 
 /// A trainer at the start of the recorded curve, in f32.
-pub fn curve_trainer(device: &Device) -> Trainer<LlamaLm> {
+pub fn curve_trainer(device: &Device) -> Trainer<Llama> {
     curve_builder(ComputeDtype::F32, device).build().unwrap()
 }
 
 /// What a trainer at the start of the recorded curve is made of.
-pub fn curve_builder(dtype: ComputeDtype, device: &Device) -> TrainerBuilder<LlamaLm> {
+pub fn curve_builder(dtype: ComputeDtype, device: &Device) -> TrainerBuilder<Llama> {
     let model = adapted_in(
         dtype,
         "tiny_llama_nf4",
@@ -106,20 +104,17 @@ impl CurveBatches {
 fn batch(ids: &[i64], labels: &[i64], seq: usize, device: &Device) -> Batch {
     let targets: Vec<i64> = labels
         .chunks(seq)
-        .flat_map(|row| {
-            row[1..]
-                .iter()
-                .copied()
-                .chain([burn_finetune::model::IGNORED])
-        })
+        .flat_map(|row| row[1..].iter().copied().chain([TokenBatch::IGNORED]))
         .collect();
     let shape = [ids.len() / seq, seq];
     Batch {
         target_tokens: targets.iter().filter(|target| **target >= 0).count(),
         tokens: ids.len(),
-        starts: None,
-        input_ids: burn::tensor::Tensor::from_data(TensorData::new(ids.to_vec(), shape), device),
-        targets: burn::tensor::Tensor::from_data(TensorData::new(targets, shape), device),
+        tensors: TokenBatch {
+            input_ids: Tensor::from_data(TensorData::new(ids.to_vec(), shape), device),
+            starts: None,
+            targets: Tensor::from_data(TensorData::new(targets, shape), device),
+        },
     }
 }
 

@@ -4,7 +4,7 @@
 use burn::tensor::Device;
 use burn_finetune::{RunDir, Trainer};
 use burn_qlora::LoraConfig;
-use finetune::model::LlamaLm;
+use burn_qlora_llama::Llama;
 use serde_json::Map;
 
 use crate::recorded::{CurveBatches, adapter_bits, assert_close, curve_trainer};
@@ -59,7 +59,7 @@ fn micro_batches_equal_the_batch() {
                 one.grad_norm
             );
         }
-        let values = |trainer: &Trainer<LlamaLm>| {
+        let values = |trainer: &Trainer<Llama>| {
             adapter_bits(trainer.model())
                 .into_iter()
                 .map(f32::from_bits)
@@ -70,12 +70,12 @@ fn micro_batches_equal_the_batch() {
 }
 
 struct Trained {
-    trainer: Trainer<LlamaLm>,
+    trainer: Trainer<Llama>,
     losses: Vec<u64>,
     bits: Vec<u32>,
 }
 
-fn trained(steps: std::ops::Range<usize>, mut trainer: Trainer<LlamaLm>) -> Trained {
+fn trained(steps: std::ops::Range<usize>, mut trainer: Trainer<Llama>) -> Trained {
     let device = Device::flex().autodiff();
     let batches = CurveBatches::open();
     let losses = steps

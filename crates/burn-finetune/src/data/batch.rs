@@ -1,19 +1,14 @@
 //! Rows as tensors.
 
-use super::Row;
-use crate::model::IGNORED;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use super::encode::Row;
+use burn::tensor::{Device, Tensor, TensorData};
+use burn_qlora::TokenBatch;
 
 /// Rows side by side, padded on the right to the longest.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// Token ids `[batch, seq]`.
-    pub input_ids: Tensor<2, Int>,
-    /// The token after each place, or [`IGNORED`]: `[batch, seq]`.
-    pub targets: Tensor<2, Int>,
-    /// The place in its row at which each token's sequence begins, `[batch, seq]`, where a row holds several;
-    /// padding is a sequence of one token each. `None` where every row is one sequence.
-    pub starts: Option<Tensor<2, Int>>,
+    /// The tensors that a model is given.
+    pub tensors: TokenBatch,
     /// Number of targets that are not ignored.
     pub target_tokens: usize,
     /// Number of tokens that are not padding.
@@ -32,7 +27,7 @@ impl Batch {
         let seq = rows.iter().map(|row| row.len()).max().unwrap_or(0);
         let shape = [rows.len(), seq];
         let mut input_ids = vec![0i64; rows.len() * seq];
-        let mut targets = vec![IGNORED; rows.len() * seq];
+        let mut targets = vec![TokenBatch::IGNORED; rows.len() * seq];
         for (place, row) in rows.iter().enumerate() {
             let start = place * seq;
             for (at, (id, learn)) in row.ids.iter().zip(&row.learn).enumerate() {
@@ -43,19 +38,24 @@ impl Batch {
             }
         }
         Self {
-            target_tokens: targets.iter().filter(|target| **target != IGNORED).count(),
-            tokens: rows.iter().map(|row| row.len()).sum(),
-            input_ids: Tensor::from_data(TensorData::new(input_ids, shape), device),
-            starts: rows
+            target_tokens: targets
                 .iter()
-                .any(|row| row.sequences().count() > 1)
-                .then(|| Tensor::from_data(TensorData::new(starts(rows, seq), shape), device)),
-            targets: Tensor::from_data(TensorData::new(targets, shape), device),
+                .filter(|target| **target != TokenBatch::IGNORED)
+                .count(),
+            tokens: rows.iter().map(|row| row.len()).sum(),
+            tensors: TokenBatch {
+                input_ids: Tensor::from_data(TensorData::new(input_ids, shape), device),
+                starts: rows
+                    .iter()
+                    .any(|row| row.sequences().count() > 1)
+                    .then(|| Tensor::from_data(TensorData::new(starts(rows, seq), shape), device)),
+                targets: Tensor::from_data(TensorData::new(targets, shape), device),
+            },
         }
     }
 }
 
-/// The place at which each token's sequence begins, `[rows, seq]`; padding begins where it is.
+/// Returns the place at which each token's sequence begins, `[rows, seq]`; padding begins where it is.
 fn starts(rows: &[&Row], seq: usize) -> Vec<i64> {
     let starts = rows.iter().flat_map(|row| {
         let of_tokens = row
@@ -69,6 +69,7 @@ fn starts(rows: &[&Row], seq: usize) -> Vec<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::Int;
 
     #[test]
     fn targets_are_shifted_and_padding_is_ignored() {
@@ -78,13 +79,13 @@ mod tests {
         ];
         let batch = Batch::collate(&[&rows[0], &rows[1]], &Device::flex());
         let values = |tensor: Tensor<2, Int>| tensor.into_data().iter::<i64>().collect::<Vec<_>>();
-        assert_eq!(values(batch.input_ids), [5, 6, 7, 8, 3, 4, 0, 0]);
+        assert_eq!(values(batch.tensors.input_ids), [5, 6, 7, 8, 3, 4, 0, 0]);
         assert_eq!(
-            values(batch.targets),
+            values(batch.tensors.targets),
             [-100, 7, 8, -100, 4, -100, -100, -100]
         );
         assert_eq!((batch.target_tokens, batch.tokens), (3, 6));
-        assert!(batch.starts.is_none());
+        assert!(batch.tensors.starts.is_none());
     }
 
     #[test]
@@ -94,15 +95,15 @@ mod tests {
         let batch = Batch::collate(&[&row, &Row::all(vec![1, 2, 3, 4, 5, 6])], &Device::flex());
         let values = |tensor: Tensor<2, Int>| tensor.into_data().iter::<i64>().collect::<Vec<_>>();
         assert_eq!(
-            values(batch.input_ids),
+            values(batch.tensors.input_ids),
             [5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6]
         );
         assert_eq!(
-            values(batch.targets),
+            values(batch.tensors.targets),
             [6, 7, -100, 9, -100, -100, 2, 3, 4, 5, 6, -100]
         );
         assert_eq!(
-            values(batch.starts.unwrap()),
+            values(batch.tensors.starts.unwrap()),
             [0, 0, 0, 3, 3, 5, 0, 0, 0, 0, 0, 0]
         );
         assert_eq!((batch.target_tokens, batch.tokens), (8, 11));

@@ -1,4 +1,4 @@
-//! Which part of a conversation is the assistant's.
+//! The assistant's part of a conversation.
 //!
 //! The template is rendered turn by turn: what it writes for the turns before an answer, with the prompt
 //! that asks for one, must begin what it writes once the answer is there; what comes between is the
@@ -9,7 +9,7 @@ use crate::error::RowProblem;
 use crate::template::{ChatTemplate, Message};
 use std::ops::Range;
 
-/// The conversation as text, and the byte ranges in it that the assistant wrote.
+/// Returns the conversation as text, and the byte ranges in it that the assistant wrote.
 ///
 /// # Errors
 /// [`RowProblem::Template`] when the template fails, [`RowProblem::NotIncremental`] when it rewrites the
@@ -42,7 +42,7 @@ pub fn assistant_spans(
     Ok((text, spans))
 }
 
-/// Which tokens lie in `spans`, by their byte `offsets` in the text. A token that begins before a span
+/// Returns which tokens lie in `spans`, by their byte `offsets` in the text. A token that begins before a span
 /// belongs to what comes before it, as it would when the model answers.
 pub fn tokens_in(spans: &[Range<usize>], offsets: &[(usize, usize)]) -> Vec<bool> {
     offsets

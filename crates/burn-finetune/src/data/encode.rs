@@ -1,16 +1,15 @@
 //! From text to rows of tokens.
 
-use crate::ChatTemplate;
 use crate::data::chat;
 use crate::error::RowProblem;
-use crate::template::Message;
+use crate::template::{ChatTemplate, Message};
 use minijinja::value::Value;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use tokenizers::Tokenizer;
 
-/// One row of a batch: tokens, and which of them are to be learnt. A training example, or several that do not
+/// One row of a batch: tokens, and a mask of those that are learnt. A training example, or several that do not
 /// see each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -24,7 +23,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// One sequence, with what of it is learnt.
+    /// Returns a row of one sequence and the tokens of it that are learnt.
     ///
     /// # Panics
     /// When the two are not of one length.
@@ -37,13 +36,13 @@ impl Row {
         }
     }
 
-    /// A row whose every token but the first is learnt.
+    /// Returns a row whose every token but the first is learnt.
     pub fn all(ids: Vec<u32>) -> Self {
         let learn = (0..ids.len()).map(|place| place > 0).collect();
         Self::new(ids, learn)
     }
 
-    /// Puts the sequences of `other` behind those of this row.
+    /// Appends the sequences of `other`.
     pub fn append(&mut self, other: &Self) {
         let len = self.len();
         self.more.push(len);
@@ -55,24 +54,24 @@ impl Row {
         }
     }
 
-    /// The places of each sequence.
+    /// Returns the places of each sequence.
     pub fn sequences(&self) -> impl Iterator<Item = Range<usize>> {
         let starts = std::iter::once(0).chain(self.more.iter().copied());
         let ends = self.more.iter().copied().chain([self.len()]);
         starts.zip(ends).map(|(start, end)| start..end)
     }
 
-    /// Number of tokens.
+    /// Returns the number of tokens.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// Whether there is no token.
+    /// Returns whether there is no token.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 
-    /// Number of tokens that count in the loss.
+    /// Returns the number of tokens that count in the loss.
     pub fn targets(&self) -> usize {
         self.learn.iter().filter(|learn| **learn).count()
     }
@@ -93,7 +92,7 @@ pub struct RowEncoder<'a> {
     pub truncate: bool,
 }
 
-/// What a line of a JSONL file may hold.
+/// The keys that a line of a JSONL file may hold.
 #[derive(Deserialize)]
 struct Line {
     messages: Option<Vec<Message>>,
@@ -105,16 +104,16 @@ struct Line {
 }
 
 impl RowEncoder<'_> {
-    /// The row of one line of a JSONL file: an object with `messages`, with `prompt` and `completion`, or
+    /// Encodes one line of a JSONL file: an object with `messages`, with `prompt` and `completion`, or
     /// with `text`.
     ///
-    /// - `messages`: the assistant's turns are learnt, nothing else (see [`chat`]).
+    /// - `messages`: the assistant's turns are learnt, nothing else.
     /// - `prompt`, `completion`: the completion and the end token are learnt. The two are tokenised apart,
     ///   since the model will be given a prompt that was tokenised alone.
     /// - `text`: everything is learnt, the end token included.
     ///
     /// # Errors
-    /// What is wrong with the line.
+    /// The [`RowProblem`] of the line.
     pub fn json_line(&self, line: &str) -> Result<Row, RowProblem> {
         let not_json = |error: serde_json::Error| RowProblem::NotJson(error.to_string());
         let value: Value = serde_json::from_str(line).map_err(not_json)?;
@@ -168,7 +167,7 @@ impl RowEncoder<'_> {
         self.fit(row)
     }
 
-    /// A conversation, of which the assistant's turns are learnt.
+    /// Encodes a conversation, of which the assistant's turns are learnt.
     fn chat(&self, messages: &[Message]) -> Result<Row, RowProblem> {
         let template = self.template.ok_or(RowProblem::NoTemplate)?;
         let (text, spans) = chat::assistant_spans(template, messages)?;
@@ -198,7 +197,7 @@ impl RowEncoder<'_> {
         Ok(Row::all(ids))
     }
 
-    /// A whole text cut into consecutive rows of `max_len` tokens, each predicting its own next tokens. A
+    /// Cuts a whole text into consecutive rows of `max_len` tokens, each predicting its own next tokens. A
     /// last token on its own is left out: nothing predicts it.
     ///
     /// # Errors
@@ -212,7 +211,7 @@ impl RowEncoder<'_> {
             .collect())
     }
 
-    /// Holds a row to the longest length, and to having something to learn.
+    /// Limits a row to `max_len` tokens, and refuses one without targets.
     fn fit(&self, mut row: Row) -> Result<Row, RowProblem> {
         if row.len() > self.max_len {
             if !self.truncate {
@@ -244,7 +243,7 @@ impl RowEncoder<'_> {
     }
 }
 
-/// The string under a key.
+/// Returns the string under a key.
 fn string<'a>(key: &str, value: &'a Value) -> Result<&'a str, RowProblem> {
     value.as_str().ok_or_else(|| {
         RowProblem::WrongType(format!("\"{key}\" is a {}, not a string", value.kind()))

@@ -1,7 +1,7 @@
 //! The rows of a file.
 
-use super::{Row, RowEncoder};
-use crate::FinetuneError;
+use crate::data::encode::{Row, RowEncoder};
+use crate::error::{FinetuneError, RowProblem};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -48,33 +48,33 @@ impl Dataset {
         Ok(Self { rows })
     }
 
-    /// A data set of given rows.
+    /// Returns a data set of the given rows.
     pub fn from_rows(rows: Vec<Row>) -> Self {
         Self { rows }
     }
 
-    /// The rows in the order of the file.
+    /// Returns the rows in the order of the file.
     pub fn rows(&self) -> &[Row] {
         &self.rows
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether there is no row.
+    /// Returns whether there is no row.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// Length of the longest row.
+    /// Returns the length of the longest row in tokens.
     pub fn longest(&self) -> usize {
         self.rows.iter().map(Row::len).max().unwrap_or(0)
     }
 
-    /// A number that other rows, or the same in another order, do not have (FNV-1a over ids and targets): a
-    /// run's settings hold it, so that resumption notices changed data.
+    /// Returns a hash of the rows in their order (FNV-1a over ids, targets and boundaries): a run's settings hold it,
+    /// so that resumption notices changed data.
     pub fn fingerprint(&self) -> u64 {
         let bytes = self.rows.iter().flat_map(|row| {
             let tokens = row.ids.iter().zip(&row.learn);
@@ -89,7 +89,7 @@ impl Dataset {
         })
     }
 
-    /// The same examples, several of them in a row wherever they fit into `max_len` tokens together.
+    /// Packs the examples, several into a row wherever they fit into `max_len` tokens together.
     ///
     /// Best fit, longest first (in the file's order where lengths are equal): a row goes to where the least
     /// room is left over. Within a row the examples keep the file's order, and so do rows by their first examples.
@@ -127,12 +127,12 @@ impl Dataset {
         }
     }
 
-    /// Number of examples, which is more than that of rows where these are packed.
+    /// Returns the number of examples, which is more than that of rows where these are packed.
     pub fn examples(&self) -> usize {
         self.rows.iter().map(|row| row.sequences().count()).sum()
     }
 
-    /// The first `max` rows.
+    /// Keeps the first `max` rows.
     #[must_use]
     pub fn head(mut self, max: usize) -> Self {
         self.rows.truncate(max);
@@ -172,7 +172,7 @@ fn read_error(path: &Path, source: std::io::Error) -> FinetuneError {
     }
 }
 
-fn line_error(path: &Path, line: usize, problem: crate::error::RowProblem) -> FinetuneError {
+fn line_error(path: &Path, line: usize, problem: RowProblem) -> FinetuneError {
     FinetuneError::Line {
         path: path.to_owned(),
         line,

@@ -1,4 +1,4 @@
-//! Which rows a step sees.
+//! The rows of a step.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -16,7 +16,7 @@ pub struct Order {
 }
 
 impl Order {
-    /// An order over `rows` rows, `rows_per_step` at a time, shuffled by a seed or as they come.
+    /// Returns an order over `rows` rows, `rows_per_step` at a time, shuffled by a seed or as they come.
     ///
     /// # Panics
     /// When one of the two numbers is 0.
@@ -33,12 +33,12 @@ impl Order {
         }
     }
 
-    /// Steps of one pass over all rows.
+    /// Returns the number of steps of one pass over all rows.
     pub fn steps_per_epoch(&self) -> usize {
         self.rows.div_ceil(self.rows_per_step)
     }
 
-    /// The rows of `step`, counted from 0 over all epochs.
+    /// Returns the rows of `step`, counted from 0 over all epochs.
     pub fn rows_of(&mut self, step: usize) -> &[usize] {
         let steps = self.steps_per_epoch();
         let (epoch, place) = (step / steps, step % steps);
@@ -64,7 +64,7 @@ impl Order {
     }
 }
 
-/// An unbiased number in `0..bound`.
+/// Draws an unbiased number in `0..bound`.
 fn below(rng: &mut ChaCha8Rng, bound: u64) -> u64 {
     let fair = u64::MAX - u64::MAX % bound;
     loop {

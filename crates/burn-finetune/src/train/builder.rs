@@ -1,12 +1,11 @@
 //! [`TrainerBuilder`], what a trainer is made of.
 
 use burn_paged::PagedAdamWConfig;
-use burn_qlora::{Checkpointing, trainable};
+use burn_qlora::{CausalLm, Checkpointing, trainable};
 
 use super::config::TrainConfig;
 use super::trainer::Trainer;
 use crate::error::FinetuneError;
-use crate::model::CausalLm;
 use crate::optimizer::AdapterOptimizer;
 
 /// A model and the numbers of a run, checked, and what changes nothing of what the run computes: how much is kept for

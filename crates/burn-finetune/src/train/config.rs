@@ -1,7 +1,8 @@
 //! The numbers of a run.
 
+use crate::error::FinetuneError;
 use crate::optimizer::OptimizerKind;
-use crate::{FinetuneError, Schedule, ScheduleKind};
+use crate::schedule::{Schedule, ScheduleKind};
 use burn_paged::PagedAdamWConfig;
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +36,7 @@ pub struct TrainConfig {
     pub max_grad_norm: f64,
     /// Seed of the order of rows and of dropout.
     pub seed: u64,
-    /// Whether rows come in an order of their own every epoch.
+    /// Whether the rows are shuffled anew every epoch.
     pub shuffle: bool,
 }
 
@@ -62,12 +63,12 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// Rows of an optimizer step.
+    /// Returns the number of rows of an optimizer step.
     pub fn rows_per_step(&self) -> usize {
         self.batch_size * self.grad_accum
     }
 
-    /// Optimizer steps of `epochs` passes over `rows` rows.
+    /// Returns the number of optimizer steps of `epochs` passes over `rows` rows.
     pub fn steps_of_epochs(&self, rows: usize, epochs: usize) -> usize {
         rows.div_ceil(self.rows_per_step().max(1)) * epochs
     }
@@ -121,7 +122,7 @@ impl TrainConfig {
         Ok(())
     }
 
-    /// The learning-rate schedule.
+    /// Returns the learning-rate schedule.
     pub fn schedule(&self) -> Schedule {
         Schedule {
             kind: self.schedule,

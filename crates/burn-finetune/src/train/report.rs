@@ -1,6 +1,6 @@
-//! What a run tells while it goes.
+//! The reports of a run while it goes.
 
-use crate::EvalReport;
+use crate::evaluate::EvalReport;
 use serde::Serialize;
 use std::path::Path;
 
@@ -29,7 +29,7 @@ pub struct StepReport {
     pub optimizer_bytes_moved: u64,
 }
 
-/// What has just happened in a run.
+/// An event of a run.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -39,7 +39,7 @@ pub enum Event<'a> {
     Evaluated {
         /// Steps taken so far.
         step: usize,
-        /// What was found.
+        /// The loss and perplexity.
         report: EvalReport,
     },
     /// A checkpoint is complete.

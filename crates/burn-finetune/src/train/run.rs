@@ -1,17 +1,21 @@
 //! The whole run: data, evaluation, checkpoints, interruption.
 
-use super::{Event, Trainer};
+use crate::checkpoint::RunDir;
 use crate::data::{Batch, Dataset, Order, Row};
-use crate::{CausalLm, FinetuneError, RunDir, evaluate};
+use crate::error::FinetuneError;
+use crate::evaluate::evaluate;
+use crate::train::report::Event;
+use crate::train::trainer::Trainer;
+use burn_qlora::CausalLm;
 
-/// What happens besides the steps.
+/// Everything that happens besides the steps.
 #[derive(Default)]
 pub struct RunOptions<'a> {
     /// Held-out rows, evaluated every [`eval_every`](Self::eval_every) steps and after the last one.
     pub eval: Option<&'a Dataset>,
     /// Steps between evaluations; `None` for the last step only.
     pub eval_every: Option<usize>,
-    /// Where checkpoints go.
+    /// The folder of the checkpoints.
     pub run_dir: Option<&'a RunDir>,
     /// Steps between checkpoints; `None` for the last step (and an interruption) only.
     pub save_every: Option<usize>,
@@ -19,7 +23,7 @@ pub struct RunOptions<'a> {
     pub interrupted: Option<&'a dyn Fn() -> bool>,
 }
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// All steps are taken.
@@ -32,7 +36,7 @@ pub enum Outcome {
 }
 
 impl<M: CausalLm> Trainer<M> {
-    /// Takes the steps that are left, on `data`, and tells `on_event` about them.
+    /// Takes the remaining steps on `data` and reports them to `on_event`.
     ///
     /// The rows of a step depend on the step's number alone, so a restored trainer goes on as the
     /// uninterrupted one would have.

@@ -5,11 +5,10 @@ use super::report::StepReport;
 use crate::data::Batch;
 use crate::error::FinetuneError;
 use crate::evaluate::read;
-use crate::model::CausalLm;
 use crate::optimizer::AdapterOptimizer;
 use crate::{clip, memory};
 use burn::tensor::Tensor;
-use burn_qlora::{BackwardPass, Checkpointing, derive_seed, freeze_base};
+use burn_qlora::{BackwardPass, CausalLm, Checkpointing, derive_seed, freeze_base};
 use std::path::Path;
 use std::time::Instant;
 
@@ -87,7 +86,7 @@ impl<M: CausalLm> Trainer<M> {
                 seed: derive_seed(seed, index as u64),
                 checkpointing: self.checkpointing,
             };
-            let found = self.model.loss_and_gradients(batch, &pass);
+            let found = self.model.loss_and_gradients(&batch.tensors, &pass);
             values.push(found.loss);
             add(&mut gradients, found.gradients);
         }

@@ -2,8 +2,7 @@
 
 use crate::support::{CONTEXT, Toy, lora, rows, trainer};
 use burn::tensor::Device;
-use burn_finetune::data::Row;
-use burn_finetune::{Dataset, Event, FinetuneError, Outcome, RunDir, RunOptions, Trainer};
+use burn_finetune::{Dataset, Event, FinetuneError, Outcome, Row, RunDir, RunOptions, Trainer};
 use serde_json::{Map, Value, json};
 use std::cell::Cell;
 use std::fs;

@@ -1,7 +1,6 @@
 //! Rows from files. The tokenizer has one token a byte, so that lengths and masks can be read off.
 
-use burn_finetune::error::RowProblem;
-use burn_finetune::{ChatTemplate, Dataset, FinetuneError, Row, RowEncoder};
+use burn_finetune::{ChatTemplate, Dataset, FinetuneError, Row, RowEncoder, RowProblem};
 use std::collections::BTreeMap;
 use std::fs;
 use tokenizers::Tokenizer;

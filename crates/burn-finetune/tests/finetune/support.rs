@@ -3,9 +3,11 @@
 use burn::module::{Module, Param};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use burn_finetune::data::Row;
-use burn_finetune::{Batch, CausalLm, Dataset, TrainConfig, Trainer};
-use burn_qlora::{LoraConfig, LoraModel, Nf4Tensor, QLoraLinear, QuantConfig, attach_adapters};
+use burn_finetune::{Dataset, Row, TrainConfig, Trainer};
+use burn_qlora::{
+    CausalLm, LoraConfig, LoraModel, Nf4Tensor, QLoraLinear, QuantConfig, TokenBatch,
+    attach_adapters,
+};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Burn's generators of random numbers are one for the whole process: tests that draw take turns.
@@ -86,7 +88,7 @@ impl LoraModel for Toy {
 }
 
 impl CausalLm for Toy {
-    fn loss_sum(&self, batch: &Batch) -> Tensor<1> {
+    fn loss_sum(&self, batch: &TokenBatch) -> Tensor<1> {
         let (input_ids, targets) = (batch.input_ids.clone(), batch.targets.clone());
         let [batch, seq] = input_ids.dims();
         let x = self

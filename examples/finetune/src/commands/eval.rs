@@ -1,13 +1,12 @@
 //! `finetune eval`: loss and perplexity, and how many answers are exactly right.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use burn_finetune::{EvalReport, evaluate};
-use burn_qlora_llama::ComputeDtype;
 use serde::Serialize;
 
-use crate::cli::EvalArgs;
 use crate::exact_match::{self, ExactMatch};
-use crate::session::{RowLimits, Session};
+use crate::opened_model::OpenedModel;
+use crate::run::EvalRun;
 
 /// The object of `--json`.
 #[derive(Serialize)]
@@ -21,36 +20,22 @@ struct Measured {
 /// Measures and prints.
 ///
 /// # Errors
-/// Whatever is wrong with the flags, the model, the adapter or the data.
-pub fn run(args: &EvalArgs) -> Result<()> {
-    let path = args
-        .data
-        .as_ref()
-        .context("no data is given; name a file with --data")?;
-    let device = args.model.open_device()?;
-    let session = Session::open(args.model.model.as_deref())?;
-    let limits = RowLimits {
-        seq_len: args.seq_len,
-        truncate: args.truncate,
+/// Whatever is wrong with the model, the adapter or the data.
+pub fn run(run: &EvalRun) -> Result<()> {
+    let opened = OpenedModel::open(&run.model)?;
+    let data = opened.dataset(&run.data, run.limits)?.head(run.max_rows);
+    let questions = if run.exact_match {
+        Some(exact_match::questions(&opened, &data)?)
+    } else {
+        None
     };
-    let data = session
-        .dataset(path, limits)?
-        .head(args.max_rows.unwrap_or(usize::MAX));
-    let questions = match args.exact_match {
-        true => Some(exact_match::questions(&session, &data)?),
-        false => None,
-    };
-    let model =
-        session.load_with_adapter(&args.model, &args.quant, args.adapter.as_deref(), &device)?;
+    let llama = opened.load_with_adapter(run.adapter.as_deref(), &run.model.device)?;
 
-    let loss = evaluate(&model, &data, args.batch_size)?;
+    let loss = evaluate(&llama, &data, run.batch_size)?;
     let answers = questions
-        .map(|questions| exact_match::ask(&session, &model.llama, &questions))
+        .map(|questions| exact_match::ask(&opened, &llama, &questions))
         .transpose()?;
-    println!(
-        "computed in {}",
-        ComputeDtype::from(args.model.compute_dtype)
-    );
+    println!("computed in {}", run.model.compute_dtype);
     println!("rows        {}", data.len());
     println!("tokens      {}", loss.tokens);
     println!("loss        {:.4} nats a token", loss.nll);
@@ -63,7 +48,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
             answers.exact_match_rows
         );
     }
-    if args.json {
+    if run.json {
         println!("{}", serde_json::to_string(&Measured { loss, answers })?);
     }
     Ok(())

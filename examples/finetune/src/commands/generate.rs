@@ -3,58 +3,56 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::ops::ControlFlow;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use burn_finetune::{ChatTemplate, Message};
 use burn_qlora_llama::{Llama, SamplingConfig};
 use tokenizers::Tokenizer;
 
-use crate::cli::GenerateArgs;
-use crate::session::Session;
+use crate::opened_model::OpenedModel;
+use crate::run::{GenerateRun, Input};
 
 /// Continues a prompt, or chats until the input ends.
 ///
 /// # Errors
-/// Whatever is wrong with the flags, the model or the adapter; a prompt longer than the model's
-/// context; a device that fails.
-pub fn run(args: &GenerateArgs) -> Result<()> {
-    if args.prompt.is_none() && !args.chat {
-        bail!("nothing to continue; give --prompt TEXT, or --chat to talk");
-    }
-    let device = args.model.open_device()?;
-    let session = Session::open(args.model.model.as_deref())?;
-    if args.chat && session.template.is_none() {
-        bail!(
-            "model {} has no chat template; give a --prompt",
-            session.checkpoint.path().display()
-        );
-    }
-    let model =
-        session.load_with_adapter(&args.model, &args.quant, args.adapter.as_deref(), &device)?;
-    let writer = Writer {
-        llama: &model.llama,
-        tokenizer: &session.tokenizer,
-        sampling: SamplingConfig::new()
-            .with_max_tokens(args.max_tokens)
-            .with_temperature(args.temperature as f32)
-            .with_top_k(args.top_k)
-            .with_top_p(args.top_p.map(|p| p as f32)),
-        seed: args.seed,
+/// Whatever is wrong with the model or the adapter; a prompt longer than the model's context; a device that fails.
+pub fn run(run: &GenerateRun) -> Result<()> {
+    let opened = OpenedModel::open(&run.model)?;
+    let conversation = match &run.input {
+        Input::Prompt(prompt) => Conversation::Prompt(prompt),
+        Input::Chat => Conversation::Chat(opened.template.as_ref().with_context(|| {
+            format!(
+                "model {} has no chat template; give a --prompt",
+                opened.checkpoint.path().display()
+            )
+        })?),
     };
-    match (&args.prompt, &session.template) {
-        (Some(prompt), _) => {
-            let ids = encode(&session.tokenizer, prompt, true)?;
+    let llama = opened.load_with_adapter(run.adapter.as_deref(), &run.model.device)?;
+    let writer = Writer {
+        llama: &llama,
+        tokenizer: &opened.tokenizer,
+        sampling: &run.sampling,
+        seed: run.seed,
+    };
+    match conversation {
+        Conversation::Prompt(prompt) => {
+            let ids = encode(&opened.tokenizer, prompt, true)?;
             writer.write(&ids, 0).map(drop)
         }
-        (None, Some(template)) => chat(&writer, template),
-        (None, None) => Ok(()),
+        Conversation::Chat(template) => chat(&writer, template),
     }
+}
+
+/// An [`Input`] that the model can be given.
+enum Conversation<'a> {
+    Prompt(&'a str),
+    Chat(&'a ChatTemplate),
 }
 
 /// The model with all that is needed to let it write.
 struct Writer<'a> {
     llama: &'a Llama,
     tokenizer: &'a Tokenizer,
-    sampling: SamplingConfig,
+    sampling: &'a SamplingConfig,
     seed: u64,
 }
 
@@ -77,7 +75,7 @@ impl Writer<'_> {
         };
         let seed = self.seed.wrapping_add(turn);
         self.llama
-            .generate(prompt, &self.sampling, seed, |token| match show(token) {
+            .generate(prompt, self.sampling, seed, |token| match show(token) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
                     failed = Some(error);
@@ -119,7 +117,7 @@ fn chat(writer: &Writer<'_>, template: &ChatTemplate) -> Result<()> {
     Ok(())
 }
 
-/// The next line that says something; `None` at the end of the input.
+/// Reads the next line that is not blank; `None` at the end of the input.
 fn read_line(terminal: bool) -> Result<Option<String>> {
     loop {
         if terminal {

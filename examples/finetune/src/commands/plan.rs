@@ -4,40 +4,38 @@ use anyhow::Result;
 use burn_finetune::memory;
 use burn_qlora::peft::{AdapterConfig, CONFIG_FILE};
 
-use crate::cli::TrainArgs;
+use crate::opened_model::OpenedModel;
 use crate::plan::{Plan, paper_models};
 use crate::progress::human_bytes;
-use crate::session::{RowLimits, Session};
+use crate::run::{Adapter, PlanRun};
 
 /// Prints the terms and the peak for the model, and for the models of the QLoRA paper under the same flags.
 ///
 /// # Errors
-/// Whatever is wrong with the flags, the model's files, the data or an adapter's configuration.
-pub fn run(args: &TrainArgs) -> Result<()> {
-    args.model.open_device()?;
-    let session = Session::open(args.model.model.as_deref())?;
-    let limits = RowLimits {
-        seq_len: args.seq_len,
-        truncate: args.truncate,
+/// Whatever is wrong with the model's files, the data or an adapter's configuration.
+pub fn run(run: &PlanRun) -> Result<()> {
+    let training = &run.training;
+    let opened = OpenedModel::open(&training.model)?;
+    let longest = match &run.data {
+        Some(path) => opened
+            .training_data(path, training.limits, training.packing)?
+            .longest(),
+        None => opened.seq_len(training.limits)?,
     };
-    let longest = match &args.data {
-        Some(path) => session.training_data(path, limits, args.packing)?.longest(),
-        None => session.seq_len(limits)?,
+    let lora = match &training.adapter {
+        Adapter::Trained(dir) => AdapterConfig::read(&dir.join(CONFIG_FILE))?,
+        Adapter::Fresh(config) => config.clone(),
     };
-    let lora = match &args.init_adapter {
-        Some(adapter) => AdapterConfig::read(&adapter.join(CONFIG_FILE))?,
-        None => args.lora(),
-    };
-    let plan = Plan::new(args, &session, &lora, longest, memory::rss_bytes())?;
+    let plan = Plan::new(training, &opened, &lora, longest, memory::rss_bytes())?;
 
     println!(
         "{} on {}: batches of {} × {longest} tokens, rank {}, in {}, checkpointing: {}",
-        session.checkpoint.path().display(),
-        args.model.device,
-        args.batch_size,
+        opened.checkpoint.path().display(),
+        training.model.device_name,
+        training.batch_size(),
         lora.rank,
         plan.workload.compute_dtype,
-        args.checkpointing
+        training.checkpointing
     );
     for (name, bytes) in plan.terms() {
         println!("{name:<20}{:>10}", human_bytes(bytes));
@@ -58,7 +56,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     }
     println!("{:>11}", "peak");
     for (name, config) in paper_models() {
-        let plan = Plan::of(&config, args, plan.workload.clone(), plan.program)?;
+        let plan = Plan::of(&config, training, plan.workload.clone(), plan.program)?;
         print!("{name:<5}");
         for ((_, bytes), width) in plan.terms().into_iter().zip(widths) {
             print!("{:>width$}", human_bytes(bytes));

@@ -5,20 +5,19 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use burn_finetune::{
-    Dataset, Event, FinetuneError, Outcome, RunDir, RunOptions, ScheduleKind, TrainConfig, Trainer,
+    Dataset, Event, FinetuneError, Outcome, RunDir, RunOptions, TrainConfig, Trainer,
     TrainerBuilder, memory,
 };
-use burn_qlora::{LoraConfig, attach_adapters, peft};
-use burn_qlora_llama::ComputeDtype;
+use burn_qlora::{LoraConfig, attach_adapters, num_adapter_params, peft};
+use burn_qlora_llama::Llama;
 use serde_json::{Map, Value, json};
 
-use crate::cli::{ScheduleName, TrainArgs};
 use crate::interrupt::Interrupt;
 use crate::log::StepLog;
-use crate::model::LlamaLm;
+use crate::opened_model::OpenedModel;
 use crate::plan::Plan;
 use crate::progress::{TrainDisplay, human_bytes};
-use crate::session::{RowLimits, Session};
+use crate::run::{Adapter, Output, TrainRun};
 
 /// The optimizer's scratch space in the output directory.
 const PAGE_FILE: &str = "optimizer.pages";
@@ -26,73 +25,58 @@ const PAGE_FILE: &str = "optimizer.pages";
 /// Trains adapters and saves them.
 ///
 /// # Errors
-/// Whatever is wrong with the flags, the model, the data, an adapter or the output directory, found
-/// before anything is written; a device or a disk that fails on the way, with the checkpoints before
-/// it kept.
-pub fn run(args: &TrainArgs) -> Result<()> {
-    let data_path = args
-        .data
-        .as_ref()
-        .context("no data is given; name a file with --data")?;
-    let output = args
-        .output
-        .as_ref()
-        .context("no output is given; name one with --output")?;
-    let device = args.model.open_device()?.autodiff();
-    let session = Session::open(args.model.model.as_deref())?;
-    let limits = RowLimits {
-        seq_len: args.seq_len,
-        truncate: args.truncate,
-    };
-    let data = session.training_data(data_path, limits, args.packing)?;
-    let eval = args
+/// Whatever is wrong with the model, the data, an adapter or the output directory, found before anything is written; a
+/// device or a disk that fails on the way, with the checkpoints before it kept.
+pub fn run(run: &TrainRun) -> Result<()> {
+    let TrainRun {
+        training, output, ..
+    } = run;
+    let opened = OpenedModel::open(&training.model)?;
+    let data = opened.training_data(&run.data, training.limits, training.packing)?;
+    let eval = run
         .eval_data
         .as_ref()
-        .map(|path| session.dataset(path, limits))
+        .map(|path| opened.dataset(path, training.limits))
         .transpose()?;
-    let config = train_config(args, data.len());
-    config.validate()?;
-    let budget = args.budget()?;
+    let config = training.config(data.len())?;
 
     let program = memory::rss_bytes();
-    let mut model = session.load(&args.model, &args.quant, &device)?;
-    let lora = adapt(&mut model, args)?;
-    let plan = Plan::new(args, &session, &lora, data.longest(), program)?;
-    let parameters = model.adapter_parameters();
-    let builder =
-        TrainerBuilder::new(model, config)?.with_checkpointing(args.checkpointing.into())?;
+    let mut model = opened.load(&training.model.device.clone().autodiff())?;
+    let lora = adapt(&mut model, &training.adapter, config.seed)?;
+    let plan = Plan::new(training, &opened, &lora, data.longest(), program)?;
+    let parameters = num_adapter_params(&model);
+    let builder = TrainerBuilder::new(model, config)?.with_checkpointing(training.checkpointing)?;
 
     // Nothing is written before this line.
-    let settings = settings(args, &session, builder.config(), &lora, &data)?;
-    let base = args.model.model.clone().unwrap_or_default();
-    let open = if args.resume {
+    let settings = settings(run, &opened, builder.config(), &lora, &data)?;
+    let open = if output.resume {
         RunDir::resume
     } else {
         RunDir::create
     };
-    let run_dir = open(output, &settings, lora, base).map_err(|error| match error {
-        // The library knows no flags.
-        FinetuneError::OutputInUse { path } => anyhow!(
-            "{} already holds a run; continue it with --resume or give another folder",
-            path.display()
-        ),
-        other => other.into(),
-    })?;
-    let optimizer = builder
-        .config()
-        .adamw()
-        .with_budget(budget)
-        .with_memory_limit(args.device_memory)
-        .with_page_file(Some(run_dir.path().join(PAGE_FILE)));
+    let run_dir =
+        open(&output.dir, &settings, lora, &training.model.name).map_err(|error| match error {
+            // The library knows no flags.
+            FinetuneError::OutputInUse { path } => anyhow!(
+                "{} already holds a run; continue it with --resume or give another folder",
+                path.display()
+            ),
+            other => other.into(),
+        })?;
+    let optimizer = training
+        .optimizer
+        .placement
+        .adamw(builder.config(), run_dir.path().join(PAGE_FILE));
     let mut trainer = builder.with_optimizer(optimizer).build()?;
     // A run that was stopped before its first checkpoint begins anew.
-    let done = match run_dir.checkpoints()?.is_empty() {
-        true => 0,
-        false => run_dir.restore(&mut trainer)?,
+    let done = if run_dir.checkpoints()?.is_empty() {
+        0
+    } else {
+        run_dir.restore(&mut trainer)?
     };
     println!(
         "{} {parameters} adapter parameters on {}: {} steps of {} rows{}",
-        if args.resume {
+        if output.resume {
             "Go on training"
         } else {
             "Train"
@@ -108,24 +92,24 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     );
     println!(
         "Compute in {} on {}, checkpointing: {}, planned peak memory {}",
-        ComputeDtype::from(args.model.compute_dtype),
-        args.model.device,
-        args.checkpointing,
+        training.model.compute_dtype,
+        training.model.device_name,
+        training.checkpointing,
         human_bytes(plan.peak())
     );
-    let went = go(args, &mut trainer, &data, eval.as_ref(), &run_dir, done);
-    if went.is_ok() {
-        compare(&plan, args);
+    let outcome = take_steps(output, &mut trainer, &data, eval.as_ref(), &run_dir, done);
+    if outcome.is_ok() {
+        compare(&plan, run);
     }
     // With it goes the page file.
     drop(trainer);
-    if went.is_err() && run_dir.checkpoints().is_ok_and(|saved| saved.is_empty()) {
+    if outcome.is_err() && run_dir.checkpoints().is_ok_and(|saved| saved.is_empty()) {
         remove_empty_run(run_dir.path());
     }
-    went
+    outcome
 }
 
-/// How many rows there are, and how many examples in them where that is not one each.
+/// Returns the number of rows, and of the examples in them where that is not one each.
 fn described(data: &Dataset) -> String {
     match (data.examples(), data.len()) {
         (examples, rows) if examples > rows => format!("{examples} examples in {rows} rows"),
@@ -133,17 +117,17 @@ fn described(data: &Dataset) -> String {
     }
 }
 
-/// Takes the steps that are left, and saves the adapter when they are taken.
-fn go(
-    args: &TrainArgs,
-    trainer: &mut Trainer<LlamaLm>,
+/// Takes the remaining steps, and saves the adapter after the last one.
+fn take_steps(
+    output: &Output,
+    trainer: &mut Trainer<Llama>,
     data: &Dataset,
     eval: Option<&Dataset>,
     run_dir: &RunDir,
     done: usize,
 ) -> Result<()> {
-    let resumed_at = args.resume.then_some(done);
-    let mut log = args
+    let resumed_at = output.resume.then_some(done);
+    let mut log = output
         .log_json
         .as_ref()
         .map(|path| StepLog::open(path, resumed_at))
@@ -158,9 +142,9 @@ fn go(
     let stop = || interrupt.pressed() || log_failed.borrow().is_some();
     let options = RunOptions {
         eval,
-        eval_every: (args.eval_every > 0).then_some(args.eval_every),
+        eval_every: output.eval_every,
         run_dir: Some(run_dir),
-        save_every: (args.save_every > 0).then_some(args.save_every),
+        save_every: output.save_every,
         interrupted: Some(&stop),
     };
     let outcome = trainer.run(data, &options, &mut |event| match event {
@@ -209,62 +193,39 @@ fn go(
     Ok(())
 }
 
-/// Prints what was planned and what was measured.
-fn compare(plan: &Plan, args: &TrainArgs) {
+/// Prints the planned and the measured peak of memory.
+fn compare(plan: &Plan, run: &TrainRun) {
     let Some(measured) = memory::peak_rss_bytes() else {
         return;
     };
     let planned = human_bytes(plan.peak());
     let measured = human_bytes(measured);
-    match plan.of_the_process() {
-        true => println!("Peak memory: planned {planned}, measured {measured}"),
-        false => println!(
+    if plan.of_the_process() {
+        println!("Peak memory: planned {planned}, measured {measured}");
+    } else {
+        println!(
             "Peak memory: planned {planned} on {}, measured {measured} in this process",
-            args.model.device
-        ),
+            run.training.model.device_name
+        );
     }
 }
 
-/// Puts fresh adapters on the model, or those of `--init-adapter`.
-fn adapt(model: &mut LlamaLm, args: &TrainArgs) -> Result<LoraConfig> {
-    if let Some(adapter) = &args.init_adapter {
-        return Ok(peft::load(model, adapter)?);
+/// Puts the adapters to start from on the model, and returns their configuration.
+fn adapt(model: &mut Llama, adapter: &Adapter, seed: u64) -> Result<LoraConfig> {
+    match adapter {
+        Adapter::Trained(dir) => Ok(peft::load(model, dir)?),
+        Adapter::Fresh(config) => {
+            attach_adapters(model, config, seed).context("--target")?;
+            Ok(config.clone())
+        }
     }
-    let lora = args.lora();
-    attach_adapters(model, &lora, args.seed).context("--target")?;
-    Ok(lora)
 }
 
-fn train_config(args: &TrainArgs, rows: usize) -> TrainConfig {
-    let mut config = TrainConfig {
-        batch_size: args.batch_size,
-        grad_accum: args.grad_accum,
-        lr: args.lr,
-        schedule: match args.schedule {
-            ScheduleName::Constant => ScheduleKind::Constant,
-            ScheduleName::Linear => ScheduleKind::Linear,
-            ScheduleName::Cosine => ScheduleKind::Cosine,
-        },
-        warmup_steps: args.warmup_steps,
-        optimizer: args.optimizer_kind(),
-        weight_decay: args.weight_decay,
-        max_grad_norm: args.max_grad_norm,
-        seed: args.seed,
-        shuffle: !args.no_shuffle,
-        ..TrainConfig::default()
-    };
-    config.steps = args.steps.unwrap_or_else(|| {
-        let per_epoch = config.steps_of_epochs(rows, 1) as f64;
-        (per_epoch * args.epochs.unwrap_or(1.0)).ceil() as usize
-    });
-    config
-}
-
-/// All that decides what the run computes, by the names of the flags where there are any: written
-/// down with the run and compared when it is resumed.
+/// Returns all that decides what the run computes, by the names of the flags where there are any: it is written down
+/// with the run and compared when the run is resumed.
 fn settings(
-    args: &TrainArgs,
-    session: &Session,
+    run: &TrainRun,
+    opened: &OpenedModel,
     config: &TrainConfig,
     lora: &LoraConfig,
     data: &Dataset,
@@ -278,34 +239,31 @@ fn settings(
             );
         }
     }
-    let limits = RowLimits {
-        seq_len: args.seq_len,
-        truncate: args.truncate,
-    };
-    settings.extend([
-        ("model".to_string(), json!(args.model.model)),
-        (
-            "weights".to_string(),
-            json!(format!("{:?}", session.weights(&args.quant)?)),
-        ),
-        (
-            "compute-dtype".to_string(),
-            json!(ComputeDtype::from(args.model.compute_dtype).to_string()),
-        ),
-        ("data".to_string(), json!(args.data)),
-        // In hexadecimal, because JSON numbers hold fewer bits.
-        (
-            "data-fingerprint".to_string(),
-            json!(format!("{:016x}", data.fingerprint())),
-        ),
-        ("seq-len".to_string(), json!(session.seq_len(limits)?)),
-        ("packing".to_string(), json!(args.packing)),
-        ("init-adapter".to_string(), json!(args.init_adapter)),
-    ]);
+    let training = &run.training;
+    settings.extend(
+        [
+            ("model", json!(training.model.name)),
+            ("weights", json!(format!("{:?}", opened.weights()))),
+            (
+                "compute-dtype",
+                json!(training.model.compute_dtype.to_string()),
+            ),
+            ("data", json!(run.data)),
+            // In hexadecimal, because JSON numbers hold fewer bits.
+            (
+                "data-fingerprint",
+                json!(format!("{:016x}", data.fingerprint())),
+            ),
+            ("seq-len", json!(opened.seq_len(training.limits)?)),
+            ("packing", json!(training.packing)),
+            ("init-adapter", json!(training.adapter.dir())),
+        ]
+        .map(|(key, value)| (key.to_string(), value)),
+    );
     Ok(settings)
 }
 
-/// Takes away what a run without a checkpoint has written, so that the same command can begin again.
+/// Removes what a run without a checkpoint has written, so that the same command can begin again.
 fn remove_empty_run(path: &Path) {
     // The run has failed already; what cannot be removed changes nothing about that.
     let _ = std::fs::remove_file(path.join("run.json"));
@@ -313,7 +271,7 @@ fn remove_empty_run(path: &Path) {
     let _ = std::fs::remove_dir(path);
 }
 
-/// The command line that goes on with this run, to be pasted into a shell.
+/// Returns the command line that goes on with this run, to be pasted into a shell.
 fn resume_command(arguments: impl Iterator<Item = String>) -> String {
     let mut words: Vec<String> = arguments.map(|word| quoted(&word)).collect();
     if !words.iter().any(|word| word == "--resume") {
@@ -325,9 +283,10 @@ fn resume_command(arguments: impl Iterator<Item = String>) -> String {
 /// A word as a POSIX shell reads it back.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_string(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_string()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 

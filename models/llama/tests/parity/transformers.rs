@@ -81,7 +81,7 @@ fn losses_match_transformers() {
                 &device,
             );
             let sum = model
-                .loss_sum(reference.input_ids(&device), None, targets)
+                .nll_sum(reference.input_ids(&device), None, targets)
                 .into_scalar::<f32>();
             let expected: f32 = reference.floats("per_token_loss").iter().sum();
             let mean = (sum / count as f32 - reference.floats("loss")[0]).abs();
@@ -210,7 +210,7 @@ fn a_trainable_model_gives_a_gradient_to_every_parameter() {
             let reference = Reference::of("tiny_llama");
             let model = load("tiny_llama", weights, &device);
             let ids = reference.input_ids(&device);
-            let loss = model.loss_sum(ids.clone(), None, ids);
+            let loss = model.nll_sum(ids.clone(), None, ids);
             if !all {
                 assert!(!loss.is_require_grad());
                 continue;

@@ -1,14 +1,12 @@
-//! The command line: every command, every flag, its default and its help.
+//! The command line as it is typed: every command, every flag, its default and its help.
 
-use std::fmt;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
-use burn::tensor::Device;
-use burn_finetune::OptimizerKind;
+use burn_finetune::ScheduleKind;
 use burn_paged::Budget;
-use burn_qlora::{Checkpointing, LoraConfig, Targets};
+use burn_qlora::{Checkpointing, Codebook};
 use burn_qlora_llama::ComputeDtype;
+use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceName;
@@ -21,7 +19,7 @@ use crate::device::DeviceName;
 #[derive(Debug, Parser)]
 #[command(name = "finetune", version, after_help = EXAMPLES)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -44,19 +42,19 @@ pub enum Command {
         mut_arg("data", |arg| arg.required_unless_present("config")),
         mut_arg("output", |arg| arg.required_unless_present("config"))
     )]
-    Train(Box<TrainArgs>),
+    Train(Box<TrainFlags>),
     /// Tell what a training run would take in memory, before it loads anything
     #[command(
         override_usage = "finetune plan --model <MODEL> [OPTIONS OF TRAIN]",
         after_help = PLAN_HELP
     )]
-    Plan(Box<TrainArgs>),
+    Plan(Box<TrainFlags>),
     /// Measure loss and perplexity on a data set, and how many answers come out exactly right
-    Eval(EvalArgs),
+    Eval(EvalFlags),
     /// Let the model write: one prompt, or a chat
-    Generate(GenerateArgs),
+    Generate(GenerateFlags),
     /// Write the model as a 4-bit checkpoint that transformers + bitsandbytes load
-    Quantize(QuantizeArgs),
+    Quantize(QuantizeFlags),
 }
 
 const TRAIN_HELP: &str = "\
@@ -73,17 +71,14 @@ it as long as --seq-len allows. No weight is read.";
 
 /// `finetune train` and `finetune plan`.
 #[derive(Args, Debug)]
-pub struct TrainArgs {
+pub struct TrainFlags {
     /// TOML file with flags by their names (`batch-size = 8`); flags given here override it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    #[command(flatten)]
     /// The model.
-    pub model: ModelArgs,
     #[command(flatten)]
-    /// How its weights are held.
-    pub quant: QuantArgs,
+    pub model: ModelFlags,
 
     /// Training data: .jsonl or .txt
     #[arg(long, value_name = "FILE", help_heading = "Data")]
@@ -91,12 +86,9 @@ pub struct TrainArgs {
     /// Data to measure the loss on during and after training
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub eval_data: Option<PathBuf>,
-    /// Most tokens in a row [default: 512, or the model's context if that is shorter]
-    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Data")]
-    pub seq_len: Option<usize>,
-    /// Cut rows that are longer than --seq-len, instead of refusing them
-    #[arg(long, help_heading = "Data")]
-    pub truncate: bool,
+    /// The limits of its rows.
+    #[command(flatten)]
+    pub rows: RowFlags,
     /// Put several examples into a row where they fit into --seq-len together, which saves the padding. They do not
     /// see each other: the loss is that of the examples apart. A row of a batch is then such a row
     #[arg(long, help_heading = "Data")]
@@ -163,8 +155,8 @@ pub struct TrainArgs {
     #[arg(long, value_name = "LR", default_value = "2e-4", value_parser = not_negative, help_heading = "Training")]
     pub lr: f64,
     /// How the learning rate goes on after the warm-up
-    #[arg(long, value_enum, default_value_t = ScheduleName::Constant, help_heading = "Training")]
-    pub schedule: ScheduleName,
+    #[arg(long, value_enum, default_value_t = ScheduleKind::Constant, help_heading = "Training")]
+    pub schedule: ScheduleKind,
     /// Steps in which the learning rate rises from 0
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Training")]
     pub warmup_steps: usize,
@@ -188,8 +180,8 @@ pub struct TrainArgs {
     pub max_grad_norm: f64,
     /// What is kept for the backward pass: everything (none), or the inputs of the blocks, which then
     /// run twice (layer): less memory, the same numbers
-    #[arg(long, value_enum, default_value_t = CheckpointingName::None, help_heading = "Training")]
-    pub checkpointing: CheckpointingName,
+    #[arg(long, value_enum, default_value_t = Checkpointing::None, help_heading = "Training")]
+    pub checkpointing: Checkpointing,
     /// Seed of the adapters, the shuffling and the dropout
     #[arg(
         long,
@@ -200,75 +192,16 @@ pub struct TrainArgs {
     pub seed: u64,
 }
 
-impl TrainArgs {
-    /// The adapters the flags ask for.
-    pub fn lora(&self) -> LoraConfig {
-        let targets = match self.target.as_slice() {
-            [all] if all == "all-linear" => Targets::AllLinear,
-            names => Targets::Names(names.to_vec()),
-        };
-        LoraConfig::new(self.rank, self.alpha.unwrap_or(2.0 * self.rank as f64))
-            .with_dropout(self.dropout)
-            .with_rslora(self.rslora)
-            .with_targets(targets)
-    }
-
-    /// The update rule the flags ask for.
-    pub fn optimizer_kind(&self) -> OptimizerKind {
-        match self.optimizer {
-            OptimizerName::Adamw | OptimizerName::PagedAdamw => OptimizerKind::Adamw,
-            OptimizerName::PagedAdamw8bit => OptimizerKind::Adamw8bit,
-        }
-    }
-
-    /// What stays resident of the optimizer's state. It changes nothing of what a run computes.
-    ///
-    /// # Errors
-    /// A budget for an optimizer that is not paged, and `auto` where nothing tells how much memory there is.
-    pub fn budget(&self) -> Result<Budget> {
-        let device = self.model.device;
-        let known = self.device_memory.is_some() || device.is_flex();
-        if self.optimizer == OptimizerName::Adamw {
-            if self.optimizer_budget.is_some() || self.device_memory.is_some() {
-                bail!(
-                    "--optimizer-budget, --device-memory: adamw keeps all of its state in memory; choose \
-                     --optimizer paged-adamw"
-                );
-            }
-            return Ok(Budget::Resident);
-        }
-        match self.optimizer_budget {
-            None if known => Ok(Budget::Auto),
-            None => Ok(Budget::Resident),
-            Some(Budget::Auto) if !known => bail!(
-                "--optimizer-budget auto: {device} does not tell how much memory it has; say what may be taken, \
-                 as --device-memory 24GB"
-            ),
-            Some(Budget::Auto) => Ok(Budget::Auto),
-            Some(budget) if self.device_memory.is_some() => bail!(
-                "--device-memory: only --optimizer-budget auto goes by it, and the budget is {budget}"
-            ),
-            Some(budget) => Ok(budget),
-        }
-    }
-}
-
 /// `finetune eval`.
 #[derive(Args, Debug)]
 #[command(override_usage = "finetune eval --model <MODEL> --data <FILE> [OPTIONS]")]
-pub struct EvalArgs {
+pub struct EvalFlags {
     /// TOML file with flags by their names (`seq-len = 512`); flags given here override it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    #[command(flatten)]
     /// The model.
-    pub model: ModelArgs,
     #[command(flatten)]
-    /// How its weights are held.
-    pub quant: QuantArgs,
-    /// peft adapter to put on the model
-    #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub adapter: Option<PathBuf>,
+    pub model: AdaptedModelFlags,
     /// Data to measure on: .jsonl or .txt
     #[arg(
         long,
@@ -277,12 +210,9 @@ pub struct EvalArgs {
         required_unless_present = "config"
     )]
     pub data: Option<PathBuf>,
-    /// Most tokens in a row [default: 512, or the model's context if that is shorter]
-    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Data")]
-    pub seq_len: Option<usize>,
-    /// Cut rows that are longer than --seq-len, instead of refusing them
-    #[arg(long, help_heading = "Data")]
-    pub truncate: bool,
+    /// The limits of its rows.
+    #[command(flatten)]
+    pub rows: RowFlags,
     /// Rows measured at once
     #[arg(long, value_name = "N", default_value = "4", value_parser = positive, help_heading = "Data")]
     pub batch_size: usize,
@@ -303,19 +233,13 @@ pub struct EvalArgs {
 #[command(
     override_usage = "finetune generate --model <MODEL> (--prompt <TEXT> | --chat) [OPTIONS]"
 )]
-pub struct GenerateArgs {
+pub struct GenerateFlags {
     /// TOML file with flags by their names (`max-tokens = 64`); flags given here override it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    #[command(flatten)]
     /// The model.
-    pub model: ModelArgs,
     #[command(flatten)]
-    /// How its weights are held.
-    pub quant: QuantArgs,
-    /// peft adapter to put on the model
-    #[arg(long, value_name = "DIR", help_heading = "Model")]
-    pub adapter: Option<PathBuf>,
+    pub model: AdaptedModelFlags,
     /// Text to continue
     #[arg(
         long,
@@ -353,7 +277,7 @@ pub struct GenerateArgs {
 /// `finetune quantize`.
 #[derive(Args, Debug)]
 #[command(override_usage = "finetune quantize --model <MODEL> --output <DIR> [OPTIONS]")]
-pub struct QuantizeArgs {
+pub struct QuantizeFlags {
     /// TOML file with flags by their names; flags given here override it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -363,15 +287,15 @@ pub struct QuantizeArgs {
     /// Directory for the checkpoint; must not exist or be empty
     #[arg(long, value_name = "DIR", required_unless_present = "config")]
     pub output: Option<PathBuf>,
-    #[command(flatten)]
     /// The format.
-    pub quant: QuantArgs,
+    #[command(flatten)]
+    pub quant: QuantFlags,
 }
 
-/// Which model, and where it runs.
+/// The model, the device it runs on and the format of its weights.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Model")]
-pub struct ModelArgs {
+pub struct ModelFlags {
     /// Hugging Face directory (plain or bitsandbytes 4-bit), .gguf file or Hub id
     #[arg(long, value_name = "MODEL", required_unless_present = "config")]
     pub model: Option<String>,
@@ -379,50 +303,40 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceName::default())]
     pub device: DeviceName,
     /// What the model computes in; its 4-bit weights, the adapters and the optimizer do not depend on it
-    #[arg(long, value_enum, default_value_t = ComputeDtypeName::F32)]
-    pub compute_dtype: ComputeDtypeName,
+    #[arg(long, value_enum, default_value_t = ComputeDtype::F32)]
+    pub compute_dtype: ComputeDtype,
+    /// The 4-bit format of its weights.
+    #[command(flatten)]
+    pub quant: QuantFlags,
 }
 
-impl ModelArgs {
-    /// Finds the device on this machine.
-    ///
-    /// # Errors
-    /// A device that is not there, or that cannot compute in `--compute-dtype`.
-    pub fn open_device(&self) -> Result<Device> {
-        let device = self.device.open()?;
-        let dtype = ComputeDtype::from(self.compute_dtype);
-        dtype
-            .check(&device)
-            .with_context(|| format!("--compute-dtype {dtype}"))?;
-        Ok(device)
-    }
+/// A model that may have an adapter already.
+#[derive(Args, Debug)]
+pub struct AdaptedModelFlags {
+    /// The model itself.
+    #[command(flatten)]
+    pub base: ModelFlags,
+    /// peft adapter to put on the model
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub adapter: Option<PathBuf>,
 }
 
-/// A dtype to compute in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ComputeDtypeName {
-    /// Exact, everywhere
-    F32,
-    /// Half the memory, the range of f32, 8 significant bits
-    Bf16,
-    /// Half the memory, a short range, 11 significant bits
-    F16,
-}
-
-impl From<ComputeDtypeName> for ComputeDtype {
-    fn from(name: ComputeDtypeName) -> Self {
-        match name {
-            ComputeDtypeName::F32 => Self::F32,
-            ComputeDtypeName::Bf16 => Self::Bf16,
-            ComputeDtypeName::F16 => Self::F16,
-        }
-    }
+/// The limits of the rows of a data file.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Data")]
+pub struct RowFlags {
+    /// Most tokens in a row [default: 512, or the model's context if that is shorter]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub seq_len: Option<usize>,
+    /// Cut rows that are longer than --seq-len, instead of refusing them
+    #[arg(long)]
+    pub truncate: bool,
 }
 
 /// The 4-bit format of the base weights.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Debug)]
 #[command(next_help_heading = "Quantization")]
-pub struct QuantArgs {
+pub struct QuantFlags {
     /// 4-bit format of the base weights, or none; a model that is 4-bit already keeps its own
     /// [default: nf4]
     #[arg(long, value_enum)]
@@ -435,53 +349,24 @@ pub struct QuantArgs {
     pub no_double_quant: bool,
 }
 
-/// A 4-bit data type, or none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum QuantName {
-    /// 4-bit NormalFloat
-    Nf4,
-    /// 4-bit float, E2M1
-    Fp4,
-    /// Evenly spaced
-    Int4,
-    /// Keep full precision
-    None,
-}
+/// A 4-bit codebook, or `none` for full precision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuantName(pub Option<Codebook>);
 
-/// A learning-rate schedule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ScheduleName {
-    /// Stays at its height
-    Constant,
-    /// Falls to 0 in a line
-    Linear,
-    /// Falls to 0 along half a cosine
-    Cosine,
-}
-
-/// A trade of time for memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CheckpointingName {
-    /// Keep every value
-    None,
-    /// Keep the inputs of the blocks
-    Layer,
-}
-
-impl fmt::Display for CheckpointingName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "none",
-            Self::Layer => "layer",
-        })
+impl ValueEnum for QuantName {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self(Some(Codebook::Nf4)),
+            Self(Some(Codebook::Fp4)),
+            Self(Some(Codebook::Int4)),
+            Self(None),
+        ]
     }
-}
 
-impl From<CheckpointingName> for Checkpointing {
-    fn from(name: CheckpointingName) -> Self {
-        match name {
-            CheckpointingName::None => Self::None,
-            CheckpointingName::Layer => Self::Layer,
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self.0 {
+            Some(codebook) => codebook.to_possible_value(),
+            None => Some(PossibleValue::new("none").help("Keep full precision")),
         }
     }
 }
@@ -513,10 +398,10 @@ fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
-fn number(text: &str, allowed: impl Fn(f64) -> bool, wish: &str) -> Result<f64, String> {
+fn number(text: &str, allowed: impl Fn(f64) -> bool, range: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(number) if f64::is_finite(number) && allowed(number) => Ok(number),
-        _ => Err(format!("must be a number {wish}")),
+        _ => Err(format!("must be a number {range}")),
     }
 }
 

@@ -1,10 +1,14 @@
-//! Writes the demo's data set: `demo-data DIR [--seed N] [--train N] [--held-out N]`.
+//! Writes the demo's data set: `demo-records DIR [--seed N] [--train N] [--held-out N]`.
+
+/// The generator.
+mod records;
 
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Parser;
-use finetune::records::{self, DataSetConfig};
+
+use records::DataSetConfig;
 
 /// Write the demo's data set: spending notes in free English and their JSON records
 #[derive(Parser)]

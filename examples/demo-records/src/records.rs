@@ -34,7 +34,7 @@ pub struct DataSet {
     pub held_out: Vec<Example>,
 }
 
-/// How much of the data set to draw, and from which seed.
+/// The sizes of the data set and the seed it is drawn from.
 #[derive(Clone, Copy, Debug)]
 pub struct DataSetConfig {
     /// Seed of the draw.
@@ -62,7 +62,7 @@ impl Default for DataSetConfig {
     }
 }
 
-/// What stands in the JSON, in this order.
+/// The keys of the JSON, in this order.
 #[derive(Serialize)]
 struct Record<'a> {
     who: &'a str,
@@ -73,7 +73,7 @@ struct Record<'a> {
     day: &'a str,
 }
 
-/// What is bought, and under which category it is booked.
+/// Things to buy, and the category each is booked under.
 const ITEMS: [(&str, &str); 40] = [
     ("lunch", "food"),
     ("dinner", "food"),

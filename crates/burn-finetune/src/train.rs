@@ -1,0 +1,18 @@
+//! The training loop.
+
+/// The parts of a trainer.
+mod builder;
+/// The numbers of a run.
+mod config;
+/// What a run reports while it goes.
+mod report;
+/// The whole run: data, evaluation, checkpoints, interruption.
+mod run;
+/// One optimizer step at a time.
+mod trainer;
+
+pub use builder::TrainerBuilder;
+pub use config::TrainConfig;
+pub use report::{Event, StepReport};
+pub use run::{Outcome, RunOptions};
+pub use trainer::Trainer;

@@ -1,0 +1,61 @@
+//! A causal language model with adapters, and the batch of tokens it is trained on.
+
+use crate::backward::{BackwardPass, LossAndGradients};
+use crate::model::LoraModel;
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor};
+
+/// Rows of tokens with what should follow each token.
+///
+/// Rows are padded on the right with any token whose target is [`IGNORED`](Self::IGNORED): causal attention keeps
+/// real tokens from seeing the padding, so there is no mask for it.
+#[derive(Debug, Clone)]
+pub struct TokenBatch {
+    /// Token ids, `[batch, seq]`.
+    pub input_ids: Tensor<2, Int>,
+    /// The place in its row at which each token's sequence begins, `[batch, seq]`, where a row holds several
+    /// sequences: a token sees nothing before it and has its position from there. Padding is a sequence of one token
+    /// each. `None` where every row is one sequence.
+    pub starts: Option<Tensor<2, Int>>,
+    /// The token that should follow each place, or [`IGNORED`](Self::IGNORED): `[batch, seq]`.
+    pub targets: Tensor<2, Int>,
+}
+
+impl TokenBatch {
+    /// The target of a place that is not learnt: padding, or text that somebody else wrote.
+    pub const IGNORED: i64 = burn_fused::IGNORED;
+}
+
+/// A causal language model with adapters.
+pub trait CausalLm: Module + LoraModel {
+    /// Whether [`loss_and_gradients`](Self::loss_and_gradients) supports
+    /// [`Checkpointing::Layer`](crate::Checkpointing::Layer).
+    const LAYER_CHECKPOINTING: bool = false;
+
+    /// Whether the model keeps the sequences of a row apart where [`TokenBatch::starts`] says that there are several.
+    const PACKING: bool = false;
+
+    /// Returns the sum of the negative log-likelihoods of the batch's targets, in nats: `[1]`, f32.
+    ///
+    /// A model that never forms the logits (`burn_fused::linear_cross_entropy`) sums here as it goes.
+    fn loss_sum(&self, batch: &TokenBatch) -> Tensor<1>;
+
+    /// Returns the loss of `batch` times the pass's scale, and the gradients of the adapters, which alone are
+    /// trainable.
+    ///
+    /// The same pass over the same rows gives the same values, on Flex the same bits, whatever its
+    /// checkpointing is. The default builds one graph over the whole model, which is what
+    /// `Checkpointing::None` stands for; a model that supports more says so in
+    /// [`LAYER_CHECKPOINTING`](Self::LAYER_CHECKPOINTING).
+    fn loss_and_gradients(&self, batch: &TokenBatch, pass: &BackwardPass) -> LossAndGradients {
+        self.device().seed(pass.seed);
+        let loss = self.loss_sum(batch);
+        LossAndGradients::of(self, loss, pass.scale)
+    }
+
+    /// Returns the device that the model's inputs have to be on.
+    fn device(&self) -> Device;
+
+    /// Returns the length in tokens of the longest row that the model takes.
+    fn context_len(&self) -> usize;
+}

@@ -1,0 +1,143 @@
+//! An opened model: its files are checked, its tokenizer is ready; its weights are loaded on demand.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+use burn_finetune::{ChatTemplate, Dataset, RowEncoder};
+use burn_qlora::{QuantConfig, peft};
+use burn_qlora_llama::{Checkpoint, Llama, LoadOptions, SpecialTokens, Weights};
+use tokenizers::Tokenizer;
+
+use crate::run::{Model, RowLimits};
+use crate::{progress, source};
+
+/// A model on disk with all that is needed to turn text into tokens and back.
+pub struct OpenedModel {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Its special tokens.
+    pub special: SpecialTokens,
+    /// Its chat template, if it has one.
+    pub template: Option<ChatTemplate>,
+    options: LoadOptions,
+}
+
+impl OpenedModel {
+    /// Opens the model, fetching it if need be.
+    ///
+    /// # Errors
+    /// A model that cannot be found, read or used, or that lacks a tokenizer; a block size that does not exist.
+    pub fn open(model: &Model) -> Result<Self> {
+        let checkpoint = Checkpoint::open(source::resolve(&model.name)?)?;
+        let special = checkpoint.special_tokens()?;
+        let template = match checkpoint.chat_template()? {
+            Some(source) => Some(
+                ChatTemplate::new(&source, special_variables(&special))
+                    .with_context(|| format!("model {}", checkpoint.path().display()))?,
+            ),
+            None => None,
+        };
+        let weights = model.quantization.weights(checkpoint.is_bitsandbytes())?;
+        Ok(Self {
+            tokenizer: checkpoint.tokenizer()?,
+            checkpoint,
+            special,
+            template,
+            options: LoadOptions::new(weights).with_compute_dtype(model.compute_dtype),
+        })
+    }
+
+    /// Returns the most tokens in a row.
+    ///
+    /// # Errors
+    /// A `--seq-len` beyond the model's context.
+    pub fn seq_len(&self, limits: RowLimits) -> Result<usize> {
+        limits.seq_len(self.checkpoint.config().max_position_embeddings)
+    }
+
+    /// Reads a data file into rows of tokens.
+    ///
+    /// # Errors
+    /// A file that cannot be read or has a line that cannot be used, by its number.
+    pub fn dataset(&self, path: &Path, limits: RowLimits) -> Result<Dataset> {
+        let encoder = RowEncoder {
+            tokenizer: &self.tokenizer,
+            template: self.template.as_ref(),
+            eos: self.special.eos.as_ref().map(|token| token.id),
+            max_len: self.seq_len(limits)?,
+            truncate: limits.truncate,
+        };
+        Ok(Dataset::read(path, &encoder)?)
+    }
+
+    /// Reads a data file as [`dataset`](Self::dataset) does, and packs its examples into rows if `packing`.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn training_data(&self, path: &Path, limits: RowLimits, packing: bool) -> Result<Dataset> {
+        let data = self.dataset(path, limits)?;
+        Ok(if packing {
+            data.packed(self.seq_len(limits)?)
+        } else {
+            data
+        })
+    }
+
+    /// Returns how the weights are loaded.
+    pub fn weights(&self) -> Weights {
+        self.options.weights
+    }
+
+    /// Returns the 4-bit format of the weights once they are loaded, `None` for none. Of a model that is 4-bit
+    /// already one matrix is read.
+    ///
+    /// # Errors
+    /// A matrix that cannot be read.
+    pub fn quantization(&self) -> Result<Option<QuantConfig>> {
+        Ok(match self.weights() {
+            Weights::Quantized(config) => Some(config),
+            Weights::Dense | Weights::Trainable => None,
+            Weights::AsStored => self.checkpoint.stored_quantization()?,
+        })
+    }
+
+    /// Loads the weights onto a device.
+    ///
+    /// # Errors
+    /// Weights that are missing, damaged or cannot be had in the wanted format or dtype.
+    pub fn load(&self, device: &Device) -> Result<Llama> {
+        let spinner = progress::spinner(format!("load {}", self.checkpoint.path().display()));
+        let llama = Llama::load(&self.checkpoint, &self.options, device)?;
+        spinner.finish_and_clear();
+        Ok(llama)
+    }
+
+    /// Loads the weights and puts the adapter of a peft directory on them, for everything but training.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and an adapter that is damaged or for another model.
+    pub fn load_with_adapter(&self, adapter: Option<&Path>, device: &Device) -> Result<Llama> {
+        let mut model = self.load(device)?;
+        if let Some(adapter) = adapter {
+            peft::load(&mut model, adapter)?;
+        }
+        Ok(model)
+    }
+}
+
+/// Returns the special tokens as chat templates know them.
+fn special_variables(special: &SpecialTokens) -> BTreeMap<String, String> {
+    [
+        ("bos_token", &special.bos),
+        ("eos_token", &special.eos),
+        ("unk_token", &special.unk),
+        ("pad_token", &special.pad),
+    ]
+    .into_iter()
+    .filter_map(|(name, token)| Some((name.to_string(), token.as_ref()?.text.clone())))
+    .collect()
+}

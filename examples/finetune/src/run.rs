@@ -1,0 +1,23 @@
+//! The command line resolved: plain values, each checked once, which are all that the commands read.
+
+/// `finetune eval`.
+mod eval;
+/// `finetune generate`.
+mod generate;
+/// The model, its device and the format of its weights.
+mod model;
+/// The optimizer's state: its format and its place.
+mod optimizer;
+/// `finetune quantize`.
+mod quantize;
+/// The limits of the rows of a data file.
+mod rows;
+/// `finetune train` and `finetune plan`.
+mod train;
+
+pub use eval::EvalRun;
+pub use generate::{GenerateRun, Input};
+pub use model::Model;
+pub use quantize::QuantizeRun;
+pub use rows::RowLimits;
+pub use train::{Adapter, Output, PlanRun, TrainRun, Training};

@@ -1,0 +1,98 @@
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+use burn_qlora::{Codebook, QuantConfig};
+use burn_qlora_llama::{ComputeDtype, Weights};
+
+use crate::device::DeviceName;
+use crate::flags::{ModelFlags, QuantFlags, QuantName};
+
+/// The model to use, its device and the format of its weights.
+#[derive(Debug)]
+pub struct Model {
+    /// Path or Hub id, as typed.
+    pub name: String,
+    /// The device by its name on the command line.
+    pub device_name: DeviceName,
+    /// The device, which can compute in `compute_dtype`.
+    pub device: Device,
+    /// The dtype of everything that is not in 4 bits.
+    pub compute_dtype: ComputeDtype,
+    /// The format of the base weights.
+    pub quantization: Quantization,
+}
+
+/// The format of the base weights.
+#[derive(Clone, Copy, Debug)]
+pub enum Quantization {
+    /// Full precision.
+    Dense,
+    /// This 4-bit format.
+    Format(QuantConfig),
+    /// The model's own format if it is 4-bit already, else this one.
+    StoredOr(QuantConfig),
+}
+
+impl Model {
+    /// Finds the device on this machine.
+    ///
+    /// # Errors
+    /// A device that is not there or that cannot compute in `--compute-dtype`, and no model.
+    pub fn resolve(flags: ModelFlags) -> Result<Self> {
+        let device = flags.device.open()?;
+        let compute_dtype = flags.compute_dtype;
+        compute_dtype
+            .check(&device)
+            .with_context(|| format!("--compute-dtype {compute_dtype}"))?;
+        Ok(Self {
+            name: required_model(flags.model)?,
+            device_name: flags.device,
+            device,
+            compute_dtype,
+            quantization: Quantization::of(&flags.quant),
+        })
+    }
+}
+
+/// Returns the name of the model, which only a config file can leave out.
+pub(super) fn required_model(name: Option<String>) -> Result<String> {
+    name.context("no model is given; name one with --model")
+}
+
+impl Quantization {
+    fn of(flags: &QuantFlags) -> Self {
+        match flags.quant {
+            None => Self::StoredOr(quant_config(flags, Codebook::default())),
+            Some(QuantName(Some(codebook))) => Self::Format(quant_config(flags, codebook)),
+            Some(QuantName(None)) => Self::Dense,
+        }
+    }
+
+    /// Returns how the weights of a checkpoint are loaded, which is stored in 4 bits or not.
+    ///
+    /// # Errors
+    /// A block size that the format does not have.
+    pub fn weights(self, stored_in_4_bits: bool) -> Result<Weights> {
+        match self {
+            Self::Dense => Ok(Weights::Dense),
+            Self::StoredOr(_) if stored_in_4_bits => Ok(Weights::AsStored),
+            Self::Format(config) | Self::StoredOr(config) => {
+                Ok(Weights::Quantized(checked(config)?))
+            }
+        }
+    }
+}
+
+/// Returns the format of `codebook` with the other flags' settings.
+pub(super) fn quant_config(flags: &QuantFlags, codebook: Codebook) -> QuantConfig {
+    QuantConfig {
+        codebook,
+        block_size: flags.block_size,
+        double_quant: !flags.no_double_quant,
+    }
+}
+
+/// Returns `config` if its block size exists.
+pub(super) fn checked(config: QuantConfig) -> Result<QuantConfig> {
+    config.validate().context("--block-size")?;
+    Ok(config)
+}

@@ -1,0 +1,43 @@
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use burn_qlora::{Codebook, QuantConfig};
+
+use super::model::{checked, quant_config, required_model};
+use crate::flags::{QuantName, QuantizeFlags};
+
+/// `finetune quantize`.
+#[derive(Debug)]
+pub struct QuantizeRun {
+    /// Path or Hub id of the model, as typed.
+    pub model: String,
+    /// The checkpoint's directory.
+    pub output: PathBuf,
+    /// A format that bitsandbytes has.
+    pub config: QuantConfig,
+}
+
+impl QuantizeRun {
+    /// Resolves the flags.
+    ///
+    /// # Errors
+    /// No output directory, a format that bitsandbytes does not have, a block size that does not exist, no model.
+    pub fn resolve(flags: QuantizeFlags) -> Result<Self> {
+        let output = flags
+            .output
+            .context("no output is given; name a directory with --output")?;
+        let codebook = match flags.quant.quant {
+            None => Codebook::default(),
+            Some(QuantName(Some(codebook @ (Codebook::Nf4 | Codebook::Fp4)))) => codebook,
+            Some(QuantName(other)) => {
+                let name = other.map_or("none".to_string(), |codebook| codebook.to_string());
+                bail!("--quant {name}: bitsandbytes has no such 4-bit format; use nf4 or fp4")
+            }
+        };
+        Ok(Self {
+            output,
+            config: checked(quant_config(&flags.quant, codebook))?,
+            model: required_model(flags.model)?,
+        })
+    }
+}

@@ -1,0 +1,210 @@
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use burn_finetune::TrainConfig;
+use burn_qlora::{Checkpointing, LoraConfig, Targets};
+
+use super::model::Model;
+use super::optimizer::Optimizer;
+use super::rows::RowLimits;
+use crate::flags::TrainFlags;
+
+/// `finetune train`.
+#[derive(Debug)]
+pub struct TrainRun {
+    /// The run itself.
+    pub training: Training,
+    /// The rows to train on.
+    pub data: PathBuf,
+    /// The rows to measure the loss on.
+    pub eval_data: Option<PathBuf>,
+    /// Everything that is written.
+    pub output: Output,
+}
+
+/// `finetune plan`.
+#[derive(Debug)]
+pub struct PlanRun {
+    /// The run to plan.
+    pub training: Training,
+    /// The rows it would train on, if they are known.
+    pub data: Option<PathBuf>,
+}
+
+/// A training run, as `train` does it and `plan` plans it.
+#[derive(Debug)]
+pub struct Training {
+    /// The model.
+    pub model: Model,
+    /// The limits of the rows.
+    pub limits: RowLimits,
+    /// Whether several examples share a row.
+    pub packing: bool,
+    /// The adapters to start from.
+    pub adapter: Adapter,
+    /// The optimizer's state.
+    pub optimizer: Optimizer,
+    /// The values kept for the backward pass.
+    pub checkpointing: Checkpointing,
+    /// The length of the run.
+    length: Length,
+    /// The numbers of the run, except for its steps, which follow from `length` and the number of rows.
+    config: TrainConfig,
+}
+
+/// The adapters to start from.
+#[derive(Debug)]
+pub enum Adapter {
+    /// Fresh ones.
+    Fresh(LoraConfig),
+    /// The adapters of a peft directory.
+    Trained(PathBuf),
+}
+
+/// The length of a run.
+#[derive(Clone, Copy, Debug)]
+pub enum Length {
+    /// A number of optimizer steps.
+    Steps(usize),
+    /// A number of passes over the data.
+    Epochs(f64),
+}
+
+/// Everything that a run writes.
+#[derive(Debug)]
+pub struct Output {
+    /// The run's directory.
+    pub dir: PathBuf,
+    /// Whether to go on from the last checkpoint in it.
+    pub resume: bool,
+    /// The step log.
+    pub log_json: Option<PathBuf>,
+    /// Steps between evaluations; `None` for one at the end.
+    pub eval_every: Option<usize>,
+    /// Steps between checkpoints; `None` for one at the end.
+    pub save_every: Option<usize>,
+}
+
+impl TrainRun {
+    /// Resolves the flags.
+    ///
+    /// # Errors
+    /// No data or no output directory, and as [`Training`]'s.
+    pub fn resolve(mut flags: TrainFlags) -> Result<Self> {
+        let data = flags.data.take();
+        let dir = flags.output.take();
+        Ok(Self {
+            data: data.context("no data is given; name a file with --data")?,
+            output: Output {
+                dir: dir.context("no output is given; name one with --output")?,
+                resume: flags.resume,
+                log_json: flags.log_json.take(),
+                eval_every: (flags.eval_every > 0).then_some(flags.eval_every),
+                save_every: (flags.save_every > 0).then_some(flags.save_every),
+            },
+            eval_data: flags.eval_data.take(),
+            training: Training::resolve(flags)?,
+        })
+    }
+}
+
+impl PlanRun {
+    /// Resolves the flags.
+    ///
+    /// # Errors
+    /// As [`Training`]'s.
+    pub fn resolve(mut flags: TrainFlags) -> Result<Self> {
+        Ok(Self {
+            data: flags.data.take(),
+            training: Training::resolve(flags)?,
+        })
+    }
+}
+
+impl Training {
+    /// Resolves the flags that `train` and `plan` share.
+    ///
+    /// # Errors
+    /// As those of [`Model`] and [`Optimizer`].
+    fn resolve(flags: TrainFlags) -> Result<Self> {
+        let optimizer = Optimizer::resolve(&flags)?;
+        let adapter = match &flags.init_adapter {
+            Some(dir) => Adapter::Trained(dir.clone()),
+            None => Adapter::Fresh(lora(&flags)),
+        };
+        let length = match flags.steps {
+            Some(steps) => Length::Steps(steps),
+            None => Length::Epochs(flags.epochs.unwrap_or(1.0)),
+        };
+        Ok(Self {
+            model: Model::resolve(flags.model)?,
+            limits: flags.rows.into(),
+            packing: flags.packing,
+            adapter,
+            optimizer,
+            checkpointing: flags.checkpointing,
+            length,
+            config: TrainConfig {
+                batch_size: flags.batch_size,
+                grad_accum: flags.grad_accum,
+                lr: flags.lr,
+                schedule: flags.schedule,
+                warmup_steps: flags.warmup_steps,
+                optimizer: optimizer.kind,
+                weight_decay: flags.weight_decay,
+                max_grad_norm: flags.max_grad_norm,
+                seed: flags.seed,
+                shuffle: !flags.no_shuffle,
+                ..TrainConfig::default()
+            },
+        })
+    }
+
+    /// Returns the numbers of a run over `rows` rows.
+    ///
+    /// # Errors
+    /// A number that cannot work.
+    pub fn config(&self, rows: usize) -> Result<TrainConfig> {
+        let mut config = self.config.clone();
+        config.steps = match self.length {
+            Length::Steps(steps) => steps,
+            Length::Epochs(epochs) => {
+                (config.steps_of_epochs(rows, 1) as f64 * epochs).ceil() as usize
+            }
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Returns the number of rows of a micro-batch.
+    pub fn batch_size(&self) -> usize {
+        self.config.batch_size
+    }
+
+    /// Returns the number of micro-batches of an optimizer step.
+    pub fn grad_accum(&self) -> usize {
+        self.config.grad_accum
+    }
+}
+
+impl Adapter {
+    /// Returns the peft directory, if there is one.
+    pub fn dir(&self) -> Option<&Path> {
+        match self {
+            Self::Fresh(_) => None,
+            Self::Trained(dir) => Some(dir),
+        }
+    }
+}
+
+/// Returns the configuration of fresh adapters.
+fn lora(flags: &TrainFlags) -> LoraConfig {
+    let targets = match flags.target.as_slice() {
+        [all] if all == "all-linear" => Targets::AllLinear,
+        names => Targets::Names(names.to_vec()),
+    };
+    LoraConfig::new(flags.rank, flags.alpha.unwrap_or(2.0 * flags.rank as f64))
+        .with_dropout(flags.dropout)
+        .with_rslora(flags.rslora)
+        .with_targets(targets)
+}

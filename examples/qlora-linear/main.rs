@@ -1,0 +1,130 @@
+//! QLoRA in a module and a training loop of one's own: the linear layers of a small network are frozen in 4 bits, and
+//! LoRA adapters on them learn a new task. The adapters are saved as Hugging Face peft saves them.
+//!
+//! ```text
+//! cargo run --release --example qlora-linear [DIRECTORY FOR THE ADAPTER]
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use burn::module::Module;
+use burn::nn::LinearConfig;
+use burn::nn::loss::{MseLoss, Reduction};
+use burn::optim::{AdamWConfig, GradientsParams};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Distribution, Tensor};
+use burn_qlora::{
+    LoraConfig, LoraModel, QLoraLinear, QuantConfig, attach_adapters, freeze_base, peft,
+};
+
+const INPUTS: usize = 64;
+const HIDDEN: usize = 256;
+const OUTPUTS: usize = 16;
+const STEPS: usize = 100;
+const LEARNING_RATE: f64 = 1e-2;
+
+/// A network whose layers were Burn's `Linear` and have kept their `forward`.
+#[derive(Module, Debug)]
+struct Net {
+    hidden: QLoraLinear,
+    output: QLoraLinear,
+}
+
+impl Net {
+    /// Quantizes the layers of a dense network. A real one would be loaded from a file; this one is random, the same
+    /// at every call.
+    fn pretrained(device: &Device) -> Result<Self> {
+        device.seed(1);
+        let layer = |inputs, outputs| {
+            let dense = LinearConfig::new(inputs, outputs).init(device);
+            QLoraLinear::from_linear(dense, QuantConfig::default())
+        };
+        Ok(Self {
+            hidden: layer(INPUTS, HIDDEN)?,
+            output: layer(HIDDEN, OUTPUTS)?,
+        })
+    }
+
+    /// Maps `x: [batch, INPUTS]` to `[batch, OUTPUTS]`.
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.output.forward(relu(self.hidden.forward(x)))
+    }
+}
+
+/// The layers that can carry an adapter, by the names they have in the adapter's file.
+impl LoraModel for Net {
+    fn lora_linears(&self) -> Vec<(String, &QLoraLinear)> {
+        vec![
+            ("hidden".into(), &self.hidden),
+            ("output".into(), &self.output),
+        ]
+    }
+
+    fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)> {
+        vec![
+            ("hidden".into(), &mut self.hidden),
+            ("output".into(), &mut self.output),
+        ]
+    }
+}
+
+/// Trains adapters, saves them to `dir`, loads them again, and returns the first and the last loss.
+fn train(dir: &Path) -> Result<(f32, f32)> {
+    // Any device will do that Burn and burn-qlora have the feature of.
+    let device = Device::flex().autodiff();
+    let mut net = Net::pretrained(&device)?;
+    let config = LoraConfig::new(8, 16.0);
+    attach_adapters(&mut net, &config, 0)?;
+    // The adapters alone train; the packed weights never do.
+    let mut net = freeze_base(net);
+
+    // The new task: a linear map of the inputs.
+    let x = Tensor::random([128, INPUTS], Distribution::Normal(0.0, 1.0), &device);
+    let map = Tensor::random([INPUTS, OUTPUTS], Distribution::Normal(0.0, 0.1), &device);
+    let y = x.clone().matmul(map);
+
+    let mut optimizer = AdamWConfig::new().with_weight_decay(0.0).init();
+    let mut losses = Vec::new();
+    for step in 0..STEPS {
+        let predicted = net.forward(x.clone());
+        let loss = MseLoss::new().forward(predicted, y.clone(), Reduction::Mean);
+        let gradients = GradientsParams::from_grads(loss.backward(), &net);
+        net = optimizer.step(LEARNING_RATE, net, gradients);
+        losses.push(loss.into_scalar::<f32>());
+        if step % 20 == 0 {
+            println!("step {step:>3}: loss {:.4}", losses[step]);
+        }
+    }
+
+    peft::save(&net, &config, "a-small-network", dir)?;
+    let mut again = Net::pretrained(&device)?;
+    peft::load(&mut again, dir)?;
+    let difference = (again.forward(x.clone()) - net.forward(x)).abs().max();
+    ensure!(
+        difference.into_scalar::<f32>() == 0.0,
+        "the adapter should load as it was saved"
+    );
+    Ok((losses[0], losses[STEPS - 1]))
+}
+
+fn main() -> Result<()> {
+    let dir = std::env::args_os()
+        .nth(1)
+        .map_or_else(|| std::env::temp_dir().join("qlora-linear"), PathBuf::from);
+    let (first, last) = train(&dir)?;
+    println!("loss {first:.4} before, {last:.4} after");
+    println!("the adapter is in {}", dir.display());
+    ensure!(
+        last < 0.2 * first,
+        "the adapters should have learnt the task"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_loss_goes_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, last) = train(dir.path()).unwrap();
+    assert!(last < 0.2 * first, "{first} before, {last} after");
+}
