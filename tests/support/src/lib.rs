@@ -9,6 +9,7 @@
 //! * [`random`]: numbers that depend on a seed alone
 //! * [`alone`]: one test at a time
 //! * [`devices!`], [`on_every_device!`], [`TestDevice`] (feature `burn`): the devices compiled in
+//! * [`runtime`], [`on_every_runtime!`] (feature `cubecl`): the runtimes of CubeCL compiled in
 //! * [`tensor`], [`values`] (feature `burn`): into a tensor and out of it
 
 mod alone;
@@ -19,6 +20,8 @@ mod device;
 mod fixtures;
 pub mod random;
 mod recording;
+#[cfg(feature = "cubecl")]
+mod runtime;
 mod smollm2;
 #[cfg(feature = "burn")]
 mod tensors;
@@ -29,6 +32,8 @@ pub use close::{Tolerance, assert_close, assert_within};
 pub use device::{Device, DeviceKind, NO_DEVICE, TestDevice};
 pub use fixtures::{fixture, json, read_fixture};
 pub use recording::Recording;
+#[cfg(feature = "cubecl")]
+pub use runtime::{NO_RUNTIME, runtime};
 pub use smollm2::smollm2;
 #[cfg(feature = "burn")]
 pub use tensors::{tensor, values};

@@ -6,7 +6,9 @@ use nf4::{Codebook, QuantConfig};
 use qlora_cubecl::dequantize::{Kernel, dequantize_with};
 use qlora_cubecl::quantize;
 
-use crate::support::{BF16, F16, F32, format, is_cpu, random, read_values, read_words, upload};
+use qlora_test_support::random::uniform;
+
+use crate::support::{BF16, F16, F32, format, is_cpu, read_values, read_words, upload};
 
 /// Short last blocks and words, several nested blocks, a zero block, every block size class.
 fn cases() -> Vec<([usize; 2], QuantConfig)> {
@@ -26,7 +28,7 @@ fn cases() -> Vec<([usize; 2], QuantConfig)> {
 }
 
 fn input(shape: [usize; 2]) -> Vec<f32> {
-    let mut values = random(shape[1] as u64, shape[0] * shape[1]);
+    let mut values = uniform(shape[1] as u64, shape[0] * shape[1]);
     let zeros = values.len().min(128);
     values[zeros / 2..zeros].fill(0.0);
     values

@@ -7,10 +7,12 @@ use qlora_cubecl::dequantize::{self, dequantize, dequantize_with};
 use qlora_cubecl::matmul::{Kernel, matmul_with};
 use qlora_cubecl::{Direction, KernelError, Weight, matmul};
 
-use crate::support::{F32, format, random, rows, upload, upload_values};
+use qlora_test_support::random::uniform;
+
+use crate::support::{F32, format, rows, upload, upload_values};
 
 fn weight(client: &Client, shape: [usize; 2]) -> Weight {
-    let values = random(1, shape[0] * shape[1]);
+    let values = uniform(1, shape[0] * shape[1]);
     upload(
         client,
         &qlora_cpu::quantize(&values, shape, QuantConfig::default()).unwrap(),
@@ -85,7 +87,7 @@ pub fn what_32_bits_cannot_index(client: &Client) {
 pub fn kernels_that_the_device_cannot_run(client: &Client) {
     let weight = weight(client, [8, 64]);
     for kernel in [Kernel::StagedMatrix, Kernel::Gemv] {
-        let (x, _) = upload_values(client, &random(2, 20 * 64), F32);
+        let (x, _) = upload_values(client, &uniform(2, 20 * 64), F32);
         let result = matmul_with(
             client,
             rows(x, F32, 20, 64),

@@ -5,34 +5,26 @@ use cubecl::prelude::*;
 use nf4::{Codebook, Layout, QuantConfig, QuantizedMatrix};
 use qlora_cubecl::{Direction, matmul, quantize};
 
-use crate::support::{
-    F32, Recording, assert_close, byte_words, bytes, f32s, f64s, format, packed_words, read_values,
-    read_words, rows, upload,
-};
+use qlora_test_support::{Recording, bitsandbytes, json};
 
-/// FP4 has two zeros, and which one a small value gets is nobody's business; nor is what fills the last word.
+use crate::support::{F32, assert_close, format, read_values, read_words, rows, upload};
+
+/// The codes in words, with one zero where the codebook has two.
 fn codes(words: &[u32], elements: usize, codebook: Codebook) -> Vec<u32> {
-    let codes = words
-        .iter()
-        .flat_map(|word| (0..8).map(move |i| (word >> (4 * i)) & 15));
-    let fold = |code| {
-        if codebook == Codebook::Fp4 && code == 8 {
-            0
-        } else {
-            code
-        }
-    };
-    codes.take(elements).map(fold).collect()
+    let codes = bitsandbytes::codes(words, elements);
+    match codebook {
+        Codebook::Fp4 => bitsandbytes::with_one_zero(codes),
+        _ => codes,
+    }
 }
 
 pub fn quantized_words_match_bitsandbytes(client: &Client) {
     let recording = Recording::open("nf4_quantize.safetensors");
-    let file = recording.tensors();
-    let index = Recording::open("nf4_quantize.json").json();
+    let index = json("nf4_quantize.json");
     let mut variants = 0;
     for case in index["cases"].as_array().unwrap() {
         let shape = [0, 1].map(|i| case["shape"][i].as_u64().unwrap() as usize);
-        let input = f32s(&file, &format!("{}/input", case["case"].as_str().unwrap()));
+        let input = recording.f32(&format!("{}/input", case["case"].as_str().unwrap()));
         for variant in case["variants"].as_array().unwrap() {
             let prefix = variant["prefix"].as_str().unwrap();
             let config = QuantConfig {
@@ -43,7 +35,10 @@ pub fn quantized_words_match_bitsandbytes(client: &Client) {
             let values = client.create_from_slice(f32::as_bytes(&input));
             let weight =
                 quantize(client, values, shape, format(config), nf4::dynamic_map()).unwrap();
-            let expected = packed_words(bytes(&file, &format!("{prefix}/packed")));
+            let expected = bitsandbytes::packed_words(
+                recording.bytes(&format!("{prefix}/packed")),
+                input.len(),
+            );
             assert_eq!(
                 codes(
                     &read_words(client, weight.packed),
@@ -53,7 +48,7 @@ pub fn quantized_words_match_bitsandbytes(client: &Client) {
                 codes(&expected, input.len(), config.codebook),
                 "{prefix}"
             );
-            let absmax = f32s(&file, &format!("{prefix}/absmax"));
+            let absmax = recording.f32(&format!("{prefix}/absmax"));
             let absmax: Vec<_> = absmax.iter().map(|value| value.to_bits()).collect();
             assert_eq!(read_words(client, weight.absmax), absmax, "{prefix}");
             variants += 1;
@@ -64,35 +59,28 @@ pub fn quantized_words_match_bitsandbytes(client: &Client) {
 
 pub fn products_match_the_recording(client: &Client) {
     let recording = Recording::open("matmul.safetensors");
-    let file = recording.tensors();
-    let map = f32s(&file, "nested_code_map");
+    let map = recording.f32("nested_code_map");
     for [m, k, n] in [[1, 64, 64], [5, 192, 96], [17, 256, 128]] {
         let part = |part: &str| format!("m{m}_k{k}_n{n}/{part}");
         let layout = Layout::new([n, k], QuantConfig::default()).unwrap();
-        let mut absmax = byte_words(bytes(&file, &part("absmax_codes")));
-        absmax.extend(
-            f32s(&file, &part("nested_absmax"))
-                .iter()
-                .map(|v| v.to_bits()),
+        let absmax = bitsandbytes::scale_words(
+            recording.bytes(&part("absmax_codes")),
+            &recording.f32(&part("nested_absmax")),
+            recording.f32(&part("nested_offset"))[0],
+            &map,
         );
-        absmax.extend(
-            f32s(&file, &part("nested_offset"))
-                .iter()
-                .map(|v| v.to_bits()),
-        );
-        absmax.extend(map.iter().map(|v| v.to_bits()));
-        let packed = packed_words(bytes(&file, &part("packed")));
+        let packed = bitsandbytes::packed_words(recording.bytes(&part("packed")), n * k);
         let matrix = QuantizedMatrix::from_parts(layout, packed, absmax).unwrap();
         let weight = upload(client, &matrix);
         for (input, output, direction, inner) in [
             ("x", "y", Direction::Forward, k),
             ("dy", "dx", Direction::Transposed, n),
         ] {
-            let x = client.create_from_slice(bytes(&file, &part(input)));
+            let x = client.create_from_slice(recording.bytes(&part(input)));
             let y = matmul(client, rows(x, F32, m, inner), &weight, direction).unwrap();
             assert_close(
                 &read_values(client, y, F32),
-                &f64s(&file, &part(output)),
+                &recording.f64(&part(output)),
                 1e-5,
                 &part(output),
             );

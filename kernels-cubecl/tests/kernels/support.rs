@@ -1,4 +1,4 @@
-//! Weights on a device, references, recordings.
+//! Weights on a device, references, comparison.
 
 use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind};
@@ -7,28 +7,20 @@ use cubecl::server::Handle;
 use half::{bf16, f16};
 use nf4::{QuantConfig, QuantizedMatrix};
 use qlora_cubecl::{CodeTable, Direction, Format, Rows, Weight};
-use safetensors::SafeTensors;
-use std::path::PathBuf;
+use qlora_test_support::{Tolerance, runtime};
 
 pub const F32: ElemType = ElemType::Float(FloatKind::F32);
 pub const F16: ElemType = ElemType::Float(FloatKind::F16);
 pub const BF16: ElemType = ElemType::Float(FloatKind::BF16);
 
+/// Runs `test` on the runtime of that feature.
+pub fn run(feature: &str, test: fn(&Client)) {
+    test(&runtime(feature).client());
+}
+
 /// Whether this is CubeCL's CPU runtime.
 pub fn is_cpu(client: &Client) -> bool {
     client.properties().hardware.num_cpu_cores.is_some()
-}
-
-/// Numbers in -1..1 that depend on `seed` alone.
-pub fn random(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
 }
 
 pub fn format(config: QuantConfig) -> Format {
@@ -142,16 +134,12 @@ pub fn tolerance(dtype: ElemType) -> f64 {
     }
 }
 
+/// Within `tolerance` of the largest entry.
+#[track_caller]
 pub fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(0.0f64, |a, b| a.max(b.abs()));
-    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let error = (f64::from(*found) - expected).abs();
-        assert!(
-            error <= tolerance * largest,
-            "{what}: entry {i} is {found}, not {expected}"
-        );
-    }
+    let reason = "the order of an f32 sum, and in half precision the rounding of what goes into it and comes out";
+    let tolerance = Tolerance::of_largest(tolerance, reason);
+    qlora_test_support::assert_close(what, found, expected, tolerance);
 }
 
 pub fn rows(handle: Handle, dtype: ElemType, m: usize, row_stride: usize) -> Rows {
@@ -161,62 +149,4 @@ pub fn rows(handle: Handle, dtype: ElemType, m: usize, row_stride: usize) -> Row
         m,
         row_stride,
     }
-}
-
-/// A recorded file of the workspace.
-pub struct Recording(Vec<u8>);
-
-impl Recording {
-    pub fn open(name: &str) -> Self {
-        let folder = std::env::var_os("QLORA_FIXTURES").map_or_else(
-            || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures")),
-            PathBuf::from,
-        );
-        let path = folder.join(name);
-        Self(std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
-    }
-
-    pub fn tensors(&self) -> SafeTensors<'_> {
-        SafeTensors::deserialize(&self.0).expect("a recording is a safetensors file")
-    }
-
-    pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.0).expect("a recording's index is JSON")
-    }
-}
-
-pub fn f32s(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
-    let (values, _) = bytes(file, name).as_chunks();
-    values
-        .iter()
-        .map(|value| f32::from_le_bytes(*value))
-        .collect()
-}
-
-pub fn f64s(file: &SafeTensors<'_>, name: &str) -> Vec<f64> {
-    let (values, _) = bytes(file, name).as_chunks();
-    values
-        .iter()
-        .map(|value| f64::from_le_bytes(*value))
-        .collect()
-}
-
-pub fn bytes<'a>(file: &SafeTensors<'a>, name: &str) -> &'a [u8] {
-    let tensor = file.tensor(name);
-    tensor
-        .unwrap_or_else(|error| panic!("{name}: {error}"))
-        .data()
-}
-
-/// Device words of recorded bytes, whose high nibble comes first.
-pub fn packed_words(recorded: &[u8]) -> Vec<u32> {
-    let swapped: Vec<_> = recorded.iter().map(|byte| byte.rotate_left(4)).collect();
-    byte_words(&swapped)
-}
-
-pub fn byte_words(bytes: &[u8]) -> Vec<u32> {
-    let mut bytes = bytes.to_vec();
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    let (words, _) = bytes.as_chunks();
-    words.iter().map(|word| u32::from_le_bytes(*word)).collect()
 }

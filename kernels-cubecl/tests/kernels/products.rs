@@ -7,9 +7,11 @@ use nf4::{Codebook, QuantConfig};
 use qlora_cubecl::matmul::{GEMV_MAX_ROWS, Kernel, matmul_with};
 use qlora_cubecl::{Direction, KernelError, matmul};
 
+use qlora_test_support::random::uniform;
+
 use crate::support::{
-    BF16, F16, F32, assert_close, is_cpu, random, read_values, reference, rows, sides, tolerance,
-    upload, upload_values,
+    BF16, F16, F32, assert_close, is_cpu, read_values, reference, rows, sides, tolerance, upload,
+    upload_values,
 };
 
 const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Transposed];
@@ -57,10 +59,10 @@ fn check(
     kernel: Option<Kernel>,
 ) {
     let what = format!("{kernel:?} {direction:?} {m} × {shape:?} {dtype:?} {config:?}");
-    let matrix = qlora_cpu::quantize(&random(3, shape[0] * shape[1]), shape, config).unwrap();
+    let matrix = qlora_cpu::quantize(&uniform(3, shape[0] * shape[1]), shape, config).unwrap();
     let weight = upload(client, &matrix);
     let stride = sides(direction, shape).0 + padding;
-    let (handle, x) = upload_values(client, &random(5, m * stride), dtype);
+    let (handle, x) = upload_values(client, &uniform(5, m * stride), dtype);
     let x_rows = rows(handle, dtype, m, stride);
     let y: Result<Handle, KernelError> = match kernel {
         Some(kernel) => matmul_with(client, x_rows, &weight, direction, kernel),
