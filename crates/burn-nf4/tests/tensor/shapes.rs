@@ -2,11 +2,10 @@
 
 use burn_core::tensor::{DType, Tensor};
 use burn_nf4::{Nf4Tensor, Nf4TensorError};
+use qlora_test_support::random::normal;
+use qlora_test_support::{tensor, values};
 
-use crate::support::{
-    TestDevice, assert_close, configs, multiply, normal, random_matrix, random_weight, tensor,
-    values,
-};
+use crate::support::{TestDevice, assert_close, configs, multiply, random_matrix, random_weight};
 
 /// `(m, n, k)`: single rows and columns, below and above the edges of tiles, rows that are not whole
 /// words, that are whole words but not whole blocks, and rows that straddle blocks.

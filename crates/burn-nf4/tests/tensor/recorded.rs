@@ -2,11 +2,10 @@
 
 use burn_core::tensor::Device;
 use burn_nf4::{Nf4Tensor, QuantConfig};
+use qlora_test_support::bitsandbytes::{packed_words, scale_words};
+use qlora_test_support::{Recording, tensor, values};
 
-use crate::support::{
-    Recording, TestDevice, assert_close, matrix_of, tensor, values, words_of_packed,
-    words_of_scales,
-};
+use crate::support::{TestDevice, assert_close, matrix_of};
 
 struct Case {
     name: String,
@@ -30,9 +29,9 @@ fn cases(recording: &Recording, device: &Device) -> Vec<Case> {
         let matrix = matrix_of(
             [n, k],
             QuantConfig::default(),
-            words_of_packed(&recording.bytes(&part("packed")), n * k),
-            words_of_scales(
-                &recording.bytes(&part("absmax_codes")),
+            packed_words(recording.bytes(&part("packed")), n * k),
+            scale_words(
+                recording.bytes(&part("absmax_codes")),
                 &recording.f32(&part("nested_absmax")),
                 recording.f32(&part("nested_offset"))[0],
                 &map,

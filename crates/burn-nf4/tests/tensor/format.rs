@@ -1,11 +1,11 @@
 //! The format: bits, not tolerances.
 
 use burn_nf4::{Codebook, Nf4Tensor, Nf4TensorError, QuantConfig};
+use qlora_test_support::bitsandbytes::{packed_words, scale_words};
+use qlora_test_support::random::normal;
+use qlora_test_support::{Recording, tensor, values};
 
-use crate::support::{
-    Recording, TestDevice, configs, matrix_of, normal, tensor, values, words_of_packed,
-    words_of_scales,
-};
+use crate::support::{TestDevice, configs, matrix_of};
 
 /// One quantization of one recorded matrix.
 struct Variant {
@@ -84,7 +84,7 @@ pub fn codes_and_scales_are_those_of_bitsandbytes(test: &TestDevice) {
             &recording.f32(&part("dequant")),
         );
         let plain = plain.into_host().unwrap();
-        let packed = words_of_packed(&recording.bytes(&part("packed")), input.len());
+        let packed = packed_words(recording.bytes(&part("packed")), input.len());
         assert_eq!(
             without_second_zero(plain.packed(), config.codebook),
             without_second_zero(&packed, config.codebook),
@@ -120,8 +120,8 @@ pub fn codes_and_scales_are_those_of_bitsandbytes(test: &TestDevice) {
         // The order of the sum behind the offset is not fixed. Where it came out with the same
         // bits, so must everything that follows from it.
         if offset.to_bits() == recorded_offset.to_bits() {
-            let expected = words_of_scales(
-                &recording.bytes(&part("absmax_codes_nearest")),
+            let expected = scale_words(
+                recording.bytes(&part("absmax_codes_nearest")),
                 &recording.f32(&part("nested_absmax")),
                 recorded_offset,
                 &map,
@@ -192,9 +192,9 @@ pub fn recorded_words_decode_to_the_recorded_bits(test: &TestDevice) {
         let matrix = matrix_of(
             shape,
             config,
-            words_of_packed(&recording.bytes(&part("packed")), input.len()),
-            words_of_scales(
-                &recording.bytes(&part("absmax_codes")),
+            packed_words(recording.bytes(&part("packed")), input.len()),
+            scale_words(
+                recording.bytes(&part("absmax_codes")),
                 &recording.f32(&part("nested_absmax")),
                 recording.f32(&part("nested_offset"))[0],
                 &map,

@@ -1,7 +1,9 @@
 use burn_core::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
 use burn_fused::{IGNORED, linear_cross_entropy};
+use qlora_test_support::random::uniform;
+use qlora_test_support::values;
 
-use crate::common::{assert_close, devices, leaf, numbers, tensor, values};
+use crate::common::{assert_close, devices, leaf, tensor};
 
 pub fn targets(
     tokens: usize,
@@ -9,7 +11,7 @@ pub fn targets(
     ignored_every: usize,
     device: &Device,
 ) -> Tensor<1, Int> {
-    let classes: Vec<i64> = numbers(5, tokens)
+    let classes: Vec<i64> = uniform(5, tokens)
         .into_iter()
         .enumerate()
         .map(|(i, x)| match i % ignored_every {

@@ -1,17 +1,13 @@
 //! Devices, inputs and the measure of equality.
 
-use burn_core::tensor::{Device, Tensor, TensorData};
+use burn_core::tensor::{Device, Tensor};
+use qlora_test_support::random::uniform;
+use qlora_test_support::{assert_within, values};
 
 /// The devices under test, by feature.
 pub fn devices() -> Vec<Device> {
-    vec![
-        #[cfg(feature = "flex")]
-        Device::flex(),
-        #[cfg(feature = "wgpu")]
-        Device::wgpu(burn_core::tensor::DeviceKind::DefaultDevice),
-        #[cfg(feature = "cpu")]
-        Device::cpu(),
-    ]
+    let devices = qlora_test_support::devices!().into_iter();
+    devices.map(|device| device.device).collect()
 }
 
 /// Whether this is the CPU backend, with or without autodiff.
@@ -19,23 +15,10 @@ pub fn is_flex(device: &Device) -> bool {
     format!("{device:?}").contains("Flex")
 }
 
-/// Numbers in (-1, 1) that depend on `seed` alone (a 64-bit linear congruential generator).
-pub fn numbers(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..len)
-        .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
-
-/// A tensor of [`numbers`].
+/// A tensor of numbers in [-1, 1) that depend on `seed` alone.
 pub fn tensor<const D: usize>(seed: u64, shape: [usize; D], device: &Device) -> Tensor<D> {
-    let len = shape.iter().product();
-    Tensor::from_data(TensorData::new(numbers(seed, len), shape), device)
+    let numbers = uniform(seed, shape.iter().product());
+    qlora_test_support::tensor(numbers, shape, device)
 }
 
 /// A leaf whose gradient is asked for.
@@ -62,25 +45,17 @@ pub fn assert_close_within<const D: usize>(
     tolerance: f32,
 ) {
     assert_eq!(actual.dims(), expected.dims(), "{name}: shape");
-    let actual = values(actual);
-    let expected = values(expected);
+    let (actual, expected) = (values(actual), values(expected));
     let scale = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
     // Where all of it is 0, values of order 1 have cancelled, which leaves their rounding.
     let floor = if scale == 0.0 { 1e-2 } else { 1e-3 };
-    for (i, (a, e)) in actual.iter().zip(&expected).enumerate() {
-        // Not `>`, so that NaN fails.
-        let close = (a - e).abs() <= tolerance * scale.max(floor);
-        assert!(close, "{name}[{i}]: {a} is not {e} (largest {scale})");
-    }
+    let limit = f64::from(tolerance * scale.max(floor));
+    let reason = "f32 arithmetic in another order, and the rounding of the dtype";
+    assert_within(name, &actual, &expected, reason, |_| limit);
 }
 
 /// [`assert_close_within`] what reordering f32 arithmetic makes.
 #[track_caller]
 pub fn assert_close<const D: usize>(name: &str, actual: Tensor<D>, expected: Tensor<D>) {
     assert_close_within(name, actual, expected, TOLERANCE);
-}
-
-/// The values as f32.
-pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().iter::<f32>().collect()
 }

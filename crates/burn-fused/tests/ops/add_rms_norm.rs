@@ -1,7 +1,8 @@
 use burn_core::tensor::{Device, Tensor};
 use burn_fused::{add_rms_norm, residual_rms_norm};
+use qlora_test_support::values;
 
-use crate::common::{assert_close, devices, leaf, loss, tensor, values};
+use crate::common::{assert_close, devices, leaf, loss, tensor};
 
 const EPS: f64 = 1e-5;
 

@@ -1,8 +1,10 @@
 //! Gradients against differences, and where they must not flow.
 
 use burn_nf4::{Nf4Tensor, QuantConfig};
+use qlora_test_support::random::normal;
+use qlora_test_support::{tensor, values};
 
-use crate::support::{TestDevice, normal, random_weight, tensor, values};
+use crate::support::{TestDevice, random_weight};
 
 /// `sum(y²) / 2` in f64, so that only the product under test rounds.
 fn loss(y: &[f32]) -> f64 {

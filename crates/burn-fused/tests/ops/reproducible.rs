@@ -4,9 +4,10 @@
 
 use burn_core::tensor::{Device, Tensor};
 use burn_fused::{add_rms_norm, causal_attention, linear_cross_entropy, rms_norm, rope, swiglu};
+use qlora_test_support::values;
 
 use crate::{
-    common::{leaf, loss, tensor, values},
+    common::{leaf, loss, tensor},
     cross_entropy::targets,
 };
 

@@ -9,32 +9,11 @@ mod shapes;
 mod support;
 mod words;
 
-/// The suite on one device.
-macro_rules! suite {
-    ($device:ident: $($module:ident::$test:ident),+ $(,)?) => {
-        mod $device {
-            $(
-                #[test]
-                fn $test() {
-                    crate::$module::$test(&crate::support::$device());
-                }
-            )+
-        }
-    };
-}
+#[cfg(not(feature = "autodiff"))]
+compile_error!("the tests need the feature autodiff");
 
-macro_rules! on_every_device {
-    ($($tests:tt)+) => {
-        #[cfg(feature = "flex")]
-        suite!(flex: $($tests)+);
-        #[cfg(feature = "wgpu")]
-        suite!(wgpu: $($tests)+);
-        #[cfg(feature = "cpu")]
-        suite!(cubecl_cpu: $($tests)+);
-    };
-}
-
-on_every_device! {
+qlora_test_support::on_every_device! {
+    in crate::support::run:
     format::codes_and_scales_are_those_of_bitsandbytes,
     format::every_config_quantizes_as_on_the_host,
     format::extreme_scales_quantize_as_on_the_host,

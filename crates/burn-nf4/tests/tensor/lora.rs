@@ -2,8 +2,10 @@
 
 use burn_core::tensor::{DType, Device, Tensor};
 use burn_nf4::{Nf4Tensor, Nf4TensorError};
+use qlora_test_support::random::normal;
+use qlora_test_support::{tensor, values};
 
-use crate::support::{TestDevice, normal, random_weight, tensor, values};
+use crate::support::{TestDevice, random_weight};
 
 const SCALE: f64 = 0.75;
 
