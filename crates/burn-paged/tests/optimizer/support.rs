@@ -1,35 +1,14 @@
-//! Devices, recordings, and a run of an optimizer over several parameters.
+//! Devices, and a run of an optimizer over several parameters.
 
-use burn_core::tensor::{Device, Tensor, TensorData};
+use burn_core::tensor::{Device, Tensor};
 use burn_optim::Optimizer;
 use burn_paged::{Moments, PagedState};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use std::path::PathBuf;
+use qlora_test_support::TestDevice;
+use qlora_test_support::random::uniform;
 
-#[cfg(feature = "flex")]
-pub fn flex() -> Device {
-    Device::flex()
-}
-
-#[cfg(feature = "wgpu")]
-pub fn wgpu() -> Device {
-    Device::wgpu(burn_core::tensor::DeviceKind::DefaultDevice)
-}
-
-#[cfg(feature = "cpu")]
-pub fn cubecl_cpu() -> Device {
-    Device::cpu()
-}
-
-/// A recorded file of the folder that `QLORA_FIXTURES` names, else of the workspace.
-pub fn recording(name: &str) -> Vec<u8> {
-    let folder = std::env::var_os("QLORA_FIXTURES").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")),
-        PathBuf::from,
-    );
-    let path = folder.join(name);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+/// Runs `test` on a device.
+pub fn run(device: TestDevice, test: fn(&Device)) {
+    test(&device.device);
 }
 
 /// Shapes like those of adapters: small ones, odd ones, and some that do not fit into a page of 64 KiB.
@@ -46,15 +25,11 @@ pub const SHAPES: [[usize; 2]; 8] = [
 
 pub const PAGE: usize = 64 << 10;
 
-pub fn values(shape: [usize; 2], seed: u64) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..shape[0] * shape[1])
-        .map(|_| rng.random_range(-1.0f32..1.0).powi(3))
-        .collect()
-}
-
+/// Numbers in [-1, 1), most of them small.
 pub fn tensor(shape: [usize; 2], seed: u64, device: &Device) -> Tensor<2> {
-    Tensor::from_data(TensorData::new(values(shape, seed), shape), device)
+    let numbers = uniform(seed, shape[0] * shape[1]).into_iter();
+    let numbers = numbers.map(|number| number.powi(3)).collect();
+    qlora_test_support::tensor(numbers, shape, device)
 }
 
 /// Parameters and their states in the middle of a run.

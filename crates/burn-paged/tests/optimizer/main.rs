@@ -7,32 +7,8 @@ mod records;
 mod support;
 mod torch;
 
-/// The suite on one device.
-macro_rules! suite {
-    ($device:ident: $($module:ident::$test:ident),+ $(,)?) => {
-        mod $device {
-            $(
-                #[test]
-                fn $test() {
-                    crate::$module::$test(&crate::support::$device());
-                }
-            )+
-        }
-    };
-}
-
-macro_rules! on_every_device {
-    ($($tests:tt)+) => {
-        #[cfg(feature = "flex")]
-        suite!(flex: $($tests)+);
-        #[cfg(feature = "wgpu")]
-        suite!(wgpu: $($tests)+);
-        #[cfg(feature = "cpu")]
-        suite!(cubecl_cpu: $($tests)+);
-    };
-}
-
-on_every_device! {
+qlora_test_support::on_every_device! {
+    in crate::support::run:
     torch::parameters_and_moments_follow_torch,
     budgets::every_budget_gives_the_same_bits,
     budgets::every_budget_gives_the_same_bits_in_8_bits,
