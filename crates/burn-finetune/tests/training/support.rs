@@ -6,27 +6,12 @@ use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_finetune::data::Row;
 use burn_finetune::{Batch, CausalLm, Dataset, TrainConfig, Trainer};
 use burn_qlora::{LoraConfig, LoraModel, Nf4Tensor, QLoraLinear, QuantConfig, attach_adapters};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use qlora_test_support::{TestDevice, alone};
 
-/// Burn's generators of random numbers are one for the whole process: tests that draw take turns.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(feature = "flex")]
-pub fn flex() -> Device {
-    Device::flex().autodiff()
-}
-
-#[cfg(feature = "wgpu")]
-pub fn wgpu() -> Device {
-    Device::wgpu(burn::tensor::DeviceKind::DefaultDevice).autodiff()
-}
-
-#[cfg(feature = "cpu")]
-pub fn cubecl_cpu() -> Device {
-    Device::cpu().autodiff()
+/// Runs `test` on a device with autodiff. Burn's generators of random numbers are one for the whole process, so tests take turns.
+pub fn run(device: TestDevice, test: fn(&Device)) {
+    let _alone = alone();
+    test(&device.device.autodiff());
 }
 
 pub const VOCAB: usize = 17;

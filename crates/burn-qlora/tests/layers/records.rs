@@ -1,11 +1,12 @@
 //! Burn's own files.
 
-use crate::support::{Pair, input, values};
+use crate::support::{Pair, input};
 use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn::tensor::{DType, Device};
 use burn_qlora::{BaseWeight, LoraConfig};
 use burn_store::{ModuleSnapshot, SafetensorsStore};
+use qlora_test_support::values;
 
 fn blank(device: &Device, config: &LoraConfig) -> Pair {
     device.seed(99);

@@ -1,10 +1,11 @@
 //! What trains and what does not.
 
-use crate::support::{Pair, input, values};
+use crate::support::{Pair, input};
 use burn::module::{Module, ParamId, list_param_ids};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::Device;
 use burn_qlora::{BaseWeight, LoraConfig, freeze_base, trainable};
+use qlora_test_support::values;
 
 fn words(pair: &Pair) -> Vec<i64> {
     let BaseWeight::Quantized(weight) = &pair.first.weight else {

@@ -1,8 +1,9 @@
 //! peft's files.
 
-use crate::support::{Pair, input, values};
+use crate::support::{Pair, input};
 use burn::tensor::Device;
 use burn_qlora::{LoraConfig, LoraError, Targets, peft};
+use qlora_test_support::values;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;

@@ -1,9 +1,10 @@
 //! What a layer computes.
 
-use crate::support::{HIDDEN, IN, Pair, assert_close, input, values};
+use crate::support::{HIDDEN, IN, Pair, assert_close, input};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use burn_qlora::{LoraConfig, LoraModel, Targets, attach_adapters, merge_linears};
+use qlora_test_support::values;
 
 /// The dense weight `[out, in]` of the pair's quantized layer.
 fn dense(pair: &Pair) -> Tensor<2> {

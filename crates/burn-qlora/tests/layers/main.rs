@@ -7,33 +7,8 @@ mod freezing;
 mod records;
 mod support;
 
-/// The suite on one device.
-macro_rules! suite {
-    ($device:ident: $($module:ident::$test:ident),+ $(,)?) => {
-        mod $device {
-            $(
-                #[test]
-                fn $test() {
-                    let _alone = crate::support::alone();
-                    crate::$module::$test(&crate::support::$device());
-                }
-            )+
-        }
-    };
-}
-
-macro_rules! on_every_device {
-    ($($tests:tt)+) => {
-        #[cfg(feature = "flex")]
-        suite!(flex: $($tests)+);
-        #[cfg(feature = "wgpu")]
-        suite!(wgpu: $($tests)+);
-        #[cfg(feature = "cpu")]
-        suite!(cubecl_cpu: $($tests)+);
-    };
-}
-
-on_every_device! {
+qlora_test_support::on_every_device! {
+    in crate::support::run:
     forward::a_layer_computes_base_plus_scaled_branch_plus_bias,
     forward::rslora_scales_by_the_root_of_the_rank,
     forward::fresh_adapters_change_nothing_and_are_the_same_for_a_seed,

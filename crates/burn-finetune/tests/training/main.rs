@@ -5,33 +5,8 @@ mod rows;
 mod steps;
 mod support;
 
-/// The suite on one device.
-macro_rules! suite {
-    ($device:ident: $($module:ident::$test:ident),+ $(,)?) => {
-        mod $device {
-            $(
-                #[test]
-                fn $test() {
-                    let _alone = crate::support::alone();
-                    crate::$module::$test(&crate::support::$device());
-                }
-            )+
-        }
-    };
-}
-
-macro_rules! on_every_device {
-    ($($tests:tt)+) => {
-        #[cfg(feature = "flex")]
-        suite!(flex: $($tests)+);
-        #[cfg(feature = "wgpu")]
-        suite!(wgpu: $($tests)+);
-        #[cfg(feature = "cpu")]
-        suite!(cubecl_cpu: $($tests)+);
-    };
-}
-
-on_every_device! {
+qlora_test_support::on_every_device! {
+    in crate::support::run:
     steps::unequal_micro_batches_equal_one_batch,
     steps::the_norm_is_global_and_clipping_scales_everything_at_once,
     steps::a_rate_of_zero_moves_the_moments_only,

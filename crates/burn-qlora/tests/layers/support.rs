@@ -4,27 +4,12 @@ use burn::module::Module;
 use burn::nn::LinearConfig;
 use burn::tensor::{Device, Distribution, Tensor};
 use burn_qlora::{LoraConfig, LoraModel, QLoraLinear, QuantConfig, attach_adapters};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use qlora_test_support::{TestDevice, Tolerance, alone, values};
 
-/// Burn's generators of random numbers are one for the whole process: tests that draw take turns.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(feature = "flex")]
-pub fn flex() -> Device {
-    Device::flex().autodiff()
-}
-
-#[cfg(feature = "wgpu")]
-pub fn wgpu() -> Device {
-    Device::wgpu(burn::tensor::DeviceKind::DefaultDevice).autodiff()
-}
-
-#[cfg(feature = "cpu")]
-pub fn cubecl_cpu() -> Device {
-    Device::cpu().autodiff()
+/// Runs `test` on a device with autodiff. Burn's generators of random numbers are one for the whole process, so tests take turns.
+pub fn run(device: TestDevice, test: fn(&Device)) {
+    let _alone = alone();
+    test(&device.device.autodiff());
 }
 
 /// Two layers on top of each other, the first quantized with a bias, the second dense without.
@@ -90,22 +75,11 @@ pub fn input(rows: usize, device: &Device) -> Tensor<2> {
     Tensor::random([rows, IN], Distribution::Normal(0.0, 1.0), device)
 }
 
-pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor
-        .without_autodiff()
-        .into_data()
-        .iter::<f32>()
-        .collect()
-}
-
-/// Two ways to the same f32 numbers differ by the order of a few dozen additions of values of order 1.
+/// Two ways to the same f32 numbers.
 #[track_caller]
-pub fn assert_close<const D: usize>(got: Tensor<D>, expected: Tensor<D>) {
-    assert_eq!(got.dims(), expected.dims());
-    for (got, expected) in values(got).into_iter().zip(values(expected)) {
-        assert!(
-            (got - expected).abs() <= 2e-5 * (1.0 + expected.abs()),
-            "{got} is not {expected}"
-        );
-    }
+pub fn assert_close<const D: usize>(found: Tensor<D>, expected: Tensor<D>) {
+    assert_eq!(found.dims(), expected.dims());
+    let reason = "the order of a few dozen additions of values of order 1";
+    let tolerance = Tolerance::of_each(2e-5, reason);
+    qlora_test_support::assert_close("tensor", &values(found), &values(expected), tolerance);
 }
