@@ -3,7 +3,9 @@
 use burn_qlora_llama::{Checkpoint, Llama, LlamaError, LoadOptions, Weights, write_bitsandbytes};
 use nf4::{Codebook, QuantConfig};
 
-use crate::fixtures::{Reference, devices, fixture, max_error};
+use qlora_test_support::fixture;
+
+use crate::fixtures::{Reference, devices, max_error};
 
 const PLAIN: QuantConfig = QuantConfig {
     codebook: Codebook::Nf4,

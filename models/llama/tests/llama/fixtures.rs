@@ -1,68 +1,35 @@
-//! Where the recordings are, and the devices to hold against them.
+//! Recorded models and their outputs, and the devices to hold against them.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_qlora_llama::{Checkpoint, Llama, LoadOptions, SamplingConfig, Weights};
-use safetensors::SafeTensors;
-
-/// A file or directory of the recordings.
-pub fn fixture(name: &str) -> PathBuf {
-    let root = std::env::var_os("QLORA_FIXTURES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures"),
-        PathBuf::from,
-    );
-    root.join(name)
-}
+use qlora_test_support::{Recording, fixture};
 
 /// Every device the features give.
 pub fn devices() -> Vec<Device> {
-    vec![
-        #[cfg(feature = "flex")]
-        Device::flex(),
-        #[cfg(feature = "wgpu")]
-        Device::wgpu(Default::default()),
-    ]
+    let devices = qlora_test_support::devices!().into_iter();
+    devices.map(|device| device.device).collect()
 }
 
 /// A recorded `reference.safetensors`.
-pub struct Reference {
-    bytes: Vec<u8>,
-}
+pub struct Reference(Recording);
 
 impl Reference {
     pub fn of(model: &str) -> Self {
-        let bytes = std::fs::read(fixture(model).join("reference.safetensors"))
-            .expect("the fixture is there");
-        Self { bytes }
+        Self(Recording::open(&format!("{model}/reference.safetensors")))
     }
 
     pub fn floats(&self, name: &str) -> Vec<f32> {
-        let (_, data) = self.tensor(name);
-        data.chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect()
+        self.0.f32(name)
     }
 
     pub fn integers(&self, name: &str) -> (Vec<usize>, Vec<i64>) {
-        let (shape, data) = self.tensor(name);
-        let read = |b: &[u8]| i64::from_le_bytes(b.try_into().expect("eight bytes"));
-        (shape, data.chunks_exact(8).map(read).collect())
+        (self.0.shape(name), self.0.i64(name))
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.parsed().tensor(name).is_ok()
-    }
-
-    fn parsed(&self) -> SafeTensors<'_> {
-        SafeTensors::deserialize(&self.bytes).expect("the fixture is valid")
-    }
-
-    fn tensor(&self, name: &str) -> (Vec<usize>, Vec<u8>) {
-        let parsed = self.parsed();
-        let view = parsed.tensor(name).expect("the fixture has the tensor");
-        (view.shape().to_vec(), view.data().to_vec())
+        self.0.has(name)
     }
 
     pub fn input_ids(&self, device: &Device) -> Tensor<2, Int> {

@@ -4,7 +4,9 @@ use burn::tensor::{Int, Tensor, TensorData};
 use burn_qlora_llama::{Checkpoint, KvCache, LlamaConfig, SamplingConfig, Weights};
 use std::ops::ControlFlow;
 
-use crate::fixtures::{Reference, devices, fixture, greedy, load, max_error};
+use qlora_test_support::fixture;
+
+use crate::fixtures::{Reference, devices, greedy, load, max_error};
 
 /// Every recorded model.
 const MODELS: [&str; 4] = [

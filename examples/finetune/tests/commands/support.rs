@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use qlora_test_support::read_fixture;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -108,8 +109,7 @@ impl Place {
         let dir = self.path(fixture);
         fs::create_dir_all(&dir).expect("a directory can be made");
         for name in ["config.json", "generation_config.json", "model.safetensors"] {
-            let bytes =
-                fs::read(fixtures().join(fixture).join(name)).expect("the fixture is there");
+            let bytes = read_fixture(Path::new(fixture).join(name));
             fs::write(dir.join(name), bytes).expect("a file can be written");
         }
         fs::write(dir.join("tokenizer.json"), byte_tokenizer().to_string()).expect("written");
@@ -156,14 +156,6 @@ impl Place {
         };
         names.sort();
         names
-    }
-}
-
-/// The recorded peer outputs.
-pub fn fixtures() -> PathBuf {
-    match std::env::var_os("QLORA_FIXTURES") {
-        Some(dir) => dir.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures"),
     }
 }
 

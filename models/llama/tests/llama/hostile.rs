@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use burn_qlora_llama::{Checkpoint, Llama, LlamaError, LoadOptions};
 use serde_json::{Value, json};
 
-use crate::fixtures::{devices, fixture};
+use qlora_test_support::fixture;
+
+use crate::fixtures::devices;
 
 /// A copy of a recorded model that can be damaged.
 struct Copy {

@@ -47,7 +47,7 @@ fn formats_and_adapters_change_the_loss() {
             .args(extra);
         number(&crate::support::run(&mut command).ok().last_json(), "nll")
     };
-    let adapter = crate::support::fixtures().join("peft_adapter");
+    let adapter = qlora_test_support::fixture("peft_adapter");
     let losses = [
         nll(&["--quant", "none"]),
         nll(&[]),

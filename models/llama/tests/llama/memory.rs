@@ -6,7 +6,7 @@ use burn_qlora::{Checkpointing, LoraConfig, LoraModel, QuantConfig, Targets, att
 use burn_qlora_llama::memory::{Kernels, ModelMemory, Workload};
 use burn_qlora_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions, Weights};
 
-use crate::fixtures::fixture;
+use qlora_test_support::fixture;
 
 fn workload(batch: usize, seq: usize) -> Workload {
     Workload {

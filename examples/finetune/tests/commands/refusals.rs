@@ -7,7 +7,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::finetune;
-use crate::support::{Place, fixtures};
+use qlora_test_support::fixture;
+
+use crate::support::Place;
 
 /// Trains with everything right but what `extra` says, and checks the refusal.
 macro_rules! train_refused {
@@ -203,7 +205,7 @@ fn data_that_cannot_be_used() {
 fn adapters_that_do_not_fit() {
     let place = Place::new();
     let (model, other) = (place.model("tiny_llama"), place.model("tiny_llama_tied"));
-    let (rows, adapter) = (place.rows(4), fixtures().join("peft_adapter"));
+    let (rows, adapter) = (place.rows(4), fixture("peft_adapter"));
     // tiny_llama_tied has another head_dim.
     train_refused!(
         place,

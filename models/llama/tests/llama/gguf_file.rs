@@ -5,7 +5,7 @@ use std::path::Path;
 use burn_qlora_llama::Checkpoint;
 use burn_qlora_llama::rope::RopeConfig;
 
-use crate::fixtures::fixture;
+use qlora_test_support::fixture;
 
 /// Collects metadata and tensors; every count and offset can be made to lie afterwards.
 #[derive(Clone)]

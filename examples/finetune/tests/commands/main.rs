@@ -5,6 +5,7 @@
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
 //! - [`paging`]: optimizer state that does not stay in memory.
 //! - [`refusals`]: bad input, each one line, exit code 2 and nothing half-written.
+//! - [`smollm2`]: the memory plan of a real model.
 //! - [`full_disk`]: the same when the disk is full while saving.
 
 mod eval;
@@ -15,5 +16,6 @@ mod paging;
 mod plan;
 mod quantize;
 mod refusals;
+mod smollm2;
 mod support;
 mod train;

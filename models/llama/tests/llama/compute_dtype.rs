@@ -6,7 +6,9 @@ use burn_qlora_llama::{
     Checkpoint, ComputeDtype, KvCache, Llama, LlamaError, LoadOptions, Weights,
 };
 
-use crate::fixtures::{Reference, devices, fixture, greedy, max_error};
+use qlora_test_support::fixture;
+
+use crate::fixtures::{Reference, devices, greedy, max_error};
 
 /// The dtypes below f32, and how far a tiny model's logits (up to 5 in size) may be off: a few roundings.
 const DTYPES: [(ComputeDtype, f32); 2] = [(ComputeDtype::Bf16, 0.15), (ComputeDtype::F16, 0.02)];

@@ -1,22 +1,25 @@
 //! The model against recorded outputs of transformers and bitsandbytes, and against damaged files.
 
 #[cfg(feature = "qlora")]
-#[path = "parity/bitsandbytes.rs"]
+#[path = "llama/bitsandbytes.rs"]
 mod bitsandbytes;
-#[path = "parity/compute_dtype.rs"]
+#[path = "llama/compute_dtype.rs"]
 mod compute_dtype;
-#[path = "parity/fixtures.rs"]
+#[path = "llama/fixtures.rs"]
 mod fixtures;
 #[cfg(feature = "gguf")]
-#[path = "parity/gguf.rs"]
+#[path = "llama/gguf.rs"]
 mod gguf;
 #[cfg(feature = "gguf")]
-#[path = "parity/gguf_file.rs"]
+#[path = "llama/gguf_file.rs"]
 mod gguf_file;
-#[path = "parity/hostile.rs"]
+#[path = "llama/hostile.rs"]
 mod hostile;
 #[cfg(feature = "qlora")]
-#[path = "parity/memory.rs"]
+#[path = "llama/memory.rs"]
 mod memory;
-#[path = "parity/transformers.rs"]
+#[cfg(feature = "gguf")]
+#[path = "llama/smollm2.rs"]
+mod smollm2;
+#[path = "llama/transformers.rs"]
 mod transformers;
