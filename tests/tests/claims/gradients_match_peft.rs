@@ -2,14 +2,14 @@
 
 use burn_finetune::CausalLm;
 use burn_qlora::{LoraModel, freeze_base};
-use qlora_tests::device;
-use qlora_tests::fixtures::Recording;
+use qlora_test_support::{Recording, TestDevice, Tolerance, assert_close, values};
+use qlora_tests::{CurveBatches, adapted, devices, loss_tolerance};
 
-use crate::recorded::{CurveBatches, adapted, assert_close};
-
-/// Of the tensor's largest value; an f64 recomputation is within 2e-6. Software Vulkan gets ten times that.
-fn tolerance(device: &str) -> f32 {
-    if device == "flex" { 1e-4 } else { 1e-3 }
+fn tolerance(device: &TestDevice) -> Tolerance {
+    let part = if device.is_flex() { 1e-4 } else { 1e-3 };
+    let reason =
+        "an f64 recomputation is within 2e-6; software Vulkan gets ten times what Flex gets";
+    Tolerance::of_largest(part, reason)
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn with_a_trained_adapter() {
 fn check(adapter: &str, file: &str) {
     let recording = Recording::open(file);
     let batches = CurveBatches::open();
-    for test in device::all() {
+    for test in devices() {
         let device = test.device.clone().autodiff();
         let mut model = freeze_base(adapted("tiny_llama_nf4", adapter, &device));
         // With the embedding trainable, its gradient tells what arrived below the first block.
@@ -47,8 +47,8 @@ fn check(adapter: &str, file: &str) {
         assert_close(
             "loss",
             &[value],
-            &recording.floats("loss"),
-            7.0 * test.loss_tolerance as f32,
+            &recording.f32("loss"),
+            Tolerance::absolute(7.0 * loss_tolerance(&test), "a loss of about 7"),
         );
         let gradients = loss.backward();
 
@@ -58,17 +58,17 @@ fn check(adapter: &str, file: &str) {
                 let name = format!("grad.base_model.model.{path}.lora_{factor}.weight");
                 // Gradients of A are not recorded where B is zero: they are zero too.
                 let got = param.val().grad(&gradients).unwrap().transpose();
-                let got: Vec<f32> = got.into_data().try_to_vec().unwrap();
-                let expected = if recording.names().contains(&name) {
-                    recording.floats(&name)
+                let got = values(got);
+                let expected = if recording.has(&name) {
+                    recording.f32(&name)
                 } else {
                     vec![0.0; got.len()]
                 };
-                compare(
+                assert_close(
                     &format!("{} {name}", test.name),
                     &got,
                     &expected,
-                    tolerance(test.name),
+                    tolerance(&test),
                 );
             }
         }
@@ -76,17 +76,12 @@ fn check(adapter: &str, file: &str) {
         let [vocab, hidden] = embedding.dims();
         let got = embedding.grad(&gradients).unwrap();
         let ids: Vec<i64> = batch.input_ids.into_data().iter::<i64>().collect();
-        let expected = scattered(
-            &recording.floats("grad_embedding_output"),
-            &ids,
-            vocab,
-            hidden,
-        );
-        compare(
+        let expected = scattered(&recording.f32("grad_embedding_output"), &ids, vocab, hidden);
+        assert_close(
             &format!("{} embedding", test.name),
-            &got.into_data().try_to_vec::<f32>().unwrap(),
+            &values(got),
             &expected,
-            tolerance(test.name),
+            tolerance(&test),
         );
     }
 }
@@ -101,11 +96,4 @@ fn scattered(output: &[f32], ids: &[i64], vocab: usize, hidden: usize) -> Vec<f3
         }
     }
     sum
-}
-
-fn compare(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
-    let largest = expected
-        .iter()
-        .fold(0.0f32, |largest, value| largest.max(value.abs()));
-    assert_close(what, got, expected, tolerance * largest);
 }

@@ -2,16 +2,15 @@
 
 use burn_finetune::{OptimizerKind, TrainConfig, Trainer};
 use burn_paged::Budget;
-use qlora_tests::{device, fixtures};
-
-use crate::recorded::{CurveBatches, adapted, curve_config};
+use qlora_test_support::json;
+use qlora_tests::{CurveBatches, adapted, curve_config, devices};
 
 /// All moments in 8 bits, those of factors too small to be worth it included, and none of them resident.
 #[test]
 fn every_loss_is_within_a_hundredth() {
-    let curve = fixtures::json("qlora_curve/curve.json");
+    let curve = json("qlora_curve/curve.json");
     let batches = CurveBatches::open();
-    for test in device::all() {
+    for test in devices() {
         let autodiff = test.device.clone().autodiff();
         let model = adapted("tiny_llama_nf4", "qlora_curve/init_adapter", &autodiff);
         let config = TrainConfig {

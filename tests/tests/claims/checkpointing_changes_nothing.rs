@@ -8,13 +8,12 @@ use burn_qlora::{
     BackwardPass, Checkpointing, LoraConfig, LoraModel, Targets, attach_adapters, freeze_base,
 };
 use finetune::model::LlamaLm;
-use qlora_tests::device::{self, TestDevice};
-
-use crate::recorded::{CurveBatches, adapted, assert_close, model};
+use qlora_test_support::{TestDevice, Tolerance, assert_close, values};
+use qlora_tests::{CurveBatches, adapted, devices, model};
 
 #[test]
 fn on_a_trained_adapter() {
-    for test in device::all() {
+    for test in devices() {
         let device = test.device.clone().autodiff();
         let model = freeze_base(adapted("tiny_llama_nf4", "peft_adapter", &device).train());
         same_either_way(&test, &model, 0);
@@ -25,7 +24,7 @@ fn on_a_trained_adapter() {
 /// Burn's generators are one for the whole process.
 #[test]
 fn with_dropout() {
-    for test in device::all() {
+    for test in devices() {
         let config = LoraConfig::new(8, 16.0).with_dropout(0.3);
         let model = fresh(&test.device, &config);
         let first = same_either_way(&test, &model, 1);
@@ -37,7 +36,7 @@ fn with_dropout() {
 /// Blocks without an adapter, above and below the ones with.
 #[test]
 fn with_adapters_on_some_blocks_only() {
-    for test in device::all() {
+    for test in devices() {
         let targets = Targets::Regex(r"model\.layers\.1\..*".into());
         let config = LoraConfig::new(4, 8.0).with_targets(targets);
         same_either_way(&test, &fresh(&test.device, &config), 0);
@@ -67,7 +66,7 @@ fn same_either_way(test: &TestDevice, model: &LlamaLm, seed: u64) -> f32 {
             .any(|gradient| gradient.iter().any(|value| *value != 0.0))
     );
     assert_eq!(whole.len(), parts.len());
-    if test.name == "flex" {
+    if test.is_flex() {
         assert_eq!(loss.to_bits(), again.to_bits());
         let bits = |gradients: &[Vec<f32>]| {
             let all = gradients.iter().flatten();
@@ -75,14 +74,12 @@ fn same_either_way(test: &TestDevice, model: &LlamaLm, seed: u64) -> f32 {
         };
         assert!(bits(&whole) == bits(&parts), "the gradients differ");
     } else {
-        // A GPU may sum in another order when it runs again.
-        assert_close(test.name, &[again], &[loss], 1e-6 * loss);
+        let reason = "a GPU may sum in another order when it runs again";
+        let tolerance = Tolerance::of_largest(1e-6, reason);
+        assert_close(test.name, &[again], &[loss], tolerance);
         for (index, (whole, parts)) in whole.iter().zip(&parts).enumerate() {
-            let largest = whole
-                .iter()
-                .fold(0.0f32, |most, value| most.max(value.abs()));
             let what = format!("{} factor {index}", test.name);
-            assert_close(&what, parts, whole, 1e-6 * largest);
+            assert_close(&what, parts, whole, tolerance);
         }
     }
     loss
@@ -108,7 +105,7 @@ fn backward(
     let gradients = found
         .gradients
         .into_iter()
-        .map(|gradient| gradient.unwrap().into_data().try_to_vec().unwrap())
+        .map(|gradient| values(gradient.unwrap()))
         .collect();
     (found.loss.into_scalar::<f32>(), gradients)
 }

@@ -1,11 +1,11 @@
 //! The recorded models, adapters and batches in this project's types.
 
-use burn::tensor::{Device, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use burn_finetune::{Batch, TrainConfig, Trainer};
 use burn_qlora::{LoraModel, peft};
 use burn_qlora_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions};
 use finetune::model::LlamaLm;
-use qlora_tests::fixtures::{self, Recording};
+use qlora_test_support::{Recording, fixture, json, values};
 
 /// The recorded model `name`, its weights as they are stored, in f32.
 pub fn model(name: &str, device: &Device) -> LlamaLm {
@@ -13,7 +13,7 @@ pub fn model(name: &str, device: &Device) -> LlamaLm {
 }
 
 fn model_in(dtype: ComputeDtype, name: &str, device: &Device) -> LlamaLm {
-    let checkpoint = Checkpoint::open(fixtures::path(name)).unwrap();
+    let checkpoint = Checkpoint::open(fixture(name)).unwrap();
     let options = LoadOptions::default().with_compute_dtype(dtype);
     let llama = Llama::load(&checkpoint, &options, device).unwrap();
     LlamaLm { llama }
@@ -26,7 +26,7 @@ pub fn adapted(name: &str, adapter: &str, device: &Device) -> LlamaLm {
 
 fn adapted_in(dtype: ComputeDtype, name: &str, adapter: &str, device: &Device) -> LlamaLm {
     let mut model = model_in(dtype, name, device);
-    peft::load(&mut model, fixtures::path(adapter)).unwrap();
+    peft::load(&mut model, fixture(adapter)).unwrap();
     model
 }
 
@@ -60,7 +60,7 @@ pub fn curve_trainer_in(dtype: ComputeDtype, device: &Device) -> Trainer<LlamaLm
         "qlora_curve/init_adapter",
         &device.clone().autodiff(),
     );
-    let config = curve_config(&fixtures::json("qlora_curve/curve.json"));
+    let config = curve_config(&json("qlora_curve/curve.json"));
     Trainer::new(model, config).unwrap()
 }
 
@@ -78,8 +78,8 @@ impl CurveBatches {
         let recording = Recording::open("qlora_curve/batches.safetensors");
         let shape = recording.shape("input_ids");
         Self {
-            input_ids: recording.ints("input_ids"),
-            labels: recording.ints("labels"),
+            input_ids: recording.i64("input_ids"),
+            labels: recording.i64("labels"),
             rows: shape[1],
             seq: shape[2],
         }
@@ -118,8 +118,8 @@ fn batch(ids: &[i64], labels: &[i64], seq: usize, device: &Device) -> Batch {
         target_tokens: targets.iter().filter(|target| **target >= 0).count(),
         tokens: ids.len(),
         starts: None,
-        input_ids: burn::tensor::Tensor::from_data(TensorData::new(ids.to_vec(), shape), device),
-        targets: burn::tensor::Tensor::from_data(TensorData::new(targets, shape), device),
+        input_ids: Tensor::from_data(TensorData::new(ids.to_vec(), shape), device),
+        targets: Tensor::from_data(TensorData::new(targets, shape), device),
     }
 }
 
@@ -130,25 +130,7 @@ pub fn adapter_bits(model: &impl LoraModel) -> Vec<u32> {
         .into_iter()
         .filter_map(|(_, linear)| linear.adapter.as_ref())
         .flat_map(|branch| [branch.lora.a.val(), branch.lora.b.val()])
-        .flat_map(|factor| factor.into_data().try_to_vec::<f32>().unwrap())
+        .flat_map(values)
         .map(f32::to_bits)
         .collect()
-}
-
-/// Fails unless the two are equal within `tolerance`, absolutely.
-pub fn assert_close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
-    assert_eq!(got.len(), expected.len(), "{what}: number of values");
-    let worst = got
-        .iter()
-        .zip(expected)
-        .map(|(got, expected)| (got - expected).abs())
-        .fold(0.0, f32::max);
-    assert!(
-        worst <= tolerance,
-        "{what}: off by {worst:e}, allowed {tolerance:e}"
-    );
-    assert!(
-        got.iter().all(|value| value.is_finite()),
-        "{what}: not finite"
-    );
 }
