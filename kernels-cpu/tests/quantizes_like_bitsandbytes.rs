@@ -1,6 +1,6 @@
 //! Quantizing and decoding against recordings of bitsandbytes 0.50.2, on every instruction set.
 
-use nf4::{Codebook, Layout, MatrixRef, Nf4Error, QuantConfig, QuantizedMatrix};
+use nf4::{Codebook, MatrixRef, Nf4Error, QuantConfig};
 use qlora_cpu::Isa;
 use qlora_test_support::{Recording, bitsandbytes as recorded, json};
 

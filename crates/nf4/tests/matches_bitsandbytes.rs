@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use nf4::bitsandbytes::{self, Dtype, Entry};
-use nf4::{Codebook, Layout, MatrixRef, Nf4Error, QuantConfig, QuantizedMatrix};
+use nf4::{Codebook, MatrixRef, Nf4Error, QuantConfig};
 use qlora_test_support::{Recording, bitsandbytes as recorded, json};
 
 fn bits(values: &[f32]) -> Vec<u32> {

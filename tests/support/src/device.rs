@@ -100,6 +100,10 @@ macro_rules! on_every_device {
 
 /// The tests of [`on_every_device!`] on the device whose feature is `$name`.
 #[doc(hidden)]
+#[allow(
+    clippy::crate_in_macro_def,
+    reason = "the tests are in the calling crate"
+)]
 #[macro_export]
 macro_rules! on_one_device {
     ($name:ident in $run:path: $($module:ident::$test:ident),+ $(,)?) => {

@@ -61,6 +61,10 @@ macro_rules! on_every_runtime {
 
 /// The tests of [`on_every_runtime!`] on the runtime of the feature `$name`.
 #[doc(hidden)]
+#[allow(
+    clippy::crate_in_macro_def,
+    reason = "the tests are in the calling crate"
+)]
 #[macro_export]
 macro_rules! on_one_runtime {
     ($name:ident in $run:path: $($module:ident::$test:ident),+ $(,)?) => {
@@ -85,6 +89,10 @@ macro_rules! on_one_runtime {
 
 /// The tests of [`on_every_runtime!`], named but not run.
 #[doc(hidden)]
+#[allow(
+    clippy::crate_in_macro_def,
+    reason = "the tests are in the calling crate"
+)]
 #[macro_export]
 macro_rules! on_no_runtime {
     (in $run:path: $($module:ident::$test:ident),+ $(,)?) => {

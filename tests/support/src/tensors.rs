@@ -12,7 +12,7 @@ pub fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Devi
 #[track_caller]
 pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     let data = tensor.into_data();
-    let dtype = data.dtype;
+    let dtype = data.dtype();
     data.try_into_vec()
         .unwrap_or_else(|_| panic!("a tensor of {dtype:?} is read as f32"))
 }
