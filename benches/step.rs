@@ -4,29 +4,15 @@
 //! `cargo bench -p qlora-benches --bench step` runs on Flex. `QLORA_SMOLLM2` names the model, by default the
 //! SmolLM2-135M-Instruct that `scripts/fetch-smollm2.sh` puts into the cache folder.
 
-use std::path::PathBuf;
-
 use burn::tensor::Device;
 use burn_finetune::{Batch, Row, TrainConfig, Trainer, TrainerBuilder};
 use burn_qlora::{Checkpointing, LoraConfig, QuantConfig, attach_adapters};
 use burn_qlora_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions, Weights};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use qlora_test_support::smollm2;
 
 const SHAPES: [[usize; 2]; 2] = [[4, 256], [1, 1024]];
 const RANK: usize = 16;
-
-fn model_path() -> PathBuf {
-    std::env::var_os("QLORA_SMOLLM2").map_or_else(
-        || {
-            let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
-                || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache"),
-                PathBuf::from,
-            );
-            cache.join("burn-qlora/SmolLM2-135M-Instruct.Q4_1.gguf")
-        },
-        PathBuf::from,
-    )
-}
 
 fn trainer(
     checkpoint: &Checkpoint,
@@ -61,14 +47,7 @@ fn batch([rows, seq]: [usize; 2], vocab: usize, device: &Device) -> Batch {
 }
 
 fn step(criterion: &mut Criterion) {
-    let path = model_path();
-    let checkpoint = match Checkpoint::open(&path) {
-        Ok(checkpoint) => checkpoint,
-        Err(error) => {
-            eprintln!("no step is measured: {error}");
-            return;
-        }
-    };
+    let checkpoint = Checkpoint::open(smollm2()).expect("the model should open");
     let device = Device::flex().autodiff();
     for shape in SHAPES {
         let batch = batch(shape, checkpoint.config().vocab_size, &device);

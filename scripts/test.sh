@@ -2,7 +2,7 @@
 # Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU) and on wgpu, those of
 # the kernels and of the paged optimizer also on CubeCL's CPU runtime, compiles the kernels for CUDA, and
 # runs those with NEON in an emulator. Where no Vulkan device answers, Mesa's software Vulkan is installed first. What needs
-# LLVM, NVIDIA's compilers or the emulator is left out, saying so, where their packages cannot be had.
+# LLVM, NVIDIA's compilers, the emulator or a real model is left out, saying so, where its package cannot be had.
 #
 # usage: scripts/test.sh
 set -euo pipefail
@@ -12,8 +12,6 @@ tested=finetune/wgpu,qlora-cubecl/wgpu,qlora-tests/wgpu
 left_out=()
 
 scripts/install-vulkan.sh
-# The tests of a real model skip themselves where it is not.
-scripts/fetch-smollm2.sh || left_out+=("the tests on SmolLM2-135M-Instruct: it cannot be fetched")
 if llvm=$(scripts/stage-llvm.sh); then
   eval "$llvm"
   # The others multiply by Burn's own kernels, which without autotune take minutes on that runtime or do not fit it.
@@ -32,6 +30,13 @@ step cargo fmt --all --check
 step cargo clippy --workspace --all-targets --features "$checked" -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --features "$checked"
 step cargo test --release --workspace --features "$tested"
+# The same binaries again: what is ignored because it needs a real model, which stands in modules of that name.
+if scripts/fetch-smollm2.sh; then
+  step cargo test --release --workspace --features "$tested" --test burn_qlora_llama --test finetune_commands -- \
+    --ignored smollm2::
+else
+  left_out+=("the tests on SmolLM2-135M-Instruct: it cannot be fetched")
+fi
 # Apart, for with this feature on, what kernel multiplies depends on what the machine has measured.
 step cargo test --release --workspace --features "$tested,qlora-cubecl/autotune" --test kernels_autotune
 if scripts/cuda-toolchain.sh >/dev/null; then

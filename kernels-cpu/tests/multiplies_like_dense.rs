@@ -1,16 +1,14 @@
 //! Products against recordings in f64 and against decode-then-multiply, in both directions, in every number type and on
 //! every instruction set.
 
-use std::path::PathBuf;
-
 use half::{bf16, f16};
 use nf4::{Codebook, Direction, Layout, MatrixRef, QuantConfig, QuantizedMatrix};
 use qlora_cpu::dense::{Beta, DenseRef};
 use qlora_cpu::low_rank::{Gradients, LowRank};
 use qlora_cpu::{Cpu, Element, Isa, Threads};
+use qlora_test_support::{Recording, Tolerance, assert_within, bitsandbytes};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use safetensors::SafeTensors;
 
 fn on(isa: &Isa) -> Cpu {
     Cpu::new(*isa, Threads::All)
@@ -59,17 +57,18 @@ fn reference(
     out
 }
 
-/// f32 rounds by 6e-8; a sum of `len` terms rounds about `sqrt(len)` times as much, and 4 is slack.
+/// Rounding errors of a sum of `len` terms, of the sum of their magnitudes: f32 rounds by 6e-8; a sum rounds about `sqrt(len)`
+/// times as much, and 4 is slack.
+fn rounding(len: usize) -> f64 {
+    4.0 * 6e-8 * (len as f64).sqrt().max(2.0)
+}
+
 fn assert_close(found: &[f32], expected: &[(f64, f64)], len: usize, what: &str) {
-    let tolerance = 4.0 * 6e-8 * (len as f64).sqrt().max(2.0);
-    assert_eq!(found.len(), expected.len());
-    for (i, (found, (expected, magnitude))) in found.iter().zip(expected).enumerate() {
-        let error = (f64::from(*found) - expected).abs();
-        assert!(
-            error <= tolerance * magnitude,
-            "{what}: element {i} is {found}, not {expected}"
-        );
-    }
+    let (values, magnitudes): (Vec<f64>, Vec<f64>) = expected.iter().copied().unzip();
+    let reason = "the rounding of a sum in f32";
+    assert_within(what, found, &values, reason, |i| {
+        rounding(len) * magnitudes[i]
+    });
 }
 
 /// [`assert_close`] for a result that was rounded to a type with `digits` bits after the leading one.
@@ -80,17 +79,12 @@ fn assert_close_rounded(
     digits: i32,
     what: &str,
 ) {
-    let tolerance = 4.0 * 6e-8 * (len as f64).sqrt().max(2.0);
-    assert_eq!(found.len(), expected.len());
-    for (i, (found, (expected, magnitude))) in found.iter().zip(expected).enumerate() {
-        let error = (f64::from(*found) - expected).abs();
-        // Half a unit of the last place, and as much for the sum having fallen on the other side of the middle.
-        let rounding = expected.abs() * 2f64.powi(-digits) + 1e-7;
-        assert!(
-            error <= tolerance * magnitude + rounding,
-            "{what}: element {i} is {found}, not {expected}"
-        );
-    }
+    let (values, magnitudes): (Vec<f64>, Vec<f64>) = expected.iter().copied().unzip();
+    // Half a unit of the last place, and as much for the sum having fallen on the other side of the middle.
+    let reason = "the rounding of a sum in f32, and that of its result";
+    assert_within(what, found, &values, reason, |i| {
+        rounding(len) * magnitudes[i] + values[i].abs() * 2f64.powi(-digits) + 1e-7
+    });
 }
 
 /// Values that `E` holds exactly, as it and as f32.
@@ -460,77 +454,41 @@ fn every_format_multiplies_like_the_decoded_matrix() {
 
 #[test]
 fn recorded_products_are_met() {
-    let root = std::env::var_os("QLORA_FIXTURES").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures")),
-        PathBuf::from,
+    let file = Recording::open("matmul.safetensors");
+    let map = file.f32("nested_code_map");
+    let tolerance = Tolerance::of_largest(
+        1e-5,
+        "an f32 sum of a few hundred terms is right to 1e-6, in any order to 1e-5",
     );
-    let file = std::fs::read(root.join("matmul.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&file).unwrap();
-    let bytes = |name: &str| {
-        file.tensor(name)
-            .unwrap_or_else(|error| panic!("{name}: {error}"))
-            .data()
-    };
-    let words = |name: &str| -> Vec<u32> {
-        let bytes = bytes(name);
-        let mut bytes = bytes.to_vec();
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|bytes| u32::from_le_bytes(*bytes))
-            .collect()
-    };
-    let f32s = |name: &str| -> Vec<f32> { words(name).into_iter().map(f32::from_bits).collect() };
-    let f64s = |name: &str| -> Vec<f64> {
-        bytes(name)
-            .as_chunks()
-            .0
-            .iter()
-            .map(|bytes| f64::from_le_bytes(*bytes))
-            .collect()
-    };
     let mut cases = 0;
     for case in file
         .names()
         .iter()
         .filter_map(|name| name.strip_suffix("/packed"))
     {
-        let x_shape = file.tensor(&format!("{case}/x")).unwrap().shape().to_vec();
+        let part = |name: &str| format!("{case}/{name}");
+        let x_shape = file.shape(&part("x"));
         let (m, k) = (x_shape[0], x_shape[1]);
-        let n = file.tensor(&format!("{case}/dy")).unwrap().shape()[1];
+        let n = file.shape(&part("dy"))[1];
         let layout = Layout::new([n, k], QuantConfig::default()).unwrap();
-        let packed: Vec<u32> = words(&format!("{case}/packed"))
-            .into_iter()
-            .map(|word| word >> 4 & 0x0f0f_0f0f | (word & 0x0f0f_0f0f) << 4)
-            .collect();
-        let mut absmax = words(&format!("{case}/absmax_codes"));
-        for rest in ["/nested_absmax", "/nested_offset"] {
-            absmax.extend(words(&format!("{case}{rest}")));
-        }
-        absmax.extend(words("nested_code_map"));
+        let packed = bitsandbytes::packed_words(file.bytes(&part("packed")), n * k);
+        let absmax = bitsandbytes::scale_words(
+            file.bytes(&part("absmax_codes")),
+            &file.f32(&part("nested_absmax")),
+            file.f32(&part("nested_offset"))[0],
+            &map,
+        );
         let w = MatrixRef::new(layout, &packed, &absmax).unwrap();
         for isa in Isa::available() {
             for (x, y, direction) in [
                 ("x", "y", Direction::Forward),
                 ("dy", "dx", Direction::Transposed),
             ] {
-                let expected = f64s(&format!("{case}/{y}"));
+                let expected = file.f64(&part(y));
                 let mut found = vec![0.0; expected.len()];
-                on(isa).matmul(w, &f32s(&format!("{case}/{x}")), m, &mut found, direction);
-                let error = found
-                    .iter()
-                    .zip(&expected)
-                    .map(|(a, b)| (f64::from(*a) - b).abs())
-                    .fold(0.0, f64::max);
-                let largest = expected
-                    .iter()
-                    .fold(0.0f64, |max, value| max.max(value.abs()));
-                assert!(
-                    error <= 1e-5 * largest,
-                    "{case}/{y} on {isa:?}: off by {error}"
-                );
+                on(isa).matmul(w, &file.f32(&part(x)), m, &mut found, direction);
+                let what = format!("{case}/{y} on {isa:?}");
+                qlora_test_support::assert_close(&what, &found, &expected, tolerance);
             }
         }
         cases += 1;

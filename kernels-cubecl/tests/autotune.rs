@@ -1,8 +1,7 @@
 //! Products by the kernel that was measured to be the fastest. Alone in its process, since launches are counted in all of it.
-#![cfg(any(feature = "wgpu", feature = "cpu"))]
 
 #[allow(dead_code, reason = "the other suite uses the rest of it")]
-#[path = "parity/support.rs"]
+#[path = "kernels/support.rs"]
 mod support;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,10 +12,10 @@ use cubecl::logging::{LaunchObservation, LaunchObserver};
 use nf4::{Direction, QuantConfig, QuantizedMatrix};
 use qlora_cubecl::KernelError;
 use qlora_cubecl::matmul::{Kernel, Problem, matmul};
+use qlora_test_support::random::uniform;
+use qlora_test_support::{alone, runtime};
 
-use support::{
-    F32, assert_close, random, read_values, reference, rows, tolerance, upload, upload_values,
-};
+use support::{F32, assert_close, read_values, reference, rows, tolerance, upload, upload_values};
 
 /// The names of the kernels that were launched.
 #[derive(Default)]
@@ -49,11 +48,11 @@ struct Product {
 
 impl Product {
     fn new(m: usize, shape: [usize; 2], direction: Direction) -> Self {
-        let values = random(3, shape[0] * shape[1]);
+        let values = uniform(3, shape[0] * shape[1]);
         let [k, _] = direction.widths(shape);
         Self {
             matrix: qlora_cpu::quantize(&values, shape, QuantConfig::default()).unwrap(),
-            x: random(5, m * k),
+            x: uniform(5, m * k),
             m,
             k,
             direction,
@@ -155,17 +154,8 @@ fn a_kernel_that_refuses_is_passed_over(client: &Client) {
     );
 }
 
-/// Everything, with the other runtime's test and its launches kept out, and with few samples: which kernel is the fastest does
-/// not matter here.
-fn check(client: impl FnOnce() -> Client) {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut config = CubeClRuntimeConfig::default();
-    config.autotune.bench.min_samples = 1;
-    config.autotune.bench.max_samples = 1;
-    // The second test finds it set.
-    CubeClRuntimeConfig::try_set(config);
-    let client = &client();
+/// Everything, one after the other: what has been measured stays known.
+fn the_fastest_kernel_multiplies(client: &Client) {
     a_kind_of_product_is_measured_once(client);
     // The grids of a CPU have no end that a test could reach.
     if client.properties().hardware.num_cpu_cores.is_none() {
@@ -173,14 +163,16 @@ fn check(client: impl FnOnce() -> Client) {
     }
 }
 
-#[cfg(feature = "wgpu")]
-#[test]
-fn wgpu() {
-    check(|| cubecl::Device::Wgpu(Default::default()).client());
-}
+qlora_test_support::on_every_runtime! { in crate::run: the_fastest_kernel_multiplies }
 
-#[cfg(feature = "cpu")]
-#[test]
-fn cpu() {
-    check(|| cubecl::Device::Cpu(Default::default()).client());
+/// With the other runtimes' tests and their launches kept out, and with few samples: which kernel is the fastest does not matter
+/// here.
+fn run(feature: &str, test: fn(&Client)) {
+    let _alone = alone();
+    let mut config = CubeClRuntimeConfig::default();
+    config.autotune.bench.min_samples = 1;
+    config.autotune.bench.max_samples = 1;
+    // The second test finds it set.
+    CubeClRuntimeConfig::try_set(config);
+    test(&runtime(feature).client());
 }

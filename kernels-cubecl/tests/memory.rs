@@ -1,6 +1,5 @@
 //! What a device's memory report shows of a product: no dense weight. Alone in its process, since the report is of the
 //! whole device.
-#![cfg(any(feature = "wgpu", feature = "cpu"))]
 
 use cubecl::MemoryScope;
 use cubecl::client::Client;
@@ -11,6 +10,7 @@ use nf4::{Direction, QuantConfig};
 use qlora_cubecl::Weight;
 use qlora_cubecl::dequantize::dequantize;
 use qlora_cubecl::matmul::matmul;
+use qlora_test_support::{alone, runtime};
 
 /// A down projection of LLaMA-7B and the rows of one sequence.
 const SHAPE: [usize; 2] = [4096, 11008];
@@ -41,7 +41,15 @@ fn taken(client: &Client, before: [u64; 2]) -> u64 {
         .unwrap_or(0)
 }
 
-fn forward_and_backward(client: &Client) {
+qlora_test_support::on_every_runtime! { in crate::run: a_product_takes_its_operands_and_its_result }
+
+/// The report is of everything on the device: tests take turns.
+fn run(feature: &str, test: fn(&Client)) {
+    let _alone = alone();
+    test(&runtime(feature).client());
+}
+
+fn a_product_takes_its_operands_and_its_result(client: &Client) {
     let [n, k] = SHAPE;
     let config = QuantConfig::default();
     let layout = nf4::Layout::new(SHAPE, config).unwrap();
@@ -74,16 +82,4 @@ fn forward_and_backward(client: &Client) {
     let dense = dequantize(client, &weight, F16).unwrap();
     assert!(taken(client, before) > results + SCRATCH);
     drop((x, dy, y, dx, dense));
-}
-
-#[cfg(feature = "wgpu")]
-#[test]
-fn wgpu() {
-    forward_and_backward(&cubecl::Device::Wgpu(Default::default()).client());
-}
-
-#[cfg(feature = "cpu")]
-#[test]
-fn cpu() {
-    forward_and_backward(&cubecl::Device::Cpu(Default::default()).client());
 }

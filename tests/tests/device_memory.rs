@@ -1,16 +1,17 @@
 //! What whole training steps take of a device's memory, by where the optimizer's state is. Alone in its process, since
 //! the report is of the whole device.
 
-#![cfg(feature = "wgpu")]
+#![cfg(feature = "cubecl-backend")]
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Int, Tensor};
 use burn_cubecl::CubeDevice;
 use burn_finetune::{Batch, OptimizerKind, TrainConfig, TrainerBuilder};
 use burn_paged::{Budget, PAGE_BYTES};
 use burn_qlora::{LoraConfig, TokenBatch, attach_adapters};
 use burn_qlora_llama::{Checkpoint, Llama, LoadOptions};
 use cubecl::MemoryScope;
-use qlora_tests::fixtures;
+use qlora_test_support::{TestDevice, fixture, runtime};
+use qlora_tests::devices;
 
 /// Adapters of a rank that makes their state, 29 MB, many pages.
 const RANK: usize = 1024;
@@ -23,13 +24,13 @@ fn reserved(device: &CubeDevice) -> u64 {
 }
 
 /// Bytes of state, and the most that three steps had set aside on the device.
-fn state_and_peak(budget: Budget) -> (u64, u64) {
-    let device = Device::wgpu(burn::tensor::DeviceKind::DefaultDevice);
-    let report = &CubeDevice::Wgpu(Default::default());
+fn state_and_peak(test: &TestDevice, budget: Budget) -> (u64, u64) {
+    let device = &test.device;
+    let report = &runtime(test.name);
     report.client().memory_cleanup().unwrap();
     let before = reserved(report);
     let autodiff = device.clone().autodiff();
-    let checkpoint = Checkpoint::open(fixtures::path("tiny_llama_nf4")).unwrap();
+    let checkpoint = Checkpoint::open(fixture("tiny_llama_nf4")).unwrap();
     let mut model = Llama::load(&checkpoint, &LoadOptions::default(), &autodiff).unwrap();
     attach_adapters(&mut model, &LoraConfig::new(RANK, 1.0), 1).unwrap();
     let config = TrainConfig {
@@ -65,9 +66,11 @@ fn state_and_peak(budget: Budget) -> (u64, u64) {
 
 #[test]
 fn the_peak_of_a_step_falls_by_the_state_less_two_pages() {
-    let (state, resident) = state_and_peak(Budget::Resident);
-    let (_, streamed) = state_and_peak(Budget::Bytes(0));
-    assert!(state > 10 * PAGE_BYTES as u64, "{state}");
-    let fell = resident.saturating_sub(streamed);
-    assert!(fell >= state - 2 * PAGE_BYTES as u64, "{fell} of {state}");
+    for device in devices().iter().filter(|device| !device.is_flex()) {
+        let (state, resident) = state_and_peak(device, Budget::Resident);
+        let (_, streamed) = state_and_peak(device, Budget::Bytes(0));
+        assert!(state > 10 * PAGE_BYTES as u64, "{state}");
+        let fell = resident.saturating_sub(streamed);
+        assert!(fell >= state - 2 * PAGE_BYTES as u64, "{fell} of {state}");
+    }
 }

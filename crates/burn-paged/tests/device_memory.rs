@@ -1,29 +1,26 @@
 //! What a device's memory report shows while state that is not resident is updated. Alone in its process,
-//! since the report is of the whole device.
+//! since the report is of the whole device, and one test at a time.
 
-#![cfg(any(feature = "wgpu", feature = "cpu"))]
+#![cfg(feature = "cubecl-backend")]
 
 use burn_core::tensor::{Device, Distribution, Tensor};
 use burn_cubecl::CubeDevice;
 use burn_paged::{Budget, PAGE_BYTES, PagedAdamWConfig};
 use cubecl::MemoryScope;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use qlora_test_support::{alone, runtime};
 
 /// Parameters of 1 MiB, with 2 MiB of state each.
 const SHAPE: [usize; 2] = [1024, 256];
 const PARAMETERS: usize = 12;
 const PARAMETER_BYTES: u64 = 1 << 20;
 
+/// The devices that report their memory, with the runtime that does it.
 fn devices() -> Vec<(Device, CubeDevice)> {
-    vec![
-        #[cfg(feature = "wgpu")]
-        (
-            Device::wgpu(burn_core::tensor::DeviceKind::DefaultDevice),
-            CubeDevice::Wgpu(Default::default()),
-        ),
-        #[cfg(feature = "cpu")]
-        (Device::cpu(), CubeDevice::Cpu(Default::default())),
-    ]
+    let devices = qlora_test_support::devices!().into_iter();
+    devices
+        .filter(|device| !device.is_flex())
+        .map(|device| (device.device, runtime(device.name)))
+        .collect()
 }
 
 /// What the allocations on the device use. The runtime's own staging buffers, through which a page passes on its
@@ -59,12 +56,6 @@ fn peak(device: &(Device, CubeDevice), budget: Budget) -> u64 {
     assert_eq!(report.state_bytes, PARAMETERS as u64 * 2 * PARAMETER_BYTES);
     println!("{budget}: {peak} bytes of {}", report.state_bytes);
     peak
-}
-
-/// The report is of everything on the device: tests take turns.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]

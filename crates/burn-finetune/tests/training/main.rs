@@ -1,0 +1,24 @@
+//! One suite: rows from files on the host, and training on every device that the features compile in.
+
+mod checkpoints;
+mod rows;
+mod steps;
+mod support;
+
+qlora_test_support::on_every_device! {
+    in crate::support::run:
+    steps::unequal_micro_batches_equal_one_batch,
+    steps::the_norm_is_global_and_clipping_scales_everything_at_once,
+    steps::a_rate_of_zero_moves_the_moments_only,
+    steps::a_loss_that_is_no_number_stops_the_run_before_the_update,
+    steps::layer_checkpointing_is_refused_where_a_model_has_none,
+    steps::packed_rows_are_refused_where_a_model_cannot_keep_examples_apart,
+    steps::evaluation_is_the_mean_over_all_tokens,
+    steps::training_lowers_the_loss_and_the_same_seed_gives_the_same_bits,
+    checkpoints::stopped_and_resumed_is_not_stopped,
+    checkpoints::a_folder_with_another_run_is_refused,
+    checkpoints::a_changed_setting_is_refused_by_name,
+    checkpoints::a_failed_save_leaves_the_last_checkpoint,
+    checkpoints::broken_checkpoints_are_refused,
+    checkpoints::rows_longer_than_the_context_are_refused,
+}

@@ -1,0 +1,156 @@
+use burn_core::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
+use burn_fused::{IGNORED, linear_cross_entropy};
+use qlora_test_support::random::uniform;
+use qlora_test_support::values;
+
+use crate::common::{assert_close, devices, leaf, tensor};
+
+pub fn targets(
+    tokens: usize,
+    vocab: usize,
+    ignored_every: usize,
+    device: &Device,
+) -> Tensor<1, Int> {
+    let classes: Vec<i64> = uniform(5, tokens)
+        .into_iter()
+        .enumerate()
+        .map(|(i, x)| match i % ignored_every {
+            0 => IGNORED,
+            _ => ((x + 1.0) / 2.0 * vocab as f32) as i64 % vocab as i64,
+        })
+        .collect();
+    Tensor::from_data(TensorData::new(classes, [tokens]), device)
+}
+
+fn reference(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let [tokens, _] = hidden.dims();
+    let log_p = log_softmax(hidden.matmul(weight.transpose()), 1);
+    let targets = targets.reshape([tokens, 1]);
+    let ignored = targets.clone().equal_elem(IGNORED);
+    log_p
+        .gather(1, targets.clamp_min(0))
+        .mask_fill(ignored, 0.0)
+        .sum()
+        .neg()
+}
+
+type Loss<'a> = &'a dyn Fn(Tensor<2>, Tensor<2>, Tensor<1, Int>) -> Tensor<1>;
+
+/// The loss and the gradients of `0.7 · loss`, of the operands that are tracked.
+fn run(
+    f: Loss,
+    hidden: &Tensor<2>,
+    weight: &Tensor<2>,
+    targets: &Tensor<1, Int>,
+) -> (Tensor<1>, Option<Tensor<2>>, Option<Tensor<2>>) {
+    let loss = f(hidden.clone(), weight.clone(), targets.clone());
+    let grads = (loss.clone() * 0.7).backward();
+    (loss, hidden.grad(&grads), weight.grad(&grads))
+}
+
+fn check(tokens: usize, n: usize, vocab: usize, ignored_every: usize, device: &Device) {
+    let device = device.clone().autodiff();
+    let targets = targets(tokens, vocab, ignored_every, &device);
+    for (hidden_tracked, weight_tracked) in [(true, false), (true, true), (false, true)] {
+        let operand = |seed, shape, tracked| match tracked {
+            true => leaf(seed, shape, &device),
+            false => tensor(seed, shape, &device),
+        };
+        let hidden = operand(1, [tokens, n], hidden_tracked);
+        let weight = operand(2, [vocab, n], weight_tracked);
+        let actual = run(&linear_cross_entropy, &hidden, &weight, &targets);
+        let expected = run(&reference, &hidden, &weight, &targets);
+        assert_close("loss", actual.0, expected.0);
+        assert_eq!(actual.1.is_some(), hidden_tracked);
+        assert_eq!(actual.2.is_some(), weight_tracked);
+        if let (Some(a), Some(e)) = (actual.1, expected.1) {
+            assert_close("dhidden", a, e);
+        }
+        if let (Some(a), Some(e)) = (actual.2, expected.2) {
+            assert_close("dweight", a, e);
+        }
+    }
+}
+
+#[test]
+fn equals_the_composed_form() {
+    for device in devices() {
+        check(1, 4, 3, 7, &device);
+        check(7, 8, 5, 3, &device);
+        check(33, 20, 700, 4, &device);
+        check(300, 64, 1100, 1000, &device);
+    }
+}
+
+/// More logits than a chunk of the default body holds; in tokens rather than classes, for a shader adds up a class after
+/// another, and 70000 of them are 1.2e-5 off in the reference as well.
+#[test]
+fn many_chunks_equal_the_composed_form() {
+    for device in devices() {
+        check(2_600, 24, 7_000, 5, &device);
+    }
+}
+
+#[test]
+fn works_without_autodiff() {
+    for device in devices() {
+        let (hidden, weight) = (tensor(1, [90, 16], &device), tensor(2, [600, 16], &device));
+        let targets = targets(90, 600, 4, &device);
+        let actual = linear_cross_entropy(hidden.clone(), weight.clone(), targets.clone());
+        assert_close("loss", actual, reference(hidden, weight, targets));
+    }
+}
+
+#[test]
+fn only_ignored_targets_make_zero_and_zero_gradients() {
+    for device in devices() {
+        let device = device.autodiff();
+        let (hidden, weight) = (leaf(1, [5, 8], &device), leaf(2, [11, 8], &device));
+        let targets = targets(5, 11, 1, &device);
+        let (loss, dhidden, dweight) = run(&linear_cross_entropy, &hidden, &weight, &targets);
+        assert_eq!(values(loss), [0.0]);
+        assert!(values(dhidden.unwrap()).iter().all(|x| *x == 0.0));
+        assert!(values(dweight.unwrap()).iter().all(|x| *x == 0.0));
+    }
+}
+
+/// Logits of ±1000 and more: nothing overflows on the way to the log-sum-exp.
+#[test]
+fn large_logits_stay_finite() {
+    for device in devices() {
+        let device = device.autodiff();
+        let hidden = (tensor(1, [40, 16], &device) * 300.0).require_grad();
+        let weight = tensor(2, [1500, 16], &device) * 3.0;
+        let targets = targets(40, 1500, 9, &device);
+        let actual = run(&linear_cross_entropy, &hidden, &weight, &targets);
+        let expected = run(&reference, &hidden, &weight, &targets);
+        assert_close("loss", actual.0, expected.0);
+        assert_close("dhidden", actual.1.unwrap(), expected.1.unwrap());
+    }
+}
+
+#[test]
+fn a_target_outside_the_vocabulary_never_passes_for_a_class() {
+    for device in devices() {
+        for wrong in [11, -1, -101, i32::MAX as i64] {
+            let device = device.clone();
+            let outcome = std::panic::catch_unwind(move || {
+                let targets = TensorData::new(vec![3i64, wrong], [2]);
+                let loss = linear_cross_entropy(
+                    tensor(1, [2, 8], &device),
+                    tensor(2, [11, 8], &device),
+                    Tensor::from_data(targets, &device),
+                );
+                values(loss)[0]
+            });
+            match outcome {
+                Ok(loss) => assert!(loss.is_nan(), "target {wrong}: loss {loss}"),
+                Err(panic) => {
+                    let message = panic.downcast_ref::<String>().unwrap();
+                    let expected = format!("target {wrong} of token 1 is neither below 11");
+                    assert!(message.contains(&expected), "{message}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The LoRA layer as one operation, against the same layer written out in Burn's own operations.
+
+use burn_core::tensor::{DType, Device, Tensor};
+use burn_nf4::{Nf4Tensor, Nf4TensorError};
+use qlora_test_support::random::normal;
+use qlora_test_support::{tensor, values};
+
+use crate::support::{TestDevice, random_weight};
+
+const SCALE: f64 = 0.75;
+
+/// The layer's inputs, tracked.
+struct Layer {
+    weight: Nf4Tensor,
+    x: Tensor<3>,
+    a: Tensor<2>,
+    b: Tensor<2>,
+}
+
+impl Layer {
+    fn new([rows, n, k, rank]: [usize; 4], dtype: DType, device: &Device) -> Self {
+        let autodiff = device.clone().autodiff();
+        let (weight, _) = random_weight(41, [n, k], device);
+        let x = tensor(normal(42, 2 * rows * k, 1.0), [2, rows, k], &autodiff).cast(dtype);
+        let factor = |seed, shape: [usize; 2], scale| {
+            tensor(normal(seed, shape[0] * shape[1], scale), shape, &autodiff).require_grad()
+        };
+        Self {
+            weight,
+            x: x.require_grad(),
+            a: factor(43, [k, rank], 0.1),
+            b: factor(44, [rank, n], 0.1),
+        }
+    }
+
+    fn fused(&self) -> Tensor<3> {
+        let (a, b) = (self.a.clone(), self.b.clone());
+        self.weight.lora_matmul(self.x.clone(), a, b, SCALE)
+    }
+
+    /// In f32 from `x` on.
+    fn written_out(&self) -> Tensor<3> {
+        let x = self.x.clone().cast(DType::F32);
+        let inner = x.clone().matmul(self.a.clone().unsqueeze());
+        let delta = inner.mul_scalar(SCALE).matmul(self.b.clone().unsqueeze());
+        self.weight.matmul(x) + delta
+    }
+
+    /// The output, and the gradients of x, A and B when the output's is `grad`.
+    fn results(&self, y: Tensor<3>, grad: &Tensor<3>) -> [Vec<f32>; 4] {
+        let wide = y.cast(DType::F32);
+        let gradients = (wide.clone() * grad.clone()).sum().backward();
+        let missing = "a gradient of every input";
+        [
+            values(wide),
+            values(self.x.grad(&gradients).expect(missing).cast(DType::F32)),
+            values(self.a.grad(&gradients).expect(missing)),
+            values(self.b.grad(&gradients).expect(missing)),
+        ]
+    }
+}
+
+fn assert_agreement(sizes: [usize; 4], dtype: DType, tolerance: f64, device: &Device) {
+    let [rows, n, ..] = sizes;
+    let layer = Layer::new(sizes, dtype, device);
+    let grad = normal(45, 2 * rows * n, 1.0);
+    let grad = tensor(grad, [2, rows, n], &device.clone().autodiff());
+    let found = layer.results(layer.fused(), &grad);
+    let expected = layer.results(layer.written_out(), &grad);
+    for ((found, expected), name) in found.iter().zip(&expected).zip(["y", "dx", "da", "db"]) {
+        let expected: Vec<f64> = expected.iter().copied().map(f64::from).collect();
+        let name = format!("{name} of {sizes:?} in {dtype:?}");
+        crate::support::assert_close(&name, found, &expected, tolerance);
+    }
+}
+
+pub fn agrees_with_the_layer_written_out(test: &TestDevice) {
+    for sizes in [
+        [1, 24, 80, 4],
+        [2, 24, 80, 4],
+        [9, 33, 50, 3],
+        [40, 96, 64, 16],
+        [13, 16, 136, 1],
+    ] {
+        assert_agreement(sizes, DType::F32, 10.0 * test.tolerance, &test.device);
+    }
+}
+
+/// bf16 rounds operands and results by up to 4e-3 of each, f16 by an eighth of that.
+pub fn half_inputs_agree_within_their_rounding(test: &TestDevice) {
+    for (dtype, tolerance) in [(DType::BF16, 1.5e-2), (DType::F16, 3e-3)] {
+        if test.device.supports_dtype(dtype) {
+            for sizes in [[2, 24, 80, 4], [40, 96, 64, 16]] {
+                assert_agreement(sizes, dtype, tolerance, &test.device);
+            }
+        }
+    }
+}
+
+pub fn an_input_that_nothing_feeds_costs_no_gradient(test: &TestDevice) {
+    let mut layer = Layer::new([5, 24, 80, 4], DType::F32, &test.device);
+    let tracked = layer.fused().sum().backward();
+    layer.x = layer.x.detach().set_require_grad(false);
+    let frozen = layer.fused().sum().backward();
+    assert!(layer.x.grad(&frozen).is_none());
+    for factor in [&layer.a, &layer.b] {
+        let of = |gradients| values(factor.grad(gradients).expect("a gradient of the factor"));
+        assert_eq!(of(&frozen), of(&tracked));
+    }
+}
+
+pub fn factors_that_do_not_fit_are_refused(test: &TestDevice) {
+    let (weight, _) = random_weight(46, [24, 80], &test.device);
+    let zeros = |shape: [usize; 2]| tensor(vec![0.0; shape[0] * shape[1]], shape, &test.device);
+    let multiply = |a: [usize; 2], b: [usize; 2]| {
+        weight.try_lora_matmul(zeros([3, 80]), zeros(a), zeros(b), SCALE)
+    };
+    assert!(multiply([80, 4], [4, 24]).is_ok());
+    for (a, b) in [([24, 4], [4, 80]), ([80, 4], [5, 24]), ([80, 4], [4, 80])] {
+        let Err(error @ Nf4TensorError::Factors { .. }) = multiply(a, b) else {
+            panic!("A {a:?} and B {b:?} were taken");
+        };
+        assert!(error.to_string().contains("[80, rank] and [rank, 24]"));
+    }
+    let (a, b) = (zeros([80, 4]), zeros([4, 24]).cast(DType::F64));
+    if test.device.supports_dtype(DType::F64) {
+        let error = weight.try_lora_matmul(zeros([3, 80]), a, b, SCALE);
+        assert!(matches!(
+            error,
+            Err(Nf4TensorError::UnsupportedDType { .. })
+        ));
+    }
+}

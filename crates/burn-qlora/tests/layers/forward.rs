@@ -1,0 +1,148 @@
+//! What a layer computes.
+
+use crate::support::{HIDDEN, IN, Pair, assert_close, input};
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use burn_qlora::{LoraConfig, LoraModel, Targets, attach_adapters, merge_linears};
+use qlora_test_support::values;
+
+/// The dense weight `[out, in]` of the pair's quantized layer.
+fn dense(pair: &Pair) -> Tensor<2> {
+    let mut bare = pair.first.clone();
+    bare.adapter = None;
+    bare.merged_weight()
+}
+
+fn reference(pair: &Pair, x: Tensor<2>, scale: f64) -> Tensor<2> {
+    let branch = pair.first.adapter.as_ref().unwrap();
+    let delta = branch
+        .lora
+        .a
+        .val()
+        .matmul(branch.lora.b.val())
+        .mul_scalar(scale);
+    let weight = Tensor::from_inner(dense(pair)).transpose() + delta;
+    x.matmul(weight) + pair.first.bias.as_ref().unwrap().val().unsqueeze()
+}
+
+pub fn a_layer_computes_base_plus_scaled_branch_plus_bias(device: &Device) {
+    let pair = Pair::adapted(device, &LoraConfig::new(4, 8.0));
+    let x = input(6, device);
+    let expected = reference(&pair, x.clone(), 2.0);
+    assert_close(pair.first.forward(x.clone()), expected.clone());
+    let deep: Tensor<4> = x.reshape([1, 2, 3, IN]);
+    assert_close(
+        pair.first.forward(deep),
+        expected.reshape([1, 2, 3, HIDDEN]),
+    );
+}
+
+pub fn rslora_scales_by_the_root_of_the_rank(device: &Device) {
+    let pair = Pair::adapted(device, &LoraConfig::new(4, 8.0).with_rslora(true));
+    let x = input(3, device);
+    assert_close(pair.first.forward(x.clone()), reference(&pair, x, 4.0));
+}
+
+pub fn fresh_adapters_change_nothing_and_are_the_same_for_a_seed(device: &Device) {
+    let bare = Pair::new(device);
+    let x = input(3, device);
+    let mut all = bare.clone();
+    attach_adapters(&mut all, &LoraConfig::new(4, 8.0), 5).unwrap();
+    assert_eq!(values(all.forward(x.clone())), values(bare.forward(x)));
+
+    let mut one = bare.clone();
+    let second = Targets::Names(vec!["second".into()]);
+    attach_adapters(&mut one, &LoraConfig::new(4, 8.0).with_targets(second), 5).unwrap();
+    assert!(one.first.adapter.is_none());
+    let a = |pair: &Pair| values(pair.second.adapter.as_ref().unwrap().lora.a.val());
+    assert_eq!(a(&one), a(&all));
+    let bound = 1.0 / (HIDDEN as f32).sqrt();
+    let spread: f32 = a(&all).iter().map(|a| a * a).sum::<f32>() / a(&all).len() as f32;
+    assert!(a(&all).iter().all(|a| a.abs() <= bound));
+    // The variance of a uniform distribution, 160 draws of it.
+    assert!(
+        (spread / (bound * bound / 3.0) - 1.0).abs() < 0.3,
+        "{spread}"
+    );
+
+    attach_adapters(&mut one, &LoraConfig::new(4, 8.0), 6).unwrap();
+    assert_ne!(a(&one), a(&all));
+}
+
+pub fn dropout_falls_on_the_branch_only_and_only_in_training(device: &Device) {
+    let config = LoraConfig::new(4, 8.0);
+    let still = Pair::adapted(device, &config);
+    let mut shaken = still.clone();
+    for ((_, shaken), (_, still)) in shaken
+        .lora_linears_mut()
+        .into_iter()
+        .zip(still.lora_linears())
+    {
+        let lora = &still.adapter.as_ref().unwrap().lora;
+        let config = config.clone().with_dropout(0.5);
+        shaken.adapter =
+            Some(burn_qlora::LoraBranch::new(lora.a.val(), lora.b.val(), &config).unwrap());
+    }
+    let x = input(64, device);
+    let plain = x.clone().without_autodiff();
+
+    let [got, expected] = [&shaken, &still].map(|pair| pair.first.forward(x.clone()));
+    assert_ne!(values(got), values(expected.clone()));
+    let valid = shaken.valid();
+    assert_eq!(
+        values(valid.first.forward(plain.clone())),
+        values(still.valid().first.forward(plain.clone()))
+    );
+
+    // A branch that adds nothing has nothing to drop: the base saw all of x.
+    let [shaken, still] = [shaken, still].map(|pair| {
+        let mut layer = pair.first;
+        let branch = layer.adapter.as_mut().unwrap();
+        branch.lora.b = branch.lora.b.clone().map(|b| b.zeros_like());
+        layer
+    });
+    assert_eq!(values(shaken.forward(x.clone())), values(still.forward(x)));
+}
+
+pub fn gradients_of_the_factors_are_those_of_the_dense_layer(device: &Device) {
+    let pair = Pair::adapted(device, &LoraConfig::new(4, 8.0));
+    let branch = pair.first.adapter.as_ref().unwrap();
+    let x = input(6, device).require_grad();
+    let grads_of = |y: Tensor<2>| {
+        let mut grads = y.square().sum().backward();
+        [
+            x.grad_remove(&mut grads).unwrap(),
+            branch.lora.a.val().grad_remove(&mut grads).unwrap(),
+            branch.lora.b.val().grad_remove(&mut grads).unwrap(),
+        ]
+    };
+    let got = grads_of(pair.first.forward(x.clone()));
+    let expected = grads_of(reference(&pair, x.clone(), 2.0));
+    for (got, expected) in got.into_iter().zip(expected) {
+        let largest = values(expected.clone())
+            .into_iter()
+            .fold(0f32, |a, b| a.max(b.abs()));
+        assert_close(got.div_scalar(largest), expected.div_scalar(largest));
+    }
+}
+
+pub fn merging_gives_the_weight_the_layer_acts_as(device: &Device) {
+    let pair = Pair::adapted(device, &LoraConfig::new(4, 8.0));
+    let x = input(5, device).without_autodiff();
+    let mut merged = Vec::new();
+    merge_linears(&pair, |path, weight| {
+        merged.push((path.to_owned(), weight));
+        Ok::<(), ()>(())
+    })
+    .unwrap();
+    assert_eq!(merged[0].0, "block.first");
+    let bias = pair.valid().first.bias.unwrap().val();
+    assert_close(
+        x.clone().matmul(merged[0].1.clone().transpose()) + bias.unsqueeze(),
+        pair.valid().first.forward(x),
+    );
+    assert_eq!(
+        merge_linears(&pair, |path, _| Err(path.to_owned())),
+        Err("block.first".to_owned())
+    );
+}

@@ -1,0 +1,29 @@
+//! One suite, run on every device that the features compile in: what a layer computes, what trains and
+//! what does not, and what goes through files unchanged.
+
+mod files;
+mod forward;
+mod freezing;
+mod records;
+mod support;
+
+qlora_test_support::on_every_device! {
+    in crate::support::run:
+    forward::a_layer_computes_base_plus_scaled_branch_plus_bias,
+    forward::rslora_scales_by_the_root_of_the_rank,
+    forward::fresh_adapters_change_nothing_and_are_the_same_for_a_seed,
+    forward::dropout_falls_on_the_branch_only_and_only_in_training,
+    forward::gradients_of_the_factors_are_those_of_the_dense_layer,
+    forward::merging_gives_the_weight_the_layer_acts_as,
+    freezing::nothing_but_the_branch_ever_trains,
+    freezing::an_optimizer_step_moves_the_factors_alone,
+    freezing::validation_and_training_keep_the_words,
+    records::a_record_restores_the_same_words,
+    records::safetensors_keep_the_words,
+    files::an_adapter_comes_back_as_it_went,
+    files::adapters_of_other_models_are_refused,
+    files::what_cannot_be_computed_is_refused_by_name,
+    files::broken_files_are_refused,
+    files::what_would_be_described_wrongly_is_not_saved,
+    files::a_failed_save_leaves_nothing_behind,
+}

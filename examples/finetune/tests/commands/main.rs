@@ -1,0 +1,21 @@
+//! Drives the built `finetune` binary on the tiny fixture models, as a user would.
+//!
+//! - [`support`]: runs the binary, makes models, data and broken files.
+//! - [`train`], [`plan`], [`eval`], [`generate`], [`quantize`]: what each command does.
+//! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
+//! - [`paging`]: optimizer state that does not stay in memory.
+//! - [`refusals`]: bad input, each one line, exit code 2 and nothing half-written.
+//! - [`smollm2`]: the memory plan of a real model.
+//! - [`full_disk`]: the same when the disk is full while saving.
+
+mod eval;
+mod full_disk;
+mod generate;
+mod interrupt;
+mod paging;
+mod plan;
+mod quantize;
+mod refusals;
+mod smollm2;
+mod support;
+mod train;

@@ -1,0 +1,107 @@
+//! `finetune plan`.
+
+use crate::finetune;
+use crate::support::Place;
+
+#[test]
+fn it_takes_the_flags_of_train_and_reads_no_weight() {
+    let place = Place::new();
+    let model = place.model("tiny_llama");
+    let run = finetune!(
+        "plan",
+        "--model",
+        &model,
+        "--seq-len",
+        "64",
+        "--rank",
+        "4",
+        "--lr",
+        "1e-3",
+        "--output",
+        "nowhere",
+        "--checkpointing",
+        "layer",
+        "--compute-dtype",
+        "bf16"
+    )
+    .ok();
+    let first = run.stdout.lines().next().unwrap();
+    for part in ["4 × 64 tokens", "rank 4", "bf16", "checkpointing: layer"] {
+        assert!(first.contains(part), "{part} in {first}");
+    }
+    for term in [
+        "4-bit weights",
+        "optimizer",
+        "activations",
+        "peak",
+        "7B",
+        "65B",
+    ] {
+        assert!(run.stdout.contains(term), "{term} in {}", run.stdout);
+    }
+    assert!(place.listing("nowhere").is_empty());
+
+    // Values that could not be quantized are not seen.
+    let file = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let from = bytes.len() / 2;
+    bytes[from..].fill(0xff);
+    std::fs::write(&file, bytes).unwrap();
+    finetune!("plan", "--model", &model).ok();
+    let rows = place.rows(4);
+    finetune!(
+        "train",
+        "--model",
+        &model,
+        "--data",
+        &rows,
+        "--output",
+        place.path("run")
+    )
+    .refused(&["not finite"]);
+}
+
+#[test]
+fn rows_are_as_long_as_the_data_says() {
+    let place = Place::new();
+    let (model, text) = (place.model("tiny_llama"), place.text());
+    let run = finetune!(
+        "plan",
+        "--model",
+        &model,
+        "--data",
+        &text,
+        "--seq-len",
+        "48",
+        "--batch-size",
+        "3"
+    )
+    .ok();
+    assert!(run.stdout.contains("3 × 48 tokens"), "{}", run.stdout);
+    let short = place.file("short.jsonl", "{\"text\": \"ten bytes.\"}\n");
+    let run = finetune!("plan", "--model", &model, "--data", &short).ok();
+    assert!(!run.stdout.contains("512 tokens"), "{}", run.stdout);
+    let longest = |run: &str| -> usize {
+        let (before, _) = run.split_once(" tokens").expect("tokens");
+        let (_, longest) = before.rsplit_once(' ').expect("a number");
+        longest.parse().expect("a number")
+    };
+    let rows = place.file("rows.jsonl", "{\"text\": \"ten bytes.\"}\n".repeat(9));
+    let packed = finetune!("plan", "--model", &model, "--data", &rows, "--packing").ok();
+    assert!(
+        longest(&packed.stdout) > longest(&run.stdout),
+        "{}",
+        packed.stdout
+    );
+}
+
+#[test]
+fn what_cannot_be_planned_is_refused() {
+    let place = Place::new();
+    let model = place.model("tiny_llama");
+    finetune!("plan").refused(&["--model"]);
+    finetune!("plan", "--model", &model, "--target", "x_proj").refused(&["x_proj"]);
+    finetune!("plan", "--model", &model, "--seq-len", "100000").refused(&["--seq-len", "512"]);
+    finetune!("plan", "--model", &model, "--optimizer-budget", "1MiB")
+        .refused(&["--optimizer-budget", "paged-adamw"]);
+}

@@ -1,0 +1,28 @@
+//! The kernels against recordings of bitsandbytes and against the host implementation, on every runtime that the features compile in.
+
+mod adamw;
+mod products;
+mod recorded;
+mod refusals;
+mod support;
+mod words;
+
+qlora_test_support::on_every_runtime! {
+    in crate::support::run:
+    recorded::quantized_words_match_bitsandbytes,
+    recorded::products_match_the_recording,
+    words::words_have_the_bits_of_the_host,
+    words::decoded_values_have_the_bits_of_the_host,
+    products::every_kernel_multiplies_every_shape,
+    products::every_candidate_is_forced,
+    products::half_precision_is_multiplied_in_single,
+    products::every_format_is_multiplied,
+    products::rows_may_lie_apart,
+    products::an_empty_product_is_empty_or_zero,
+    adamw::f32_moments_match_the_reference,
+    adamw::coded_moments_match_the_reference,
+    refusals::types_that_are_no_floats,
+    refusals::what_32_bits_cannot_index,
+    refusals::kernels_that_the_device_cannot_run,
+    refusals::operands_that_do_not_fit,
+}

@@ -1,0 +1,25 @@
+//! The model against recorded outputs of transformers and bitsandbytes, and against damaged files.
+
+#[cfg(feature = "qlora")]
+#[path = "llama/bitsandbytes.rs"]
+mod bitsandbytes;
+#[path = "llama/compute_dtype.rs"]
+mod compute_dtype;
+#[path = "llama/fixtures.rs"]
+mod fixtures;
+#[cfg(feature = "gguf")]
+#[path = "llama/gguf.rs"]
+mod gguf;
+#[cfg(feature = "gguf")]
+#[path = "llama/gguf_file.rs"]
+mod gguf_file;
+#[path = "llama/hostile.rs"]
+mod hostile;
+#[cfg(feature = "qlora")]
+#[path = "llama/memory.rs"]
+mod memory;
+#[cfg(feature = "gguf")]
+#[path = "llama/smollm2.rs"]
+mod smollm2;
+#[path = "llama/transformers.rs"]
+mod transformers;

@@ -1,0 +1,80 @@
+//! GGUF files: the tiny models rewritten as llama.cpp's converter would.
+
+use burn_qlora_llama::{Checkpoint, Llama, LlamaConfig, LoadOptions, Weights};
+use qlora_test_support::fixture;
+
+use crate::fixtures::{Reference, devices, load, max_error};
+use crate::gguf_file::{GgufBuilder, tiny_llama};
+
+#[test]
+fn a_model_in_gguf_gives_the_logits_of_its_source() {
+    for (name, with_factors) in [("tiny_llama", false), ("tiny_llama_tied", true)] {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("model.gguf");
+        tiny_llama(name, with_factors).write(&path);
+        let checkpoint = Checkpoint::open(&path).expect("opens");
+        let source = Checkpoint::open(fixture(name)).expect("opens");
+        let shape = |config: &LlamaConfig| LlamaConfig {
+            rope: burn_qlora_llama::rope::RopeConfig::new(),
+            ..config.clone()
+        };
+        assert_eq!(shape(checkpoint.config()), shape(source.config()));
+        for device in devices() {
+            let reference = Reference::of(name);
+            let model = Llama::load(&checkpoint, &LoadOptions::default(), &device).expect("loads");
+            let logits = model.forward(reference.input_ids(&device));
+            let error = max_error(logits, &reference.floats("logits"), &reference.real());
+            assert!(error < 1e-4, "{name} on {device:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn blocks_of_each_type_decode_in_chunks_and_row_by_row() {
+    // Q8_0 and Q4_1 by hand, more rows than one chunk holds at 1 MiB, so that chunks meet.
+    let (rows, width) = (20_000usize, 64usize);
+    let blocks = rows * width / 32;
+    let half = |value: f32| half::f16::from_f32(value).to_le_bytes();
+    let scale = |block: usize| (block % 17) as f32 / 8.0;
+    let mut q8 = Vec::new();
+    let mut q4 = Vec::new();
+    for block in 0..blocks {
+        q8.extend(half(scale(block)));
+        q8.extend((0..32).map(|i| (i - 16) as i8 as u8));
+        q4.extend(half(scale(block)));
+        q4.extend(half(0.25));
+        // Element i is in the low nibble of byte i, element i + 16 in the high one.
+        q4.extend((0..16u8).map(|i| i | ((15 - i) << 4)));
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("model.gguf");
+    let mut builder = GgufBuilder::metadata_of_a_tiny_llama();
+    builder.tensor("token_embd.weight", &[rows, width], 8, q8);
+    builder.tensor("output.weight", &[rows, width], 3, q4);
+    builder.write(&path);
+    let checkpoint = Checkpoint::open(&path).expect("opens");
+    let embedding = checkpoint
+        .read_f32("model.embed_tokens.weight", &[rows, width])
+        .expect("decodes");
+    let head = checkpoint
+        .read_f32("lm_head.weight", &[rows, width])
+        .expect("decodes");
+    for (index, (q8, q4)) in embedding.iter().zip(&head).enumerate() {
+        let (scale, i) = (scale(index / 32), index % 32);
+        assert_eq!(*q8, scale * (i as f32 - 16.0), "Q8_0 at {index}");
+        let code = if i < 16 { i } else { 31 - i };
+        assert_eq!(*q4, scale * code as f32 + 0.25, "Q4_1 at {index}");
+    }
+}
+
+#[test]
+fn loading_the_same_file_twice_gives_the_same_model() {
+    let device = devices().remove(0);
+    let reference = Reference::of("tiny_llama");
+    let logits = || {
+        load("tiny_llama", Weights::AsStored, &device)
+            .forward(reference.input_ids(&device))
+            .into_data()
+    };
+    assert_eq!(logits(), logits());
+}

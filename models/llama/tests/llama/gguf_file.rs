@@ -1,0 +1,245 @@
+//! GGUF files made by hand, correct or not.
+
+use std::path::Path;
+
+use burn_qlora_llama::Checkpoint;
+use burn_qlora_llama::rope::RopeConfig;
+
+use qlora_test_support::fixture;
+
+/// Collects metadata and tensors; every count and offset can be made to lie afterwards.
+#[derive(Clone)]
+pub struct GgufBuilder {
+    entries: Vec<(String, u32, Vec<u8>)>,
+    tensors: Vec<(String, Vec<u64>, u32, Vec<u8>)>,
+    /// Written in place of the real number of tensors.
+    pub tensor_count: Option<u64>,
+    /// Added to every offset.
+    pub offset: u64,
+}
+
+const U32: u32 = 4;
+const F32: u32 = 6;
+const STRING: u32 = 8;
+
+impl GgufBuilder {
+    pub fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            tensors: Vec::new(),
+            tensor_count: None,
+            offset: 0,
+        }
+    }
+
+    /// The keys of a model of width 64 with one layer.
+    pub fn metadata_of_a_tiny_llama() -> Self {
+        let mut builder = Self::new();
+        builder.text("general.architecture", "llama");
+        for (key, value) in [
+            ("block_count", 1),
+            ("embedding_length", 64),
+            ("feed_forward_length", 64),
+            ("attention.head_count", 4),
+            ("context_length", 128),
+        ] {
+            builder.number(&format!("llama.{key}"), value);
+        }
+        builder.float("llama.attention.layer_norm_rms_epsilon", 1e-5);
+        builder
+    }
+
+    pub fn entry(&mut self, key: &str, kind: u32, bytes: Vec<u8>) {
+        self.entries.retain(|(existing, _, _)| existing != key);
+        self.entries.push((key.into(), kind, bytes));
+    }
+
+    pub fn number(&mut self, key: &str, value: u32) {
+        self.entry(key, U32, value.to_le_bytes().to_vec());
+    }
+
+    pub fn float(&mut self, key: &str, value: f32) {
+        self.entry(key, F32, value.to_le_bytes().to_vec());
+    }
+
+    pub fn text(&mut self, key: &str, value: &str) {
+        self.entry(key, STRING, string(value));
+    }
+
+    pub fn without(&self, key: &str) -> Self {
+        let mut other = self.clone();
+        other.entries.retain(|(existing, _, _)| existing != key);
+        other
+    }
+
+    /// A tensor of `shape` as Hugging Face writes shapes; the file has the extents the other way round.
+    pub fn tensor(&mut self, name: &str, shape: &[usize], kind: u32, bytes: Vec<u8>) {
+        let extents = shape.iter().rev().map(|extent| *extent as u64).collect();
+        self.tensors.push((name.into(), extents, kind, bytes));
+    }
+
+    pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        let bytes = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        self.tensor(name, shape, 0, bytes);
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut file = b"GGUF".to_vec();
+        file.extend(3u32.to_le_bytes());
+        file.extend(
+            self.tensor_count
+                .unwrap_or(self.tensors.len() as u64)
+                .to_le_bytes(),
+        );
+        file.extend((self.entries.len() as u64).to_le_bytes());
+        for (key, kind, value) in &self.entries {
+            file.extend(string(key));
+            file.extend(kind.to_le_bytes());
+            file.extend(value);
+        }
+        let mut offset = self.offset;
+        for (name, extents, kind, bytes) in &self.tensors {
+            file.extend(string(name));
+            file.extend((extents.len() as u32).to_le_bytes());
+            file.extend(extents.iter().flat_map(|extent| extent.to_le_bytes()));
+            file.extend(kind.to_le_bytes());
+            file.extend(offset.to_le_bytes());
+            offset += bytes.len().next_multiple_of(32) as u64;
+        }
+        file.resize(file.len().next_multiple_of(32), 0);
+        for (_, _, _, bytes) in &self.tensors {
+            file.extend(bytes);
+            file.resize(file.len().next_multiple_of(32), 0);
+        }
+        file
+    }
+
+    pub fn write(&self, path: &Path) {
+        std::fs::write(path, self.bytes()).expect("the temporary directory takes files");
+    }
+}
+
+pub fn string(text: &str) -> Vec<u8> {
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
+/// A recorded model in f32, its q and k rows interleaved as llama.cpp's converter leaves them; `with_factors`
+/// stores the scaling of its rotary frequencies as the tensor `rope_freqs.weight`.
+pub fn tiny_llama(name: &str, with_factors: bool) -> GgufBuilder {
+    let source = Checkpoint::open(fixture(name)).expect("the fixture opens");
+    let config = source.config();
+    let mut file = GgufBuilder::new();
+    file.text("general.architecture", "llama");
+    for (key, value) in [
+        ("block_count", config.num_hidden_layers),
+        ("embedding_length", config.hidden_size),
+        ("feed_forward_length", config.intermediate_size),
+        ("attention.head_count", config.num_attention_heads),
+        ("attention.head_count_kv", config.num_key_value_heads),
+        ("attention.key_length", config.head_dim),
+        ("attention.value_length", config.head_dim),
+        ("rope.dimension_count", config.head_dim),
+        ("context_length", config.max_position_embeddings),
+    ] {
+        file.number(&format!("llama.{key}"), value as u32);
+    }
+    file.float(
+        "llama.attention.layer_norm_rms_epsilon",
+        config.rms_norm_eps as f32,
+    );
+    file.float("llama.rope.freq_base", config.rope.theta as f32);
+    file.number(
+        "tokenizer.ggml.bos_token_id",
+        config.bos_token_id.expect("has one"),
+    );
+    file.number("tokenizer.ggml.eos_token_id", config.eos_token_ids[0]);
+    if with_factors {
+        let plain = RopeConfig::new()
+            .with_theta(config.rope.theta)
+            .inverse_frequencies(config.head_dim);
+        let scaled = config.rope.inverse_frequencies(config.head_dim);
+        let factors: Vec<f32> = plain
+            .iter()
+            .zip(&scaled)
+            .map(|(plain, scaled)| plain / scaled)
+            .collect();
+        file.floats("rope_freqs.weight", &[factors.len()], &factors);
+    }
+    let mut copy = |from: &str, to: &str, shape: &[usize], heads: Option<usize>| {
+        let mut values = source
+            .read_f32(from, shape)
+            .expect("the fixture has the tensor");
+        if let Some(heads) = heads {
+            values = interleaved(&values, shape[0], shape[1], heads);
+        }
+        file.floats(to, shape, &values);
+    };
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let wide = config.num_attention_heads * config.head_dim;
+    let narrow = config.num_key_value_heads * config.head_dim;
+    copy(
+        "model.embed_tokens.weight",
+        "token_embd.weight",
+        &[config.vocab_size, hidden],
+        None,
+    );
+    for layer in 0..config.num_hidden_layers {
+        let mut layer_copy = |from: &str, to: &str, shape: &[usize], heads| {
+            copy(
+                &format!("model.layers.{layer}.{from}.weight"),
+                &format!("blk.{layer}.{to}.weight"),
+                shape,
+                heads,
+            );
+        };
+        layer_copy("input_layernorm", "attn_norm", &[hidden], None);
+        layer_copy("post_attention_layernorm", "ffn_norm", &[hidden], None);
+        layer_copy(
+            "self_attn.q_proj",
+            "attn_q",
+            &[wide, hidden],
+            Some(config.num_attention_heads),
+        );
+        layer_copy(
+            "self_attn.k_proj",
+            "attn_k",
+            &[narrow, hidden],
+            Some(config.num_key_value_heads),
+        );
+        layer_copy("self_attn.v_proj", "attn_v", &[narrow, hidden], None);
+        layer_copy("self_attn.o_proj", "attn_output", &[hidden, wide], None);
+        layer_copy("mlp.gate_proj", "ffn_gate", &[inner, hidden], None);
+        layer_copy("mlp.up_proj", "ffn_up", &[inner, hidden], None);
+        layer_copy("mlp.down_proj", "ffn_down", &[hidden, inner], None);
+    }
+    copy("model.norm.weight", "output_norm.weight", &[hidden], None);
+    if !config.tie_word_embeddings {
+        copy(
+            "lm_head.weight",
+            "output.weight",
+            &[config.vocab_size, hidden],
+            None,
+        );
+    }
+    file
+}
+
+/// `permute` of llama.cpp's convert_hf_to_gguf.py: reshape to [heads, 2, half, columns], swap the middle axes.
+fn interleaved(values: &[f32], rows: usize, columns: usize, heads: usize) -> Vec<f32> {
+    let half = rows / heads / 2;
+    let mut out = Vec::with_capacity(values.len());
+    for head in 0..heads {
+        for i in 0..half {
+            for j in 0..2 {
+                let row = (head * 2 + j) * half + i;
+                out.extend(&values[row * columns..(row + 1) * columns]);
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,121 @@
+pub use burn_core::tensor::{Device, DeviceKind};
+
+/// What a test says that was compiled without a device.
+pub const NO_DEVICE: &str = "no device is compiled in: turn on one of the features flex, wgpu, vulkan, metal, cuda, rocm, cpu";
+
+/// A device that tests run on.
+#[derive(Clone, Debug)]
+pub struct TestDevice {
+    /// The feature that compiled it in, which is also what the command line calls it.
+    pub name: &'static str,
+    /// The device, without autodiff.
+    pub device: Device,
+}
+
+impl TestDevice {
+    /// Names a device; [`devices!`](crate::devices) knows all of them.
+    pub fn new(name: &'static str, device: Device) -> Self {
+        Self { name, device }
+    }
+
+    /// Whether this is the pure Rust CPU backend, whose sums have one order.
+    pub fn is_flex(&self) -> bool {
+        self.name == "flex"
+    }
+}
+
+/// Every device that the features of the calling crate compile in, as a vector of [`TestDevice`](crate::TestDevice) that is not
+/// empty. The calling crate has all of the features `flex`, `wgpu`, `vulkan`, `metal`, `cuda`, `rocm` and `cpu`. It is a macro
+/// because features of this crate would be the union of those of all crates that are tested together.
+#[macro_export]
+macro_rules! devices {
+    () => {{
+        let devices: ::std::vec::Vec<$crate::TestDevice> = ::std::vec![
+            #[cfg(feature = "flex")]
+            $crate::TestDevice::new("flex", $crate::Device::flex()),
+            #[cfg(feature = "wgpu")]
+            $crate::TestDevice::new(
+                "wgpu",
+                $crate::Device::wgpu($crate::DeviceKind::DefaultDevice)
+            ),
+            #[cfg(feature = "vulkan")]
+            $crate::TestDevice::new(
+                "vulkan",
+                $crate::Device::vulkan($crate::DeviceKind::DefaultDevice)
+            ),
+            #[cfg(feature = "metal")]
+            $crate::TestDevice::new(
+                "metal",
+                $crate::Device::metal($crate::DeviceKind::DefaultDevice)
+            ),
+            #[cfg(feature = "cuda")]
+            $crate::TestDevice::new("cuda", $crate::Device::cuda(0)),
+            #[cfg(feature = "rocm")]
+            $crate::TestDevice::new("rocm", $crate::Device::rocm(0)),
+            #[cfg(feature = "cpu")]
+            $crate::TestDevice::new("cpu", $crate::Device::cpu()),
+        ];
+        assert!(!devices.is_empty(), "{}", $crate::NO_DEVICE);
+        devices
+    }};
+}
+
+/// The same tests once on every device that the features of the calling crate compile in, in a module of the device's name; one
+/// test that fails where there is none.
+///
+/// `on_every_device!(in run: module::test, …)` hands [`TestDevice`](crate::TestDevice) and test to `run`, which says what a
+/// test is given and what it runs beside.
+#[macro_export]
+macro_rules! on_every_device {
+    (in $run:path: $($tests:tt)+) => {
+        #[cfg(feature = "flex")]
+        $crate::on_one_device!(flex in $run: $($tests)+);
+        #[cfg(feature = "wgpu")]
+        $crate::on_one_device!(wgpu in $run: $($tests)+);
+        #[cfg(feature = "vulkan")]
+        $crate::on_one_device!(vulkan in $run: $($tests)+);
+        #[cfg(feature = "metal")]
+        $crate::on_one_device!(metal in $run: $($tests)+);
+        #[cfg(feature = "cuda")]
+        $crate::on_one_device!(cuda in $run: $($tests)+);
+        #[cfg(feature = "rocm")]
+        $crate::on_one_device!(rocm in $run: $($tests)+);
+        #[cfg(feature = "cpu")]
+        $crate::on_one_device!(cpu in $run: $($tests)+);
+        #[cfg(not(any(
+            feature = "flex",
+            feature = "wgpu",
+            feature = "vulkan",
+            feature = "metal",
+            feature = "cuda",
+            feature = "rocm",
+            feature = "cpu"
+        )))]
+        #[test]
+        fn a_device_is_compiled_in() {
+            panic!("{}", $crate::NO_DEVICE);
+        }
+    };
+}
+
+/// The tests of [`on_every_device!`] on the device whose feature is `$name`.
+#[doc(hidden)]
+#[allow(
+    clippy::crate_in_macro_def,
+    reason = "the tests are in the calling crate"
+)]
+#[macro_export]
+macro_rules! on_one_device {
+    ($name:ident in $run:path: $($module:ident::$test:ident),+ $(,)?) => {
+        mod $name {
+            $(
+                #[test]
+                fn $test() {
+                    let mut devices = $crate::devices!().into_iter();
+                    let device = devices.find(|device| device.name == stringify!($name));
+                    $run(device.expect("its feature is on"), crate::$module::$test);
+                }
+            )+
+        }
+    };
+}

@@ -1,0 +1,39 @@
+//! What the tests of all crates share. It depends on no crate of this workspace, so that any of them can have it as a
+//! dev-dependency; which devices there are is decided by the features of the crate that asks.
+//!
+//! * [`fixture`], [`read_fixture`], [`json`]: where the recordings of bitsandbytes, transformers, peft and torch lie
+//! * [`Recording`]: a recorded safetensors file
+//! * [`bitsandbytes`]: recorded bytes as the words of a device
+//! * [`smollm2`]: the one published model that tests run on
+//! * [`assert_close`], [`assert_within`]: comparison, with a [`Tolerance`] and its reason
+//! * [`random`]: numbers that depend on a seed alone
+//! * [`alone`]: one test at a time
+//! * [`devices!`], [`on_every_device!`], [`TestDevice`] (feature `burn`): the devices compiled in
+//! * [`runtime`], [`on_every_runtime!`] (feature `cubecl`): the runtimes of CubeCL compiled in
+//! * [`tensor`], [`values`] (feature `burn`): into a tensor and out of it
+
+mod alone;
+pub mod bitsandbytes;
+mod close;
+#[cfg(feature = "burn")]
+mod device;
+mod fixtures;
+pub mod random;
+mod recording;
+#[cfg(feature = "cubecl")]
+mod runtime;
+mod smollm2;
+#[cfg(feature = "burn")]
+mod tensors;
+
+pub use alone::alone;
+pub use close::{Tolerance, assert_close, assert_within};
+#[cfg(feature = "burn")]
+pub use device::{Device, DeviceKind, NO_DEVICE, TestDevice};
+pub use fixtures::{fixture, json, read_fixture};
+pub use recording::Recording;
+#[cfg(feature = "cubecl")]
+pub use runtime::{NO_RUNTIME, runtime};
+pub use smollm2::smollm2;
+#[cfg(feature = "burn")]
+pub use tensors::{tensor, values};

@@ -1,0 +1,17 @@
+//! What burn-qlora claims about its peers, one claim a file.
+
+#[path = "claims/adapters_match_peft.rs"]
+mod adapters_match_peft;
+#[path = "claims/checkpointing_changes_nothing.rs"]
+mod checkpointing_changes_nothing;
+#[path = "claims/curve_matches_peft.rs"]
+mod curve_matches_peft;
+#[path = "claims/eight_bit_follows_the_curve.rs"]
+mod eight_bit_follows_the_curve;
+#[path = "claims/gradients_match_peft.rs"]
+mod gradients_match_peft;
+#[path = "claims/packing_changes_nothing.rs"]
+mod packing_changes_nothing;
+#[cfg(feature = "flex")]
+#[path = "claims/training_is_deterministic.rs"]
+mod training_is_deterministic;

@@ -1,0 +1,99 @@
+//! Examples that share rows give the loss and the gradients of examples in rows of their own.
+
+use burn::module::Module;
+use burn::tensor::Device;
+use burn_finetune::{Batch, Dataset, Row};
+use burn_qlora::{BackwardPass, CausalLm, Checkpointing, freeze_base};
+use burn_qlora_llama::Llama;
+use qlora_test_support::{Tolerance, assert_close, values};
+use qlora_tests::{adapted, devices};
+
+/// The longest row.
+const SEQ: usize = 24;
+
+/// Examples of many lengths, each with a prompt that is not learnt.
+fn examples(vocab: usize) -> Dataset {
+    let example = |(index, len): (usize, &usize)| {
+        let token = |place| ((index * 7919 + place * 104_729 + 3) % vocab) as u32;
+        let ids = (0..*len).map(token).collect();
+        let learn = (0..*len).map(|place| place > index % 3).collect();
+        Row::new(ids, learn)
+    };
+    let lengths = [5, 24, 9, 3, 11, 7, 2, 15, 6, 10];
+    Dataset::from_rows(lengths.iter().enumerate().map(example).collect())
+}
+
+fn batch(data: &Dataset, device: &Device) -> Batch {
+    Batch::collate(&data.rows().iter().collect::<Vec<_>>(), device)
+}
+
+/// The loss and the gradients of all factors.
+fn backward(model: &Llama, batch: &Batch, checkpointing: Checkpointing) -> (f32, Vec<Vec<f32>>) {
+    let pass = BackwardPass {
+        scale: 1.0 / batch.target_tokens as f64,
+        seed: 0,
+        checkpointing,
+    };
+    let found = model.loss_and_gradients(&batch.tensors, &pass);
+    let gradients = found.gradients.into_iter();
+    let gradients = gradients.map(|gradient| values(gradient.unwrap()));
+    (found.loss.into_scalar::<f32>(), gradients.collect())
+}
+
+#[test]
+fn loss_and_gradients_are_those_of_the_examples_apart() {
+    for test in devices() {
+        let device = test.device.clone().autodiff();
+        let model = freeze_base(adapted("tiny_llama_nf4", "peft_adapter", &device).train());
+        let data = examples(model.config().vocab_size);
+        let apart = batch(&data, &device);
+        let packed = data.packed(SEQ);
+        assert!(
+            packed.len() * SEQ < apart.tokens + SEQ,
+            "rows that are full"
+        );
+        let packed = batch(&packed, &device);
+        assert!(apart.tensors.starts.is_none() && packed.tensors.starts.is_some());
+        assert_eq!(
+            (packed.tokens, packed.target_tokens),
+            (apart.tokens, apart.target_tokens)
+        );
+
+        let reason =
+            "f32 sums in another order; measured at most 1e-6 of the largest of a factor on Flex";
+        let part = if test.is_flex() { 1e-5 } else { 1e-4 };
+        let tolerance = Tolerance::of_largest(part, reason);
+        let loss_tolerance = Tolerance::of_largest(1e-6, reason);
+        let (loss, gradients) = backward(&model, &apart, Checkpointing::None);
+        for checkpointing in [Checkpointing::None, Checkpointing::Layer] {
+            let (again, packed) = backward(&model, &packed, checkpointing);
+            assert_close(test.name, &[again], &[loss], loss_tolerance);
+            for (index, (packed, apart)) in packed.iter().zip(&gradients).enumerate() {
+                let what = format!("{} factor {index}", test.name);
+                assert_close(&what, packed, apart, tolerance);
+            }
+        }
+    }
+}
+
+/// Whatever the first example is, the second one's loss is its own.
+#[test]
+fn examples_of_a_row_do_not_see_each_other() {
+    for test in devices() {
+        let device = test.device.clone().autodiff();
+        let model = freeze_base(adapted("tiny_llama_nf4", "peft_adapter", &device).train());
+        let loss = |first: &[u32]| {
+            let mut row = Row::new(first.to_vec(), vec![false; first.len()]);
+            row.append(&Row::all(vec![5, 9, 2, 7]));
+            let batch = Batch::collate(&[&row], &device);
+            assert_eq!(batch.target_tokens, 3);
+            model.loss_sum(&batch.tensors).into_scalar::<f32>()
+        };
+        assert_eq!(
+            loss(&[1, 2, 3, 4]).to_bits(),
+            loss(&[8, 6, 7, 5]).to_bits(),
+            "{}",
+            test.name
+        );
+    }
+}
