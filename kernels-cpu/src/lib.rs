@@ -33,3 +33,8 @@ pub use element::Element;
 pub use matmul::{Threads, dense, low_rank, matmul, matmul_on, matmul_vec};
 pub use quantize::{quantize, quantize_on};
 pub use simd::Isa;
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -30,3 +30,8 @@ pub use error::KernelError;
 pub use format::{CodeTable, Format, Weight};
 pub use matmul::{Direction, Rows, matmul};
 pub use quantize::quantize;
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -38,3 +38,8 @@ pub use optimizer::OptimizerKind;
 pub use schedule::{Schedule, ScheduleKind};
 pub use template::{ChatTemplate, Message};
 pub use train::{Event, Outcome, RunOptions, StepReport, TrainConfig, Trainer};
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

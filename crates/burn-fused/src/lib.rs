@@ -25,3 +25,8 @@ mod ops;
 
 pub use functions::*;
 pub use ops::{AttentionMask, FusedOps};
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -23,3 +23,8 @@ pub use error::Nf4TensorError;
 pub use nf4::{self, Codebook, Layout, QuantConfig, QuantizedMatrix};
 pub use ops::{Nf4Ops, Nf4Primitive};
 pub use tensor::Nf4Tensor;
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

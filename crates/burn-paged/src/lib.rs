@@ -46,3 +46,8 @@ pub use residency::{PagingReport, lru_bytes};
 pub use rule::Rule;
 pub use state::PagedState;
 pub use table::Precision;
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
