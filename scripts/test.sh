@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU) and on wgpu, those of
-# the kernels and of the paged optimizer also on CubeCL's CPU runtime, compiles the kernels for CUDA, and
-# runs those with NEON in an emulator. Where no Vulkan device answers, Mesa's software Vulkan is installed first. What needs
+# the kernels and of the paged optimizer also on CubeCL's CPU runtime, builds the book, checks the packages, compiles the kernels for
+# CUDA, and runs those with NEON in an emulator. Where no Vulkan device answers, Mesa's software Vulkan is installed first. What needs
 # LLVM, NVIDIA's compilers or the emulator is left out, saying so, where their packages cannot be had.
 #
 # usage: scripts/test.sh
@@ -32,6 +32,12 @@ step cargo fmt --all --check
 step cargo clippy --workspace --all-targets --features "$checked" -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --features "$checked"
 step cargo test --release --workspace --features "$tested"
+step scripts/book.sh
+if [ -z "$(git status --porcelain)" ]; then
+  step scripts/package-check.sh "$tested"
+else
+  left_out+=("the packages: there are uncommitted changes")
+fi
 # Apart, for with this feature on, what kernel multiplies depends on what the machine has measured.
 step cargo test --release --workspace --features "$tested,qlora-cubecl/autotune" --test kernels_autotune
 if scripts/cuda-toolchain.sh >/dev/null; then
