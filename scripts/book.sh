@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds the book into target/book, without a warning, and checks every link and anchor in its pages and in the Markdown files of
-# the repository. Addresses outside are not fetched. mdBook comes by cargo, once, into ${XDG_CACHE_HOME:-~/.cache}/burn-qlora/tools.
+# Builds the book into target/book, without a warning, and checks every link and anchor in its pages and in the Markdown
+# files of the repository. Addresses outside are not fetched. mdBook comes by cargo, once, into
+# ${XDG_CACHE_HOME:-~/.cache}/burn-qlora/tools.
 #
 # usage: scripts/book.sh
 set -euo pipefail

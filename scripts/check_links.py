@@ -2,8 +2,8 @@
 
 usage: python scripts/check_links.py [BOOK]
 
-Looks through the Markdown files that git knows, as the repository's site shows them, and, if BOOK names a built book, through its
-HTML pages. Links to this repository's own site are held to the working tree. Other addresses are not fetched.
+Looks through the Markdown files that git knows, as the repository's site shows them, and, if BOOK names a built book,
+through its HTML pages. Links to this repository's own site are held to the working tree. Other addresses are not fetched.
 """
 
 import html.parser
@@ -69,13 +69,15 @@ def broken(files, read, root):
 
 def main():
     root = pathlib.Path(__file__).resolve().parent.parent
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "*.md"], cwd=root, check=True, capture_output=True, text=True).stdout
-    markdown = [root / name for name in listed.split("\n") if name and (root / name).is_file()]
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+    listed = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    markdown = [root / name for name in listed.splitlines() if (root / name).is_file()]
     faults = list(broken(markdown, Markdown, root))
     pages = []
     if len(sys.argv) > 1:
-        # The page of errors and the one to print have addresses of their own.
-        pages = [path for path in pathlib.Path(sys.argv[1]).rglob("*.html") if path.name not in ("404.html", "print.html", "toc.html")]
+        # These are shown at other addresses than their own.
+        moved = ("404.html", "print.html", "toc.html")
+        pages = [path for path in pathlib.Path(sys.argv[1]).rglob("*.html") if path.name not in moved]
         faults += broken(pages, Page, root)
     for fault in faults:
         print(fault, file=sys.stderr)

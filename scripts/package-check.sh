@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Packs every crate that can be published, puts the packed crates in the place of their folders in a copy of the workspace, and
-# compiles them there with their doctests. So a package that lacks a file fails here, as one that depends on what is not packed.
-# `cargo package`'s own check would build Burn once more for each crate; here it is that of the workspace's other tests.
+# Packs every crate that can be published, puts the packed crates in the place of their folders in a copy of the
+# workspace, and compiles them there with their doctests: a package that lacks a file fails here. The check of `cargo
+# package` itself would build Burn once more, in debug; this one shares what the tests have built.
 #
-# usage: scripts/package-check.sh [FEATURES]      FEATURES as for the other tests, so that nothing is built anew for others
+# usage: scripts/package-check.sh [FEATURES]      FEATURES as for the other tests, so that Burn is not built anew
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
