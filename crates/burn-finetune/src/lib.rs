@@ -33,3 +33,8 @@ pub use optimizer::OptimizerKind;
 pub use schedule::{Schedule, ScheduleKind};
 pub use template::{ChatTemplate, Message};
 pub use train::{Event, Outcome, RunOptions, StepReport, TrainConfig, Trainer, TrainerBuilder};
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -34,3 +34,8 @@ pub use functions::{
 pub use memory::{Implementation, OpMemory};
 pub use ops::{AttentionMask, FusedOps};
 pub use qlora_cpu::attention::AttentionShape;
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

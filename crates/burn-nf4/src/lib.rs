@@ -27,3 +27,8 @@ pub use memory::{lora_backward_workspace_bytes, lora_forward_workspace_bytes, lo
 pub use nf4::{self, Codebook, Layout, QuantConfig, QuantizedMatrix};
 pub use ops::{Nf4Ops, Nf4Primitive};
 pub use tensor::Nf4Tensor;
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

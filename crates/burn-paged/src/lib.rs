@@ -43,3 +43,8 @@ pub use moments::Moments;
 pub use report::PagingReport;
 pub use state::PagedState;
 pub use state_dtype::StateDtype;
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

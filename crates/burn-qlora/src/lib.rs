@@ -65,7 +65,7 @@ pub use model::{LoraModel, attach_adapters, freeze_base, num_adapter_params, tra
 pub use nf4::{Codebook, QuantConfig};
 pub use nf4_weight::Nf4Weight;
 
-/// Compiles and runs the README's example.
+/// Compiles and runs the example of the package's README.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

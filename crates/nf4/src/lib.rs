@@ -43,3 +43,8 @@ pub use dynamic_map::{dynamic_map, dynamic_map_unsigned, midpoints};
 pub use error::Nf4Error;
 pub use layout::{Layout, NESTED_BLOCK, NESTED_MAP};
 pub use matrix::{MatrixRef, QuantizedMatrix};
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -76,3 +76,8 @@ pub use projection::Projection;
 pub use residual::Residual;
 pub use sampling::SamplingConfig;
 pub use write::write_bitsandbytes;
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
