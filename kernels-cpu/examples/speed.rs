@@ -1,4 +1,4 @@
-//! Prints the speed of the kernels for the shapes of usual models: `cargo run --release -p nf4 --example speed`.
+//! Prints the speed of the kernels for the shapes of usual models: `cargo run --release -p qlora-cpu --example speed`.
 //!
 //! Times are the least of many runs, so that a busy machine does not show; GFLOP/s count `2·m·k·n`.
 
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use half::bf16;
 use nf4::{Direction, QuantConfig, QuantizedMatrix};
-use qlora_cpu::dense::{DenseRef, Into};
-use qlora_cpu::low_rank::{self, LowRank};
-use qlora_cpu::{Element, Isa, Threads};
+use qlora_cpu::dense::{Beta, DenseRef};
+use qlora_cpu::low_rank::LowRank;
+use qlora_cpu::{Cpu, Element, Isa, Threads};
 
 fn main() {
     let seconds: f64 = std::env::args()
@@ -18,8 +18,9 @@ fn main() {
         .unwrap_or(0.5);
     let budget = Duration::from_secs_f64(seconds);
     for isa in Isa::available() {
+        let cpu = Cpu::new(*isa, Threads::All);
         println!("{isa:?}, {} threads", rayon::current_num_threads());
-        format(*isa, 2048, 2048, budget);
+        format(cpu, 2048, 2048, budget);
         for [m, k, n] in [
             [1, 2048, 2048],
             [2, 2048, 2048],
@@ -36,7 +37,7 @@ fn main() {
             [16, 1024, 576],
             [1024, 16, 576],
         ] {
-            product(*isa, m, k, n, budget);
+            product(cpu, m, k, n, budget);
         }
         for [m, k, n] in [
             [1024, 576, 192],
@@ -44,8 +45,8 @@ fn main() {
             [1024, 576, 1536],
             [1024, 1536, 576],
         ] {
-            lora::<f32>(*isa, "f32", m, k, n, budget);
-            lora::<bf16>(*isa, "bf16", m, k, n, budget);
+            lora::<f32>(cpu, "f32", m, k, n, budget);
+            lora::<bf16>(cpu, "bf16", m, k, n, budget);
         }
     }
 }
@@ -68,22 +69,17 @@ fn values(len: usize) -> Vec<f32> {
         .collect()
 }
 
-fn format(isa: Isa, n: usize, k: usize, budget: Duration) {
+fn format(cpu: Cpu, n: usize, k: usize, budget: Duration) {
     let weights = values(n * k);
     let config = QuantConfig::default();
     let quantize = least(budget, || {
-        drop(black_box(qlora_cpu::quantize_on(
-            isa,
-            &weights,
-            [n, k],
-            config,
-        )))
+        drop(black_box(cpu.quantize(&weights, [n, k], config)))
     });
-    let w = qlora_cpu::quantize_on(isa, &weights, [n, k], config).expect("the values are finite");
+    let w = cpu
+        .quantize(&weights, [n, k], config)
+        .expect("the values are finite");
     let mut out = vec![0.0; n * k];
-    let dequantize = least(budget, || {
-        qlora_cpu::dequantize_on(isa, w.as_ref(), black_box(&mut out))
-    });
+    let dequantize = least(budget, || cpu.dequantize(w.as_ref(), black_box(&mut out)));
     println!(
         "  {n} x {k}: quantize {:.2} ms, dequantize {:.2} ms",
         quantize * 1e3,
@@ -91,9 +87,10 @@ fn format(isa: Isa, n: usize, k: usize, budget: Duration) {
     );
 }
 
-fn product(isa: Isa, m: usize, k: usize, n: usize, budget: Duration) {
+fn product(cpu: Cpu, m: usize, k: usize, n: usize, budget: Duration) {
     let weights = values(n * k);
-    let w = qlora_cpu::quantize_on(isa, &weights, [n, k], QuantConfig::default())
+    let w = cpu
+        .quantize(&weights, [n, k], QuantConfig::default())
         .expect("the values are finite");
     let report = |seconds: f64| {
         format!(
@@ -103,7 +100,7 @@ fn product(isa: Isa, m: usize, k: usize, n: usize, budget: Duration) {
         )
     };
     let (x, mut y) = (values(m * k), vec![0.0; m * n]);
-    let [forward, transposed] = both_directions::<f32>(isa, &w, &x, m, budget);
+    let [forward, transposed] = both_directions::<f32>(cpu, &w, &x, m, budget);
     let dense = least(budget, || dense(&x, &weights, &mut y, [m, k, n]));
     println!(
         "  m={m:<4} k={k:<4} n={n:<4}  f32  x·Wᵀ {}  x·W {}  dense gemm {}",
@@ -112,19 +109,17 @@ fn product(isa: Isa, m: usize, k: usize, n: usize, budget: Duration) {
         report(dense)
     );
     let x: Vec<bf16> = x.into_iter().map(bf16::from_f32).collect();
-    let [forward, transposed] = both_directions(isa, &w, &x, m, budget);
+    let [forward, transposed] = both_directions(cpu, &w, &x, m, budget);
     let weights: Vec<bf16> = weights.into_iter().map(bf16::from_f32).collect();
     let mut y = vec![bf16::ZERO; m * n];
     let dense = least(budget, || {
-        qlora_cpu::dense::matmul_on(
-            isa,
+        cpu.dense_matmul(
             DenseRef::new(&weights, [n, k]),
             &x,
             m,
             black_box(&mut y),
             Direction::Forward,
-            Into::Replace,
-            Threads::All,
+            Beta::Zero,
         );
     });
     println!(
@@ -137,26 +132,20 @@ fn product(isa: Isa, m: usize, k: usize, n: usize, budget: Duration) {
 }
 
 /// A LoRA layer of rank 16 as one; its backward pass has three products beside the one that GFLOP/s count.
-fn lora<E: Element>(isa: Isa, name: &str, m: usize, k: usize, n: usize, budget: Duration) {
+fn lora<E: Element>(cpu: Cpu, name: &str, m: usize, k: usize, n: usize, budget: Duration) {
     let rank = 16;
-    let w = qlora_cpu::quantize_on(isa, &values(n * k), [n, k], QuantConfig::default())
+    let w = cpu
+        .quantize(&values(n * k), [n, k], QuantConfig::default())
         .expect("the values are finite");
     let (a, b) = (values(k * rank), values(rank * n));
     let factors = LowRank::new(&a, &b, rank, 2.0);
     let of_type = |len| -> Vec<E> { values(len).into_iter().map(E::from_f32).collect() };
     let (x, dy) = (of_type(m * k), of_type(m * n));
     let forward = least(budget, || {
-        drop(black_box(low_rank::forward_on(
-            isa,
-            w.as_ref(),
-            factors,
-            &x,
-            m,
-        )));
+        drop(black_box(cpu.low_rank_forward(w.as_ref(), factors, &x, m)));
     });
     let backward = least(budget, || {
-        drop(black_box(low_rank::backward_on(
-            isa,
+        drop(black_box(cpu.low_rank_backward(
             w.as_ref(),
             factors,
             &x,
@@ -176,7 +165,7 @@ fn lora<E: Element>(isa: Isa, name: &str, m: usize, k: usize, n: usize, budget: 
 }
 
 fn both_directions<E: Element>(
-    isa: Isa,
+    cpu: Cpu,
     w: &QuantizedMatrix,
     x: &[E],
     m: usize,
@@ -186,17 +175,10 @@ fn both_directions<E: Element>(
     let mut y = vec![E::default(); m * n];
     let mut dx = vec![E::default(); m * k];
     let forward = least(budget, || {
-        qlora_cpu::matmul_on(isa, w.as_ref(), x, m, black_box(&mut y), Direction::Forward);
+        cpu.matmul(w.as_ref(), x, m, black_box(&mut y), Direction::Forward);
     });
     let transposed = least(budget, || {
-        qlora_cpu::matmul_on(
-            isa,
-            w.as_ref(),
-            &y,
-            m,
-            black_box(&mut dx),
-            Direction::Transposed,
-        );
+        cpu.matmul(w.as_ref(), &y, m, black_box(&mut dx), Direction::Transposed);
     });
     [forward, transposed]
 }

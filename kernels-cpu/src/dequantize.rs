@@ -1,10 +1,12 @@
-//! 4 bits to dense f32.
+//! Decoding a quantized matrix to dense values.
 
+use nf4::MatrixRef;
 use rayon::prelude::*;
 
+use crate::cpu::Cpu;
 use crate::double_quant::decode_scales;
-use crate::simd::{Isa, Simd, kernel};
-use nf4::MatrixRef;
+use crate::element::Element;
+use crate::simd::{Simd, kernel};
 
 /// Elements a task decodes.
 const CHUNK: usize = 32 * 1024;
@@ -17,28 +19,50 @@ const SCALES: usize = 64;
 /// # Panics
 /// If `out` does not have exactly the matrix's number of elements.
 pub fn dequantize(w: MatrixRef<'_>, out: &mut [f32]) {
-    dequantize_on(Isa::best(), w, out);
+    Cpu::default().dequantize(w, out);
 }
 
-/// [`dequantize`] on a given instruction set.
-///
-/// # Panics
-/// As [`dequantize`].
-pub fn dequantize_on(isa: Isa, w: MatrixRef<'_>, out: &mut [f32]) {
-    let elements = w.layout().elements();
-    assert_eq!(
-        out.len(),
-        elements,
-        "dequantize: `out` must hold the matrix's {elements} elements"
-    );
-    out.par_chunks_mut(CHUNK)
-        .enumerate()
-        .for_each(|(i, out)| dequantize_range(isa, w, i * CHUNK, out));
+/// Returns the matrix that [`dequantize`] writes, each value rounded to the nearest of `E`.
+pub fn dequantize_vec<E: Element>(w: MatrixRef<'_>) -> Vec<E> {
+    Cpu::default().dequantize_vec(w)
+}
+
+impl Cpu {
+    /// Returns a decoded matrix: [`dequantize_vec`].
+    pub fn dequantize_vec<E: Element>(self, w: MatrixRef<'_>) -> Vec<E> {
+        let mut out = vec![E::default(); w.layout().elements()];
+        out.par_chunks_mut(CHUNK)
+            .enumerate()
+            .with_min_len(self.threads.min_len(1))
+            .for_each_init(Vec::new, |scratch, (i, out)| {
+                E::modify(self.isa, out, scratch, |out| {
+                    dequantize_range(self.isa, w, i * CHUNK, out);
+                });
+            });
+        out
+    }
+
+    /// Decodes a whole matrix: [`dequantize`].
+    ///
+    /// # Panics
+    /// As [`dequantize`].
+    pub fn dequantize(self, w: MatrixRef<'_>, out: &mut [f32]) {
+        let elements = w.layout().elements();
+        assert_eq!(
+            out.len(),
+            elements,
+            "dequantize: `out` must hold the matrix's {elements} elements"
+        );
+        out.par_chunks_mut(CHUNK)
+            .enumerate()
+            .with_min_len(self.threads.min_len(1))
+            .for_each(|(i, out)| dequantize_range(self.isa, w, i * CHUNK, out));
+    }
 }
 
 kernel! {
     /// Decodes the flattened elements from `start` on.
-    pub(crate) fn dequantize_range(w: MatrixRef<'_>, start: usize, out: &mut [f32]) = decode_range;
+    fn dequantize_range(w: MatrixRef<'_>, start: usize, out: &mut [f32]) = decode_range;
 }
 
 #[inline(always)]

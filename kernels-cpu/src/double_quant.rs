@@ -1,12 +1,13 @@
 //! Double quantization: the scales of the blocks, themselves quantized to 8 bits, there and back.
 
+use nf4::{Layout, MatrixRef, NESTED_BLOCK, NESTED_MAP, dynamic_map, mean, midpoints};
 use rayon::prelude::*;
 
-use crate::simd::{Isa, Simd, kernel};
-use nf4::{Layout, MatrixRef, NESTED_BLOCK, NESTED_MAP, dynamic_map, mean, midpoints};
+use crate::cpu::Cpu;
+use crate::simd::{Simd, kernel};
 
-/// The `absmax` words for the scales of all blocks, doubly quantized or not as the layout says.
-pub(crate) fn encode_scales(isa: Isa, layout: Layout, scales: &[f32]) -> Vec<u32> {
+/// Returns the `absmax` words for the scales of all blocks, doubly quantized or not as the layout says.
+pub(crate) fn encode_scales(cpu: Cpu, layout: Layout, scales: &[f32]) -> Vec<u32> {
     if !layout.config().double_quant {
         return bytemuck::cast_slice(scales).to_vec();
     }
@@ -20,9 +21,9 @@ pub(crate) fn encode_scales(isa: Isa, layout: Layout, scales: &[f32]) -> Vec<u32
         .par_chunks_mut(NESTED_BLOCK / 4)
         .zip(nested.par_iter_mut())
         .zip(scales.par_chunks(NESTED_BLOCK))
-        .with_min_len(16)
+        .with_min_len(cpu.threads.min_len(16))
         .for_each(|((codes, nested), scales)| {
-            *nested = encode_nested_block(isa, scales, offset, &midpoints, codes).to_bits();
+            *nested = encode_nested_block(cpu.isa, scales, offset, &midpoints, codes).to_bits();
         });
     rest[0] = offset.to_bits();
     rest[1..].copy_from_slice(bytemuck::cast_slice(map));

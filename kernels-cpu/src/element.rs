@@ -1,20 +1,66 @@
-//! The number types that matrices are quantized from and multiplied with.
+//! The number types that matrices are quantized from and that kernels read and write; all compute in f32.
+//!
+//! Half-precision values are widened a cache-sized piece at a time, so that memory is passed over once, at half the
+//! width.
+
+use std::mem::MaybeUninit;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::simd::Simd;
+use crate::buffer::as_uninit;
+use crate::simd::{Isa, Simd, kernel};
 
-/// A floating-point type that [`quantize`](crate::quantize) and [`matmul`](crate::matmul) read: `f32`, `f16` or
-/// `bf16`. Quantizing gives the same result as quantizing the values converted to f32.
-pub trait Element: sealed::Sealed + Copy + Default + Send + Sync {
-    /// The values as f32, converted into `scratch` (of the same length) unless they are f32 already.
+/// A floating-point type that kernels read and write: `f32`, `f16` or `bf16`. Quantizing gives the same result as
+/// quantizing the values converted to f32.
+pub trait Element: sealed::Sealed + bytemuck::Pod + Default + Send + Sync {
+    /// The values as f32: themselves, or converted into `scratch`.
     #[doc(hidden)]
-    fn widen<'a>(values: &'a [Self], scratch: &'a mut [f32]) -> &'a [f32];
+    fn read<'a>(isa: Isa, values: &'a [Self], scratch: &'a mut Vec<f32>) -> &'a [f32] {
+        scratch.resize(values.len(), 0.0);
+        Self::widen_slice(isa, values, scratch);
+        scratch
+    }
 
-    /// Whether [`Element::widen`] needs scratch.
+    /// Writes every value of `to`: the nearest to what `f` puts into its argument, which is every element of it.
     #[doc(hidden)]
-    const CONVERTS: bool;
+    fn write(
+        isa: Isa,
+        to: &mut [MaybeUninit<Self>],
+        scratch: &mut Vec<f32>,
+        f: impl FnOnce(&mut [MaybeUninit<f32>]),
+    ) {
+        scratch.resize(to.len(), 0.0);
+        // SAFETY: initialised f32 may be seen as possibly uninitialised ones; `f` only writes values.
+        f(unsafe { as_uninit(scratch) });
+        Self::narrow_slice(isa, scratch, to);
+    }
+
+    /// Lets `f` change the values.
+    #[doc(hidden)]
+    fn modify(isa: Isa, values: &mut [Self], scratch: &mut Vec<f32>, f: impl FnOnce(&mut [f32])) {
+        scratch.resize(values.len(), 0.0);
+        Self::widen_slice(isa, values, scratch);
+        f(scratch);
+        // SAFETY: values may be seen as possibly uninitialised ones; `narrow_slice` only writes values.
+        Self::narrow_slice(isa, scratch, unsafe { as_uninit(values) });
+    }
+
+    /// Converts every value to f32.
+    #[doc(hidden)]
+    fn widen_slice(isa: Isa, from: &[Self], to: &mut [f32]);
+
+    /// Converts every value to the nearest, ties to even.
+    #[doc(hidden)]
+    fn narrow_slice(isa: Isa, from: &[f32], to: &mut [MaybeUninit<Self>]);
+
+    /// The type that products of these values multiply: bf16 in pairs, others as f32.
+    #[doc(hidden)]
+    type Operand: Element;
+
+    /// The values as operands of products.
+    #[doc(hidden)]
+    fn operands(isa: Isa, from: &[Self], to: &mut [Self::Operand]);
 
     /// Whether products multiply bf16 numbers, two at a time.
     #[doc(hidden)]
@@ -73,11 +119,37 @@ fn rounded(value: f32) -> u32 {
 }
 
 impl Element for f32 {
-    const CONVERTS: bool = false;
     const IN_PAIRS: bool = false;
 
-    fn widen<'a>(values: &'a [Self], _scratch: &'a mut [f32]) -> &'a [f32] {
+    type Operand = Self;
+
+    fn read<'a>(_: Isa, values: &'a [Self], _: &'a mut Vec<f32>) -> &'a [f32] {
         values
+    }
+
+    fn write(
+        _: Isa,
+        to: &mut [MaybeUninit<Self>],
+        _: &mut Vec<f32>,
+        f: impl FnOnce(&mut [MaybeUninit<f32>]),
+    ) {
+        f(to);
+    }
+
+    fn modify(_: Isa, values: &mut [Self], _: &mut Vec<f32>, f: impl FnOnce(&mut [f32])) {
+        f(values);
+    }
+
+    fn widen_slice(_: Isa, from: &[Self], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+
+    fn narrow_slice(_: Isa, from: &[f32], to: &mut [MaybeUninit<Self>]) {
+        to.write_copy_of_slice(from);
+    }
+
+    fn operands(_: Isa, from: &[Self], to: &mut [Self]) {
+        to.copy_from_slice(from);
     }
 
     #[inline(always)]
@@ -97,12 +169,23 @@ impl Element for f32 {
 }
 
 impl Element for f16 {
-    const CONVERTS: bool = true;
     const IN_PAIRS: bool = false;
 
-    fn widen<'a>(values: &'a [Self], scratch: &'a mut [f32]) -> &'a [f32] {
-        values.convert_to_f32_slice(scratch);
-        scratch
+    type Operand = f32;
+
+    // The crate's own conversions ask for the instructions themselves.
+    fn widen_slice(_: Isa, from: &[Self], to: &mut [f32]) {
+        from.convert_to_f32_slice(to);
+    }
+
+    fn narrow_slice(_: Isa, from: &[f32], to: &mut [MaybeUninit<Self>]) {
+        // SAFETY: every bit pattern is a number, and all that is done is to write them.
+        let to = unsafe { &mut *(to as *mut [MaybeUninit<Self>] as *mut [Self]) };
+        to.convert_from_f32_slice(from);
+    }
+
+    fn operands(isa: Isa, from: &[Self], to: &mut [f32]) {
+        Self::widen_slice(isa, from, to);
     }
 
     #[inline(always)]
@@ -122,15 +205,20 @@ impl Element for f16 {
 }
 
 impl Element for bf16 {
-    const CONVERTS: bool = true;
     const IN_PAIRS: bool = true;
 
-    fn widen<'a>(values: &'a [Self], scratch: &'a mut [f32]) -> &'a [f32] {
-        scratch
-            .iter_mut()
-            .zip(values)
-            .for_each(|(out, x)| *out = Element::to_f32(*x));
-        scratch
+    type Operand = Self;
+
+    fn widen_slice(isa: Isa, from: &[Self], to: &mut [f32]) {
+        widen_bf16(isa, from, to);
+    }
+
+    fn narrow_slice(isa: Isa, from: &[f32], to: &mut [MaybeUninit<Self>]) {
+        narrow_bf16(isa, from, to);
+    }
+
+    fn operands(_: Isa, from: &[Self], to: &mut [Self]) {
+        to.copy_from_slice(from);
     }
 
     // The crate's own conversions look at NaNs one by one.
@@ -162,6 +250,20 @@ impl Element for bf16 {
     #[inline(always)]
     fn bf16_words(values: &[Self; 32]) -> Option<[u32; 16]> {
         cfg!(target_endian = "little").then(|| bytemuck::cast(*values))
+    }
+}
+
+kernel! {
+    fn widen_bf16<S: Simd>(from: &[bf16], to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = Element::to_f32(*from);
+        }
+    }
+
+    fn narrow_bf16<S: Simd>(from: &[f32], to: &mut [MaybeUninit<bf16>]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            to.write(Element::from_f32(*from));
+        }
     }
 }
 

@@ -1,5 +1,14 @@
-//! CPU kernels of QLoRA training: quantizing, decoding, and products that read the packed weights directly. Knows the
-//! format ([`nf4`]), not Burn.
+//! CPU kernels of QLoRA training: quantizing, decoding, products that read the packed weights directly, and what lies
+//! between them in a decoder. Knows the format ([`nf4`]), not Burn.
+//!
+//! - [`quantize`], [`dequantize`]: to the 4-bit format and back
+//! - [`matmul`], [`matmul_vec`], [`low_rank`]: products with a 4-bit matrix; [`dense`]: with a dense one
+//! - [`rms_norm`], [`swiglu`], [`rope`], [`attention`], [`cross_entropy`]: the operations between the products
+//! - [`adamw`]: the optimizer's update
+//! - [`convert`]: from one [`Element`] type to another
+//!
+//! A module's `saved_bytes` says what is kept for its backward pass, its `workspace_bytes` what it needs while it runs beside
+//! the scratch of its products.
 //!
 //! ```
 //! use nf4::{Direction, QuantConfig};
@@ -19,18 +28,30 @@
 //!
 //! Quantizing and decoding give the same bits on every machine. A product gives the same bits for any number of threads,
 //! but not on every instruction set: AVX-512, AVX2 with FMA, NEON and plain Rust, chosen when the program runs, sum
-//! in orders of their own ([`Isa`] forces one). [`adamw`] updates parameters and optimizer state, with the same bits everywhere.
+//! in orders of their own. [`adamw`] gives the same bits everywhere. [`Cpu`] forces an instruction set, or the calling
+//! thread.
 
 pub mod adamw;
+pub mod attention;
+mod buffer;
+mod convert;
+mod cpu;
+pub mod cross_entropy;
 mod dequantize;
 mod double_quant;
 mod element;
 mod matmul;
+mod pieces;
 mod quantize;
+pub mod rms_norm;
+pub mod rope;
 mod simd;
+pub mod swiglu;
 
-pub use dequantize::{dequantize, dequantize_on};
+pub use convert::convert;
+pub use cpu::{Cpu, Threads};
+pub use dequantize::{dequantize, dequantize_vec};
 pub use element::Element;
-pub use matmul::{Threads, dense, low_rank, matmul, matmul_on, matmul_vec};
-pub use quantize::{quantize, quantize_on};
+pub use matmul::{dense, low_rank, matmul, matmul_vec};
+pub use quantize::quantize;
 pub use simd::Isa;

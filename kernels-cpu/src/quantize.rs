@@ -1,11 +1,12 @@
-//! Dense to 4 bits.
+//! Quantizing a dense matrix to 4 bits.
 
 use nf4::{Layout, Nf4Error, QuantConfig, QuantizedMatrix};
 use rayon::prelude::*;
 
+use crate::cpu::Cpu;
 use crate::double_quant::encode_scales;
 use crate::element::Element;
-use crate::simd::{Isa, Simd, kernel};
+use crate::simd::{Simd, kernel};
 
 /// Elements a task encodes at least: 128 KiB of f32, small enough for the L2 cache.
 const CHUNK: usize = 32 * 1024;
@@ -23,58 +24,56 @@ pub fn quantize<T: Element>(
     shape: [usize; 2],
     config: QuantConfig,
 ) -> Result<QuantizedMatrix, Nf4Error> {
-    quantize_on(Isa::best(), values, shape, config)
+    Cpu::default().quantize(values, shape, config)
 }
 
-/// [`quantize`] on a given instruction set.
-///
-/// # Errors
-/// As [`quantize`].
-pub fn quantize_on<T: Element>(
-    isa: Isa,
-    values: &[T],
-    shape: [usize; 2],
-    config: QuantConfig,
-) -> Result<QuantizedMatrix, Nf4Error> {
-    let layout = Layout::new(shape, config)?;
-    if values.len() != layout.elements() {
-        return Err(Nf4Error::InputLength {
-            len: values.len(),
-            shape,
-        });
+impl Cpu {
+    /// Quantizes a row-major matrix: [`quantize`].
+    ///
+    /// # Errors
+    /// As [`quantize`].
+    pub fn quantize<T: Element>(
+        self,
+        values: &[T],
+        shape: [usize; 2],
+        config: QuantConfig,
+    ) -> Result<QuantizedMatrix, Nf4Error> {
+        let layout = Layout::new(shape, config)?;
+        if values.len() != layout.elements() {
+            return Err(Nf4Error::InputLength {
+                len: values.len(),
+                shape,
+            });
+        }
+        let encoder = Encoder::new(config);
+        let mut packed = vec![0; layout.packed_words()];
+        let mut scales = vec![0.0; layout.blocks()];
+        // A power of two, hence a whole number of blocks.
+        let chunk = CHUNK.max(config.block_size);
+        let finite = values
+            .par_chunks(chunk)
+            .zip(packed.par_chunks_mut(chunk / 8))
+            .zip(scales.par_chunks_mut(chunk / config.block_size))
+            .with_min_len(self.threads.min_len(1))
+            .map(|((values, packed), scales)| {
+                let mut scratch = Vec::new();
+                let values = T::read(self.isa, values, &mut scratch);
+                encode_blocks(self.isa, &encoder, values, packed, scales)
+            })
+            .reduce(|| true, |a, b| a && b);
+        if !finite {
+            return Err(first_not_finite(values, shape));
+        }
+        let absmax = encode_scales(self, layout, &scales);
+        QuantizedMatrix::from_parts(layout, packed, absmax)
     }
-    let encoder = Encoder::new(config);
-    let mut packed = vec![0; layout.packed_words()];
-    let mut scales = vec![0.0; layout.blocks()];
-    // A power of two, hence a whole number of blocks.
-    let chunk = CHUNK.max(config.block_size);
-    let finite = values
-        .par_chunks(chunk)
-        .zip(packed.par_chunks_mut(chunk / 8))
-        .zip(scales.par_chunks_mut(chunk / config.block_size))
-        .map(|((values, packed), scales)| {
-            let mut scratch = vec![0.0; if T::CONVERTS { values.len() } else { 0 }];
-            encode_blocks(
-                isa,
-                &encoder,
-                T::widen(values, &mut scratch),
-                packed,
-                scales,
-            )
-        })
-        .reduce(|| true, |a, b| a && b);
-    if !finite {
-        return Err(first_not_finite(values, shape));
-    }
-    let absmax = encode_scales(isa, layout, &scales);
-    QuantizedMatrix::from_parts(layout, packed, absmax)
 }
 
-/// Looks for what the kernels only noticed.
+/// Returns the error that names the first value that is not finite: the kernels only learn that there is one.
 fn first_not_finite<T: Element>(values: &[T], shape: [usize; 2]) -> Nf4Error {
-    let mut scratch = [0.0; 1];
-    let index = (0..values.len())
-        .find(|i| !T::widen(&values[*i..=*i], &mut scratch)[0].is_finite())
+    let index = values
+        .iter()
+        .position(|value| !value.to_f32().is_finite())
         .unwrap_or(values.len());
     let columns = shape[1].max(1);
     Nf4Error::NotFinite {
@@ -84,11 +83,11 @@ fn first_not_finite<T: Element>(values: &[T], shape: [usize; 2]) -> Nf4Error {
     }
 }
 
-/// What encoding needs to know of a codebook.
+/// The tables that a codebook is encoded with.
 struct Encoder {
     block_size: usize,
     midpoints: [f32; 16],
-    /// Rank to code, as bit patterns so that a float table can hold them.
+    /// The code of each rank, as bit patterns so that a float table can hold them.
     codes: [f32; 16],
 }
 
@@ -106,7 +105,7 @@ impl Encoder {
 }
 
 kernel! {
-    /// Encodes whole blocks (the last may be short); false if a value is not finite.
+    /// Encodes whole blocks (the last may be short); returns false if a value is not finite.
     fn encode_blocks(encoder: &Encoder, values: &[f32], packed: &mut [u32], scales: &mut [f32]) -> bool = encode;
 }
 
@@ -161,7 +160,7 @@ fn encode<S: Simd>(
     finite
 }
 
-/// The words of 32 values; `tables` are the midpoints and the codes by rank.
+/// Returns the words of 32 values; `tables` are the midpoints and the codes by rank.
 #[inline(always)]
 fn encode_32<S: Simd>(s: S, tables: [S::Table; 2], values: &[f32; 32], inverse: S::F) -> [u32; 4] {
     // Written out, not as a closure: only functions can be made to inline, and out of line none of the instructions

@@ -5,12 +5,16 @@ use std::path::PathBuf;
 
 use half::{bf16, f16};
 use nf4::{Codebook, Direction, Layout, MatrixRef, QuantConfig, QuantizedMatrix};
-use qlora_cpu::dense::{DenseRef, Into};
-use qlora_cpu::low_rank::{self, Gradients, LowRank};
-use qlora_cpu::{Element, Isa, Threads};
+use qlora_cpu::dense::{Beta, DenseRef};
+use qlora_cpu::low_rank::{Gradients, LowRank};
+use qlora_cpu::{Cpu, Element, Isa, Threads};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::SafeTensors;
+
+fn on(isa: &Isa) -> Cpu {
+    Cpu::new(*isa, Threads::All)
+}
 
 fn random(rng: &mut ChaCha8Rng, len: usize) -> Vec<f32> {
     (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
@@ -160,7 +164,7 @@ fn half_precision<E: Element + Number>(rng: &mut ChaCha8Rng, rounds_weights: boo
                 let expected = reference(weights, [n, k], &wide, m, direction);
                 for isa in Isa::available() {
                     let mut y = vec![E::narrow(f32::NAN); m * outer];
-                    qlora_cpu::matmul_on(*isa, w.as_ref(), &x, m, &mut y, direction);
+                    on(isa).matmul(w.as_ref(), &x, m, &mut y, direction);
                     let y: Vec<f32> = y.into_iter().map(Number::widen).collect();
                     let what = format!("{isa:?} {direction:?} m={m} n={n} k={k}");
                     assert_close_rounded(&y, &expected, inner, E::DIGITS, &what);
@@ -208,19 +212,23 @@ fn dense_products<W: Element + Number>(rng: &mut ChaCha8Rng) {
                 let (x, wide) = exactly::<W>(&random(rng, m * inner));
                 let mut expected = reference(&weights, shape, &wide, m, direction);
                 for isa in Isa::available() {
-                    for threads in [Threads::All, Threads::One] {
+                    for threads in [Threads::All, Threads::Calling] {
                         let mut y = vec![f32::NAN; m * outer];
-                        let into = Into::Replace;
-                        qlora_cpu::dense::matmul_on(
-                            *isa, w, &x, m, &mut y, direction, into, threads,
+                        Cpu::new(*isa, threads).dense_matmul(
+                            w,
+                            &x,
+                            m,
+                            &mut y,
+                            direction,
+                            Beta::Zero,
                         );
                         let what = format!("{isa:?} {direction:?} m={m} {shape:?} {threads:?}");
                         assert_close(&y, &expected, inner, &what);
                     }
                 }
                 let mut y = vec![f32::NAN; m * outer];
-                let (into, threads) = (Into::Replace, Threads::One);
-                qlora_cpu::dense::matmul(strided, &x, m, &mut y, direction, into, threads);
+                let calling = Cpu::calling_thread();
+                calling.dense_matmul(strided, &x, m, &mut y, direction, Beta::Zero);
                 let what = format!("{direction:?} m={m} {shape:?} strided");
                 assert_close(&y, &expected, inner, &what);
                 if direction == Direction::Transposed {
@@ -229,8 +237,12 @@ fn dense_products<W: Element + Number>(rng: &mut ChaCha8Rng) {
                         .collect();
                     for isa in Isa::available() {
                         let mut y = vec![f32::NAN; m * outer];
-                        qlora_cpu::dense::transposed_matmul_on(
-                            *isa, strided, &columns, m, &mut y, into, threads,
+                        Cpu::new(*isa, Threads::Calling).dense_transposed_matmul(
+                            strided,
+                            &columns,
+                            m,
+                            &mut y,
+                            Beta::Zero,
                         );
                         let what = format!("{isa:?} m={m} {shape:?} from columns");
                         assert_close(&y, &expected, inner, &what);
@@ -238,7 +250,7 @@ fn dense_products<W: Element + Number>(rng: &mut ChaCha8Rng) {
                 }
                 // The operand may be wider than the matrix; it is rounded on the way.
                 let mut y = vec![2.0f32; m * outer];
-                qlora_cpu::dense::matmul(w, &wide, m, &mut y, direction, Into::Add, Threads::All);
+                Cpu::default().dense_matmul(w, &wide, m, &mut y, direction, Beta::One);
                 expected.iter_mut().for_each(|(sum, _)| *sum += 2.0);
                 expected
                     .iter_mut()
@@ -336,9 +348,9 @@ fn low_rank_products<E: Element + Number>(rng: &mut ChaCha8Rng, tolerance: f64) 
             let db_expected = product(&inner, &dy64, m, true);
             for isa in Isa::available() {
                 let what = format!("{isa:?} m={m} n={n} k={k} rank={rank}");
-                let y = low_rank::forward_on(*isa, w.as_ref(), low_rank, &x, m);
+                let y = on(isa).low_rank_forward(w.as_ref(), low_rank, &x, m);
                 let backward = |wants_dx| {
-                    low_rank::backward_on(*isa, w.as_ref(), low_rank, &x, &dy, m, wants_dx)
+                    on(isa).low_rank_backward(w.as_ref(), low_rank, &x, &dy, m, wants_dx)
                 };
                 let Gradients { x: dx, a, b } = backward(true);
                 let dx = dx.expect("the gradient of x was asked for");
@@ -383,7 +395,7 @@ fn sweep(rng: &mut ChaCha8Rng, shape: [usize; 2], config: QuantConfig, rows: &[u
             let expected = reference(&decoded, shape, &x, m, direction);
             for isa in Isa::available() {
                 let mut y = vec![f32::NAN; m * outer];
-                qlora_cpu::matmul_on(*isa, w.as_ref(), &x, m, &mut y, direction);
+                on(isa).matmul(w.as_ref(), &x, m, &mut y, direction);
                 let what = format!("{isa:?} {direction:?} m={m} n={n} k={k} {config:?}");
                 assert_close(&y, &expected, inner, &what);
             }
@@ -506,14 +518,7 @@ fn recorded_products_are_met() {
             ] {
                 let expected = f64s(&format!("{case}/{y}"));
                 let mut found = vec![0.0; expected.len()];
-                qlora_cpu::matmul_on(
-                    *isa,
-                    w,
-                    &f32s(&format!("{case}/{x}")),
-                    m,
-                    &mut found,
-                    direction,
-                );
+                on(isa).matmul(w, &f32s(&format!("{case}/{x}")), m, &mut found, direction);
                 let error = found
                     .iter()
                     .zip(&expected)

@@ -3,9 +3,13 @@
 use std::path::PathBuf;
 
 use nf4::{Codebook, Layout, MatrixRef, Nf4Error, QuantConfig, QuantizedMatrix};
-use qlora_cpu::Isa;
+use qlora_cpu::{Cpu, Isa, Threads};
 use safetensors::SafeTensors;
 use serde_json::Value;
+
+fn on(isa: Isa) -> Cpu {
+    Cpu::new(isa, Threads::All)
+}
 
 fn fixture(name: &str) -> Vec<u8> {
     let root = std::env::var_os("QLORA_FIXTURES").map_or_else(
@@ -128,12 +132,12 @@ fn every_recorded_matrix_quantizes_and_decodes_bit_for_bit() {
             let absmax = f32s(&file, &format!("{prefix}/absmax"));
             for isa in Isa::available() {
                 let what = format!("{prefix} {isa:?}");
-                let matrix = qlora_cpu::quantize_on(*isa, &input, shape, plain).unwrap();
+                let matrix = on(*isa).quantize(&input, shape, plain).unwrap();
                 let expected = fold_zeros(codes_high_first(packed, input.len()), codebook);
                 assert_eq!(fold_zeros(codes_of(&matrix), codebook), expected, "{what}");
                 assert_eq!(matrix.absmax(), bits(&absmax), "{what}");
                 let mut decoded = vec![0.0; input.len()];
-                qlora_cpu::dequantize_on(*isa, matrix.as_ref(), &mut decoded);
+                on(*isa).dequantize(matrix.as_ref(), &mut decoded);
                 let expected = f32s(&file, &format!("{prefix}/dequant"));
                 match codebook {
                     Codebook::Fp4 => assert_eq!(decoded, expected, "{what}"),
@@ -144,7 +148,7 @@ fn every_recorded_matrix_quantizes_and_decodes_bit_for_bit() {
                     double_quant: true,
                     ..plain
                 };
-                let doubled = qlora_cpu::quantize_on(*isa, &input, shape, double).unwrap();
+                let doubled = on(*isa).quantize(&input, shape, double).unwrap();
                 let layout = doubled.layout();
                 assert_eq!(doubled.packed(), matrix.packed(), "{what}");
                 let offset = f32::from_bits(doubled.absmax()[layout.offset_word()]);
@@ -179,7 +183,7 @@ fn every_recorded_matrix_quantizes_and_decodes_bit_for_bit() {
                     let words = nested_words(layout, codes, &nested, expected_offset, &map);
                     let packed = device_words(packed, input.len());
                     let w = MatrixRef::new(layout, &packed, &words).unwrap();
-                    qlora_cpu::dequantize_on(*isa, w, &mut decoded);
+                    on(*isa).dequantize(w, &mut decoded);
                     assert_eq!(
                         bits(&decoded),
                         bits(&f32s(&file, &format!("{prefix}/dequant_dq"))),
@@ -211,11 +215,12 @@ fn half_precision_and_every_instruction_set_give_the_same_words() {
                 block_size,
                 double_quant: true,
             };
-            let reference =
-                qlora_cpu::quantize_on(Isa::portable(), &wide, [200, 100], config).unwrap();
+            let reference = on(Isa::portable())
+                .quantize(&wide, [200, 100], config)
+                .unwrap();
             for isa in Isa::available() {
                 assert_eq!(
-                    qlora_cpu::quantize_on(*isa, &wide, [200, 100], config).unwrap(),
+                    on(*isa).quantize(&wide, [200, 100], config).unwrap(),
                     reference
                 );
             }

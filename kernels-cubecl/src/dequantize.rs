@@ -11,13 +11,14 @@
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
-use cubecl::server::Handle;
+use cubecl::std::tensor::TensorHandle;
+use nf4::Codebook;
 
 use crate::decode::{Scales, Words, fill_table, permute_values, scale_of, select_values};
-use crate::error::{KernelError, check_size};
-use crate::format::{CodeTable, Weight};
-use crate::launch::{Spread, is_cpu, is_rasterizer, lanes};
-use crate::matmul::check_float;
+use crate::error::{KernelError, check_float, check_size};
+use crate::launch::{LaunchConfig, is_cpu, is_rasterizer, lanes};
+use crate::operand::{empty, tensor_buffer};
+use crate::weight::Weight;
 
 /// Units of a cube.
 const UNITS: u32 = 256;
@@ -33,7 +34,7 @@ pub enum Kernel {
     Streamed,
 }
 
-/// The kernel for a matrix of `elements` on this device.
+/// Returns the kernel for a matrix of `elements` on this device.
 pub fn choose(client: &Client, elements: usize) -> Kernel {
     if fills_wide_loads(elements) && !is_cpu(client) && !is_rasterizer(client) {
         Kernel::Staged
@@ -42,12 +43,12 @@ pub fn choose(client: &Client, elements: usize) -> Kernel {
     }
 }
 
-/// Whether the words of so many elements can all be loaded 128 bits at a time.
+/// Returns whether the words of so many elements can all be loaded 128 bits at a time.
 fn fills_wide_loads(elements: usize) -> bool {
     elements.is_multiple_of(8 * WIDE)
 }
 
-/// Decodes `weight` to a contiguous `[out_features, in_features]` buffer of `dtype`.
+/// Decodes `weight` to a contiguous `[out_features, in_features]` tensor of `dtype`.
 ///
 /// f32 values have the bits of the host implementation (one product each, the scale restored in
 /// two roundings); f16 and bf16 are those values rounded.
@@ -58,8 +59,13 @@ pub fn dequantize(
     client: &Client,
     weight: &Weight,
     dtype: ElemType,
-) -> Result<Handle, KernelError> {
-    dequantize_with(client, weight, dtype, choose(client, weight.elements()))
+) -> Result<TensorHandle, KernelError> {
+    dequantize_with(
+        client,
+        weight,
+        dtype,
+        choose(client, weight.layout.elements()),
+    )
 }
 
 /// [`dequantize()`] by a named kernel, for tests.
@@ -71,19 +77,17 @@ pub fn dequantize_with(
     weight: &Weight,
     dtype: ElemType,
     kernel: Kernel,
-) -> Result<Handle, KernelError> {
+) -> Result<TensorHandle, KernelError> {
     check_float(client, "dequantize", dtype)?;
-    let elements = weight.elements();
+    let elements = weight.layout.elements();
     check_size("weight", elements)?;
-    let output = client.empty(elements * dtype.size());
+    let output = empty(client, weight.layout.shape(), dtype);
     if elements == 0 {
         return Ok(output);
     }
-    // SAFETY: `output` was allocated with this many elements.
-    let output_arg = unsafe { BufferArg::from_raw_parts(output.clone(), elements) };
     match kernel {
-        Kernel::Staged => launch_staged(client, weight, output_arg, dtype)?,
-        Kernel::Streamed => launch_streamed(client, weight, output_arg, dtype),
+        Kernel::Staged => launch_staged(client, weight, &output)?,
+        Kernel::Streamed => launch_streamed(client, weight, &output),
     }
     Ok(output)
 }
@@ -91,10 +95,9 @@ pub fn dequantize_with(
 fn launch_staged(
     client: &Client,
     weight: &Weight,
-    output: BufferArg,
-    dtype: ElemType,
+    output: &TensorHandle,
 ) -> Result<(), KernelError> {
-    let elements = weight.elements();
+    let elements = weight.layout.elements();
     if !fills_wide_loads(elements) {
         return Err(KernelError::Unavailable {
             operation: "dequantize",
@@ -113,10 +116,10 @@ fn launch_staged(
             WIDE,
             weight.packed_arg(),
             weight.scales_arg(),
-            output,
+            tensor_buffer(output),
             loads as u32,
-            weight.format.table,
-            dtype,
+            weight.codebook(),
+            output.dtype,
         );
     }
     Ok(())
@@ -128,7 +131,7 @@ fn staged_kernel<F: Float, N: Size, NW: Size>(
     scales: &Scales,
     output: &mut [Vector<F, N>],
     loads: u32,
-    #[comptime] codes: CodeTable,
+    #[comptime] codebook: Codebook,
     #[define(F)] _dtype: ElemType,
 ) {
     let size = N::value();
@@ -136,7 +139,7 @@ fn staged_kernel<F: Float, N: Size, NW: Size>(
     let run = comptime!(8 * width as u32);
     let mut table = Shared::<[f32]>::new_slice(16usize);
     let mut tile = Shared::<[u32]>::new_slice(comptime!(UNITS as usize * width));
-    fill_table(&mut table, codes);
+    fill_table(&mut table, codebook);
     let first_load = CUBE_POS as u32 * UNITS;
     if first_load + UNIT_POS < loads {
         let read = packed[(first_load + UNIT_POS) as usize];
@@ -164,9 +167,9 @@ fn staged_kernel<F: Float, N: Size, NW: Size>(
     }
 }
 
-fn launch_streamed(client: &Client, weight: &Weight, output: BufferArg, dtype: ElemType) {
-    let elements = weight.elements();
-    let spread = Spread::new(client, elements.div_ceil(8), UNITS);
+fn launch_streamed(client: &Client, weight: &Weight, output: &TensorHandle) {
+    let elements = weight.layout.elements();
+    let config = LaunchConfig::new(client, elements.div_ceil(8), UNITS);
     let vector = if elements.is_multiple_of(8) {
         lanes(client, 8)
     } else {
@@ -176,16 +179,16 @@ fn launch_streamed(client: &Client, weight: &Weight, output: BufferArg, dtype: E
     unsafe {
         streamed_kernel::launch_unchecked(
             client,
-            spread.cubes,
-            spread.cube_dim,
+            config.cubes,
+            config.cube_dim,
             vector,
             weight.words_arg(),
-            output,
+            tensor_buffer(output),
             elements as u32,
-            spread.per_unit,
-            weight.format.table,
+            config.per_unit,
+            weight.codebook(),
             is_cpu(client),
-            dtype,
+            output.dtype,
         );
     }
 }
@@ -196,7 +199,7 @@ fn streamed_kernel<F: Float, N: Size>(
     output: &mut [Vector<F, N>],
     elements: u32,
     per_unit: u32,
-    #[comptime] codes: CodeTable,
+    #[comptime] codebook: Codebook,
     #[comptime] permutes: bool,
     #[define(F)] _dtype: ElemType,
 ) {
@@ -219,9 +222,9 @@ fn streamed_kernel<F: Float, N: Size>(
                 let codes_of_part = Vector::<u32, N>::new(word)
                     >> (shifts + Vector::new(comptime!(4 * (part * size) as u32).runtime()));
                 let values = if permutes {
-                    permute_values(codes_of_part, 0usize, codes)
+                    permute_values(codes_of_part, 0usize, codebook)
                 } else {
-                    select_values(codes_of_part, 0usize, codes)
+                    select_values(codes_of_part, 0usize, codebook)
                 };
                 output[(element / comptime!(size as u32)) as usize] =
                     Vector::cast_from(values * scale);

@@ -1,19 +1,19 @@
-//! How work of independent items is spread over a device.
+//! Launch configurations, and what of a device decides them.
 
 use cubecl::features::Plane;
 use cubecl::prelude::*;
 
-/// The geometry of a launch in which every unit works on `per_unit` neighbouring items.
+/// The grid of a launch in which every unit works on `per_unit` neighbouring items.
 ///
 /// Units of a CPU are threads, and its cubes run one after another: there a cube has a unit a core and each takes its share at
 /// once. Elsewhere a unit takes one item.
-pub(crate) struct Spread {
+pub(crate) struct LaunchConfig {
     pub(crate) cubes: CubeCount,
     pub(crate) cube_dim: CubeDim,
     pub(crate) per_unit: u32,
 }
 
-impl Spread {
+impl LaunchConfig {
     pub(crate) fn new(client: &Client, items: usize, units: u32) -> Self {
         if let Some(cores) = client.properties().hardware.num_cpu_cores {
             return Self {
@@ -31,12 +31,12 @@ impl Spread {
     }
 }
 
-/// Whether this is CubeCL's CPU runtime, where units are threads.
+/// Returns whether this is CubeCL's CPU runtime, whose units are threads.
 pub(crate) fn is_cpu(client: &Client) -> bool {
     client.properties().hardware.num_cpu_cores.is_some()
 }
 
-/// Whether this is a device that is no card and whose planes are a CPU's vectors.
+/// Returns whether this is a software rasterizer, whose planes are a CPU's vectors.
 pub(crate) fn is_rasterizer(client: &Client) -> bool {
     let properties = client.properties();
     !is_cpu(client)
@@ -44,7 +44,7 @@ pub(crate) fn is_rasterizer(client: &Client) -> bool {
         && properties.hardware.plane_size_max <= 16
 }
 
-/// Units of a plane, where planes have operations of their own and one size that is known before a launch.
+/// Returns the units of a plane, where planes have operations of their own and one size that is known before a launch.
 pub(crate) fn plane_size(client: &Client) -> Option<u32> {
     let properties = client.properties();
     let hardware = &properties.hardware;
@@ -52,7 +52,7 @@ pub(crate) fn plane_size(client: &Client) -> Option<u32> {
     (fixed && properties.features.plane.contains(Plane::Ops)).then_some(hardware.plane_size_max)
 }
 
-/// The widest vector of f32 that `client`'s units compute with, up to `at_most` and a divisor of it.
+/// Returns the lanes of the widest vector of f32 that `client`'s units compute with, up to `at_most` and a divisor of it.
 pub(crate) fn lanes(client: &Client, at_most: usize) -> usize {
     let hardware = &client.properties().hardware;
     (hardware.load_width as usize / 32).clamp(1, at_most)

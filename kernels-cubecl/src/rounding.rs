@@ -8,7 +8,7 @@ use cubecl::prelude::*;
 
 use crate::launch::is_cpu;
 
-/// Whether quotients are rounded to nearest on the device: of what the kernels run on, a CPU alone promises it.
+/// Returns whether the device rounds quotients to nearest: of those that the kernels run on, a CPU alone promises it.
 pub(crate) fn divides_exactly(client: &Client) -> bool {
     is_cpu(client)
 }

@@ -10,16 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cubecl::client::Client;
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 use cubecl::logging::{LaunchObservation, LaunchObserver};
-use nf4::{QuantConfig, QuantizedMatrix};
-use qlora_cubecl::matmul::{Kernel, candidates, choose, matmul_with};
-use qlora_cubecl::{Direction, KernelError, Rows, Weight, matmul};
+use nf4::{Direction, QuantConfig, QuantizedMatrix};
+use qlora_cubecl::KernelError;
+use qlora_cubecl::matmul::{Kernel, Problem, matmul};
 
 use support::{
-    F32, assert_close, random, read_values, reference, rows, sides, tolerance, upload,
-    upload_values,
+    F32, assert_close, random, read_values, reference, rows, tolerance, upload, upload_values,
 };
-
-const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Transposed];
 
 /// The names of the kernels that were launched.
 #[derive(Default)]
@@ -44,48 +41,49 @@ fn launches_of(launch: impl FnOnce()) -> Vec<&'static str> {
 
 struct Product {
     matrix: QuantizedMatrix,
-    weight: Weight,
     x: Vec<f32>,
-    rows: Rows,
+    m: usize,
+    k: usize,
     direction: Direction,
 }
 
 impl Product {
-    fn new(client: &Client, m: usize, shape: [usize; 2], direction: Direction) -> Self {
+    fn new(m: usize, shape: [usize; 2], direction: Direction) -> Self {
         let values = random(3, shape[0] * shape[1]);
-        let matrix = qlora_cpu::quantize(&values, shape, QuantConfig::default()).unwrap();
-        let stride = sides(direction, shape).0;
-        let (handle, x) = upload_values(client, &random(5, m * stride), F32);
+        let [k, _] = direction.widths(shape);
         Self {
-            weight: upload(client, &matrix),
-            matrix,
-            x,
-            rows: rows(handle, F32, m, stride),
+            matrix: qlora_cpu::quantize(&values, shape, QuantConfig::default()).unwrap(),
+            x: random(5, m * k),
+            m,
+            k,
             direction,
         }
     }
 
+    fn problem(&self, client: &Client) -> Problem {
+        let (x, _) = upload_values(client, &self.x, F32);
+        let x = rows(x, F32, self.m, self.k);
+        Problem::new(client, x, upload(client, &self.matrix), self.direction).unwrap()
+    }
+
     fn tuned(&self, client: &Client) -> Vec<f32> {
-        let y = matmul(client, self.rows.clone(), &self.weight, self.direction).unwrap();
-        read_values(client, y, F32)
+        let (x, _) = upload_values(client, &self.x, F32);
+        let x = rows(x, F32, self.m, self.k);
+        let y = matmul(client, x, upload(client, &self.matrix), self.direction).unwrap();
+        read_values(client, y.handle, F32)
     }
 
     fn by(&self, client: &Client, kernel: Kernel) -> Vec<f32> {
-        let (rows, direction) = (self.rows.clone(), self.direction);
-        let y = matmul_with(client, rows, &self.weight, direction, kernel).unwrap();
-        read_values(client, y, F32)
+        let y = self.problem(client).multiply(kernel).unwrap();
+        read_values(client, y.handle, F32)
     }
 
     fn candidates(&self, client: &Client) -> Vec<Kernel> {
-        candidates(client, self.rows.m, self.weight.in_features, F32).collect()
+        self.problem(client).candidates()
     }
-}
 
-fn the_choice_is_the_first_candidate(client: &Client) {
-    for (m, in_features) in [(1, 64), (8, 51), (9, 64), (500, 51)] {
-        let weight = Product::new(client, 1, [8, in_features], Direction::Forward).weight;
-        let mut candidates = candidates(client, m, in_features, F32);
-        assert_eq!(candidates.next(), Some(choose(client, m, &weight, F32)));
+    fn reference(&self) -> Vec<f64> {
+        reference(&self.matrix, &self.x, self.m, self.k, self.direction)
     }
 }
 
@@ -93,13 +91,14 @@ fn the_choice_is_the_first_candidate(client: &Client) {
 fn a_kind_of_product_is_measured_once(client: &Client) {
     for (shape, [first_m, second_m]) in [
         ([70, 128], [1, 1]),
+        ([70, 128], [3, 4]),
         ([75, 104], [5, 8]),
         ([37, 51], [3, 4]),
         ([70, 128], [20, 32]),
     ] {
-        for direction in DIRECTIONS {
-            let first = Product::new(client, first_m, shape, direction);
-            let second = Product::new(client, second_m, shape, direction);
+        for direction in Direction::ALL {
+            let first = Product::new(first_m, shape, direction);
+            let second = Product::new(second_m, shape, direction);
             let what = format!("{direction:?} {first_m} and {second_m} × {shape:?}");
             let [mut tuned, mut again] = [vec![], vec![]];
             let measured = launches_of(|| tuned = first.tuned(client));
@@ -122,10 +121,7 @@ fn a_kind_of_product_is_measured_once(client: &Client) {
             }
 
             for (product, y) in [(&first, tuned), (&second, again)] {
-                let m = product.rows.m;
-                let stride = product.rows.row_stride;
-                let expected = reference(&product.matrix, &product.x, m, stride, direction);
-                assert_close(&y, &expected, tolerance(F32), &what);
+                assert_close(&y, &product.reference(), tolerance(F32), &what);
                 for &kernel in &candidates {
                     let named = product.by(client, kernel).into_iter();
                     let named: Vec<_> = named.map(f64::from).collect();
@@ -140,22 +136,23 @@ fn a_kind_of_product_is_measured_once(client: &Client) {
 fn a_kernel_that_refuses_is_passed_over(client: &Client) {
     let limit = client.properties().hardware.max_cube_count.1 as usize;
     let m = 8 * limit + 1;
-    let product = Product::new(client, m, [8, 8], Direction::Forward);
+    let product = Product::new(m, [8, 8], Direction::Forward);
     let refused: Vec<_> = product
         .candidates(client)
         .into_iter()
-        .filter_map(|kernel| {
-            let rows = product.rows.clone();
-            matmul_with(client, rows, &product.weight, product.direction, kernel).err()
-        })
+        .filter_map(|kernel| product.problem(client).multiply(kernel).err())
         .collect();
     assert!(
         matches!(refused[..], [KernelError::TooManyRows { .. }]),
         "{refused:?}"
     );
     let y = product.tuned(client);
-    let expected = reference(&product.matrix, &product.x, m, 8, product.direction);
-    assert_close(&y, &expected, tolerance(F32), "more rows than a grid has");
+    assert_close(
+        &y,
+        &product.reference(),
+        tolerance(F32),
+        "more rows than a grid has",
+    );
 }
 
 /// Everything, with the other runtime's test and its launches kept out, and with few samples: which kernel is the fastest does
@@ -169,7 +166,6 @@ fn check(client: impl FnOnce() -> Client) {
     // The second test finds it set.
     CubeClRuntimeConfig::try_set(config);
     let client = &client();
-    the_choice_is_the_first_candidate(client);
     a_kind_of_product_is_measured_once(client);
     // The grids of a CPU have no end that a test could reach.
     if client.properties().hardware.num_cpu_cores.is_none() {

@@ -6,8 +6,11 @@ use cubecl::MemoryScope;
 use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
-use nf4::QuantConfig;
-use qlora_cubecl::{CodeTable, Direction, Format, Rows, Weight, dequantize, matmul};
+use cubecl::std::tensor::TensorHandle;
+use nf4::{Direction, QuantConfig};
+use qlora_cubecl::Weight;
+use qlora_cubecl::dequantize::dequantize;
+use qlora_cubecl::matmul::matmul;
 
 /// A down projection of LLaMA-7B and the rows of one sequence.
 const SHAPE: [usize; 2] = [4096, 11008];
@@ -42,34 +45,21 @@ fn forward_and_backward(client: &Client) {
     let [n, k] = SHAPE;
     let config = QuantConfig::default();
     let layout = nf4::Layout::new(SHAPE, config).unwrap();
-    let codebook = config.codebook;
     let weight = Weight {
         packed: client.create_from_slice(&vec![0; 4 * layout.packed_words()]),
         absmax: client.create_from_slice(&vec![0; 4 * layout.absmax_words()]),
-        out_features: n,
-        in_features: k,
-        format: Format {
-            table: CodeTable::new(
-                codebook.values(),
-                codebook.codes_by_rank(),
-                &codebook.midpoints(),
-            ),
-            block_size: config.block_size,
-            double_quant: true,
-        },
+        layout,
     };
-    let rows = |columns: usize| Rows {
-        handle: client.create_from_slice(f32::as_bytes(&vec![0.0; ROWS * columns])),
-        dtype: F32,
-        m: ROWS,
-        row_stride: columns,
+    let rows = |columns: usize| {
+        let handle = client.create_from_slice(f32::as_bytes(&vec![0.0; ROWS * columns]));
+        TensorHandle::new_contiguous([ROWS, columns], handle, F32)
     };
     let (x, dy) = (rows(k), rows(n));
     client.memory_cleanup().expect("the device should answer");
     let before = usage(client);
     // `x` and `dy` stay, or the results would take their place.
-    let y = matmul(client, x.clone(), &weight, Direction::Forward).unwrap();
-    let dx = matmul(client, dy.clone(), &weight, Direction::Transposed).unwrap();
+    let y = matmul(client, x.clone(), weight.clone(), Direction::Forward).unwrap();
+    let dx = matmul(client, dy.clone(), weight.clone(), Direction::Transposed).unwrap();
     let used = taken(client, before);
     let results = 4 * (ROWS * (n + k)) as u64;
     println!(

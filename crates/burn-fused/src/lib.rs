@@ -1,8 +1,8 @@
 //! Fused training operations for Burn: what lies between the linear layers of a LLaMA, in one pass
 //! over memory each and with no more kept for the backward pass than it needs.
 //!
-//! The functions at the root are what a model calls, on any backend, with or without autodiff;
-//! no backend is enabled but Flex unless a feature says so.
+//! A model calls the functions at the root, on any backend, with or without autodiff; no backend is enabled but Flex
+//! unless a feature says so.
 //!
 //! | function | kept for the backward pass |
 //! | --- | --- |
@@ -12,16 +12,25 @@
 //! | [`rope`] | nothing but the tables of angles |
 //! | [`causal_attention`], [`packed_causal_attention`] | `q`, `k`, `v`, the output, one number a row; never the scores |
 //! | [`linear_cross_entropy`] | the gradients it computes in the forward pass; never the logits |
+//!
+//! - `functions`: the functions that a model calls
+//! - `ops`: [`FusedOps`], the backend extension behind them
+//! - `backends`: an implementation for each backend, and the gradients
+//! - `reference`: default bodies, for backends and dtypes without a kernel
+//! - `memory`: [`Implementation`], the bytes that operations keep and need
+//! - `element`: the dtypes that the CPU's kernels serve
 
-mod attention_shape;
-/// One implementation of [`FusedOps`] a backend.
 mod backends;
-/// The default bodies of [`FusedOps`].
-mod composed;
-/// What a model calls.
+mod element;
 mod functions;
-/// The extension trait.
+mod memory;
 mod ops;
+mod reference;
 
-pub use functions::*;
+pub use functions::{
+    IGNORED, add_rms_norm, causal_attention, linear_cross_entropy, packed_causal_attention,
+    residual_rms_norm, rms_norm, rope, swiglu,
+};
+pub use memory::{Implementation, OpMemory};
 pub use ops::{AttentionMask, FusedOps};
+pub use qlora_cpu::attention::AttentionShape;

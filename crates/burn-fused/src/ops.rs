@@ -4,7 +4,7 @@ use burn_core::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 
-use crate::composed;
+use crate::reference;
 
 /// Which of the keys up to its own position a query sees.
 #[derive(ExtensionType, Clone, Debug)]
@@ -67,7 +67,7 @@ pub trait FusedOps: Backend {
         weight: FloatTensor<Self>,
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        composed::rms_norm::forward::<Self>(x, weight, eps)
+        reference::rms_norm::forward::<Self>(x, weight, eps)
     }
 
     /// The gradient of `x` from what [`Self::rms_norm_forward`] was given and returned.
@@ -78,7 +78,7 @@ pub trait FusedOps: Backend {
         inv_rms: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        composed::rms_norm::backward::<Self>(x, weight, inv_rms, grad)
+        reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad)
     }
 
     /// The gradient of `weight`, `[n]`, in x's dtype.
@@ -88,7 +88,7 @@ pub trait FusedOps: Backend {
         inv_rms: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        composed::rms_norm::backward_weight::<Self>(x, inv_rms, grad)
+        reference::rms_norm::backward_weight::<Self>(x, inv_rms, grad)
     }
 
     /// The next value of a residual stream, `sum = residual + x`, and [`Self::rms_norm`] of it:
@@ -114,7 +114,7 @@ pub trait FusedOps: Backend {
         weight: FloatTensor<Self>,
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        composed::rms_norm::add_forward::<Self>(x, residual, weight, eps)
+        reference::rms_norm::add_forward::<Self>(x, residual, weight, eps)
     }
 
     /// `x` itself and [`Self::rms_norm`] of it: [`Self::add_rms_norm`] where nothing is to be added.
@@ -137,13 +137,13 @@ pub trait FusedOps: Backend {
         grad_sum: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        composed::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad)
+        reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad)
     }
 
     /// `silu(gate) * up`, all of one shape.
     #[fusion(default)]
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        composed::swiglu::forward::<Self>(gate, up)
+        reference::swiglu::forward::<Self>(gate, up)
     }
 
     /// The gradients of `gate` and `up`, in one pass over memory.
@@ -153,7 +153,7 @@ pub trait FusedOps: Backend {
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        composed::swiglu::backward::<Self>(gate, up, grad)
+        reference::swiglu::backward::<Self>(gate, up, grad)
     }
 
     /// Rotates the pairs `(x[i], x[i + d/2])` of every head by the position's angles, backwards if
@@ -168,7 +168,7 @@ pub trait FusedOps: Backend {
         sin: FloatTensor<Self>,
         inverse: bool,
     ) -> FloatTensor<Self> {
-        composed::rope::rotate::<Self>(x, cos, sin, inverse)
+        reference::rope::rotate::<Self>(x, cos, sin, inverse)
     }
 
     /// Causal grouped-query attention.
@@ -196,7 +196,7 @@ pub trait FusedOps: Backend {
         #[extension_type] mask: AttentionMask<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        composed::attention::forward::<Self>(q, k, v, mask, scale)
+        reference::attention::forward::<Self>(q, k, v, mask, scale)
     }
 
     /// The gradients of `q`, `k` and `v`; probabilities are computed again from `lse`.
@@ -212,7 +212,7 @@ pub trait FusedOps: Backend {
         grad: FloatTensor<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        composed::attention::backward::<Self>([q, k, v, out, lse, grad], mask, scale)
+        reference::attention::backward::<Self>([q, k, v, out, lse, grad], mask, scale)
     }
 
     /// The loss of every row of logits, `[tokens, 1]`: `weight · (log Σ exp(logits) − logit of the class)`.
@@ -225,7 +225,7 @@ pub trait FusedOps: Backend {
         classes: IntTensor<Self>,
         weights: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        composed::cross_entropy::rows::<Self>(logits, classes, weights)
+        reference::cross_entropy::rows::<Self>(logits, classes, weights)
     }
 
     /// [`Self::cross_entropy`], and its gradient `weight · (softmax − one-hot of the class)`, like `logits`.
@@ -235,7 +235,7 @@ pub trait FusedOps: Backend {
         classes: IntTensor<Self>,
         weights: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        composed::cross_entropy::rows_grad::<Self>(logits, classes, weights)
+        reference::cross_entropy::rows_grad::<Self>(logits, classes, weights)
     }
 
     /// The sum, f32 `[1]`, of the negative log-likelihoods of `targets` under the logits
@@ -249,7 +249,7 @@ pub trait FusedOps: Backend {
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        composed::cross_entropy::loss::<Self>(hidden, weight, targets)
+        reference::cross_entropy::loss::<Self>(hidden, weight, targets)
     }
 
     /// [`Self::linear_cross_entropy`] and the gradient of `hidden`.
@@ -259,7 +259,7 @@ pub trait FusedOps: Backend {
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        composed::cross_entropy::loss_grad_hidden::<Self>(hidden, weight, targets)
+        reference::cross_entropy::loss_grad_hidden::<Self>(hidden, weight, targets)
     }
 
     /// [`Self::linear_cross_entropy`] and the gradients of `hidden` and `weight`.
@@ -269,6 +269,6 @@ pub trait FusedOps: Backend {
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        composed::cross_entropy::loss_grads::<Self>(hidden, weight, targets)
+        reference::cross_entropy::loss_grads::<Self>(hidden, weight, targets)
     }
 }

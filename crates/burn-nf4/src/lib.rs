@@ -5,21 +5,25 @@
 //! backward, so that the dense matrix never exists. The format itself lives in [`nf4`]; the
 //! CubeCL kernels in `qlora-cubecl`.
 //!
-//! - [`mod@tensor`]: [`Nf4Tensor`], the type that users hold.
-//! - [`mod@ops`]: [`Nf4Ops`], the backend extension behind it, and its primitive.
-//! - [`mod@error`]: what is refused, [`Nf4TensorError`].
+//! - `tensor`: [`Nf4Tensor`], the type that users hold
+//! - `ops`: [`Nf4Ops`], the backend extension behind it, and its primitive
+//! - `backends`: an implementation for each backend, and the gradients
+//! - `reference`: default bodies, for backends without a kernel of their own
+//! - `memory`: [`lora_kept_bytes`] and its siblings, the memory of a LoRA layer
+//! - `error`: everything that is refused, [`Nf4TensorError`]
 //!
 //! No execution backend beyond Flex is enabled by default: select `wgpu`, `cuda` or another
 //! backend feature *of this crate*; enabling it on `burn` alone does not bring the kernels in.
 
 mod backends;
-mod composed;
-
-pub mod error;
-pub mod ops;
-pub mod tensor;
+mod error;
+mod memory;
+mod ops;
+mod reference;
+mod tensor;
 
 pub use error::Nf4TensorError;
+pub use memory::{lora_backward_workspace_bytes, lora_forward_workspace_bytes, lora_kept_bytes};
 pub use nf4::{self, Codebook, Layout, QuantConfig, QuantizedMatrix};
 pub use ops::{Nf4Ops, Nf4Primitive};
 pub use tensor::Nf4Tensor;

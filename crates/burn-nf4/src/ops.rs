@@ -6,9 +6,9 @@ use burn_core::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 use burn_core::tensor::{FloatDType, Shape};
-use nf4::{Layout, QuantConfig};
+use nf4::{Direction, Layout, QuantConfig};
 
-use crate::composed;
+use crate::reference;
 
 /// An NF4 matrix as a backend sees it: two 1-D tensors of `u32` words and what they mean.
 ///
@@ -55,7 +55,7 @@ pub trait Nf4Ops: Backend {
         dtype: FloatDType,
     ) -> FloatTensor<Self>;
 
-    /// `x · Wᵀ` for `x: [.., in_features]`, or, `transposed`, `x · W` for `x: [.., out_features]`.
+    /// `x · Wᵀ` for `x: [.., in_features]`, or, transposed, `x · W` for `x: [.., out_features]`.
     ///
     /// Accumulates in f32; the result has the dtype of `x` (f32, f16 or bf16). Either direction is
     /// the other's backward pass. No dense matrix is formed.
@@ -63,7 +63,7 @@ pub trait Nf4Ops: Backend {
     fn nf4_matmul(
         x: FloatTensor<Self>,
         #[extension_type] weight: Nf4Primitive<Self>,
-        transposed: bool,
+        direction: Direction,
     ) -> FloatTensor<Self>;
 
     /// `x · Wᵀ + scale · (x · A) · B`, a LoRA layer as one operation.
@@ -78,7 +78,7 @@ pub trait Nf4Ops: Backend {
         b: FloatTensor<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        composed::lora_matmul::<Self>(x, weight, a, b, scale)
+        reference::lora_matmul::<Self>(x, weight, a, b, scale)
     }
 
     /// The gradients of `x`, `a` and `b` from what [`Self::nf4_lora_matmul`] was given and `grad`, the
@@ -92,7 +92,7 @@ pub trait Nf4Ops: Backend {
         scale: f64,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        composed::lora_backward::<Self>(x, weight, a, b, scale, grad)
+        reference::lora_backward::<Self>(x, weight, a, b, scale, grad)
     }
 
     /// [`Self::nf4_lora_backward`] without the gradient of `x`: the layers that nothing trainable feeds.
@@ -105,20 +105,17 @@ pub trait Nf4Ops: Backend {
         scale: f64,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        composed::lora_backward_factors::<Self>(x, weight, a, b, scale, grad)
+        reference::lora_backward_factors::<Self>(x, weight, a, b, scale, grad)
     }
 }
 
 /// Shape of [`Nf4Ops::nf4_matmul`]'s result: that of `x` with its last dimension replaced.
-pub(crate) fn matmul_shape(x: &Shape, layout: &Layout, transposed: bool) -> Shape {
-    let [out_features, in_features] = layout.shape();
+#[cfg(any(feature = "flex", feature = "fusion"))]
+pub(crate) fn matmul_shape(x: &Shape, layout: &Layout, direction: Direction) -> Shape {
+    let [_, n] = direction.widths(layout.shape());
     let mut shape = x.clone();
     let last = shape.num_dims() - 1;
-    shape[last] = if transposed {
-        in_features
-    } else {
-        out_features
-    };
+    shape[last] = n;
     shape
 }
 
@@ -157,10 +154,10 @@ mod fusion_meta {
     pub(super) fn matmul_meta(
         x: &TensorSpec,
         weight: &Nf4PrimitiveMetadata,
-        transposed: &bool,
+        direction: &Direction,
     ) -> TensorSpec {
         TensorSpec {
-            shape: matmul_shape(&x.shape, &weight.layout, *transposed),
+            shape: matmul_shape(&x.shape, &weight.layout, *direction),
             dtype: x.dtype,
         }
     }

@@ -2,9 +2,10 @@
 
 use burn_core::backend::Dispatch;
 use burn_core::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
-use nf4::{Layout, QuantConfig, QuantizedMatrix};
+use nf4::{Direction, Layout, QuantConfig, QuantizedMatrix};
 
-use crate::{Nf4Ops, Nf4Primitive, Nf4TensorError};
+use crate::error::Nf4TensorError;
+use crate::ops::{Nf4Ops, Nf4Primitive};
 
 /// A `[out_features, in_features]` matrix held as packed 4-bit codes and (by default doubly
 /// quantized) block scales: 4.127 bits a weight (QLoRA §3).
@@ -119,13 +120,13 @@ impl Nf4Tensor {
         )?)
     }
 
-    /// The dense `[out_features, in_features]` matrix in f32, bit for bit as bitsandbytes decodes
+    /// Returns the dense `[out_features, in_features]` matrix in f32, bit for bit as bitsandbytes decodes
     /// it. Eight times the memory: computing with the matrix does not need this.
     pub fn dequantize(&self) -> Tensor<2> {
         self.dequantize_unchecked(FloatDType::F32)
     }
 
-    /// [`dequantize`](Self::dequantize) rounded to `dtype`.
+    /// Returns [`dequantize`](Self::dequantize) rounded to `dtype`.
     ///
     /// # Errors
     /// A dtype other than f32, f16 and bf16, or one that the device does not have.
@@ -134,37 +135,37 @@ impl Nf4Tensor {
         Ok(self.dequantize_unchecked(dtype))
     }
 
-    /// `x · Wᵀ`: `[.., in_features]` to `[.., out_features]`, what a linear layer computes.
+    /// Returns `x · Wᵀ`, the product of a linear layer: `[.., in_features]` to `[.., out_features]`.
     ///
     /// Accumulates in f32 and has the dtype of `x`. Differentiable in `x`; the backward pass is
     /// [`matmul_transposed`](Self::matmul_transposed) of the gradient and keeps nothing of `x`.
     ///
     /// # Panics
-    /// Where [`try_matmul`](Self::try_matmul) returns an error, with its message.
+    /// If [`try_matmul`](Self::try_matmul) returns an error, with its message.
     pub fn matmul<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         self.try_matmul(x).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// `x · W`: `[.., out_features]` to `[.., in_features]`, the other direction.
+    /// Returns `x · W`, the other direction: `[.., out_features]` to `[.., in_features]`.
     ///
     /// # Panics
-    /// Where [`try_matmul_transposed`](Self::try_matmul_transposed) returns an error, with its
+    /// If [`try_matmul_transposed`](Self::try_matmul_transposed) returns an error, with its
     /// message.
     pub fn matmul_transposed<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         self.try_matmul_transposed(x)
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// [`matmul`](Self::matmul), refusing what it cannot compute.
+    /// Returns [`matmul`](Self::matmul), or why it cannot be computed.
     ///
     /// # Errors
     /// A dtype of `x` other than f32, f16 and bf16; a last dimension that is not `in_features`; an
     /// `x` on another device.
     pub fn try_matmul<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>, Nf4TensorError> {
-        self.multiply("nf4 matmul", x, false)
+        self.multiply("nf4 matmul", x, Direction::Forward)
     }
 
-    /// [`matmul_transposed`](Self::matmul_transposed), refusing what it cannot compute.
+    /// Returns [`matmul_transposed`](Self::matmul_transposed), or why it cannot be computed.
     ///
     /// # Errors
     /// As [`try_matmul`](Self::try_matmul), the last dimension being `out_features`.
@@ -172,10 +173,10 @@ impl Nf4Tensor {
         &self,
         x: Tensor<D>,
     ) -> Result<Tensor<D>, Nf4TensorError> {
-        self.multiply("nf4 matmul_transposed", x, true)
+        self.multiply("nf4 matmul_transposed", x, Direction::Transposed)
     }
 
-    /// `x · Wᵀ + scale · (x · A) · B`: a LoRA layer as one operation, which keeps nothing but `x` and the factors for
+    /// Returns `x · Wᵀ + scale · (x · A) · B`: a LoRA layer as one operation, which keeps nothing but `x` and the factors for
     /// the backward pass.
     ///
     /// `x: [.., in_features]`, `a: [in_features, rank]` and `b: [rank, out_features]`, both f32. Accumulates in f32 and
@@ -183,7 +184,7 @@ impl Nf4Tensor {
     /// Differentiable in all three.
     ///
     /// # Panics
-    /// Where [`try_lora_matmul`](Self::try_lora_matmul) returns an error, with its message.
+    /// If [`try_lora_matmul`](Self::try_lora_matmul) returns an error, with its message.
     pub fn lora_matmul<const D: usize>(
         &self,
         x: Tensor<D>,
@@ -195,7 +196,7 @@ impl Nf4Tensor {
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// [`lora_matmul`](Self::lora_matmul), refusing what it cannot compute.
+    /// Returns [`lora_matmul`](Self::lora_matmul), or why it cannot be computed.
     ///
     /// # Errors
     /// As [`try_matmul`](Self::try_matmul); factors that are not f32, do not fit the matrix or each other, or lie on
@@ -241,27 +242,27 @@ impl Nf4Tensor {
         Ok(Tensor::from_dispatch(y))
     }
 
-    /// Shape, codebook, block size and double quantization.
+    /// Returns the shape, codebook, block size and double quantization.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The 4-bit codes: `[packed_words]` of U32.
+    /// Returns the 4-bit codes: `[packed_words]` of U32.
     pub fn packed(&self) -> &Tensor<1, Int> {
         &self.packed
     }
 
-    /// The block scales: `[absmax_words]` of U32.
+    /// Returns the block scales: `[absmax_words]` of U32.
     pub fn absmax(&self) -> &Tensor<1, Int> {
         &self.absmax
     }
 
-    /// The word tensors and their layout, for a module that keeps them as parameters.
+    /// Returns the word tensors and their layout, for a module that keeps them as parameters.
     pub fn into_parts(self) -> (Tensor<1, Int>, Tensor<1, Int>, Layout) {
         (self.packed, self.absmax, self.layout)
     }
 
-    /// The device that holds the words.
+    /// Returns the device that holds the words.
     pub fn device(&self) -> Device {
         self.packed.device()
     }
@@ -280,14 +281,11 @@ impl Nf4Tensor {
         &self,
         operation: &'static str,
         x: Tensor<D>,
-        transposed: bool,
+        direction: Direction,
     ) -> Result<Tensor<D>, Nf4TensorError> {
-        let expected = match transposed {
-            true => self.layout.out_features(),
-            false => self.layout.in_features(),
-        };
+        let [expected, _] = direction.widths(self.layout.shape());
         self.check_operand(operation, &x, expected)?;
-        let y = <Dispatch as Nf4Ops>::nf4_matmul(x.into_dispatch(), self.primitive(), transposed);
+        let y = <Dispatch as Nf4Ops>::nf4_matmul(x.into_dispatch(), self.primitive(), direction);
         Ok(Tensor::from_dispatch(y))
     }
 
@@ -350,7 +348,7 @@ impl Nf4Tensor {
     }
 }
 
-/// The dtypes that the kernels serve; half types only where the device computes with them.
+/// Refuses dtypes that the kernels do not serve, half types where the device does not compute with them.
 fn check_dtype(
     operation: &'static str,
     dtype: DType,

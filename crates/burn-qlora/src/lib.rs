@@ -61,7 +61,6 @@ pub mod tensor_file;
 
 pub use backward::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed};
 pub use branch::LoraBranch;
-pub use burn_fused;
 pub use burn_nf4::Nf4Tensor;
 pub use config::{LoraConfig, Targets};
 pub use error::LoraError;

@@ -35,12 +35,12 @@ pub enum Dtype {
     Bf16,
     /// IEEE single precision.
     F32,
-    /// Anything else: never valid here, but nameable in an error.
+    /// Another dtype, by its name: never valid here, but shown in errors.
     Other(&'static str),
 }
 
 impl Dtype {
-    /// The name in safetensors headers.
+    /// Returns the name in safetensors headers.
     pub const fn name(self) -> &'static str {
         match self {
             Dtype::U8 => "U8",
@@ -55,9 +55,9 @@ impl Dtype {
 /// A tensor of a state dict: little-endian, contiguous.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry<'a> {
-    /// Element type.
+    /// The dtype.
     pub dtype: Dtype,
-    /// Dimensions.
+    /// The dimensions.
     pub shape: Vec<usize>,
     /// The bytes.
     pub data: Cow<'a, [u8]>,
@@ -68,30 +68,23 @@ pub struct Entry<'a> {
 pub struct Weight {
     /// The quantized matrix, with the checkpoint's own 8-bit code map.
     pub matrix: QuantizedMatrix,
-    /// What the weight was before quantization, in torch's words (`float32`, `bfloat16`, …).
+    /// The dtype of the weight before quantization, as torch names it (`float32`, `bfloat16`, …).
     pub dtype: String,
 }
 
-/// The name of the tensor whose presence says that weight `name` is quantized with `codebook`.
+/// Returns the name of the tensor whose presence says that weight `name` is quantized with `codebook`.
 pub fn quant_state_name(name: &str, codebook: Codebook) -> String {
     format!("{name}.{QUANT_STATE}{codebook}")
 }
 
-/// Splits the name of a tensor that accompanies a 4-bit weight into the weight's name and the rest; `None` for other
-/// tensors.
-pub fn split_companion(name: &str) -> Option<(&str, &str)> {
-    let suffixes = [ABSMAX, QUANT_MAP, NESTED_ABSMAX, NESTED_QUANT_MAP];
-    let plain = suffixes
-        .iter()
-        .find_map(|suffix| name.strip_suffix(suffix)?.strip_suffix('.'));
-    let weight = plain.or_else(|| {
-        CODEBOOKS.iter().find_map(|codebook| {
-            name.strip_suffix(codebook.name())?
-                .strip_suffix(QUANT_STATE)?
-                .strip_suffix('.')
-        })
-    })?;
-    Some((weight, &name[weight.len() + 1..]))
+/// Returns the names of the tensors that may stand beside the codes of weight `name`: its scales, maps and quant_state, of
+/// which a checkpoint has those of one codebook, with or without double quantization.
+pub fn companion_names(name: &str) -> [String; 6] {
+    let [nf4, fp4] = CODEBOOKS.map(|codebook| quant_state_name(name, codebook));
+    let [absmax, map, nested_absmax, nested_map] =
+        [ABSMAX, QUANT_MAP, NESTED_ABSMAX, NESTED_QUANT_MAP]
+            .map(|suffix| format!("{name}.{suffix}"));
+    [nf4, fp4, absmax, map, nested_absmax, nested_map]
 }
 
 /// Reads the weight `name`; `get` returns a tensor of the state dict by its full name.
@@ -209,7 +202,7 @@ pub fn read<'a>(name: &str, get: impl Fn(&str) -> Option<Entry<'a>>) -> Result<W
     })
 }
 
-/// The state dict of a weight `name`, whose unquantized dtype was `dtype` in torch's words (`float32`, `bfloat16`,
+/// Returns the state dict of a weight `name`, whose unquantized dtype was `dtype` as torch names it (`float32`, `bfloat16`,
 /// `float16`): full names and tensors, in bitsandbytes' order.
 ///
 /// # Errors
@@ -284,7 +277,7 @@ fn check(name: &str, entry: &Entry<'_>, dtype: Dtype, len: usize) -> Result<(), 
     Ok(())
 }
 
-/// The f32 values of a tensor of known length, all of them finite.
+/// Returns the f32 values of a tensor of known length, all of them finite.
 fn floats(name: &str, entry: &Entry<'_>, len: usize) -> Result<Vec<f32>, Nf4Error> {
     check(name, entry, Dtype::F32, len)?;
     let values: Vec<f32> = entry
@@ -303,7 +296,7 @@ fn floats(name: &str, entry: &Entry<'_>, len: usize) -> Result<Vec<f32>, Nf4Erro
     }
 }
 
-/// Little-endian words of bytes, the last one filled with zeros.
+/// Returns the little-endian words of bytes, the last one filled with zeros.
 fn to_words(bytes: &[u8]) -> Vec<u32> {
     let (whole, rest) = bytes.as_chunks();
     let mut last = [0; 4];
@@ -339,7 +332,7 @@ fn clear_padding(mut words: Vec<u32>, elements: usize) -> Vec<u32> {
     words
 }
 
-/// The bytes of codes as bitsandbytes has them; an odd matrix ends with the code of zero.
+/// Returns the bytes of codes as bitsandbytes has them; an odd matrix ends with the code of zero.
 fn codes_of(matrix: &QuantizedMatrix) -> Vec<u8> {
     let layout = matrix.layout();
     let elements = layout.elements();

@@ -1,4 +1,4 @@
-//! The 16 values that a 4-bit code can stand for.
+//! The tables of the 16 values that 4-bit codes stand for.
 
 use std::fmt;
 use std::str::FromStr;
@@ -77,7 +77,7 @@ impl Codebook {
     /// All codebooks.
     pub const ALL: [Codebook; 3] = [Codebook::Nf4, Codebook::Fp4, Codebook::Int4];
 
-    /// The value of each code.
+    /// Returns the value of each code.
     pub const fn values(self) -> &'static [f32; 16] {
         match self {
             Codebook::Nf4 => &NF4,
@@ -86,7 +86,7 @@ impl Codebook {
         }
     }
 
-    /// The codes in the order of rising values: rank to code.
+    /// Returns the codes in the order of rising values: rank to code.
     pub const fn codes_by_rank(self) -> &'static [u32; 16] {
         match self {
             Codebook::Nf4 | Codebook::Int4 => &SORTED,
@@ -94,7 +94,7 @@ impl Codebook {
         }
     }
 
-    /// The midpoints between values of neighbouring rank, rising. The rank of a normalised value `s` is the number of
+    /// Returns the midpoints between values of neighbouring rank, rising. The rank of a normalised value `s` is the number of
     /// midpoints strictly below it, so that a tie takes the lower value.
     pub const fn midpoints(self) -> [f32; 15] {
         let (values, codes) = (self.values(), self.codes_by_rank());
@@ -111,7 +111,7 @@ impl Codebook {
         midpoints
     }
 
-    /// The lower-case name, as the command line, config files and bitsandbytes spell it.
+    /// Returns the lower-case name, as the command line, config files and bitsandbytes spell it.
     pub const fn name(self) -> &'static str {
         match self {
             Codebook::Nf4 => "nf4",
@@ -120,7 +120,7 @@ impl Codebook {
         }
     }
 
-    /// The code that exact zeros are encoded to.
+    /// Returns the code that exact zeros are encoded to.
     pub fn zero_code(self) -> u32 {
         let below = self.midpoints().iter().filter(|m| **m < 0.0).count();
         self.codes_by_rank()[below]

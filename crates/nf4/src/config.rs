@@ -1,4 +1,4 @@
-//! How a matrix is to be quantized.
+//! The choices that quantizing leaves open.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +9,11 @@ use crate::error::Nf4Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuantConfig {
-    /// What the 16 codes stand for.
+    /// The values of the 16 codes.
     pub codebook: Codebook,
-    /// How many consecutive elements of the flattened matrix share one scale: a power of two from 32 to 4096.
+    /// Consecutive elements of the flattened matrix that share one scale: a power of two from 32 to 4096.
     pub block_size: usize,
-    /// Whether the scales are themselves quantized to 8 bits (QLoRA §3).
+    /// Double quantization: the scales are themselves quantized to 8 bits (QLoRA §3).
     pub double_quant: bool,
 }
 
@@ -28,9 +28,9 @@ impl Default for QuantConfig {
 }
 
 impl QuantConfig {
-    /// Smallest block size.
+    /// The smallest block size.
     pub const MIN_BLOCK_SIZE: usize = 32;
-    /// Largest block size.
+    /// The largest block size.
     pub const MAX_BLOCK_SIZE: usize = 4096;
 
     /// Checks the block size.

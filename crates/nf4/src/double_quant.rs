@@ -2,10 +2,10 @@
 
 use crate::layout::NESTED_BLOCK;
 
-/// The mean of all scales, with an order of summation that is the same everywhere and easy for a GPU.
+/// Returns the mean of all scales, summed in an order that is the same everywhere and suits a GPU.
 ///
 /// The list is replaced by the sums of its groups of 256 consecutive entries until one is left; a short group is
-/// filled with zeros. Within a group entry `i` takes up entry `i + 128`, then (of those left) `i + 64`, and so on down
+/// filled with zeros. Within a group entry `i + 128` is added to entry `i`, then (of those left) `i + 64`, and so on down
 /// to `i + 1`. The total is multiplied by the f32 reciprocal of the count. All in f32.
 pub fn mean(scales: &[f32]) -> f32 {
     if scales.is_empty() {

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use crate::layout::NESTED_MAP;
 
-/// The 256 values of the 8-bit codes, rising: 0, 1, and for each decade from 1e-6 to 1 the midpoints of evenly
+/// Returns the 256 values of the 8-bit codes, rising: 0, 1, and for each decade from 1e-6 to 1 the midpoints of evenly
 /// spaced edges from 0.1 to 1, positive and negative (bitsandbytes `create_dynamic_map(signed=True)`), bit for bit.
 ///
 /// Only for quantizing: a checkpoint carries its own map.
@@ -13,7 +13,7 @@ pub fn dynamic_map() -> &'static [f32; NESTED_MAP] {
     MAP.get_or_init(|| create(true))
 }
 
-/// The same without negative values and with twice as many positive ones (`signed=False`), which bitsandbytes'
+/// Returns the map without negative values and with twice as many positive ones (`signed=False`), which bitsandbytes'
 /// 8-bit optimizers code second moments with.
 pub fn dynamic_map_unsigned() -> &'static [f32; NESTED_MAP] {
     static MAP: OnceLock<[f32; NESTED_MAP]> = OnceLock::new();
@@ -43,7 +43,7 @@ fn create(signed: bool) -> [f32; NESTED_MAP] {
     map
 }
 
-/// Edge `i` of `count` evenly spaced ones from 0.1 to 1, as torch's vectorised `linspace` rounds it: from
+/// Returns edge `i` of `count` evenly spaced ones from 0.1 to 1, as torch's vectorised `linspace` rounds it: from
 /// whichever end is nearer, with a fused multiply-add.
 fn edge(i: u32, count: u32) -> f32 {
     let step = (1.0 - 0.1f32) / (count - 1) as f32;
@@ -54,7 +54,7 @@ fn edge(i: u32, count: u32) -> f32 {
     }
 }
 
-/// The 255 midpoints of a map, and an infinity to fill a power of two. The nearest entry to `s` is the number of
+/// Returns the 255 midpoints of a map, and an infinity to fill a power of two. The nearest entry to `s` is the number of
 /// midpoints strictly below it: a tie takes the lower entry.
 pub fn midpoints(map: &[f32; NESTED_MAP]) -> [f32; NESTED_MAP] {
     std::array::from_fn(|i| match map.get(i + 1) {

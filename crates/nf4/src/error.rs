@@ -1,8 +1,8 @@
-//! The crate's one error type.
+//! The error type of the crate.
 
 use crate::codebook::Codebook;
 
-/// What can be wrong with a request to quantize, or with a quantized matrix handed in.
+/// The reason why a matrix was not quantized, or why a quantized one was refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Nf4Error {
@@ -32,7 +32,7 @@ pub enum Nf4Error {
         shape[0].saturating_mul(shape[1])
     )]
     InputLength {
-        /// How many values were given.
+        /// The number of values given.
         len: usize,
         /// The shape given, `[out_features, in_features]`.
         shape: [usize; 2],
@@ -57,9 +57,9 @@ pub enum Nf4Error {
     WordCount {
         /// `packed` or `absmax`.
         part: &'static str,
-        /// How many words there are.
+        /// The number of words given.
         len: usize,
-        /// How many the layout needs.
+        /// The number of words that the layout needs.
         expected: usize,
     },
     /// A state dict lacks one of the tensors of a quantized weight.
@@ -79,7 +79,7 @@ pub enum Nf4Error {
         name: String,
         /// The dtype found.
         found: &'static str,
-        /// What its role allows.
+        /// The dtype that its role allows.
         expected: &'static str,
     },
     /// A tensor of a state dict has a size that contradicts the weight's shape and block size.
@@ -111,7 +111,7 @@ pub enum Nf4Error {
     QuantState {
         /// Full name of the tensor.
         name: String,
-        /// What is wrong with it, and what would be right.
+        /// The fault, and what would be right.
         reason: String,
     },
     /// The checkpoint's table of 16 values is not the codebook's.

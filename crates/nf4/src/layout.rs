@@ -1,4 +1,4 @@
-//! Where everything of a quantized matrix lies in its two word arrays.
+//! The place of every part of a quantized matrix in its two word arrays.
 
 use std::ops::Range;
 
@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use crate::config::QuantConfig;
 use crate::error::Nf4Error;
 
-/// How many scales share one nested scale under double quantization.
+/// Scales that share one nested scale under double quantization.
 pub const NESTED_BLOCK: usize = 256;
-/// Entries of the 8-bit code map of double quantization.
+/// Entries of the map of 8-bit codes of double quantization.
 pub const NESTED_MAP: usize = 256;
 
-/// Shape and format of a quantized matrix, and the sizes that follow from them.
+/// The shape and format of a quantized matrix, and the sizes that follow from them.
 ///
 /// The matrix is `[out_features, in_features]`, row-major and *flattened*: blocks are consecutive runs of
 /// the flattened elements, so that a block may straddle rows, and the last one may be short.
@@ -53,7 +53,7 @@ impl From<Layout> for LayoutFields {
 }
 
 impl Layout {
-    /// The layout of a matrix of `shape` = `[out_features, in_features]`; either may be 0.
+    /// Returns the layout of a matrix of `shape` = `[out_features, in_features]`; either may be 0.
     ///
     /// # Errors
     /// [`Nf4Error::BlockSize`], and [`Nf4Error::TooLarge`] if the matrix decoded to f32 could not be addressed.
@@ -69,37 +69,37 @@ impl Layout {
         Ok(Self { shape, config })
     }
 
-    /// `[out_features, in_features]`.
+    /// Returns the shape, `[out_features, in_features]`.
     pub const fn shape(&self) -> [usize; 2] {
         self.shape
     }
 
-    /// Rows of the matrix.
+    /// Returns the number of rows.
     pub const fn out_features(&self) -> usize {
         self.shape[0]
     }
 
-    /// Columns of the matrix.
+    /// Returns the number of columns.
     pub const fn in_features(&self) -> usize {
         self.shape[1]
     }
 
-    /// Codebook, block size and whether scales are quantized too.
+    /// Returns the codebook, the block size and whether scales are quantized too.
     pub const fn config(&self) -> QuantConfig {
         self.config
     }
 
-    /// Elements of the matrix.
+    /// Returns the number of elements.
     pub const fn elements(&self) -> usize {
         self.shape[0] * self.shape[1]
     }
 
-    /// Blocks, each with a scale; the last may be short.
+    /// Returns the number of blocks, each with a scale; the last may be short.
     pub const fn blocks(&self) -> usize {
         self.elements().div_ceil(self.config.block_size)
     }
 
-    /// Groups of [`NESTED_BLOCK`] scales with a nested scale each; 0 without double quantization.
+    /// Returns the number of groups of [`NESTED_BLOCK`] scales, each with a nested scale; 0 without double quantization.
     pub const fn nested_blocks(&self) -> usize {
         if self.config.double_quant {
             self.blocks().div_ceil(NESTED_BLOCK)
@@ -108,12 +108,12 @@ impl Layout {
         }
     }
 
-    /// Length of `packed`.
+    /// Returns the length of `packed`.
     pub const fn packed_words(&self) -> usize {
         self.elements().div_ceil(8)
     }
 
-    /// Length of `absmax`.
+    /// Returns the length of `absmax`.
     pub const fn absmax_words(&self) -> usize {
         if self.config.double_quant {
             self.map_words().end
@@ -122,7 +122,7 @@ impl Layout {
         }
     }
 
-    /// Where in `absmax` the scales (f32 bits) lie without double quantization, or their 8-bit codes with it.
+    /// Returns the section of `absmax` that holds the scales (f32 bits) or, with double quantization, their 8-bit codes.
     pub const fn scale_words(&self) -> Range<usize> {
         0..if self.config.double_quant {
             self.blocks().div_ceil(4)
@@ -131,29 +131,29 @@ impl Layout {
         }
     }
 
-    /// Where in `absmax` the nested scales lie; empty without double quantization.
+    /// Returns the section of `absmax` that holds the nested scales; empty without double quantization.
     pub const fn nested_words(&self) -> Range<usize> {
         let start = self.scale_words().end;
         start..start + self.nested_blocks()
     }
 
-    /// Which word of `absmax` is the offset; meaningful under double quantization only.
+    /// Returns the position of the offset in `absmax`; meaningful under double quantization only.
     pub const fn offset_word(&self) -> usize {
         self.nested_words().end
     }
 
-    /// Where in `absmax` the values of the 8-bit codes lie; meaningful under double quantization only.
+    /// Returns the section of `absmax` that holds the values of the 8-bit codes; meaningful under double quantization only.
     pub const fn map_words(&self) -> Range<usize> {
         let start = self.offset_word() + 1;
         start..start + NESTED_MAP
     }
 
-    /// Bytes of both word arrays.
+    /// Returns the bytes of both word arrays.
     pub const fn bytes(&self) -> usize {
         4 * (self.packed_words() + self.absmax_words())
     }
 
-    /// Storage per weight, everything included: 4.127 for a large matrix of the default format.
+    /// Returns the bits per weight, everything included: 4.127 for a large matrix of the default format.
     pub fn bits_per_weight(&self) -> f64 {
         8.0 * self.bytes() as f64 / self.elements() as f64
     }

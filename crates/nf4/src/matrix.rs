@@ -11,7 +11,7 @@ pub struct QuantizedMatrix {
     absmax: Vec<u32>,
 }
 
-/// A quantized matrix whose words belong to someone else: a tensor's storage or a mapped file.
+/// A quantized matrix whose words are borrowed: from a tensor's storage or a mapped file.
 #[derive(Clone, Copy, Debug)]
 pub struct MatrixRef<'a> {
     layout: Layout,
@@ -20,7 +20,7 @@ pub struct MatrixRef<'a> {
 }
 
 impl QuantizedMatrix {
-    /// Puts a matrix together from its words.
+    /// Assembles a matrix from its words.
     ///
     /// # Errors
     /// [`Nf4Error::WordCount`] if a length is not what `layout` says.
@@ -37,27 +37,27 @@ impl QuantizedMatrix {
         })
     }
 
-    /// Takes the matrix apart: layout, packed codes, scales.
+    /// Returns the layout, the packed codes and the scales.
     pub fn into_parts(self) -> (Layout, Vec<u32>, Vec<u32>) {
         (self.layout, self.packed, self.absmax)
     }
 
-    /// Shape and format.
+    /// Returns the shape and format.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// The packed codes, [`Layout::packed_words`] words.
+    /// Returns the packed codes, [`Layout::packed_words`] words.
     pub fn packed(&self) -> &[u32] {
         &self.packed
     }
 
-    /// The scales, [`Layout::absmax_words`] words.
+    /// Returns the scales, [`Layout::absmax_words`] words.
     pub fn absmax(&self) -> &[u32] {
         &self.absmax
     }
 
-    /// The borrowed form, which the kernels take.
+    /// Borrows the matrix, as kernels take it.
     pub fn as_ref(&self) -> MatrixRef<'_> {
         MatrixRef {
             layout: self.layout,
@@ -68,18 +68,21 @@ impl QuantizedMatrix {
 }
 
 impl<'a> MatrixRef<'a> {
-    /// A view of words that lie elsewhere.
+    /// Views words that lie elsewhere.
     ///
     /// # Errors
     /// [`Nf4Error::WordCount`] if a length is not what `layout` says.
     pub fn new(layout: Layout, packed: &'a [u32], absmax: &'a [u32]) -> Result<Self, Nf4Error> {
-        let check = |part, len, expected| match len == expected {
-            true => Ok(()),
-            false => Err(Nf4Error::WordCount {
-                part,
-                len,
-                expected,
-            }),
+        let check = |part, len, expected| {
+            if len == expected {
+                Ok(())
+            } else {
+                Err(Nf4Error::WordCount {
+                    part,
+                    len,
+                    expected,
+                })
+            }
         };
         check("packed", packed.len(), layout.packed_words())?;
         check("absmax", absmax.len(), layout.absmax_words())?;
@@ -90,22 +93,22 @@ impl<'a> MatrixRef<'a> {
         })
     }
 
-    /// Shape and format.
+    /// Returns the shape and format.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// The packed codes, [`Layout::packed_words`] words.
+    /// Returns the packed codes, [`Layout::packed_words`] words.
     pub fn packed(&self) -> &'a [u32] {
         self.packed
     }
 
-    /// The scales, [`Layout::absmax_words`] words.
+    /// Returns the scales, [`Layout::absmax_words`] words.
     pub fn absmax(&self) -> &'a [u32] {
         self.absmax
     }
 
-    /// An owned copy.
+    /// Copies the words.
     pub fn to_owned(&self) -> QuantizedMatrix {
         QuantizedMatrix {
             layout: self.layout,

@@ -1,4 +1,4 @@
-//! The format as plain loops: what every kernel is held to, and slow.
+//! The format as plain loops, slow, which every kernel is held against.
 //!
 //! Nothing here depends on an instruction set, a thread count or a cache; each function is the definition it is named after.
 
@@ -51,7 +51,7 @@ pub fn quantize(
     QuantizedMatrix::from_parts(layout, packed, encode_scales(layout, &scales))
 }
 
-/// Decodes every element, row by row: `values[code] * absmax` (bitsandbytes `dequantize_4bit`).
+/// Returns every element decoded, row by row: `values[code] * absmax` (bitsandbytes `dequantize_4bit`).
 pub fn dequantize(w: MatrixRef<'_>) -> Vec<f32> {
     let (layout, packed) = (w.layout(), w.packed());
     let values = layout.config().codebook.values();
@@ -63,7 +63,7 @@ pub fn dequantize(w: MatrixRef<'_>) -> Vec<f32> {
         .collect()
 }
 
-/// Multiplies the rows of `x` by the decoded matrix, summing in f64.
+/// Returns the product of the rows of `x` and the decoded matrix, summed in f64.
 ///
 /// # Panics
 /// If the length of `x` is not that of whole rows.
@@ -138,7 +138,7 @@ fn largest_magnitude(values: &[f32]) -> f32 {
         .fold(0.0, |largest, value| value.abs().max(largest))
 }
 
-/// The bound keeps zeros, and numbers so small that the reciprocal overflows, from making NaNs.
+/// Returns the reciprocal. The bound keeps zeros, and numbers so small that the reciprocal overflows, from making NaNs.
 fn reciprocal(largest: f32) -> f32 {
     (1.0 / largest).min(f32::MAX)
 }

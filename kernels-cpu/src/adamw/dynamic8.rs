@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 use nf4::adamw::{AdamWStep, BLOCK, BLOCK_BYTES, CODES_2, SCALE_1, SCALE_2};
 use rayon::prelude::*;
 
-use super::{CHUNK, vectorised};
+use super::CHUNK;
+use crate::simd::{Isa, kernel};
 
 /// Updates `param` by `grad`, of the same length, and their moments in blocks as [`BLOCK_BYTES`] lays them. Only the
 /// last block may be short.
@@ -27,18 +28,19 @@ pub fn update_dynamic8(param: &mut [f32], grad: &[f32], blocks: &mut [u8], step:
         "every block of 256 elements has its moments"
     );
     let per_chunk = CHUNK / BLOCK;
+    let isa = Isa::best();
     if param.len() <= CHUNK {
-        return chunk(param, grad, blocks, step);
+        return chunk(isa, param, grad, blocks, step);
     }
     param
         .par_chunks_mut(CHUNK)
         .zip(grad.par_chunks(CHUNK))
         .zip(blocks.par_chunks_mut(per_chunk * BLOCK_BYTES))
-        .for_each(|((param, grad), blocks)| chunk(param, grad, blocks, step));
+        .for_each(|((param, grad), blocks)| chunk(isa, param, grad, blocks, step));
 }
 
-vectorised! {
-    fn chunk(param: &mut [f32], grad: &[f32], blocks: &mut [u8], step: AdamWStep) {
+kernel! {
+    fn chunk<S: Simd>(param: &mut [f32], grad: &[f32], blocks: &mut [u8], step: AdamWStep) {
         let [signed, unsigned] = maps();
         let blocks = blocks.chunks_exact_mut(BLOCK_BYTES);
         for ((param, grad), block) in param.chunks_mut(BLOCK).zip(grad.chunks(BLOCK)).zip(blocks) {

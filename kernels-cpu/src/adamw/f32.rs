@@ -5,7 +5,8 @@
 use nf4::adamw::AdamWStep;
 use rayon::prelude::*;
 
-use super::{CHUNK, vectorised};
+use super::CHUNK;
+use crate::simd::{Isa, kernel};
 
 /// Updates `param` and its moments `m` and `v` by `grad`, all of one length, as [`AdamWStep`] says.
 ///
@@ -19,18 +20,19 @@ pub fn update_f32(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32],
             "gradient and moments are as long as the parameter"
         );
     }
+    let isa = Isa::best();
     if param.len() <= CHUNK {
-        return chunk(param, grad, m, v, step);
+        return chunk(isa, param, grad, m, v, step);
     }
     param
         .par_chunks_mut(CHUNK)
         .zip(grad.par_chunks(CHUNK))
         .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
-        .for_each(|((param, grad), (m, v))| chunk(param, grad, m, v, step));
+        .for_each(|((param, grad), (m, v))| chunk(isa, param, grad, m, v, step));
 }
 
-vectorised! {
-    fn chunk(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], step: AdamWStep) {
+kernel! {
+    fn chunk<S: Simd>(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], step: AdamWStep) {
         let len = param.len();
         let (grad, m, v) = (&grad[..len], &mut m[..len], &mut v[..len]);
         for i in 0..len {
@@ -84,6 +86,30 @@ mod tests {
         for len in [0, 1, 15, 16, 77, CHUNK + 5] {
             let found = run(len, &[], update_f32);
             assert!(found == run(len, &[], adamw::update_f32), "{len} elements");
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let run = |isa| {
+            let wave = |step: f32| {
+                (0..777)
+                    .map(|i| (i as f32 * step).sin())
+                    .collect::<Vec<_>>()
+            };
+            let (mut param, mut m, mut v) = (wave(0.3), wave(0.2), vec![0.1; 777]);
+            chunk(
+                isa,
+                &mut param,
+                &wave(0.7),
+                &mut m,
+                &mut v,
+                ADAMW.at(3, 1e-2),
+            );
+            [param, m, v].map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+        };
+        for isa in Isa::available() {
+            assert!(run(*isa) == run(Isa::portable()), "{isa:?}");
         }
     }
 

@@ -1,15 +1,17 @@
-//! Products with dense matrices through the same register tile, for what of a model stays dense: its head, and
-//! attention's operands.
+//! Products with matrices of numbers through the same micro-kernel, for what of a model stays dense: its head, and the
+//! operands of attention.
 
 use nf4::Direction;
 
-use super::blocked::{Destination, MAX_ROWS, tile_rows};
-use super::pack::Packed;
-use super::panel::{DenseColumns, DenseRows};
+use super::check::assert_len;
+use super::gemm::{self, MC, gemm, pack};
+use super::output::Output;
+use super::pack_b::{DenseColumns, DenseRows};
+use super::packed_a::PackedA;
 use super::precision::{Precision, in_precision_of};
-use super::{Threads, as_new, assert_len, one_term};
+use crate::buffer::as_uninit;
+use crate::cpu::Cpu;
 use crate::element::Element;
-use crate::simd::Isa;
 
 /// A dense row-major matrix `[out_features, in_features]`.
 #[derive(Clone, Copy, Debug)]
@@ -20,20 +22,8 @@ pub struct DenseRef<'a, E> {
     stride: usize,
 }
 
-impl<'a, E> DenseRows<'a, E> {
-    fn of(w: DenseRef<'a, E>) -> Self {
-        Self::with_stride(w.values, w.shape[0], w.stride)
-    }
-}
-
-impl<'a, E> DenseColumns<'a, E> {
-    fn of(w: DenseRef<'a, E>) -> Self {
-        Self::with_stride(w.values, w.shape[1], w.stride)
-    }
-}
-
 impl<'a, E: Element> DenseRef<'a, E> {
-    /// A view of `values`, row by row.
+    /// Views `values`, row by row.
     ///
     /// # Panics
     /// If there are not as many values as `shape` has.
@@ -46,7 +36,7 @@ impl<'a, E: Element> DenseRef<'a, E> {
         }
     }
 
-    /// A view of `values` whose rows begin `stride` apart; what lies between them and after the last is not looked at.
+    /// Views `values` whose rows begin `stride` apart; what lies between them and after the last is not looked at.
     ///
     /// # Panics
     /// If there are fewer values, or rows that overlap.
@@ -63,143 +53,124 @@ impl<'a, E: Element> DenseRef<'a, E> {
             stride,
         }
     }
+
+    /// Returns `Wᵀ` as the right-hand matrix.
+    fn rows(self) -> DenseRows<'a, E> {
+        DenseRows::with_stride(self.values, self.shape[0], self.stride)
+    }
+
+    /// Returns `W` as the right-hand matrix.
+    fn columns(self) -> DenseColumns<'a, E> {
+        DenseColumns::with_stride(self.values, self.shape[1], self.stride)
+    }
 }
 
-/// What a product does with the values that are in its output.
+/// The factor of the values that the output has before a product, as BLAS calls it: `y = x·W + beta·y`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Into {
-    /// They are replaced.
-    Replace,
+pub enum Beta {
+    /// The values are replaced.
+    Zero,
     /// The product is added to them.
-    Add,
+    One,
 }
 
-impl Into {
-    /// `y` as where a product goes.
-    fn destination<E>(self, y: &mut [E]) -> Destination<'_, E> {
+impl Beta {
+    fn output<E>(self, y: &mut [E]) -> Output<'_, E> {
         match self {
-            Self::Replace => Destination::New(as_new(y)),
-            Self::Add => Destination::Sum(y),
+            // SAFETY: products write nothing but values.
+            Self::Zero => Output::New(unsafe { as_uninit(y) }),
+            Self::One => Output::Add(y),
         }
     }
 
-    /// What an empty sum does to `y`.
+    /// Writes the product of no terms.
     fn put_zeros<E: Element>(self, y: &mut [E]) {
-        if self == Self::Replace {
+        if self == Self::Zero {
             y.fill(E::default());
         }
     }
 }
 
-/// Multiplies `x` by a dense matrix, accumulating in f32: [`matmul`](super::matmul) without the decoding.
-///
-/// If the matrix is bf16, `x` is rounded to it.
-///
-/// # Panics
-/// If the length of `x` or `y` does not fit `m` and the matrix's shape.
-pub fn matmul<X: Element, W: Element, Y: Element>(
-    w: DenseRef<'_, W>,
-    x: &[X],
-    m: usize,
-    y: &mut [Y],
-    direction: Direction,
-    into: Into,
-    threads: Threads,
-) {
-    matmul_on(Isa::best(), w, x, m, y, direction, into, threads);
-}
-
-/// [`matmul`] on a given instruction set.
-///
-/// # Panics
-/// As [`matmul`].
-#[allow(clippy::too_many_arguments)]
-pub fn matmul_on<X: Element, W: Element, Y: Element>(
-    isa: Isa,
-    w: DenseRef<'_, W>,
-    x: &[X],
-    m: usize,
-    y: &mut [Y],
-    direction: Direction,
-    into: Into,
-    threads: Threads,
-) {
-    let [inner, outer] = direction.widths(w.shape);
-    assert_len("x", x.len(), [m, inner]);
-    assert_len("y", y.len(), [m, outer]);
-    if inner == 0 || y.is_empty() {
-        return into.put_zeros(y);
+impl Cpu {
+    /// Multiplies `x` by a dense matrix, accumulating in f32: [`Cpu::matmul`] without the decoding.
+    ///
+    /// If the matrix is bf16, `x` is rounded to it.
+    ///
+    /// # Panics
+    /// If the length of `x` or `y` does not fit `m` and the matrix's shape.
+    pub fn dense_matmul<X: Element, W: Element, Y: Element>(
+        self,
+        w: DenseRef<'_, W>,
+        x: &[X],
+        m: usize,
+        y: &mut [Y],
+        direction: Direction,
+        beta: Beta,
+    ) {
+        let [k, n] = direction.widths(w.shape);
+        assert_len("x", x.len(), [m, k]);
+        assert_len("y", y.len(), [m, n]);
+        if k == 0 || y.is_empty() {
+            return beta.put_zeros(y);
+        }
+        for (x, y) in x.chunks(MC * k).zip(y.chunks_mut(MC * n)) {
+            let y = beta.output(y);
+            in_precision_of!(W, P => multiply_rows::<P, X, W, Y>(self, w, x, y, direction));
+        }
     }
-    for (x, y) in x
-        .chunks(MAX_ROWS * inner)
-        .zip(y.chunks_mut(MAX_ROWS * outer))
-    {
-        let y = into.destination(y);
-        in_precision_of!(W, P => blocked::<P, X, W, Y>(isa, w, x, y, direction, threads));
-    }
-}
 
-fn blocked<P: Precision, X: Element, W: Element, Y: Element>(
-    isa: Isa,
-    w: DenseRef<'_, W>,
-    x: &[X],
-    y: Destination<'_, Y>,
-    direction: Direction,
-    threads: Threads,
-) {
-    let [inner, _] = direction.widths(w.shape);
-    let packed = Packed::<P>::new(isa, x, inner, tile_rows(isa, x.len() / inner), threads);
-    let x = packed.tiles();
-    match direction {
-        Direction::Forward => one_term(isa, x, DenseRows::of(w), y, threads),
-        Direction::Transposed => one_term(isa, x, DenseColumns::of(w), y, threads),
+    /// Multiplies the transpose of `x: [out_features, m]` by a dense matrix, `y = xᵀ·W: [m, in_features]`: the gradient of
+    /// one operand of a product from that of its result.
+    ///
+    /// Accumulates in f32; if the matrix is bf16, `x` is rounded to it.
+    ///
+    /// # Panics
+    /// If the length of `x` or `y` does not fit `m` and the matrix's shape.
+    pub fn dense_transposed_matmul<W: Element>(
+        self,
+        w: DenseRef<'_, W>,
+        x: &[f32],
+        m: usize,
+        y: &mut [f32],
+        beta: Beta,
+    ) {
+        let [k, n] = w.shape;
+        assert_len("x", x.len(), [k, m]);
+        assert_len("y", y.len(), [m, n]);
+        if k == 0 || y.is_empty() {
+            return beta.put_zeros(y);
+        }
+        for (start, y) in (0..m).step_by(MC).zip(y.chunks_mut(MC * n)) {
+            let columns = start..(start + MC).min(m);
+            let mr = gemm::mr(self.isa, columns.len());
+            let y = beta.output(y);
+            in_precision_of!(W, P => {
+                let packed = PackedA::<P>::of_columns(self.isa, x, m, columns, mr);
+                gemm(self, packed.as_ref(), w.columns(), y);
+            });
+        }
     }
-}
 
-/// Multiplies the transpose of `x: [out_features, m]` by a dense matrix, `y = xᵀ·W: [m, in_features]`: the gradient of
-/// one operand of a product from that of its result.
-///
-/// Accumulates in f32; if the matrix is bf16, `x` is rounded to it.
-///
-/// # Panics
-/// If the length of `x` or `y` does not fit `m` and the matrix's shape.
-pub fn transposed_matmul<W: Element>(
-    w: DenseRef<'_, W>,
-    x: &[f32],
-    m: usize,
-    y: &mut [f32],
-    into: Into,
-    threads: Threads,
-) {
-    transposed_matmul_on(Isa::best(), w, x, m, y, into, threads);
-}
-
-/// [`transposed_matmul`] on a given instruction set.
-///
-/// # Panics
-/// As [`transposed_matmul`].
-pub fn transposed_matmul_on<W: Element>(
-    isa: Isa,
-    w: DenseRef<'_, W>,
-    x: &[f32],
-    m: usize,
-    y: &mut [f32],
-    into: Into,
-    threads: Threads,
-) {
-    let [inner, outer] = w.shape;
-    assert_len("x", x.len(), [inner, m]);
-    assert_len("y", y.len(), [m, outer]);
-    if inner == 0 || y.is_empty() {
-        return into.put_zeros(y);
-    }
-    for (start, y) in (0..m).step_by(MAX_ROWS).zip(y.chunks_mut(MAX_ROWS * outer)) {
-        let columns = start..(start + MAX_ROWS).min(m);
-        let rows = tile_rows(isa, columns.len());
-        let y = into.destination(y);
+    /// Returns the bytes that [`Cpu::dense_matmul`] or [`Cpu::dense_transposed_matmul`] of `[m, k]·[k, n]` with a matrix of
+    /// `W` holds while it runs, beside its operands and its result: as [`Cpu::matmul_workspace`] counts them.
+    pub fn dense_workspace<W: Element>(self, [m, n, k]: [usize; 3]) -> usize {
         in_precision_of!(W, P => {
-            let packed = Packed::<P>::of_columns(isa, x, m, columns, rows);
-            one_term(isa, packed.tiles(), DenseColumns::of(w), y, threads);
-        });
+            gemm::packed_bytes::<P>(self, m, k) + self.threads.count() * gemm::task_bytes::<P>(self, [m, n, k], 0)
+        })
+    }
+}
+
+fn multiply_rows<P: Precision, X: Element, W: Element, Y: Element>(
+    cpu: Cpu,
+    w: DenseRef<'_, W>,
+    x: &[X],
+    y: Output<'_, Y>,
+    direction: Direction,
+) {
+    let [k, _] = direction.widths(w.shape);
+    let packed = pack::<P, X>(cpu, x, k);
+    match direction {
+        Direction::Forward => gemm(cpu, packed.as_ref(), w.rows(), y),
+        Direction::Transposed => gemm(cpu, packed.as_ref(), w.columns(), y),
     }
 }

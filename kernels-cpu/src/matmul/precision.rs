@@ -1,43 +1,38 @@
-//! What the register tile multiplies: f32, or pairs of bf16.
+//! The numbers that the micro-kernel multiplies: f32, or pairs of bf16.
 
 use crate::element::Element;
 use crate::simd::Simd;
 
-/// The numbers that a product multiplies, in words of 32 bits that hold one or more steps of the sum. Sums are in f32.
-pub(crate) trait Precision: Copy + Send + Sync {
-    /// Steps of the sum in a word.
-    const STEPS: usize;
-    /// Most steps along the sum in one panel, which bounds how much of a panel the L1 and L2 caches have to hold.
-    const MAX_DEPTH: usize;
+/// A number format that operands are packed in: words of 32 bits that hold one or two consecutive values along k. Sums are
+/// in f32.
+pub(super) trait Precision: Copy + Send + Sync {
+    /// Values in a word: 1 or 2.
+    const PER_WORD: usize;
+    /// Most values along k that are packed of B at a time, which bounds how much the L1 and L2 caches have to hold.
+    const KC: usize;
 
-    /// The words of one row of operands; a last word that is not full ends with zeros.
+    /// Returns the words of one row; a last word that is not full ends with zeros.
     fn words<E: Element>(row: &[E]) -> impl Iterator<Item = u32>;
-    /// The first 16 words of a row that has as many.
+    /// Returns the first 16 words of a row that has as many.
     fn words_16<S: Simd, E: Element>(s: S, row: &[E]) -> S::U;
-    /// Adds to each row of `totals` the products of all steps in its word of `x` and those of `weights`.
-    fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize>(
-        s: S,
-        x: &[u32; ROWS],
-        weights: &[[u32; 16]; VECTORS],
-        totals: &mut [[S::F; VECTORS]; ROWS],
-    );
-    /// Stores steps `2 pair` and `2 pair + 1` of 16 columns: vector `v` of the `vectors` that a panel is wide.
+    /// Stores values `2 pair` and `2 pair + 1` along k of 16 columns: vector `v` of the `vectors` that a micro-panel of B is
+    /// wide.
     fn store<S: Simd>(
         s: S,
-        steps: [S::F; 2],
+        values: [S::F; 2],
         out: &mut [[u32; 16]],
         pair: usize,
         v: usize,
         vectors: usize,
     );
-    /// Stores one step of one column alone.
-    fn set(value: f32, out: &mut [[u32; 16]], step: usize, column: usize, vectors: usize);
+    /// Stores value `p` along k of column `j` alone.
+    fn set(value: f32, out: &mut [[u32; 16]], p: usize, j: usize, vectors: usize);
 }
 
-/// Steps of the sum that no panel exceeds, whatever its precision.
-pub(super) const LARGEST_DEPTH: usize = 768;
+/// The largest [`Precision::KC`].
+pub(super) const MAX_KC: usize = 768;
 
-const _: () = assert!(F32::MAX_DEPTH <= LARGEST_DEPTH && Bf16Pairs::MAX_DEPTH <= LARGEST_DEPTH);
+const _: () = assert!(F32::KC <= MAX_KC && Bf16Pairs::KC <= MAX_KC);
 
 /// Runs `$body` with `$P` the precision in which elements of type `$E` are multiplied.
 macro_rules! in_precision_of {
@@ -55,11 +50,11 @@ pub(super) use in_precision_of;
 
 /// One f32 a word.
 #[derive(Clone, Copy)]
-pub(crate) struct F32;
+pub(super) struct F32;
 
 impl Precision for F32 {
-    const STEPS: usize = 1;
-    const MAX_DEPTH: usize = 640;
+    const PER_WORD: usize = 1;
+    const KC: usize = 640;
 
     #[inline(always)]
     fn words<E: Element>(row: &[E]) -> impl Iterator<Item = u32> {
@@ -72,42 +67,32 @@ impl Precision for F32 {
     }
 
     #[inline(always)]
-    fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize>(
-        s: S,
-        x: &[u32; ROWS],
-        weights: &[[u32; 16]; VECTORS],
-        totals: &mut [[S::F; VECTORS]; ROWS],
-    ) {
-        s.add_products(x, weights, totals);
-    }
-
-    #[inline(always)]
     fn store<S: Simd>(
         s: S,
-        steps: [S::F; 2],
+        values: [S::F; 2],
         out: &mut [[u32; 16]],
         pair: usize,
         v: usize,
         vectors: usize,
     ) {
-        for (i, step) in steps.into_iter().enumerate() {
-            s.store_u(s.bits(step), &mut out[(2 * pair + i) * vectors + v]);
+        for (i, value) in values.into_iter().enumerate() {
+            s.store_u(s.bits(value), &mut out[(2 * pair + i) * vectors + v]);
         }
     }
 
     #[inline(always)]
-    fn set(value: f32, out: &mut [[u32; 16]], step: usize, column: usize, vectors: usize) {
-        out[step * vectors + column / 16][column % 16] = value.to_bits();
+    fn set(value: f32, out: &mut [[u32; 16]], p: usize, j: usize, vectors: usize) {
+        out[p * vectors + j / 16][j % 16] = value.to_bits();
     }
 }
 
-/// Two bf16 a word, the earlier step in the low half.
+/// Two bf16 a word, the earlier along k in the low half.
 #[derive(Clone, Copy)]
-pub(crate) struct Bf16Pairs;
+pub(super) struct Bf16Pairs;
 
 impl Precision for Bf16Pairs {
-    const STEPS: usize = 2;
-    const MAX_DEPTH: usize = LARGEST_DEPTH;
+    const PER_WORD: usize = 2;
+    const KC: usize = MAX_KC;
 
     #[inline(always)]
     fn words<E: Element>(row: &[E]) -> impl Iterator<Item = u32> {
@@ -127,16 +112,6 @@ impl Precision for Bf16Pairs {
     }
 
     #[inline(always)]
-    fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize>(
-        s: S,
-        x: &[u32; ROWS],
-        weights: &[[u32; 16]; VECTORS],
-        totals: &mut [[S::F; VECTORS]; ROWS],
-    ) {
-        s.add_pair_products(x, weights, totals);
-    }
-
-    #[inline(always)]
     fn store<S: Simd>(
         s: S,
         [even, odd]: [S::F; 2],
@@ -149,14 +124,14 @@ impl Precision for Bf16Pairs {
     }
 
     #[inline(always)]
-    fn set(value: f32, out: &mut [[u32; 16]], step: usize, column: usize, vectors: usize) {
-        let word = &mut out[step / 2 * vectors + column / 16][column % 16];
-        let half = 16 * (step % 2);
+    fn set(value: f32, out: &mut [[u32; 16]], p: usize, j: usize, vectors: usize) {
+        let word = &mut out[p / 2 * vectors + j / 16][j % 16];
+        let half = 16 * (p % 2);
         *word = *word & !(0xffff << half) | value.to_bf16_bits() << half;
     }
 }
 
-/// The first 16 values.
+/// Returns the first 16 values.
 #[inline(always)]
 fn widened<S: Simd, E: Element>(s: S, values: &[E]) -> S::F {
     let values = values.first_chunk().expect("there are 16 values");

@@ -1,4 +1,4 @@
-//! Word buffers that outlive the products they serve, because their pages are expensive to come by.
+//! Buffers of words that a thread keeps from one product to the next: fresh pages from the system cost more than packing.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -15,14 +15,27 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// `len` words of no particular value.
+    /// Returns `len` words of unspecified values.
     pub(super) fn new(len: usize) -> Self {
-        let mut words = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
-        if words.len() < len {
-            words = vec![0; len];
-        }
+        let words = match FREE.with_borrow_mut(|free| take(free, len)) {
+            Some(words) if words.len() >= len => words,
+            shorter => {
+                drop(shorter);
+                vec![0; len]
+            }
+        };
         Self { words, len }
     }
+}
+
+/// Takes the smallest buffer that holds `len` words, or the largest, which is then to be replaced: so that a thread keeps no
+/// more than it once used together.
+fn take(free: &mut Vec<Vec<u32>>, len: usize) -> Option<Vec<u32>> {
+    let fitting = (0..free.len()).filter(|i| free[*i].len() >= len);
+    let best = fitting
+        .min_by_key(|i| free[*i].len())
+        .or_else(|| (0..free.len()).max_by_key(|i| free[*i].len()))?;
+    Some(free.swap_remove(best))
 }
 
 impl Drop for Scratch {

@@ -55,8 +55,8 @@ impl Simd for Avx2 {
     type U = [__m256i; 2];
     type Table = [__m256; 2];
 
-    const TILE_ROWS: usize = 6;
-    const TILE_VECTORS: usize = 1;
+    const MR: usize = 6;
+    const NR: usize = 16;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {

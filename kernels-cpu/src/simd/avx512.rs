@@ -25,8 +25,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type U = __m512i;
     type Table = __m512;
 
-    const TILE_ROWS: usize = 12;
-    const TILE_VECTORS: usize = 2;
+    const MR: usize = 12;
+    const NR: usize = 32;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {

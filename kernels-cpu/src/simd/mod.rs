@@ -1,13 +1,15 @@
 //! Sixteen lanes of f32 and u32 on each instruction set, and the choice between them at run time.
 //!
-//! A kernel is written once, generic over [`Simd`], and compiled once per instruction set by [`kernel!`]. Kernels
-//! that only multiply, add and compare give the same bits on all of them; those that use
-//! [`Simd::mul_add`] need not, because the portable one may have no fused instruction.
+//! A kernel is written once, generic over [`Simd`], and compiled once per instruction set by [`kernel!`]: in the operations
+//! of [`Simd`], or as plain loops that the compiler vectorises ([`math`]). Kernels that only multiply, add and compare
+//! give the same bits on all of them; those that use [`Simd::mul_add`] or [`math::mul_add`] need not, because the
+//! portable one may have no fused instruction.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod math;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
 mod portable;
@@ -41,17 +43,17 @@ pub(crate) enum Level {
 }
 
 impl Isa {
-    /// The fastest one; what every function without an `Isa` argument uses.
+    /// Returns the fastest one, which [`Cpu::default`](crate::Cpu) uses.
     pub fn best() -> Self {
         Self::available()[0]
     }
 
-    /// Plain Rust, which every machine has.
+    /// Returns plain Rust, which every machine has.
     pub const fn portable() -> Self {
         Self(Level::Portable)
     }
 
-    /// All that this machine has, fastest first.
+    /// Returns all that this machine has, fastest first.
     pub fn available() -> &'static [Self] {
         #[cfg(target_arch = "x86_64")]
         {
@@ -97,16 +99,54 @@ impl fmt::Debug for Isa {
     }
 }
 
-/// Defines a function that takes an [`Isa`] and runs a generic `#[inline(always)]` kernel compiled for it.
+/// Defines functions that take an [`Isa`] and run a generic kernel compiled for it: an `#[inline(always)]` function
+/// whose first argument is the [`Simd`] to use, by its name, or a body that knows the instruction set as a type.
+///
+/// The first form is for kernels written in the operations of [`Simd`], the second for plain loops that the compiler
+/// vectorises, which are made of what `math` has. Enabling an instruction set lets the compiler take wider registers,
+/// never another rounding or order: Rust does not contract `a * b + c`, so a body rounds differently only where it
+/// asks [`Simd::FUSED`].
 macro_rules! kernel {
+    () => {};
     (
         $(#[$doc:meta])*
         $vis:vis fn $name:ident $(<$($param:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?
+            = $generic:expr;
+        $($rest:tt)*
+    ) => {
+        $crate::simd::kernel! {
+            @dispatch []
+            $(#[$doc])*
+            $vis fn $name $(<$($param: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? = $generic;
+        }
+        $crate::simd::kernel! { $($rest)* }
+    };
+    (
+        $(#[$doc:meta])*
+        $vis:vis fn $name:ident <$simd:ident: Simd> ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+        $($rest:tt)*
+    ) => {
+        $crate::simd::kernel! {
+            @dispatch [
+                #[inline(always)]
+                #[allow(clippy::too_many_arguments)]
+                fn body<$simd: $crate::simd::Simd>(_: $simd, $($arg: $ty),*) $(-> $ret)? $body
+            ]
+            $(#[$doc])*
+            $vis fn $name ($($arg: $ty),*) $(-> $ret)? = body;
+        }
+        $crate::simd::kernel! { $($rest)* }
+    };
+    (
+        @dispatch [$($item:item)?]
+        $(#[$doc:meta])*
+        $vis:vis fn $name:ident $(<$($param:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?
             = $generic:expr;
     ) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments)]
         $vis fn $name $(<$($param: $bound),+>)? (isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
+            $($item)?
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
             fn avx512_bf16 $(<$($param: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
@@ -155,10 +195,14 @@ pub trait Simd: Copy {
     /// A 16-entry table held in registers.
     type Table: Copy;
 
-    /// Rows of the register tile of the matrix product.
-    const TILE_ROWS: usize;
-    /// Width of that tile in vectors: 1 or 2.
-    const TILE_VECTORS: usize;
+    /// Whether a multiplication and an addition are one instruction; where they are not, [`f32::mul_add`] is a slow
+    /// library call.
+    const FUSED: bool = true;
+
+    /// Most rows of the micro-tile that a matrix product keeps in registers.
+    const MR: usize;
+    /// Most columns of the micro-tile: one vector or two.
+    const NR: usize;
 
     fn splat(self, value: f32) -> Self::F;
     fn load(self, from: &[f32; 16]) -> Self::F;
@@ -267,7 +311,7 @@ pub trait Simd: Copy {
         dot_pairs(self, a, b, sum)
     }
 
-    /// Adds to each row of `totals` its element of `x` times `weights`: a step of the register tile. Both are f32, as
+    /// Adds to each row of `totals` its element of `x` times `weights`: one value of k in the micro-kernel. Both are f32, as
     /// bit patterns.
     #[inline(always)]
     fn add_products<const ROWS: usize, const VECTORS: usize>(
@@ -308,7 +352,7 @@ pub trait Simd: Copy {
         }
     }
 
-    /// How many of 15 rising `midpoints` (the 16th entry is not looked at) lie strictly below each lane.
+    /// Counts, for each lane, the rising `midpoints` strictly below it; there are 15, and the 16th entry is not looked at.
     #[inline(always)]
     fn rank(self, midpoints: Self::Table, value: Self::F) -> Self::U {
         let mut rank = self.splat_u(0);
@@ -418,9 +462,9 @@ mod tests {
         }
     }
 
-    /// A step of a tile of 4 rows, and the same row by row: in f32 and in pairs of bf16.
+    /// One value of k of a micro-tile of 4 rows, and the same row by row: in f32 and in pairs of bf16.
     #[inline(always)]
-    fn step<S: Simd>(s: S, x: &[u32; 4], weights: &[[u32; 16]; 2]) -> [Vec<[f32; 16]>; 4] {
+    fn tile<S: Simd>(s: S, x: &[u32; 4], weights: &[[u32; 16]; 2]) -> [Vec<[f32; 16]>; 4] {
         let stored = |totals: [[S::F; 2]; 4]| {
             let stored = |total: &S::F| {
                 let mut lanes = [0.0; 16];
@@ -443,10 +487,10 @@ mod tests {
         totals.map(stored)
     }
 
-    kernel! { fn steps(x: &[u32; 4], weights: &[[u32; 16]; 2]) -> [Vec<[f32; 16]>; 4] = step; }
+    kernel! { fn tiles(x: &[u32; 4], weights: &[[u32; 16]; 2]) -> [Vec<[f32; 16]>; 4] = tile; }
 
     #[test]
-    fn a_step_of_a_tile_is_that_of_its_rows() {
+    fn a_micro_tile_is_its_rows() {
         // Both halves of every word are ordinary numbers as bf16, and so is the word as f32.
         let mut state = 1u32;
         let mut word = || {
@@ -456,7 +500,7 @@ mod tests {
         let x = std::array::from_fn(|_| word());
         let weights = [[0; 16]; 2].map(|lanes| lanes.map(|_: u32| word()));
         for isa in Isa::available() {
-            let [products, pair_products, by_row, pairs_by_row] = steps(*isa, &x, &weights);
+            let [products, pair_products, by_row, pairs_by_row] = tiles(*isa, &x, &weights);
             assert_eq!(products, by_row, "{isa:?}");
             assert_eq!(pair_products, pairs_by_row, "{isa:?}");
         }

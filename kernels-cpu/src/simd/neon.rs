@@ -151,10 +151,10 @@ impl Simd for Neon {
     /// The first bytes of all entries, the second ones, and so on.
     type Table = [uint8x16_t; 4];
 
-    /// The sums of 5 rows take 20 of the 32 registers. With 24 the others no longer hold a step in bf16, whose weights are twice
+    /// The sums of 5 rows take 20 of the 32 registers. With 24 the others no longer hold a value of k in bf16, whose weights are twice
     /// as many as they were loaded: the compiler spills.
-    const TILE_ROWS: usize = 5;
-    const TILE_VECTORS: usize = 1;
+    const MR: usize = 5;
+    const NR: usize = 16;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {

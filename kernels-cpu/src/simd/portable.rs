@@ -15,8 +15,9 @@ impl Simd for Portable {
     type U = [u32; 16];
     type Table = [f32; 16];
 
-    const TILE_ROWS: usize = 4;
-    const TILE_VECTORS: usize = 1;
+    const FUSED: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+    const MR: usize = 4;
+    const NR: usize = 16;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
@@ -45,8 +46,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-        // Without the instruction `mul_add` is a slow function call.
-        if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+        if Self::FUSED {
             std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
         } else {
             std::array::from_fn(|i| a[i] * b[i] + c[i])

@@ -7,10 +7,11 @@ use std::fmt;
 use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::server::Handle;
+use cubecl::std::tensor::TensorHandle;
 use nf4::adamw::{AdamWStep, BLOCK, BLOCK_BYTES};
-use nf4::{Codebook, Layout, QuantConfig};
+use nf4::{Direction, Layout, QuantConfig};
 use qlora_cubecl::adamw::{self, Run};
-use qlora_cubecl::{CodeTable, Direction, Format, KernelError, Rows, Weight};
+use qlora_cubecl::{KernelError, Weight, dequantize, matmul, quantize};
 
 use crate::fused::{self, Fused};
 
@@ -60,9 +61,10 @@ pub fn all() -> Vec<Case> {
         for double_quant in [true, false] {
             case(Operation::Quantize, FloatKind::F32, double_quant);
             // Without double quantization a kernel differs in how it reads a scale: one dtype shows that.
-            let floats = match double_quant {
-                true => &FLOATS[..],
-                false => &FLOATS[..1],
+            let floats = if double_quant {
+                &FLOATS[..]
+            } else {
+                &FLOATS[..1]
             };
             for &dtype in floats {
                 case(Operation::Dequantize, dtype, double_quant);
@@ -97,29 +99,23 @@ impl Case {
         match self.operation {
             Operation::Quantize => {
                 let values = client.empty(4 * elements);
-                let map = nf4::dynamic_map();
-                qlora_cubecl::quantize(client, values, self.shape, self.format(), map)?;
+                let values = TensorHandle::new_contiguous(self.shape, values, dtype);
+                quantize::quantize(client, values, self.layout())?;
                 Ok(None)
             }
             Operation::Dequantize => {
                 let weight = self.weight(client);
-                qlora_cubecl::dequantize(client, &weight, dtype)?;
+                dequantize::dequantize(client, &weight, dtype)?;
                 Ok(Some(weight.packed))
             }
             Operation::Matmul(direction, m) => {
                 let weight = self.weight(client);
-                let row_stride = match direction {
-                    Direction::Forward => weight.in_features,
-                    Direction::Transposed => weight.out_features,
-                };
-                let x = Rows {
-                    handle: client.empty(dtype.size() * m * row_stride),
-                    dtype,
-                    m,
-                    row_stride,
-                };
-                qlora_cubecl::matmul(client, x, &weight, direction)?;
-                Ok(Some(weight.packed))
+                let [k, _] = direction.widths(self.shape);
+                let x = client.empty(dtype.size() * m * k);
+                let x = TensorHandle::new_contiguous([m, k], x, dtype);
+                let packed = weight.packed.clone();
+                matmul::matmul(client, x, weight, direction)?;
+                Ok(Some(packed))
             }
             Operation::Fused(fused) => fused.launch(client, self.dtype).map(|()| None),
             Operation::AdamW => {
@@ -140,34 +136,20 @@ impl Case {
         }
     }
 
-    fn config(&self) -> QuantConfig {
-        QuantConfig {
+    fn layout(&self) -> Layout {
+        let config = QuantConfig {
             double_quant: self.double_quant,
             ..QuantConfig::default()
-        }
-    }
-
-    fn format(&self) -> Format {
-        let QuantConfig {
-            codebook,
-            block_size,
-            double_quant,
-        } = self.config();
-        Format {
-            table: table(codebook),
-            block_size,
-            double_quant,
-        }
+        };
+        Layout::new(self.shape, config).expect("the shape of a weight")
     }
 
     fn weight(&self, client: &Client) -> Weight {
-        let layout = Layout::new(self.shape, self.config()).expect("the shape of a weight");
+        let layout = self.layout();
         Weight {
             packed: client.empty(4 * layout.packed_words()),
             absmax: client.empty(4 * layout.absmax_words()),
-            out_features: self.shape[0],
-            in_features: self.shape[1],
-            format: self.format(),
+            layout,
         }
     }
 }
@@ -184,14 +166,6 @@ impl fmt::Display for Case {
             Operation::Fused(fused) => write!(f, "{fused}"),
         }
     }
-}
-
-fn table(codebook: Codebook) -> CodeTable {
-    CodeTable::new(
-        codebook.values(),
-        codebook.codes_by_rank(),
-        &codebook.midpoints(),
-    )
 }
 
 /// A parameter, its gradient and where it goes.

@@ -4,19 +4,20 @@ use std::fmt;
 
 use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind, IntKind};
-use cubecl::server::Handle;
+use cubecl::std::tensor::TensorHandle;
 use qlora_cubecl::KernelError;
-use qlora_cubecl::fused::attention::{self, Operands, Sizes, Starts};
-use qlora_cubecl::fused::cross_entropy::{self, Targets};
-use qlora_cubecl::fused::rms_norm::{self, NormWeight};
-use qlora_cubecl::fused::rope::{self, Angles};
-use qlora_cubecl::fused::{Matrix, swiglu};
+use qlora_cubecl::fused::attention::{self, Operands};
+use qlora_cubecl::fused::{cross_entropy, rms_norm, rope, swiglu};
 
 const TOKENS: usize = 512;
 const HIDDEN: usize = 4096;
 const INTERMEDIATE: usize = 11008;
 const VOCAB: usize = 32000;
 const HEADS: usize = 32;
+const HEAD_DIM: usize = HIDDEN / HEADS;
+
+const F32: ElemType = ElemType::Float(FloatKind::F32);
+const I32: ElemType = ElemType::Int(IntKind::I32);
 
 /// `[rows, columns]` of the matrix that a call is mostly about.
 pub const SHAPE: [usize; 2] = [TOKENS, HIDDEN];
@@ -66,113 +67,60 @@ impl Fused {
     /// Makes the call, on buffers that are never filled.
     pub fn launch(self, client: &Client, dtype: FloatKind) -> Result<(), KernelError> {
         let dtype = ElemType::Float(dtype);
-        let empty = |rows: usize, columns: usize| client.empty(dtype.size() * rows * columns);
-        let x = empty(TOKENS, HIDDEN);
-        let hidden = Matrix {
-            handle: &x,
-            dtype,
-            rows: TOKENS,
-            columns: HIDDEN,
+        let empty = |shape: &[usize], dtype: ElemType| {
+            let handle = client.empty(dtype.size() * shape.iter().product::<usize>());
+            TensorHandle::new_contiguous(shape, handle, dtype)
         };
-        let weight = empty(1, HIDDEN);
-        let weight = NormWeight {
-            handle: &weight,
-            dtype,
-        };
-        let wide = empty(TOKENS, INTERMEDIATE);
-        let gate = Matrix {
-            handle: &wide,
-            columns: INTERMEDIATE,
-            ..hidden
-        };
-        let one_a_row = client.empty(4 * TOKENS * HEADS);
+        let x = || empty(&[TOKENS, HIDDEN], dtype);
+        let gate = || empty(&[TOKENS, INTERMEDIATE], dtype);
+        let logits = || empty(&[TOKENS, VOCAB], dtype);
+        let one_a_token = |dtype| empty(&[TOKENS, 1], dtype);
+        let weight = empty(&[HIDDEN], dtype);
         let eps = 1e-5;
         match self {
-            Self::Norm => rms_norm::forward(client, hidden, weight, eps).map(|_| ()),
-            Self::AddNorm => rms_norm::add_forward(client, hidden, &x, weight, eps).map(|_| ()),
+            Self::Norm => rms_norm::forward(client, x(), weight, eps).map(|_| ()),
+            Self::AddNorm => rms_norm::add_forward(client, x(), x(), weight, eps).map(|_| ()),
             Self::NormBackward | Self::AddNormBackward => {
-                let grad_sum = (self == Self::AddNormBackward).then_some(&x);
-                rms_norm::backward(client, hidden, weight, &one_a_row, &x, grad_sum).map(|_| ())
+                let inv_rms = one_a_token(F32);
+                let grad_sum = (self == Self::AddNormBackward).then(x);
+                rms_norm::backward(client, x(), weight, inv_rms, x(), grad_sum).map(|_| ())
             }
-            Self::SwiGlu => swiglu::forward(client, gate, &wide).map(|_| ()),
-            Self::SwiGluBackward => swiglu::backward(client, gate, &wide, &wide).map(|_| ()),
+            Self::SwiGlu => swiglu::forward(client, gate(), gate()).map(|_| ()),
+            Self::SwiGluBackward => swiglu::backward(client, gate(), gate(), gate()).map(|_| ()),
             Self::Rope => {
-                let heads = Matrix {
-                    rows: TOKENS * HEADS,
-                    columns: HIDDEN / HEADS,
-                    ..hidden
-                };
-                let angles = client.empty(4 * TOKENS * HIDDEN / HEADS / 2);
-                let angles = Angles {
-                    cos: &angles,
-                    sin: &angles,
-                    dtype: ElemType::Float(FloatKind::F32),
-                    rows: TOKENS,
-                };
-                rope::rotate(client, heads, HEADS, angles, false).map(|_| ())
+                let heads = empty(&[1, TOKENS, HEADS, HEAD_DIM], dtype);
+                let angles = || empty(&[TOKENS, HEAD_DIM / 2], F32);
+                rope::rotate(client, heads, angles(), angles(), false).map(|_| ())
             }
-            Self::CrossEntropy | Self::CrossEntropyGradient => {
-                let logits = empty(TOKENS, VOCAB);
-                let logits = Matrix {
-                    handle: &logits,
-                    columns: VOCAB,
-                    ..hidden
-                };
-                let targets = Targets {
-                    classes: &one_a_row,
-                    dtype: ElemType::Int(IntKind::I32),
-                    weights: &one_a_row,
-                };
-                let gradient = self == Self::CrossEntropyGradient;
-                cross_entropy::losses(client, logits, targets, gradient).map(|_| ())
+            Self::CrossEntropy => {
+                let (classes, weights) = (one_a_token(I32), one_a_token(F32));
+                cross_entropy::losses(client, logits(), classes, weights).map(|_| ())
             }
-            Self::Attention => attend(client, dtype, &x, None),
-            Self::AttentionBackward => attend_backward(client, dtype, &x, None),
-            Self::PackedAttention => attend(client, dtype, &x, Some(&one_a_row)),
-            Self::PackedAttentionBackward => attend_backward(client, dtype, &x, Some(&one_a_row)),
+            Self::CrossEntropyGradient => {
+                let (classes, weights) = (one_a_token(I32), one_a_token(F32));
+                cross_entropy::losses_and_gradient(client, logits(), classes, weights).map(|_| ())
+            }
+            Self::Attention
+            | Self::PackedAttention
+            | Self::AttentionBackward
+            | Self::PackedAttentionBackward => {
+                let packed = matches!(self, Self::PackedAttention | Self::PackedAttentionBackward);
+                let heads = || empty(&[1, TOKENS, HEADS, HEAD_DIM], dtype);
+                let operands = Operands {
+                    q: heads(),
+                    k: heads(),
+                    v: heads(),
+                    starts: packed.then(|| empty(&[1, TOKENS], I32)),
+                    scale: 1.0,
+                };
+                if matches!(self, Self::Attention | Self::PackedAttention) {
+                    return attention::forward(client, operands).map(|_| ());
+                }
+                let lse = empty(&[1, TOKENS, HEADS], F32);
+                attention::backward(client, operands, [heads(), lse], heads()).map(|_| ())
+            }
         }
     }
-}
-
-fn operands<'a>(dtype: ElemType, x: &'a Handle, starts: Option<&'a Handle>) -> Operands<'a> {
-    Operands {
-        q: x,
-        k: x,
-        v: x,
-        dtype,
-        sizes: Sizes {
-            batch: 1,
-            q_len: TOKENS,
-            heads: HEADS,
-            kv_len: TOKENS,
-            kv_heads: HEADS,
-            head_dim: HIDDEN / HEADS,
-        },
-        starts: starts.map(|handle| Starts {
-            handle,
-            dtype: ElemType::Int(IntKind::I32),
-        }),
-        scale: 1.0,
-    }
-}
-
-fn attend(
-    client: &Client,
-    dtype: ElemType,
-    x: &Handle,
-    starts: Option<&Handle>,
-) -> Result<(), KernelError> {
-    attention::forward(client, operands(dtype, x, starts)).map(|_| ())
-}
-
-fn attend_backward(
-    client: &Client,
-    dtype: ElemType,
-    x: &Handle,
-    starts: Option<&Handle>,
-) -> Result<(), KernelError> {
-    let lse = client.empty(4 * TOKENS * HEADS);
-    attention::backward(client, operands(dtype, x, starts), [x, &lse, x]).map(|_| ())
 }
 
 impl fmt::Display for Fused {

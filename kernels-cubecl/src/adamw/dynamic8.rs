@@ -11,7 +11,7 @@ use nf4::adamw::{AdamWStep, BLOCK, BLOCK_BYTES};
 
 use super::{Run, Step, launch_arg, updated};
 use crate::error::{KernelError, check_size};
-use crate::quantize::buffer;
+use crate::operand::buffer;
 
 /// Words of a block: the codes of the first moments, those of the second, and the two scales.
 const BLOCK_WORDS: usize = BLOCK_BYTES / 4;

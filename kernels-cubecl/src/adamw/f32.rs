@@ -8,7 +8,7 @@ use nf4::adamw::AdamWStep;
 
 use super::{Run, Step, launch_arg, updated};
 use crate::error::{KernelError, check_size};
-use crate::quantize::buffer;
+use crate::operand::buffer;
 
 const UNITS: u32 = 256;
 

@@ -1,13 +1,17 @@
 //! The operations of a transformer block between its products, each in a pass over memory: what [`burn-fused`] calls
 //! on CubeCL devices.
 //!
-//! Operands are contiguous; they are computed in f32, whatever their type. All of these kernels but attention's are bound by
+//! Operands that are not contiguous are copied; all are computed in f32, whatever their type. All of these kernels but attention's are bound by
 //! memory: the bytes that each moves are in its doc, to be divided by the device's bandwidth (RTX 4090: 1.01 TB/s, H100 SXM:
 //! 3.35 TB/s).
 //!
 //! - [`attention`]: some lanes a query, or a key.
 //! - [`rms_norm`], with and without the residual add, and [`cross_entropy`]: a plane a row (`rows`).
 //! - [`swiglu`], [`rope`]: a vector of elements a unit.
+//!
+//! Each says beside itself the bytes that it keeps for its backward pass and that it takes while it runs (`kept_bytes`,
+//! `workspace_bytes`), in `u128`, for a plan may ask for sizes that no device has. What a kernel does not [serve](rms_norm::serves)
+//! the caller computes otherwise.
 //!
 //! [`burn-fused`]: https://github.com/burn-qlora/burn-qlora/tree/main/crates/burn-fused
 
@@ -18,14 +22,19 @@ pub mod rope;
 mod rows;
 pub mod swiglu;
 
-use cubecl::ir::ElemType;
+use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
-use cubecl::server::Handle;
+use cubecl::std::tensor::TensorHandle;
+
+use crate::error::{KernelError, check_length, is_served};
+use crate::operand::{buffer, contiguous, elements, empty, tensor_buffer};
 
 /// Bytes that a unit loads at once.
 const LOAD: usize = 16;
 
-/// Elements of a load of `dtype` in rows of `columns`: as many as fit, and a divisor of it.
+const F32: ElemType = ElemType::Float(FloatKind::F32);
+
+/// Returns the elements of a load of `dtype` in rows of `columns`: as many as fit, and a divisor of it.
 fn vector_size(dtype: ElemType, columns: usize) -> usize {
     let mut size = LOAD / dtype.size();
     while !columns.is_multiple_of(size) {
@@ -34,36 +43,74 @@ fn vector_size(dtype: ElemType, columns: usize) -> usize {
     size
 }
 
-/// A contiguous matrix on a device.
-#[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
-    /// The buffer.
-    pub handle: &'a Handle,
-    /// f32, f16 or bf16.
-    pub dtype: ElemType,
-    /// Rows.
-    pub rows: usize,
-    /// Elements of a row.
-    pub columns: usize,
+/// Returns whether all types are one, and one that the kernels are written for.
+fn are_served_alike(dtypes: &[ElemType]) -> bool {
+    let mut dtypes = dtypes.iter();
+    dtypes
+        .next()
+        .is_some_and(|&first| is_served(first) && dtypes.all(|&dtype| dtype == first))
 }
 
-impl Matrix<'_> {
+/// A contiguous tensor as a matrix of its last dimension.
+struct Matrix {
+    tensor: TensorHandle,
+    rows: usize,
+    columns: usize,
+}
+
+impl Matrix {
+    fn new(client: &Client, tensor: TensorHandle) -> Self {
+        let columns = tensor.shape().last().copied().unwrap_or(1);
+        Self {
+            rows: elements(&tensor) / columns.max(1),
+            columns,
+            tensor: contiguous(client, tensor),
+        }
+    }
+
+    fn dtype(&self) -> ElemType {
+        self.tensor.dtype
+    }
+
     fn elements(&self) -> usize {
         self.rows * self.columns
     }
 
-    /// `handle` as a kernel's argument, a matrix like this one.
-    fn alike(&self, handle: &Handle) -> BufferArg {
-        // SAFETY: whoever names a handle beside a matrix vouches that it is as large.
-        unsafe { BufferArg::from_raw_parts(handle.clone(), self.elements()) }
-    }
-
     fn arg(&self) -> BufferArg {
-        self.alike(self.handle)
+        tensor_buffer(&self.tensor)
     }
 
-    /// A new buffer for a matrix like this one.
-    fn empty(&self, client: &Client) -> Handle {
-        client.empty(self.elements() * self.dtype.size())
+    /// Returns another operand of this shape and type, contiguous.
+    fn like(
+        &self,
+        client: &Client,
+        operation: &'static str,
+        other: TensorHandle,
+    ) -> Result<TensorHandle, KernelError> {
+        if other.dtype != self.dtype() {
+            let dtype = other.dtype;
+            return Err(KernelError::UnsupportedType { operation, dtype });
+        }
+        check_length(operation, "operand", elements(&other), self.elements())?;
+        Ok(contiguous(client, other))
+    }
+
+    /// Allocates a tensor of this shape and type.
+    fn empty(&self, client: &Client) -> TensorHandle {
+        empty(client, self.tensor.shape().clone(), self.dtype())
+    }
+
+    /// Allocates an f32 tensor with a number for each row, `[.., 1]`.
+    fn one_a_row(&self, client: &Client) -> TensorHandle {
+        let mut shape = self.tensor.shape().clone();
+        if let Some(last) = shape.last_mut() {
+            *last = 1;
+        }
+        empty(client, shape, F32)
+    }
+
+    /// Returns a tensor with a number for each row as a kernel argument.
+    fn one_a_row_arg(&self, numbers: &TensorHandle) -> BufferArg {
+        buffer(&numbers.handle, self.rows)
     }
 }

@@ -6,153 +6,169 @@
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
-use cubecl::server::Handle;
+use cubecl::std::tensor::TensorHandle;
 
-use super::rows::{RowSpread, first_row, row_mean};
-use super::{Matrix, vector_size};
-use crate::error::{KernelError, check_size};
-use crate::matmul::check_float;
+use super::rows::{RowLaunch, RowSizes, first_row, row_mean};
+use super::{Matrix, are_served_alike, vector_size};
+use crate::error::{KernelError, check_float, check_length, check_size, is_served};
+use crate::operand::{contiguous, elements, tensor_buffer};
 
-/// The weight of a norm: a contiguous row.
-#[derive(Clone, Copy, Debug)]
-pub struct NormWeight<'a> {
-    /// The buffer.
-    pub handle: &'a Handle,
-    /// f32, f16 or bf16.
-    pub dtype: ElemType,
+const OPERATION: &str = "rms_norm";
+
+/// Returns whether there is a kernel for a weight of type `weight` and for all other operands, of types `others`.
+pub fn serves(others: &[ElemType], weight: ElemType) -> bool {
+    are_served_alike(others) && is_served(weight)
 }
 
-impl NormWeight<'_> {
-    fn arg(&self, x: &Matrix<'_>) -> BufferArg {
-        // SAFETY: a weight has an element for each column of what it is applied to.
-        unsafe { BufferArg::from_raw_parts(self.handle.clone(), x.columns) }
+/// Returns the bytes that the backward pass of `rows × columns` needs from the forward one: `x`, or the sum, and `1 / rms`.
+pub const fn kept_bytes(rows: u128, columns: u128, dtype_bytes: u128) -> u128 {
+    rows * (columns * dtype_bytes + 4)
+}
+
+/// Returns the bytes that either pass takes beside operands and results.
+pub const fn workspace_bytes() -> u128 {
+    0
+}
+
+/// Checked operands of a norm.
+struct Norm {
+    x: Matrix,
+    weight: TensorHandle,
+    vector: usize,
+}
+
+impl Norm {
+    fn new(client: &Client, x: TensorHandle, weight: TensorHandle) -> Result<Self, KernelError> {
+        check_float(client, OPERATION, x.dtype)?;
+        check_float(client, OPERATION, weight.dtype)?;
+        check_size("input", elements(&x))?;
+        let x = Matrix::new(client, x);
+        check_length(OPERATION, "weight", elements(&weight), x.columns)?;
+        let weight = contiguous(client, weight);
+        let vector = vector_size(x.dtype(), x.columns).min(vector_size(weight.dtype, x.columns));
+        Ok(Self { x, weight, vector })
+    }
+
+    /// Returns `y` and `1 / rms`; of `x`, or with a residual and a place for the sum, of that.
+    fn normalize(
+        &self,
+        client: &Client,
+        added: Option<[&TensorHandle; 2]>,
+        eps: f32,
+    ) -> [TensorHandle; 2] {
+        let Self { x, weight, vector } = self;
+        let y = x.empty(client);
+        let inv_rms = x.one_a_row(client);
+        if x.elements() > 0 {
+            let config = RowLaunch::new(client, x.rows);
+            let sizes = config.sizes_arg(x.rows, x.columns / vector);
+            // Where nothing is added, neither is looked at.
+            let [residual, sum] = added.unwrap_or([&x.tensor, &y]);
+            // SAFETY: the kernel keeps to the rows and columns that all buffers have; there is a number a row of `inv_rms`.
+            unsafe {
+                forward_kernel::launch_unchecked(
+                    client,
+                    config.cubes,
+                    config.cube_dim,
+                    *vector,
+                    x.arg(),
+                    tensor_buffer(residual),
+                    tensor_buffer(weight),
+                    tensor_buffer(sum),
+                    tensor_buffer(&y),
+                    x.one_a_row_arg(&inv_rms),
+                    sizes,
+                    eps,
+                    added.is_some(),
+                    config.lanes,
+                    x.dtype(),
+                    weight.dtype,
+                );
+            }
+        }
+        [y, inv_rms]
     }
 }
 
-fn check(client: &Client, x: &Matrix<'_>, weight: NormWeight<'_>) -> Result<(), KernelError> {
-    check_float(client, "rms_norm", x.dtype)?;
-    check_float(client, "rms_norm", weight.dtype)?;
-    check_size("input", x.elements()).map(|_| ())
-}
-
-/// The vector size of a matrix and its weight.
-fn size(x: &Matrix<'_>, weight: NormWeight<'_>) -> usize {
-    vector_size(x.dtype, x.columns).min(vector_size(weight.dtype, x.columns))
-}
-
-/// `y` like `x`, and `1 / rms` of every row in f32.
+/// Returns `y` like `x`, and `1 / rms` of every row, f32 `[.., 1]`.
+///
+/// `x: [.., n]`, `weight: [n]`.
 ///
 /// # Errors
-/// [`KernelError::UnsupportedType`], [`KernelError::TooLarge`].
+/// [`KernelError::UnsupportedType`], [`KernelError::ShapeMismatch`], [`KernelError::TooLarge`].
 pub fn forward(
     client: &Client,
-    x: Matrix<'_>,
-    weight: NormWeight<'_>,
+    x: TensorHandle,
+    weight: TensorHandle,
     eps: f32,
-) -> Result<(Handle, Handle), KernelError> {
-    check(client, &x, weight)?;
-    Ok(normalize(client, x, None, weight, eps))
+) -> Result<[TensorHandle; 2], KernelError> {
+    Ok(Norm::new(client, x, weight)?.normalize(client, None, eps))
 }
 
-/// The sum `x + residual`, rounded to their type, and [`forward`] of it.
+/// Returns the sum `x + residual`, rounded to their type, and [`forward`] of it: `[sum, y, inv_rms]`.
 ///
 /// # Errors
 /// As [`forward`].
 pub fn add_forward(
     client: &Client,
-    x: Matrix<'_>,
-    residual: &Handle,
-    weight: NormWeight<'_>,
+    x: TensorHandle,
+    residual: TensorHandle,
+    weight: TensorHandle,
     eps: f32,
-) -> Result<(Handle, Handle, Handle), KernelError> {
-    check(client, &x, weight)?;
-    let sum = x.empty(client);
-    let (y, inv_rms) = normalize(client, x, Some([residual, &sum]), weight, eps);
-    Ok((sum, y, inv_rms))
+) -> Result<[TensorHandle; 3], KernelError> {
+    let norm = Norm::new(client, x, weight)?;
+    let residual = norm.x.like(client, OPERATION, residual)?;
+    let sum = norm.x.empty(client);
+    let [y, inv_rms] = norm.normalize(client, Some([&residual, &sum]), eps);
+    Ok([sum, y, inv_rms])
 }
 
-/// `y` and `1 / rms`; of `x`, or with a residual and a place for the sum, of that.
-fn normalize(
-    client: &Client,
-    x: Matrix<'_>,
-    added: Option<[&Handle; 2]>,
-    weight: NormWeight<'_>,
-    eps: f32,
-) -> (Handle, Handle) {
-    let y = x.empty(client);
-    let inv_rms = client.empty(4 * x.rows);
-    if x.elements() > 0 {
-        let spread = RowSpread::new(client, x.rows);
-        let size = size(&x, weight);
-        // Where nothing is added, neither is looked at.
-        let [residual, sum] = added.unwrap_or([x.handle, &y]);
-        // SAFETY: the kernel keeps to the rows and columns that all buffers have; there is a number a row of `inv_rms`.
-        unsafe {
-            forward_kernel::launch_unchecked(
-                client,
-                spread.cubes,
-                spread.cube_dim,
-                size,
-                x.arg(),
-                x.alike(residual),
-                weight.arg(&x),
-                x.alike(sum),
-                x.alike(&y),
-                BufferArg::from_raw_parts(inv_rms.clone(), x.rows),
-                x.rows as u32,
-                (x.columns / size) as u32,
-                spread.per_plane,
-                eps,
-                added.is_some(),
-                spread.lanes,
-                x.dtype,
-                weight.dtype,
-            );
-        }
-    }
-    (y, inv_rms)
-}
-
-/// The gradient of `x` from that of `y`: `dx = r · (g·w − x · r² · mean(g·w·x))` with `r = 1 / rms`; plus `grad_sum`, what
-/// comes to the sum of [`add_forward`] from elsewhere.
+/// Returns the gradient of `x` from that of `y`: `dx = r · (g·w − x · r² · mean(g·w·x))` with `r = 1 / rms`; plus
+/// `grad_sum`, what comes to the sum of [`add_forward`] from elsewhere.
 ///
-/// `grad` and `grad_sum` are like `x`.
+/// `grad` and `grad_sum` are like `x`, `inv_rms` is as [`forward`] returned it.
 ///
 /// # Errors
 /// As [`forward`].
 pub fn backward(
     client: &Client,
-    x: Matrix<'_>,
-    weight: NormWeight<'_>,
-    inv_rms: &Handle,
-    grad: &Handle,
-    grad_sum: Option<&Handle>,
-) -> Result<Handle, KernelError> {
-    check(client, &x, weight)?;
+    x: TensorHandle,
+    weight: TensorHandle,
+    inv_rms: TensorHandle,
+    grad: TensorHandle,
+    grad_sum: Option<TensorHandle>,
+) -> Result<TensorHandle, KernelError> {
+    let Norm { x, weight, vector } = Norm::new(client, x, weight)?;
+    check_length(OPERATION, "inverse root", elements(&inv_rms), x.rows)?;
+    let inv_rms = contiguous(client, inv_rms);
+    let grad = x.like(client, OPERATION, grad)?;
+    let adds = grad_sum.is_some();
+    let grad_sum = match grad_sum {
+        Some(grad_sum) => x.like(client, OPERATION, grad_sum)?,
+        // Not looked at where there is none.
+        None => grad.clone(),
+    };
     let dx = x.empty(client);
     if x.elements() > 0 {
-        let spread = RowSpread::new(client, x.rows);
-        let size = size(&x, weight);
+        let config = RowLaunch::new(client, x.rows);
+        let sizes = config.sizes_arg(x.rows, x.columns / vector);
         // SAFETY: the kernel keeps to the rows and columns that all buffers have, and to one number a row of `inv_rms`.
         unsafe {
             backward_kernel::launch_unchecked(
                 client,
-                spread.cubes,
-                spread.cube_dim,
-                size,
+                config.cubes,
+                config.cube_dim,
+                vector,
                 x.arg(),
-                weight.arg(&x),
-                BufferArg::from_raw_parts(inv_rms.clone(), x.rows),
-                x.alike(grad),
-                // Not looked at where there is none.
-                x.alike(grad_sum.unwrap_or(grad)),
-                x.alike(&dx),
-                x.rows as u32,
-                (x.columns / size) as u32,
-                spread.per_plane,
-                grad_sum.is_some(),
-                spread.lanes,
-                x.dtype,
+                tensor_buffer(&weight),
+                x.one_a_row_arg(&inv_rms),
+                tensor_buffer(&grad),
+                tensor_buffer(&grad_sum),
+                tensor_buffer(&dx),
+                sizes,
+                adds,
+                config.lanes,
+                x.dtype(),
                 weight.dtype,
             );
         }
@@ -168,31 +184,29 @@ fn forward_kernel<F: Float, W: Float, N: Size>(
     sum: &mut [Vector<F, N>],
     y: &mut [Vector<F, N>],
     inv_rms: &mut [f32],
-    rows: u32,
-    vectors: u32,
-    per_plane: u32,
+    sizes: &RowSizes,
     eps: f32,
     #[comptime] adds: bool,
     #[comptime] lanes: usize,
     #[define(F)] _dtype: ElemType,
     #[define(W)] _weight_dtype: ElemType,
 ) {
-    for r in 0..per_plane {
-        let asked = first_row(per_plane) + r;
+    for r in 0..sizes.per_plane {
+        let asked = first_row(sizes.per_plane) + r;
         // Planes stay together: those beyond the last row compute it again and write nothing.
-        let row = min(asked, rows - 1);
-        let start = row * vectors;
+        let row = min(asked, sizes.rows - 1);
+        let start = row * sizes.vectors;
         let mut squares = Vector::<f32, N>::zeroed();
         let mut i = UNIT_POS_X;
-        while i < vectors {
+        while i < sizes.vectors {
             let value = normalized_value(x, residual, (start + i) as usize, adds);
             squares += value * value;
             i += comptime!(lanes as u32);
         }
-        let inverse = f32::new(1.0) / (row_mean(squares, vectors, lanes) + eps).sqrt();
-        if asked < rows {
+        let inverse = f32::new(1.0) / (row_mean(squares, sizes.vectors, lanes) + eps).sqrt();
+        if asked < sizes.rows {
             let mut i = UNIT_POS_X;
-            while i < vectors {
+            while i < sizes.vectors {
                 let at = (start + i) as usize;
                 let value = normalized_value(x, residual, at, adds);
                 if comptime!(adds) {
@@ -217,31 +231,29 @@ fn backward_kernel<F: Float, W: Float, N: Size>(
     grad: &[Vector<F, N>],
     grad_sum: &[Vector<F, N>],
     dx: &mut [Vector<F, N>],
-    rows: u32,
-    vectors: u32,
-    per_plane: u32,
+    sizes: &RowSizes,
     #[comptime] adds: bool,
     #[comptime] lanes: usize,
     #[define(F)] _dtype: ElemType,
     #[define(W)] _weight_dtype: ElemType,
 ) {
-    for r in 0..per_plane {
-        let asked = first_row(per_plane) + r;
-        let row = min(asked, rows - 1);
-        let start = row * vectors;
+    for r in 0..sizes.per_plane {
+        let asked = first_row(sizes.per_plane) + r;
+        let row = min(asked, sizes.rows - 1);
+        let start = row * sizes.vectors;
         let mut products = Vector::<f32, N>::zeroed();
         let mut i = UNIT_POS_X;
-        while i < vectors {
+        while i < sizes.vectors {
             let at = (start + i) as usize;
             products += weighted(grad[at], weight[i as usize]) * Vector::cast_from(x[at]);
             i += comptime!(lanes as u32);
         }
         let inverse = inv_rms[row as usize];
-        let mean = row_mean(products, vectors, lanes);
+        let mean = row_mean(products, sizes.vectors, lanes);
         let factor = Vector::<f32, N>::new(mean * inverse * inverse);
-        if asked < rows {
+        if asked < sizes.rows {
             let mut i = UNIT_POS_X;
-            while i < vectors {
+            while i < sizes.vectors {
                 let at = (start + i) as usize;
                 let value = Vector::<f32, N>::cast_from(x[at]);
                 let mut result = (weighted(grad[at], weight[i as usize]) - value * factor)
@@ -256,7 +268,7 @@ fn backward_kernel<F: Float, W: Float, N: Size>(
     }
 }
 
-/// What is normalized, in f32: `x`, or the sum as it is kept, rounded.
+/// Returns the values to normalize, in f32: `x`, or the sum as it is kept, rounded.
 #[cube]
 fn normalized_value<F: Float, N: Size>(
     x: &[Vector<F, N>],

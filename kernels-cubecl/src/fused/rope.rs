@@ -5,72 +5,98 @@
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
-use cubecl::server::Handle;
+use cubecl::std::tensor::TensorHandle;
 
-use super::{Matrix, vector_size};
-use crate::error::{KernelError, check_size};
-use crate::launch::Spread;
-use crate::matmul::check_float;
+use super::{Matrix, are_served_alike, vector_size};
+use crate::error::{KernelError, check_float, check_length, check_size, is_served};
+use crate::launch::LaunchConfig;
+use crate::operand::{elements, tensor_buffer};
+
+const OPERATION: &str = "rope";
 
 /// Units of a cube.
 const UNITS: u32 = 256;
 
-/// Cosines and sines of the angles, both `rows × d/2` and contiguous.
-#[derive(Clone, Copy, Debug)]
-pub struct Angles<'a> {
-    /// Cosines.
-    pub cos: &'a Handle,
-    /// Sines.
-    pub sin: &'a Handle,
-    /// f32, f16 or bf16.
-    pub dtype: ElemType,
-    /// Rows: token `t` takes row `t % rows`.
-    pub rows: usize,
+/// Returns whether there is a kernel for `x` and for the tables of cosines and sines, of types `angles`.
+pub fn serves(x: ElemType, angles: [ElemType; 2]) -> bool {
+    is_served(x) && are_served_alike(&angles)
 }
 
-/// Turns the rows of `x`, which are heads: `heads` of them a token; backwards if `inverse`.
+/// Returns the bytes that the backward pass needs from the forward one: it has the tables.
+pub const fn kept_bytes() -> u128 {
+    0
+}
+
+/// Returns the bytes that either pass takes beside operands and results.
+pub const fn workspace_bytes() -> u128 {
+    0
+}
+
+/// Turns the pairs of every head of `x: [batch, seq, heads, d]` by their position's angles; backwards if `inverse`.
+///
+/// `cos` and `sin`: `[rows, d/2]`; token `t` takes row `t % rows`.
 ///
 /// # Errors
-/// [`KernelError::UnsupportedType`], [`KernelError::TooLarge`].
+/// [`KernelError::UnsupportedType`], [`KernelError::ShapeMismatch`], [`KernelError::TooLarge`].
 pub fn rotate(
     client: &Client,
-    x: Matrix<'_>,
-    heads: usize,
-    angles: Angles<'_>,
+    x: TensorHandle,
+    cos: TensorHandle,
+    sin: TensorHandle,
     inverse: bool,
-) -> Result<Handle, KernelError> {
-    check_float(client, "rope", x.dtype)?;
-    check_float(client, "rope", angles.dtype)?;
-    check_size("input", x.elements())?;
-    let y = x.empty(client);
+) -> Result<TensorHandle, KernelError> {
+    check_float(client, OPERATION, x.dtype)?;
+    check_float(client, OPERATION, cos.dtype)?;
+    check_size("input", elements(&x))?;
+    let heads = x.shape().iter().rev().nth(1).copied().unwrap_or(1);
+    let x = Matrix::new(client, x);
     let half = x.columns / 2;
+    let cos = Matrix::new(client, cos);
+    check_length(OPERATION, "angles' last dimension", cos.columns, half)?;
+    let sin = cos.like(client, OPERATION, sin)?;
+    let y = x.empty(client);
     if x.elements() > 0 && half > 0 {
-        let size = vector_size(x.dtype, half).min(vector_size(angles.dtype, half));
-        let pairs = x.rows * half / size;
-        let spread = Spread::new(client, pairs, UNITS);
+        let vector = vector_size(x.dtype(), half).min(vector_size(cos.dtype(), half));
+        let pairs = x.rows * half / vector;
+        let config = LaunchConfig::new(client, pairs, UNITS);
         // SAFETY: the kernel guards every access by the number of pairs, from which all others follow.
         unsafe {
             rotate_kernel::launch_unchecked(
                 client,
-                spread.cubes,
-                spread.cube_dim,
-                size,
+                config.cubes,
+                config.cube_dim,
+                vector,
                 x.arg(),
-                BufferArg::from_raw_parts(angles.cos.clone(), angles.rows * half),
-                BufferArg::from_raw_parts(angles.sin.clone(), angles.rows * half),
-                x.alike(&y),
-                pairs as u32,
-                (half / size) as u32,
-                heads as u32,
-                angles.rows as u32,
-                spread.per_unit,
+                cos.arg(),
+                tensor_buffer(&sin),
+                tensor_buffer(&y),
+                RotationSizesLaunch::new(
+                    pairs as u32,
+                    (half / vector) as u32,
+                    heads as u32,
+                    cos.rows as u32,
+                    config.per_unit,
+                ),
                 inverse,
-                x.dtype,
-                angles.dtype,
+                x.dtype(),
+                cos.dtype(),
             );
         }
     }
     Ok(y)
+}
+
+/// The sizes of a rotation in a kernel, lengths in vectors.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct RotationSizes {
+    pairs: u32,
+    /// Half of a head.
+    half: u32,
+    /// Heads of a token.
+    heads: u32,
+    /// Rows of the tables.
+    angle_rows: u32,
+    per_unit: u32,
 }
 
 #[cube(launch_unchecked)]
@@ -79,19 +105,16 @@ fn rotate_kernel<F: Float, A: Float, N: Size>(
     cos: &[Vector<A, N>],
     sin: &[Vector<A, N>],
     y: &mut [Vector<F, N>],
-    pairs: u32,
-    half: u32,
-    heads: u32,
-    angle_rows: u32,
-    per_unit: u32,
+    sizes: &RotationSizes,
     #[comptime] inverse: bool,
     #[define(F)] _dtype: ElemType,
     #[define(A)] _angles_dtype: ElemType,
 ) {
-    let first = ABSOLUTE_POS as u32 * per_unit;
-    for i in first..min(first + per_unit, pairs) {
+    let half = sizes.half;
+    let first = ABSOLUTE_POS as u32 * sizes.per_unit;
+    for i in first..min(first + sizes.per_unit, sizes.pairs) {
         let (row, column) = (i / half, i % half);
-        let angle = (row / heads % angle_rows * half + column) as usize;
+        let angle = (row / sizes.heads % sizes.angle_rows * half + column) as usize;
         let cos = Vector::<f32, N>::cast_from(cos[angle]);
         let mut sin = Vector::<f32, N>::cast_from(sin[angle]);
         if comptime!(inverse) {

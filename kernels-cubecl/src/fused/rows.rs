@@ -7,17 +7,17 @@ use crate::launch::plane_size;
 /// Units of a cube.
 const UNITS: u32 = 256;
 
-/// The geometry of a launch over rows.
-pub(super) struct RowSpread {
+/// The grid of a launch over rows.
+pub(super) struct RowLaunch {
     pub(super) cubes: CubeCount,
     pub(super) cube_dim: CubeDim,
     /// Units that share a row, those of a plane; 1 where planes have no sums, or their size is not known beforehand.
     pub(super) lanes: usize,
     /// Neighbouring rows that they go through.
-    pub(super) per_plane: u32,
+    per_plane: u32,
 }
 
-impl RowSpread {
+impl RowLaunch {
     pub(super) fn new(client: &Client, rows: usize) -> Self {
         if let Some(cores) = client.properties().hardware.num_cpu_cores {
             return Self {
@@ -37,15 +37,30 @@ impl RowSpread {
             per_plane: 1,
         }
     }
+
+    /// Returns the sizes of so many rows of `vectors` vectors as a kernel argument.
+    pub(super) fn sizes_arg(&self, rows: usize, vectors: usize) -> RowSizesLaunch {
+        RowSizesLaunch::new(rows as u32, vectors as u32, self.per_plane)
+    }
 }
 
-/// The first of the rows of the plane that asks.
+/// The sizes of a launch over rows in a kernel.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+pub(super) struct RowSizes {
+    pub(super) rows: u32,
+    /// Vectors of a row.
+    pub(super) vectors: u32,
+    /// Neighbouring rows that a plane goes through.
+    pub(super) per_plane: u32,
+}
+
+/// Returns the first of the rows of the plane that asks.
 #[cube]
 pub(super) fn first_row(per_plane: u32) -> u32 {
     (CUBE_POS as u32 * CUBE_DIM_Y + UNIT_POS_Y) * per_plane
 }
 
-/// The mean over all elements of a row of `vectors`.
+/// Returns the mean over all elements of a row of `vectors`.
 #[cube]
 pub(super) fn row_mean<N: Size>(
     partial: Vector<f32, N>,
@@ -61,7 +76,7 @@ pub(super) fn row_mean<N: Size>(
     lane_sum(sum, lanes) / f32::cast_from(vectors * comptime!(size as u32))
 }
 
-/// The sum over all lanes.
+/// Returns the sum over all lanes.
 #[cube]
 pub(super) fn lane_sum(partial: f32, #[comptime] lanes: usize) -> f32 {
     if comptime!(lanes > 1) {
@@ -71,7 +86,7 @@ pub(super) fn lane_sum(partial: f32, #[comptime] lanes: usize) -> f32 {
     }
 }
 
-/// The maximum over all lanes.
+/// Returns the maximum over all lanes.
 #[cube]
 pub(super) fn lane_max(partial: f32, #[comptime] lanes: usize) -> f32 {
     if comptime!(lanes > 1) {

@@ -5,87 +5,122 @@
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
-use cubecl::server::Handle;
+use cubecl::std::tensor::TensorHandle;
 
-use super::{Matrix, vector_size};
-use crate::error::{KernelError, check_size};
-use crate::launch::Spread;
-use crate::matmul::check_float;
+use super::{Matrix, are_served_alike, vector_size};
+use crate::error::{KernelError, check_float, check_size};
+use crate::launch::LaunchConfig;
+use crate::operand::{elements, tensor_buffer};
+
+const OPERATION: &str = "swiglu";
 
 /// Units of a cube.
 const UNITS: u32 = 256;
 
-fn check(client: &Client, gate: &Matrix<'_>) -> Result<(), KernelError> {
-    check_float(client, "swiglu", gate.dtype)?;
-    check_size("input", gate.elements()).map(|_| ())
+/// Returns whether there is a kernel for operands of these types.
+pub fn serves(dtypes: &[ElemType]) -> bool {
+    are_served_alike(dtypes)
 }
 
-/// `silu(gate) · up`, all alike.
+/// Returns the bytes that the backward pass of so many elements needs from the forward one: `gate` and `up`.
+pub const fn kept_bytes(elements: u128, dtype_bytes: u128) -> u128 {
+    2 * elements * dtype_bytes
+}
+
+/// Returns the bytes that either pass takes beside operands and results.
+pub const fn workspace_bytes() -> u128 {
+    0
+}
+
+/// Checked operands.
+struct Gated {
+    gate: Matrix,
+    up: TensorHandle,
+    vector: usize,
+}
+
+impl Gated {
+    fn new(client: &Client, gate: TensorHandle, up: TensorHandle) -> Result<Self, KernelError> {
+        check_float(client, OPERATION, gate.dtype)?;
+        check_size("input", elements(&gate))?;
+        let gate = Matrix::new(client, gate);
+        Ok(Self {
+            up: gate.like(client, OPERATION, up)?,
+            vector: vector_size(gate.dtype(), gate.elements().max(1)),
+            gate,
+        })
+    }
+}
+
+/// Returns `silu(gate) · up`, all of one shape and type.
 ///
 /// # Errors
-/// [`KernelError::UnsupportedType`], [`KernelError::TooLarge`].
-pub fn forward(client: &Client, gate: Matrix<'_>, up: &Handle) -> Result<Handle, KernelError> {
-    check(client, &gate)?;
+/// [`KernelError::UnsupportedType`], [`KernelError::ShapeMismatch`], [`KernelError::TooLarge`].
+pub fn forward(
+    client: &Client,
+    gate: TensorHandle,
+    up: TensorHandle,
+) -> Result<TensorHandle, KernelError> {
+    let Gated { gate, up, vector } = Gated::new(client, gate, up)?;
     let y = gate.empty(client);
-    let elements = gate.elements();
-    if elements > 0 {
-        let size = vector_size(gate.dtype, elements);
-        let spread = Spread::new(client, elements / size, UNITS);
+    let vectors = gate.elements() / vector;
+    if vectors > 0 {
+        let config = LaunchConfig::new(client, vectors, UNITS);
         // SAFETY: the kernel guards every access by the number of vectors, and all buffers have that many.
         unsafe {
             forward_kernel::launch_unchecked(
                 client,
-                spread.cubes,
-                spread.cube_dim,
-                size,
+                config.cubes,
+                config.cube_dim,
+                vector,
                 gate.arg(),
-                gate.alike(up),
-                gate.alike(&y),
-                (elements / size) as u32,
-                spread.per_unit,
-                gate.dtype,
+                tensor_buffer(&up),
+                tensor_buffer(&y),
+                vectors as u32,
+                config.per_unit,
+                gate.dtype(),
             );
         }
     }
     Ok(y)
 }
 
-/// The gradients of `gate` and `up`: with `s = sigmoid(gate)`, `dup = g · gate·s` and
+/// Returns the gradients of `gate` and `up`: with `s = sigmoid(gate)`, `dup = g · gate·s` and
 /// `dgate = g · up · s·(1 + gate·(1 − s))`.
 ///
 /// # Errors
 /// As [`forward`].
 pub fn backward(
     client: &Client,
-    gate: Matrix<'_>,
-    up: &Handle,
-    grad: &Handle,
-) -> Result<(Handle, Handle), KernelError> {
-    check(client, &gate)?;
+    gate: TensorHandle,
+    up: TensorHandle,
+    grad: TensorHandle,
+) -> Result<[TensorHandle; 2], KernelError> {
+    let Gated { gate, up, vector } = Gated::new(client, gate, up)?;
+    let grad = gate.like(client, OPERATION, grad)?;
     let (dgate, dup) = (gate.empty(client), gate.empty(client));
-    let elements = gate.elements();
-    if elements > 0 {
-        let size = vector_size(gate.dtype, elements);
-        let spread = Spread::new(client, elements / size, UNITS);
+    let vectors = gate.elements() / vector;
+    if vectors > 0 {
+        let config = LaunchConfig::new(client, vectors, UNITS);
         // SAFETY: the kernel guards every access by the number of vectors, and all buffers have that many.
         unsafe {
             backward_kernel::launch_unchecked(
                 client,
-                spread.cubes,
-                spread.cube_dim,
-                size,
+                config.cubes,
+                config.cube_dim,
+                vector,
                 gate.arg(),
-                gate.alike(up),
-                gate.alike(grad),
-                gate.alike(&dgate),
-                gate.alike(&dup),
-                (elements / size) as u32,
-                spread.per_unit,
-                gate.dtype,
+                tensor_buffer(&up),
+                tensor_buffer(&grad),
+                tensor_buffer(&dgate),
+                tensor_buffer(&dup),
+                vectors as u32,
+                config.per_unit,
+                gate.dtype(),
             );
         }
     }
-    Ok((dgate, dup))
+    Ok([dgate, dup])
 }
 
 #[cube(launch_unchecked)]

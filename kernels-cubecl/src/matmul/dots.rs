@@ -9,52 +9,86 @@
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
+use cubecl::server::Handle;
+use nf4::{Codebook, Direction};
 
-use super::{Alignment, Problem};
+use super::problem::{Alignment, Problem, Sizes};
 use crate::decode::{Words, permute_values, scale_of};
-use crate::format::CodeTable;
-use crate::launch::{Spread, lanes};
+use crate::error::KernelError;
+use crate::launch::{LaunchConfig, lanes};
 
-/// The most rows of `x`.
+/// The most rows of `x`: their sums stay in vector registers.
 const MAX_ROWS: usize = 4;
-/// The most elements of several rows of `x`, all of which are read for every row of the weight: 128 KiB of f32.
-const MAX_ELEMENTS: usize = 32 * 1024;
+/// The most elements of several rows of `x` that stay in the caches, all of which are read for every row of the weight: 128
+/// KiB of f32.
+const CACHED_ELEMENTS: usize = 32 * 1024;
 
-/// Elements of a vector, if this kernel is the better one for the problem: few rows of `x`, of whole vectors, and rows of the
-/// weight of whole blocks.
-pub(super) fn vector(client: &Client, problem: &Problem<'_>) -> Option<usize> {
-    let lanes = lanes(client, 16);
-    let &Problem { inner, ref x, .. } = problem;
-    let few = x.m == 1 || x.m <= MAX_ROWS && x.m * inner <= MAX_ELEMENTS;
-    let whole_blocks = matches!(problem.alignment(), Alignment::Blocks(_));
-    let whole_vectors = lanes >= 4 && x.row_stride.is_multiple_of(lanes);
-    (few && whole_blocks && whole_vectors).then_some(lanes)
+/// Returns whether the caches hold `m` rows of `k` elements; one row streams.
+pub(super) fn keeps_rows_cached(m: usize, k: usize) -> bool {
+    m == 1 || m * k <= CACHED_ELEMENTS
 }
 
-/// Launches the kernel on vectors of [`vector`] elements.
-pub(super) fn launch(client: &Client, problem: &Problem<'_>, vector: usize) {
-    let spread = Spread::new(client, problem.outer, 1);
+/// Returns whether the device has vectors and rows of `x`, `stride` elements apart, begin on one.
+pub(super) fn reads_vectors(client: &Client, stride: usize) -> bool {
+    let lanes = vector(client);
+    lanes >= 4 && stride.is_multiple_of(lanes)
+}
+
+/// Returns whether the kernel computes the product: few rows of `x`, forward, of whole vectors, and rows of the weight of whole
+/// blocks.
+pub(super) fn serves(
+    direction: Direction,
+    m: usize,
+    alignment: Alignment,
+    x_is_vectors: bool,
+) -> bool {
+    direction == Direction::Forward
+        && m <= MAX_ROWS
+        && x_is_vectors
+        && matches!(alignment, Alignment::Blocks(_))
+}
+
+/// Returns the elements of a vector.
+fn vector(client: &Client) -> usize {
+    lanes(client, 16)
+}
+
+/// Launches the kernel.
+///
+/// # Errors
+/// [`KernelError::Unavailable`] for a product that it does not [serve](serves).
+pub(super) fn launch(problem: &Problem, output: &Handle) -> Result<(), KernelError> {
+    let client = &problem.client;
+    let (m, x_is_vectors) = (problem.x.m, reads_vectors(client, problem.x.stride));
+    if !serves(problem.direction, m, problem.alignment(), x_is_vectors) {
+        return Err(KernelError::Unavailable {
+            operation: "matmul",
+            reason: format!(
+                "the kernel of dot products takes up to {MAX_ROWS} rows forward, of whole vectors and blocks, not {} of {}",
+                m, problem.k
+            ),
+        });
+    }
+    let config = LaunchConfig::new(client, problem.n, 1);
     // SAFETY: the kernel guards every access by the sizes of the problem, whose rows are whole vectors.
     unsafe {
         dots_kernel::launch_unchecked(
             client,
-            spread.cubes,
-            spread.cube_dim,
-            vector,
+            config.cubes,
+            config.cube_dim,
+            vector(client),
             problem.x_arg(),
             problem.weight.words_arg(),
-            problem.output_arg(),
-            problem.x.m as u32,
-            problem.inner as u32,
-            problem.outer as u32,
-            problem.x.row_stride as u32,
-            spread.per_unit,
-            problem.weight.format.table,
+            problem.output_arg(output),
+            problem.sizes_arg(),
+            config.per_unit,
+            problem.weight.codebook(),
             problem.x.m.next_power_of_two(),
-            problem.weight.format.block_size,
+            problem.weight.layout.config().block_size,
             problem.x.dtype,
         );
     }
+    Ok(())
 }
 
 #[cube(launch_unchecked)]
@@ -62,12 +96,9 @@ fn dots_kernel<F: Float, N: Size>(
     x: &[Vector<F, N>],
     words: &Words,
     output: &mut [F],
-    m: u32,
-    inner: u32,
-    outer: u32,
-    x_stride: u32,
+    sizes: &Sizes,
     per_unit: u32,
-    #[comptime] codes: CodeTable,
+    #[comptime] codebook: Codebook,
     #[comptime] rows: usize,
     #[comptime] block: usize,
     #[define(F)] _dtype: ElemType,
@@ -82,11 +113,11 @@ fn dots_kernel<F: Float, N: Size>(
     let mut starts = Array::<usize>::new(rows);
     #[unroll]
     for i in 0..rows {
-        let row = min(comptime!(i as u32).runtime(), m - 1);
-        starts[i] = (row * x_stride) as usize / size;
+        let row = min(comptime!(i as u32).runtime(), sizes.m - 1);
+        starts[i] = (row * sizes.x_stride) as usize / size;
     }
     let first_feature = ABSOLUTE_POS as u32 * per_unit;
-    let end_feature = min(first_feature + per_unit, outer);
+    let end_feature = min(first_feature + per_unit, sizes.n);
     for feature in first_feature..end_feature {
         let mut sums = Array::<Vector<f32, N>>::new(rows);
         #[unroll]
@@ -94,8 +125,8 @@ fn dots_kernel<F: Float, N: Size>(
             sums[i] = Vector::new(f32::new(0.0));
         }
         let mut k = 0u32;
-        while k < inner {
-            let first = feature * inner + k;
+        while k < sizes.k {
+            let first = feature * sizes.k + k;
             let scale = Vector::<f32, N>::new(scale_of(&words.scales, first));
             #[unroll]
             for part in 0..comptime!(block / size) {
@@ -110,7 +141,7 @@ fn dots_kernel<F: Float, N: Size>(
                     packed.insert(l, word);
                 }
                 packed >>= shifts + Vector::new(comptime!(4 * (part * size % 8) as u32).runtime());
-                let w = permute_values::<N>(packed, 0usize, codes) * scale;
+                let w = permute_values::<N>(packed, 0usize, codebook) * scale;
                 let vector = k as usize / size + part;
                 #[unroll]
                 for i in 0..rows {
@@ -128,8 +159,8 @@ fn dots_kernel<F: Float, N: Size>(
                 total += sums[i].extract(l);
             }
             let row = comptime!(i as u32);
-            if row < m {
-                output[(row * outer + feature) as usize] = F::cast_from(total);
+            if row < sizes.m {
+                output[(row * sizes.n + feature) as usize] = F::cast_from(total);
             }
         }
     }

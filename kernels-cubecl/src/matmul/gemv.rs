@@ -3,16 +3,16 @@
 //!
 //! - `rows`, forward: a plane takes two rows of the weight, its lanes stride along them, and their sums are added
 //!   up in the plane.
-//! - `columns`, transposed: a cube takes 256 columns of the weight and a stretch of its rows. Loads of 128 bits
+//! - `columns`, transposed: a cube takes 256 columns of the weight and a range of its rows. Loads of 128 bits
 //!   bring 32 columns to a unit, whose sums for eight rows would not fit its registers; so the words pass through shared
-//!   memory, and a unit takes one column of words and every fourth row. Stretches that several cubes share are
+//!   memory, and a unit takes one column of words and every fourth row. Ranges that several cubes share are
 //!   added up by a second kernel, in an order that does not depend on timing.
 //!
 //! Both need rows of the weight to begin on a word.
 //!
 //! # Roofline
 //!
-//! Bytes: the weight once, 0.52 an element; transposed, each stretch adds a write and a read of `y` in f32. Operations: a shift,
+//! Bytes: the weight once, 0.52 an element; transposed, each range adds a write and a read of `y` in f32. Operations: a shift,
 //! a mask, a table read and a product a weight, then one multiply-add a row: 4 + m instructions. LLaMA-7B's
 //! 11008 × 4096 (45.1 M weights, 23.3 MB packed) from data sheets (RTX 4090: 1.01 TB/s and 41 T instructions/s; H100 SXM:
 //! 3.35 TB/s and 30 T instructions/s), in µs:
@@ -27,15 +27,18 @@
 
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
+use cubecl::server::Handle;
+use nf4::Direction;
 
-use super::{Alignment, Direction, Problem};
+use super::problem::{Alignment, PackedFormat, Problem, Sizes};
 use crate::decode::{Scales, fill_table, scale_of};
 use crate::error::KernelError;
-use crate::format::CodeTable;
 use crate::launch::plane_size;
+use crate::operand::buffer;
 
-/// The most rows of `x` that fit: eight sums for each of eight columns are 64 registers.
-pub(super) const MAX_ROWS: usize = 8;
+/// The most rows of `x` of the kernel for few rows: up to this many a GPU reads the weight for longer than it multiplies by
+/// it, and eight sums for each of eight columns are 64 registers.
+pub const MAX_ROWS: usize = 8;
 
 /// Words of a 128-bit load.
 const WIDE: usize = 4;
@@ -56,52 +59,50 @@ const TILE_ROWS: usize = UNITS * WIDE / TILE_WORDS;
 const SPLIT: usize = UNITS / TILE_WORDS;
 /// Cubes that keep a GPU busy, transposed: four on each of some 128 multiprocessors.
 const BUSY_CUBES: usize = 512;
-/// The most stretches: each costs a write and a read of an output in f32.
-const MAX_STRETCHES: usize = 16;
+/// The most ranges of `k`: each costs a write and a read of an output in f32.
+const MAX_SPLITS: usize = 16;
 
 /// Launches the kernel for `direction`.
 ///
 /// # Errors
 /// [`KernelError::Unavailable`] for more than [`MAX_ROWS`] rows, or where rows of the weight begin within a word.
-pub(super) fn launch(
-    client: &Client,
-    problem: &Problem<'_>,
-    direction: Direction,
-) -> Result<(), KernelError> {
+pub(super) fn launch(problem: &Problem, output: &Handle) -> Result<(), KernelError> {
     if problem.x.m > MAX_ROWS || problem.alignment() == Alignment::Elements {
         return Err(KernelError::Unavailable {
             operation: "matmul",
             reason: format!(
                 "the kernel for few rows takes up to {MAX_ROWS} and columns in multiples of 8, not {} and {}",
-                problem.x.m, problem.weight.in_features
+                problem.x.m,
+                problem.weight.layout.in_features()
             ),
         });
     }
-    match direction {
-        Direction::Forward => launch_rows(client, problem),
-        Direction::Transposed => launch_columns(client, problem),
+    match problem.direction {
+        Direction::Forward => launch_rows(problem, output),
+        Direction::Transposed => launch_columns(problem, output),
     }
     Ok(())
 }
 
-/// Words of a load: 128 bits where all rows of the weight begin on such a boundary.
-fn load_width(problem: &Problem<'_>) -> usize {
-    if problem.weight.in_features.is_multiple_of(8 * WIDE) {
+/// Returns the words of a load: 128 bits where all rows of the weight begin on such a boundary.
+fn load_width(problem: &Problem) -> usize {
+    if problem.weight.layout.in_features().is_multiple_of(8 * WIDE) {
         WIDE
     } else {
         1
     }
 }
 
-/// Instances differ by powers of two, so that there are few to compile.
-fn kept_rows(problem: &Problem<'_>) -> usize {
+/// Returns the rows that an instance keeps sums for: powers of two, so that there are few to compile.
+fn kept_rows(problem: &Problem) -> usize {
     problem.x.m.next_power_of_two()
 }
 
-fn launch_rows(client: &Client, problem: &Problem<'_>) {
+fn launch_rows(problem: &Problem, output: &Handle) {
+    let client = &problem.client;
     let plane_size = plane_size(client);
     let lanes = plane_size.unwrap_or(LANES);
-    let x_vector = if problem.x.row_stride.is_multiple_of(4) {
+    let x_vector = if problem.x.stride.is_multiple_of(4) {
         4
     } else {
         1
@@ -110,25 +111,17 @@ fn launch_rows(client: &Client, problem: &Problem<'_>) {
     unsafe {
         rows_kernel::launch_unchecked(
             client,
-            CubeCount::Static(
-                problem.outer.div_ceil(FEATURES * PLANES as usize) as u32,
-                1,
-                1,
-            ),
+            CubeCount::Static(problem.n.div_ceil(FEATURES * PLANES as usize) as u32, 1, 1),
             CubeDim::new_2d(lanes, PLANES),
             x_vector,
             load_width(problem),
             problem.x_arg(),
             problem.weight.packed_arg(),
             problem.weight.scales_arg(),
-            problem.output_arg(),
-            problem.x.m as u32,
-            problem.inner as u32,
-            problem.outer as u32,
-            problem.x.row_stride as u32,
-            problem.weight.format.table,
+            problem.output_arg(output),
+            problem.sizes_arg(),
+            problem.format(),
             kept_rows(problem),
-            problem.alignment(),
             lanes as usize,
             plane_size.is_some(),
             problem.x.dtype,
@@ -142,21 +135,18 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
     packed: &[Vector<u32, NW>],
     scales: &Scales,
     output: &mut [F],
-    m: u32,
-    inner: u32,
-    outer: u32,
-    x_stride: u32,
-    #[comptime] codes: CodeTable,
+    sizes: &Sizes,
+    #[comptime] format: PackedFormat,
     #[comptime] rows: usize,
-    #[comptime] alignment: Alignment,
     #[comptime] lanes: usize,
     #[comptime] plane_sums: bool,
     #[define(F)] _dtype: ElemType,
 ) {
     let width = NW::value();
+    let alignment = comptime!(format.alignment);
     let x_width = NX::value();
     let mut table = Shared::<[f32]>::new_slice(16usize);
-    fill_table(&mut table, codes);
+    fill_table(&mut table, comptime!(format.codebook));
     sync_cube();
 
     let first_feature = (CUBE_POS_X * PLANES + UNIT_POS_Y) * comptime!(FEATURES as u32);
@@ -165,7 +155,7 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
     for i in 0..comptime!(FEATURES * rows) {
         sums[i] = f32::new(0.0);
     }
-    let loads = inner / comptime!(8 * width as u32);
+    let loads = sizes.k / comptime!(8 * width as u32);
     let mut load = UNIT_POS_X;
     while load < loads {
         let start = load * comptime!(8 * width as u32);
@@ -174,7 +164,7 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
         #[unroll]
         for f in 0..FEATURES {
             // Features beyond the last are computed from the last and never written.
-            let feature = min(first_feature + comptime!(f as u32), outer - 1);
+            let feature = min(first_feature + comptime!(f as u32), sizes.n - 1);
             read[f] = packed[(feature * loads + load) as usize];
             scale[f] = f32::new(0.0);
         }
@@ -184,8 +174,8 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
             #[unroll]
             for f in 0..FEATURES {
                 if comptime!(q == 0 || alignment.begins_block(8 * q)) {
-                    let feature = min(first_feature + comptime!(f as u32), outer - 1);
-                    scale[f] = scale_of(scales, feature * inner + word_start);
+                    let feature = min(first_feature + comptime!(f as u32), sizes.n - 1);
+                    scale[f] = scale_of(scales, feature * sizes.k + word_start);
                 }
             }
             #[unroll]
@@ -193,7 +183,7 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
                 let mut values = Array::<Vector<F, NX>>::new(rows);
                 #[unroll]
                 for i in 0..rows {
-                    let row = min(comptime!(i as u32).runtime(), m - 1) * x_stride;
+                    let row = min(comptime!(i as u32).runtime(), sizes.m - 1) * sizes.x_stride;
                     let element = row + word_start + comptime!((j * x_width) as u32);
                     values[i] = x[element as usize / x_width];
                 }
@@ -228,14 +218,14 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
                 sum_through_memory(partial, lanes)
             };
             let row = comptime!(i as u32);
-            if UNIT_POS_X == 0 && feature < outer && row < m {
-                output[(row * outer + feature) as usize] = F::cast_from(total);
+            if UNIT_POS_X == 0 && feature < sizes.n && row < sizes.m {
+                output[(row * sizes.n + feature) as usize] = F::cast_from(total);
             }
         }
     }
 }
 
-/// The sum over the units of the cube's first dimension, in the first of them.
+/// Returns the sum over the units of the cube's first dimension, in the first of them.
 #[cube]
 fn sum_through_memory(partial: f32, #[comptime] lanes: usize) -> f32 {
     let mut memory = Shared::<[f32]>::new_slice(comptime!(lanes * PLANES as usize));
@@ -255,53 +245,67 @@ fn sum_through_memory(partial: f32, #[comptime] lanes: usize) -> f32 {
     total
 }
 
-fn launch_columns(client: &Client, problem: &Problem<'_>) {
-    let groups = (problem.outer / 8).div_ceil(TILE_WORDS);
-    let tiles = problem.inner.div_ceil(TILE_ROWS);
-    let stretches = (BUSY_CUBES / groups).clamp(1, tiles.min(MAX_STRETCHES));
-    let outputs = problem.x.m * problem.outer;
-    let sums = if stretches == 1 {
-        problem.output.clone()
+/// Returns the cubes along the output's columns, the tiles along `k`, and the ranges of `k` that cubes share these in.
+fn grid_of_columns(k: usize, n: usize) -> (usize, usize, usize) {
+    let groups = (n / 8).div_ceil(TILE_WORDS).max(1);
+    let tiles = k.div_ceil(TILE_ROWS).max(1);
+    let splits = (BUSY_CUBES / groups).clamp(1, tiles.min(MAX_SPLITS));
+    (groups, tiles, splits)
+}
+
+/// Returns the bytes that the kernel takes beside operands and result: transposed, the sums of several ranges of `k` in f32.
+pub(super) fn workspace_bytes(m: usize, [k, n]: [usize; 2], direction: Direction) -> u128 {
+    let (_, _, splits) = grid_of_columns(k, n);
+    let shares = direction == Direction::Transposed && m <= MAX_ROWS && splits > 1;
+    if shares {
+        4 * splits as u128 * m as u128 * n as u128
     } else {
-        client.empty(4 * stretches * outputs)
+        0
+    }
+}
+
+fn launch_columns(problem: &Problem, output: &Handle) {
+    let client = &problem.client;
+    let (groups, tiles, splits) = grid_of_columns(problem.k, problem.n);
+    let outputs = problem.x.m * problem.n;
+    let sums = if splits == 1 {
+        output.clone()
+    } else {
+        client.empty(4 * splits * outputs)
     };
-    let sums_dtype = if stretches == 1 {
+    let sums_dtype = if splits == 1 {
         problem.x.dtype
     } else {
         ElemType::Float(FloatKind::F32)
     };
-    // SAFETY: the kernels guard every access by the sizes of the problem; `sums` was allocated for all stretches.
+    // SAFETY: the kernels guard every access by the sizes of the problem; `sums` was allocated for all splits.
     unsafe {
         columns_kernel::launch_unchecked(
             client,
-            CubeCount::Static(groups as u32, stretches as u32, 1),
+            CubeCount::Static(groups as u32, splits as u32, 1),
             CubeDim::new_1d(UNITS as u32),
             load_width(problem),
             problem.x_arg(),
             problem.weight.packed_arg(),
             problem.weight.scales_arg(),
-            BufferArg::from_raw_parts(sums.clone(), stretches * outputs),
-            problem.x.m as u32,
-            problem.inner as u32,
-            problem.outer as u32,
-            problem.x.row_stride as u32,
-            tiles.div_ceil(stretches) as u32,
-            problem.weight.format.table,
+            buffer(&sums, splits * outputs),
+            problem.sizes_arg(),
+            tiles.div_ceil(splits) as u32,
+            problem.format(),
             kept_rows(problem),
-            problem.alignment(),
             problem.x.dtype,
             sums_dtype,
         );
-        if stretches > 1 {
+        if splits > 1 {
             let cube_dim = CubeDim::new_1d(UNITS as u32);
-            add_stretches::launch_unchecked(
+            add_splits::launch_unchecked(
                 client,
                 cubecl::calculate_cube_count_elemwise(client, outputs, cube_dim),
                 cube_dim,
-                BufferArg::from_raw_parts(sums, stretches * outputs),
-                problem.output_arg(),
+                buffer(&sums, splits * outputs),
+                problem.output_arg(output),
                 outputs as u32,
-                stretches as u32,
+                splits as u32,
                 problem.x.dtype,
             );
         }
@@ -314,25 +318,22 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
     packed: &[Vector<u32, NW>],
     scales: &Scales,
     sums: &mut [S],
-    m: u32,
-    inner: u32,
-    outer: u32,
-    x_stride: u32,
+    sizes: &Sizes,
     tiles: u32,
-    #[comptime] codes: CodeTable,
+    #[comptime] format: PackedFormat,
     #[comptime] rows: usize,
-    #[comptime] alignment: Alignment,
     #[define(F)] _dtype: ElemType,
     #[define(S)] _sums_dtype: ElemType,
 ) {
     let width = NW::value();
+    let alignment = comptime!(format.alignment);
     let mut table = Shared::<[f32]>::new_slice(16usize);
     let mut tile = Shared::<[u32]>::new_slice(comptime!(TILE_ROWS * TILE_WORDS));
     let mut tile_scales = Shared::<[f32]>::new_slice(comptime!(TILE_ROWS * TILE_WORDS));
     let mut x_tile = Shared::<[f32]>::new_slice(comptime!(TILE_ROWS * rows));
-    fill_table(&mut table, codes);
+    fill_table(&mut table, comptime!(format.codebook));
 
-    let row_words = outer / 8;
+    let row_words = sizes.n / 8;
     let first_word = CUBE_POS_X * comptime!(TILE_WORDS as u32);
     let word = UNIT_POS % comptime!(TILE_WORDS as u32);
     let part = UNIT_POS / comptime!(TILE_WORDS as u32);
@@ -353,7 +354,7 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
             let mut read = Vector::<u32, NW>::zeroed();
             let mut scale = f32::new(0.0);
             // What lies outside decodes to 0 by a scale of 0.
-            let stored = row < inner && column < row_words;
+            let stored = row < sizes.k && column < row_words;
             if stored {
                 read = packed[((row * row_words + column) / comptime!(width as u32)) as usize];
             }
@@ -363,7 +364,7 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
                 #[allow(clippy::collapsible_if)]
                 if comptime!(q == 0 || alignment.begins_block(8 * q)) {
                     if stored {
-                        let first = row * outer + (column + comptime!(q as u32)) * 8;
+                        let first = row * sizes.n + (column + comptime!(q as u32)) * 8;
                         scale = scale_of(scales, first);
                     }
                 }
@@ -376,8 +377,8 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
             let row = slot % comptime!(rows as u32);
             let k = tile_row + slot / comptime!(rows as u32);
             let mut value = f32::new(0.0);
-            if row < m && k < inner {
-                value = f32::cast_from(x[(row * x_stride + k) as usize]);
+            if row < sizes.m && k < sizes.k {
+                value = f32::cast_from(x[(row * sizes.x_stride + k) as usize]);
             }
             x_tile[slot as usize] = value;
             slot += comptime!(UNITS as u32);
@@ -419,8 +420,8 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
         }
         sync_cube();
         let row = comptime!(i as u32);
-        if part == 0 && row < m && first_word + word < row_words {
-            let first = (CUBE_POS_Y * m + row) * outer + (first_word + word) * 8;
+        if part == 0 && row < sizes.m && first_word + word < row_words {
+            let first = (CUBE_POS_Y * sizes.m + row) * sizes.n + (first_word + word) * 8;
             #[unroll]
             for j in 0..8usize {
                 let mut total = kept[comptime!(i * 8 + j)];
@@ -434,19 +435,19 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
     }
 }
 
-/// Adds up what the cubes of a column found, first stretch first.
+/// Adds up what the cubes of a column found, first range first.
 #[cube(launch_unchecked)]
-fn add_stretches<F: Float>(
+fn add_splits<F: Float>(
     sums: &[f32],
     output: &mut [F],
     outputs: u32,
-    stretches: u32,
+    splits: u32,
     #[define(F)] _dtype: ElemType,
 ) {
     let position = ABSOLUTE_POS as u32;
     if position < outputs {
         let mut total = f32::new(0.0);
-        for s in 0..stretches {
+        for s in 0..splits {
             total += sums[(s * outputs + position) as usize];
         }
         output[position as usize] = F::cast_from(total);

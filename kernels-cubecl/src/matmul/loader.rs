@@ -1,6 +1,6 @@
 //! The loader that decodes a weight into the stage of the right operand.
 //!
-//! A unit takes a piece of a row of the weight: 32 elements, which it reads with one load of 128 bits, or 8. It looks
+//! A unit takes a run of a row of the weight: 32 elements, which it reads with one load of 128 bits, or 8. It looks
 //! their scale up once, decodes them, and writes them to shared memory in vectors of the stage.
 
 use std::marker::PhantomData;
@@ -20,19 +20,19 @@ use cubek_matmul::multi_level::tile::{
     ContiguousTilingLayout, RowMajorTilingOrder, TilingOrder, TilingValidation,
 };
 use cubek_std::{InvalidConfigError, MatrixLayout, StageIdent};
+use nf4::Codebook;
 
 use crate::decode::{Scales, fill_table, scale_of};
-use crate::format::CodeTable;
 
 /// Elements of a word.
 const WORD: usize = 8;
 
-/// How the rows of a weight are cut into pieces.
+/// The run of a weight's row that a unit loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Pieces {
-    /// Whether rows begin on a word, so that a piece is whole words.
+pub(super) struct WeightLoad {
+    /// Whether rows begin on a word, so that a run is whole words.
     pub(super) whole_words: bool,
-    /// Elements of a piece from one lookup of the scale to the next.
+    /// Elements from one lookup of the scale to the next.
     pub(super) block: usize,
 }
 
@@ -43,9 +43,9 @@ pub(super) struct PackedWeight<W: Size> {
     packed: Box<[Vector<u32, W>]>,
     scales: Scales,
     #[cube(comptime)]
-    codes: CodeTable,
+    codebook: Codebook,
     #[cube(comptime)]
-    pieces: Pieces,
+    load: WeightLoad,
 }
 
 /// cubek's name for its own order of tiles in the stage of a right operand.
@@ -65,10 +65,10 @@ impl<W: Size> LoadingValidation for DecodingLoading<W> {
     ) -> Result<(), InvalidConfigError> {
         let stage = config.smem_config;
         let line = stage.elements_per_stage_along_contiguous_dim() as usize;
-        let piece = WORD * W::try_value_const().unwrap_or(1);
-        if !line.is_multiple_of(piece) {
+        let run = WORD * W::try_value_const().unwrap_or(1);
+        if !line.is_multiple_of(run) {
             return Err(Box::new(format!(
-                "a line of the stage has {line} elements, which is no multiple of {piece}"
+                "a line of the stage has {line} elements, which is no multiple of {run}"
             )));
         }
         validate_swizzle_atom_size(stage)?;
@@ -92,8 +92,8 @@ impl<W: Size> LoadMaxRoundPlaneCount for DecodingLoading<W> {
         plane_dim: u32,
         _dtype: ElemType,
     ) -> u32 {
-        let piece = (WORD * W::try_value_const().unwrap_or(1)) as u32;
-        (elements_per_tile * tiles_per_stage / piece).div_ceil(plane_dim)
+        let run = (WORD * W::try_value_const().unwrap_or(1)) as u32;
+        (elements_per_tile * tiles_per_stage / run).div_ceil(plane_dim)
     }
 }
 
@@ -110,7 +110,7 @@ impl<W: Size> FullLoadingStrategy<PackedWeight<W>> for DecodingLoading<W> {
         #[comptime] config: GlobalReaderConfig,
     ) -> DecodingJob<W> {
         let mut table = Shared::<[f32]>::new_slice(16usize);
-        fill_table(&mut table, comptime!(weight.codes));
+        fill_table(&mut table, comptime!(weight.codebook));
         let plane = PlaneFlowPartition::new(config.plane_flow_config.partition_rule)
             .load_index(config.input_load_flow);
         DecodingJob::<W> {
@@ -148,20 +148,13 @@ impl<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>
         #[comptime] config: GlobalReaderConfig,
     ) {
         let units = config.loading_units_count();
-        let pieces =
-            comptime!(config.smem_config.elements_per_stage() / (WORD * W::value()) as u32);
-        let piece = this.unit + comptime!(task_id * units);
-        if comptime!(pieces.is_multiple_of(units)) {
-            load_piece::<EG, NG, ES, NS, W>(&*this, piece, global_iter, stage, config.smem_config);
+        let runs = comptime!(config.smem_config.elements_per_stage() / (WORD * W::value()) as u32);
+        let run = this.unit + comptime!(task_id * units);
+        if comptime!(runs.is_multiple_of(units)) {
+            load_run::<EG, NG, ES, NS, W>(&*this, run, global_iter, stage, config.smem_config);
         } else {
-            if piece < pieces {
-                load_piece::<EG, NG, ES, NS, W>(
-                    &*this,
-                    piece,
-                    global_iter,
-                    stage,
-                    config.smem_config,
-                );
+            if run < runs {
+                load_run::<EG, NG, ES, NS, W>(&*this, run, global_iter, stage, config.smem_config);
             }
         }
     }
@@ -175,30 +168,30 @@ impl<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>
     }
 }
 
-/// Decodes the `piece`-th piece of the stage, line by line.
+/// Decodes the `run`-th run of the stage, line by line.
 #[cube]
-fn load_piece<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
+fn load_run<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
     job: &DecodingJob<W>,
-    piece: u32,
+    run: u32,
     global_iter: &GlobalIterator<Vector<EG, NG>>,
     stage: &mut StridedStageMemory<ES, NS, ContiguousTilingLayout<Order>>,
     #[comptime] config: StageMemoryConfig,
 ) {
     let elements = comptime!(WORD * W::value());
     let vector = NS::value().comptime();
-    let pieces_of_line =
+    let runs_of_line =
         comptime!(config.elements_per_stage_along_contiguous_dim() / elements as u32);
-    let line = piece / pieces_of_line;
-    let start = (piece % pieces_of_line) * comptime!(elements as u32);
+    let line = run / runs_of_line;
+    let start = (run % runs_of_line) * comptime!(elements as u32);
 
     let mut values = Array::<f32>::new(elements);
-    if comptime!(job.weight.pieces.whole_words) {
+    if comptime!(job.weight.load.whole_words) {
         let (first, in_bounds) = element_at::<EG, NG>(global_iter, line, start, config);
         let words = job.weight.packed[(first / comptime!(elements as u32)) as usize];
         let mut scale = f32::new(0.0);
         #[unroll]
         for i in 0..elements {
-            if comptime!(i.is_multiple_of(job.weight.pieces.block)) {
+            if comptime!(i.is_multiple_of(job.weight.load.block)) {
                 scale = scale_in_bounds(&job.weight.scales, first + comptime!(i as u32), in_bounds);
             }
             let code =
@@ -256,7 +249,7 @@ fn scale_in_bounds(scales: &Scales, element: u32, in_bounds: bool) -> f32 {
     select(in_bounds, scale_of(scales, element), f32::new(0.0))
 }
 
-/// Where the element of a line lies in a stage of contiguous tiles.
+/// Returns the position of an element of a line in a stage of contiguous tiles.
 #[cube]
 fn place_in_stage(line: u32, along: u32, #[comptime] config: StageMemoryConfig) -> u32 {
     let width = config.elements_per_tile_along_contiguous_dim();

@@ -1,9 +1,9 @@
-//! The product on a CPU, but for what `dots` does better: panels of decoded columns in the caches, multiplied by tiles kept in
+//! The product on a CPU, but for few rows, which `dots` multiplies faster forward: panels of decoded columns in the caches, multiplied by tiles kept in
 //! vector registers.
 //!
 //! A unit is a thread. It takes a strip of the output's columns and a block of its rows, decodes the strip's part of the
-//! weight for a stretch of the contraction into a panel of its own, and multiplies the block's rows by it, a tile
-//! at a time; then the next stretch. The panel is some 32 KiB a thread: what is decoded is never the whole
+//! weight for a range of `k` into a panel of its own, and multiplies the block's rows by it, a tile at a time; then the
+//! next range. The panel is some 32 KiB a thread: what is decoded is never the whole
 //! weight, nor ever in global memory.
 //!
 //! Decoding fills whole vectors. Forward, the lanes of a vector are rows of the weight, which are gathered, one
@@ -17,18 +17,19 @@
 
 use cubecl::ir::{ElemType, HardwareProperties};
 use cubecl::prelude::*;
+use cubecl::server::Handle;
+use nf4::Direction;
 
-use super::{Alignment, Direction, Problem, dots};
+use super::problem::{Alignment, PackedFormat, Problem, Sizes};
 use crate::decode::{Words, code_of, permute_values, scale_of};
 use crate::error::KernelError;
-use crate::format::CodeTable;
 
 /// Vectors of a panel: with 16 lanes, 32 KiB.
 const PANEL_VECTORS: usize = 512;
 /// Rows of `x` that share a decoded panel: decoding costs as much as multiplying some 8 rows.
 const BLOCK_ROWS: usize = 240;
 
-/// How a tile of the output fills the vector registers.
+/// The tile of the output that fills the vector registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Tile {
     /// Elements of a vector.
@@ -40,11 +41,11 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// For `m` rows and `outer` columns on so many units. All but a few registers accumulate; one row or two take more columns instead, for the
+    /// Returns the tile for `m` rows and `n` columns on so many units: all but a few registers accumulate; one row or two take more columns instead, for the
     /// longer runs of words, as long as all units get as many.
-    fn new(hardware: &HardwareProperties, units: usize, m: usize, outer: usize) -> Self {
+    fn new(hardware: &HardwareProperties, units: usize, m: usize, n: usize) -> Self {
         let lanes = (hardware.load_width as usize / 32).clamp(4, 16);
-        let most_of_a_unit = |vectors| outer.div_ceil(lanes * vectors).div_ceil(units) * vectors;
+        let most_of_a_unit = |vectors| n.div_ceil(lanes * vectors).div_ceil(units) * vectors;
         let (rows, vectors) = match m {
             1 if most_of_a_unit(4) < most_of_a_unit(8) => (1, 4),
             1 => (1, 8),
@@ -61,12 +62,13 @@ impl Tile {
         }
     }
 
+    /// Returns the columns of the output that the tile covers.
     fn columns(&self) -> usize {
         self.lanes * self.vectors
     }
 
-    /// Steps of the contraction that a panel holds: whole words, and whole blocks of up to 64.
-    fn stretch(&self) -> usize {
+    /// Returns the part of `k` that a panel holds: whole words, and whole blocks of up to 64.
+    fn kc(&self) -> usize {
         PANEL_VECTORS / self.vectors
     }
 }
@@ -74,42 +76,26 @@ impl Tile {
 /// Launches the kernel.
 ///
 /// # Errors
-/// [`KernelError::TooLarge`].
-pub(super) fn launch(
-    client: &Client,
-    problem: &Problem<'_>,
-    direction: Direction,
-) -> Result<(), KernelError> {
-    if direction == Direction::Forward
-        && let Some(vector) = dots::vector(client, problem)
-    {
-        dots::launch(client, problem, vector);
-        return Ok(());
-    }
-    let words = problem.weight.words_arg();
+/// [`KernelError::TooManyRows`].
+pub(super) fn launch(problem: &Problem, output: &Handle) -> Result<(), KernelError> {
+    let client = &problem.client;
     let hardware = &client.properties().hardware;
     let units = hardware.num_cpu_cores.unwrap_or(1).max(1);
-    let tile = Tile::new(hardware, units as usize, problem.x.m, problem.outer);
+    let tile = Tile::new(hardware, units as usize, problem.x.m, problem.n);
     let block_rows = problem.x.m.min(BLOCK_ROWS).next_multiple_of(tile.rows);
-    let blocks = problem.x.m.div_ceil(block_rows) as u32;
-    problem.check_grid(client, blocks)?;
-    let strips = problem.outer.div_ceil(tile.columns()) as u32;
+    let grid = problem.grid(units, tile.columns(), block_rows)?;
     // SAFETY: the kernel guards every access by the sizes of the problem.
     unsafe {
         panels_kernel::launch_unchecked(
             client,
-            CubeCount::Static(strips.div_ceil(units), blocks, 1),
+            grid,
             CubeDim::new_1d(units),
             problem.x_arg(),
-            words,
-            problem.output_arg(),
-            problem.x.m as u32,
-            problem.inner as u32,
-            problem.outer as u32,
-            problem.x.row_stride as u32,
-            problem.weight.format.table,
-            direction == Direction::Transposed,
-            problem.alignment(),
+            problem.weight.words_arg(),
+            problem.output_arg(output),
+            problem.sizes_arg(),
+            problem.direction,
+            problem.format(),
             tile,
             BLOCK_ROWS.next_multiple_of(tile.rows),
             problem.x.dtype,
@@ -123,13 +109,9 @@ fn panels_kernel<F: Float>(
     x: &[F],
     words: &Words,
     output: &mut [F],
-    m: u32,
-    inner: u32,
-    outer: u32,
-    x_stride: u32,
-    #[comptime] codes: CodeTable,
-    #[comptime] transposed: bool,
-    #[comptime] alignment: Alignment,
+    sizes: &Sizes,
+    #[comptime] direction: Direction,
+    #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
     #[comptime] block_rows: usize,
     #[define(F)] _dtype: ElemType,
@@ -139,27 +121,26 @@ fn panels_kernel<F: Float>(
     let strip = UNIT_POS_X * CUBE_COUNT_X + CUBE_POS_X;
     let first_column = strip * comptime!(tile.columns() as u32);
     let first_row = CUBE_POS_Y * comptime!(block_rows as u32);
-    if first_column < outer {
+    if first_column < sizes.n {
         let mut panel = Array::<Vector<f32, V>>::new(PANEL_VECTORS);
         let mut sums = Array::<Vector<f32, V>>::new(comptime!(block_rows * tile.vectors));
-        let rows = min(m - first_row, comptime!(block_rows as u32));
+        let rows = min(sizes.m - first_row, comptime!(block_rows as u32));
         let tiles = rows.div_ceil(comptime!(tile.rows as u32));
         for i in 0..tiles as usize * comptime!(tile.rows * tile.vectors) {
             sums[i] = Vector::new(f32::new(0.0));
         }
         let mut start = 0u32;
-        while start < inner {
-            let steps = min(inner - start, comptime!(tile.stretch() as u32));
-            if transposed {
+        while start < sizes.k {
+            let steps = min(sizes.k - start, comptime!(tile.kc() as u32));
+            if comptime!(direction == Direction::Transposed) {
                 decode_neighbours::<V>(
                     words,
                     &mut panel,
                     first_column,
                     start,
                     steps,
-                    outer,
-                    codes,
-                    alignment,
+                    sizes,
+                    format,
                     tile,
                 );
             } else {
@@ -169,28 +150,26 @@ fn panels_kernel<F: Float>(
                     first_column,
                     start,
                     steps,
-                    inner,
-                    outer,
-                    codes,
-                    alignment,
+                    sizes,
+                    format,
                     tile,
                 );
             }
             for t in 0..tiles {
                 multiply_tile::<F, V>(
-                    x, &panel, &mut sums, first_row, t, start, steps, m, x_stride, tile,
+                    x, &panel, &mut sums, first_row, t, start, steps, sizes, tile,
                 );
             }
-            start += comptime!(tile.stretch() as u32);
+            start += comptime!(tile.kc() as u32);
         }
         for row in 0..rows {
-            let first = (first_row + row) * outer + first_column;
+            let first = (first_row + row) * sizes.n + first_column;
             for c in 0..tile.vectors {
                 let sum = sums[row as usize * tile.vectors + c];
                 #[unroll]
                 for l in 0..tile.lanes {
                     let column = c as u32 * comptime!(tile.lanes as u32) + comptime!(l as u32);
-                    if first_column + column < outer {
+                    if first_column + column < sizes.n {
                         output[(first + column) as usize] = F::cast_from(sum.extract(l));
                     }
                 }
@@ -199,7 +178,7 @@ fn panels_kernel<F: Float>(
     }
 }
 
-/// Adds the products of a stretch to one tile's sums.
+/// Adds the products of a panel to one tile's sums.
 #[cube]
 fn multiply_tile<F: Float, V: Size>(
     x: &[F],
@@ -209,8 +188,7 @@ fn multiply_tile<F: Float, V: Size>(
     t: u32,
     start: u32,
     steps: u32,
-    m: u32,
-    x_stride: u32,
+    sizes: &Sizes,
     #[comptime] tile: Tile,
 ) {
     let kept = t as usize * comptime!(tile.rows * tile.vectors);
@@ -221,9 +199,9 @@ fn multiply_tile<F: Float, V: Size>(
         // Rows beyond the last are computed from the last and never written.
         let row = min(
             first_row + t * comptime!(tile.rows as u32) + comptime!(i as u32),
-            m - 1,
+            sizes.m - 1,
         );
-        starts[i] = (row * x_stride + start) as usize;
+        starts[i] = (row * sizes.x_stride + start) as usize;
         #[unroll]
         for c in 0..tile.vectors {
             tile_sums[i * tile.vectors + c] = sums[kept + i * tile.vectors + c];
@@ -262,12 +240,12 @@ fn decode_rows<V: Size>(
     first_column: u32,
     start: u32,
     steps: u32,
-    inner: u32,
-    outer: u32,
-    #[comptime] codes: CodeTable,
-    #[comptime] alignment: Alignment,
+    sizes: &Sizes,
+    #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
 ) {
+    let codebook = comptime!(format.codebook);
+    let alignment = comptime!(format.alignment);
     for c in 0..tile.vectors {
         let column = first_column + c as u32 * comptime!(tile.lanes as u32);
         let mut scales = Vector::<f32, V>::zeroed();
@@ -275,8 +253,8 @@ fn decode_rows<V: Size>(
         let mut row_words = Array::<usize>::new(tile.lanes);
         #[unroll]
         for l in 0..tile.lanes {
-            let row = min(column + comptime!(l as u32), outer - 1);
-            row_words[l] = (row * (inner >> 3)) as usize;
+            let row = min(column + comptime!(l as u32), sizes.n - 1);
+            row_words[l] = (row * (sizes.k >> 3)) as usize;
         }
         let mut step = 0u32;
         while step < steps {
@@ -297,15 +275,15 @@ fn decode_rows<V: Size>(
                 if block_begins {
                     #[unroll]
                     for l in 0..tile.lanes {
-                        let row = min(column + comptime!(l as u32), outer - 1);
-                        let element = row * inner + k;
+                        let row = min(column + comptime!(l as u32), sizes.n - 1);
+                        let element = row * sizes.k + k;
                         scales.insert(l, scale_of(&words.scales, element));
                     }
                 }
                 #[unroll]
                 for j in 0..8usize {
                     panel[(step as usize + j) * tile.vectors + c] =
-                        permute_values::<V>(packed, comptime!(4 * j), codes) * scales;
+                        permute_values::<V>(packed, comptime!(4 * j), codebook) * scales;
                 }
             } else {
                 #[unroll]
@@ -313,13 +291,13 @@ fn decode_rows<V: Size>(
                     let mut packed = Vector::<u32, V>::zeroed();
                     #[unroll]
                     for l in 0..tile.lanes {
-                        let row = min(column + comptime!(l as u32), outer - 1);
-                        let element = row * inner + min(k + comptime!(j as u32), inner - 1);
+                        let row = min(column + comptime!(l as u32), sizes.n - 1);
+                        let element = row * sizes.k + min(k + comptime!(j as u32), sizes.k - 1);
                         packed.insert(l, code_of(words, element));
                         scales.insert(l, scale_of(&words.scales, element));
                     }
                     panel[(step as usize + j) * tile.vectors + c] =
-                        permute_values::<V>(packed, 0usize, codes) * scales;
+                        permute_values::<V>(packed, 0usize, codebook) * scales;
                 }
             }
             step += 8;
@@ -335,18 +313,19 @@ fn decode_neighbours<V: Size>(
     first_column: u32,
     start: u32,
     steps: u32,
-    outer: u32,
-    #[comptime] codes: CodeTable,
-    #[comptime] alignment: Alignment,
+    sizes: &Sizes,
+    #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
 ) {
+    let codebook = comptime!(format.codebook);
+    let alignment = comptime!(format.alignment);
     let mut shifts = Vector::<u32, V>::zeroed();
     #[unroll]
     for l in 0..tile.lanes {
         shifts.insert(l, comptime!(4 * (l % 8) as u32).runtime());
     }
     for step in 0..steps {
-        let row = (start + step) * outer;
+        let row = (start + step) * sizes.n;
         let mut word = 0u32;
         let mut scale = f32::new(0.0);
         #[unroll]
@@ -357,7 +336,7 @@ fn decode_neighbours<V: Size>(
             for l in 0..tile.lanes {
                 let offset = comptime!(c * tile.lanes + l);
                 // Columns beyond the last are computed from the last and never written.
-                let column = min(first_column + comptime!(offset as u32), outer - 1);
+                let column = min(first_column + comptime!(offset as u32), sizes.n - 1);
                 if alignment == Alignment::Elements {
                     word = code_of(words, row + column);
                 } else if comptime!(offset.is_multiple_of(8)) {
@@ -374,7 +353,7 @@ fn decode_neighbours<V: Size>(
                     shifts + Vector::new(comptime!(4 * (c * tile.lanes % 8) as u32).runtime());
             }
             panel[step as usize * tile.vectors + c] =
-                permute_values::<V>(packed, 0usize, codes) * scales;
+                permute_values::<V>(packed, 0usize, codebook) * scales;
         }
     }
 }

@@ -35,6 +35,7 @@ use cubecl::features::MmaConfig;
 use cubecl::ir::{ElemType, FloatKind, UIntKind};
 use cubecl::prelude::*;
 use cubecl::quant::scheme::QuantScheme;
+use cubecl::server::Handle;
 use cubecl::std::tensor::layout::{Coords1d, VirtualLayout};
 use cubecl::std::tensor::{View, ViewMut, launch::ViewArg};
 use cubecl::zspace::{Shape, Strides};
@@ -58,10 +59,11 @@ use cubek_matmul::multi_level::tile::ColMajorTilingOrder;
 use cubek_matmul::multi_level::{BatchMatmulRoutine, TileSize};
 use cubek_matmul::routine::BlueprintStrategy;
 use cubek_std::cube_count::{CubeCountStrategy, GlobalOrder, HypercubeBlueprint};
+use nf4::Direction;
 
-use super::loader::{DecodingLoading, PackedWeight, PackedWeightLaunch, Pieces};
+use super::loader::{DecodingLoading, PackedWeight, PackedWeightLaunch, WeightLoad};
+use super::problem::{Alignment, Problem};
 use super::sources::{Elements, Positions};
-use super::{Alignment, Direction, Problem};
 use crate::error::KernelError;
 
 /// Words of a load of 128 bits.
@@ -69,16 +71,38 @@ type Wide = Const<4>;
 /// Where rows of the weight do not begin on such a boundary, or lines of the stage are too short for it.
 type Narrow = Const<1>;
 
-/// How the loader of `x` orders its tiles.
+/// The loader of `x`, with its order of tiles.
 type DenseLoading = SyncFullCyclicLoading<ColMajorTilingOrder>;
 type Matrix<W> = SimpleAlgorithm<DenseLoading, DecodingLoading<W>>;
 type Units<W> = SimpleUnitAlgorithm<DenseLoading, DecodingLoading<W>>;
 
-/// What a cube computes from one stage to the next, in elements, and how its planes or units share that.
+/// One of cubek's routines by either width of the weight's loads.
+trait Routines {
+    type Wide: BatchMatmulRoutine<PackedWeight<Wide>, Blueprint = BatchMatmulBlueprint>;
+    type Narrow: BatchMatmulRoutine<PackedWeight<Narrow>, Blueprint = BatchMatmulBlueprint>;
+}
+
+/// Planes multiply tiles by matrix instructions.
+struct MatrixRoutines;
+
+impl Routines for MatrixRoutines {
+    type Wide = Matrix<Wide>;
+    type Narrow = Matrix<Narrow>;
+}
+
+/// Units multiply tiles of their own.
+struct UnitRoutines;
+
+impl Routines for UnitRoutines {
+    type Wide = Units<Wide>;
+    type Narrow = Units<Narrow>;
+}
+
+/// The part of the product that a cube computes from one stage to the next, in elements, and its planes' or units' shares.
 struct Stage {
     rows: u32,
     columns: u32,
-    depth: u32,
+    k: u32,
     /// Planes or units along rows and columns.
     parts: (u32, u32),
 }
@@ -87,7 +111,7 @@ struct Stage {
 ///
 /// Few rows are a matter of reading the weight: narrow tiles of columns give every multiprocessor one. Many rows are a
 /// matter of multiplying: a decoded element should meet as many rows, and an element of `x` as many columns, as leave
-/// registers for two blocks on a multiprocessor. Every unit decodes one piece of 32 elements a stage.
+/// registers for two blocks on a multiprocessor. Every unit decodes one run of 32 elements a stage.
 const MATRIX_STAGES: [(usize, Stage); 3] = [
     (32, Stage::new(32, 32, 128, (2, 2))),
     (64, Stage::new(64, 64, 64, (2, 2))),
@@ -101,14 +125,14 @@ const UNIT_STAGES: [(usize, Stage); 2] = [
 ];
 
 /// The deepest stage where `x` is read element by element: each load takes a register until it has arrived.
-const ELEMENTWISE_DEPTH: u32 = 32;
+const ELEMENTWISE_K: u32 = 32;
 
 impl Stage {
-    const fn new(rows: u32, columns: u32, depth: u32, parts: (u32, u32)) -> Self {
+    const fn new(rows: u32, columns: u32, k: u32, parts: (u32, u32)) -> Self {
         Self {
             rows,
             columns,
-            depth,
+            k,
             parts,
         }
     }
@@ -121,10 +145,10 @@ impl Stage {
     /// The stage in tiles of `tile` for cubek, for an `x` read in vectors of `x_vector`.
     fn tiling(&self, tile: TileSize, x_vector: usize) -> Result<TilingScheme, MatmulSetupError> {
         let (parts_m, parts_n) = self.parts;
-        let depth = if x_vector == 1 {
-            self.depth.min(ELEMENTWISE_DEPTH)
+        let k = if x_vector == 1 {
+            self.k.min(ELEMENTWISE_K)
         } else {
-            self.depth
+            self.k
         };
         TilingScheme::builder()
             .with_tile_size(tile)
@@ -132,7 +156,7 @@ impl Stage {
                 (
                     self.rows / (parts_m * tile.m),
                     self.columns / (parts_n * tile.n),
-                    depth / tile.k,
+                    k / tile.k,
                 )
                     .into(),
             )
@@ -142,7 +166,7 @@ impl Stage {
     }
 }
 
-/// Whether the device multiplies matrices of `dtype` by an instruction.
+/// Returns whether the device multiplies matrices of `dtype` by an instruction.
 pub(super) fn has_matrix_instructions(client: &Client, dtype: ElemType) -> bool {
     matrix_multiplier(client, dtype).is_some()
 }
@@ -151,42 +175,34 @@ pub(super) fn has_matrix_instructions(client: &Client, dtype: ElemType) -> bool 
 ///
 /// # Errors
 /// [`KernelError::Unavailable`].
-pub(super) fn launch_matrix(
-    client: &Client,
-    problem: &Problem<'_>,
-    direction: Direction,
-) -> Result<(), KernelError> {
+pub(super) fn launch_matrix(problem: &Problem, output: &Handle) -> Result<(), KernelError> {
     let dtype = problem.x.dtype;
-    let multiplier = matrix_multiplier(client, dtype)
+    let multiplier = matrix_multiplier(&problem.client, dtype)
         .ok_or_else(|| unavailable(format!("no matrix instruction multiplies {dtype:?}")))?;
-    let stage = Stage::for_rows(&MATRIX_STAGES, problem.x.m);
-    let plan = Plan::new(problem, direction, stage, multiplier);
-    let launched = plan.and_then(|plan| {
-        if plan.reads_wide() {
-            plan.launch::<Matrix<Wide>, Wide>(client)
-        } else {
-            plan.launch::<Matrix<Narrow>, Narrow>(client)
-        }
-    });
-    launched.map_err(|error| unavailable(format!("{error:?}")))
+    launch::<MatrixRoutines>(problem, output, &MATRIX_STAGES, multiplier)
 }
 
 /// Launches the routine in which every unit multiplies tiles of its own.
 ///
 /// # Errors
 /// [`KernelError::Unavailable`].
-pub(super) fn launch_units(
-    client: &Client,
-    problem: &Problem<'_>,
-    direction: Direction,
+pub(super) fn launch_units(problem: &Problem, output: &Handle) -> Result<(), KernelError> {
+    launch::<UnitRoutines>(problem, output, &UNIT_STAGES, UNIT)
+}
+
+fn launch<R: Routines>(
+    problem: &Problem,
+    output: &Handle,
+    stages: &'static [(usize, Stage)],
+    multiplier: Multiplier,
 ) -> Result<(), KernelError> {
-    let stage = Stage::for_rows(&UNIT_STAGES, problem.x.m);
-    let plan = Plan::new(problem, direction, stage, UNIT);
+    let stage = Stage::for_rows(stages, problem.x.m);
+    let plan = Plan::new(problem, output, stage, multiplier);
     let launched = plan.and_then(|plan| {
         if plan.reads_wide() {
-            plan.launch::<Units<Wide>, Wide>(client)
+            plan.launch::<R::Wide, Wide>()
         } else {
-            plan.launch::<Units<Narrow>, Narrow>(client)
+            plan.launch::<R::Narrow, Narrow>()
         }
     });
     launched.map_err(|error| unavailable(format!("{error:?}")))
@@ -199,7 +215,7 @@ fn unavailable(reason: String) -> KernelError {
     }
 }
 
-/// What a plane or unit multiplies at once.
+/// The tile that a plane or unit multiplies at once.
 #[derive(Clone, Copy)]
 struct Multiplier {
     kind: TileMatmulKind,
@@ -249,7 +265,7 @@ fn matrix_multiplier(client: &Client, dtype: ElemType) -> Option<Multiplier> {
 
 /// A product in cubek's words.
 struct Plan<'a> {
-    problem: &'a Problem<'a>,
+    problem: &'a Problem,
     x: TensorBinding,
     output: TensorBinding,
     weight_shape: Shape,
@@ -261,19 +277,19 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(
-        problem: &'a Problem<'a>,
-        direction: Direction,
+        problem: &'a Problem,
+        output: &Handle,
         stage: &'static Stage,
         multiplier: Multiplier,
     ) -> Result<Self, MatmulSetupError> {
-        let in_features = problem.weight.in_features;
-        let weight_strides: Strides = match direction {
+        let in_features = problem.weight.layout.in_features();
+        let weight_strides: Strides = match problem.direction {
             Direction::Forward => [1, in_features].into(),
             Direction::Transposed => [in_features, 1].into(),
         };
         let x = problem.x_tensor();
-        let output = problem.output_tensor();
-        let weight_shape: Shape = [problem.inner, problem.outer].into();
+        let output = problem.output_tensor(output);
+        let weight_shape: Shape = [problem.k, problem.n].into();
         let mut product = MatmulProblem::from_shapes_and_strides(
             x.shape.clone(),
             weight_shape.clone(),
@@ -301,16 +317,16 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// Whether rows of the weight begin on 128 bits.
+    /// Returns whether rows of the weight begin on 128 bits.
     fn reads_wide(&self) -> bool {
-        self.problem.weight.in_features.is_multiple_of(32)
+        self.problem.weight.layout.in_features().is_multiple_of(32)
     }
 
-    fn vector_sizes(&self, client: &Client) -> Result<MatmulVectorSizes, MatmulSetupError> {
+    fn vector_sizes(&self) -> Result<MatmulVectorSizes, MatmulSetupError> {
         let size = self.problem.x.dtype.size();
         let tile = self.multiplier.tile;
         let widest = tile.m.min(tile.n).min(tile.k).min(8) as usize;
-        AvailableVectorSizes::from_type_sizes(client, size, size, size)
+        AvailableVectorSizes::from_type_sizes(&self.problem.client, size, size, size)
             .filter_lhs(|&vector| vector <= widest)
             .filter_rhs(|&vector| vector <= widest)
             .filter_out(|&vector| vector <= widest)
@@ -343,26 +359,27 @@ impl<'a> Plan<'a> {
         Ok(blueprint)
     }
 
-    fn launch<A, W>(self, client: &Client) -> Result<(), MatmulSetupError>
+    fn launch<A, W>(self) -> Result<(), MatmulSetupError>
     where
         A: BatchMatmulRoutine<PackedWeight<W>, Blueprint = BatchMatmulBlueprint>,
         W: Size,
     {
-        let settings = A::device_settings(client, self.vector_sizes(client)?);
+        let client = &self.problem.client;
+        let settings = A::device_settings(client, self.vector_sizes()?);
         let blueprint = self.blueprint(&settings.vector_sizes, settings.plane_dim)?;
         let forced = BlueprintStrategy::Forced(blueprint);
         let plan = A::expand_blueprint(&self.product, &settings, &forced)?;
         let plan = A::prepare(&self.product, &settings, plan)?;
-        let weight = self.problem.weight;
-        let pieces = Pieces {
+        let weight = &self.problem.weight;
+        let load = WeightLoad {
             whole_words: self.problem.alignment() != Alignment::Elements,
-            block: weight.format.block_size,
+            block: weight.layout.config().block_size,
         };
         let packed = PackedWeightLaunch::new(
             weight.packed_arg(),
             weight.scales_arg(),
-            weight.format.table,
-            pieces,
+            weight.codebook(),
+            load,
         );
         let blueprint = plan.blueprint;
         let extent = |shape: &Shape, strides: &Strides| {

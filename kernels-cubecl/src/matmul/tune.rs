@@ -1,8 +1,8 @@
 //! The fastest kernel for a product, measured once on the device that multiplies.
 //!
-//! What is measured: every kernel of [`candidates`], on the operands of the first product of its kind and into buffers of its
-//! own. Where there is one candidate there is nothing to measure, as for more than [`GEMV_MAX_ROWS`] rows on a CPU. A
-//! kernel that the device refuses is passed over; where all are, [`choose`] names the one whose error the caller sees.
+//! What is measured: every candidate, on the operands of the first product of its kind and into buffers of its own. Where there
+//! is one candidate there is nothing to measure, as for more than [`GEMV_MAX_ROWS`](super::GEMV_MAX_ROWS) rows on a CPU. A
+//! kernel that the device refuses is passed over; where all are, the unmeasured choice is the one whose error the caller sees.
 //!
 //! What is remembered: the fastest for each [`Key`] on each device, in CubeCL's own table of results, in memory until the process
 //! ends. Built with cubecl's feature `persistence`, that table is also written to the environment that CubeCL is configured
@@ -17,33 +17,26 @@
 use std::fmt;
 
 use cubecl::ir::ElemType;
-use cubecl::prelude::*;
 use cubecl::tune::{AutotuneKey, LocalTuner, Tunable, TunableSet, TuneGroup, local_tuner};
+use nf4::{Direction, Layout};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Direction, GEMV_MAX_ROWS, Kernel, Rows, by_preference, candidates, checked_sides, choose,
-    matmul_with,
-};
-use crate::format::Weight;
+use super::problem::Problem;
+use super::select::Kernel;
 
 static TUNER: LocalTuner<Key, String> = local_tuner!();
 
-/// Products of one key share their fastest kernel.
+/// The traits that products with one fastest kernel have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Key {
     /// Rows, up to a power of two.
     rows: usize,
-    out_features: usize,
-    in_features: usize,
+    layout: Layout,
     dtype: ElemType,
     direction: Direction,
-    block_size: usize,
-    double_quant: bool,
+    /// The kernels to measure, the likeliest first.
+    candidates: Vec<Kernel>,
 }
-
-// All products of a key have the same candidates.
-const _: () = assert!(GEMV_MAX_ROWS.is_power_of_two());
 
 impl AutotuneKey for Key {}
 
@@ -56,10 +49,8 @@ impl fmt::Display for Key {
 /// A product to run kernels on.
 #[derive(Clone)]
 struct Trial {
-    client: Client,
-    x: Rows,
-    weight: Weight,
-    direction: Direction,
+    problem: Problem,
+    candidates: Vec<Kernel>,
     /// Whether a kernel is being measured; the tuner also calls the fastest once more, whose result nobody would take.
     measuring: bool,
 }
@@ -67,13 +58,11 @@ struct Trial {
 impl Trial {
     fn key(&self) -> Key {
         Key {
-            rows: self.x.m.next_power_of_two(),
-            out_features: self.weight.out_features,
-            in_features: self.weight.in_features,
-            dtype: self.x.dtype,
-            direction: self.direction,
-            block_size: self.weight.format.block_size,
-            double_quant: self.weight.format.double_quant,
+            rows: self.problem.x.m.next_power_of_two(),
+            layout: self.problem.weight.layout,
+            dtype: self.problem.x.dtype,
+            direction: self.problem.direction,
+            candidates: self.candidates.clone(),
         }
     }
 
@@ -81,23 +70,18 @@ impl Trial {
         if !self.measuring {
             return Ok(());
         }
-        let y = matmul_with(&self.client, self.x, &self.weight, self.direction, kernel);
+        let y = self.problem.multiply(kernel);
         y.map(drop).map_err(|error| error.to_string())
     }
 }
 
-/// The fastest of the candidates, measured now if it has not been before.
-pub(super) fn fastest(client: &Client, x: &Rows, weight: &Weight, direction: Direction) -> Kernel {
-    let chosen = choose(client, x.m, weight, x.dtype);
-    let one_candidate = || {
-        let mut candidates = candidates(client, x.m, weight.in_features, x.dtype);
-        candidates.nth(1).is_none()
-    };
-    // Of a product that is refused or empty there is nothing to measure.
-    let sides = checked_sides(client, x, weight, direction);
-    if sides.map_or(true, |sides| x.m == 0 || sides.contains(&0)) || one_candidate() {
-        return chosen;
+/// Returns the fastest of the candidates, measured now if it has not been before; `None` where there is nothing to measure
+/// or nothing ran.
+pub(super) fn fastest(problem: &Problem, candidates: Vec<Kernel>) -> Option<Kernel> {
+    if problem.is_empty() || candidates.len() == 1 {
+        return None;
     }
+    let client = &problem.client;
     let device = client.service_id().device;
     let device = format!(
         "device-{}-{}-{}",
@@ -105,15 +89,10 @@ pub(super) fn fastest(client: &Client, x: &Rows, weight: &Weight, direction: Dir
         device.index_id,
         client.name()
     );
-    let kernels = TUNER.init(&device, {
-        let client = client.clone();
-        move || tunable_kernels(&client)
-    });
+    let kernels = TUNER.init(&device, tunable_kernels);
     let trial = Trial {
-        client: client.clone(),
-        x: x.clone(),
-        weight: weight.clone(),
-        direction,
+        problem: problem.clone(),
+        candidates,
         measuring: false,
     };
     let key = trial.key();
@@ -122,24 +101,23 @@ pub(super) fn fastest(client: &Client, x: &Rows, weight: &Weight, direction: Dir
         TUNER.execute(&device, client, kernels.clone(), trial);
         known()
     };
-    known().or_else(measured).unwrap_or(chosen)
+    known().or_else(measured)
 }
 
-/// All kernels in the order of the device's preference, each restricted to the keys that it is a candidate for.
-fn tunable_kernels(client: &Client) -> TunableSet<Key, Trial, (), Kernel> {
+/// Returns all kernels, each restricted to the keys that it is a candidate for.
+fn tunable_kernels() -> TunableSet<Key, Trial, (), Kernel> {
     let kernels = TunableSet::new(Trial::key, |_: &Key, trial: &Trial| Trial {
         measuring: true,
         ..trial.clone()
     });
     let group = TuneGroup::new("candidates", |_| 0);
     let with = |kernels: TunableSet<_, _, _, _>, kernel: Kernel| {
-        let client = client.clone();
         let priority = move |key: &Key| {
-            let candidate = kernel.is_candidate(&client, key.rows, key.in_features, key.dtype);
+            let candidate = key.candidates.contains(&kernel);
             if candidate { 0 } else { -1 }
         };
         let tunable = Tunable::identified(kernel, move |trial: Trial| trial.run(kernel));
         kernels.with(tunable.group(&group, priority))
     };
-    by_preference(client).into_iter().fold(kernels, with)
+    Kernel::ALL.into_iter().fold(kernels, with)
 }

@@ -6,10 +6,10 @@
 
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use nf4::{Codebook, Layout};
 
-use super::buffer;
-use crate::format::{CodeTable, Format};
-use crate::launch::{Spread, lanes};
+use crate::launch::{LaunchConfig, lanes};
+use crate::operand::buffer;
 use crate::rounding::{divides_exactly, reciprocal};
 
 /// Units of a cube.
@@ -22,11 +22,10 @@ pub(super) fn launch(
     values: &Handle,
     scales: &Handle,
     packed: &Handle,
-    elements: usize,
-    format: &Format,
+    layout: Layout,
 ) {
-    let blocks = elements.div_ceil(format.block_size);
-    let spread = Spread::new(client, blocks, UNITS);
+    let (elements, blocks) = (layout.elements(), layout.blocks());
+    let config = LaunchConfig::new(client, blocks, UNITS);
     // No block is shorter than 32, so the widest vector lies in one.
     let vector = if elements.is_multiple_of(16) {
         lanes(client, 16)
@@ -37,16 +36,16 @@ pub(super) fn launch(
     unsafe {
         blocks_kernel::launch_unchecked(
             client,
-            spread.cubes,
-            spread.cube_dim,
+            config.cubes,
+            config.cube_dim,
             vector,
             buffer(values, elements),
             buffer(scales, blocks),
-            buffer(packed, elements.div_ceil(8)),
+            buffer(packed, layout.packed_words()),
             elements as u32,
-            format.block_size as u32,
-            spread.per_unit,
-            format.table,
+            layout.config().block_size as u32,
+            config.per_unit,
+            layout.config().codebook,
             divides_exactly(client),
         );
     }
@@ -60,7 +59,7 @@ fn blocks_kernel<N: Size>(
     elements: u32,
     block_size: u32,
     per_unit: u32,
-    #[comptime] codes: CodeTable,
+    #[comptime] codebook: Codebook,
     #[comptime] exact_division: bool,
 ) {
     let size = N::value();
@@ -100,7 +99,7 @@ fn blocks_kernel<N: Size>(
                 let element = run * run_elements + comptime!((part * size) as u32);
                 if element < elements {
                     let scaled = values[(element / vectors) as usize] * inverse;
-                    let found = encode::<N>(scaled, codes) << shifts;
+                    let found = encode::<N>(scaled, codebook) << shifts;
                     #[unroll]
                     for i in 0..size {
                         let position = comptime!(part * size + i);
@@ -120,13 +119,12 @@ fn blocks_kernel<N: Size>(
 
 /// The codes of the values nearest to `scaled`, the lower of two equally near.
 #[cube]
-fn encode<N: Size>(scaled: Vector<f32, N>, #[comptime] codes: CodeTable) -> Vector<u32, N> {
-    let mut found = Vector::<u32, N>::new(comptime!(codes.codes_by_rank[0]).runtime());
+fn encode<N: Size>(scaled: Vector<f32, N>, #[comptime] codebook: Codebook) -> Vector<u32, N> {
+    let mut found = Vector::<u32, N>::new(comptime!(codebook.codes_by_rank()[0]).runtime());
     #[unroll]
     for rank in 0..15usize {
-        let midpoint =
-            Vector::<f32, N>::new(f32::new(comptime!(f32::from_bits(codes.midpoints[rank]))));
-        let next = Vector::<u32, N>::new(comptime!(codes.codes_by_rank[rank + 1]).runtime());
+        let midpoint = Vector::<f32, N>::new(f32::new(comptime!(codebook.midpoints()[rank])));
+        let next = Vector::<u32, N>::new(comptime!(codebook.codes_by_rank()[rank + 1]).runtime());
         found = select_many(scaled.greater_than(&midpoint), next, found);
     }
     found

@@ -13,62 +13,63 @@ mod sum;
 
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use cubecl::std::tensor::TensorHandle;
+use nf4::Layout;
 
-use crate::error::{KernelError, check_size};
-use crate::format::{Format, NESTED_MAP, Sections, Weight};
+use crate::error::{KernelError, check_length, check_single, check_size};
+use crate::operand::contiguous;
+use crate::weight::Weight;
 
-/// Quantizes a contiguous f32 `[out_features, in_features]` matrix.
+/// Quantizes an f32 `[out_features, in_features]` matrix, whose values must be finite.
 ///
-/// `map` is the 8-bit map of double quantization, rising; it is stored with the weight. Values must
-/// be finite.
+/// With double quantization the scales' 8-bit map is [`nf4::dynamic_map`], stored with the weight.
 ///
 /// # Errors
-/// [`KernelError::TooLarge`].
+/// [`KernelError::NotSingle`], [`KernelError::ShapeMismatch`], [`KernelError::TooLarge`].
 pub fn quantize(
     client: &Client,
-    values: Handle,
-    [out_features, in_features]: [usize; 2],
-    format: Format,
-    map: &[f32; NESTED_MAP],
+    values: TensorHandle,
+    layout: Layout,
 ) -> Result<Weight, KernelError> {
-    let elements = out_features * in_features;
+    check_single("quantize", values.dtype)?;
+    let elements = layout.elements();
+    check_length(
+        "quantize",
+        "matrix",
+        values.shape().iter().product(),
+        elements,
+    )?;
     check_size("weight", elements)?;
-    let sections = Sections::new(elements, &format);
     let weight = |packed, absmax| Weight {
         packed,
         absmax,
-        out_features,
-        in_features,
-        format,
+        layout,
     };
+    let double_quant = layout.config().double_quant;
     if elements == 0 {
-        return Ok(weight(client.empty(0), empty_absmax(client, &format, map)));
+        let absmax = if double_quant {
+            empty_absmax(client)
+        } else {
+            client.empty(0)
+        };
+        return Ok(weight(client.empty(0), absmax));
     }
-    let packed = client.empty(4 * sections.packed_words);
-    let scales = client.empty(4 * sections.blocks);
-    blocks::launch(client, &values, &scales, &packed, elements, &format);
-    if !format.double_quant {
+    let values = contiguous(client, values).handle;
+    let packed = client.empty(4 * layout.packed_words());
+    let scales = client.empty(4 * layout.blocks());
+    blocks::launch(client, &values, &scales, &packed, layout);
+    if !double_quant {
         return Ok(weight(packed, scales));
     }
-    let total = sum::launch(client, &scales, sections.blocks);
-    let absmax = client.empty(4 * sections.absmax_words);
-    nested::launch(client, &scales, &total, map, &absmax, &sections);
+    let total = sum::launch(client, &scales, layout.blocks());
+    let absmax = client.empty(4 * layout.absmax_words());
+    nested::launch(client, &scales, &total, &absmax, layout);
     Ok(weight(packed, absmax))
 }
 
-/// The scales of a matrix without elements: with double quantization still an offset, 0, and the map.
-fn empty_absmax(client: &Client, format: &Format, map: &[f32; NESTED_MAP]) -> Handle {
-    if format.double_quant {
-        let mut words = vec![0.0];
-        words.extend_from_slice(map);
-        client.create_from_slice(f32::as_bytes(&words))
-    } else {
-        client.empty(0)
-    }
-}
-
-/// A buffer argument over the whole of `handle`.
-pub(crate) fn buffer(handle: &Handle, len: usize) -> BufferArg {
-    // SAFETY: every caller passes the length that it allocated, or that the format defines.
-    unsafe { BufferArg::from_raw_parts(handle.clone(), len) }
+/// Returns the scales of a matrix without elements under double quantization: an offset, 0, and the map.
+fn empty_absmax(client: &Client) -> Handle {
+    let mut words = vec![0.0];
+    words.extend_from_slice(nf4::dynamic_map());
+    client.create_from_slice(f32::as_bytes(&words))
 }

@@ -5,10 +5,10 @@
 
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use nf4::{Layout, NESTED_BLOCK, NESTED_MAP};
 
-use super::buffer;
-use crate::format::{NESTED_BLOCK, NESTED_MAP, Sections};
-use crate::launch::Spread;
+use crate::launch::LaunchConfig;
+use crate::operand::buffer;
 use crate::rounding::{divides_exactly, reciprocal, rounded};
 
 /// Units of a cube.
@@ -21,33 +21,50 @@ pub(super) fn launch(
     client: &Client,
     scales: &Handle,
     total: &Handle,
-    map: &[f32; NESTED_MAP],
     absmax: &Handle,
-    sections: &Sections,
+    layout: Layout,
 ) {
-    let map = client.create_from_slice(f32::as_bytes(map));
-    let spread = Spread::new(client, sections.nested_blocks, UNITS);
+    let map = client.create_from_slice(f32::as_bytes(nf4::dynamic_map()));
+    let blocks = layout.blocks();
+    let config = LaunchConfig::new(client, layout.nested_blocks(), UNITS);
     // SAFETY: the kernel guards every access by the number of blocks; sections and map are as long
     // as they are declared.
     unsafe {
         nested_kernel::launch_unchecked(
             client,
-            spread.cubes,
-            spread.cube_dim,
-            buffer(scales, sections.blocks),
+            config.cubes,
+            config.cube_dim,
+            buffer(scales, blocks),
             buffer(total, 1),
             buffer(&map, NESTED_MAP),
-            buffer(absmax, sections.absmax_words),
-            sections.blocks as u32,
-            // Divided here, where division is exact.
-            1.0 / sections.blocks as f32,
-            sections.nested as u32,
-            sections.offset as u32,
-            spread.per_unit,
-            0,
+            buffer(absmax, layout.absmax_words()),
+            NestedSizesLaunch::new(
+                blocks as u32,
+                // Divided here, where division is exact.
+                1.0 / blocks as f32,
+                layout.nested_words().start as u32,
+                layout.offset_word() as u32,
+                config.per_unit,
+                0,
+            ),
             divides_exactly(client),
         );
     }
+}
+
+/// The scales and their sections in a kernel.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct NestedSizes {
+    blocks: u32,
+    /// `1 / blocks`.
+    inverse_count: f32,
+    /// First nested scale.
+    nested: u32,
+    /// The offset; the 8-bit map follows it.
+    offset: u32,
+    per_unit: u32,
+    /// Always 0, which no compiler can know: see [`rounded`].
+    zero: u32,
 }
 
 #[cube(launch_unchecked)]
@@ -56,18 +73,14 @@ fn nested_kernel(
     total: &[u32],
     map: &[f32],
     absmax: &mut [u32],
-    blocks: u32,
-    inverse_count: f32,
-    nested: u32,
-    offset: u32,
-    per_unit: u32,
-    zero: u32,
+    sizes: &NestedSizes,
     #[comptime] exact_division: bool,
 ) {
-    let mean = rounded(f32::from_bits(total[0]) * inverse_count, zero);
-    let nested_blocks = offset - nested;
-    let first_block = ABSOLUTE_POS as u32 * per_unit;
-    let end_block = min(first_block + per_unit, nested_blocks);
+    let mean = rounded(f32::from_bits(total[0]) * sizes.inverse_count, sizes.zero);
+    let blocks = sizes.blocks;
+    let nested_blocks = sizes.offset - sizes.nested;
+    let first_block = ABSOLUTE_POS as u32 * sizes.per_unit;
+    let end_block = min(first_block + sizes.per_unit, nested_blocks);
     for nested_block in first_block..end_block {
         let start = nested_block * comptime!(NESTED_BLOCK as u32);
         let end = min(start + comptime!(NESTED_BLOCK as u32), blocks);
@@ -90,13 +103,13 @@ fn nested_kernel(
                 absmax[(first >> 2) as usize] = word;
             }
         }
-        absmax[(nested + nested_block) as usize] = scale.to_bits();
+        absmax[(sizes.nested + nested_block) as usize] = scale.to_bits();
     }
     if ABSOLUTE_POS == 0 {
         for entry in 0..NESTED_MAP {
-            absmax[offset as usize + 1 + entry] = map[entry].to_bits();
+            absmax[sizes.offset as usize + 1 + entry] = map[entry].to_bits();
         }
-        absmax[offset as usize] = mean.to_bits();
+        absmax[sizes.offset as usize] = mean.to_bits();
     }
 }
 

@@ -10,8 +10,8 @@
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
-use super::buffer;
-use crate::launch::Spread;
+use crate::launch::LaunchConfig;
+use crate::operand::buffer;
 
 const GROUP: usize = 256;
 const HALF: usize = GROUP / 2;
@@ -24,18 +24,18 @@ pub(super) fn launch(client: &Client, values: &Handle, len: usize) -> Handle {
     while len > 1 {
         let groups = len.div_ceil(GROUP);
         let output = client.empty(4 * groups);
-        let spread = Spread::new(client, groups, UNITS);
+        let config = LaunchConfig::new(client, groups, UNITS);
         // SAFETY: the kernel guards every access by the two lengths.
         unsafe {
             sum_kernel::launch_unchecked(
                 client,
-                spread.cubes,
-                spread.cube_dim,
+                config.cubes,
+                config.cube_dim,
                 buffer(&values, len),
                 buffer(&output, groups),
                 len as u32,
                 groups as u32,
-                spread.per_unit,
+                config.per_unit,
             );
         }
         (values, len) = (output, groups);

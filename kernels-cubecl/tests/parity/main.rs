@@ -36,6 +36,7 @@ on_every_runtime!(
     words::words_have_the_bits_of_the_host,
     words::decoded_values_have_the_bits_of_the_host,
     products::every_kernel_multiplies_every_shape,
+    products::every_candidate_is_forced,
     products::half_precision_is_multiplied_in_single,
     products::every_format_is_multiplied,
     products::rows_may_lie_apart,
@@ -45,4 +46,5 @@ on_every_runtime!(
     refusals::types_that_are_no_floats,
     refusals::what_32_bits_cannot_index,
     refusals::kernels_that_the_device_cannot_run,
+    refusals::operands_that_do_not_fit,
 );

@@ -2,11 +2,12 @@
 
 use cubecl::client::Client;
 use cubecl::prelude::*;
-use nf4::{Codebook, Layout, QuantConfig, QuantizedMatrix};
-use qlora_cubecl::{Direction, matmul, quantize};
+use nf4::{Codebook, Direction, Layout, QuantConfig, QuantizedMatrix};
+use qlora_cubecl::matmul::matmul;
+use qlora_cubecl::quantize::quantize;
 
 use crate::support::{
-    F32, Recording, assert_close, byte_words, bytes, f32s, f64s, format, packed_words, read_values,
+    F32, Recording, assert_close, byte_words, bytes, f32s, f64s, packed_words, read_values,
     read_words, rows, upload,
 };
 
@@ -41,8 +42,8 @@ pub fn quantized_words_match_bitsandbytes(client: &Client) {
                 double_quant: false,
             };
             let values = client.create_from_slice(f32::as_bytes(&input));
-            let weight =
-                quantize(client, values, shape, format(config), nf4::dynamic_map()).unwrap();
+            let values = rows(values, F32, shape[0], shape[1]);
+            let weight = quantize(client, values, Layout::new(shape, config).unwrap()).unwrap();
             let expected = packed_words(bytes(&file, &format!("{prefix}/packed")));
             assert_eq!(
                 codes(
@@ -84,14 +85,14 @@ pub fn products_match_the_recording(client: &Client) {
         let packed = packed_words(bytes(&file, &part("packed")));
         let matrix = QuantizedMatrix::from_parts(layout, packed, absmax).unwrap();
         let weight = upload(client, &matrix);
-        for (input, output, direction, inner) in [
+        for (input, output, direction, k) in [
             ("x", "y", Direction::Forward, k),
             ("dy", "dx", Direction::Transposed, n),
         ] {
             let x = client.create_from_slice(bytes(&file, &part(input)));
-            let y = matmul(client, rows(x, F32, m, inner), &weight, direction).unwrap();
+            let y = matmul(client, rows(x, F32, m, k), weight.clone(), direction).unwrap();
             assert_close(
-                &read_values(client, y, F32),
+                &read_values(client, y.handle, F32),
                 &f64s(&file, &part(output)),
                 1e-5,
                 &part(output),

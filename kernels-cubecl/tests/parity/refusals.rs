@@ -2,12 +2,13 @@
 
 use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind, UIntKind};
-use nf4::QuantConfig;
+use nf4::{Direction, Layout, QuantConfig};
 use qlora_cubecl::dequantize::{self, dequantize, dequantize_with};
-use qlora_cubecl::matmul::{Kernel, matmul_with};
-use qlora_cubecl::{Direction, KernelError, Weight, matmul};
+use qlora_cubecl::matmul::{Kernel, Problem, matmul};
+use qlora_cubecl::quantize::quantize;
+use qlora_cubecl::{KernelError, Weight};
 
-use crate::support::{F32, format, random, rows, upload, upload_values};
+use crate::support::{F16, F32, random, rows, upload, upload_values};
 
 fn weight(client: &Client, shape: [usize; 2]) -> Weight {
     let values = random(1, shape[0] * shape[1]);
@@ -24,7 +25,8 @@ pub fn types_that_are_no_floats(client: &Client) {
         ElemType::Float(FloatKind::F64),
     ] {
         let (x, _) = upload_values(client, &[0.0; 128], F32);
-        let error = matmul(client, rows(x, dtype, 1, 64), &weight, Direction::Forward).unwrap_err();
+        let x = rows(x, dtype, 1, 64);
+        let error = matmul(client, x, weight.clone(), Direction::Forward).unwrap_err();
         assert_eq!(
             error,
             KernelError::UnsupportedType {
@@ -50,9 +52,7 @@ pub fn what_32_bits_cannot_index(client: &Client) {
     let huge = Weight {
         packed: small.packed.clone(),
         absmax: small.absmax.clone(),
-        out_features: 1 << 16,
-        in_features: 1 << 15,
-        format: format(QuantConfig::default()),
+        layout: Layout::new([1 << 16, 1 << 15], QuantConfig::default()).unwrap(),
     };
     let weight_is_too_large = KernelError::TooLarge {
         what: "weight",
@@ -62,15 +62,9 @@ pub fn what_32_bits_cannot_index(client: &Client) {
     assert_eq!(error, weight_is_too_large);
     let (x, _) = upload_values(client, &[0.0; 64], F32);
     let row = rows(x.clone(), F32, 1, 1 << 15);
-    let error = matmul(client, row, &huge, Direction::Forward).unwrap_err();
+    let error = matmul(client, row, huge, Direction::Forward).unwrap_err();
     assert_eq!(error, weight_is_too_large);
-    let error = matmul(
-        client,
-        rows(x, F32, 1 << 28, 64),
-        &small,
-        Direction::Forward,
-    )
-    .unwrap_err();
+    let error = matmul(client, rows(x, F32, 1 << 28, 64), small, Direction::Forward).unwrap_err();
     assert_eq!(
         error,
         KernelError::TooLarge {
@@ -80,19 +74,15 @@ pub fn what_32_bits_cannot_index(client: &Client) {
     );
 }
 
-/// None of the runtimes that the suite runs on multiplies matrices by instruction; and no device has the kernel for
+/// None of the runtimes that the suite runs on multiplies matrices by instruction; and no device has the kernels for
 /// few rows where there are many.
 pub fn kernels_that_the_device_cannot_run(client: &Client) {
     let weight = weight(client, [8, 64]);
-    for kernel in [Kernel::StagedMatrix, Kernel::Gemv] {
+    for kernel in [Kernel::StagedMatrix, Kernel::Gemv, Kernel::Dots] {
         let (x, _) = upload_values(client, &random(2, 20 * 64), F32);
-        let result = matmul_with(
-            client,
-            rows(x, F32, 20, 64),
-            &weight,
-            Direction::Forward,
-            kernel,
-        );
+        let x = rows(x, F32, 20, 64);
+        let problem = Problem::new(client, x, weight.clone(), Direction::Forward).unwrap();
+        let result = problem.multiply(kernel);
         let Err(KernelError::Unavailable { operation, reason }) = result else {
             panic!("{kernel:?} should be refused, not {result:?}");
         };
@@ -108,4 +98,27 @@ pub fn kernels_that_the_device_cannot_run(client: &Client) {
             ..
         })
     ));
+}
+
+pub fn operands_that_do_not_fit(client: &Client) {
+    let weight = weight(client, [8, 64]);
+    let (x, _) = upload_values(client, &[0.0; 63], F32);
+    let x = rows(x, F32, 1, 63);
+    let error = matmul(client, x.clone(), weight, Direction::Forward).unwrap_err();
+    let mismatch = |operation, what, expected| KernelError::ShapeMismatch {
+        operation,
+        what,
+        expected,
+        actual: 63,
+    };
+    assert_eq!(error, mismatch("matmul", "input's last dimension", 64));
+    let layout = Layout::new([8, 64], QuantConfig::default()).unwrap();
+    let error = quantize(client, x, layout).unwrap_err();
+    assert_eq!(error, mismatch("quantize", "matrix", 512));
+    let (half, _) = upload_values(client, &[0.0; 512], F16);
+    let error = quantize(client, rows(half, F16, 8, 64), layout).unwrap_err();
+    assert!(
+        matches!(error, KernelError::NotSingle { dtype: F16, .. }),
+        "{error}"
+    );
 }

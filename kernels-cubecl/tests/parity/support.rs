@@ -4,20 +4,16 @@ use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use cubecl::std::tensor::TensorHandle;
 use half::{bf16, f16};
-use nf4::{QuantConfig, QuantizedMatrix};
-use qlora_cubecl::{CodeTable, Direction, Format, Rows, Weight};
+use nf4::{Direction, QuantizedMatrix};
+use qlora_cubecl::Weight;
 use safetensors::SafeTensors;
 use std::path::PathBuf;
 
 pub const F32: ElemType = ElemType::Float(FloatKind::F32);
 pub const F16: ElemType = ElemType::Float(FloatKind::F16);
 pub const BF16: ElemType = ElemType::Float(FloatKind::BF16);
-
-/// Whether this is CubeCL's CPU runtime.
-pub fn is_cpu(client: &Client) -> bool {
-    client.properties().hardware.num_cpu_cores.is_some()
-}
 
 /// Numbers in -1..1 that depend on `seed` alone.
 pub fn random(seed: u64, len: usize) -> Vec<f32> {
@@ -31,27 +27,11 @@ pub fn random(seed: u64, len: usize) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-pub fn format(config: QuantConfig) -> Format {
-    let codebook = config.codebook;
-    Format {
-        table: CodeTable::new(
-            codebook.values(),
-            codebook.codes_by_rank(),
-            &codebook.midpoints(),
-        ),
-        block_size: config.block_size,
-        double_quant: config.double_quant,
-    }
-}
-
 pub fn upload(client: &Client, matrix: &QuantizedMatrix) -> Weight {
-    let [out_features, in_features] = matrix.layout().shape();
     Weight {
         packed: client.create_from_slice(u32::as_bytes(matrix.packed())),
         absmax: client.create_from_slice(u32::as_bytes(matrix.absmax())),
-        out_features,
-        in_features,
-        format: format(matrix.layout().config()),
+        layout: matrix.layout(),
     }
 }
 
@@ -105,7 +85,7 @@ pub fn reference(
     let [n, k] = matrix.layout().shape();
     let mut dense = vec![0.0; n * k];
     qlora_cpu::dequantize(matrix.as_ref(), &mut dense);
-    let (inner, outer) = sides(direction, [n, k]);
+    let [inner, outer] = direction.widths([n, k]);
     let mut y = vec![0.0; m * outer];
     for row in 0..m {
         for column in 0..outer {
@@ -121,14 +101,6 @@ pub fn reference(
         }
     }
     y
-}
-
-/// The lengths of the contraction and of a row of the output.
-pub fn sides(direction: Direction, [n, k]: [usize; 2]) -> (usize, usize) {
-    match direction {
-        Direction::Forward => (k, n),
-        Direction::Transposed => (n, k),
-    }
 }
 
 /// Largest error relative to the largest entry. An f32 sum of a few hundred terms is right to 1e-6, and 1e-5 leaves
@@ -154,13 +126,19 @@ pub fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str)
     }
 }
 
-pub fn rows(handle: Handle, dtype: ElemType, m: usize, row_stride: usize) -> Rows {
-    Rows {
-        handle,
-        dtype,
-        m,
-        row_stride,
-    }
+/// `m` rows of `k` elements, one after another.
+pub fn rows(handle: Handle, dtype: ElemType, m: usize, k: usize) -> TensorHandle {
+    TensorHandle::new_contiguous([m, k], handle, dtype)
+}
+
+/// `m` rows of `k` elements, `stride` elements apart.
+pub fn strided_rows(
+    handle: Handle,
+    dtype: ElemType,
+    [m, k]: [usize; 2],
+    stride: usize,
+) -> TensorHandle {
+    TensorHandle::new(handle, [m, k], [stride, 1], dtype)
 }
 
 /// A recorded file of the workspace.

@@ -2,11 +2,12 @@
 
 use cubecl::client::Client;
 use cubecl::prelude::*;
-use nf4::{Codebook, QuantConfig};
+use nf4::{Codebook, Layout, QuantConfig};
 use qlora_cubecl::dequantize::{Kernel, dequantize_with};
-use qlora_cubecl::quantize;
+use qlora_cubecl::matmul::DeviceKind;
+use qlora_cubecl::quantize::quantize;
 
-use crate::support::{BF16, F16, F32, format, is_cpu, random, read_values, read_words, upload};
+use crate::support::{BF16, F16, F32, random, read_values, read_words, rows, upload};
 
 /// Short last blocks and words, several nested blocks, a zero block, every block size class.
 fn cases() -> Vec<([usize; 2], QuantConfig)> {
@@ -37,7 +38,8 @@ pub fn words_have_the_bits_of_the_host(client: &Client) {
         let input = input(shape);
         let expected = qlora_cpu::quantize(&input, shape, config).unwrap();
         let values = client.create_from_slice(f32::as_bytes(&input));
-        let found = quantize(client, values, shape, format(config), nf4::dynamic_map()).unwrap();
+        let values = rows(values, F32, shape[0], shape[1]);
+        let found = quantize(client, values, Layout::new(shape, config).unwrap()).unwrap();
         let what = format!("{shape:?} {config:?}");
         let last = input.len().div_ceil(8) - 1;
         let (found_packed, packed) = (read_words(client, found.packed), expected.packed());
@@ -54,7 +56,7 @@ pub fn words_have_the_bits_of_the_host(client: &Client) {
 
 /// The kernels that can decode so many elements, but where a CPU's cores would wait for each other at barriers.
 fn kernels(client: &Client, elements: usize) -> &'static [Kernel] {
-    if is_cpu(client) || !elements.is_multiple_of(32) {
+    if DeviceKind::of(client) == DeviceKind::Cpu || !elements.is_multiple_of(32) {
         &[Kernel::Streamed]
     } else {
         &[Kernel::Streamed, Kernel::Staged]
@@ -83,7 +85,7 @@ pub fn decoded_values_have_the_bits_of_the_host(client: &Client) {
                     continue;
                 };
                 assert_eq!(
-                    read_values(client, values, dtype),
+                    read_values(client, values.handle, dtype),
                     expected,
                     "{shape:?} {config:?} {dtype:?} {kernel:?}"
                 );

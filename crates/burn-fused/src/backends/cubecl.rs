@@ -1,27 +1,22 @@
-//! CubeCL: hands the tensors' buffers to the kernels of `qlora-cubecl`. The products of the head are the backend's own, and
-//! everything in types that the kernels are not written for is composed.
+//! CubeCL: hands the tensors to the kernels of `qlora-cubecl`. The products of the head are the backend's own, and everything
+//! in types that the kernels do not serve goes to the reference bodies.
 
 use burn_core::backend::{
     TensorMetadata,
-    cubecl::dtype_to_storage_type,
+    cubecl::{dtype_to_storage_type, elem_type_to_dtype},
     tensor::{FloatTensor, IntTensor},
 };
-use burn_core::tensor::{DType, Shape};
-use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
-use cubecl::server::Handle;
+use burn_cubecl::{CubeBackend, CubeDevice, kernel::untile, tensor::CubeTensor};
+use cubecl::{client::Client, ir::ElemType, std::tensor::TensorHandle};
 use qlora_cubecl::{
     KernelError,
     fused::{
-        Matrix,
-        attention::{self, Operands, Sizes, Starts},
-        cross_entropy::{self, Targets},
-        rms_norm::{self, NormWeight},
-        rope::{self, Angles},
-        swiglu,
+        attention::{self, Operands},
+        cross_entropy, rms_norm, rope, swiglu,
     },
 };
 
-use crate::{AttentionMask, FusedOps, attention_shape::AttentionShape, composed};
+use crate::{AttentionMask, FusedOps, reference};
 
 impl FusedOps for CubeBackend {
     fn rms_norm_forward(
@@ -29,15 +24,12 @@ impl FusedOps for CubeBackend {
         weight: FloatTensor<Self>,
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !served([&x, &weight]) {
-            return composed::rms_norm::forward::<Self>(x, weight, eps);
+        if !rms_norm::serves(&types([&x]), dtype(&weight)) {
+            return reference::rms_norm::forward::<Self>(x, weight, eps);
         }
-        let (x, weight) = (into_contiguous(x), into_contiguous(weight));
-        let (y, inv_rms) = launched(
-            "rms_norm",
-            rms_norm::forward(&x.client, matrix(&x), norm_weight(&weight), eps as f32),
-        );
-        (like(&x, y), one_a_row(&x, inv_rms))
+        let place = Place::of(&x);
+        let results = rms_norm::forward(&place.client, lend(x), lend(weight), eps as f32);
+        place.tensors(results).into()
     }
 
     fn rms_norm_backward(
@@ -46,10 +38,13 @@ impl FusedOps for CubeBackend {
         inv_rms: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        if !served([&x, &weight]) || grad.dtype != x.dtype {
-            return composed::rms_norm::backward::<Self>(x, weight, inv_rms, grad);
+        if !rms_norm::serves(&types([&x, &grad]), dtype(&weight)) {
+            return reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad);
         }
-        norm_gradient(x, weight, inv_rms, grad, None)
+        let place = Place::of(&x);
+        let [x, weight, inv_rms, grad] = [x, weight, inv_rms, grad].map(lend);
+        let dx = rms_norm::backward(&place.client, x, weight, inv_rms, grad, None);
+        place.tensor(dx)
     }
 
     fn add_rms_norm_forward(
@@ -58,21 +53,13 @@ impl FusedOps for CubeBackend {
         weight: FloatTensor<Self>,
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if !served([&x, &weight]) {
-            return composed::rms_norm::add_forward::<Self>(x, residual, weight, eps);
+        if !rms_norm::serves(&types([&x, &residual]), dtype(&weight)) {
+            return reference::rms_norm::add_forward::<Self>(x, residual, weight, eps);
         }
-        let [x, residual, weight] = [x, residual, weight].map(into_contiguous);
-        let (sum, y, inv_rms) = launched(
-            "add_rms_norm",
-            rms_norm::add_forward(
-                &x.client,
-                matrix(&x),
-                &residual.handle,
-                norm_weight(&weight),
-                eps as f32,
-            ),
-        );
-        (like(&x, sum), like(&x, y), one_a_row(&x, inv_rms))
+        let place = Place::of(&x);
+        let [x, residual, weight] = [x, residual, weight].map(lend);
+        let results = rms_norm::add_forward(&place.client, x, residual, weight, eps as f32);
+        place.tensors(results).into()
     }
 
     fn add_rms_norm_backward(
@@ -82,19 +69,22 @@ impl FusedOps for CubeBackend {
         grad_sum: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        if !served([&sum, &weight]) || [grad_sum.dtype, grad.dtype] != [sum.dtype; 2] {
-            return composed::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad);
+        if !rms_norm::serves(&types([&sum, &grad_sum, &grad]), dtype(&weight)) {
+            return reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad);
         }
-        norm_gradient(sum, weight, inv_rms, grad, Some(grad_sum))
+        let place = Place::of(&sum);
+        let [sum, weight, inv_rms, grad] = [sum, weight, inv_rms, grad].map(lend);
+        let grad_sum = Some(lend(grad_sum));
+        let dx = rms_norm::backward(&place.client, sum, weight, inv_rms, grad, grad_sum);
+        place.tensor(dx)
     }
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        if !served([&gate]) || up.dtype != gate.dtype {
-            return composed::swiglu::forward::<Self>(gate, up);
+        if !swiglu::serves(&types([&gate, &up])) {
+            return reference::swiglu::forward::<Self>(gate, up);
         }
-        let [gate, up] = [gate, up].map(into_contiguous);
-        let y = swiglu::forward(&gate.client, matrix(&gate), &up.handle);
-        like(&gate, launched("swiglu", y))
+        let place = Place::of(&gate);
+        place.tensor(swiglu::forward(&place.client, lend(gate), lend(up)))
     }
 
     fn swiglu_backward(
@@ -102,15 +92,13 @@ impl FusedOps for CubeBackend {
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !served([&gate]) || [up.dtype, grad.dtype] != [gate.dtype; 2] {
-            return composed::swiglu::backward::<Self>(gate, up, grad);
+        if !swiglu::serves(&types([&gate, &up, &grad])) {
+            return reference::swiglu::backward::<Self>(gate, up, grad);
         }
-        let [gate, up, grad] = [gate, up, grad].map(into_contiguous);
-        let (dgate, dup) = launched(
-            "swiglu",
-            swiglu::backward(&gate.client, matrix(&gate), &up.handle, &grad.handle),
-        );
-        (like(&gate, dgate), like(&gate, dup))
+        let place = Place::of(&gate);
+        let [gate, up, grad] = [gate, up, grad].map(lend);
+        let gradients = swiglu::backward(&place.client, gate, up, grad);
+        place.tensors(gradients).into()
     }
 
     fn rope(
@@ -119,19 +107,12 @@ impl FusedOps for CubeBackend {
         sin: FloatTensor<Self>,
         inverse: bool,
     ) -> FloatTensor<Self> {
-        if !served([&x, &cos]) || sin.dtype != cos.dtype {
-            return composed::rope::rotate::<Self>(x, cos, sin, inverse);
+        if !rope::serves(dtype(&x), types([&cos, &sin])) {
+            return reference::rope::rotate::<Self>(x, cos, sin, inverse);
         }
-        let [x, cos, sin] = [x, cos, sin].map(into_contiguous);
-        let angles = Angles {
-            cos: &cos.handle,
-            sin: &sin.handle,
-            dtype: dtype_to_storage_type(cos.dtype),
-            rows: cos.shape()[0],
-        };
-        let heads = x.shape()[2];
-        let y = rope::rotate(&x.client, matrix(&x), heads, angles, inverse);
-        like(&x, launched("rope", y))
+        let place = Place::of(&x);
+        let [x, cos, sin] = [x, cos, sin].map(lend);
+        place.tensor(rope::rotate(&place.client, x, cos, sin, inverse))
     }
 
     fn causal_attention_forward(
@@ -141,15 +122,12 @@ impl FusedOps for CubeBackend {
         mask: AttentionMask<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !attention_served([&q, &k, &v]) {
-            return composed::attention::forward::<Self>(q, k, v, mask, scale);
+        if !attention::serves(&types([&q, &k, &v]), elements([&q, &k])) {
+            return reference::attention::forward::<Self>(q, k, v, mask, scale);
         }
-        let [q, k, v] = [q, k, v].map(into_contiguous);
-        let starts = mask.starts().map(into_contiguous);
-        let operands = operands([&q, &k, &v], starts.as_ref(), scale);
-        let (y, lse) = launched("attention", attention::forward(&q.client, operands));
-        let [batch, q_len, heads, _] = q.shape().dims();
-        (like(&q, y), f32_like(&q, [batch, q_len, heads].into(), lse))
+        let place = Place::of(&q);
+        let results = attention::forward(&place.client, operands([q, k, v], mask, scale));
+        place.tensors(results).into()
     }
 
     fn causal_attention_backward(
@@ -162,22 +140,15 @@ impl FusedOps for CubeBackend {
         grad: FloatTensor<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let served = attention_served([&q, &k, &v]);
-        if !served || [out.dtype, grad.dtype] != [q.dtype; 2] || lse.dtype != DType::F32 {
+        if !attention::serves(&types([&q, &k, &v, &out, &grad]), elements([&q, &k])) {
             let all = [q, k, v, out, lse, grad];
-            return composed::attention::backward::<Self>(all, mask, scale);
+            return reference::attention::backward::<Self>(all, mask, scale);
         }
-        let [q, k, v, out, lse, grad] = [q, k, v, out, lse, grad].map(into_contiguous);
-        let starts = mask.starts().map(into_contiguous);
-        let operands = operands([&q, &k, &v], starts.as_ref(), scale);
-        let results = [&out.handle, &lse.handle, &grad.handle];
-        let gradients = attention::backward(&q.client, operands, results);
-        let gradients = launched("attention", gradients);
-        (
-            like(&q, gradients.q),
-            like(&k, gradients.k),
-            like(&v, gradients.v),
-        )
+        let place = Place::of(&q);
+        let operands = operands([q, k, v], mask, scale);
+        let results = [out, lse].map(lend);
+        let gradients = attention::backward(&place.client, operands, results, lend(grad));
+        place.tensors(gradients).into()
     }
 
     fn cross_entropy(
@@ -185,10 +156,17 @@ impl FusedOps for CubeBackend {
         classes: IntTensor<Self>,
         weights: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        if [logits.dtype, weights.dtype] != [DType::F32; 2] {
-            return composed::cross_entropy::rows::<Self>(logits, classes, weights);
+        if !cross_entropy::serves(dtype(&logits), dtype(&weights)) {
+            return reference::cross_entropy::rows::<Self>(logits, classes, weights);
         }
-        row_losses(into_contiguous(logits), classes, weights, false).0
+        let place = Place::of(&logits);
+        let [logits, classes, weights] = [logits, classes, weights].map(lend);
+        place.tensor(cross_entropy::losses(
+            &place.client,
+            logits,
+            classes,
+            weights,
+        ))
     }
 
     fn cross_entropy_grad(
@@ -196,137 +174,80 @@ impl FusedOps for CubeBackend {
         classes: IntTensor<Self>,
         weights: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if [logits.dtype, weights.dtype] != [DType::F32; 2] {
-            return composed::cross_entropy::rows_grad::<Self>(logits, classes, weights);
+        if !cross_entropy::serves(dtype(&logits), dtype(&weights)) {
+            return reference::cross_entropy::rows_grad::<Self>(logits, classes, weights);
         }
-        // The gradient takes the place of the logits.
-        let logits = into_contiguous(logits);
-        let logits = match logits.can_mut() {
-            true => logits,
-            false => logits.copy(),
-        };
-        row_losses(logits, classes, weights, true)
+        let place = Place::of(&logits);
+        let [logits, classes, weights] = [logits, classes, weights].map(lend);
+        let results = cross_entropy::losses_and_gradient(&place.client, logits, classes, weights);
+        place.tensors(results).into()
     }
 }
 
-/// Whether there are kernels for these types.
-fn served<const N: usize>(tensors: [&CubeTensor; N]) -> bool {
-    tensors
-        .iter()
-        .all(|tensor| matches!(tensor.dtype, DType::F32 | DType::F16 | DType::BF16))
+/// Where an operation's operands are and its results go.
+struct Place {
+    client: Client,
+    device: CubeDevice,
 }
 
-/// Whether there are kernels for these operands of an attention.
-fn attention_served([q, k, v]: [&CubeTensor; 3]) -> bool {
-    let empty = [q, k].iter().any(|x| x.shape().num_elements() == 0);
-    served([q]) && [k.dtype, v.dtype] == [q.dtype; 2] && !empty
+impl Place {
+    fn of(tensor: &CubeTensor) -> Self {
+        Self {
+            client: tensor.client.clone(),
+            device: tensor.device.clone(),
+        }
+    }
+
+    /// Returns a kernel's result.
+    ///
+    /// # Panics
+    /// When the kernel refused its operands, with its reason.
+    fn tensor(&self, result: Result<TensorHandle, KernelError>) -> CubeTensor {
+        let [tensor] = self.tensors(result.map(|tensor| [tensor]));
+        tensor
+    }
+
+    /// Returns a kernel's results.
+    ///
+    /// # Panics
+    /// When the kernel refused its operands, with its reason.
+    fn tensors<const N: usize>(
+        &self,
+        results: Result<[TensorHandle; N], KernelError>,
+    ) -> [CubeTensor; N] {
+        let tensors = results.unwrap_or_else(|error| panic!("{error}"));
+        tensors.map(|tensor| {
+            let (client, device) = (self.client.clone(), self.device.clone());
+            let dtype = elem_type_to_dtype(tensor.dtype);
+            CubeTensor::new(client, tensor.handle, *tensor.metadata, device, dtype)
+        })
+    }
 }
 
-/// The operands of an attention, contiguous tensors.
-fn operands<'a>(
-    [q, k, v]: [&'a CubeTensor; 3],
-    starts: Option<&'a CubeTensor>,
-    scale: f64,
-) -> Operands<'a> {
-    let shape = AttentionShape::new(&q.shape(), &k.shape());
+/// Returns the tensor as kernels take it.
+fn lend(tensor: CubeTensor) -> TensorHandle {
+    untile(tensor).into()
+}
+
+fn operands([q, k, v]: [CubeTensor; 3], mask: AttentionMask<CubeBackend>, scale: f64) -> Operands {
+    let [q, k, v] = [q, k, v].map(lend);
     Operands {
-        q: &q.handle,
-        k: &k.handle,
-        v: &v.handle,
-        dtype: dtype_to_storage_type(q.dtype),
-        sizes: Sizes {
-            batch: shape.batch,
-            q_len: shape.q_len,
-            heads: shape.heads(),
-            kv_len: shape.kv_len,
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
-        },
-        starts: starts.map(|starts| Starts {
-            handle: &starts.handle,
-            dtype: dtype_to_storage_type(starts.dtype),
-        }),
+        q,
+        k,
+        v,
+        starts: mask.starts().map(lend),
         scale: scale as f32,
     }
 }
 
-fn norm_gradient(
-    x: CubeTensor,
-    weight: CubeTensor,
-    inv_rms: CubeTensor,
-    grad: CubeTensor,
-    grad_sum: Option<CubeTensor>,
-) -> CubeTensor {
-    let [x, weight, inv_rms, grad] = [x, weight, inv_rms, grad].map(into_contiguous);
-    let grad_sum = grad_sum.map(into_contiguous);
-    let dx = rms_norm::backward(
-        &x.client,
-        matrix(&x),
-        norm_weight(&weight),
-        &inv_rms.handle,
-        &grad.handle,
-        grad_sum.as_ref().map(|grad| &grad.handle),
-    );
-    like(&x, launched("rms_norm", dx))
+fn dtype(tensor: &CubeTensor) -> ElemType {
+    dtype_to_storage_type(tensor.dtype)
 }
 
-/// The losses, and the logits or what has taken their place.
-fn row_losses(
-    logits: CubeTensor,
-    classes: CubeTensor,
-    weights: CubeTensor,
-    gradient: bool,
-) -> (CubeTensor, CubeTensor) {
-    let [classes, weights] = [classes, weights].map(into_contiguous);
-    let targets = Targets {
-        classes: &classes.handle,
-        dtype: dtype_to_storage_type(classes.dtype),
-        weights: &weights.handle,
-    };
-    let losses = cross_entropy::losses(&logits.client, matrix(&logits), targets, gradient);
-    let losses = launched("cross_entropy", losses);
-    (one_a_row(&logits, losses), logits)
+fn types<const N: usize>(tensors: [&CubeTensor; N]) -> [ElemType; N] {
+    tensors.map(dtype)
 }
 
-/// A contiguous tensor as a matrix of its last dimension.
-fn matrix(x: &CubeTensor) -> Matrix<'_> {
-    let shape = x.shape();
-    let columns = shape[shape.num_dims() - 1];
-    Matrix {
-        handle: &x.handle,
-        dtype: dtype_to_storage_type(x.dtype),
-        rows: shape.num_elements() / columns.max(1),
-        columns,
-    }
-}
-
-fn norm_weight(weight: &CubeTensor) -> NormWeight<'_> {
-    NormWeight {
-        handle: &weight.handle,
-        dtype: dtype_to_storage_type(weight.dtype),
-    }
-}
-
-/// A contiguous tensor of the shape and type of `x`.
-fn like(x: &CubeTensor, handle: Handle) -> CubeTensor {
-    let (client, device) = (x.client.clone(), x.device.clone());
-    CubeTensor::new_contiguous(client, device, x.shape(), handle, x.dtype)
-}
-
-/// A contiguous f32 tensor with a number for each row of `x`.
-fn one_a_row(x: &CubeTensor, handle: Handle) -> CubeTensor {
-    let mut shape = x.shape();
-    let last = shape.num_dims() - 1;
-    shape[last] = 1;
-    f32_like(x, shape, handle)
-}
-
-/// A contiguous f32 tensor beside `x`.
-fn f32_like(x: &CubeTensor, shape: Shape, handle: Handle) -> CubeTensor {
-    let (client, device) = (x.client.clone(), x.device.clone());
-    CubeTensor::new_contiguous(client, device, shape, handle, DType::F32)
-}
-
-fn launched<T>(operation: &str, result: Result<T, KernelError>) -> T {
-    result.unwrap_or_else(|error| panic!("{operation}: {error}"))
+fn elements<const N: usize>(tensors: [&CubeTensor; N]) -> [usize; N] {
+    tensors.map(|tensor| tensor.shape().num_elements())
 }

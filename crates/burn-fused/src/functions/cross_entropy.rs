@@ -3,10 +3,9 @@ use burn_core::{
     tensor::{Int, Tensor},
 };
 
-use crate::FusedOps;
+pub use qlora_cpu::cross_entropy::IGNORED;
 
-/// The target of a token that adds nothing to the loss, as in torch and Hugging Face.
-pub const IGNORED: i64 = -100;
+use crate::FusedOps;
 
 /// The sum of the negative log-likelihoods of `targets` under the logits `hidden · weightᵀ`, which
 /// are never formed whole.

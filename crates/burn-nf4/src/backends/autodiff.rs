@@ -9,9 +9,9 @@ use burn_autodiff::{
 };
 use burn_core::backend::{AutodiffBackend, Backend, tensor::FloatTensor};
 use burn_core::tensor::FloatDType;
-use nf4::QuantConfig;
+use nf4::{Direction, QuantConfig};
 
-use crate::{Nf4Ops, Nf4Primitive};
+use crate::ops::{Nf4Ops, Nf4Primitive};
 
 impl<B: Backend + Nf4Ops, C: CheckpointStrategy> Nf4Ops for Autodiff<B, C> {
     /// Not differentiable: the words are constants of the graph.
@@ -31,14 +31,14 @@ impl<B: Backend + Nf4Ops, C: CheckpointStrategy> Nf4Ops for Autodiff<B, C> {
     fn nf4_matmul(
         x: FloatTensor<Self>,
         weight: Nf4Primitive<Self>,
-        transposed: bool,
+        direction: Direction,
     ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Nf4Matmul;
 
         impl<B: Backend + Nf4Ops> Backward<B, 1> for Nf4Matmul {
             /// Reference-counted words and a direction: `x` itself is never kept.
-            type State = (Nf4Primitive<B>, bool);
+            type State = (Nf4Primitive<B>, Direction);
 
             fn backward(
                 self,
@@ -46,9 +46,9 @@ impl<B: Backend + Nf4Ops, C: CheckpointStrategy> Nf4Ops for Autodiff<B, C> {
                 grads: &mut Gradients,
                 _checkpointer: &mut Checkpointer,
             ) {
-                let (weight, transposed) = ops.state;
+                let (weight, direction) = ops.state;
                 unary::<B, _>(ops.parents, ops.node, grads, |grad| {
-                    B::nf4_matmul(grad, weight, !transposed)
+                    B::nf4_matmul(grad, weight, opposite(direction))
                 });
             }
         }
@@ -58,10 +58,10 @@ impl<B: Backend + Nf4Ops, C: CheckpointStrategy> Nf4Ops for Autodiff<B, C> {
         let x = x.into_primitive();
         match Nf4Matmul.prepare::<C>([guard]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let y = B::nf4_matmul(x, weight.clone(), transposed);
-                prep.finish((weight, transposed), y)
+                let y = B::nf4_matmul(x, weight.clone(), direction);
+                prep.finish((weight, direction), y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::nf4_matmul(x, weight, transposed)),
+            OpsKind::UnTracked(prep) => prep.finish(B::nf4_matmul(x, weight, direction)),
         }
     }
 
@@ -111,6 +111,14 @@ impl<B: Backend + Nf4Ops> Backward<B, 3> for LoraMatmul {
                 grads.register::<B>(node.id, gradient);
             }
         }
+    }
+}
+
+/// Returns the direction of the gradient.
+fn opposite(direction: Direction) -> Direction {
+    match direction {
+        Direction::Forward => Direction::Transposed,
+        Direction::Transposed => Direction::Forward,
     }
 }
 

@@ -1,158 +1,181 @@
-//! CubeCL: hands the tensors' buffers to the kernels of `qlora-cubecl`.
+//! CubeCL: hands the tensors to the kernels of `qlora-cubecl`. The thin products of a LoRA layer are the backend's own.
 
-use burn_core::backend::{TensorMetadata, cubecl::dtype_to_storage_type, tensor::FloatTensor};
+use burn_core::backend::{
+    TensorMetadata,
+    cubecl::{dtype_to_storage_type, elem_type_to_dtype},
+    ops::FloatTensorOps,
+    tensor::FloatTensor,
+};
 use burn_core::tensor::{DType, FloatDType, Shape};
-use burn_cubecl::{CubeBackend, CubeDevice, kernel::into_contiguous, tensor::CubeTensor};
-use cubecl::{client::Client, server::Handle};
-use nf4::{Codebook, Layout, QuantConfig};
-use qlora_cubecl::{CodeTable, Direction, Format, KernelError, Rows, Weight};
+use burn_cubecl::{
+    CubeBackend, CubeDevice,
+    kernel::{into_contiguous, untile},
+    tensor::CubeTensor,
+};
+use cubecl::{client::Client, server::Handle, std::tensor::TensorHandle};
+use nf4::{Direction, Layout, QuantConfig};
+use qlora_cubecl::{KernelError, Weight, dequantize, matmul, quantize};
 
-use crate::{Nf4Ops, Nf4Primitive, ops::matmul_shape};
+use crate::ops::{Nf4Ops, Nf4Primitive};
 
 impl Nf4Ops for CubeBackend {
     fn nf4_quantize(weight: FloatTensor<Self>, config: QuantConfig) -> Nf4Primitive<Self> {
-        assert_eq!(
-            weight.dtype,
-            DType::F32,
-            "nf4_quantize: cast the weight to f32 first"
-        );
-        let shape = weight.shape();
-        let layout = Layout::new([shape[0], shape[1]], config)
+        let layout = Layout::new(weight.shape().dims(), config)
             .unwrap_or_else(|error| panic!("nf4_quantize: {error}"));
-        let weight = into_contiguous(weight);
-        let words = launched(
-            "nf4_quantize",
-            qlora_cubecl::quantize(
-                &weight.client,
-                weight.handle.clone(),
-                layout.shape(),
-                format(&config),
-                nf4::dynamic_map(),
-            ),
-        );
-        let tensor = |handle, len: usize| {
-            contiguous(&weight.client, &weight.device, handle, [len], DType::U32)
-        };
+        let place = Place::of(&weight);
+        let words = quantize::quantize(&place.client, untile(weight).into(), layout);
+        let words = words.unwrap_or_else(|error| panic!("{error}"));
         Nf4Primitive {
-            packed: tensor(words.packed, layout.packed_words()),
-            absmax: tensor(words.absmax, layout.absmax_words()),
+            packed: place.words(words.packed, layout.packed_words()),
+            absmax: place.words(words.absmax, layout.absmax_words()),
             layout,
         }
     }
 
     fn nf4_dequantize(weight: Nf4Primitive<Self>, dtype: FloatDType) -> FloatTensor<Self> {
-        let dtype = DType::from(dtype);
-        let (client, device) = (weight.packed.client.clone(), weight.packed.device.clone());
-        let shape = weight.layout.shape();
-        let values = launched(
-            "nf4_dequantize",
-            qlora_cubecl::dequantize(&client, &handles(weight), dtype_to_storage_type(dtype)),
-        );
-        contiguous(&client, &device, values, shape, dtype)
+        let place = Place::of(&weight.packed);
+        let dtype = dtype_to_storage_type(dtype.into());
+        place.tensor(dequantize::dequantize(&place.client, &words(weight), dtype))
     }
 
     fn nf4_matmul(
         x: FloatTensor<Self>,
         weight: Nf4Primitive<Self>,
-        transposed: bool,
+        direction: Direction,
     ) -> FloatTensor<Self> {
-        let shape = matmul_shape(&x.shape(), &weight.layout, transposed);
-        let direction = if transposed {
-            Direction::Transposed
-        } else {
-            Direction::Forward
-        };
-        let (x, row_stride) = rows(x);
-        let (client, device, dtype) = (x.client.clone(), x.device.clone(), x.dtype);
-        let rows = Rows {
-            handle: x.handle,
-            dtype: dtype_to_storage_type(dtype),
-            m: shape.iter().rev().skip(1).product(),
-            row_stride,
-        };
-        let y = launched(
-            "nf4_matmul",
-            qlora_cubecl::matmul(&client, rows, &handles(weight), direction),
-        );
-        contiguous(&client, &device, y, shape, dtype)
+        let place = Place::of(&x);
+        let y = matmul::matmul(&place.client, untile(x).into(), words(weight), direction);
+        place.tensor(y)
+    }
+
+    fn nf4_lora_matmul(
+        x: FloatTensor<Self>,
+        weight: Nf4Primitive<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let y = Self::nf4_matmul(x.clone(), weight, Direction::Forward);
+        let xa = scaled(product(rows(x), a), scale);
+        add(y, product(xa, b))
+    }
+
+    fn nf4_lora_backward(
+        x: FloatTensor<Self>,
+        weight: Nf4Primitive<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let dx = Self::nf4_matmul(grad.clone(), weight, Direction::Transposed);
+        let dxa = scaled(product(rows(grad.clone()), transposed(b)), scale);
+        let dx = add(dx, product(dxa.clone(), transposed(a.clone())));
+        let (da, db) = factor_gradients(x, a, scale, grad, dxa);
+        (dx, da, db)
+    }
+
+    fn nf4_lora_backward_factors(
+        x: FloatTensor<Self>,
+        _: Nf4Primitive<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let dxa = scaled(product(rows(grad.clone()), transposed(b)), scale);
+        factor_gradients(x, a, scale, grad, dxa)
     }
 }
 
-/// `x` as rows an equal distance apart, and that distance. Copies only what is laid out otherwise: a
-/// transposed tensor, or leading dimensions that do not fold into one.
-fn rows(x: CubeTensor) -> (CubeTensor, usize) {
-    if let Some(stride) = row_stride(&x) {
-        return (x, stride);
-    }
-    let x = into_contiguous(x);
-    let stride = x.meta.shape().last().copied().unwrap_or(1);
-    (x, stride)
+/// Returns `xᵀ · dxa` and `(scale · x · A)ᵀ · grad`.
+fn factor_gradients(
+    x: CubeTensor,
+    a: CubeTensor,
+    scale: f64,
+    grad: CubeTensor,
+    dxa: CubeTensor,
+) -> (CubeTensor, CubeTensor) {
+    let x = rows(x);
+    let da = product(transposed(x.clone()), dxa);
+    let xa = scaled(product(x, a), scale);
+    (da, product(transposed(xa), rows(grad)))
 }
 
-fn row_stride(x: &CubeTensor) -> Option<usize> {
-    if x.meta.is_tiled() {
-        return None;
-    }
-    let (shape, strides) = (x.meta.shape(), x.meta.strides());
-    let last = shape.num_dims() - 1;
-    if strides[last] != 1 && shape[last] != 1 {
-        return None;
-    }
-    // From the innermost leading dimension that has more than one entry outwards.
-    let mut rows = (0..last).rev().filter(|&dim| shape[dim] != 1);
-    let Some(inner) = rows.next() else {
-        return Some(shape[last]);
-    };
-    let stride = strides[inner];
-    let mut folded = stride * shape[inner];
-    for dim in rows {
-        if strides[dim] != folded {
-            return None;
-        }
-        folded *= shape[dim];
-    }
-    // Rows that overlap (a broadcast) would do, but their length says nothing of the buffer's.
-    (stride >= shape[last]).then_some(stride)
-}
-
-/// The kernels' view of a weight. Word tensors are contiguous unless a caller sliced them.
-fn handles(weight: Nf4Primitive<CubeBackend>) -> Weight {
-    let [out_features, in_features] = weight.layout.shape();
-    Weight {
-        packed: into_contiguous(weight.packed).handle,
-        absmax: into_contiguous(weight.absmax).handle,
-        out_features,
-        in_features,
-        format: format(&weight.layout.config()),
-    }
-}
-
-fn format(config: &QuantConfig) -> Format {
-    Format {
-        table: table(config.codebook),
-        block_size: config.block_size,
-        double_quant: config.double_quant,
-    }
-}
-
-fn table(codebook: Codebook) -> CodeTable {
-    CodeTable::new(
-        codebook.values(),
-        codebook.codes_by_rank(),
-        &codebook.midpoints(),
+/// Returns the tensor as an f32 matrix of its rows.
+fn rows(tensor: CubeTensor) -> CubeTensor {
+    let shape = tensor.shape();
+    let last = shape[shape.num_dims() - 1];
+    let m = shape.iter().rev().skip(1).product();
+    cast(
+        CubeBackend::float_reshape(tensor, Shape::new([m, last])),
+        DType::F32,
     )
 }
 
-fn contiguous(
-    client: &Client,
-    device: &CubeDevice,
-    handle: Handle,
-    shape: impl Into<Shape>,
-    dtype: DType,
-) -> CubeTensor {
-    CubeTensor::new_contiguous(client.clone(), device.clone(), shape.into(), handle, dtype)
+fn product(lhs: CubeTensor, rhs: CubeTensor) -> CubeTensor {
+    CubeBackend::float_matmul(lhs, rhs)
 }
 
-fn launched<T>(operation: &str, result: Result<T, KernelError>) -> T {
-    result.unwrap_or_else(|error| panic!("{operation}: {error}"))
+fn transposed(matrix: CubeTensor) -> CubeTensor {
+    CubeBackend::float_transpose(matrix)
+}
+
+fn scaled(tensor: CubeTensor, scale: f64) -> CubeTensor {
+    CubeBackend::float_mul_scalar(tensor, scale.into())
+}
+
+/// Returns `y` plus a matrix of as many values.
+fn add(y: CubeTensor, delta: CubeTensor) -> CubeTensor {
+    let delta = CubeBackend::float_reshape(cast(delta, y.dtype), y.shape());
+    CubeBackend::float_add(y, delta)
+}
+
+fn cast(tensor: CubeTensor, dtype: DType) -> CubeTensor {
+    if tensor.dtype == dtype {
+        tensor
+    } else {
+        CubeBackend::float_cast(tensor, dtype.into())
+    }
+}
+
+/// Where an operation's operands are and its results go.
+struct Place {
+    client: Client,
+    device: CubeDevice,
+}
+
+impl Place {
+    fn of(tensor: &CubeTensor) -> Self {
+        Self {
+            client: tensor.client.clone(),
+            device: tensor.device.clone(),
+        }
+    }
+
+    /// Returns a kernel's result.
+    ///
+    /// # Panics
+    /// When the kernel refused its operands, with its reason.
+    fn tensor(&self, result: Result<TensorHandle, KernelError>) -> CubeTensor {
+        let tensor = result.unwrap_or_else(|error| panic!("{error}"));
+        let (client, device) = (self.client.clone(), self.device.clone());
+        let dtype = elem_type_to_dtype(tensor.dtype);
+        CubeTensor::new(client, tensor.handle, *tensor.metadata, device, dtype)
+    }
+
+    /// Returns `len` words.
+    fn words(&self, handle: Handle, len: usize) -> CubeTensor {
+        let (client, device) = (self.client.clone(), self.device.clone());
+        CubeTensor::new_contiguous(client, device, Shape::new([len]), handle, DType::U32)
+    }
+}
+
+/// Returns the weight as kernels take it. Word tensors are contiguous unless a caller sliced them.
+fn words(weight: Nf4Primitive<CubeBackend>) -> Weight {
+    Weight {
+        packed: into_contiguous(weight.packed).handle,
+        absmax: into_contiguous(weight.absmax).handle,
+        layout: weight.layout,
+    }
 }

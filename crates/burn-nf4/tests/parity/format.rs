@@ -143,7 +143,7 @@ pub fn every_config_quantizes_as_on_the_host(test: &TestDevice) {
                 .unwrap()
                 .into_host()
                 .unwrap();
-            let on_host = burn_nf4::nf4::quantize(&input, shape, config).unwrap();
+            let on_host = burn_nf4::nf4::reference::quantize(&input, shape, config).unwrap();
             assert_eq!(on_device, on_host, "{shape:?} {config:?}");
         }
     }
@@ -167,7 +167,7 @@ pub fn extreme_scales_quantize_as_on_the_host(test: &TestDevice) {
     let shape = [blocks, 32];
     let on_device =
         Nf4Tensor::quantize(tensor(input.clone(), shape, &test.device), config).unwrap();
-    let on_host = burn_nf4::nf4::quantize(&input, shape, config).unwrap();
+    let on_host = burn_nf4::nf4::reference::quantize(&input, shape, config).unwrap();
     assert_eq!(on_device.into_host().unwrap(), on_host);
 }
 

@@ -172,9 +172,8 @@ pub fn random_matrix(
     config: QuantConfig,
 ) -> (QuantizedMatrix, Vec<f32>) {
     let dense = normal(seed, shape[0] * shape[1], 0.05);
-    let matrix = burn_nf4::nf4::quantize(&dense, shape, config).expect("finite weights");
-    let mut decoded = vec![0.0; dense.len()];
-    burn_nf4::nf4::dequantize(matrix.as_ref(), &mut decoded);
+    let matrix = burn_nf4::nf4::reference::quantize(&dense, shape, config).expect("finite weights");
+    let decoded = burn_nf4::nf4::reference::dequantize(matrix.as_ref());
     (matrix, decoded)
 }
 

@@ -58,7 +58,7 @@ pub(super) fn parse_state(
     Ok(state)
 }
 
-/// The JSON text as Python's `json.dumps` spaces it, so that a file written back is the same byte for byte.
+/// Returns the JSON text as Python's `json.dumps` spaces it, so that a file written back is the same byte for byte.
 pub(super) fn python_json(state: &QuantState) -> Vec<u8> {
     struct Spaced;
     impl serde_json::ser::Formatter for Spaced {

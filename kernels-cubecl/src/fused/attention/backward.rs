@@ -3,98 +3,81 @@
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
-use cubecl::server::Handle;
+use cubecl::std::tensor::TensorHandle;
 
-use super::{KernelSizes, Operands, Query, Split, add_row, dot, load_row, store_row, zeroed};
-use crate::error::KernelError;
+use super::{
+    Attention, HeadLaunch, KernelSizes, LanePart, OPERATION, Operands, Query, add_row, dot,
+    load_row, store_row, zeroed,
+};
+use crate::error::{KernelError, check_length, check_single};
+use crate::operand::{contiguous, elements, tensor_buffer};
 
-/// The gradients of an attention's operands, like them.
-#[derive(Clone, Debug)]
-pub struct Gradients {
-    /// Of `q`.
-    pub q: Handle,
-    /// Of `k`.
-    pub k: Handle,
-    /// Of `v`.
-    pub v: Handle,
-}
-
-/// The gradients from what [`forward`](super::forward()) returned, `y` and `lse`, and from the gradient of `y`, `grad`, both
-/// like `q`.
+/// Returns the gradients of `q`, `k` and `v` from the results of [`forward`](super::forward()), `y` and `lse`, and from the
+/// gradient of `y`, like `q`.
 ///
 /// # Errors
-/// As [`forward`](super::forward()).
+/// As [`forward`](super::forward()), and [`KernelError::NotSingle`] for `lse`.
 pub fn backward(
     client: &Client,
-    operands: Operands<'_>,
-    [y, lse, grad]: [&Handle; 3],
-) -> Result<Gradients, KernelError> {
-    operands.check(client)?;
-    let Operands {
-        q,
-        k,
-        v,
-        dtype,
-        sizes,
-        scale,
-        ..
-    } = operands;
-    let split = Split::new(client, dtype, sizes.head_dim);
-    let [(starts, starts_dtype), (starts_again, _)] = [(); 2].map(|()| operands.starts_arg());
-    let gradients = Gradients {
-        q: client.empty(sizes.q_elements() * dtype.size()),
-        k: client.empty(sizes.kv_elements() * dtype.size()),
-        v: client.empty(sizes.kv_elements() * dtype.size()),
-    };
-    let delta = client.empty(4 * sizes.rows());
+    operands: Operands,
+    [y, lse]: [TensorHandle; 2],
+    grad: TensorHandle,
+) -> Result<[TensorHandle; 3], KernelError> {
+    let attention = Attention::new(client, operands)?;
+    let Attention { q, k, v, sizes, .. } = &attention;
+    check_single(OPERATION, lse.dtype)?;
+    check_length(OPERATION, "log-sum-exp", elements(&lse), sizes.rows())?;
+    let lse = contiguous(client, lse);
+    let y = attention.like_q(client, y)?;
+    let grad = attention.like_q(client, grad)?;
+    let [dq, dk, dv] = [q, k, v].map(|operand| attention.empty_like(client, operand));
+    let delta = attention.one_a_row(client);
+    let config = HeadLaunch::new(client, q.dtype, sizes.head_dim);
+    let [(starts, starts_dtype), (starts_again, _)] = [(); 2].map(|()| attention.starts_arg());
     // SAFETY: the kernels clamp queries and keys to those there are, and write only what was asked for.
     unsafe {
         queries_kernel::launch_unchecked(
             client,
-            split.cubes(sizes.q_len, sizes.heads, sizes.batch),
-            split.cube_dim(),
-            split.size,
-            operands.like_q(q),
-            operands.like_k(k),
-            operands.like_k(v),
+            config.cubes(sizes.q_len, sizes.heads, sizes.batch),
+            config.cube_dim(),
+            config.vector,
+            tensor_buffer(q),
+            tensor_buffer(k),
+            tensor_buffer(v),
             starts,
-            operands.like_q(y),
-            operands.one_a_row(lse),
-            operands.like_q(grad),
-            operands.one_a_row(&delta),
-            operands.like_q(&gradients.q),
-            sizes.launch_arg(),
-            scale,
-            operands.starts.is_some(),
-            split.lanes,
-            split.vectors,
-            dtype,
+            tensor_buffer(&y),
+            tensor_buffer(&lse),
+            tensor_buffer(&grad),
+            tensor_buffer(&delta),
+            tensor_buffer(&dq),
+            attention.sizes_arg(),
+            attention.starts.is_some(),
+            config.part,
+            q.dtype,
             starts_dtype,
         );
         keys_kernel::launch_unchecked(
             client,
-            split.cubes(sizes.kv_len, sizes.kv_heads, sizes.batch),
-            split.cube_dim(),
-            split.size,
-            operands.like_q(q),
-            operands.like_k(k),
-            operands.like_k(v),
+            config.cubes(sizes.kv_len, sizes.kv_heads, sizes.batch),
+            config.cube_dim(),
+            config.vector,
+            tensor_buffer(q),
+            tensor_buffer(k),
+            tensor_buffer(v),
             starts_again,
-            operands.one_a_row(lse),
-            operands.like_q(grad),
-            operands.one_a_row(&delta),
-            operands.like_k(&gradients.k),
-            operands.like_k(&gradients.v),
-            sizes.launch_arg(),
-            scale,
-            operands.starts.is_some(),
-            split.lanes,
-            split.vectors,
-            dtype,
+            tensor_buffer(&lse),
+            tensor_buffer(&grad),
+            tensor_buffer(&delta),
+            tensor_buffer(&dk),
+            tensor_buffer(&dv),
+            attention.sizes_arg(),
+            attention.starts.is_some(),
+            config.part,
+            q.dtype,
             starts_dtype,
         );
     }
-    Ok(gradients)
+    Ok([dq, dk, dv])
 }
 
 /// `dq`, and `delta = rowsum(g ∘ y)` for [`keys_kernel`].
@@ -110,28 +93,26 @@ fn queries_kernel<F: Float, I: Int, N: Size>(
     delta: &mut [f32],
     dq: &mut [Vector<F, N>],
     sizes: &KernelSizes,
-    scale: f32,
     #[comptime] packed: bool,
-    #[comptime] lanes: usize,
-    #[comptime] vectors: usize,
+    #[comptime] part: LanePart,
     #[define(F)] _dtype: ElemType,
     #[define(I)] _starts_dtype: ElemType,
 ) {
     let query = Query::new::<I>(sizes, starts, packed);
-    let q = load_row::<F, N>(q, query.row, scale, lanes, vectors);
-    let g = load_row::<F, N>(grad, query.row, f32::new(1.0), lanes, vectors);
-    let row_delta = dot::<F, N>(&g, y, query.row, lanes, vectors);
+    let q = load_row::<F, N>(q, query.row, sizes.scale, part);
+    let g = load_row::<F, N>(grad, query.row, f32::new(1.0), part);
+    let row_delta = dot::<F, N>(&g, y, query.row, part);
     let row_lse = lse[query.row as usize];
-    let mut sums = zeroed::<N>(vectors);
+    let mut sums = zeroed::<N>(part.vectors);
     for key in 0..query.end {
         let key_row = sizes.key_row(key, query.kv_head);
-        let p = (dot::<F, N>(&q, k, key_row, lanes, vectors) - row_lse).exp();
+        let p = (dot::<F, N>(&q, k, key_row, part) - row_lse).exp();
         let p = select(query.sees(key), p, f32::new(0.0));
-        let ds = p * (dot::<F, N>(&g, v, key_row, lanes, vectors) - row_delta);
-        add_row::<F, N>(&mut sums, ds, k, key_row, lanes, vectors);
+        let ds = p * (dot::<F, N>(&g, v, key_row, part) - row_delta);
+        add_row::<F, N>(&mut sums, ds, k, key_row, part);
     }
     if query.exists {
-        store_row::<F, N>(dq, query.row, &sums, scale, lanes, vectors);
+        store_row::<F, N>(dq, query.row, &sums, sizes.scale, part);
         if UNIT_POS_X == 0 {
             delta[query.row as usize] = row_delta;
         }
@@ -151,10 +132,8 @@ fn keys_kernel<F: Float, I: Int, N: Size>(
     dk: &mut [Vector<F, N>],
     dv: &mut [Vector<F, N>],
     sizes: &KernelSizes,
-    scale: f32,
     #[comptime] packed: bool,
-    #[comptime] lanes: usize,
-    #[comptime] vectors: usize,
+    #[comptime] part: LanePart,
     #[define(F)] _dtype: ElemType,
     #[define(I)] _starts_dtype: ElemType,
 ) {
@@ -168,24 +147,24 @@ fn keys_kernel<F: Float, I: Int, N: Size>(
     let before = sizes.own(0);
     let first_query = max(first_key, before) - before;
 
-    let k = load_row::<F, N>(k, key_row, scale, lanes, vectors);
-    let v = load_row::<F, N>(v, key_row, f32::new(1.0), lanes, vectors);
-    let mut k_sums = zeroed::<N>(vectors);
-    let mut v_sums = zeroed::<N>(vectors);
+    let k = load_row::<F, N>(k, key_row, sizes.scale, part);
+    let v = load_row::<F, N>(v, key_row, f32::new(1.0), part);
+    let mut k_sums = zeroed::<N>(part.vectors);
+    let mut v_sums = zeroed::<N>(part.vectors);
     for query in first_query..sizes.q_len {
         let visible = key >= sizes.first::<I>(starts, query, packed) && key <= sizes.own(query);
         for member in 0..group {
             let row = sizes.row(query, kv_head * group + member);
-            let score = dot::<F, N>(&k, q, row, lanes, vectors);
+            let score = dot::<F, N>(&k, q, row, part);
             let p = (score - lse[row as usize]).exp();
             let p = select(visible, p, f32::new(0.0));
-            let ds = p * (dot::<F, N>(&v, grad, row, lanes, vectors) - delta[row as usize]);
-            add_row::<F, N>(&mut v_sums, p, grad, row, lanes, vectors);
-            add_row::<F, N>(&mut k_sums, ds, q, row, lanes, vectors);
+            let ds = p * (dot::<F, N>(&v, grad, row, part) - delta[row as usize]);
+            add_row::<F, N>(&mut v_sums, p, grad, row, part);
+            add_row::<F, N>(&mut k_sums, ds, q, row, part);
         }
     }
     if asked < sizes.kv_len {
-        store_row::<F, N>(dk, key_row, &k_sums, scale, lanes, vectors);
-        store_row::<F, N>(dv, key_row, &v_sums, f32::new(1.0), lanes, vectors);
+        store_row::<F, N>(dk, key_row, &k_sums, sizes.scale, part);
+        store_row::<F, N>(dv, key_row, &v_sums, f32::new(1.0), part);
     }
 }

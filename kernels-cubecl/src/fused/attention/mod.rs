@@ -16,41 +16,45 @@
 mod backward;
 mod forward;
 
-pub use backward::{Gradients, backward};
+pub use backward::backward;
 pub use forward::forward;
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
-use cubecl::server::Handle;
+use cubecl::std::tensor::TensorHandle;
 
-use super::vector_size;
-use crate::error::{KernelError, check_size};
+use super::{F32, are_served_alike, vector_size};
+use crate::error::{KernelError, check_float, check_length, check_size};
 use crate::launch::plane_size;
-use crate::matmul::check_float;
+use crate::operand::{buffer, contiguous, elements, empty, tensor_buffer};
+
+const OPERATION: &str = "attention";
 
 /// Units of a cube.
 const UNITS: usize = 128;
 /// Elements of a head that a lane has of each array: more would not leave registers enough for the sums.
 const LANE_ELEMENTS: usize = 32;
-/// What a hidden score is set to, finite for shader languages without infinities.
+/// The score of a hidden key, finite for shader languages without infinities.
 const LOWEST: f32 = -1e30;
 
-/// The operands of an attention; all contiguous.
-#[derive(Clone, Copy, Debug)]
-pub struct Operands<'a> {
+/// Returns whether there is a kernel for `q` and `k` of so many elements and for all operands, of types `dtypes`. Of nothing
+/// there is none.
+pub fn serves(dtypes: &[ElemType], [q_elements, k_elements]: [usize; 2]) -> bool {
+    are_served_alike(dtypes) && q_elements > 0 && k_elements > 0
+}
+
+/// The operands of an attention.
+#[derive(Clone, Debug)]
+pub struct Operands {
     /// `[batch, q_len, heads, head_dim]`.
-    pub q: &'a Handle,
+    pub q: TensorHandle,
     /// `[batch, kv_len, kv_heads, head_dim]`.
-    pub k: &'a Handle,
+    pub k: TensorHandle,
     /// Like `k`.
-    pub v: &'a Handle,
-    /// Of all three: f32, f16 or bf16.
-    pub dtype: ElemType,
-    /// Their sizes.
-    pub sizes: Sizes,
-    /// What packed rows hide.
-    pub starts: Option<Starts<'a>>,
-    /// Of the scores.
+    pub v: TensorHandle,
+    /// The first key that each query of packed rows sees, `[batch, q_len]` integers; its own it sees in any case.
+    pub starts: Option<TensorHandle>,
+    /// The factor of the scores.
     pub scale: f32,
 }
 
@@ -71,94 +75,178 @@ pub struct Sizes {
     pub head_dim: usize,
 }
 
-/// The first key that each query sees, `[batch, q_len]`; its own it sees in any case.
-#[derive(Clone, Copy, Debug)]
-pub struct Starts<'a> {
-    /// The buffer.
-    pub handle: &'a Handle,
-    /// An integer.
-    pub dtype: ElemType,
-}
-
 impl Sizes {
-    fn q_elements(&self) -> usize {
+    const fn q_elements(&self) -> usize {
         self.rows() * self.head_dim
     }
 
-    fn kv_elements(&self) -> usize {
+    const fn kv_elements(&self) -> usize {
         self.batch * self.kv_len * self.kv_heads * self.head_dim
     }
 
-    /// Rows of scores.
-    fn rows(&self) -> usize {
+    /// Returns the rows of scores.
+    const fn rows(&self) -> usize {
         self.batch * self.q_len * self.heads
     }
 
-    fn launch_arg(self) -> KernelSizesLaunch {
-        KernelSizesLaunch::new(
-            self.q_len as u32,
-            self.heads as u32,
-            self.kv_len as u32,
-            self.kv_heads as u32,
-        )
+    /// Returns the bytes that the backward pass needs from the forward one: `q`, `k`, `v`, `y`, and the log-sum-exp of each
+    /// row of scores.
+    pub const fn kept_bytes(&self, dtype_bytes: u128) -> u128 {
+        let queries = 2 * self.rows_u128() * self.head_dim as u128;
+        let keys = 2
+            * (self.batch as u128 * self.kv_len as u128)
+            * (self.kv_heads as u128 * self.head_dim as u128);
+        (queries + keys) * dtype_bytes + 4 * self.rows_u128()
+    }
+
+    /// Returns the bytes that the forward pass takes beside operands and results.
+    pub const fn forward_workspace_bytes(&self) -> u128 {
+        0
+    }
+
+    /// Returns the bytes that the backward pass takes beside operands and results: an f32 for each row of scores.
+    pub const fn backward_workspace_bytes(&self) -> u128 {
+        4 * self.rows_u128()
+    }
+
+    const fn rows_u128(&self) -> u128 {
+        self.batch as u128 * self.q_len as u128 * self.heads as u128
     }
 }
 
-impl Operands<'_> {
-    fn check(&self, client: &Client) -> Result<(), KernelError> {
-        check_float(client, "attention", self.dtype)?;
-        check_size("query", self.sizes.q_elements())?;
-        check_size("key", self.sizes.kv_elements()).map(|_| ())
+/// Checked operands, contiguous.
+struct Attention {
+    q: TensorHandle,
+    k: TensorHandle,
+    v: TensorHandle,
+    starts: Option<TensorHandle>,
+    scale: f32,
+    sizes: Sizes,
+}
+
+impl Attention {
+    fn new(client: &Client, operands: Operands) -> Result<Self, KernelError> {
+        let Operands {
+            q,
+            k,
+            v,
+            starts,
+            scale,
+        } = operands;
+        check_float(client, OPERATION, q.dtype)?;
+        let mismatched = [&k, &v].into_iter().find(|tensor| tensor.dtype != q.dtype);
+        if let Some(dtype) = mismatched.map(|tensor| tensor.dtype) {
+            return Err(KernelError::UnsupportedType {
+                operation: OPERATION,
+                dtype,
+            });
+        }
+        for tensor in [&q, &k] {
+            check_length(OPERATION, "operand's rank", tensor.shape().num_dims(), 4)?;
+        }
+        let ([batch, q_len, heads, head_dim], [_, kv_len, kv_heads, _]) =
+            (q.shape().dims(), k.shape().dims());
+        let sizes = Sizes {
+            batch,
+            q_len,
+            heads,
+            kv_len,
+            kv_heads,
+            head_dim,
+        };
+        check_size("query", elements(&q))?;
+        check_size("key", elements(&k))?;
+        check_length(OPERATION, "key", elements(&k), sizes.kv_elements())?;
+        check_length(OPERATION, "value", elements(&v), sizes.kv_elements())?;
+        if let Some(starts) = &starts {
+            check_length(OPERATION, "starts", elements(starts), batch * q_len)?;
+        }
+        let [q, k, v] = [q, k, v].map(|tensor| contiguous(client, tensor));
+        Ok(Self {
+            q,
+            k,
+            v,
+            starts: starts.map(|starts| contiguous(client, starts)),
+            scale,
+            sizes,
+        })
     }
 
-    /// `handle` as an argument like `q`.
-    fn like_q(&self, handle: &Handle) -> BufferArg {
-        // SAFETY: callers name buffers of this size.
-        unsafe { BufferArg::from_raw_parts(handle.clone(), self.sizes.q_elements()) }
+    /// Returns another operand like `q`, contiguous.
+    fn like_q(&self, client: &Client, other: TensorHandle) -> Result<TensorHandle, KernelError> {
+        if other.dtype != self.q.dtype {
+            return Err(KernelError::UnsupportedType {
+                operation: OPERATION,
+                dtype: other.dtype,
+            });
+        }
+        check_length(
+            OPERATION,
+            "operand",
+            elements(&other),
+            self.sizes.q_elements(),
+        )?;
+        Ok(contiguous(client, other))
     }
 
-    /// `handle` as an argument like `k`.
-    fn like_k(&self, handle: &Handle) -> BufferArg {
-        // SAFETY: callers name buffers of this size.
-        unsafe { BufferArg::from_raw_parts(handle.clone(), self.sizes.kv_elements()) }
+    /// Allocates a tensor like `q` or `k`.
+    fn empty_like(&self, client: &Client, operand: &TensorHandle) -> TensorHandle {
+        empty(client, operand.shape().clone(), operand.dtype)
     }
 
-    /// `handle` as an argument with an f32 for each row of scores.
-    fn one_a_row(&self, handle: &Handle) -> BufferArg {
-        // SAFETY: callers name buffers of this size.
-        unsafe { BufferArg::from_raw_parts(handle.clone(), self.sizes.rows()) }
+    /// Allocates an f32 for each row of scores, `[batch, q_len, heads]`.
+    fn one_a_row(&self, client: &Client) -> TensorHandle {
+        let Sizes {
+            batch,
+            q_len,
+            heads,
+            ..
+        } = self.sizes;
+        empty(client, [batch, q_len, heads], F32)
     }
 
-    /// The starts, and their type; `q` in their place where there are none, which is not looked at.
+    fn sizes_arg(&self) -> KernelSizesLaunch {
+        KernelSizesLaunch::new(
+            self.sizes.q_len as u32,
+            self.sizes.heads as u32,
+            self.sizes.kv_len as u32,
+            self.sizes.kv_heads as u32,
+            self.scale,
+        )
+    }
+
+    /// Returns the starts as an argument, and their type; `q` in their place where there are none, which is not looked at.
     fn starts_arg(&self) -> (BufferArg, ElemType) {
-        match self.starts {
-            Some(Starts { handle, dtype }) => {
+        match &self.starts {
+            Some(starts) => {
                 let len = self.sizes.batch * self.sizes.q_len;
-                // SAFETY: there is a start for each query.
-                (
-                    unsafe { BufferArg::from_raw_parts(handle.clone(), len) },
-                    dtype,
-                )
+                (buffer(&starts.handle, len), starts.dtype)
             }
-            None => (self.like_q(self.q), u32::elem_type_native()),
+            None => (tensor_buffer(&self.q), u32::elem_type_native()),
         }
     }
 }
 
-/// How rows are spread over a device.
+/// The grid of a launch over the rows of all heads.
 #[derive(Clone, Copy)]
-struct Split {
-    /// Lanes that share a row.
-    lanes: usize,
+struct HeadLaunch {
     /// Rows of a cube.
     rows: usize,
     /// Elements of a vector.
-    size: usize,
+    vector: usize,
+    part: LanePart,
+}
+
+/// A lane's share of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct LanePart {
+    /// Lanes that share a row.
+    lanes: usize,
     /// Vectors of a row that a lane has.
     vectors: usize,
 }
 
-impl Split {
+impl HeadLaunch {
     fn new(client: &Client, dtype: ElemType, head_dim: usize) -> Self {
         let most = plane_size(client).unwrap_or(1) as usize;
         let mut lanes = head_dim
@@ -168,16 +256,18 @@ impl Split {
         while !head_dim.is_multiple_of(lanes) {
             lanes /= 2;
         }
-        let size = vector_size(dtype, head_dim / lanes);
+        let vector = vector_size(dtype, head_dim / lanes);
         Self {
-            lanes,
             // Units of a CPU are threads.
             rows: match client.properties().hardware.num_cpu_cores {
                 Some(cores) => cores as usize,
                 None => UNITS / lanes.min(UNITS),
             },
-            size,
-            vectors: head_dim / lanes / size,
+            vector,
+            part: LanePart {
+                lanes,
+                vectors: head_dim / lanes / vector,
+            },
         }
     }
 
@@ -187,17 +277,18 @@ impl Split {
     }
 
     fn cube_dim(&self) -> CubeDim {
-        CubeDim::new_2d(self.lanes as u32, self.rows as u32)
+        CubeDim::new_2d(self.part.lanes as u32, self.rows as u32)
     }
 }
 
-/// [`Sizes`] in a kernel that launches a cube for each batch.
+/// [`Sizes`] and the factor of the scores in a kernel with a cube for each batch.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct KernelSizes {
     q_len: u32,
     heads: u32,
     kv_len: u32,
     kv_heads: u32,
+    scale: f32,
 }
 
 #[cube]
@@ -273,13 +364,12 @@ fn load_row<F: Float, N: Size>(
     rows: &[Vector<F, N>],
     row: u32,
     factor: f32,
-    #[comptime] lanes: usize,
-    #[comptime] vectors: usize,
+    #[comptime] part: LanePart,
 ) -> Array<Vector<f32, N>> {
-    let mut loaded = Array::<Vector<f32, N>>::new(vectors);
+    let mut loaded = Array::<Vector<f32, N>>::new(part.vectors);
     #[unroll]
-    for i in 0..vectors {
-        loaded[i] = load::<F, N>(rows, row, i, lanes, vectors) * Vector::new(factor);
+    for i in 0..part.vectors {
+        loaded[i] = load::<F, N>(rows, row, i, part) * Vector::new(factor);
     }
     loaded
 }
@@ -290,10 +380,11 @@ fn load<F: Float, N: Size>(
     rows: &[Vector<F, N>],
     row: u32,
     #[comptime] i: usize,
-    #[comptime] lanes: usize,
-    #[comptime] vectors: usize,
+    #[comptime] part: LanePart,
 ) -> Vector<f32, N> {
-    let at = row * comptime!((lanes * vectors) as u32) + comptime!((i * lanes) as u32) + UNIT_POS_X;
+    let at = row * comptime!((part.lanes * part.vectors) as u32)
+        + comptime!((i * part.lanes) as u32)
+        + UNIT_POS_X;
     Vector::cast_from(rows[at as usize])
 }
 
@@ -304,13 +395,13 @@ fn store_row<F: Float, N: Size>(
     row: u32,
     values: &Array<Vector<f32, N>>,
     factor: f32,
-    #[comptime] lanes: usize,
-    #[comptime] vectors: usize,
+    #[comptime] part: LanePart,
 ) {
     #[unroll]
-    for i in 0..vectors {
-        let at =
-            row * comptime!((lanes * vectors) as u32) + comptime!((i * lanes) as u32) + UNIT_POS_X;
+    for i in 0..part.vectors {
+        let at = row * comptime!((part.lanes * part.vectors) as u32)
+            + comptime!((i * part.lanes) as u32)
+            + UNIT_POS_X;
         rows[at as usize] = Vector::cast_from(values[i] * Vector::new(factor));
     }
 }
@@ -321,15 +412,14 @@ fn dot<F: Float, N: Size>(
     values: &Array<Vector<f32, N>>,
     rows: &[Vector<F, N>],
     row: u32,
-    #[comptime] lanes: usize,
-    #[comptime] vectors: usize,
+    #[comptime] part: LanePart,
 ) -> f32 {
     let mut products = Vector::<f32, N>::zeroed();
     #[unroll]
-    for i in 0..vectors {
-        products += values[i] * load::<F, N>(rows, row, i, lanes, vectors);
+    for i in 0..part.vectors {
+        products += values[i] * load::<F, N>(rows, row, i, part);
     }
-    total(products, lanes)
+    total(products, part.lanes)
 }
 
 /// Adds a row times `factor`.
@@ -339,12 +429,11 @@ fn add_row<F: Float, N: Size>(
     factor: f32,
     rows: &[Vector<F, N>],
     row: u32,
-    #[comptime] lanes: usize,
-    #[comptime] vectors: usize,
+    #[comptime] part: LanePart,
 ) {
     #[unroll]
-    for i in 0..vectors {
-        sums[i] += Vector::new(factor) * load::<F, N>(rows, row, i, lanes, vectors);
+    for i in 0..part.vectors {
+        sums[i] += Vector::new(factor) * load::<F, N>(rows, row, i, part);
     }
 }
 

@@ -13,7 +13,7 @@ use burn_autodiff::{
 use burn_core::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{FusedOps, composed::cast};
+use crate::{FusedOps, reference::cast};
 
 /// A tensor of the graph.
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
@@ -68,9 +68,9 @@ impl<B: FusedOps> Backward<B, 1> for Output {
 struct AddRmsNorm;
 
 /// The sum, the weight and `1 / rms`, and the results' gradients.
-type Kept<B> = ([FloatTensor<B>; 3], Shared<B>);
+type Saved<B> = ([FloatTensor<B>; 3], Shared<B>);
 
-fn backward<B: FusedOps, const N: usize>(ops: Ops<Kept<B>, N>, grads: &mut Gradients) {
+fn backward<B: FusedOps, const N: usize>(ops: Ops<Saved<B>, N>, grads: &mut Gradients) {
     let ([sum, weight, inv_rms], shared) = ops.state;
     let mut parents = ops.parents;
     let weight_node = parents[N - 1].take();
@@ -101,7 +101,7 @@ fn backward<B: FusedOps, const N: usize>(ops: Ops<Kept<B>, N>, grads: &mut Gradi
 }
 
 impl<B: FusedOps> Backward<B, 3> for AddRmsNorm {
-    type State = Kept<B>;
+    type State = Saved<B>;
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         backward::<B, 3>(ops, grads);
@@ -109,7 +109,7 @@ impl<B: FusedOps> Backward<B, 3> for AddRmsNorm {
 }
 
 impl<B: FusedOps> Backward<B, 2> for AddRmsNorm {
-    type State = Kept<B>;
+    type State = Saved<B>;
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         backward::<B, 2>(ops, grads);
@@ -132,8 +132,8 @@ pub(super) fn add_rms_norm<B: FusedOps, C: CheckpointStrategy>(
         OpsKind::Tracked(prep) => {
             let (sum, y, inv_rms) = B::add_rms_norm_forward(x, residual, weight.clone(), eps);
             let shared = Shared::new();
-            let kept = ([sum.clone(), weight, inv_rms], shared.clone());
-            let below = prep.finish(kept, sum.clone());
+            let saved = ([sum.clone(), weight, inv_rms], shared.clone());
+            let below = prep.finish(saved, sum.clone());
             outputs::<B, C>(below, shared, sum, y)
         }
         OpsKind::UnTracked(prep) => {
@@ -155,8 +155,8 @@ pub(super) fn residual_rms_norm<B: FusedOps, C: CheckpointStrategy>(
         OpsKind::Tracked(prep) => {
             let (y, inv_rms) = B::rms_norm_forward(x.clone(), weight.clone(), eps);
             let shared = Shared::new();
-            let kept = ([x.clone(), weight, inv_rms], shared.clone());
-            let below = prep.finish(kept, x.clone());
+            let saved = ([x.clone(), weight, inv_rms], shared.clone());
+            let below = prep.finish(saved, x.clone());
             outputs::<B, C>(below, shared, x, y)
         }
         OpsKind::UnTracked(prep) => {

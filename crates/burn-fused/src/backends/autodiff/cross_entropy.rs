@@ -13,7 +13,7 @@ use burn_core::{
 };
 
 use super::tracked::is_tracked;
-use crate::{FusedOps, composed::cast};
+use crate::{FusedOps, reference::cast};
 
 #[derive(Debug)]
 struct LinearCrossEntropy;

@@ -6,7 +6,7 @@ use burn_autodiff::{
 };
 use burn_core::backend::{TensorMetadata, tensor::FloatTensor};
 
-use crate::{FusedOps, composed::cast};
+use crate::{FusedOps, reference::cast};
 
 #[derive(Debug)]
 struct RmsNorm;

@@ -6,7 +6,7 @@ use burn_autodiff::{
 };
 use burn_core::backend::{Backend, tensor::FloatTensor};
 
-/// Whether a gradient is going to be asked of `tensor`, a leaf's or one to be passed on.
+/// Returns whether a gradient is going to be asked of `tensor`, a leaf's or one to be passed on.
 ///
 /// Burn tells only the leaves; a step that is prepared and dropped tells both and leaves no trace.
 pub(super) fn is_tracked<B: Backend, C: CheckpointStrategy>(

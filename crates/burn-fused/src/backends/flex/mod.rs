@@ -1,30 +1,19 @@
-//! Kernels on the CPU that compute in f32, and read and write f32, f16 and bf16; f64 goes to the default bodies.
-//!
-//! Results depend neither on the number of threads nor on their timing: how the work is cut up
-//! depends on shapes alone, and every sum is made in one order.
+//! Flex: hands the tensors' values to the kernels of `qlora-cpu`, which compute in f32, and read and write f32, f16 and
+//! bf16; f64 goes to the reference bodies.
 
-mod attention;
-mod buffer;
-mod cross_entropy;
-mod matmul;
-mod number;
-mod rms_norm;
-mod rope;
-mod simd;
-mod swiglu;
+mod values;
 
-use burn_core::{
-    backend::tensor::{FloatTensor, IntTensor},
-    tensor::DType,
+use burn_core::backend::tensor::{FloatTensor, IntTensor};
+use burn_core::backend::{Flex, TensorMetadata};
+use qlora_cpu::attention::{self, Results};
+use qlora_cpu::{Isa, cross_entropy, rms_norm, rope, swiglu};
+
+use crate::element::with_element;
+use crate::ops::{AttentionMask, FusedOps};
+use crate::reference;
+use values::{
+    Attention, Head, Heads, Values, cast, cast_to, head_dtype, one_a_row, tensor, update,
 };
-use burn_flex::{Flex, FlexTensor};
-
-use crate::{AttentionMask, FusedOps, composed};
-
-/// Whether the kernels, which compute in f32, lose nothing.
-fn fits(tensor: &FlexTensor) -> bool {
-    tensor.dtype() != DType::F64
-}
 
 impl FusedOps for Flex {
     fn rms_norm_forward(
@@ -32,11 +21,12 @@ impl FusedOps for Flex {
         weight: FloatTensor<Self>,
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if fits(&x) {
-            rms_norm::forward(x, weight, eps)
-        } else {
-            composed::rms_norm::forward::<Self>(x, weight, eps)
-        }
+        with_element!(x.dtype(), E => {
+            let shape = x.shape();
+            let (x, weight) = (Values::<E>::new(x), Values::<f32>::new(weight));
+            let (y, inv_rms) = rms_norm::forward(Isa::best(), &x, &weight, eps as f32);
+            (tensor(shape.clone(), y), tensor(one_a_row(shape), inv_rms))
+        }, else reference::rms_norm::forward::<Self>(x, weight, eps))
     }
 
     fn rms_norm_backward(
@@ -45,11 +35,12 @@ impl FusedOps for Flex {
         inv_rms: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        if fits(&x) {
-            rms_norm::backward(x, weight, inv_rms, grad)
-        } else {
-            composed::rms_norm::backward::<Self>(x, weight, inv_rms, grad)
-        }
+        with_element!(x.dtype(), E => {
+            let (x, [weight, inv_rms]) = (Values::new(x), [weight, inv_rms].map(Values::new));
+            update::<E>(grad, |grad| {
+                rms_norm::backward(Isa::best(), &x, &weight, &inv_rms, grad);
+            })
+        }, else reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad))
     }
 
     fn rms_norm_backward_weight(
@@ -57,11 +48,12 @@ impl FusedOps for Flex {
         inv_rms: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        if fits(&x) {
-            rms_norm::backward_weight(x, inv_rms, grad)
-        } else {
-            composed::rms_norm::backward_weight::<Self>(x, inv_rms, grad)
-        }
+        with_element!(x.dtype(), E => {
+            let n = x.shape()[x.rank() - 1];
+            let [x, inv_rms, grad] = [x, inv_rms, grad].map(Values::new);
+            let dweight = rms_norm::backward_weight(Isa::best(), &x, &inv_rms, &grad, n);
+            cast::<E>(tensor([n], dweight))
+        }, else reference::rms_norm::backward_weight::<Self>(x, inv_rms, grad))
     }
 
     fn add_rms_norm_forward(
@@ -70,11 +62,16 @@ impl FusedOps for Flex {
         weight: FloatTensor<Self>,
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if fits(&x) {
-            rms_norm::add_forward(x, residual, weight, eps)
-        } else {
-            composed::rms_norm::add_forward::<Self>(x, residual, weight, eps)
-        }
+        with_element!(x.dtype(), E => {
+            let shape = x.shape();
+            let (residual, weight) = (Values::<E>::new(residual), Values::<f32>::new(weight));
+            let (mut y, mut inv_rms) = Default::default();
+            let sum = update::<E>(x, |x| {
+                let isa = Isa::best();
+                (y, inv_rms) = rms_norm::add_forward(isa, x, &residual, &weight, eps as f32);
+            });
+            (sum, tensor(shape.clone(), y), tensor(one_a_row(shape), inv_rms))
+        }, else reference::rms_norm::add_forward::<Self>(x, residual, weight, eps))
     }
 
     fn add_rms_norm_backward(
@@ -84,19 +81,21 @@ impl FusedOps for Flex {
         grad_sum: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        if fits(&sum) {
-            rms_norm::add_backward(sum, weight, inv_rms, grad_sum, grad)
-        } else {
-            composed::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad)
-        }
+        with_element!(sum.dtype(), E => {
+            let [sum, grad_sum] = [sum, grad_sum].map(Values::new);
+            let [weight, inv_rms] = [weight, inv_rms].map(Values::new);
+            update::<E>(grad, |grad| {
+                rms_norm::add_backward(Isa::best(), &sum, &weight, &inv_rms, &grad_sum, grad);
+            })
+        }, else reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad))
     }
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        if fits(&gate) {
-            swiglu::forward(gate, up)
-        } else {
-            composed::swiglu::forward::<Self>(gate, up)
-        }
+        with_element!(gate.dtype(), E => {
+            let shape = gate.shape();
+            let [gate, up] = [gate, up].map(Values::<E>::new);
+            tensor(shape, swiglu::forward::<E>(Isa::best(), &gate, &up))
+        }, else reference::swiglu::forward::<Self>(gate, up))
     }
 
     fn swiglu_backward(
@@ -104,11 +103,16 @@ impl FusedOps for Flex {
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if fits(&gate) {
-            swiglu::backward(gate, up, grad)
-        } else {
-            composed::swiglu::backward::<Self>(gate, up, grad)
-        }
+        with_element!(gate.dtype(), E => {
+            let (up_dtype, up) = (up.dtype(), Values::<E>::new(up));
+            let mut dup = None;
+            let dgate = update::<E>(gate, |gate| {
+                dup = Some(update::<E>(grad, |grad| {
+                    swiglu::backward::<E>(Isa::best(), gate, &up, grad);
+                }));
+            });
+            (dgate, cast_to(dup.expect("the gradient was computed"), up_dtype))
+        }, else reference::swiglu::backward::<Self>(gate, up, grad))
     }
 
     fn rope(
@@ -117,11 +121,11 @@ impl FusedOps for Flex {
         sin: FloatTensor<Self>,
         inverse: bool,
     ) -> FloatTensor<Self> {
-        if fits(&x) {
-            rope::rotate(x, cos, sin, inverse)
-        } else {
-            composed::rope::rotate::<Self>(x, cos, sin, inverse)
-        }
+        with_element!(x.dtype(), E => {
+            let [_, _, heads, d] = x.shape().dims();
+            let [cos, sin] = [cos, sin].map(Values::new);
+            update::<E>(x, |x| rope::rotate(Isa::best(), x, [heads, d], &cos, &sin, inverse))
+        }, else reference::rope::rotate::<Self>(x, cos, sin, inverse))
     }
 
     fn causal_attention_forward(
@@ -131,11 +135,13 @@ impl FusedOps for Flex {
         mask: AttentionMask<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if fits(&q) {
-            attention::forward(q, k, v, mask.starts(), scale)
-        } else {
-            composed::attention::forward::<Self>(q, k, v, mask, scale)
-        }
+        with_element!(q.dtype(), E => {
+            let shape = q.shape();
+            let [batch, q_len, heads, _] = shape.dims();
+            let attention = Attention::<E>::new(q, k, v, mask);
+            let (out, lse) = attention::forward(Isa::best(), &attention.operands(scale));
+            (tensor(shape, out), tensor([batch, q_len, heads], lse))
+        }, else reference::attention::forward::<Self>(q, k, v, mask, scale))
     }
 
     fn causal_attention_backward(
@@ -148,11 +154,18 @@ impl FusedOps for Flex {
         grad: FloatTensor<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if fits(&q) {
-            attention::backward([q, k, v, out, lse, grad], mask.starts(), scale)
-        } else {
-            composed::attention::backward::<Self>([q, k, v, out, lse, grad], mask, scale)
-        }
+        with_element!(q.dtype(), E => {
+            let shapes = [q.shape(), k.shape(), v.shape()];
+            let dtypes = [k.dtype(), v.dtype()];
+            let attention = Attention::<E>::new(q, k, v, mask);
+            let ([out, grad], lse) = ([out, grad].map(Heads::<E>::new), Values::<f32>::new(lse));
+            let results = Results { out: out.view(), lse: &lse, grad: grad.view() };
+            let operands = attention.operands(scale);
+            let [dq, dk, dv] = attention::backward(Isa::best(), &operands, &results);
+            let [q_shape, k_shape, v_shape] = shapes;
+            let (dk, dv) = (tensor(k_shape, dk), tensor(v_shape, dv));
+            (tensor(q_shape, dq), cast_to(dk, dtypes[0]), cast_to(dv, dtypes[1]))
+        }, else reference::attention::backward::<Self>([q, k, v, out, lse, grad], mask, scale))
     }
 
     fn linear_cross_entropy(
@@ -160,11 +173,10 @@ impl FusedOps for Flex {
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        if fits(&hidden) {
-            cross_entropy::loss(hidden, weight, targets)
-        } else {
-            composed::cross_entropy::loss::<Self>(hidden, weight, targets)
-        }
+        with_element!(head_dtype(&hidden, &weight), E => {
+            let head = Head::<E>::new(hidden, weight, targets);
+            tensor([1], vec![cross_entropy::loss(Isa::best(), &head.operands())])
+        }, else reference::cross_entropy::loss::<Self>(hidden, weight, targets))
     }
 
     fn linear_cross_entropy_grad_hidden(
@@ -172,11 +184,12 @@ impl FusedOps for Flex {
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if fits(&hidden) {
-            cross_entropy::loss_grad_hidden(hidden, weight, targets)
-        } else {
-            composed::cross_entropy::loss_grad_hidden::<Self>(hidden, weight, targets)
-        }
+        with_element!(head_dtype(&hidden, &weight), E => {
+            let (shape, dtype) = (hidden.shape(), hidden.dtype());
+            let head = Head::<E>::new(hidden, weight, targets);
+            let (loss, dhidden) = cross_entropy::loss_grad_hidden(Isa::best(), &head.operands());
+            (tensor([1], vec![loss]), cast_to(tensor(shape, dhidden), dtype))
+        }, else reference::cross_entropy::loss_grad_hidden::<Self>(hidden, weight, targets))
     }
 
     fn linear_cross_entropy_grads(
@@ -184,10 +197,16 @@ impl FusedOps for Flex {
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if fits(&hidden) {
-            cross_entropy::loss_grads(hidden, weight, targets)
-        } else {
-            composed::cross_entropy::loss_grads::<Self>(hidden, weight, targets)
-        }
+        with_element!(head_dtype(&hidden, &weight), E => {
+            let [like_hidden, like_weight] = [&hidden, &weight].map(|x| (x.shape(), x.dtype()));
+            let head = Head::<E>::new(hidden, weight, targets);
+            let operands = head.operands();
+            let (loss, dhidden, dweight) = cross_entropy::loss_grads(Isa::best(), &operands);
+            (
+                tensor([1], vec![loss]),
+                cast_to(tensor(like_hidden.0, dhidden), like_hidden.1),
+                cast_to(tensor(like_weight.0, dweight), like_weight.1),
+            )
+        }, else reference::cross_entropy::loss_grads::<Self>(hidden, weight, targets))
     }
 }

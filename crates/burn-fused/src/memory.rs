@@ -1,0 +1,121 @@
+use burn_core::tensor::DType;
+use qlora_cpu::{attention, cross_entropy, rms_norm, swiglu};
+
+use crate::AttentionShape;
+use crate::element::with_element;
+use crate::reference;
+
+/// The bodies of the operations that run; it tells what they take in memory.
+///
+/// The bodies themselves answer, from what they allocate with. [`rope`](crate::rope) takes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Implementation {
+    /// The CPU's kernels, which Flex runs; f64 goes to the reference bodies there too.
+    Cpu {
+        /// Threads of the rayon pool.
+        threads: usize,
+    },
+    /// The kernels of CubeCL's devices, in types that they serve.
+    #[cfg(feature = "cubecl-backend")]
+    CubeCl,
+    /// The default bodies of [`FusedOps`](crate::FusedOps), composed of a backend's own operations.
+    Reference,
+}
+
+/// The bytes that one use of an operation takes beside its operands and results.
+///
+/// A thread's cache-sized pieces are left out, and so are the few copies of its operands that a reference norm or gate makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpMemory {
+    /// From the forward to the backward pass: the operands and results that are kept, and one number a row.
+    pub saved: u128,
+    /// While the forward pass runs.
+    pub forward: u128,
+    /// While the backward pass runs.
+    pub backward: u128,
+}
+
+impl Implementation {
+    /// [`rms_norm`](crate::rms_norm) or [`add_rms_norm`](crate::add_rms_norm) of `rows` rows of `n` elements.
+    pub fn rms_norm(self, rows: usize, n: usize, dtype: DType) -> OpMemory {
+        OpMemory {
+            saved: rms_norm::saved_bytes(rows, n, dtype.size()),
+            ..OpMemory::default()
+        }
+    }
+
+    /// [`swiglu`](crate::swiglu) of `len` elements.
+    pub fn swiglu(self, len: usize, dtype: DType) -> OpMemory {
+        OpMemory {
+            saved: swiglu::saved_bytes(len, dtype.size()),
+            ..OpMemory::default()
+        }
+    }
+
+    /// [`causal_attention`](crate::causal_attention), packed or not.
+    pub fn attention(self, shape: &AttentionShape, dtype: DType) -> OpMemory {
+        let saved = attention::saved_bytes(shape, dtype.size());
+        let reference = OpMemory {
+            saved,
+            forward: reference::attention::forward_workspace_bytes(shape),
+            backward: reference::attention::backward_workspace_bytes(shape),
+        };
+        match self {
+            Self::Cpu { threads } => with_element!(dtype, E => OpMemory {
+                saved,
+                forward: attention::forward_workspace_bytes::<E>(shape, threads),
+                backward: attention::backward_workspace_bytes::<E>(shape, threads),
+            }, else reference),
+            #[cfg(feature = "cubecl-backend")]
+            Self::CubeCl => {
+                let sizes = qlora_cubecl::fused::attention::Sizes {
+                    batch: shape.batch,
+                    q_len: shape.q_len,
+                    heads: shape.heads(),
+                    kv_len: shape.kv_len,
+                    kv_heads: shape.kv_heads,
+                    head_dim: shape.head_dim,
+                };
+                OpMemory {
+                    saved,
+                    forward: sizes.forward_workspace_bytes(),
+                    backward: sizes.backward_workspace_bytes(),
+                }
+            }
+            Self::Reference => reference,
+        }
+    }
+
+    /// [`linear_cross_entropy`](crate::linear_cross_entropy) of `tokens` tokens with a weight `[vocab, n]`, whose
+    /// gradient is asked for if it is `tracked`. Both gradients are made in the forward pass.
+    pub fn linear_cross_entropy(
+        self,
+        tokens: usize,
+        weight: [usize; 2],
+        tracked: bool,
+        dtype: DType,
+    ) -> OpMemory {
+        let bytes = dtype.size();
+        let reference = |chunk_copies| {
+            let shape = (tokens, weight);
+            reference::cross_entropy::workspace_bytes(shape, tracked, bytes, chunk_copies)
+        };
+        let composed = || reference(reference::cross_entropy::CHUNK_COPIES);
+        let forward = match self {
+            Self::Cpu { threads } => with_element!(
+                dtype,
+                E => cross_entropy::workspace_bytes::<E>(tokens, weight, tracked, threads),
+                else composed()
+            ),
+            // The products are the backend's own; the gradient takes the place of the logits.
+            #[cfg(feature = "cubecl-backend")]
+            Self::CubeCl => reference(1),
+            Self::Reference => composed(),
+        };
+        OpMemory {
+            saved: cross_entropy::saved_bytes(tokens, weight, tracked, bytes),
+            forward,
+            backward: 0,
+        }
+    }
+}

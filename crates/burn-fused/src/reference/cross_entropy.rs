@@ -1,0 +1,249 @@
+//! The head's cross-entropy over chunks of tokens, so that only a chunk's logits exist at a time.
+
+use burn_core::backend::{
+    Backend, Slice, TensorMetadata, get_or_init_device_settings,
+    tensor::{FloatTensor, IndexingUpdateOp, IntTensor},
+};
+use burn_core::tensor::{DType, Shape};
+
+use super::precision::{cast, widen};
+use crate::{FusedOps, IGNORED};
+
+/// The losses of rows of logits.
+pub(crate) fn rows<B: Backend>(
+    logits: FloatTensor<B>,
+    classes: IntTensor<B>,
+    weights: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let lse = log_sum_exp::<B>(logits.clone());
+    losses::<B>(logits, lse, classes, weights)
+}
+
+/// [`rows`], and `weight · (softmax − one-hot of the class)`.
+pub(crate) fn rows_grad<B: Backend>(
+    logits: FloatTensor<B>,
+    classes: IntTensor<B>,
+    weights: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let lse = log_sum_exp::<B>(logits.clone());
+    let losses = losses::<B>(
+        logits.clone(),
+        lse.clone(),
+        classes.clone(),
+        weights.clone(),
+    );
+    let p = B::float_exp(B::float_sub(logits, lse));
+    let p = B::float_mul(p, weights.clone());
+    let hit = B::float_neg(weights);
+    (
+        losses,
+        B::float_scatter(1, p, classes, hit, IndexingUpdateOp::Add),
+    )
+}
+
+fn log_sum_exp<B: Backend>(logits: FloatTensor<B>) -> FloatTensor<B> {
+    let max = B::float_max_dim(logits.clone(), 1);
+    let exp = B::float_exp(B::float_sub(logits, max.clone()));
+    B::float_add(B::float_log(B::float_sum_dim(exp, 1)), max)
+}
+
+fn losses<B: Backend>(
+    logits: FloatTensor<B>,
+    lse: FloatTensor<B>,
+    classes: IntTensor<B>,
+    weights: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let picked = B::float_gather(1, logits, classes);
+    B::float_mul(B::float_sub(lse, picked), weights)
+}
+
+/// Logits formed at a time, at least one token's: 64 MiB in f32.
+const CHUNK_LOGITS: usize = 1 << 24;
+
+pub(crate) fn loss<B: FusedOps>(
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    targets: IntTensor<B>,
+) -> FloatTensor<B> {
+    let head = Head::<B>::new(hidden, weight, targets);
+    head.sum(head.chunks().map(|chunk| chunk.loss()))
+}
+
+pub(crate) fn loss_grad_hidden<B: FusedOps>(
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    targets: IntTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let dtype = hidden.dtype();
+    let empty = hidden.clone();
+    let head = Head::<B>::new(hidden, weight, targets);
+    let (losses, grads): (Vec<_>, Vec<_>) = head
+        .chunks()
+        .map(|chunk| {
+            let (loss, dlogits) = chunk.loss_grad();
+            (loss, B::float_matmul(dlogits, head.weight.clone()))
+        })
+        .unzip();
+    let grad = join::<B>(grads).unwrap_or(empty);
+    (head.sum(losses.into_iter()), cast::<B>(grad, dtype))
+}
+
+pub(crate) fn loss_grads<B: FusedOps>(
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    targets: IntTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let (hidden_dtype, weight_dtype) = (hidden.dtype(), weight.dtype());
+    let empty = hidden.clone();
+    let head = Head::<B>::new(hidden, weight, targets);
+    let mut dweight = B::float_zeros(
+        head.weight.shape(),
+        &head.weight.device(),
+        head.weight.dtype().into(),
+    );
+    let (mut losses, mut grads) = (Vec::new(), Vec::new());
+    for chunk in head.chunks() {
+        let hidden = chunk.hidden.clone();
+        let (loss, dlogits) = chunk.loss_grad();
+        losses.push(loss);
+        grads.push(B::float_matmul(dlogits.clone(), head.weight.clone()));
+        let part = B::float_matmul(B::float_swap_dims(dlogits, 0, 1), hidden);
+        dweight = B::float_add(dweight, part);
+    }
+    let grad = join::<B>(grads).unwrap_or(empty);
+    (
+        head.sum(losses.into_iter()),
+        cast::<B>(grad, hidden_dtype),
+        cast::<B>(dweight, weight_dtype),
+    )
+}
+
+/// Tokens whose logits are formed at a time.
+fn tokens_of_a_chunk(vocab: usize) -> usize {
+    (CHUNK_LOGITS / vocab.max(1)).max(1)
+}
+
+/// Tensors of a chunk's size that [`rows_grad`] makes of its logits: these, their exponentials, their probabilities and
+/// their gradients.
+pub(crate) const CHUNK_COPIES: u128 = 4;
+
+/// Returns the bytes that the gradients of `(tokens, [vocab, n])` take beside operands and results: of a chunk
+/// `chunk_copies` of the logits, [`CHUNK_COPIES`] without a kernel; the gradient of `hidden`, in chunks and joined;
+/// `hidden` and `weight` in f32 where they are of less; and for a `tracked` weight its gradient so far, a chunk's part of
+/// it and their sum.
+pub(crate) fn workspace_bytes(
+    (tokens, [vocab, n]): (usize, [usize; 2]),
+    tracked: bool,
+    element_bytes: usize,
+    chunk_copies: u128,
+) -> u128 {
+    let matrix = |rows: usize, columns: usize| rows as u128 * columns as u128;
+    let logits = chunk_copies * matrix(tokens.min(tokens_of_a_chunk(vocab)), vocab);
+    let (hidden, weight) = (matrix(tokens, n), matrix(vocab, n));
+    let widened = if element_bytes < size_of::<f32>() {
+        hidden + weight
+    } else {
+        0
+    };
+    let gradients = 2 * hidden + if tracked { 3 * weight } else { 0 };
+    (logits + widened + gradients) * size_of::<f32>() as u128
+}
+
+struct Head<B: Backend> {
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    targets: IntTensor<B>,
+}
+
+impl<B: FusedOps> Head<B> {
+    fn new(hidden: FloatTensor<B>, weight: FloatTensor<B>, targets: IntTensor<B>) -> Self {
+        let hidden = widen::<B>(hidden);
+        let weight = cast::<B>(weight, hidden.dtype());
+        Self {
+            hidden,
+            weight,
+            targets,
+        }
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = Chunk<B>> {
+        let [tokens, n] = self.hidden.shape().dims();
+        let [vocab, _] = self.weight.shape().dims();
+        let step = tokens_of_a_chunk(vocab);
+        (0..tokens).step_by(step).map(move |start| {
+            let range = start..(start + step).min(tokens);
+            let hidden = B::float_slice(
+                self.hidden.clone(),
+                &[Slice::from(range.clone()), Slice::from(0..n)],
+            );
+            let targets = B::int_slice(self.targets.clone(), &[Slice::from(range)]);
+            Chunk::new(hidden, &self.weight, targets)
+        })
+    }
+
+    /// The losses' sum, f32 `[1]` (f64 for f64 operands).
+    fn sum(&self, losses: impl Iterator<Item = FloatTensor<B>>) -> FloatTensor<B> {
+        let dtype = match self.hidden.dtype() {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        };
+        losses
+            .map(|loss| cast::<B>(loss, dtype))
+            .reduce(B::float_add)
+            .unwrap_or_else(|| B::float_zeros(Shape::new([1]), &self.hidden.device(), dtype.into()))
+    }
+}
+
+struct Chunk<B: Backend> {
+    hidden: FloatTensor<B>,
+    logits: FloatTensor<B>,
+    /// `[tokens, 1]`, what is not a class of the vocabulary moved into it.
+    classes: IntTensor<B>,
+    /// `[tokens, 1]`: 1, 0 where ignored, NaN where the target is not a class.
+    weights: FloatTensor<B>,
+}
+
+impl<B: FusedOps> Chunk<B> {
+    fn new(hidden: FloatTensor<B>, weight: &FloatTensor<B>, targets: IntTensor<B>) -> Self {
+        let [tokens, _] = hidden.shape().dims();
+        let [vocab, _] = weight.shape().dims();
+        let device = hidden.device();
+        let bools = get_or_init_device_settings::<B>(&device).bool_dtype;
+
+        let logits = B::float_matmul(hidden.clone(), B::float_swap_dims(weight.clone(), 0, 1));
+        let raw = B::int_reshape(targets, Shape::new([tokens, 1]));
+        let ignored = B::int_equal_elem(raw.clone(), IGNORED.into(), bools);
+        let below = B::int_lower_elem(raw.clone(), 0i64.into(), bools);
+        let above = B::int_greater_equal_elem(raw.clone(), (vocab as i64).into(), bools);
+        let weights = B::float_ones(Shape::new([tokens, 1]), &device, hidden.dtype().into());
+        // A kernel cannot refuse: what is neither a class nor ignored poisons the loss instead of
+        // passing for another class.
+        let weights = B::float_mask_fill(weights, B::bool_or(below, above), f64::NAN.into());
+        let weights = B::float_mask_fill(weights, ignored, 0f64.into());
+        Self {
+            hidden,
+            logits,
+            classes: B::int_clamp(raw, 0i64.into(), (vocab as i64 - 1).into()),
+            weights,
+        }
+    }
+
+    /// The sum of the losses, `[1]`.
+    fn loss(self) -> FloatTensor<B> {
+        B::float_sum(B::cross_entropy(self.logits, self.classes, self.weights))
+    }
+
+    /// [`Self::loss`], and the gradient of the logits.
+    fn loss_grad(self) -> (FloatTensor<B>, FloatTensor<B>) {
+        let (losses, dlogits) = B::cross_entropy_grad(self.logits, self.classes, self.weights);
+        (B::float_sum(losses), dlogits)
+    }
+}
+
+fn join<B: Backend>(mut parts: Vec<FloatTensor<B>>) -> Option<FloatTensor<B>> {
+    match parts.len() {
+        0 => None,
+        1 => parts.pop(),
+        _ => Some(B::float_cat(parts, 0)),
+    }
+}

@@ -1,0 +1,12 @@
+//! Reference implementations, composed of a backend's own tensor primitives: the default bodies of
+//! [`FusedOps`](crate::FusedOps), for backends without kernels of their own and for dtypes that
+//! the kernels do not take.
+
+pub(crate) mod attention;
+pub(crate) mod cross_entropy;
+mod precision;
+pub(crate) mod rms_norm;
+pub(crate) mod rope;
+pub(crate) mod swiglu;
+
+pub(crate) use precision::cast;

@@ -1,0 +1,100 @@
+//! The reference of the LoRA layer, composed of [`Nf4Ops::nf4_matmul`] and a backend's own products: the default bodies of
+//! [`Nf4Ops`], for backends without an implementation of their own.
+
+use burn_core::backend::{TensorMetadata, tensor::FloatTensor};
+use burn_core::tensor::{DType, Shape};
+use nf4::Direction;
+
+use crate::ops::{Nf4Ops, Nf4Primitive};
+
+pub(crate) fn lora_matmul<B: Nf4Ops>(
+    x: FloatTensor<B>,
+    weight: Nf4Primitive<B>,
+    a: FloatTensor<B>,
+    b: FloatTensor<B>,
+    scale: f64,
+) -> FloatTensor<B> {
+    let y = B::nf4_matmul(x.clone(), weight, Direction::Forward);
+    let inner = B::float_matmul(rows::<B>(x, a.dtype()), a);
+    let delta = B::float_matmul(B::float_mul_scalar(inner, scale.into()), b);
+    add_like::<B>(y, delta)
+}
+
+pub(crate) fn lora_backward<B: Nf4Ops>(
+    x: FloatTensor<B>,
+    weight: Nf4Primitive<B>,
+    a: FloatTensor<B>,
+    b: FloatTensor<B>,
+    scale: f64,
+    grad: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let dinner = inner_gradient::<B>(&grad, &b, scale);
+    let dx = B::nf4_matmul(grad.clone(), weight, Direction::Transposed);
+    let dx = add_like::<B>(
+        dx,
+        B::float_matmul(dinner.clone(), B::float_transpose(a.clone())),
+    );
+    let (da, db) = factor_gradients::<B>(x, a, scale, grad, dinner);
+    (dx, da, db)
+}
+
+pub(crate) fn lora_backward_factors<B: Nf4Ops>(
+    x: FloatTensor<B>,
+    _: Nf4Primitive<B>,
+    a: FloatTensor<B>,
+    b: FloatTensor<B>,
+    scale: f64,
+    grad: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let dinner = inner_gradient::<B>(&grad, &b, scale);
+    factor_gradients::<B>(x, a, scale, grad, dinner)
+}
+
+/// `scale · grad · Bᵀ`, `[m, rank]`.
+fn inner_gradient<B: Nf4Ops>(
+    grad: &FloatTensor<B>,
+    b: &FloatTensor<B>,
+    scale: f64,
+) -> FloatTensor<B> {
+    let grad = rows::<B>(grad.clone(), b.dtype());
+    let dinner = B::float_matmul(grad, B::float_transpose(b.clone()));
+    B::float_mul_scalar(dinner, scale.into())
+}
+
+/// `xᵀ · dinner` and `(scale · x · A)ᵀ · grad`.
+fn factor_gradients<B: Nf4Ops>(
+    x: FloatTensor<B>,
+    a: FloatTensor<B>,
+    scale: f64,
+    grad: FloatTensor<B>,
+    dinner: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let x = rows::<B>(x, a.dtype());
+    let grad = rows::<B>(grad, a.dtype());
+    let da = B::float_matmul(B::float_transpose(x.clone()), dinner);
+    let inner = B::float_mul_scalar(B::float_matmul(x, a), scale.into());
+    (da, B::float_matmul(B::float_transpose(inner), grad))
+}
+
+/// The tensor as a matrix of its rows, in `dtype`.
+fn rows<B: Nf4Ops>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    let shape = tensor.shape();
+    let last = shape[shape.num_dims() - 1];
+    let m = shape.iter().rev().skip(1).product();
+    let matrix = B::float_reshape(tensor, Shape::new([m, last]));
+    cast::<B>(matrix, dtype)
+}
+
+/// `y` plus a matrix of as many values.
+fn add_like<B: Nf4Ops>(y: FloatTensor<B>, delta: FloatTensor<B>) -> FloatTensor<B> {
+    let delta = B::float_reshape(cast::<B>(delta, y.dtype()), y.shape());
+    B::float_add(y, delta)
+}
+
+fn cast<B: Nf4Ops>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    if tensor.dtype() == dtype {
+        tensor
+    } else {
+        B::float_cast(tensor, dtype.into())
+    }
+}

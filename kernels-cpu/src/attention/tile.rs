@@ -1,0 +1,160 @@
+use std::{mem::MaybeUninit, ops::Range};
+
+use super::shape::AttentionShape;
+use crate::simd::kernel;
+use crate::simd::math::{LANES, exp, max, mul_add, sum};
+
+/// Keys of a tile. With [`ROWS`] rows that is 96 KiB of f32 scores, so that two such tiles and
+/// their operands stay in a second-level cache of 512 KiB.
+pub(super) const KEYS: usize = 256;
+
+/// Rows (query positions times heads of a group) of a tile: enough for the products to be efficient,
+/// few enough that little of the work is on the wrong side of the diagonal. Measured with three
+/// heads a group: forward and backward passes take 8.0 ms with 48, 8.1 with 96, 8.7 with 192.
+const ROWS: usize = 96;
+
+/// Query positions of a tile.
+pub(super) fn positions(shape: &AttentionShape) -> usize {
+    (ROWS / shape.group.max(1)).clamp(1, 64)
+}
+
+/// The tiles of the keys that queries up to position `last` see, whose sequences begin at `offsets`.
+pub(super) fn key_tiles(
+    shape: &AttentionShape,
+    last: usize,
+    offsets: &[usize],
+) -> impl Iterator<Item = Range<usize>> {
+    let first = offsets.iter().copied().min().unwrap_or(0);
+    let visible = shape.visible(last);
+    (first..visible)
+        .step_by(KEYS)
+        .map(move |start| start..(start + KEYS).min(visible))
+}
+
+/// Which keys each row of a tile of scores sees.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sight<'a> {
+    /// Keys of the tile, the width of a row.
+    keys: usize,
+    /// Keys before the tile.
+    before: usize,
+    /// Where the sequence of each position begins; none where all begin at 0.
+    offsets: &'a [usize],
+    /// Keys of the tile that the first position sees; every next position sees one more.
+    first: isize,
+    group: usize,
+}
+
+impl<'a> Sight<'a> {
+    pub fn new(
+        shape: &AttentionShape,
+        first_position: usize,
+        keys: &Range<usize>,
+        offsets: &'a [usize],
+    ) -> Self {
+        Self {
+            keys: keys.len(),
+            before: keys.start,
+            offsets,
+            first: shape.visible(first_position) as isize - keys.start as isize,
+            group: shape.group,
+        }
+    }
+
+    /// The keys of the tile that row `row` sees.
+    #[inline(always)]
+    fn of(&self, row: usize) -> Range<usize> {
+        let position = row / self.group;
+        let end = (self.first + position as isize).clamp(0, self.keys as isize) as usize;
+        let start = self
+            .offsets
+            .get(position)
+            .map_or(0, |offset| offset.saturating_sub(self.before).min(end));
+        start..end
+    }
+
+    /// The scores that row `row` sees, times `scale`, after the others are made 0.
+    #[inline(always)]
+    fn reveal<'s>(&self, row: usize, scale: f32, scores: &'s mut [f32]) -> &'s mut [f32] {
+        let Range { start, end } = self.of(row);
+        scores[..start].fill(0.0);
+        scores[end..].fill(0.0);
+        let seen = &mut scores[start..end];
+        seen.iter_mut().for_each(|score| *score *= scale);
+        seen
+    }
+}
+
+kernel! {
+    /// One step of the running softmax. Products become scores `s`, and these `exp(s − m)` with `m` the row's maximum so
+    /// far, hidden ones 0; `sums` and the rows of `out`, `d` wide, are brought to the new maximum.
+    pub(super) fn softmax_step<S: Simd>(
+        sight: Sight<'_>,
+        scale: f32,
+        scores: &mut [f32],
+        maxima: &mut [f32],
+        sums: &mut [f32],
+        out: &mut [f32],
+        d: usize,
+    ) {
+        let rows = scores.chunks_exact_mut(sight.keys).zip(maxima).zip(sums);
+        for (row, (((scores, maximum), total), out)) in
+            rows.zip(out.chunks_exact_mut(d)).enumerate()
+        {
+            let seen = sight.reveal(row, scale, scores);
+            let new = max(*maximum, seen);
+            if new > *maximum {
+                // At first the maximum is −∞, the sum 0, and the row not written yet or 0.
+                if *total > 0.0 {
+                    let factor = exp::<S>(*maximum - new);
+                    *total *= factor;
+                    for value in out {
+                        *value *= factor;
+                    }
+                }
+                *maximum = new;
+            }
+            for score in seen.iter_mut() {
+                *score = exp::<S>(*score - *maximum);
+            }
+            *total += sum::<LANES>(seen.len(), |total, i| total + seen[i]);
+        }
+    }
+
+    /// Products become probabilities, hidden ones 0.
+    pub(super) fn probabilities<S: Simd>(sight: Sight<'_>, scale: f32, scores: &mut [f32], lse: &[f32]) {
+        for (row, (scores, lse)) in scores.chunks_exact_mut(sight.keys).zip(lse).enumerate() {
+            for score in sight.reveal(row, scale, scores) {
+                *score = exp::<S>(*score - lse);
+            }
+        }
+    }
+
+    /// The gradients of the probabilities become those of the scores: `p ∘ (dp − delta)`.
+    pub(super) fn score_gradients<S: Simd>(p: &[f32], keys: usize, deltas: &[f32], dp: &mut [f32]) {
+        let rows = p.chunks_exact(keys).zip(dp.chunks_exact_mut(keys));
+        for ((p, dp), delta) in rows.zip(deltas) {
+            for (dp, p) in dp.iter_mut().zip(p) {
+                *dp = p * (*dp - delta);
+            }
+        }
+    }
+
+    /// The dot product of every pair of rows, `d` wide.
+    pub(super) fn row_dots<S: Simd>(a: &[f32], b: &[f32], d: usize, dots: &mut [f32]) {
+        for ((a, b), dot) in a.chunks_exact(d).zip(b.chunks_exact(d)).zip(dots) {
+            *dot = sum::<16>(d, |total, i| mul_add::<S>(a[i], b[i], total));
+        }
+    }
+
+    /// The rows `d` wide of `from`, each divided by its `sums`.
+    pub(super) fn divide_rows<S: Simd>(from: &[f32], sums: &[f32], d: usize, to: &mut [MaybeUninit<f32>]) {
+        let rows = from.chunks_exact(d).zip(to.chunks_exact_mut(d));
+        for ((from, to), sum) in rows.zip(sums) {
+            let factor = 1.0 / sum;
+            for (to, from) in to.iter_mut().zip(from) {
+                to.write(from * factor);
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What kernels run on: an instruction set and some threads.
+
+use crate::simd::Isa;
+
+/// The instruction set and the threads that operations use; [`Cpu::default`] is the fastest one and all of them.
+///
+/// Every operation is a method of it. The free functions of the same names use the default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    pub(crate) isa: Isa,
+    pub(crate) threads: Threads,
+}
+
+/// The threads that do the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// Those of the rayon pool.
+    All,
+    /// The calling one, for callers that are many threads already.
+    Calling,
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new(Isa::best(), Threads::All)
+    }
+}
+
+impl Cpu {
+    /// Runs kernels on `isa` and `threads`.
+    pub const fn new(isa: Isa, threads: Threads) -> Self {
+        Self { isa, threads }
+    }
+
+    /// Runs kernels on the fastest instruction set and the calling thread.
+    pub fn calling_thread() -> Self {
+        Self::new(Isa::best(), Threads::Calling)
+    }
+}
+
+impl Threads {
+    /// Returns how many there are.
+    pub(crate) fn count(self) -> usize {
+        match self {
+            Self::All => rayon::current_num_threads(),
+            Self::Calling => 1,
+        }
+    }
+
+    /// Returns the length below which a parallel iterator is not to be split: `least`, or any. Rayon runs an iterator
+    /// that it does not split on the calling thread.
+    pub(crate) fn min_len(self, least: usize) -> usize {
+        match self {
+            Self::All => least,
+            Self::Calling => usize::MAX,
+        }
+    }
+
+    /// Runs both, at the same time if there are threads for it.
+    pub(crate) fn join<A: Send, B: Send>(
+        self,
+        a: impl FnOnce() -> A + Send,
+        b: impl FnOnce() -> B + Send,
+    ) -> (A, B) {
+        match self {
+            Self::All => rayon::join(a, b),
+            Self::Calling => (a(), b()),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The head's cross-entropy over tiles of tokens and vocabulary, with a running softmax: a tile of
+//! logits stays in the second-level cache, the weight is read from memory once for every few
+//! hundred tokens, and the gradient of `hidden` is attention's output with the weight for keys and
+//! values. Bound by the products: two for a frozen head, four for a tracked one.
+
+mod hidden;
+mod product;
+mod targets;
+mod tile;
+mod weight;
+
+use crate::element::Element;
+use crate::simd::Isa;
+use targets::Targets;
+
+/// The target of a token that adds nothing to the loss, as in torch and Hugging Face.
+pub const IGNORED: i64 = -100;
+
+/// The operands of the head's cross-entropy.
+#[derive(Clone, Copy, Debug)]
+pub struct Operands<'a, E> {
+    /// `[tokens, n]`.
+    pub hidden: &'a [E],
+    /// `[vocab, n]`.
+    pub weight: &'a [E],
+    /// `[vocab, n]`, the shape of the weight.
+    pub shape: [usize; 2],
+    /// `[tokens]`, each a class below `vocab` or [`IGNORED`].
+    pub targets: &'a [i64],
+}
+
+/// The sum of the negative log-likelihoods of the targets under the logits `hidden · weightᵀ`.
+///
+/// # Panics
+/// If a target is neither a class nor ignored, or the lengths of the operands do not fit each other.
+pub fn loss<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> f32 {
+    operands.with_head(|head, _| hidden::pass(isa, head, false).loss())
+}
+
+/// [`loss`] and the gradient of `hidden`, `[tokens, n]`.
+///
+/// # Panics
+/// As [`loss`].
+pub fn loss_grad_hidden<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (f32, Vec<f32>) {
+    operands.with_head(|head, targets| {
+        let pass = hidden::pass(isa, head, true);
+        (pass.loss(), targets.scatter(pass.dhidden, head.n))
+    })
+}
+
+/// [`loss`] and the gradients of `hidden`, `[tokens, n]`, and of `weight`, `[vocab, n]`.
+///
+/// # Panics
+/// As [`loss`].
+pub fn loss_grads<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (f32, Vec<f32>, Vec<f32>) {
+    operands.with_head(|head, targets| {
+        let pass = hidden::pass(isa, head, true);
+        let [mut hidden, mut weight] = [Vec::new(), Vec::new()];
+        let wide = Head {
+            hidden: E::read(isa, head.hidden, &mut hidden),
+            weight: E::read(isa, head.weight, &mut weight),
+            classes: head.classes,
+            n: head.n,
+            vocab: head.vocab,
+        };
+        let dweight = weight::gradient(isa, &wide, &pass.lse);
+        (pass.loss(), targets.scatter(pass.dhidden, head.n), dweight)
+    })
+}
+
+/// Returns the bytes that are kept for the backward pass: the gradients that the forward pass computes, of `hidden: [tokens, n]` in
+/// its type, and of `weight: [vocab, n]` if that is `tracked`; never the logits.
+pub fn saved_bytes(
+    tokens: usize,
+    [vocab, n]: [usize; 2],
+    tracked: bool,
+    element_bytes: usize,
+) -> u128 {
+    let rows = tokens as u128 + if tracked { vocab as u128 } else { 0 };
+    rows * n as u128 * element_bytes as u128
+}
+
+/// Returns the bytes that the functions need on `threads` threads beside their operands and results, if they are asked for
+/// gradients: the gradient of `hidden` in f32, of the tokens that count and again with zeros for the others; the tokens
+/// that count; and a tile of logits a thread. For a `tracked` weight, of both operands a copy in f32 where they are of
+/// less, and the weight's gradient in f32.
+pub fn workspace_bytes<E: Element>(
+    tokens: usize,
+    [vocab, n]: [usize; 2],
+    tracked: bool,
+    threads: usize,
+) -> u128 {
+    let f32s = size_of::<f32>() as u128;
+    let rows = |rows: usize| rows as u128 * n as u128;
+    let hidden = rows(tokens) * (size_of::<E>() as u128 + 2 * f32s);
+    let pass = hidden::workspace_bytes(tokens, vocab, threads);
+    if !tracked {
+        return hidden + pass;
+    }
+    let widened = if size_of::<E>() < size_of::<f32>() {
+        rows(tokens) + rows(vocab)
+    } else {
+        0
+    };
+    let weight = (widened + rows(vocab)) * f32s + weight::workspace_bytes(tokens, threads);
+    hidden + pass.max(weight)
+}
+
+impl<E: Element> Operands<'_, E> {
+    /// Runs `f` on the tokens that count.
+    fn with_head<R>(&self, f: impl FnOnce(&Head<'_, E>, &Targets) -> R) -> R {
+        let [vocab, n] = self.shape;
+        assert_eq!(
+            [self.hidden.len(), self.weight.len()],
+            [self.targets.len() * n, vocab * n],
+            "cross_entropy: operands of {n} columns differ"
+        );
+        let targets = Targets::new(self.targets, vocab);
+        let selected = targets.gather(self.hidden, n);
+        let head = Head {
+            hidden: selected.as_deref().unwrap_or(self.hidden),
+            weight: self.weight,
+            classes: &targets.classes,
+            n,
+            vocab,
+        };
+        f(&head, &targets)
+    }
+}
+
+/// The operands without the tokens whose targets are ignored.
+struct Head<'a, E> {
+    /// `[tokens, n]`.
+    hidden: &'a [E],
+    /// `[vocab, n]`.
+    weight: &'a [E],
+    /// `[tokens]`.
+    classes: &'a [usize],
+    n: usize,
+    vocab: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(len: usize, step: f32) -> Vec<f32> {
+        (0..len).map(|i| (i as f32 * step).sin()).collect()
+    }
+
+    /// More classes and tokens than a tile has, and every fifth token ignored.
+    #[test]
+    fn every_instruction_set_is_near_the_formula() {
+        let (tokens, vocab, n) = (300, 700, 9);
+        let (hidden, weight) = (wave(tokens * n, 0.3), wave(vocab * n, 0.7));
+        let target = |i: usize| {
+            if i.is_multiple_of(5) {
+                IGNORED
+            } else {
+                (i * 37 % vocab) as i64
+            }
+        };
+        let targets: Vec<i64> = (0..tokens).map(target).collect();
+        let operands = Operands {
+            hidden: &hidden,
+            weight: &weight,
+            shape: [vocab, n],
+            targets: &targets,
+        };
+
+        let (mut expected, mut dhidden) = (0f64, vec![0f64; tokens * n]);
+        let mut dweight = vec![0f64; vocab * n];
+        for (i, target) in targets.iter().enumerate().filter(|(_, t)| **t != IGNORED) {
+            let row = &hidden[i * n..][..n];
+            let logits: Vec<f64> = weight
+                .chunks(n)
+                .map(|w| {
+                    row.iter()
+                        .zip(w)
+                        .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                        .sum()
+                })
+                .collect();
+            let total: f64 = logits.iter().map(|logit| logit.exp()).sum();
+            expected += total.ln() - logits[*target as usize];
+            for (class, logit) in logits.iter().enumerate() {
+                let hit = if class == *target as usize { 1.0 } else { 0.0 };
+                let slope = logit.exp() / total - hit;
+                for j in 0..n {
+                    dhidden[i * n + j] += slope * f64::from(weight[class * n + j]);
+                    dweight[class * n + j] += slope * f64::from(row[j]);
+                }
+            }
+        }
+        let near = |found: &[f32], expected: &[f64]| {
+            let mut pairs = found.iter().zip(expected);
+            pairs.all(|(found, expected)| (f64::from(*found) - expected).abs() < 1e-4)
+        };
+        for isa in Isa::available() {
+            let found = loss_grads(*isa, &operands);
+            assert!((f64::from(found.0) - expected).abs() < 1e-3, "{isa:?}");
+            assert!(
+                near(&found.1, &dhidden) && near(&found.2, &dweight),
+                "{isa:?}"
+            );
+            assert_eq!(
+                loss_grad_hidden(*isa, &operands),
+                (found.0, found.1),
+                "{isa:?}"
+            );
+            assert_eq!(loss(*isa, &operands), found.0, "{isa:?}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+use rayon::prelude::*;
+
+use super::Head;
+use super::product::{Matrix, matmul};
+use super::tile::{CLASSES, TOKENS, probabilities};
+use crate::matmul::dense::Beta;
+use crate::simd::Isa;
+
+/// The gradient of the weight, `[vocab, n]`: `(softmax − one-hot)ᵀ · hidden`. Every tile of classes
+/// goes through the tokens in order on one thread, with logits computed again.
+pub(super) fn gradient(isa: Isa, head: &Head<'_, f32>, lse: &[f32]) -> Vec<f32> {
+    let Head {
+        hidden,
+        weight,
+        classes,
+        n,
+        vocab,
+    } = *head;
+    let all = classes.len();
+    let step = tokens(all);
+    let mut dweight = vec![0f32; vocab * n];
+    if n == 0 {
+        return dweight;
+    }
+    dweight
+        .par_chunks_mut(CLASSES * n)
+        .zip(weight.par_chunks(CLASSES * n))
+        .enumerate()
+        .for_each_init(Vec::new, |logits, (i, (dweight, weight))| {
+            let (start, width) = (i * CLASSES, weight.len() / n);
+            let weight = Matrix::new(weight, width, n, n);
+            logits.resize(step * CLASSES, 0.0);
+            for first in (0..all).step_by(step) {
+                let tokens = step.min(all - first);
+                let hidden = Matrix::new(&hidden[first * n..], tokens, n, n);
+                let p = &mut logits[..tokens * width];
+                matmul(p, hidden, weight.t(), Beta::Zero);
+                probabilities(isa, p, width, &lse[first..]);
+                for (row, class) in classes[first..first + tokens].iter().enumerate() {
+                    if (start..start + width).contains(class) {
+                        p[row * width + class - start] -= 1.0;
+                    }
+                }
+                let p = Matrix::new(p, tokens, width, width);
+                matmul(dweight, p.t(), hidden, Beta::One);
+            }
+        });
+    dweight
+}
+
+/// Tokens whose logits are computed at a time.
+fn tokens(all: usize) -> usize {
+    all.clamp(1, TOKENS)
+}
+
+/// Returns the bytes that [`gradient`] needs on `threads` threads beside its operands and result.
+pub(super) fn workspace_bytes(all: usize, threads: usize) -> u128 {
+    threads as u128 * (tokens(all) * CLASSES * size_of::<f32>()) as u128
+}

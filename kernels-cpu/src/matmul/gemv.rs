@@ -1,0 +1,327 @@
+//! The product for up to [`MAX_ROWS`] rows, bound by reading the packed words where memory is slow.
+//!
+//! 16 consecutive words of a row are 128 weights. Shifted by `4 j` and looked up they are the weights `8 l + j` in lane
+//! `l`; so `x` (or the output) is kept in that order, and words need no rearranging. A row is taken to
+//! end with as many zero words as fill the last 16.
+
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
+
+use crate::cpu::Cpu;
+use crate::double_quant::decode_scales;
+use crate::element::Element;
+use crate::simd::{Simd, kernel};
+use nf4::{Direction, Layout, MatrixRef};
+
+/// Up to this many rows the decoded weights are used straight from the register they were decoded in: a decoded
+/// vector then serves so few rows that storing it would cost more than it saves. Measured with AVX-512 at 2048 x 2048:
+/// about equal at 6 rows, and at 8 `gemm` takes three quarters of the time.
+const MAX_ROWS: usize = 5;
+
+/// Weights in a group of 16 words.
+const GROUP: usize = 128;
+/// Weights a task reads at least, so that starting it does not show.
+const TASK: usize = 64 * 1024;
+/// Most partial results of the transposed product.
+const MAX_PARTIALS: usize = 32;
+/// Rows of `W` that one pass over the transposed product's sums takes up.
+const PASS: usize = 4;
+
+/// Returns whether [`multiply`] takes `m` rows and a matrix `[out_features, in_features]`, whose rows must be whole words.
+pub(super) fn serves([_, in_features]: [usize; 2], m: usize) -> bool {
+    m <= MAX_ROWS && in_features.is_multiple_of(8)
+}
+
+/// Returns the bytes that [`multiply`] holds beside its operands and its result.
+pub(super) fn workspace<E: Element>(m: usize, shape: [usize; 2], direction: Direction) -> usize {
+    let [n, k] = shape;
+    if m * n * k == 0 {
+        return 0;
+    }
+    let [len, _] = direction.widths(shape);
+    let widened = if size_of::<E>() == size_of::<f32>() {
+        0
+    } else {
+        m * len
+    };
+    let sums = match direction {
+        Direction::Forward => m * k.next_multiple_of(GROUP) + if m == 1 { n } else { 2 * m * n },
+        Direction::Transposed => {
+            n.div_ceil(rows_per_partial(shape)) * m * k.next_multiple_of(GROUP) + m * k
+        }
+    };
+    (widened + sums) * size_of::<f32>()
+}
+
+/// Writes every value of `y`.
+pub(super) fn multiply<E: Element>(
+    cpu: Cpu,
+    w: MatrixRef<'_>,
+    x: &[E],
+    m: usize,
+    y: &mut [MaybeUninit<E>],
+    direction: Direction,
+) {
+    let mut scratch = Vec::new();
+    let x = E::read(cpu.isa, x, &mut scratch);
+    let mut out = vec![0.0; y.len()];
+    match direction {
+        Direction::Forward => forward(cpu, w, x, m, &mut out),
+        Direction::Transposed => transposed(cpu, w, x, m, &mut out),
+    }
+    y.iter_mut()
+        .zip(out)
+        .for_each(|(y, value)| _ = y.write(E::from_f32(value)));
+}
+
+/// Writes `y = x·Wᵀ`; the tasks are rows of W.
+fn forward(cpu: Cpu, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
+    let [n, k] = w.layout().shape();
+    let x: Vec<f32> = x.chunks(k).flat_map(interleaved).collect();
+    let rows = TASK.div_ceil(k);
+    // Results of a task are contiguous as `[row of W][m]`, and for one row of `x` that is `y` itself.
+    let mut transposed = vec![0.0; if m == 1 { 0 } else { y.len() }];
+    let out = if m == 1 { &mut *y } else { &mut transposed };
+    out.par_chunks_mut(rows * m)
+        .enumerate()
+        .with_min_len(cpu.threads.min_len(1))
+        .for_each(|(task, out)| {
+            dot_rows(cpu.isa, w, task * rows, &x, m, out);
+        });
+    for (j, row) in transposed.chunks(m).enumerate() {
+        row.iter()
+            .enumerate()
+            .for_each(|(i, value)| y[i * n + j] = *value);
+    }
+}
+
+/// Returns the rows of W that one partial result of the transposed product sums up.
+fn rows_per_partial([n, k]: [usize; 2]) -> usize {
+    TASK.div_ceil(k)
+        .max(n.div_ceil(MAX_PARTIALS))
+        .next_multiple_of(PASS)
+}
+
+/// Writes `y = x·W`; the tasks are runs of rows of W with sums of their own, which are then added up in order.
+fn transposed(cpu: Cpu, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
+    let shape @ [n, k] = w.layout().shape();
+    let rows = rows_per_partial(shape);
+    let padded = k.next_multiple_of(GROUP);
+    let mut partials = vec![0.0; n.div_ceil(rows) * m * padded];
+    partials
+        .par_chunks_mut(m * padded)
+        .enumerate()
+        .with_min_len(cpu.threads.min_len(1))
+        .for_each(|(task, sums)| {
+            let first = task * rows;
+            add_rows(cpu.isa, w, first, rows.min(n - first), x, m, sums);
+        });
+    let (total, others) = partials.split_at_mut(m * padded);
+    for partial in others.chunks(m * padded) {
+        total
+            .iter_mut()
+            .zip(partial)
+            .for_each(|(total, partial)| *total += partial);
+    }
+    for (y, total) in y.chunks_mut(k).zip(total.chunks(padded)) {
+        for (i, y) in y.iter_mut().enumerate() {
+            *y = total[position(i)];
+        }
+    }
+}
+
+/// Returns where column `i` lies in the interleaved order.
+const fn position(i: usize) -> usize {
+    i / GROUP * GROUP + i % 8 * 16 + i % GROUP / 8
+}
+
+/// Returns a row in the interleaved order, filled with zeros to whole groups.
+fn interleaved(row: &[f32]) -> Vec<f32> {
+    let mut out = vec![0.0; row.len().next_multiple_of(GROUP)];
+    row.iter()
+        .enumerate()
+        .for_each(|(i, value)| out[position(i)] = *value);
+    out
+}
+
+/// The scales of some rows, decoded together and spread to one a word.
+struct RowScales {
+    layout: Layout,
+    first_block: usize,
+    scales: Vec<f32>,
+}
+
+impl RowScales {
+    #[inline(always)]
+    fn decode<S: Simd>(s: S, w: MatrixRef<'_>, first_row: usize, rows: usize) -> Self {
+        let layout = w.layout();
+        let (k, size) = (layout.in_features(), layout.config().block_size);
+        let blocks = first_row * k / size..((first_row + rows) * k).div_ceil(size);
+        let mut scales = vec![0.0; blocks.len()];
+        decode_scales(s, w, blocks.start, &mut scales);
+        Self {
+            layout,
+            first_block: blocks.start,
+            scales,
+        }
+    }
+
+    /// Returns the elements that [`RowScales::spread`] needs: the words of all blocks of a row, and those of the last group.
+    fn spread_len(layout: Layout) -> usize {
+        layout.in_features() / 8 + 2 * layout.config().block_size / 8 + GROUP / 8
+    }
+
+    /// Writes the scale of every word of `row`; returns where the row's first word is.
+    #[inline(always)]
+    fn spread(&self, row: usize, out: &mut [f32]) -> usize {
+        let (k, size) = (self.layout.in_features(), self.layout.config().block_size);
+        let blocks = row * k / size..((row + 1) * k).div_ceil(size);
+        let scales = &self.scales[blocks.start - self.first_block..blocks.end - self.first_block];
+        // Blocks have at least 32 elements: four words.
+        let (out, _) = out.as_chunks_mut::<4>();
+        for (scale, out) in scales.iter().zip(out.chunks_exact_mut(size / 32)) {
+            out.iter_mut().for_each(|out| *out = [*scale; 4]);
+        }
+        row * k % size / 8
+    }
+}
+
+/// Returns the words of a group, zeros after the end of the row.
+#[inline(always)]
+fn group_words<S: Simd>(s: S, row: &[u32], group: usize) -> S::U {
+    let words = &row[16 * group..];
+    match words.first_chunk() {
+        Some(words) => s.load_u(words),
+        None => {
+            let mut filled = [0; 16];
+            filled[..words.len()].copy_from_slice(words);
+            s.load_u(&filled)
+        }
+    }
+}
+
+kernel! {
+    /// `out: [rows of W][m]` from `first` on.
+    fn dot_rows(w: MatrixRef<'_>, first: usize, x: &[f32], m: usize, out: &mut [f32]) = dot;
+}
+
+#[inline(always)]
+fn dot<S: Simd>(s: S, w: MatrixRef<'_>, first: usize, x: &[f32], m: usize, out: &mut [f32]) {
+    const { assert!(MAX_ROWS == 5) };
+    match m {
+        1 => dot_of::<S, 1>(s, w, first, x, out),
+        2 => dot_of::<S, 2>(s, w, first, x, out),
+        3 => dot_of::<S, 3>(s, w, first, x, out),
+        4 => dot_of::<S, 4>(s, w, first, x, out),
+        _ => dot_of::<S, 5>(s, w, first, x, out),
+    }
+}
+
+#[inline(always)]
+fn dot_of<S: Simd, const M: usize>(
+    s: S,
+    w: MatrixRef<'_>,
+    first: usize,
+    x: &[f32],
+    out: &mut [f32],
+) {
+    let layout = w.layout();
+    let k = layout.in_features();
+    let table = s.table(layout.config().codebook.values());
+    let (x, _) = x.as_chunks::<16>();
+    let (x, _) = x.as_chunks::<8>();
+    let groups = x.len() / M;
+    let scales = RowScales::decode(s, w, first, out.len() / M);
+    let mut spread = vec![0.0; RowScales::spread_len(layout)];
+    for (row, out) in (first..).zip(out.chunks_exact_mut(M)) {
+        let at = scales.spread(row, &mut spread);
+        let (spread, _) = spread[at..].as_chunks::<16>();
+        let words = &w.packed()[row * k / 8..(row + 1) * k / 8];
+        let mut totals = [s.splat(0.0); M];
+        for (group, scale) in spread[..groups].iter().enumerate() {
+            let codes = group_words(s, words, group);
+            let mut sums = [s.splat(0.0); M];
+            for pair in 0..4 {
+                let weights = s.lookup_pair(table, codes, pair);
+                for (j, weights) in (2 * pair as usize..).zip(weights) {
+                    for (i, sum) in sums.iter_mut().enumerate() {
+                        *sum = s.mul_add(weights, s.load(&x[i * groups + group][j]), *sum);
+                    }
+                }
+            }
+            let scale = s.load(scale);
+            for (total, sum) in totals.iter_mut().zip(sums) {
+                *total = s.mul_add(sum, scale, *total);
+            }
+        }
+        out.iter_mut()
+            .zip(totals)
+            .for_each(|(out, total)| *out = s.sum(total));
+    }
+}
+
+kernel! {
+    /// Adds rows of `W`, each times its element of `x: [m, n]`, to the interleaved `sums: [m, k filled]`.
+    fn add_rows(w: MatrixRef<'_>, first: usize, rows: usize, x: &[f32], m: usize, sums: &mut [f32]) = add;
+}
+
+#[inline(always)]
+fn add<S: Simd>(
+    s: S,
+    w: MatrixRef<'_>,
+    first: usize,
+    rows: usize,
+    x: &[f32],
+    m: usize,
+    sums: &mut [f32],
+) {
+    let layout = w.layout();
+    let [n, k] = layout.shape();
+    let table = s.table(layout.config().codebook.values());
+    let scales = RowScales::decode(s, w, first, rows);
+    let spread_len = RowScales::spread_len(layout);
+    let mut spread = vec![0.0; PASS * spread_len];
+    let (sums, _) = sums.as_chunks_mut::<16>();
+    let (sums, _) = sums.as_chunks_mut::<8>();
+    let groups = sums.len() / m;
+    for pass in (first..first + rows).step_by(PASS) {
+        // A pass that is not full takes the last row again, times 0.
+        let row = |p: usize| (pass + p).min(first + rows - 1);
+        let mut at = [0; PASS];
+        for (p, spread) in spread.chunks_exact_mut(spread_len).enumerate() {
+            at[p] = p * spread_len + scales.spread(row(p), spread);
+        }
+        let words: [&[u32]; PASS] =
+            std::array::from_fn(|p| &w.packed()[row(p) * k / 8..(row(p) + 1) * k / 8]);
+        let mut factors = [[0.0; PASS]; MAX_ROWS];
+        for (i, factors) in factors.iter_mut().enumerate().take(m) {
+            for (p, factor) in factors.iter_mut().enumerate().take(first + rows - pass) {
+                *factor = x[i * n + pass + p];
+            }
+        }
+        for group in 0..groups {
+            let mut codes = [s.splat_u(0); PASS];
+            let mut scale = [s.splat(0.0); PASS];
+            for p in 0..PASS {
+                codes[p] = group_words(s, words[p], group);
+                let lanes = spread[at[p] + 16 * group..].first_chunk();
+                scale[p] = s.load(lanes.expect("spread_len counts the last group"));
+            }
+            for j in 0..8u32 {
+                let mut weights = scale;
+                for (weights, codes) in weights.iter_mut().zip(codes) {
+                    *weights = s.mul(s.lookup(table, s.shift_right(codes, 4 * j)), *weights);
+                }
+                for (i, factors) in factors[..m].iter().enumerate() {
+                    let to = &mut sums[i * groups + group][j as usize];
+                    let mut sum = s.load(to);
+                    for (factor, weights) in factors.iter().zip(weights) {
+                        sum = s.mul_add(s.splat(*factor), weights, sum);
+                    }
+                    s.store(sum, to);
+                }
+            }
+        }
+    }
+}

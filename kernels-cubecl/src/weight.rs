@@ -1,0 +1,49 @@
+//! A quantized matrix on a device.
+
+use cubecl::prelude::*;
+use cubecl::server::Handle;
+use nf4::{Codebook, Layout};
+
+use crate::decode::{ScalesLaunch, WordsLaunch};
+use crate::operand::buffer;
+
+/// A quantized `[out_features, in_features]` matrix on a device: two buffers of `u32` words and what they mean.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// The 4-bit codes, [`Layout::packed_words`] words.
+    pub packed: Handle,
+    /// The scales, [`Layout::absmax_words`] words.
+    pub absmax: Handle,
+    /// Shape and format.
+    pub layout: Layout,
+}
+
+impl Weight {
+    /// Returns the table of values that the codes stand for.
+    pub(crate) fn codebook(&self) -> Codebook {
+        self.layout.config().codebook
+    }
+
+    /// Returns codes and scales as a kernel argument.
+    pub(crate) fn words_arg(&self) -> WordsLaunch {
+        WordsLaunch::new(self.packed_arg(), self.scales_arg())
+    }
+
+    /// Returns the codes as a kernel argument.
+    pub(crate) fn packed_arg(&self) -> BufferArg {
+        buffer(&self.packed, self.layout.packed_words())
+    }
+
+    /// Returns the scales as a kernel argument.
+    pub(crate) fn scales_arg(&self) -> ScalesLaunch {
+        let config = self.layout.config();
+        ScalesLaunch::new(
+            buffer(&self.absmax, self.layout.absmax_words()),
+            config.block_size.trailing_zeros(),
+            self.layout.nested_words().start as u32,
+            self.layout.offset_word() as u32,
+            0,
+            config.double_quant,
+        )
+    }
+}
