@@ -39,3 +39,8 @@ pub use spool::TensorSpool;
 pub use staged_dir::StagedDir;
 pub use tensor_file::{StoredTensor, TensorFile};
 pub use writer::TensorWriter;
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
