@@ -1,10 +1,9 @@
-//! The product on a CPU, but for few rows, which `dots` multiplies faster forward: panels of decoded columns in the caches, multiplied by tiles kept in
-//! vector registers.
+//! The product on a CPU, but for few rows, which `dots` multiplies faster forward: panels of decoded columns in the caches,
+//! multiplied by tiles kept in vector registers.
 //!
 //! A unit is a thread. It takes a strip of the output's columns and a block of its rows, decodes the strip's part of the
 //! weight for a range of `k` into a panel of its own, and multiplies the block's rows by it, a tile at a time; then the
-//! next range. The panel is some 32 KiB a thread: what is decoded is never the whole
-//! weight, nor ever in global memory.
+//! next range. The panel is some 32 KiB a thread: the decoded part is never the whole weight, nor ever in global memory.
 //!
 //! Decoding fills whole vectors. Forward, the lanes of a vector are rows of the weight, which are gathered, one
 //! word each, for eight steps of the contraction; transposed, they are neighbours in a row, and one word fills
@@ -41,8 +40,8 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// Returns the tile for `m` rows and `n` columns on so many units: all but a few registers accumulate; one row or two take more columns instead, for the
-    /// longer runs of words, as long as all units get as many.
+    /// Returns the tile for `m` rows and `n` columns on so many units: all but a few registers accumulate; one row or two take
+    /// more columns instead, for the longer runs of words, as long as all units get as many.
     fn new(hardware: &HardwareProperties, units: usize, m: usize, n: usize) -> Self {
         let lanes = (hardware.load_width as usize / 32).clamp(4, 16);
         let most_of_a_unit = |vectors| n.div_ceil(lanes * vectors).div_ceil(units) * vectors;

@@ -28,7 +28,7 @@ struct Tile {
 }
 
 impl Tile {
-    /// Rows come as powers of two, so that there are few kernels to compile.
+    /// Returns the tile for `m` rows, which are taken in powers of two, so that there are few kernels to compile.
     fn new(m: usize) -> Self {
         let rows = m.next_power_of_two().min(8);
         Self { rows, columns: 16 }
@@ -125,7 +125,7 @@ fn register_tiled_kernel<F: Float>(
     }
 }
 
-/// Forward: the columns of the tile are rows of the weight.
+/// Adds the products of the forward direction, where the columns of the tile are rows of the weight.
 ///
 /// Scales, words and elements are loaded in loops of their own: a rasterizer executes both sides of a branch.
 #[cube]
@@ -186,7 +186,7 @@ fn multiply_rows<F: Float>(
     }
 }
 
-/// Transposed: the columns of the tile are columns of the weight.
+/// Adds the products of the transposed direction, where the columns of the tile are columns of the weight.
 #[cube]
 fn multiply_columns<F: Float>(
     x: &[F],
