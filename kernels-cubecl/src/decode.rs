@@ -84,8 +84,8 @@ pub(crate) fn select_values<N: Size>(
     select_many(bit3, high, low)
 }
 
-/// [`select_values`] by permutations of the table instead: for the compilers of CPUs, which make one instruction of the
-/// lane-by-lane lookup in a vector.
+/// Returns the values of [`select_values`] by permutations of the table instead: for the compilers of CPUs, which make one
+/// instruction of the lane-by-lane lookup in a vector.
 #[cube]
 pub(crate) fn permute_values<N: Size>(
     words: Vector<u32, N>,

@@ -68,7 +68,7 @@ pub fn dequantize(
     )
 }
 
-/// [`dequantize()`] by a named kernel, for tests.
+/// Decodes as [`dequantize()`] by a named kernel, for tests.
 ///
 /// # Errors
 /// As [`dequantize()`], and [`KernelError::Unavailable`].

@@ -1,10 +1,10 @@
-//! Why a launch is refused.
+//! The reasons for which a launch is refused.
 
 use cubecl::features::TypeUsage;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 
-/// Why a launch was refused. Nothing has been launched when one of these is returned.
+/// The reason for which a launch is refused. Nothing has been launched when one of these is returned.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KernelError {
@@ -53,7 +53,7 @@ pub enum KernelError {
     Unavailable {
         /// The operation.
         operation: &'static str,
-        /// What the device or the shape lacks.
+        /// The trait that the device or the shape lacks.
         reason: String,
     },
     /// The dispatch grid would exceed the device's limit in one dimension.

@@ -1,4 +1,4 @@
-//! Launch configurations, and what of a device decides them.
+//! Launch configurations, and the traits of a device that decide them.
 
 use cubecl::features::Plane;
 use cubecl::prelude::*;

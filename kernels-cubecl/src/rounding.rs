@@ -13,14 +13,14 @@ pub(crate) fn divides_exactly(client: &Client) -> bool {
     is_cpu(client)
 }
 
-/// `1 / value` rounded to nearest even, for a finite `value` that is not negative, and at most the largest
-/// finite number (so for 0 too).
+/// Returns `1 / value` rounded to nearest even, for a finite `value` that is not negative, and at most the largest finite
+/// number (so for 0 too).
 ///
 /// The format takes `x * (1 / absmax)` with a correctly rounded reciprocal: one unit in the last
 /// place moves the codes of values that lie on a midpoint. It is computed in integers, by long
 /// division of the mantissas: 24 steps, once a block.
 ///
-/// Where the device divides as IEEE 754 says (`exact_division`), it divides.
+/// A device that divides as IEEE 754 says (`exact_division`) divides.
 ///
 /// Values above 2^126, whose reciprocal is subnormal, give 0 otherwise. (Devices may flush subnormal
 /// numbers, so there the bits of the host could not be promised in any way; nor can they for a block
@@ -80,7 +80,7 @@ fn long_division(value: f32) -> f32 {
     result
 }
 
-/// A mantissa of 24 bits and a biased exponent (as an i32 in two's complement) to a number.
+/// Returns the number of a mantissa of 24 bits and a biased exponent (as an i32 in two's complement).
 #[cube]
 fn finish(mantissa: u32, exponent: u32) -> f32 {
     let exponent: i32 = i32::cast_from(exponent);
@@ -93,7 +93,7 @@ fn finish(mantissa: u32, exponent: u32) -> f32 {
     result
 }
 
-/// A product that goes into a sum, kept apart from it.
+/// Returns a product that goes into a sum, kept apart from it.
 ///
 /// Compilers may contract `a * b + c` into a fused multiply-add, which rounds once where the format
 /// rounds twice. `zero` is a kernel argument that is always 0, which no compiler can know: the

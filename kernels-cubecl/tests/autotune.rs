@@ -28,7 +28,7 @@ impl LaunchObserver for Launches {
     }
 }
 
-/// What `launch` launches, on whatever thread.
+/// Returns the names of the kernels that `launch` launches, on whatever thread.
 fn launches_of(launch: impl FnOnce()) -> Vec<&'static str> {
     let launches = Arc::new(Launches::default());
     let observation = LaunchObservation::new(launches.clone());

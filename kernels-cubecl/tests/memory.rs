@@ -17,7 +17,7 @@ const SHAPE: [usize; 2] = [4096, 11008];
 const ROWS: usize = 512;
 const F32: ElemType = ElemType::Float(FloatKind::F32);
 const F16: ElemType = ElemType::Float(FloatKind::F16);
-/// What a product may use beside its operands and its result.
+/// Bytes that a product may use beside its operands and its result.
 const SCRATCH: u64 = 16 << 20;
 
 /// Bytes in use, and bytes ever taken at once: pages are kept until they are asked back. Pages may be large, so the second
@@ -32,7 +32,7 @@ fn usage(client: &Client) -> [u64; 2] {
     })
 }
 
-/// How much more is used than at `before`, by whichever count grew more.
+/// Returns the bytes used beyond those at `before`, by whichever count grew more.
 fn taken(client: &Client, before: [u64; 2]) -> u64 {
     let grown = usage(client).into_iter().zip(before);
     grown

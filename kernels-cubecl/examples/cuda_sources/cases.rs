@@ -1,4 +1,4 @@
-//! What training and generation with a model of LLaMA-7B's shapes ask of the kernels, and one odd shape.
+//! The calls that training and generation with a model of LLaMA-7B's shapes make, and one odd shape.
 //!
 //! The table of CUDA kernels is of these calls: a new launch function, or a new choice within one, needs its case here.
 
@@ -39,14 +39,14 @@ pub enum Operation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Case {
     pub operation: Operation,
-    /// Of `x`, or of the result of a dequantization.
+    /// The type of `x`, or of the result of a dequantization.
     pub dtype: FloatKind,
-    /// Of the weight, or of what stands between weights.
+    /// The shape of the weight, or of the operand of an operation between weights.
     pub shape: [usize; 2],
     pub double_quant: bool,
 }
 
-/// All calls.
+/// Returns all calls.
 pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     for shape in SHAPES {
@@ -168,7 +168,7 @@ impl fmt::Display for Case {
     }
 }
 
-/// A parameter, its gradient and where it goes.
+/// Returns a parameter, its gradient and the buffer of the result.
 fn parameter(client: &Client, elements: usize) -> [Handle; 3] {
     [(); 3].map(|()| client.empty(4 * elements))
 }

@@ -1,4 +1,4 @@
-//! What CubeCL knows of a CUDA device when it chooses and compiles kernels, for devices that are not there.
+//! The properties of a CUDA device by which CubeCL chooses and compiles kernels, for devices that are not there.
 
 use cubecl::cmma::MatrixLayout;
 use cubecl::ir::features::{Plane, TypeUsage};
@@ -27,7 +27,7 @@ pub struct Architecture {
     shared_memory: usize,
 }
 
-/// What NVIDIA's tuning guides say of each.
+/// The generations, with the figures of NVIDIA's tuning guides.
 pub const ARCHITECTURES: [Architecture; 3] = [
     Architecture {
         version: 80,
@@ -57,7 +57,7 @@ impl Architecture {
         }
     }
 
-    /// The properties that cubecl-cuda registers, less what its compiler through LLVM, the one a stock
+    /// Returns the properties that cubecl-cuda registers, less what its compiler through LLVM, the one a stock
     /// Burn uses, does not lower: tensor memory accelerator, clusters, asynchronous copies and matrix
     /// instructions of other types than floats of 16 and 32 bits.
     pub fn properties(&self) -> DeviceProperties {
@@ -138,7 +138,7 @@ impl Architecture {
     }
 }
 
-/// What matrix instructions do with registers, the same on all of them.
+/// Returns the layout of matrix instructions in registers, the same on all of them.
 pub fn target_properties() -> TargetProperties {
     TargetProperties {
         mma: MmaProperties {

@@ -58,7 +58,7 @@ impl Fused {
         Self::PackedAttentionBackward,
     ];
 
-    /// Whether it works in `dtype`: logits are f32.
+    /// Returns whether it works in `dtype`: logits are f32.
     pub fn takes(self, dtype: FloatKind) -> bool {
         let of_logits = matches!(self, Self::CrossEntropy | Self::CrossEntropyGradient);
         !of_logits || dtype == FloatKind::F32

@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// A kernel, its packed words among its buffers, and the cases that launch it.
 type Kernel = (Launched, Option<usize>, Vec<Case>);
 
-/// All kernels by their entry, which names the instance.
+/// Returns all kernels by their entry, which names the instance.
 fn launched(recorder: &Recorder) -> Result<BTreeMap<String, Kernel>, Box<dyn Error>> {
     let mut kernels = BTreeMap::new();
     for case in cases::all() {

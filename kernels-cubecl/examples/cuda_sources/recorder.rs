@@ -44,7 +44,7 @@ pub struct Launched {
 }
 
 impl Launched {
-    /// Which of the kernel's buffers is `handle`, if one is.
+    /// Returns the position of `handle` among the kernel's buffers, if it is one.
     pub fn position(&self, handle: &Handle) -> Option<usize> {
         let id = handle.memory.descriptor().id;
         self.buffers.iter().position(|buffer| *buffer == id)
@@ -69,10 +69,10 @@ impl Recorder {
         }
     }
 
-    /// What `launch` returns, and the kernels that it launches.
+    /// Returns the result of `launch`, and the kernels that it launches.
     ///
     /// # Errors
-    /// What the compiler says of a kernel that it refuses.
+    /// The compiler's words on a kernel that it refuses.
     pub fn record<T>(
         &self,
         launch: impl FnOnce(&Client) -> T,
@@ -144,8 +144,8 @@ impl RecordingServer {
     }
 }
 
-/// `source` with its values (`v12`) numbered in the order in which they appear: the compiler numbers some of them in the
-/// order of a hash map.
+/// Returns `source` with its values (`v12`) numbered in the order in which they appear: the compiler numbers some of them
+/// in the order of a hash map.
 fn numbered_by_appearance(source: &str) -> String {
     let mut numbers = HashMap::new();
     let mut numbered = String::with_capacity(source.len());

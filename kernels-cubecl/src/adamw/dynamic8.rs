@@ -157,7 +157,7 @@ fn update_kernel(
     }
 }
 
-/// The largest `value` of all units of the cube.
+/// Returns the largest `value` of all units of the cube.
 #[cube]
 fn largest_of_cube(value: f32, #[comptime] units: usize) -> f32 {
     let mut largest = value;
@@ -172,8 +172,8 @@ fn largest_of_cube(value: f32, #[comptime] units: usize) -> f32 {
     largest
 }
 
-/// The code of the entry nearest to `value / scale` in the map at `map`, the lower of two equally near, but never one
-/// of the other sign; 0 in a block of zeros.
+/// Returns the code of the entry nearest to `value / scale` in the map at `map`, the lower of two equally near, but never
+/// one of the other sign; 0 in a block of zeros.
 #[cube]
 fn code(maps: &[f32], map: u32, value: f32, scale: f32) -> u32 {
     let mut code = 0u32;

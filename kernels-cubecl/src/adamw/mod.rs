@@ -26,9 +26,9 @@ pub struct Run {
     pub elements: usize,
     /// Words of the page.
     pub page_words: usize,
-    /// Where the run begins in it, in words.
+    /// The run's first word in the page.
     pub offset: usize,
-    /// Where it ends.
+    /// The word after its last.
     pub end: usize,
 }
 

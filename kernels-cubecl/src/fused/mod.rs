@@ -1,17 +1,17 @@
-//! The operations of a transformer block between its products, each in a pass over memory: what [`burn-fused`] calls
-//! on CubeCL devices.
+//! The operations of a transformer block between its products, each in a pass over memory, for [`burn-fused`] on CubeCL
+//! devices.
 //!
-//! Operands that are not contiguous are copied; all are computed in f32, whatever their type. All of these kernels but attention's are bound by
-//! memory: the bytes that each moves are in its doc, to be divided by the device's bandwidth (RTX 4090: 1.01 TB/s, H100 SXM:
-//! 3.35 TB/s).
+//! Operands that are not contiguous are copied; all are computed in f32, whatever their type. All of these kernels but
+//! attention's are bound by memory: the bytes that each moves are in its doc, to be divided by the device's bandwidth (RTX
+//! 4090: 1.01 TB/s, H100 SXM: 3.35 TB/s).
 //!
 //! - [`attention`]: some lanes a query, or a key.
 //! - [`rms_norm`], with and without the residual add, and [`cross_entropy`]: a plane a row (`rows`).
 //! - [`swiglu`], [`rope`]: a vector of elements a unit.
 //!
 //! Each says beside itself the bytes that it keeps for its backward pass and that it takes while it runs (`kept_bytes`,
-//! `workspace_bytes`), in `u128`, for a plan may ask for sizes that no device has. What a kernel does not [serve](rms_norm::serves)
-//! the caller computes otherwise.
+//! `workspace_bytes`), in `u128`, for a plan may ask for sizes that no device has. The caller computes otherwise what a kernel
+//! does not [serve](rms_norm::serves).
 //!
 //! [`burn-fused`]: https://github.com/burn-qlora/burn-qlora/tree/main/crates/burn-fused
 

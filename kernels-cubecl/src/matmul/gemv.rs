@@ -435,7 +435,7 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
     }
 }
 
-/// Adds up what the cubes of a column found, first range first.
+/// Adds up the sums of the cubes of a column, first range first.
 #[cube(launch_unchecked)]
 fn add_splits<F: Float>(
     sums: &[f32],

@@ -30,7 +30,7 @@ const WORD: usize = 8;
 /// The run of a weight's row that a unit loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct WeightLoad {
-    /// Whether rows begin on a word, so that a run is whole words.
+    /// Rows begin on a word, so that a run is whole words.
     pub(super) whole_words: bool,
     /// Elements from one lookup of the scale to the next.
     pub(super) block: usize,
@@ -225,7 +225,7 @@ fn load_run<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
     }
 }
 
-/// The element of the flattened matrix at a place of the stage, and whether the matrix has one; else element 0.
+/// Returns the element of the flattened matrix at a place of the stage, and whether the matrix has one; else element 0.
 #[cube]
 fn element_at<EG: Numeric, NG: Size>(
     global_iter: &GlobalIterator<Vector<EG, NG>>,
@@ -243,7 +243,7 @@ fn element_at<EG: Numeric, NG: Size>(
     (select(in_bounds, element, 0u32), in_bounds)
 }
 
-/// The scale of an element; 0 where there is none, for no code stands for 0 in every codebook.
+/// Returns the scale of an element; 0 where there is none, for no code stands for 0 in every codebook.
 #[cube]
 fn scale_in_bounds(scales: &Scales, element: u32, in_bounds: bool) -> f32 {
     select(in_bounds, scale_of(scales, element), f32::new(0.0))

@@ -1,10 +1,9 @@
-//! The product on a CPU, but for few rows, which `dots` multiplies faster forward: panels of decoded columns in the caches, multiplied by tiles kept in
-//! vector registers.
+//! The product on a CPU, but for few rows, which `dots` multiplies faster forward: panels of decoded columns in the caches,
+//! multiplied by tiles kept in vector registers.
 //!
 //! A unit is a thread. It takes a strip of the output's columns and a block of its rows, decodes the strip's part of the
 //! weight for a range of `k` into a panel of its own, and multiplies the block's rows by it, a tile at a time; then the
-//! next range. The panel is some 32 KiB a thread: what is decoded is never the whole
-//! weight, nor ever in global memory.
+//! next range. The panel is some 32 KiB a thread: the decoded part is never the whole weight, nor ever in global memory.
 //!
 //! Decoding fills whole vectors. Forward, the lanes of a vector are rows of the weight, which are gathered, one
 //! word each, for eight steps of the contraction; transposed, they are neighbours in a row, and one word fills
@@ -41,8 +40,8 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// Returns the tile for `m` rows and `n` columns on so many units: all but a few registers accumulate; one row or two take more columns instead, for the
-    /// longer runs of words, as long as all units get as many.
+    /// Returns the tile for `m` rows and `n` columns on so many units: all but a few registers accumulate; one row or two take
+    /// more columns instead, for the longer runs of words, as long as all units get as many.
     fn new(hardware: &HardwareProperties, units: usize, m: usize, n: usize) -> Self {
         let lanes = (hardware.load_width as usize / 32).clamp(4, 16);
         let most_of_a_unit = |vectors| n.div_ceil(lanes * vectors).div_ceil(units) * vectors;
@@ -131,34 +130,19 @@ fn panels_kernel<F: Float>(
         }
         let mut start = 0u32;
         while start < sizes.k {
-            let steps = min(sizes.k - start, comptime!(tile.kc() as u32));
+            let part = Part {
+                first_row,
+                first_column,
+                start,
+                steps: min(sizes.k - start, comptime!(tile.kc() as u32)),
+            };
             if comptime!(direction == Direction::Transposed) {
-                decode_neighbours::<V>(
-                    words,
-                    &mut panel,
-                    first_column,
-                    start,
-                    steps,
-                    sizes,
-                    format,
-                    tile,
-                );
+                decode_neighbours::<V>(words, &mut panel, &part, sizes, format, tile);
             } else {
-                decode_rows::<V>(
-                    words,
-                    &mut panel,
-                    first_column,
-                    start,
-                    steps,
-                    sizes,
-                    format,
-                    tile,
-                );
+                decode_rows::<V>(words, &mut panel, &part, sizes, format, tile);
             }
             for t in 0..tiles {
-                multiply_tile::<F, V>(
-                    x, &panel, &mut sums, first_row, t, start, steps, sizes, tile,
-                );
+                multiply_tile::<F, V>(x, &panel, &mut sums, &part, t, sizes, tile);
             }
             start += comptime!(tile.kc() as u32);
         }
@@ -178,16 +162,27 @@ fn panels_kernel<F: Float>(
     }
 }
 
+/// The part of a product that a unit computes from one panel.
+#[derive(CubeType, Clone, Copy)]
+struct Part {
+    /// First row of the output.
+    first_row: u32,
+    /// First column of the output.
+    first_column: u32,
+    /// First step along `k`.
+    start: u32,
+    /// Steps along `k`.
+    steps: u32,
+}
+
 /// Adds the products of a panel to one tile's sums.
 #[cube]
 fn multiply_tile<F: Float, V: Size>(
     x: &[F],
     panel: &Array<Vector<f32, V>>,
     sums: &mut Array<Vector<f32, V>>,
-    first_row: u32,
+    part: &Part,
     t: u32,
-    start: u32,
-    steps: u32,
     sizes: &Sizes,
     #[comptime] tile: Tile,
 ) {
@@ -198,16 +193,16 @@ fn multiply_tile<F: Float, V: Size>(
     for i in 0..tile.rows {
         // Rows beyond the last are computed from the last and never written.
         let row = min(
-            first_row + t * comptime!(tile.rows as u32) + comptime!(i as u32),
+            part.first_row + t * comptime!(tile.rows as u32) + comptime!(i as u32),
             sizes.m - 1,
         );
-        starts[i] = (row * sizes.x_stride + start) as usize;
+        starts[i] = (row * sizes.x_stride + part.start) as usize;
         #[unroll]
         for c in 0..tile.vectors {
             tile_sums[i * tile.vectors + c] = sums[kept + i * tile.vectors + c];
         }
     }
-    for k in 0..steps as usize {
+    for k in 0..part.steps as usize {
         let mut w = Array::<Vector<f32, V>>::new(tile.vectors);
         #[unroll]
         for c in 0..tile.vectors {
@@ -237,9 +232,7 @@ fn multiply_tile<F: Float, V: Size>(
 fn decode_rows<V: Size>(
     words: &Words,
     panel: &mut Array<Vector<f32, V>>,
-    first_column: u32,
-    start: u32,
-    steps: u32,
+    part: &Part,
     sizes: &Sizes,
     #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
@@ -247,7 +240,7 @@ fn decode_rows<V: Size>(
     let codebook = comptime!(format.codebook);
     let alignment = comptime!(format.alignment);
     for c in 0..tile.vectors {
-        let column = first_column + c as u32 * comptime!(tile.lanes as u32);
+        let column = part.first_column + c as u32 * comptime!(tile.lanes as u32);
         let mut scales = Vector::<f32, V>::zeroed();
         // Where the lanes' rows begin, in words. Columns beyond the last are computed from the last and never written.
         let mut row_words = Array::<usize>::new(tile.lanes);
@@ -257,8 +250,8 @@ fn decode_rows<V: Size>(
             row_words[l] = (row * (sizes.k >> 3)) as usize;
         }
         let mut step = 0u32;
-        while step < steps {
-            let k = start + step;
+        while step < part.steps {
+            let k = part.start + step;
             if alignment != Alignment::Elements {
                 let mut packed = Vector::<u32, V>::zeroed();
                 let word = (k >> 3) as usize;
@@ -310,9 +303,7 @@ fn decode_rows<V: Size>(
 fn decode_neighbours<V: Size>(
     words: &Words,
     panel: &mut Array<Vector<f32, V>>,
-    first_column: u32,
-    start: u32,
-    steps: u32,
+    part: &Part,
     sizes: &Sizes,
     #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
@@ -324,8 +315,8 @@ fn decode_neighbours<V: Size>(
     for l in 0..tile.lanes {
         shifts.insert(l, comptime!(4 * (l % 8) as u32).runtime());
     }
-    for step in 0..steps {
-        let row = (start + step) * sizes.n;
+    for step in 0..part.steps {
+        let row = (part.start + step) * sizes.n;
         let mut word = 0u32;
         let mut scale = f32::new(0.0);
         #[unroll]
@@ -336,7 +327,7 @@ fn decode_neighbours<V: Size>(
             for l in 0..tile.lanes {
                 let offset = comptime!(c * tile.lanes + l);
                 // Columns beyond the last are computed from the last and never written.
-                let column = min(first_column + comptime!(offset as u32), sizes.n - 1);
+                let column = min(part.first_column + comptime!(offset as u32), sizes.n - 1);
                 if alignment == Alignment::Elements {
                     word = code_of(words, row + column);
                 } else if comptime!(offset.is_multiple_of(8)) {

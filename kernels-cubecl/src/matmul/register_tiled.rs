@@ -28,7 +28,7 @@ struct Tile {
 }
 
 impl Tile {
-    /// Rows come as powers of two, so that there are few kernels to compile.
+    /// Returns the tile for `m` rows, which are taken in powers of two, so that there are few kernels to compile.
     fn new(m: usize) -> Self {
         let rows = m.next_power_of_two().min(8);
         Self { rows, columns: 16 }
@@ -87,28 +87,11 @@ fn register_tiled_kernel<F: Float>(
         for i in 0..tile.rows {
             rows[i] = min(first_row + comptime!(i as u32), sizes.m - 1) * sizes.x_stride;
         }
+        let starts = Starts { rows, first_column };
         if comptime!(direction == Direction::Transposed) {
-            multiply_columns::<F>(
-                x,
-                words,
-                &rows,
-                &mut sums,
-                first_column,
-                sizes,
-                format,
-                tile,
-            );
+            multiply_columns::<F>(x, words, &starts, &mut sums, sizes, format, tile);
         } else {
-            multiply_rows::<F>(
-                x,
-                words,
-                &rows,
-                &mut sums,
-                first_column,
-                sizes,
-                format,
-                tile,
-            );
+            multiply_rows::<F>(x, words, &starts, &mut sums, sizes, format, tile);
         }
         #[unroll]
         for i in 0..tile.rows {
@@ -125,26 +108,34 @@ fn register_tiled_kernel<F: Float>(
     }
 }
 
-/// Forward: the columns of the tile are rows of the weight.
+/// The place of a unit's tile in the product.
+#[derive(CubeType)]
+struct Starts {
+    /// The first element of each row of `x`.
+    rows: Array<u32>,
+    /// The first column of the output.
+    first_column: u32,
+}
+
+/// Adds the products of the forward direction, where the columns of the tile are rows of the weight.
 ///
 /// Scales, words and elements are loaded in loops of their own: a rasterizer executes both sides of a branch.
 #[cube]
 fn multiply_rows<F: Float>(
     x: &[F],
     words: &Words,
-    rows: &Array<u32>,
+    starts: &Starts,
     sums: &mut Array<f32>,
-    first_column: u32,
     sizes: &Sizes,
     #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
 ) {
     let codebook = comptime!(format.codebook);
     let alignment = comptime!(format.alignment);
-    let mut starts = Array::<u32>::new(tile.columns);
+    let mut columns = Array::<u32>::new(tile.columns);
     #[unroll]
     for c in 0..tile.columns {
-        starts[c] = min(first_column + comptime!(c as u32), sizes.n - 1) * sizes.k;
+        columns[c] = min(starts.first_column + comptime!(c as u32), sizes.n - 1) * sizes.k;
     }
     let mut scales = Array::<f32>::new(tile.columns);
     let mut packed = Array::<u32>::new(tile.columns);
@@ -157,18 +148,18 @@ fn multiply_rows<F: Float>(
     while k < sizes.k {
         #[unroll]
         for c in 0..tile.columns {
-            scales[c] = scale_of(&words.scales, starts[c] + k);
+            scales[c] = scale_of(&words.scales, columns[c] + k);
         }
         for _ in 0..comptime!(scale_step / word_step) {
             #[unroll]
             for c in 0..tile.columns {
-                packed[c] = code_of(words, starts[c] + k);
+                packed[c] = code_of(words, columns[c] + k);
             }
             for _ in 0..word_step {
                 let mut values = Array::<f32>::new(tile.rows);
                 #[unroll]
                 for i in 0..tile.rows {
-                    values[i] = f32::cast_from(x[(rows[i] + k) as usize]);
+                    values[i] = f32::cast_from(x[(starts.rows[i] + k) as usize]);
                 }
                 #[unroll]
                 for c in 0..tile.columns {
@@ -186,14 +177,13 @@ fn multiply_rows<F: Float>(
     }
 }
 
-/// Transposed: the columns of the tile are columns of the weight.
+/// Adds the products of the transposed direction, where the columns of the tile are columns of the weight.
 #[cube]
 fn multiply_columns<F: Float>(
     x: &[F],
     words: &Words,
-    rows: &Array<u32>,
+    starts: &Starts,
     sums: &mut Array<f32>,
-    first_column: u32,
     sizes: &Sizes,
     #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
@@ -204,13 +194,14 @@ fn multiply_columns<F: Float>(
         let mut values = Array::<f32>::new(tile.rows);
         #[unroll]
         for i in 0..tile.rows {
-            values[i] = f32::cast_from(x[(rows[i] + k) as usize]);
+            values[i] = f32::cast_from(x[(starts.rows[i] + k) as usize]);
         }
         let mut packed = Vector::<u32, Const<1>>::new(0u32);
         let mut scale = f32::new(0.0);
         #[unroll]
         for c in 0..tile.columns {
-            let element = k * sizes.n + min(first_column + comptime!(c as u32), sizes.n - 1);
+            let column = min(starts.first_column + comptime!(c as u32), sizes.n - 1);
+            let element = k * sizes.n + column;
             let bit = comptime!(if alignment == Alignment::Elements {
                 0
             } else {

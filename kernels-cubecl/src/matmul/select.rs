@@ -77,7 +77,7 @@ impl DeviceKind {
 pub struct ProductClass {
     /// The kind of device.
     pub device: DeviceKind,
-    /// Whether the device multiplies matrices of x's dtype, f16 or bf16, by an instruction.
+    /// The device multiplies matrices of x's dtype, f16 or bf16, by an instruction.
     pub has_matrix_instructions: bool,
     /// The product.
     pub direction: Direction,
@@ -85,9 +85,9 @@ pub struct ProductClass {
     pub m: usize,
     /// Length of the contraction.
     pub k: usize,
-    /// Where rows of the weight begin.
+    /// The boundaries on which rows of the weight begin.
     pub alignment: Alignment,
-    /// Whether rows of `x` begin on the vectors that `dots` reads.
+    /// Rows of `x` begin on the vectors that `dots` reads.
     pub x_is_vectors: bool,
 }
 

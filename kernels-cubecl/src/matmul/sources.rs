@@ -1,4 +1,4 @@
-//! What lies behind the views that cubek reads its operands through.
+//! The sources behind the views that cubek reads its operands through.
 //!
 //! Neither knows bounds: those of rows and columns are checked, where a tile can exceed them at all, by the layout in
 //! front, which reads first and selects afterwards. cubek's own sources compare with the end of the buffer as well and
@@ -21,7 +21,7 @@ pub(super) struct Elements<E: CubePrimitive> {
 
 #[cube]
 impl<E: CubePrimitive> Elements<E> {
-    /// `last` is the position of the last vector.
+    /// Returns a source whose last vector is at position `last`.
     pub(super) fn new(elements: Box<[E]>, last: usize) -> Self {
         Elements::<E> { elements, last }
     }

@@ -68,7 +68,7 @@ use crate::error::KernelError;
 
 /// Words of a load of 128 bits.
 type Wide = Const<4>;
-/// Where rows of the weight do not begin on such a boundary, or lines of the stage are too short for it.
+/// Words of a load for rows of the weight that do not begin on such a boundary, or a stage with lines too short for it.
 type Narrow = Const<1>;
 
 /// The loader of `x`, with its order of tiles.
@@ -142,7 +142,7 @@ impl Stage {
         &fits.unwrap_or(&stages[stages.len() - 1]).1
     }
 
-    /// The stage in tiles of `tile` for cubek, for an `x` read in vectors of `x_vector`.
+    /// Returns the stage in tiles of `tile` for cubek, for an `x` read in vectors of `x_vector`.
     fn tiling(&self, tile: TileSize, x_vector: usize) -> Result<TilingScheme, MatmulSetupError> {
         let (parts_m, parts_n) = self.parts;
         let k = if x_vector == 1 {
@@ -230,7 +230,7 @@ const UNIT: Multiplier = Multiplier {
     swizzle: SwizzleMode::None,
 };
 
-/// The device's matrix instructions for `dtype` with sums in f32, if it has any.
+/// Returns the device's matrix instructions for `dtype` with sums in f32, if it has any.
 ///
 /// NVIDIA's are used by registers: `ldmatrix` fetches from a swizzled stage what takes six loads where a fragment is
 /// loaded as a whole.
@@ -441,7 +441,7 @@ struct Extent {
 
 #[cube]
 impl Extent {
-    /// The layout of a source of vectors of `vector` elements.
+    /// Returns the layout of a source of vectors of `vector` elements.
     fn layout(
         &self,
         #[comptime] vector: usize,

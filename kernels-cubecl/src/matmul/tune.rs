@@ -1,14 +1,14 @@
 //! The fastest kernel for a product, measured once on the device that multiplies.
 //!
-//! What is measured: every candidate, on the operands of the first product of its kind and into buffers of its own. Where there
+//! Measured: every candidate, on the operands of the first product of its kind and into buffers of its own. Where there
 //! is one candidate there is nothing to measure, as for more than [`GEMV_MAX_ROWS`](super::GEMV_MAX_ROWS) rows on a CPU. A
 //! kernel that the device refuses is passed over; where all are, the unmeasured choice is the one whose error the caller sees.
 //!
-//! What is remembered: the fastest for each [`Key`] on each device, in CubeCL's own table of results, in memory until the process
+//! Remembered: the fastest for each [`Key`] on each device, in CubeCL's own table of results, in memory until the process
 //! ends. Built with cubecl's feature `persistence`, that table is also written to the environment that CubeCL is configured
 //! for (`target/environment` by default) and read back by the next process.
 //!
-//! What it costs: the first product of a kind compiles all its candidates, runs each up to eleven times and waits for the
+//! Cost: the first product of a kind compiles all its candidates, runs each up to eleven times and waits for the
 //! device. For 2048 × 2048 on two cores with AVX-512 that takes 10 to 20 ms on CubeCL's CPU runtime (up to 0.4 s where kernels
 //! must be compiled); on Mesa's rasterizer 0.3 to 0.7 s for up to 8 rows and 4.5 s for 512. Every later product looks into the
 //! table, for a microsecond, and waits for nothing; one that another thread is measuring at the moment takes the unmeasured
@@ -51,7 +51,7 @@ impl fmt::Display for Key {
 struct Trial {
     problem: Problem,
     candidates: Vec<Kernel>,
-    /// Whether a kernel is being measured; the tuner also calls the fastest once more, whose result nobody would take.
+    /// A kernel is being measured; the tuner also calls the fastest once more, whose result nobody would take.
     measuring: bool,
 }
 

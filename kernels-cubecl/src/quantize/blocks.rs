@@ -117,7 +117,7 @@ fn blocks_kernel<N: Size>(
     }
 }
 
-/// The codes of the values nearest to `scaled`, the lower of two equally near.
+/// Returns the codes of the values nearest to `scaled`, the lower of two equally near.
 #[cube]
 fn encode<N: Size>(scaled: Vector<f32, N>, #[comptime] codebook: Codebook) -> Vector<u32, N> {
     let mut found = Vector::<u32, N>::new(comptime!(codebook.codes_by_rank()[0]).runtime());

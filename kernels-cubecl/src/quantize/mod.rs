@@ -1,11 +1,9 @@
 //! Weights to words, with the same bits as the host implementation on every device.
 //!
-//! What has to be guarded for that: the reciprocal of a scale is the correctly rounded f32 one
-//! (computed in integers), sums are added up in a fixed order, and no product is contracted with a sum.
-//! Comparisons with midpoints decide the codes, so nothing else can round.
+//! For that, the reciprocal of a scale is the correctly rounded f32 one (computed in integers), sums are added up in a fixed
+//! order, and no product is contracted with a sum. Comparisons with midpoints decide the codes, so nothing else can round.
 //!
-//! Launches: `blocks`, and with double quantization one `sum` per factor of 256 in the
-//! number of blocks, then `nested`.
+//! Launches: `blocks`, and with double quantization one `sum` per factor of 256 in the number of blocks, then `nested`.
 
 mod blocks;
 mod nested;

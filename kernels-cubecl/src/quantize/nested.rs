@@ -113,7 +113,7 @@ fn nested_kernel(
     }
 }
 
-/// The number of midpoints of `map` strictly below `scaled`; 0 in a block whose scale is 0.
+/// Returns the number of midpoints of `map` strictly below `scaled`; 0 in a block whose scale is 0.
 #[cube]
 fn nearest(map: &[f32], scaled: f32, scale: f32) -> u32 {
     let mut code = 0u32;

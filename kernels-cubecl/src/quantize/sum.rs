@@ -18,7 +18,7 @@ const HALF: usize = GROUP / 2;
 /// Units of a cube.
 const UNITS: u32 = 64;
 
-/// The bits of the sum of the `len` f32 bit patterns in `values`, one word.
+/// Returns the bits of the sum of the `len` f32 bit patterns in `values`, one word.
 pub(super) fn launch(client: &Client, values: &Handle, len: usize) -> Handle {
     let (mut values, mut len) = (values.clone(), len);
     while len > 1 {

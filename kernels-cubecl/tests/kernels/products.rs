@@ -46,7 +46,7 @@ const LONG_ROWS: [Case; 3] = [(2, [6, 16448]), (3, [6, 11008]), (4, [6, 11008])]
 /// The elements of a few rows that those caches hold.
 const CACHED: usize = 32 * 1024;
 
-/// The kernels for a kind of device that a runtime of this suite can run: none multiplies matrices by instruction.
+/// Returns the kernels for a kind of device that a runtime of this suite can run: none multiplies matrices by instruction.
 fn kernels(device: DeviceKind) -> &'static [Kernel] {
     match device {
         DeviceKind::Cpu => &[Kernel::Dots, Kernel::Panels, Kernel::RegisterTiled],
@@ -56,7 +56,7 @@ fn kernels(device: DeviceKind) -> &'static [Kernel] {
     }
 }
 
-/// The cases that every kernel for a kind of device multiplies if it [takes](takes) them.
+/// Returns the cases that every kernel for a kind of device multiplies if it [takes](takes) them.
 fn cases(device: DeviceKind) -> impl Iterator<Item = Case> {
     let long = match device {
         DeviceKind::Cpu => &LONG_ROWS[..],
@@ -65,7 +65,7 @@ fn cases(device: DeviceKind) -> impl Iterator<Item = Case> {
     CASES.iter().chain(long).copied()
 }
 
-/// Whether `kernel` is written for the case.
+/// Returns whether `kernel` is written for the case.
 fn takes(kernel: Kernel, (m, [_, in_features]): Case, direction: Direction) -> bool {
     let alignment = alignment(in_features);
     match kernel {
@@ -144,7 +144,7 @@ pub fn every_kernel_multiplies_every_shape(client: &Client) {
     }
 }
 
-/// What decides which of a kernel's code a product runs.
+/// The traits of a product that decide which of a kernel's code it runs.
 #[derive(Debug, PartialEq)]
 struct Shape {
     rows: usize,
@@ -165,7 +165,7 @@ impl Shape {
     }
 }
 
-/// Whether [`every_kernel_multiplies_every_shape`] runs `kernel` on the class, on a runtime with that kind of device.
+/// Returns whether [`every_kernel_multiplies_every_shape`] runs `kernel` on the class, on a runtime with that kind of device.
 fn is_forced(kernel: Kernel, class: &ProductClass) -> bool {
     let wanted = Shape::new(class.m, class.k, class.alignment, class.direction);
     let found = |case: Case| {

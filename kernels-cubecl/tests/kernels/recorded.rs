@@ -10,7 +10,7 @@ use qlora_test_support::{Recording, bitsandbytes, json};
 
 use crate::support::{F32, assert_close, read_values, read_words, rows, upload};
 
-/// The codes in words, with one zero where the codebook has two.
+/// Returns the codes in words, with one zero where the codebook has two.
 fn codes(words: &[u32], elements: usize, codebook: Codebook) -> Vec<u32> {
     let codes = bitsandbytes::codes(words, elements);
     match codebook {

@@ -1,4 +1,4 @@
-//! What is refused, by type and with a name.
+//! Refusals, by type and with a name.
 
 use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind, UIntKind};

@@ -66,7 +66,7 @@ pub fn read_values(client: &Client, handle: Handle, dtype: ElemType) -> Vec<f32>
     }
 }
 
-/// The product in f64 with the weight decoded by the host.
+/// Returns the product in f64 with the weight decoded by the host.
 pub fn reference(
     matrix: &QuantizedMatrix,
     x: &[f32],
@@ -106,7 +106,7 @@ pub fn tolerance(dtype: ElemType) -> f64 {
     }
 }
 
-/// Within `tolerance` of the largest entry.
+/// Asserts that all entries are within `tolerance` of the largest entry.
 #[track_caller]
 pub fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
     let reason = "the order of an f32 sum, and in half precision the rounding of what goes into it and comes out";
@@ -114,12 +114,12 @@ pub fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str)
     qlora_test_support::assert_close(what, found, expected, tolerance);
 }
 
-/// `m` rows of `k` elements, one after another.
+/// Returns `m` rows of `k` elements, one after another.
 pub fn rows(handle: Handle, dtype: ElemType, m: usize, k: usize) -> TensorHandle {
     TensorHandle::new_contiguous([m, k], handle, dtype)
 }
 
-/// `m` rows of `k` elements, `stride` elements apart.
+/// Returns `m` rows of `k` elements, `stride` elements apart.
 pub fn strided_rows(
     handle: Handle,
     dtype: ElemType,

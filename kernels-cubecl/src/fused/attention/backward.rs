@@ -80,7 +80,7 @@ pub fn backward(
     Ok([dq, dk, dv])
 }
 
-/// `dq`, and `delta = rowsum(g ∘ y)` for [`keys_kernel`].
+/// Writes `dq`, and `delta = rowsum(g ∘ y)` for [`keys_kernel`].
 #[cube(launch_unchecked)]
 fn queries_kernel<F: Float, I: Int, N: Size>(
     q: &[Vector<F, N>],
@@ -119,7 +119,7 @@ fn queries_kernel<F: Float, I: Int, N: Size>(
     }
 }
 
-/// `dk` and `dv`.
+/// Writes `dk` and `dv`.
 #[cube(launch_unchecked)]
 fn keys_kernel<F: Float, I: Int, N: Size>(
     q: &[Vector<F, N>],

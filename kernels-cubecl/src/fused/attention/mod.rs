@@ -271,7 +271,7 @@ impl HeadLaunch {
         }
     }
 
-    /// A cube for some neighbouring rows of one head.
+    /// Returns the grid with a cube for some neighbouring rows of one head.
     fn cubes(&self, len: usize, heads: usize, batch: usize) -> CubeCount {
         CubeCount::Static(len.div_ceil(self.rows) as u32, heads as u32, batch as u32)
     }
@@ -293,22 +293,22 @@ struct KernelSizes {
 
 #[cube]
 impl KernelSizes {
-    /// The number of the row of scores of a query.
+    /// Returns the number of the row of scores of a query.
     fn row(&self, query: u32, head: u32) -> u32 {
         (CUBE_POS_Z * self.q_len + query) * self.heads + head
     }
 
-    /// The number of the row of `k` and `v`.
+    /// Returns the number of the row of `k` and `v`.
     fn key_row(&self, key: u32, kv_head: u32) -> u32 {
         (CUBE_POS_Z * self.kv_len + key) * self.kv_heads + kv_head
     }
 
-    /// The last key that a query sees, its own.
+    /// Returns the last key that a query sees, its own.
     fn own(&self, query: u32) -> u32 {
         self.kv_len - self.q_len + query
     }
 
-    /// The first key that a query sees.
+    /// Returns the first key that a query sees.
     fn first<I: Int>(&self, starts: &[I], query: u32, #[comptime] packed: bool) -> u32 {
         let mut first = 0u32;
         if comptime!(packed) {
@@ -322,7 +322,7 @@ impl KernelSizes {
 /// A query and what it sees.
 #[derive(CubeType, Clone, Copy)]
 struct Query {
-    /// Whether there is such a query: units beyond the last stay and do the last one's work.
+    /// False in units beyond the last query, which stay and do the last one's work.
     exists: bool,
     /// The number of its row of scores.
     row: u32,
@@ -331,13 +331,13 @@ struct Query {
     first: u32,
     /// The last key that it sees, its own.
     own: u32,
-    /// Where the keys end that any query of the cube sees, so that lanes go through them together.
+    /// The end of the keys that any query of the cube sees, so that lanes go through them together.
     end: u32,
 }
 
 #[cube]
 impl Query {
-    /// The query of the unit that asks, in a cube for each head.
+    /// Returns the query of the unit that asks, in a cube for each head.
     fn new<I: Int>(sizes: &KernelSizes, starts: &[I], #[comptime] packed: bool) -> Query {
         let asked = CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y;
         let query = min(asked, sizes.q_len - 1);
@@ -358,7 +358,7 @@ impl Query {
     }
 }
 
-/// This lane's vectors of a row, times `factor`.
+/// Returns this lane's vectors of a row, times `factor`.
 #[cube]
 fn load_row<F: Float, N: Size>(
     rows: &[Vector<F, N>],
@@ -374,7 +374,7 @@ fn load_row<F: Float, N: Size>(
     loaded
 }
 
-/// This lane's `i`-th vector of a row.
+/// Returns this lane's `i`-th vector of a row.
 #[cube]
 fn load<F: Float, N: Size>(
     rows: &[Vector<F, N>],
@@ -406,7 +406,7 @@ fn store_row<F: Float, N: Size>(
     }
 }
 
-/// The product of two rows, one of them in registers.
+/// Returns the product of two rows, one of them in registers.
 #[cube]
 fn dot<F: Float, N: Size>(
     values: &Array<Vector<f32, N>>,
@@ -437,7 +437,7 @@ fn add_row<F: Float, N: Size>(
     }
 }
 
-/// The sum over the elements of a vector and over the lanes of the row.
+/// Returns the sum over the elements of a vector and over the lanes of the row.
 #[cube]
 fn total<N: Size>(partial: Vector<f32, N>, #[comptime] lanes: usize) -> f32 {
     let size = N::value();
@@ -454,7 +454,7 @@ fn total<N: Size>(partial: Vector<f32, N>, #[comptime] lanes: usize) -> f32 {
     sum
 }
 
-/// Sums of nothing yet, as many as a lane has vectors.
+/// Returns sums of nothing yet, as many as a lane has vectors.
 #[cube]
 fn zeroed<N: Size>(#[comptime] vectors: usize) -> Array<Vector<f32, N>> {
     let mut values = Array::<Vector<f32, N>>::new(vectors);
