@@ -13,7 +13,7 @@
 //! else is needed to go on with the same bits.
 
 use crate::error::FinetuneError;
-use crate::train::Trainer;
+use crate::train::trainer::Trainer;
 use burn_qlora::{CausalLm, LoraConfig, LoraModel, peft};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

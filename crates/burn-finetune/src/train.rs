@@ -9,7 +9,7 @@ mod report;
 /// The whole run: data, evaluation, checkpoints, interruption.
 mod run;
 /// One optimizer step at a time.
-mod trainer;
+pub(crate) mod trainer;
 
 pub use builder::TrainerBuilder;
 pub use config::TrainConfig;

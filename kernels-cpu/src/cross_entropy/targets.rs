@@ -1,4 +1,5 @@
-use super::IGNORED;
+/// The target of a token that adds nothing to the loss, as in torch and Hugging Face.
+pub const IGNORED: i64 = -100;
 
 /// The tokens that count.
 pub(super) struct Targets {

@@ -4,8 +4,9 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::cache::LayerCache;
+use crate::config::LlamaConfig;
+use crate::projection::Projection;
 use crate::rope::Positions;
-use crate::{LlamaConfig, Projection};
 
 /// Causal self-attention with rotary positions; several query heads share a key and value head.
 ///

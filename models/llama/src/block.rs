@@ -3,9 +3,13 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use crate::attention::Attention;
 use crate::cache::LayerCache;
+use crate::config::LlamaConfig;
+use crate::mlp::Mlp;
+use crate::norm::RmsNorm;
+use crate::residual::Residual;
 use crate::rope::Positions;
-use crate::{Attention, LlamaConfig, Mlp, Residual, RmsNorm};
 
 /// Attention and MLP, each behind its norm and added to the residual stream.
 #[derive(Module, Debug)]

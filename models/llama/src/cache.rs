@@ -2,7 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::{Llama, LlamaError};
+use crate::error::LlamaError;
+use crate::model::Llama;
 
 /// The keys and values of every layer for one batch of rows that grow together.
 ///

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use burn::config::Config;
 
-use crate::LlamaError;
+use crate::error::LlamaError;
 use crate::rope::RopeConfig;
 
 /// The dimensions and switches of a LLaMA model.

@@ -6,8 +6,9 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::cache::KvCache;
+use crate::error::LlamaError;
+use crate::model::Llama;
 use crate::sampling::{Sampler, SamplingConfig};
-use crate::{Llama, LlamaError};
 
 /// What [`Llama::generate`] made.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::{LlamaConfig, Projection};
+use crate::config::LlamaConfig;
+use crate::projection::Projection;
 
 /// `down(silu(gate(x)) · up(x))`.
 #[derive(Module, Debug)]

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use crate::Residual;
+use crate::residual::Residual;
 
 /// `x / sqrt(mean(x²) + eps) · weight` over the last axis.
 #[derive(Module, Debug)]

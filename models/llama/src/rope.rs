@@ -6,7 +6,7 @@ use burn::config::Config;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::LlamaError;
+use crate::error::LlamaError;
 
 /// How positions become angles.
 #[derive(Config, Debug, PartialEq)]

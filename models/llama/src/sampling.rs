@@ -4,7 +4,7 @@ use burn::config::Config;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::LlamaError;
+use crate::error::LlamaError;
 
 /// How tokens are chosen and when to stop.
 #[derive(Config, Debug, PartialEq)]

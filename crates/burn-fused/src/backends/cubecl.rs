@@ -16,7 +16,8 @@ use qlora_cubecl::{
     },
 };
 
-use crate::{AttentionMask, FusedOps, reference};
+use crate::ops::{AttentionMask, FusedOps};
+use crate::reference;
 
 impl FusedOps for CubeBackend {
     fn rms_norm_forward(

@@ -1,6 +1,6 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
-use crate::FusedOps;
+use crate::ops::FusedOps;
 
 /// The next value of a residual stream and its root-mean-square normalization:
 /// `(sum, sum / sqrt(mean(sum²) + eps) * weight)` with `sum = residual + x`.

@@ -3,7 +3,7 @@ use burn_core::{
     tensor::{Int, Tensor},
 };
 
-use crate::{AttentionMask, FusedOps};
+use crate::ops::{AttentionMask, FusedOps};
 
 /// Causal grouped-query attention, `softmax(q·kᵀ · scale + mask) · v` head by head, computed in
 /// tiles with a running softmax (Dao et al., FlashAttention-2): neither pass keeps the scores.

@@ -5,7 +5,7 @@ use burn_core::{
 
 pub use qlora_cpu::cross_entropy::IGNORED;
 
-use crate::FusedOps;
+use crate::ops::FusedOps;
 
 /// The sum of the negative log-likelihoods of `targets` under the logits `hidden · weightᵀ`, which
 /// are never formed whole.

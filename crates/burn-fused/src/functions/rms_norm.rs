@@ -1,6 +1,6 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
-use crate::FusedOps;
+use crate::ops::FusedOps;
 
 /// Root-mean-square normalization over the last dimension: `x / sqrt(mean(x²) + eps) * weight`.
 ///

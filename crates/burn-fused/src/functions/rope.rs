@@ -1,6 +1,6 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
-use crate::FusedOps;
+use crate::ops::FusedOps;
 
 /// Rotary position embedding of the split-half kind (Hugging Face LLaMA): the pair
 /// `(x[i], x[i + head_dim/2])` of every head turns by the angle `i` of its position.

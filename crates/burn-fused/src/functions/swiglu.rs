@@ -1,6 +1,6 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
-use crate::FusedOps;
+use crate::ops::FusedOps;
 
 /// The gated activation of LLaMA's feed-forward layer: `silu(gate) * up`.
 ///

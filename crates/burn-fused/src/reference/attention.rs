@@ -7,8 +7,10 @@ use burn_core::backend::{
 };
 use burn_core::tensor::{BoolDType, Shape, TensorData};
 
+use qlora_cpu::attention::AttentionShape;
+
 use super::precision::{cast, widen};
-use crate::{AttentionMask, AttentionShape};
+use crate::ops::AttentionMask;
 
 /// Scores formed at a time, at least one pair's: 64 MiB in f32.
 const SLAB_SCORES: usize = 1 << 24;

@@ -6,8 +6,10 @@ use burn_core::backend::{
 };
 use burn_core::tensor::{DType, Shape};
 
+use qlora_cpu::cross_entropy::IGNORED;
+
 use super::precision::{cast, widen};
-use crate::{FusedOps, IGNORED};
+use crate::ops::FusedOps;
 
 /// The losses of rows of logits.
 pub(crate) fn rows<B: Backend>(

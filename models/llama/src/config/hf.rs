@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::LlamaConfig;
-use crate::LlamaError;
+use crate::error::LlamaError;
 use crate::rope::{RopeConfig, RopeScaling};
 
 impl LlamaConfig {

@@ -13,7 +13,8 @@ use burn_autodiff::{
 use burn_core::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{FusedOps, reference::cast};
+use crate::ops::FusedOps;
+use crate::reference::precision::cast;
 
 /// A tensor of the graph.
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;

@@ -13,8 +13,7 @@ use crate::element::Element;
 use crate::simd::Isa;
 use targets::Targets;
 
-/// The target of a token that adds nothing to the loss, as in torch and Hugging Face.
-pub const IGNORED: i64 = -100;
+pub use targets::IGNORED;
 
 /// The operands of the head's cross-entropy.
 #[derive(Clone, Copy, Debug)]
