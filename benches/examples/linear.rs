@@ -57,7 +57,7 @@ fn main() {
     }
 }
 
-/// What was measured, and its median time in ms.
+/// Returns the name of a measurement, and its median time in ms.
 fn measure([m, k, n]: [usize; 3], device: &Device) -> Vec<(String, f64)> {
     let dense = Tensor::<2>::random([n, k], Distribution::Normal(0.0, 0.02), device);
     let quantize = || {
@@ -103,7 +103,7 @@ fn measure([m, k, n]: [usize; 3], device: &Device) -> Vec<(String, f64)> {
     figures
 }
 
-/// The median time of a run, in ms.
+/// Returns the median time of a run, in ms.
 fn median(device: &Device, mut run: impl FnMut()) -> f64 {
     let mut timed = || {
         let start = Instant::now();

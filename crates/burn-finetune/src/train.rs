@@ -4,7 +4,7 @@
 mod builder;
 /// The numbers of a run.
 mod config;
-/// What a run reports while it goes.
+/// The events that a run reports.
 mod report;
 /// The whole run: data, evaluation, checkpoints, interruption.
 mod run;

@@ -100,7 +100,7 @@ fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
 }
 
-/// The least seconds of `f` and of its backward pass.
+/// Returns the least seconds of `f` and of its backward pass.
 fn time<const D: usize, const E: usize>(
     x: Tensor<D>,
     f: impl Fn(Tensor<D>) -> Tensor<E>,

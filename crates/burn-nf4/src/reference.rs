@@ -50,7 +50,7 @@ pub(crate) fn lora_backward_factors<B: Nf4Ops>(
     factor_gradients::<B>(x, a, scale, grad, dinner)
 }
 
-/// `scale · grad · Bᵀ`, `[m, rank]`.
+/// Returns `scale · grad · Bᵀ`, the gradient of `x · A`, `[m, rank]`.
 fn inner_gradient<B: Nf4Ops>(
     grad: &FloatTensor<B>,
     b: &FloatTensor<B>,
@@ -61,7 +61,7 @@ fn inner_gradient<B: Nf4Ops>(
     B::float_mul_scalar(dinner, scale.into())
 }
 
-/// `xᵀ · dinner` and `(scale · x · A)ᵀ · grad`.
+/// Returns `xᵀ · dxa` and `(scale · x · A)ᵀ · grad`.
 fn factor_gradients<B: Nf4Ops>(
     x: FloatTensor<B>,
     a: FloatTensor<B>,
@@ -76,7 +76,7 @@ fn factor_gradients<B: Nf4Ops>(
     (da, B::float_matmul(B::float_transpose(inner), grad))
 }
 
-/// The tensor as a matrix of its rows, in `dtype`.
+/// Returns the tensor as a matrix of its rows, in `dtype`.
 fn rows<B: Nf4Ops>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     let shape = tensor.shape();
     let last = shape[shape.num_dims() - 1];
@@ -85,7 +85,7 @@ fn rows<B: Nf4Ops>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     cast::<B>(matrix, dtype)
 }
 
-/// `y` plus a matrix of as many values.
+/// Returns `y` plus a matrix of as many values.
 fn add_like<B: Nf4Ops>(y: FloatTensor<B>, delta: FloatTensor<B>) -> FloatTensor<B> {
     let delta = B::float_reshape(cast::<B>(delta, y.dtype()), y.shape());
     B::float_add(y, delta)

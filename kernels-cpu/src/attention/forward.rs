@@ -71,7 +71,7 @@ struct Task<'a, E> {
     lse: &'a mut [f32],
 }
 
-/// The output in tiles of positions; with a single position, as in generation, in heads.
+/// Splits the output into tiles of positions; with a single position, as in generation, into heads.
 fn split<'a, E>(
     shape: &AttentionShape,
     out: &'a mut [MaybeUninit<E>],
@@ -123,7 +123,7 @@ struct Scratch<O> {
 }
 
 impl<O: Element> Scratch<O> {
-    /// Rows and keys of the largest tile.
+    /// Returns the number of rows and keys of the largest tile.
     fn tile(shape: &AttentionShape) -> [usize; 2] {
         let rows = positions(shape).min(shape.q_len) * shape.group;
         [rows, shape.kv_len.min(KEYS)]

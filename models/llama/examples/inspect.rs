@@ -13,7 +13,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// The CPU where there is a choice: Burn's default is the first GPU backend among the features.
+/// Returns the CPU where there is a choice: Burn's default is the first GPU backend among the features.
 fn device() -> Device {
     #[cfg(feature = "flex")]
     return Device::flex();

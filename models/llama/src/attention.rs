@@ -61,7 +61,7 @@ impl Attention {
         }
     }
 
-    /// `x: [batch, seq, hidden]` to the same shape. With a cache, keys and values are appended to it
+    /// Maps `x: [batch, seq, hidden]` to the same shape. With a cache, keys and values are appended to it
     /// and the queries see everything in it.
     pub fn forward(
         &self,

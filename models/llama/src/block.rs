@@ -35,7 +35,7 @@ impl Block {
         }
     }
 
-    /// The residual stream before the block to that after it.
+    /// Maps the residual stream before the block to that after it.
     pub fn forward(
         &self,
         x: Residual,
@@ -46,7 +46,7 @@ impl Block {
         self.forward_normalized(x, normalized, positions, cache)
     }
 
-    /// [`forward`](Self::forward) after the first norm, which gave `x` and `normalized`, both
+    /// Runs [`forward`](Self::forward) from after the first norm, which gave `x` and `normalized`, both
     /// `[batch, seq, hidden]`.
     pub(crate) fn forward_normalized(
         &self,

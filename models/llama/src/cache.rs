@@ -25,7 +25,7 @@ pub struct LayerCache {
 }
 
 impl KvCache {
-    /// An empty cache for `batch` rows of up to `capacity` tokens, on the model's device and in its dtype.
+    /// Returns an empty cache for `batch` rows of up to `capacity` tokens, on the model's device and in its dtype.
     pub fn new(model: &Llama, batch: usize, capacity: usize) -> Self {
         let config = model.config();
         let shape = [batch, capacity, config.num_key_value_heads, config.head_dim];
@@ -42,17 +42,17 @@ impl KvCache {
         }
     }
 
-    /// Tokens held, a row.
+    /// Returns the number of tokens held in a row.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no token is held.
+    /// Returns whether no token is held.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Tokens that fit, a row.
+    /// Returns the number of tokens that fit in a row.
     pub fn capacity(&self) -> usize {
         self.capacity
     }

@@ -10,7 +10,7 @@ use crate::error::LlamaError;
 use crate::model::Llama;
 use crate::sampling::{Sampler, SamplingConfig};
 
-/// What [`Llama::generate`] made.
+/// The result of [`Llama::generate`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
     /// The new tokens, without the prompt and without the stop token.

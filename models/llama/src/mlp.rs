@@ -31,7 +31,7 @@ impl Mlp {
         }
     }
 
-    /// `x: [batch, seq, hidden]` to the same shape.
+    /// Maps `x: [batch, seq, hidden]` to the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let gate = self.gate_proj.forward(x.clone());
         let up = self.up_proj.forward(x);

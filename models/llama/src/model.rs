@@ -38,7 +38,7 @@ impl LlamaConfig {
     /// Initializes a dense model with random weights in the device's default dtype: N(0, 0.02), norms one, biases zero.
     ///
     /// # Errors
-    /// What [`LlamaConfig::validate`] refuses.
+    /// The errors of [`LlamaConfig::validate`].
     pub fn init(&self, device: &Device) -> Result<Llama, LlamaError> {
         self.validate("LlamaConfig".as_ref())?;
         let initializer = Initializer::Normal {

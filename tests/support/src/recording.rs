@@ -7,7 +7,7 @@ use crate::read_fixture;
 pub struct Recording {
     name: String,
     bytes: Vec<u8>,
-    /// Where the tensors' bytes begin.
+    /// Offset of the tensors' bytes.
     start: usize,
     metadata: Metadata,
 }
@@ -37,7 +37,7 @@ impl Recording {
         names
     }
 
-    /// Whether there is a tensor `name`.
+    /// Returns whether there is a tensor `name`.
     pub fn has(&self, name: &str) -> bool {
         self.metadata.info(name).is_some()
     }

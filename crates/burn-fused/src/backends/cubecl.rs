@@ -185,7 +185,7 @@ impl FusedOps for CubeBackend {
     }
 }
 
-/// Where an operation's operands are and its results go.
+/// The client and device of an operation's operands and results.
 struct Place {
     client: Client,
     device: CubeDevice,

@@ -19,7 +19,7 @@ fn fused(x: Tensor<3>, residual: Tensor<3>, weight: Tensor<1>) -> Outputs {
     add_rms_norm(x, residual, weight, EPS)
 }
 
-/// What of the results the loss depends on.
+/// The results that the loss depends on.
 #[derive(Clone, Copy, Debug)]
 enum Used {
     Both,

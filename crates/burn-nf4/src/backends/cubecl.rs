@@ -139,7 +139,7 @@ fn cast(tensor: CubeTensor, dtype: DType) -> CubeTensor {
     }
 }
 
-/// Where an operation's operands are and its results go.
+/// The client and device of an operation's operands and results.
 struct Place {
     client: Client,
     device: CubeDevice,

@@ -168,7 +168,7 @@ pub(super) fn residual_rms_norm<B: FusedOps, C: CheckpointStrategy>(
     }
 }
 
-/// The two results above the step `below`.
+/// Returns the two results above the step `below`.
 fn outputs<B: FusedOps, C: CheckpointStrategy>(
     below: Tracked<B, C>,
     shared: Shared<B>,

@@ -133,7 +133,7 @@ impl<E: Number> Head<E> {
     }
 }
 
-/// The type that the head's products multiply: the weight's, or f64 where either is.
+/// Returns the dtype that the head's products multiply: the weight's, or f64 where either is.
 pub(super) fn head_dtype(hidden: &FlexTensor, weight: &FlexTensor) -> DType {
     if hidden.dtype() == DType::F64 {
         DType::F64
@@ -142,7 +142,7 @@ pub(super) fn head_dtype(hidden: &FlexTensor, weight: &FlexTensor) -> DType {
     }
 }
 
-/// The tensor as `E`; nothing is done when that is its type.
+/// Returns the tensor as `E`; nothing is done when that is its type.
 pub(super) fn cast<E: Number>(from: FlexTensor) -> FlexTensor {
     if from.dtype() == E::dtype() {
         return from;
@@ -154,13 +154,13 @@ pub(super) fn cast<E: Number>(from: FlexTensor) -> FlexTensor {
     }, else Flex::float_cast(from, E::dtype().into()))
 }
 
-/// The tensor in `dtype`; nothing is done when it has it already.
+/// Returns the tensor in `dtype`; nothing is done when it has it already.
 pub(super) fn cast_to(from: FlexTensor, dtype: DType) -> FlexTensor {
     with_element!(dtype, E => cast::<E>(from), else Flex::float_cast(from, dtype.into()))
 }
 
-/// The tensor, after `f` has changed its values (row-major): in place when nobody else holds the storage, in a copy
-/// otherwise.
+/// Returns the tensor after `f` has changed its values (row-major): in place when nobody else holds the storage, in a
+/// copy otherwise.
 pub(super) fn update<E: Number>(tensor: FlexTensor, f: impl FnOnce(&mut [E])) -> FlexTensor {
     // Borrowing, `to_contiguous` hands out a second reference to a storage that fits; the first goes with the statement.
     let mut tensor = cast::<E>(tensor).to_contiguous();
@@ -168,7 +168,7 @@ pub(super) fn update<E: Number>(tensor: FlexTensor, f: impl FnOnce(&mut [E])) ->
     tensor
 }
 
-/// The tensor as i64, in row-major order.
+/// Returns the tensor as i64, in row-major order.
 pub(super) fn integers(tensor: FlexTensor) -> FlexTensor {
     if tensor.dtype() == DType::I64 {
         tensor.to_contiguous()
@@ -177,14 +177,14 @@ pub(super) fn integers(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-/// The shape of one number for each row.
+/// Returns the shape of one number for each row.
 pub(super) fn one_a_row(mut shape: Shape) -> Shape {
     let last = shape.num_dims() - 1;
     shape[last] = 1;
     shape
 }
 
-/// A new tensor of exactly as many values as `shape` holds.
+/// Makes a tensor of exactly as many values as `shape` holds.
 pub(super) fn tensor<E: Number>(shape: impl Into<Shape>, values: Vec<E>) -> FlexTensor {
     let shape = shape.into();
     debug_assert_eq!(shape.num_elements(), values.len());
