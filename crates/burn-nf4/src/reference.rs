@@ -15,8 +15,8 @@ pub(crate) fn lora_matmul<B: Nf4Ops>(
     scale: f64,
 ) -> FloatTensor<B> {
     let y = B::nf4_matmul(x.clone(), weight, Direction::Forward);
-    let inner = B::float_matmul(rows::<B>(x, a.dtype()), a);
-    let delta = B::float_matmul(B::float_mul_scalar(inner, scale.into()), b);
+    let xa = B::float_matmul(rows::<B>(x, a.dtype()), a);
+    let delta = B::float_matmul(B::float_mul_scalar(xa, scale.into()), b);
     add_like::<B>(y, delta)
 }
 
@@ -28,13 +28,13 @@ pub(crate) fn lora_backward<B: Nf4Ops>(
     scale: f64,
     grad: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let dinner = inner_gradient::<B>(&grad, &b, scale);
+    let dxa = xa_gradient::<B>(&grad, &b, scale);
     let dx = B::nf4_matmul(grad.clone(), weight, Direction::Transposed);
     let dx = add_like::<B>(
         dx,
-        B::float_matmul(dinner.clone(), B::float_transpose(a.clone())),
+        B::float_matmul(dxa.clone(), B::float_transpose(a.clone())),
     );
-    let (da, db) = factor_gradients::<B>(x, a, scale, grad, dinner);
+    let (da, db) = factor_gradients::<B>(x, a, scale, grad, dxa);
     (dx, da, db)
 }
 
@@ -46,19 +46,15 @@ pub(crate) fn lora_backward_factors<B: Nf4Ops>(
     scale: f64,
     grad: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let dinner = inner_gradient::<B>(&grad, &b, scale);
-    factor_gradients::<B>(x, a, scale, grad, dinner)
+    let dxa = xa_gradient::<B>(&grad, &b, scale);
+    factor_gradients::<B>(x, a, scale, grad, dxa)
 }
 
 /// Returns `scale · grad · Bᵀ`, the gradient of `x · A`, `[m, rank]`.
-fn inner_gradient<B: Nf4Ops>(
-    grad: &FloatTensor<B>,
-    b: &FloatTensor<B>,
-    scale: f64,
-) -> FloatTensor<B> {
+fn xa_gradient<B: Nf4Ops>(grad: &FloatTensor<B>, b: &FloatTensor<B>, scale: f64) -> FloatTensor<B> {
     let grad = rows::<B>(grad.clone(), b.dtype());
-    let dinner = B::float_matmul(grad, B::float_transpose(b.clone()));
-    B::float_mul_scalar(dinner, scale.into())
+    let dxa = B::float_matmul(grad, B::float_transpose(b.clone()));
+    B::float_mul_scalar(dxa, scale.into())
 }
 
 /// Returns `xᵀ · dxa` and `(scale · x · A)ᵀ · grad`.
@@ -67,13 +63,13 @@ fn factor_gradients<B: Nf4Ops>(
     a: FloatTensor<B>,
     scale: f64,
     grad: FloatTensor<B>,
-    dinner: FloatTensor<B>,
+    dxa: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let x = rows::<B>(x, a.dtype());
     let grad = rows::<B>(grad, a.dtype());
-    let da = B::float_matmul(B::float_transpose(x.clone()), dinner);
-    let inner = B::float_mul_scalar(B::float_matmul(x, a), scale.into());
-    (da, B::float_matmul(B::float_transpose(inner), grad))
+    let da = B::float_matmul(B::float_transpose(x.clone()), dxa);
+    let xa = B::float_mul_scalar(B::float_matmul(x, a), scale.into());
+    (da, B::float_matmul(B::float_transpose(xa), grad))
 }
 
 /// Returns the tensor as a matrix of its rows, in `dtype`.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::heads::{HeadsRef, Operands};
 use super::sequences::SequenceOffsets;
 use super::shape::AttentionShape;
-use super::tile::{KEYS, Sight, key_tiles, positions, probabilities, row_dots, score_gradients};
+use super::tile::{KEYS, TileMask, key_tiles, positions, probabilities, row_dots, score_gradients};
 use crate::buffer::written;
 use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
@@ -191,8 +191,8 @@ impl<E: Element> Pass<'_, E> {
 
                 let p = &mut scratch.p[..rows * width];
                 one.dense_matmul(k, q, rows, p, forward, Beta::Zero);
-                let sight = Sight::new(shape, start, &keys, offsets);
-                probabilities(isa, sight, scale, p, &scratch.lse[..rows]);
+                let mask = TileMask::new(shape, start, &keys, offsets);
+                probabilities(isa, mask, scale, p, &scratch.lse[..rows]);
                 one.dense_transposed_matmul(grad_rows, p, width, dv, Beta::One);
 
                 let ds = &mut scratch.dp[..rows * width];

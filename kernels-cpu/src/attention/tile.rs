@@ -33,7 +33,7 @@ pub(super) fn key_tiles(
 
 /// The attention mask of a tile of scores: a range of keys for each row.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sight<'a> {
+pub(super) struct TileMask<'a> {
     /// Keys of the tile, the width of a row.
     keys: usize,
     /// Keys before the tile.
@@ -45,7 +45,7 @@ pub(super) struct Sight<'a> {
     group: usize,
 }
 
-impl<'a> Sight<'a> {
+impl<'a> TileMask<'a> {
     pub fn new(
         shape: &AttentionShape,
         first_position: usize,
@@ -75,7 +75,7 @@ impl<'a> Sight<'a> {
 
     /// Multiplies the scores that row `row` sees by `scale` and returns them, after the others are made 0.
     #[inline(always)]
-    fn reveal<'s>(&self, row: usize, scale: f32, scores: &'s mut [f32]) -> &'s mut [f32] {
+    fn unmask<'s>(&self, row: usize, scale: f32, scores: &'s mut [f32]) -> &'s mut [f32] {
         let Range { start, end } = self.of(row);
         scores[..start].fill(0.0);
         scores[end..].fill(0.0);
@@ -89,7 +89,7 @@ kernel! {
     /// Takes one step of the running softmax. Products become scores `s`, and these `exp(s − m)` with `m` the row's
     /// maximum so far, hidden ones 0; `sums` and the rows of `out`, `d` wide, are brought to the new maximum.
     pub(super) fn softmax_step<S: Simd>(
-        sight: Sight<'_>,
+        mask: TileMask<'_>,
         scale: f32,
         scores: &mut [f32],
         maxima: &mut [f32],
@@ -97,11 +97,11 @@ kernel! {
         out: &mut [f32],
         d: usize,
     ) {
-        let rows = scores.chunks_exact_mut(sight.keys).zip(maxima).zip(sums);
+        let rows = scores.chunks_exact_mut(mask.keys).zip(maxima).zip(sums);
         for (row, (((scores, maximum), total), out)) in
             rows.zip(out.chunks_exact_mut(d)).enumerate()
         {
-            let seen = sight.reveal(row, scale, scores);
+            let seen = mask.unmask(row, scale, scores);
             let new = max(*maximum, seen);
             if new > *maximum {
                 // At first the maximum is −∞, the sum 0, and the row not written yet or 0.
@@ -122,9 +122,9 @@ kernel! {
     }
 
     /// Turns products into probabilities, hidden ones 0.
-    pub(super) fn probabilities<S: Simd>(sight: Sight<'_>, scale: f32, scores: &mut [f32], lse: &[f32]) {
-        for (row, (scores, lse)) in scores.chunks_exact_mut(sight.keys).zip(lse).enumerate() {
-            for score in sight.reveal(row, scale, scores) {
+    pub(super) fn probabilities<S: Simd>(mask: TileMask<'_>, scale: f32, scores: &mut [f32], lse: &[f32]) {
+        for (row, (scores, lse)) in scores.chunks_exact_mut(mask.keys).zip(lse).enumerate() {
+            for score in mask.unmask(row, scale, scores) {
                 *score = exp::<S>(*score - lse);
             }
         }

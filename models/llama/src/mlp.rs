@@ -19,15 +19,15 @@ pub struct Mlp {
 
 impl Mlp {
     pub(crate) fn init(config: &LlamaConfig, device: &Device) -> Self {
-        let (hidden, inner, bias) = (
+        let (hidden, intermediate, bias) = (
             config.hidden_size,
             config.intermediate_size,
             config.mlp_bias,
         );
         Self {
-            gate_proj: Projection::init(hidden, inner, bias, device),
-            up_proj: Projection::init(hidden, inner, bias, device),
-            down_proj: Projection::init(inner, hidden, bias, device),
+            gate_proj: Projection::init(hidden, intermediate, bias, device),
+            up_proj: Projection::init(hidden, intermediate, bias, device),
+            down_proj: Projection::init(intermediate, hidden, bias, device),
         }
     }
 

@@ -22,20 +22,24 @@ impl Nf4Ops for CubeBackend {
     fn nf4_quantize(weight: FloatTensor<Self>, config: QuantConfig) -> Nf4Primitive<Self> {
         let layout = Layout::new(weight.shape().dims(), config)
             .unwrap_or_else(|error| panic!("nf4_quantize: {error}"));
-        let place = Place::of(&weight);
-        let words = quantize::quantize(&place.client, untile(weight).into(), layout);
+        let context = Context::of(&weight);
+        let words = quantize::quantize(&context.client, untile(weight).into(), layout);
         let words = words.unwrap_or_else(|error| panic!("{error}"));
         Nf4Primitive {
-            packed: place.words(words.packed, layout.packed_words()),
-            absmax: place.words(words.absmax, layout.absmax_words()),
+            packed: context.words(words.packed, layout.packed_words()),
+            absmax: context.words(words.absmax, layout.absmax_words()),
             layout,
         }
     }
 
     fn nf4_dequantize(weight: Nf4Primitive<Self>, dtype: FloatDType) -> FloatTensor<Self> {
-        let place = Place::of(&weight.packed);
+        let context = Context::of(&weight.packed);
         let dtype = dtype_to_storage_type(dtype.into());
-        place.tensor(dequantize::dequantize(&place.client, &words(weight), dtype))
+        context.tensor(dequantize::dequantize(
+            &context.client,
+            &words(weight),
+            dtype,
+        ))
     }
 
     fn nf4_matmul(
@@ -43,9 +47,9 @@ impl Nf4Ops for CubeBackend {
         weight: Nf4Primitive<Self>,
         direction: Direction,
     ) -> FloatTensor<Self> {
-        let place = Place::of(&x);
-        let y = matmul::matmul(&place.client, untile(x).into(), words(weight), direction);
-        place.tensor(y)
+        let context = Context::of(&x);
+        let y = matmul::matmul(&context.client, untile(x).into(), words(weight), direction);
+        context.tensor(y)
     }
 
     fn nf4_lora_matmul(
@@ -140,12 +144,12 @@ fn cast(tensor: CubeTensor, dtype: DType) -> CubeTensor {
 }
 
 /// The client and device of an operation's operands and results.
-struct Place {
+struct Context {
     client: Client,
     device: CubeDevice,
 }
 
-impl Place {
+impl Context {
     fn of(tensor: &CubeTensor) -> Self {
         Self {
             client: tensor.client.clone(),

@@ -79,8 +79,8 @@ fn it_writes_an_adapter_and_a_line_a_step() {
 
     // The adapter that was written is the model that was trained.
     let loss = |adapter: bool| {
-        let run = match adapter {
-            true => finetune!(
+        let run = if adapter {
+            finetune!(
                 "eval",
                 "--model",
                 &model,
@@ -89,8 +89,9 @@ fn it_writes_an_adapter_and_a_line_a_step() {
                 "--json",
                 "--adapter",
                 &output
-            ),
-            false => finetune!("eval", "--model", &model, "--data", &rows, "--json"),
+            )
+        } else {
+            finetune!("eval", "--model", &model, "--data", &rows, "--json")
         };
         number(&run.ok().last_json(), "nll")
     };
