@@ -1,9 +1,10 @@
 //! Times of one NF4 linear layer, in ms, as one JSON object a shape: `cargo run --release -p qlora-benches --example linear
-//! -- M,K,N …`. `benches/peers/compare_linear.py` puts them beside those of bitsandbytes.
+//! -- M,K,N …`. `benches/peers/compare_linear.py` puts them beside those of bitsandbytes, and runs
+//! this binary from where cargo puts an example.
 //!
 //! Medians of 15 runs. Quantizing is the backend's operation, as bitsandbytes' checks nothing either; checked, it is what
-//! [`Nf4Tensor::quantize`] does, which refuses values that are not finite. Forward + backward are both products, `x·Wᵀ` and `dy·W`: the weight is frozen. Types that the device
-//! does not compute with are left out.
+//! [`Nf4Tensor::quantize`] does, which refuses values that are not finite. Forward + backward are both products, `x·Wᵀ` and
+//! `dy·W`: the weight is frozen. Types that the device does not compute with are left out.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -1,6 +1,8 @@
 //! Loads a checkpoint, continues a prompt, and reports time and memory; optionally writes it in 4 bits.
 //!
 //! usage: inspect MODEL [PROMPT [OUTPUT]]
+//!
+//! A tool for measurements, among the examples because it needs this package and its dev-dependencies alone.
 
 use std::io::Write;
 use std::ops::ControlFlow;

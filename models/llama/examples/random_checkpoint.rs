@@ -1,5 +1,7 @@
 //! Writes a checkpoint of random weights in the shape of a LLaMA, to measure with what nobody has to download.
 //!
+//! A tool for measurements, among the examples because it needs this package alone.
+//!
 //! usage: `cargo run --release -p burn-qlora-llama --example random_checkpoint -- 7b DIR` (or `13b`, `33b`, `65b`, `tiny`)
 //!
 //! The folder is what Hugging Face writes: bf16 safetensors, a shard for each block, and a tokenizer that knows bytes. The

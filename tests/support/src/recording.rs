@@ -1,7 +1,7 @@
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::read_fixture;
+use crate::fixtures::read_fixture;
 
 /// A recorded safetensors file. A tensor that is missing or of another dtype than it is read as ends the test with its name.
 pub struct Recording {
