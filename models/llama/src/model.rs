@@ -62,6 +62,16 @@ impl LlamaConfig {
     }
 }
 
+impl KvCache {
+    /// Returns an empty cache for `batch` rows of up to `capacity` tokens, on the model's device and in its dtype.
+    pub fn new(model: &Llama, batch: usize, capacity: usize) -> Self {
+        let config = model.config();
+        let shape = [batch, capacity, config.num_key_value_heads, config.head_dim];
+        let device = model.device().without_autodiff();
+        Self::zeros(config.num_hidden_layers, shape, &device, model.dtype())
+    }
+}
+
 impl Llama {
     pub(crate) fn from_parts(
         config: LlamaConfig,
