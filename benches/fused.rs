@@ -268,7 +268,7 @@ fn composed_attention(
     p.cast(dtype).matmul(repeat(v)).swap_dims(1, 2)
 }
 
-/// Median seconds of the passes criterion asked for; `None` where its filter left the case out.
+/// Returns the median seconds of the passes criterion asked for; `None` where its filter left the case out.
 fn median(criterion: &mut Criterion, id: BenchmarkId, group: &str, pass: &Pass) -> Option<f64> {
     let mut seconds = Vec::new();
     let mut group = criterion.benchmark_group(group);

@@ -46,7 +46,7 @@ struct Options {
     bench: bool,
 }
 
-/// `[out_features, in_features]` of the layers of a model that differ in shape.
+/// Returns `[out_features, in_features]` of the layers of a model that differ in shape.
 fn layers(model: &str) -> Option<&'static [[usize; 2]]> {
     match model {
         "smollm2" => Some(&[[576, 576], [192, 576], [1536, 576], [576, 1536]]),
@@ -158,7 +158,7 @@ impl Bench {
         seconds[seconds.len() / 2]
     }
 
-    /// The ratios of `variant`'s median to `nf4`'s: above 1, the packed weight is faster.
+    /// Prints the ratios of `variant`'s median to `nf4`'s: above 1, the packed weight is faster.
     fn table(&self) {
         println!("\n{}: times faster than", self.name);
         println!("| layer | rows | direction | nf4, ms | dense | decode-then-dense | q4 |");
@@ -201,7 +201,7 @@ impl Bench {
     }
 }
 
-/// The weight in Burn's own 4-bit blocks, where the shape and the device allow them.
+/// Returns the weight in Burn's own 4-bit blocks, where the shape and the device allow them.
 fn q4(weight: &Tensor<2>) -> Option<Tensor<2>> {
     let [_, k] = weight.dims();
     if !k.is_multiple_of(32) {

@@ -28,7 +28,7 @@ const MODELS: [(&str, [usize; 3], usize); 3] = [
     ("65b", [8192, 8192, 22016], 80),
 ];
 
-/// The shapes of all factors of the adapters, in the order of the layers.
+/// Returns the shapes of all factors of the adapters, in the order of the layers.
 fn shapes([hidden, kv, inner]: [usize; 3], layers: usize) -> Vec<[usize; 2]> {
     let linears = [
         (hidden, hidden),
@@ -45,7 +45,7 @@ fn shapes([hidden, kv, inner]: [usize; 3], layers: usize) -> Vec<[usize; 2]> {
     (0..layers).flat_map(|_| layer.clone()).collect()
 }
 
-/// Bytes of memory available, where the system tells.
+/// Returns the bytes of memory available, where the system tells.
 fn available() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;

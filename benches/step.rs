@@ -32,7 +32,7 @@ fn trainer(
         .expect("the default configuration is valid")
 }
 
-/// Rows of arbitrary tokens, all of them to be learnt.
+/// Returns rows of arbitrary tokens, all of them to be learnt.
 fn batch([rows, seq]: [usize; 2], vocab: usize, device: &Device) -> Batch {
     let rows: Vec<Row> = (0..rows)
         .map(|row| {

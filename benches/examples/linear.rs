@@ -1,9 +1,10 @@
 //! Times of one NF4 linear layer, in ms, as one JSON object a shape: `cargo run --release -p qlora-benches --example linear
-//! -- M,K,N …`. `benches/peers/compare_linear.py` puts them beside those of bitsandbytes.
+//! -- M,K,N …`. `benches/peers/compare_linear.py` puts them beside those of bitsandbytes, and runs
+//! this binary from where cargo puts an example.
 //!
 //! Medians of 15 runs. Quantizing is the backend's operation, as bitsandbytes' checks nothing either; checked, it is what
-//! [`Nf4Tensor::quantize`] does, which refuses values that are not finite. Forward + backward are both products, `x·Wᵀ` and `dy·W`: the weight is frozen. Types that the device
-//! does not compute with are left out.
+//! [`Nf4Tensor::quantize`] does, which refuses values that are not finite. Forward + backward are both products, `x·Wᵀ` and
+//! `dy·W`: the weight is frozen. Types that the device does not compute with are left out.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -57,7 +58,7 @@ fn main() {
     }
 }
 
-/// What was measured, and its median time in ms.
+/// Returns the name of a measurement, and its median time in ms.
 fn measure([m, k, n]: [usize; 3], device: &Device) -> Vec<(String, f64)> {
     let dense = Tensor::<2>::random([n, k], Distribution::Normal(0.0, 0.02), device);
     let quantize = || {
@@ -103,7 +104,7 @@ fn measure([m, k, n]: [usize; 3], device: &Device) -> Vec<(String, f64)> {
     figures
 }
 
-/// The median time of a run, in ms.
+/// Returns the median time of a run, in ms.
 fn median(device: &Device, mut run: impl FnMut()) -> f64 {
     let mut timed = || {
         let start = Instant::now();

@@ -1,5 +1,5 @@
 //! Draws peak memory against sequence length from `benches/charts/memory.csv`, one line for each dtype and
-//! kind of checkpointing: `cargo run -p qlora-benches --example memory_chart`.
+//! kind of checkpointing: `cargo run -p qlora-benches --example memory_chart`. It draws and times nothing, so it is no bench.
 //!
 //! The file's figures are the last line of `finetune train --model SmolLM2-135M-Instruct.Q4_1.gguf --data TEXT
 //! --batch-size 1 --rank 16 --seq-len N [--checkpointing layer] [--compute-dtype bf16]`. `QLORA_CHARTS` names the folder to

@@ -15,9 +15,9 @@ const FAINT: &str = "#d0d7de";
 /// Horizontal bars, in groups of one bar a series.
 #[derive(Debug, Clone)]
 pub struct BarChart {
-    /// What is shown, above the bars.
+    /// The title, above the bars.
     pub title: String,
-    /// What a bar's length means, below the axis.
+    /// The quantity of a bar's length, below the axis.
     pub axis: String,
     /// A line across all bars, where there is something to compare with.
     pub mark: Option<f64>,
@@ -30,7 +30,7 @@ pub struct BarChart {
 /// Lines over a common axis, both axes from 0 on.
 #[derive(Debug, Clone)]
 pub struct LineChart {
-    /// What is shown, above the lines.
+    /// The title, above the lines.
     pub title: String,
     /// Name of the horizontal axis.
     pub x_axis: String,
@@ -43,7 +43,7 @@ pub struct LineChart {
 }
 
 impl BarChart {
-    /// The chart as SVG.
+    /// Returns the chart as SVG.
     pub fn svg(&self) -> String {
         const BAR: f64 = 11.0;
         const GAP: f64 = 9.0;
@@ -85,7 +85,7 @@ impl BarChart {
 }
 
 impl LineChart {
-    /// The chart as SVG.
+    /// Returns the chart as SVG.
     pub fn svg(&self) -> String {
         let (left, right, top, bottom) = (72.0, WIDTH - 24.0, 64.0, 360.0);
         let mut svg = Svg::new(bottom + 48.0, &self.title);
@@ -132,7 +132,7 @@ impl LineChart {
 /// Writes a chart, and the folders to it, and says where.
 ///
 /// # Errors
-/// What the file system says.
+/// The file system's error.
 pub fn write(path: &Path, svg: &str) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
@@ -190,7 +190,7 @@ impl Svg {
         ));
     }
 
-    /// The names of the series beside their colours, from the right.
+    /// Draws the names of the series beside their colours, from the right.
     fn legend(&mut self, names: &[&str], y: f64) {
         let width = |name: &str| name.chars().count() as f64 * LETTER + 26.0;
         let mut x = WIDTH - 16.0 - names.iter().map(|name| width(name)).sum::<f64>();
@@ -211,7 +211,7 @@ fn colour(series: usize) -> &'static str {
     COLOURS[series % COLOURS.len()]
 }
 
-/// Round values from 0 to one that is `most` or more.
+/// Returns round values from 0 to one that is `most` or more.
 fn ticks(most: f64) -> Vec<f64> {
     let most = if most > 0.0 { most } else { 1.0 };
     let power = 10f64.powf((most / 5.0).log10().floor());
@@ -222,7 +222,7 @@ fn ticks(most: f64) -> Vec<f64> {
     (0..=count).map(|tick| tick as f64 * step).collect()
 }
 
-/// As many digits as tell bars apart: at most one after the point above 10, two below.
+/// Returns as many digits as tell bars apart: at most one after the point above 10, two below.
 fn number(value: f64) -> String {
     let digits = match value {
         value if value.fract() == 0.0 || value >= 100.0 => 0,

@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 
-/// Name and device: flex, wgpu, and cpu for CubeCL's CPU runtime, each with the feature of that name.
+/// Returns names and devices: flex, wgpu, and cpu for CubeCL's CPU runtime, each with the feature of that name.
 pub fn devices() -> Vec<(&'static str, Device)> {
     vec![
         #[cfg(feature = "flex")]
@@ -17,7 +17,7 @@ pub fn devices() -> Vec<(&'static str, Device)> {
     ]
 }
 
-/// The device of that name.
+/// Returns the device of that name.
 ///
 /// # Errors
 /// A sentence that says which devices there are.

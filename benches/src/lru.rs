@@ -1,4 +1,4 @@
-//! What least-recently-used paging would move.
+//! The bytes that least-recently-used paging would move.
 
 use std::collections::VecDeque;
 

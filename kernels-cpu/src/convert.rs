@@ -7,7 +7,7 @@ use crate::element::Element;
 use crate::pieces::{PIECE, for_each};
 use crate::simd::Isa;
 
-/// The values nearest to `values` in another type, ties to even.
+/// Returns the values nearest to `values` in another type, ties to even.
 pub fn convert<A: Element, B: Element>(isa: Isa, values: &[A]) -> Vec<B> {
     let len = values.len();
     // SAFETY: the pieces make up the whole, and `write` writes every element of its piece.

@@ -1,4 +1,4 @@
-//! What kernels run on: an instruction set and some threads.
+//! [`Cpu`], the instruction set and threads that kernels run on.
 
 use crate::simd::Isa;
 
@@ -14,7 +14,7 @@ pub struct Cpu {
 /// The threads that do the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// Those of the rayon pool.
+    /// All threads of the rayon pool.
     All,
     /// The calling one, for callers that are many threads already.
     Calling,

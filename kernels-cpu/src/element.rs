@@ -14,7 +14,7 @@ use crate::simd::{Isa, Simd, kernel};
 /// A floating-point type that kernels read and write: `f32`, `f16` or `bf16`. Quantizing gives the same result as
 /// quantizing the values converted to f32.
 pub trait Element: sealed::Sealed + bytemuck::Pod + Default + Send + Sync {
-    /// The values as f32: themselves, or converted into `scratch`.
+    /// Returns the values as f32: themselves, or converted into `scratch`.
     #[doc(hidden)]
     fn read<'a>(isa: Isa, values: &'a [Self], scratch: &'a mut Vec<f32>) -> &'a [f32] {
         scratch.resize(values.len(), 0.0);
@@ -58,7 +58,7 @@ pub trait Element: sealed::Sealed + bytemuck::Pod + Default + Send + Sync {
     #[doc(hidden)]
     type Operand: Element;
 
-    /// The values as operands of products.
+    /// Converts the values to operands of products.
     #[doc(hidden)]
     fn operands(isa: Isa, from: &[Self], to: &mut [Self::Operand]);
 
@@ -69,22 +69,22 @@ pub trait Element: sealed::Sealed + bytemuck::Pod + Default + Send + Sync {
     #[doc(hidden)]
     fn to_f32(self) -> f32;
 
-    /// The nearest value, ties to even.
+    /// Returns the nearest value, ties to even.
     #[doc(hidden)]
     fn from_f32(value: f32) -> Self;
 
-    /// The bits of the nearest bf16.
+    /// Returns the bits of the nearest bf16.
     #[doc(hidden)]
     fn to_bf16_bits(self) -> u32;
 
-    /// 16 values as f32.
+    /// Returns 16 values as f32.
     #[doc(hidden)]
     #[inline(always)]
     fn load_16<S: Simd>(s: S, values: &[Self; 16]) -> S::F {
         s.load(&values.map(Self::to_f32))
     }
 
-    /// The values nearest to 16 lanes, as [`Simd::round`] gives them for bf16.
+    /// Returns the values nearest to 16 lanes, as [`Simd::round`] gives them for bf16.
     #[doc(hidden)]
     #[inline(always)]
     fn round_16<S: Simd>(s: S, lanes: S::F) -> [Self; 16] {
@@ -93,7 +93,7 @@ pub trait Element: sealed::Sealed + bytemuck::Pod + Default + Send + Sync {
         values.map(Self::from_f32)
     }
 
-    /// The bits of 32 values, two a word, if they are bf16.
+    /// Returns the bits of 32 values, two a word, if they are bf16.
     #[doc(hidden)]
     #[inline(always)]
     fn bf16_words(_: &[Self; 32]) -> Option<[u32; 16]> {
@@ -109,7 +109,7 @@ impl sealed::Sealed for f32 {}
 impl sealed::Sealed for f16 {}
 impl sealed::Sealed for bf16 {}
 
-/// The bits of the bf16 nearest to `value`; without a branch, so that loops over it vectorise.
+/// Returns the bits of the bf16 nearest to `value`; without a branch, so that loops over it vectorise.
 #[inline(always)]
 fn rounded(value: f32) -> u32 {
     let bits = value.to_bits();

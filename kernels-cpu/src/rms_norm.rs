@@ -18,7 +18,7 @@ use crate::simd::{Isa, kernel};
 /// is.
 const ROWS: usize = 64;
 
-/// Rows that a thread takes at a time.
+/// Returns the number of rows that a thread takes at a time.
 fn rows_at_a_time(n: usize) -> usize {
     (PIECE / n.max(1)).max(1)
 }
@@ -32,7 +32,7 @@ pub fn saved_bytes(rows: usize, n: usize, element_bytes: usize) -> u128 {
     rows as u128 * (n as u128 * element_bytes as u128 + size_of::<f32>() as u128)
 }
 
-/// `x / rms · weight` for every row, and `1 / rms` with `rms = sqrt(mean(x²) + eps)`.
+/// Returns `x / rms · weight` for every row, and `1 / rms` with `rms = sqrt(mean(x²) + eps)`.
 ///
 /// `x: [rows, n]`, `weight: [n]`; returns `([rows, n], [rows])`.
 ///
@@ -43,7 +43,7 @@ pub fn forward<E: Element>(isa: Isa, x: &[E], weight: &[f32], eps: f32) -> (Vec<
     normalized(isa, x.len(), x.chunks(size), |_, x, _| x, weight, eps)
 }
 
-/// The sum of `x` and `residual`, which takes the place of `x`, and [`forward`] of it.
+/// Returns the sum of `x` and `residual`, which takes the place of `x`, and [`forward`] of it.
 ///
 /// `x` and `residual`: `[rows, n]`, `weight: [n]`; returns `([rows, n], [rows])`.
 ///
@@ -74,7 +74,7 @@ pub fn add_forward<E: Element>(
     )
 }
 
-/// [`forward`] of `len` elements in pieces of whole rows: of what `load` makes of piece `i` of `pieces`.
+/// Returns [`forward`] of `len` elements in pieces of whole rows: of what `load` makes of piece `i` of `pieces`.
 fn normalized<'a, E: Element, P: Send + 'a>(
     isa: Isa,
     len: usize,
@@ -106,7 +106,7 @@ fn normalized<'a, E: Element, P: Send + 'a>(
     (y, inv_rms)
 }
 
-/// Rows of `n` elements that `len` elements are.
+/// Returns the number of rows of `n` elements in `len` elements.
 fn count(len: usize, n: usize) -> usize {
     assert!(
         len.is_multiple_of(n),
@@ -115,7 +115,7 @@ fn count(len: usize, n: usize) -> usize {
     len / n.max(1)
 }
 
-/// `grad`, the gradient of [`forward`]'s result, becomes that of `x`.
+/// Turns `grad`, the gradient of [`forward`]'s result, into that of `x`.
 ///
 /// `x` and `grad`: `[rows, n]`, `weight: [n]`, `inv_rms: [rows]`, as [`forward`] returned it.
 ///
@@ -130,7 +130,8 @@ pub fn backward<E: Element>(isa: Isa, x: &[E], weight: &[f32], inv_rms: &[f32], 
     });
 }
 
-/// [`backward`] of [`add_forward`]: `grad` becomes the gradient of both addends, that of the `sum` itself included.
+/// Does the [`backward`] of [`add_forward`]: `grad` becomes the gradient of both addends, that of the `sum` itself
+/// included.
 ///
 /// `sum`, `grad_sum` and `grad`: `[rows, n]`, `weight: [n]`, `inv_rms: [rows]`.
 ///
@@ -190,7 +191,7 @@ fn by_rows<E: Element>(
     );
 }
 
-/// The gradient of the weight, `[n]`: the sum over all rows of `grad · x / rms`.
+/// Returns the gradient of the weight, `[n]`: the sum over all rows of `grad · x / rms`.
 ///
 /// `x` and `grad`: `[rows, n]`, `inv_rms: [rows]`.
 ///
@@ -223,7 +224,7 @@ pub fn backward_weight(isa: Isa, x: &[f32], inv_rms: &[f32], grad: &[f32], n: us
 }
 
 kernel! {
-    /// `y = x / rms(x) · weight` and `1 / rms(x)` for every row.
+    /// Computes `y = x / rms(x) · weight` and `1 / rms(x)` for every row.
     fn normalize<S: Simd>(
         x: &[f32],
         weight: &[f32],
@@ -242,7 +243,7 @@ kernel! {
         }
     }
 
-    /// `grad` becomes `r · (g·w − x · r² · mean(g·w·x))`.
+    /// Turns `grad` into `r · (g·w − x · r² · mean(g·w·x))`.
     fn denormalize<S: Simd>(x: &[f32], weight: &[f32], inv_rms: &[f32], grad: &mut [f32]) {
         let n = weight.len();
         for ((x, grad), inv) in x.chunks_exact(n).zip(grad.chunks_exact_mut(n)).zip(inv_rms) {
@@ -254,14 +255,14 @@ kernel! {
         }
     }
 
-    /// `to += from`.
+    /// Adds `from` to `to`.
     fn add_to<S: Simd>(to: &mut [f32], from: &[f32]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to += from;
         }
     }
 
-    /// `total += Σ_rows g · x · r`.
+    /// Adds `Σ_rows g · x · r` to `total`.
     fn add_products<S: Simd>(x: &[f32], grad: &[f32], inv_rms: &[f32], total: &mut [f32]) {
         let n = total.len();
         for ((x, grad), inv) in x.chunks_exact(n).zip(grad.chunks_exact(n)).zip(inv_rms) {

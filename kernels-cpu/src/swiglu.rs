@@ -19,7 +19,7 @@ pub fn saved_bytes(len: usize, element_bytes: usize) -> u128 {
     2 * len as u128 * element_bytes as u128
 }
 
-/// `silu(gate) · up`, element by element.
+/// Returns `silu(gate) · up`, element by element.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -40,7 +40,7 @@ pub fn forward<E: Element>(isa: Isa, gate: &[E], up: &[E]) -> Vec<E> {
     }
 }
 
-/// `gate` becomes its gradient and `grad`, that of [`forward`]'s result, the gradient of `up`.
+/// Turns `gate` into its gradient and `grad`, that of [`forward`]'s result, into the gradient of `up`.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -64,7 +64,7 @@ kernel! {
         }
     }
 
-    /// `gate` becomes its gradient, `grad` that of `up`.
+    /// Turns `gate` into its gradient, and `grad` into that of `up`.
     fn deactivate<S: Simd>(gate: &mut [f32], up: &[f32], grad: &mut [f32]) {
         for ((gate, up), grad) in gate.iter_mut().zip(up).zip(grad) {
             let sigmoid = 1.0 / (1.0 + exp::<S>(-*gate));

@@ -88,20 +88,20 @@ fn assert_close_rounded(
 }
 
 /// Values that `E` holds exactly, as it and as f32.
-fn exactly<E: Element + Number>(values: &[f32]) -> (Vec<E>, Vec<f32>) {
+fn exactly<E: Element + Float>(values: &[f32]) -> (Vec<E>, Vec<f32>) {
     let narrow: Vec<E> = values.iter().map(|value| E::narrow(*value)).collect();
     let wide = narrow.iter().map(|value| value.widen()).collect();
     (narrow, wide)
 }
 
-trait Number: Copy {
+trait Float: Copy {
     /// Bits after the leading one.
     const DIGITS: i32;
     fn narrow(value: f32) -> Self;
     fn widen(self) -> f32;
 }
 
-impl Number for f32 {
+impl Float for f32 {
     const DIGITS: i32 = 23;
     fn narrow(value: f32) -> Self {
         value
@@ -111,7 +111,7 @@ impl Number for f32 {
     }
 }
 
-impl Number for f16 {
+impl Float for f16 {
     const DIGITS: i32 = 10;
     fn narrow(value: f32) -> Self {
         f16::from_f32(value)
@@ -121,7 +121,7 @@ impl Number for f16 {
     }
 }
 
-impl Number for bf16 {
+impl Float for bf16 {
     const DIGITS: i32 = 7;
     fn narrow(value: f32) -> Self {
         bf16::from_f32(value)
@@ -134,7 +134,7 @@ impl Number for bf16 {
 /// Rows from which on bf16 products round the weights too.
 const BLOCKED: usize = 6;
 
-fn half_precision<E: Element + Number>(rng: &mut ChaCha8Rng, rounds_weights: bool) {
+fn half_precision<E: Element + Float>(rng: &mut ChaCha8Rng, rounds_weights: bool) {
     for shape in [
         [1, 1],
         [3, 5],
@@ -159,7 +159,7 @@ fn half_precision<E: Element + Number>(rng: &mut ChaCha8Rng, rounds_weights: boo
                 for isa in Isa::available() {
                     let mut y = vec![E::narrow(f32::NAN); m * outer];
                     on(isa).matmul(w.as_ref(), &x, m, &mut y, direction);
-                    let y: Vec<f32> = y.into_iter().map(Number::widen).collect();
+                    let y: Vec<f32> = y.into_iter().map(Float::widen).collect();
                     let what = format!("{isa:?} {direction:?} m={m} n={n} k={k}");
                     assert_close_rounded(&y, &expected, inner, E::DIGITS, &what);
                 }
@@ -182,7 +182,7 @@ fn half_precision_multiplies_like_the_decoded_matrix() {
     half_precision::<f16>(rng, false);
 }
 
-fn dense_products<W: Element + Number>(rng: &mut ChaCha8Rng) {
+fn dense_products<W: Element + Float>(rng: &mut ChaCha8Rng) {
     for shape in [
         [1, 1],
         [3, 5],
@@ -294,14 +294,14 @@ fn transposed(a: &[f64], columns: usize) -> Vec<f64> {
 }
 
 /// The largest difference, relative to the root of the mean square.
-fn difference<E: Number>(found: &[E], expected: &[f64]) -> f64 {
+fn difference<E: Float>(found: &[E], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let norm = (expected.iter().map(|v| v * v).sum::<f64>() / expected.len() as f64).sqrt();
     let largest = |max: f64, (a, b): (&E, &f64)| max.max((f64::from(a.widen()) - b).abs());
     found.iter().zip(expected).fold(0.0, largest) / norm
 }
 
-fn low_rank_products<E: Element + Number>(rng: &mut ChaCha8Rng, tolerance: f64) {
+fn low_rank_products<E: Element + Float>(rng: &mut ChaCha8Rng, tolerance: f64) {
     for ([n, k], rank) in [
         ([33, 50], 3),
         ([64, 96], 16),

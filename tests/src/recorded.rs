@@ -50,7 +50,7 @@ pub fn curve_trainer(device: &Device) -> Trainer<Llama> {
     curve_builder(ComputeDtype::F32, device).build().unwrap()
 }
 
-/// What a trainer at the start of the recorded curve is made of.
+/// The parts of a trainer at the start of the recorded curve.
 pub fn curve_builder(dtype: ComputeDtype, device: &Device) -> TrainerBuilder<Llama> {
     let model = adapted_in(
         dtype,

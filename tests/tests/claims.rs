@@ -1,4 +1,4 @@
-//! What burn-qlora claims about its peers, one claim a file.
+//! The claims of burn-qlora about its peers, one claim a file.
 
 #[path = "claims/adapters_match_peft.rs"]
 mod adapters_match_peft;

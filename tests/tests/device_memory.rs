@@ -1,4 +1,4 @@
-//! What whole training steps take of a device's memory, by where the optimizer's state is. Alone in its process, since
+//! The device memory of whole training steps, by where the optimizer's state is. Alone in its process, since
 //! the report is of the whole device.
 
 #![cfg(feature = "cubecl-backend")]
@@ -16,7 +16,7 @@ use qlora_tests::devices;
 /// Adapters of a rank that makes their state, 29 MB, many pages.
 const RANK: usize = 1024;
 
-/// What the device has set aside for tensors; pools keep what they once needed, so this is a peak.
+/// Returns the bytes that the device has set aside for tensors; pools keep what they once needed, so this is a peak.
 fn reserved(device: &CubeDevice) -> u64 {
     let report = device.client().memory_report(MemoryScope::Device);
     let pools = report.streams.iter().map(|stream| stream.pools.usage());

@@ -13,7 +13,7 @@
 //! else is needed to go on with the same bits.
 
 use crate::error::FinetuneError;
-use crate::train::Trainer;
+use crate::train::trainer::Trainer;
 use burn_qlora::{CausalLm, LoraConfig, LoraModel, peft};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -105,14 +105,19 @@ impl RunDir {
             }
             Err(source) => return Err(FinetuneError::Read { path: file, source }),
         };
-        let was: Map<String, Value> =
+        let recorded: Map<String, Value> =
             serde_json::from_slice(&text).map_err(|error| FinetuneError::Malformed {
                 path: file,
                 expected: "record of a run's settings",
                 reason: error.to_string(),
             })?;
-        if let Some((key, was, is)) = first_difference(&was, settings) {
-            return Err(FinetuneError::ConfigChanged { path, key, was, is });
+        if let Some((key, recorded, current)) = first_difference(&recorded, settings) {
+            return Err(FinetuneError::ConfigChanged {
+                path,
+                key,
+                recorded,
+                current,
+            });
         }
         Ok(Self {
             path,
@@ -226,12 +231,17 @@ fn written(error: burn_qlora::LoraError) -> FinetuneError {
 
 /// Returns the first setting that differs: its name, its old and its new value.
 fn first_difference(
-    was: &Map<String, Value>,
-    is: &Map<String, Value>,
+    recorded: &Map<String, Value>,
+    current: &Map<String, Value>,
 ) -> Option<(String, String, String)> {
     let shown = |value: Option<&Value>| value.map_or("unset".to_owned(), Value::to_string);
-    was.keys()
-        .chain(is.keys())
-        .find(|key| was.get(*key) != is.get(*key))
-        .map(|key| (key.clone(), shown(was.get(key)), shown(is.get(key))))
+    let (key, _) = recorded
+        .iter()
+        .chain(current)
+        .find(|(key, _)| recorded.get(*key) != current.get(*key))?;
+    Some((
+        key.clone(),
+        shown(recorded.get(key)),
+        shown(current.get(key)),
+    ))
 }

@@ -102,7 +102,7 @@ pub enum FinetuneError {
     },
     /// The run to resume was started with another setting.
     #[error(
-        "{} was started with {key} = {was}, but now it is {is}; resume with the same settings or \
+        "{} was started with {key} = {recorded}, but now it is {current}; resume with the same settings or \
          start another run",
         path.display()
     )]
@@ -112,9 +112,9 @@ pub enum FinetuneError {
         /// The setting.
         key: String,
         /// Its value when the run began.
-        was: String,
+        recorded: String,
         /// Its value now.
-        is: String,
+        current: String,
     },
     /// A checkpoint file that does not follow its format.
     #[error("{} is not a valid {expected}: {reason}", path.display())]

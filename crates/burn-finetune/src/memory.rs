@@ -1,4 +1,4 @@
-//! How much memory the process has, has had at its peak, and could have, where the system tells (Linux).
+//! The process's memory, now and at its peak, and the memory it could have, where the system tells (Linux).
 
 /// Returns the peak resident set of this process, in bytes.
 pub fn peak_rss_bytes() -> Option<u64> {

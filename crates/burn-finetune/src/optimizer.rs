@@ -50,7 +50,7 @@ pub struct AdapterOptimizer {
 }
 
 impl AdapterOptimizer {
-    /// An optimizer that has seen nothing yet.
+    /// Makes an optimizer without state.
     ///
     /// # Errors
     /// [`FinetuneError::Paged`] naming a setting that cannot work.
@@ -61,7 +61,7 @@ impl AdapterOptimizer {
         })
     }
 
-    /// To be called before a forward pass: lets the state give way if the pass needs its memory
+    /// Prepares a forward pass, before which it is called: lets the state give way if the pass needs its memory
     /// ([`burn_paged::Budget::Auto`]).
     ///
     /// # Errors
@@ -172,7 +172,7 @@ impl AdapterOptimizer {
     }
 }
 
-/// `value` as the parameter that `old` was: a leaf of the graph with the same settings.
+/// Returns `value` as a parameter like `old`: a leaf of the graph with the same settings.
 fn like(value: Tensor<2>, old: &Tensor<2>) -> Tensor<2> {
     match old.gradient_checkpointing_strategy() {
         Some(strategy) => Tensor::from_inner(value)
@@ -191,7 +191,7 @@ struct Factor<'a> {
     param: &'a Param<Tensor<2>>,
 }
 
-/// Every factor, in order.
+/// Returns every factor, in order.
 fn factors<M: LoraModel>(model: &M) -> Vec<Factor<'_>> {
     model
         .lora_linears()

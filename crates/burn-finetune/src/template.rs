@@ -78,7 +78,7 @@ impl ChatTemplate {
         })
     }
 
-    /// The conversation as text. With `add_generation_prompt` it ends where the assistant's answer begins.
+    /// Returns the conversation as text. With `add_generation_prompt` it ends where the assistant's answer begins.
     ///
     /// # Errors
     /// [`FinetuneError::Template`] when the template fails or refuses the conversation.
@@ -100,7 +100,7 @@ impl ChatTemplate {
     }
 }
 
-/// An error with its cause, in one line.
+/// Returns an error with its cause, in one line.
 fn template_error(error: Error) -> FinetuneError {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
@@ -139,12 +139,12 @@ fn without_generation_tags(source: &str) -> String {
     text
 }
 
-/// `raise_exception(message)`.
+/// Implements `raise_exception(message)`.
 fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// `strftime_now(format)`: the local time in Python's notation.
+/// Implements `strftime_now(format)`: the local time in Python's notation.
 fn strftime_now(format: String) -> Result<String, Error> {
     use std::fmt::Write;
     let mut text = String::new();
@@ -157,7 +157,7 @@ fn strftime_now(format: String) -> Result<String, Error> {
     Ok(text)
 }
 
-/// `value | tojson(indent=n)` as Python's `json.dumps(value, ensure_ascii=False)` writes it.
+/// Implements `value | tojson(indent=n)` as Python's `json.dumps(value, ensure_ascii=False)` writes it.
 fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
     // Python's defaults cover the rest of what transformers lets a template say.

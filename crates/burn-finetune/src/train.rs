@@ -4,12 +4,12 @@
 mod builder;
 /// The numbers of a run.
 mod config;
-/// What a run reports while it goes.
+/// The events that a run reports.
 mod report;
 /// The whole run: data, evaluation, checkpoints, interruption.
 mod run;
 /// One optimizer step at a time.
-mod trainer;
+pub(crate) mod trainer;
 
 pub use builder::TrainerBuilder;
 pub use config::TrainConfig;

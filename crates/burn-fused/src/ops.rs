@@ -6,13 +6,13 @@ use burn_core::backend::{
 
 use crate::reference;
 
-/// Which of the keys up to its own position a query sees.
+/// The mask of causal attention: the keys, up to its own position, that a query sees.
 #[derive(ExtensionType, Clone, Debug)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub enum AttentionMask<B: Backend> {
-    /// All of them.
+    /// All keys up to the query's own.
     Causal,
-    /// Those from the first of its sequence on, where rows hold several sequences.
+    /// The keys of the query's own sequence, where rows hold several.
     Packed {
         /// For every query the first key it sees, `[batch, q_len]`; its own it sees in any case.
         starts: IntTensor<B>,
@@ -20,7 +20,7 @@ pub enum AttentionMask<B: Backend> {
 }
 
 impl<B: Backend> AttentionMask<B> {
-    /// The first key of every query, `[batch, q_len]`; `None` if that is key 0.
+    /// Returns the first key of every query, `[batch, q_len]`; `None` if that is key 0.
     pub(crate) fn starts(self) -> Option<IntTensor<B>> {
         match self {
             Self::Causal => None,
@@ -52,7 +52,7 @@ impl<B: Backend> AttentionMask<B> {
     Autodiff: cfg(feature = "autodiff"),
 )]
 pub trait FusedOps: Backend {
-    /// `x / rms(x) * weight` over the last dimension, `rms(x) = sqrt(mean(x²) + eps)`.
+    /// Returns `x / rms(x) * weight` over the last dimension, `rms(x) = sqrt(mean(x²) + eps)`.
     ///
     /// `x: [.., n]`, `weight: [n]`.
     #[fusion(default)]
@@ -60,7 +60,7 @@ pub trait FusedOps: Backend {
         Self::rms_norm_forward(x, weight, eps).0
     }
 
-    /// [`Self::rms_norm`] and `1 / rms(x)`, f32 `[.., 1]`.
+    /// Returns [`Self::rms_norm`] and `1 / rms(x)`, f32 `[.., 1]`.
     #[fusion(default)]
     fn rms_norm_forward(
         x: FloatTensor<Self>,
@@ -70,7 +70,7 @@ pub trait FusedOps: Backend {
         reference::rms_norm::forward::<Self>(x, weight, eps)
     }
 
-    /// The gradient of `x` from what [`Self::rms_norm_forward`] was given and returned.
+    /// Returns the gradient of `x` from the operands and results of [`Self::rms_norm_forward`].
     #[fusion(default)]
     fn rms_norm_backward(
         x: FloatTensor<Self>,
@@ -81,7 +81,7 @@ pub trait FusedOps: Backend {
         reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad)
     }
 
-    /// The gradient of `weight`, `[n]`, in x's dtype.
+    /// Returns the gradient of `weight`, `[n]`, in x's dtype.
     #[fusion(default)]
     fn rms_norm_backward_weight(
         x: FloatTensor<Self>,
@@ -91,7 +91,7 @@ pub trait FusedOps: Backend {
         reference::rms_norm::backward_weight::<Self>(x, inv_rms, grad)
     }
 
-    /// The next value of a residual stream, `sum = residual + x`, and [`Self::rms_norm`] of it:
+    /// Returns the next value of a residual stream, `sum = residual + x`, and [`Self::rms_norm`] of it:
     /// `(sum, normalized)`, both in x's dtype.
     ///
     /// `x` and `residual`: `[.., n]`, of one dtype; `weight: [n]`.
@@ -106,7 +106,7 @@ pub trait FusedOps: Backend {
         (sum, y)
     }
 
-    /// [`Self::add_rms_norm`] and `1 / rms(sum)`, f32 `[.., 1]`.
+    /// Returns [`Self::add_rms_norm`] and `1 / rms(sum)`, f32 `[.., 1]`.
     #[fusion(default)]
     fn add_rms_norm_forward(
         x: FloatTensor<Self>,
@@ -117,7 +117,7 @@ pub trait FusedOps: Backend {
         reference::rms_norm::add_forward::<Self>(x, residual, weight, eps)
     }
 
-    /// `x` itself and [`Self::rms_norm`] of it: [`Self::add_rms_norm`] where nothing is to be added.
+    /// Returns `x` itself and [`Self::rms_norm`] of it: [`Self::add_rms_norm`] where nothing is to be added.
     #[fusion(default)]
     fn residual_rms_norm(
         x: FloatTensor<Self>,
@@ -127,7 +127,7 @@ pub trait FusedOps: Backend {
         (x.clone(), Self::rms_norm(x, weight, eps))
     }
 
-    /// The gradient of both `x` and `residual` of [`Self::add_rms_norm`] from those of `sum` and of the
+    /// Returns the gradient of both `x` and `residual` of [`Self::add_rms_norm`] from those of `sum` and of the
     /// normalized values, `grad`.
     #[fusion(default)]
     fn add_rms_norm_backward(
@@ -140,13 +140,13 @@ pub trait FusedOps: Backend {
         reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad)
     }
 
-    /// `silu(gate) * up`, all of one shape.
+    /// Returns `silu(gate) * up`, all of one shape.
     #[fusion(default)]
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         reference::swiglu::forward::<Self>(gate, up)
     }
 
-    /// The gradients of `gate` and `up`, in one pass over memory.
+    /// Returns the gradients of `gate` and `up`, in one pass over memory.
     #[fusion(default)]
     fn swiglu_backward(
         gate: FloatTensor<Self>,
@@ -171,7 +171,7 @@ pub trait FusedOps: Backend {
         reference::rope::rotate::<Self>(x, cos, sin, inverse)
     }
 
-    /// Causal grouped-query attention.
+    /// Computes causal grouped-query attention.
     ///
     /// `q: [batch, q_len, heads, d]`, `k` and `v`: `[batch, kv_len, kv_heads, d]`; query `i` sees
     /// the keys `0..=kv_len - q_len + i` that `mask` does not hide.
@@ -186,7 +186,7 @@ pub trait FusedOps: Backend {
         Self::causal_attention_forward(q, k, v, mask, scale).0
     }
 
-    /// [`Self::causal_attention`] and the log-sum-exp of each row of scores, f32
+    /// Returns [`Self::causal_attention`] and the log-sum-exp of each row of scores, f32
     /// `[batch, q_len, heads]`.
     #[fusion(default)]
     fn causal_attention_forward(
@@ -199,7 +199,7 @@ pub trait FusedOps: Backend {
         reference::attention::forward::<Self>(q, k, v, mask, scale)
     }
 
-    /// The gradients of `q`, `k` and `v`; probabilities are computed again from `lse`.
+    /// Returns the gradients of `q`, `k` and `v`; probabilities are computed again from `lse`.
     #[fusion(default)]
     #[allow(clippy::too_many_arguments)]
     fn causal_attention_backward(
@@ -215,7 +215,7 @@ pub trait FusedOps: Backend {
         reference::attention::backward::<Self>([q, k, v, out, lse, grad], mask, scale)
     }
 
-    /// The loss of every row of logits, `[tokens, 1]`: `weight · (log Σ exp(logits) − logit of the class)`.
+    /// Returns the loss of every row of logits, `[tokens, 1]`: `weight · (log Σ exp(logits) − logit of the class)`.
     ///
     /// `logits: [tokens, vocab]`, `classes: [tokens, 1]`, each below `vocab`, `weights: [tokens, 1]`. A part of
     /// [`Self::linear_cross_entropy`].
@@ -228,7 +228,7 @@ pub trait FusedOps: Backend {
         reference::cross_entropy::rows::<Self>(logits, classes, weights)
     }
 
-    /// [`Self::cross_entropy`], and its gradient `weight · (softmax − one-hot of the class)`, like `logits`.
+    /// Returns [`Self::cross_entropy`], and its gradient `weight · (softmax − one-hot of the class)`, like `logits`.
     #[fusion(default)]
     fn cross_entropy_grad(
         logits: FloatTensor<Self>,
@@ -238,7 +238,7 @@ pub trait FusedOps: Backend {
         reference::cross_entropy::rows_grad::<Self>(logits, classes, weights)
     }
 
-    /// The sum, f32 `[1]`, of the negative log-likelihoods of `targets` under the logits
+    /// Returns the sum, f32 `[1]`, of the negative log-likelihoods of `targets` under the logits
     /// `hidden · weightᵀ`, which are never formed whole.
     ///
     /// `hidden: [tokens, n]`, `weight: [vocab, n]`, `targets: [tokens]`; a target of
@@ -252,7 +252,7 @@ pub trait FusedOps: Backend {
         reference::cross_entropy::loss::<Self>(hidden, weight, targets)
     }
 
-    /// [`Self::linear_cross_entropy`] and the gradient of `hidden`.
+    /// Returns [`Self::linear_cross_entropy`] and the gradient of `hidden`.
     #[fusion(default)]
     fn linear_cross_entropy_grad_hidden(
         hidden: FloatTensor<Self>,
@@ -262,7 +262,7 @@ pub trait FusedOps: Backend {
         reference::cross_entropy::loss_grad_hidden::<Self>(hidden, weight, targets)
     }
 
-    /// [`Self::linear_cross_entropy`] and the gradients of `hidden` and `weight`.
+    /// Returns [`Self::linear_cross_entropy`] and the gradients of `hidden` and `weight`.
     #[fusion(default)]
     fn linear_cross_entropy_grads(
         hidden: FloatTensor<Self>,

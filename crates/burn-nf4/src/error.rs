@@ -1,4 +1,4 @@
-//! Everything that can be wrong with an NF4 tensor or with what it is multiplied by.
+//! The errors of an NF4 tensor and of its operands.
 
 use burn_core::tensor::{DType, Device, ExecutionError};
 use nf4::Nf4Error;
@@ -37,7 +37,7 @@ pub enum Nf4TensorError {
         shape: Vec<usize>,
         /// The input's last dimension.
         actual: usize,
-        /// What it must be.
+        /// The value that it must have.
         expected: usize,
         /// Rows of the matrix.
         out_features: usize,
@@ -107,9 +107,9 @@ pub enum Nf4TensorError {
     /// Reading the words back from the device failed.
     #[error("reading the {part} back from the device failed: {source}")]
     Read {
-        /// What was read.
+        /// The values that were read.
         part: &'static str,
-        /// What the device reported.
+        /// The device's reason.
         source: ExecutionError,
     },
 }

@@ -1,4 +1,4 @@
-//! The backend extension: what every backend must be able to do with an NF4 matrix.
+//! The backend extension: the operations on an NF4 matrix that every backend must have.
 
 use burn_core as burn;
 use burn_core::backend::{
@@ -10,7 +10,7 @@ use nf4::{Direction, Layout, QuantConfig};
 
 use crate::reference;
 
-/// An NF4 matrix as a backend sees it: two 1-D tensors of `u32` words and what they mean.
+/// An NF4 matrix as a backend sees it: two 1-D tensors of `u32` words and their layout.
 ///
 /// Every part that a device holds is an integer tensor on purpose: nothing that walks over float
 /// tensors (a dtype cast, an optimizer, a gradient) can touch a quantized weight.
@@ -55,7 +55,7 @@ pub trait Nf4Ops: Backend {
         dtype: FloatDType,
     ) -> FloatTensor<Self>;
 
-    /// `x · Wᵀ` for `x: [.., in_features]`, or, transposed, `x · W` for `x: [.., out_features]`.
+    /// Returns `x · Wᵀ` for `x: [.., in_features]`, or, transposed, `x · W` for `x: [.., out_features]`.
     ///
     /// Accumulates in f32; the result has the dtype of `x` (f32, f16 or bf16). Either direction is
     /// the other's backward pass. No dense matrix is formed.
@@ -66,7 +66,7 @@ pub trait Nf4Ops: Backend {
         direction: Direction,
     ) -> FloatTensor<Self>;
 
-    /// `x · Wᵀ + scale · (x · A) · B`, a LoRA layer as one operation.
+    /// Returns `x · Wᵀ + scale · (x · A) · B`, a LoRA layer as one operation.
     ///
     /// `x: [.., in_features]` (f32, f16 or bf16), `a: [in_features, rank]`, `b: [rank, out_features]`
     /// (f32). Accumulates in f32; the result has the dtype of `x`.
@@ -81,7 +81,7 @@ pub trait Nf4Ops: Backend {
         reference::lora_matmul::<Self>(x, weight, a, b, scale)
     }
 
-    /// The gradients of `x`, `a` and `b` from what [`Self::nf4_lora_matmul`] was given and `grad`, the
+    /// Returns the gradients of `x`, `a` and `b` from the operands of [`Self::nf4_lora_matmul`] and `grad`, the
     /// gradient of its result.
     #[fusion(default)]
     fn nf4_lora_backward(
@@ -95,7 +95,7 @@ pub trait Nf4Ops: Backend {
         reference::lora_backward::<Self>(x, weight, a, b, scale, grad)
     }
 
-    /// [`Self::nf4_lora_backward`] without the gradient of `x`: the layers that nothing trainable feeds.
+    /// Returns [`Self::nf4_lora_backward`] without the gradient of `x`, for layers that nothing trainable feeds.
     #[fusion(default)]
     fn nf4_lora_backward_factors(
         x: FloatTensor<Self>,
@@ -109,7 +109,7 @@ pub trait Nf4Ops: Backend {
     }
 }
 
-/// Shape of [`Nf4Ops::nf4_matmul`]'s result: that of `x` with its last dimension replaced.
+/// Returns the shape of [`Nf4Ops::nf4_matmul`]'s result: that of `x` with its last dimension replaced.
 #[cfg(any(feature = "flex", feature = "fusion"))]
 pub(crate) fn matmul_shape(x: &Shape, layout: &Layout, direction: Direction) -> Shape {
     let [_, n] = direction.widths(layout.shape());
@@ -122,7 +122,7 @@ pub(crate) fn matmul_shape(x: &Shape, layout: &Layout, direction: Direction) -> 
 #[cfg(feature = "fusion")]
 use fusion_meta::{dequantize_meta, matmul_meta, quantize_meta};
 
-/// What Fusion must know of each output before the operation has run.
+/// The output metadata that Fusion needs before the operation has run.
 #[cfg(feature = "fusion")]
 mod fusion_meta {
     use super::*;

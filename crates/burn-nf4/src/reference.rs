@@ -15,8 +15,8 @@ pub(crate) fn lora_matmul<B: Nf4Ops>(
     scale: f64,
 ) -> FloatTensor<B> {
     let y = B::nf4_matmul(x.clone(), weight, Direction::Forward);
-    let inner = B::float_matmul(rows::<B>(x, a.dtype()), a);
-    let delta = B::float_matmul(B::float_mul_scalar(inner, scale.into()), b);
+    let xa = B::float_matmul(rows::<B>(x, a.dtype()), a);
+    let delta = B::float_matmul(B::float_mul_scalar(xa, scale.into()), b);
     add_like::<B>(y, delta)
 }
 
@@ -28,13 +28,13 @@ pub(crate) fn lora_backward<B: Nf4Ops>(
     scale: f64,
     grad: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let dinner = inner_gradient::<B>(&grad, &b, scale);
+    let dxa = xa_gradient::<B>(&grad, &b, scale);
     let dx = B::nf4_matmul(grad.clone(), weight, Direction::Transposed);
     let dx = add_like::<B>(
         dx,
-        B::float_matmul(dinner.clone(), B::float_transpose(a.clone())),
+        B::float_matmul(dxa.clone(), B::float_transpose(a.clone())),
     );
-    let (da, db) = factor_gradients::<B>(x, a, scale, grad, dinner);
+    let (da, db) = factor_gradients::<B>(x, a, scale, grad, dxa);
     (dx, da, db)
 }
 
@@ -46,37 +46,33 @@ pub(crate) fn lora_backward_factors<B: Nf4Ops>(
     scale: f64,
     grad: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let dinner = inner_gradient::<B>(&grad, &b, scale);
-    factor_gradients::<B>(x, a, scale, grad, dinner)
+    let dxa = xa_gradient::<B>(&grad, &b, scale);
+    factor_gradients::<B>(x, a, scale, grad, dxa)
 }
 
-/// `scale · grad · Bᵀ`, `[m, rank]`.
-fn inner_gradient<B: Nf4Ops>(
-    grad: &FloatTensor<B>,
-    b: &FloatTensor<B>,
-    scale: f64,
-) -> FloatTensor<B> {
+/// Returns `scale · grad · Bᵀ`, the gradient of `x · A`, `[m, rank]`.
+fn xa_gradient<B: Nf4Ops>(grad: &FloatTensor<B>, b: &FloatTensor<B>, scale: f64) -> FloatTensor<B> {
     let grad = rows::<B>(grad.clone(), b.dtype());
-    let dinner = B::float_matmul(grad, B::float_transpose(b.clone()));
-    B::float_mul_scalar(dinner, scale.into())
+    let dxa = B::float_matmul(grad, B::float_transpose(b.clone()));
+    B::float_mul_scalar(dxa, scale.into())
 }
 
-/// `xᵀ · dinner` and `(scale · x · A)ᵀ · grad`.
+/// Returns `xᵀ · dxa` and `(scale · x · A)ᵀ · grad`.
 fn factor_gradients<B: Nf4Ops>(
     x: FloatTensor<B>,
     a: FloatTensor<B>,
     scale: f64,
     grad: FloatTensor<B>,
-    dinner: FloatTensor<B>,
+    dxa: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let x = rows::<B>(x, a.dtype());
     let grad = rows::<B>(grad, a.dtype());
-    let da = B::float_matmul(B::float_transpose(x.clone()), dinner);
-    let inner = B::float_mul_scalar(B::float_matmul(x, a), scale.into());
-    (da, B::float_matmul(B::float_transpose(inner), grad))
+    let da = B::float_matmul(B::float_transpose(x.clone()), dxa);
+    let xa = B::float_mul_scalar(B::float_matmul(x, a), scale.into());
+    (da, B::float_matmul(B::float_transpose(xa), grad))
 }
 
-/// The tensor as a matrix of its rows, in `dtype`.
+/// Returns the tensor as a matrix of its rows, in `dtype`.
 fn rows<B: Nf4Ops>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     let shape = tensor.shape();
     let last = shape[shape.num_dims() - 1];
@@ -85,7 +81,7 @@ fn rows<B: Nf4Ops>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     cast::<B>(matrix, dtype)
 }
 
-/// `y` plus a matrix of as many values.
+/// Returns `y` plus a matrix of as many values.
 fn add_like<B: Nf4Ops>(y: FloatTensor<B>, delta: FloatTensor<B>) -> FloatTensor<B> {
     let delta = B::float_reshape(cast::<B>(delta, y.dtype()), y.shape());
     B::float_add(y, delta)

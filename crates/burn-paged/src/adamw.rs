@@ -69,7 +69,7 @@ impl PagedAdamW {
         }
     }
 
-    /// [`step`](Optimizer::step) that says what went wrong.
+    /// Takes a [`step`](Optimizer::step), and returns the error of one that fails.
     ///
     /// # Errors
     /// Anything but F32 of one shape; a page file or a device that fails. After the latter the state
@@ -212,8 +212,8 @@ impl PagedAdamW {
         self.pool.end_step()
     }
 
-    /// To be called before a forward pass. With [`Budget::Auto`] pages leave when the memory that all else has taken
-    /// at its peak would not fit beside them, and come back when it would. On Linux the process' peak
+    /// Prepares a forward pass, before which it is called. With [`Budget::Auto`] pages leave when the memory that all
+    /// else has taken at its peak would not fit beside them, and come back when it would. On Linux the process' peak
     /// resident memory is what counts on Flex, the device's memory report elsewhere.
     ///
     /// # Errors
@@ -255,7 +255,7 @@ impl Optimizer for PagedAdamW {
     type State<const D: usize> = PagedState<D>;
 
     /// # Panics
-    /// Where [`try_step`](Self::try_step) says what went wrong; the trait has no other way.
+    /// When [`try_step`](Self::try_step) fails, with its message; the trait has no other way.
     fn step<const D: usize>(
         &self,
         lr: LearningRate,

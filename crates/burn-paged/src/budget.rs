@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::error::PagedError;
 
-/// How much of the optimizer state stays resident between steps; the rest is streamed through two
+/// The part of the optimizer state that stays resident between steps; the rest is streamed through two
 /// buffers of one page each, which no budget counts.
 ///
 /// Resident means RAM on Flex and device memory on a CubeCL device. The budget moves bytes and time,

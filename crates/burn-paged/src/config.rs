@@ -34,10 +34,10 @@ pub struct PagedAdamWConfig {
     /// Decoupled weight decay.
     #[config(default = 0.01)]
     pub weight_decay: f64,
-    /// How the moments are held.
+    /// The format of the moments.
     #[config(default = "StateDtype::F32")]
     pub state: StateDtype,
-    /// How much of the state stays resident.
+    /// The part of the state that stays resident.
     #[config(default = "Budget::Resident")]
     pub budget: Budget,
     /// Bytes of a page.
@@ -58,12 +58,12 @@ pub struct PagedAdamWConfig {
     pub memory_limit: Option<u64>,
 }
 
-/// What the state of an optimizer takes, in bytes.
+/// The sizes of an optimizer's state, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StateMemory {
     /// The whole state, wherever it is.
     pub state: u64,
-    /// What of it stays where the update runs, at most: the budget is filled in whole pages.
+    /// The most that stays resident: the budget is filled in whole pages.
     pub resident: u64,
     /// The two buffers that the rest passes through, at most as large as the rest.
     pub workspace: u64,

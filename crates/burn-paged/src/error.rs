@@ -1,4 +1,4 @@
-//! What can go wrong with paged state.
+//! The errors of paged state.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ pub enum PagedError {
         field: &'static str,
         /// The value it had.
         value: String,
-        /// What it may be.
+        /// The values that it may have.
         expected: &'static str,
     },
     /// The operating system refused something on the page file.
@@ -26,7 +26,7 @@ pub enum PagedError {
         path: PathBuf,
         /// `create`, `extend`, `read`, `write` or `inspect`.
         operation: &'static str,
-        /// What the operating system said.
+        /// The operating system's reason.
         reason: String,
     },
     /// The page file is shorter than the pages that were written to it.
@@ -71,9 +71,9 @@ pub enum PagedError {
         "the paged state is on {expected}, but the parameter is on {actual}: use one optimizer for each device"
     )]
     Device {
-        /// Where the state is.
+        /// The device of the state.
         expected: String,
-        /// Where the parameter is.
+        /// The device of the parameter.
         actual: String,
     },
     /// A tensor that the update is not written for.
@@ -97,7 +97,7 @@ pub enum PagedError {
     /// The device failed.
     #[error("the device failed while optimizer state was paged: {reason}")]
     DeviceFailed {
-        /// What the backend said.
+        /// The backend's reason.
         reason: String,
     },
 }

@@ -32,8 +32,8 @@ pub trait PagedOps: Backend {
     #[fusion(meta = like_first)]
     fn paged_open(like: FloatTensor<Self>, slot: Arc<Slot>) -> FloatTensor<Self>;
 
-    /// One AdamW update (see [`AdamWStep`]) of `param` by `grad`, both f32 of the same shape, and of the moments in
-    /// `slot`, initialised as `init` says. One pass over all four.
+    /// Applies one AdamW update (see [`AdamWStep`]) to `param` by `grad`, both f32 of the same shape, and to the
+    /// moments in `slot`, initialised as `init` says. One pass over all four.
     #[fusion(meta = like_param)]
     fn paged_adamw(
         param: FloatTensor<Self>,
@@ -47,7 +47,7 @@ pub trait PagedOps: Backend {
 #[cfg(feature = "fusion")]
 use fusion_meta::{like_first, like_param};
 
-/// What Fusion must know of each output before the operation has run.
+/// The output metadata that Fusion needs before the operation has run.
 #[cfg(feature = "fusion")]
 mod fusion_meta {
     use super::*;

@@ -15,7 +15,7 @@ use crate::state_dtype::StateDtype;
 use crate::store::{Moved, PageStore, Pages};
 use crate::table::{PageTable, Segment};
 
-/// Where pages are and how many stay.
+/// The size and place of pages, and the budget of those that stay.
 #[derive(Debug, Clone)]
 pub(crate) struct PoolConfig {
     pub budget: Budget,
@@ -102,7 +102,7 @@ impl Pool {
         result
     }
 
-    /// Makes room for the state of a parameter. Says how its first update must initialise it, too.
+    /// Makes room for the state of a parameter, and returns how its first update must initialise it.
     pub fn allocate(self: &Arc<Self>, dtype: StateDtype, elements: usize) -> (Slot, SlotInit) {
         let mut state = self.lock();
         let (id, reused) = state.table.allocate(dtype, elements);

@@ -1,4 +1,4 @@
-//! What the process has had resident, and could have, where the system tells (Linux).
+//! The process's peak resident memory, and the memory it could have, where the system tells (Linux).
 
 use crate::store::MemoryUse;
 

@@ -1,4 +1,4 @@
-//! [`PagingReport`], what a step moved.
+//! [`PagingReport`], the bytes that a step moved.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! Which pages stay, and what a step moves.
+//! The choice of the pages that stay, and the bytes that a step moves.
 //!
 //! An optimizer visits every page once a step, in the same order. Let the state be `S` bytes in pages and
 //! let `R` bytes of them fit beside the two buffers that pages are streamed through.
@@ -42,7 +42,7 @@ impl Residency {
         self.resident.push(stays);
     }
 
-    /// Decides again, now that the pages hold `used` bytes, and says which pages change sides, those
+    /// Decides again, now that the pages hold `used` bytes, and returns the pages that change sides, those
     /// that go first.
     pub fn plan(&self, used: &[usize], budget: Budget, auto: u64) -> Vec<(usize, bool)> {
         let (mut resident, mut state) = (0, 0);
@@ -73,7 +73,7 @@ impl Residency {
             .sum()
     }
 
-    /// The streamed page that is visited after `page`, or before all others if it is the last.
+    /// Returns the streamed page that is visited after `page`, or before all others if it is the last.
     pub fn next_streamed(&self, page: Option<usize>) -> Option<usize> {
         let from = page.map_or(0, |page| page + 1);
         let streamed = |page: &usize| !self.resident[*page];

@@ -16,14 +16,14 @@ pub struct Slot {
     elements: usize,
 }
 
-/// How the moments of a slot are initialised before an update.
+/// The initialisation of a slot's moments before an update.
 #[derive(Debug, Clone)]
 pub enum SlotInit {
-    /// Those that are there are kept.
+    /// Keeps the moments that the slot holds.
     Keep,
     /// Zeros: the parameter's first update.
     Zeros,
-    /// A copy of another slot's, which goes on by itself.
+    /// A copy of another slot's moments.
     CopyOf(Arc<Slot>),
 }
 

@@ -21,7 +21,7 @@ pub struct PagedState<const D: usize> {
     pub(crate) storage: Storage,
 }
 
-/// Where moments are.
+/// The storage of moments: pages, or the record they were loaded from.
 #[derive(Debug, Clone)]
 pub(crate) enum Storage {
     /// In pages. Counted apart from the slot, which queued operations hold too: more than one owner

@@ -3,7 +3,7 @@
 use nf4::adamw;
 use serde::{Deserialize, Serialize};
 
-/// How the two moments of a parameter are held.
+/// The format of the two moments of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StateDtype {

@@ -1,4 +1,4 @@
-//! [`PageStore`], where pages are and how they come to where the update runs.
+//! [`PageStore`], the memory of pages and their way to the place where the update runs.
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -68,7 +68,7 @@ pub(crate) trait PageStore: Any + Debug + Send {
     /// Checks that the backing store still is what was written to it.
     ///
     /// # Errors
-    /// What happened to it.
+    /// A backing store that has changed since.
     fn check(&mut self) -> Result<(), PagedError> {
         Ok(())
     }

@@ -14,9 +14,9 @@ use crate::state_dtype::StateDtype;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub page: usize,
-    /// Where the run begins in the page, in bytes.
+    /// The run's first byte in the page.
     pub offset: usize,
-    /// Where it ends.
+    /// The byte behind its last.
     pub end: usize,
     /// The first element, counted in the flattened parameter.
     pub first: usize,
@@ -24,7 +24,7 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Returns where the run is in its page.
+    /// Returns the run's bytes in its page.
     pub fn bytes(&self) -> Range<usize> {
         self.offset..self.end
     }
@@ -66,7 +66,7 @@ impl PageTable {
         }
     }
 
-    /// Bytes in use of each page.
+    /// Returns the bytes in use of each page.
     pub fn used(&self) -> &[usize] {
         &self.used
     }
@@ -79,7 +79,7 @@ impl PageTable {
         &mut self.entries[id]
     }
 
-    /// Room for a state, behind the others or where one of the same size was. Says which entry, and whether
+    /// Makes room for a state, behind the others or where one of the same size was. Returns its entry, and whether
     /// its bytes may hold what another left.
     pub fn allocate(&mut self, dtype: StateDtype, elements: usize) -> (usize, bool) {
         let fits = |id: &usize| {

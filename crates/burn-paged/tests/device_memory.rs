@@ -1,4 +1,4 @@
-//! What a device's memory report shows while state that is not resident is updated. Alone in its process,
+//! A device's memory report while state that is not resident is updated. Alone in its process,
 //! since the report is of the whole device, and one test at a time.
 
 #![cfg(feature = "cubecl-backend")]
@@ -23,7 +23,7 @@ fn devices() -> Vec<(Device, CubeDevice)> {
         .collect()
 }
 
-/// What the allocations on the device use. The runtime's own staging buffers, through which a page passes on its
+/// Returns the bytes in use on the device. The runtime's own staging buffers, through which a page passes on its
 /// way to the host, are not among them.
 fn in_use((device, report): &(Device, CubeDevice)) -> u64 {
     device.sync().unwrap();

@@ -1,4 +1,4 @@
-//! What a process holds while state that is not resident is updated (Flex). Alone in its process, since the
+//! A process's resident memory while state that is not resident is updated (Flex). Alone in its process, since the
 //! system tells only the peak of all.
 
 #![cfg(target_os = "linux")]

@@ -6,7 +6,7 @@ use burn::tensor::{Gradients, Tensor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What is kept of the forward pass until the backward pass needs it.
+/// The part of the forward pass that is kept until the backward pass needs it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
@@ -32,18 +32,18 @@ impl fmt::Display for Checkpointing {
     }
 }
 
-/// What a backward pass is asked for.
+/// The targets and settings of a backward pass.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BackwardPass {
     /// Factor of the loss and of the gradients.
     pub scale: f64,
     /// Seed of the dropout. The draws are the same whatever [`checkpointing`](Self::checkpointing) is.
     pub seed: u64,
-    /// What is kept in between.
+    /// The part of the forward pass that is kept.
     pub checkpointing: Checkpointing,
 }
 
-/// What a backward pass gives. Neither has an autodiff association.
+/// The loss and gradients of a backward pass. Neither has an autodiff association.
 #[derive(Debug)]
 pub struct LossAndGradients {
     /// The scaled loss, `[1]`, f32.
@@ -61,7 +61,7 @@ impl LossAndGradients {
         Self::scaled(loss, gradients, scale)
     }
 
-    /// `loss` and its `gradients`, times `scale`.
+    /// Returns `loss` and its `gradients`, times `scale`.
     ///
     /// Scaled here, the gradients that pass through the model are those of a sum over tokens, none of them
     /// small for being one of many: in f16 those of a mean would vanish.
@@ -87,7 +87,7 @@ pub fn adapter_gradients<'a>(
         .collect()
 }
 
-/// The seed of part `index` of what `seed` is the seed of: SplitMix64, so that neighbours are unrelated.
+/// Derives the seed of part `index` from `seed`, that of the whole: SplitMix64, so that neighbours are unrelated.
 pub fn derive_seed(seed: u64, index: u64) -> u64 {
     let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -19,10 +19,10 @@ pub struct LoraBranch {
 }
 
 impl LoraBranch {
-    /// A branch of given factors, `a: [in_features, rank]` and `b: [rank, out_features]`.
+    /// Returns a branch of given factors, `a: [in_features, rank]` and `b: [rank, out_features]`.
     ///
     /// # Errors
-    /// What [`LoraConfig::validate`] refuses.
+    /// The errors of [`LoraConfig::validate`].
     ///
     /// # Panics
     /// When the factors do not have the configured rank.
@@ -43,7 +43,7 @@ impl LoraBranch {
         })
     }
 
-    /// A branch of factors in peft's orientation and order, `a: [rank, in_features]` and
+    /// Returns a branch of factors in peft's orientation and order, `a: [rank, in_features]` and
     /// `b: [out_features, rank]`, on `device` in f32.
     ///
     /// They are transposed on the host: a view would give the same numbers another memory layout than a
@@ -70,12 +70,12 @@ impl LoraBranch {
         )
     }
 
-    /// Rank of the product.
+    /// Returns the rank of the product.
     pub fn rank(&self) -> usize {
         self.lora.a.dims()[1]
     }
 
-    /// What of the branch `config` does not describe: the field's name, its value here, its value there.
+    /// Returns the first field in which the branch is not as `config` says: its name, its value here, its value there.
     pub(crate) fn difference(&self, config: &LoraConfig) -> Option<(&'static str, f64, f64)> {
         [
             ("rank", self.rank() as f64, config.rank as f64),
@@ -86,18 +86,18 @@ impl LoraBranch {
         .find(|(_, has, says)| has != says)
     }
 
-    /// Whether the branch is two products and nothing else, which a packed weight takes into its own.
+    /// Returns whether the branch is two products and nothing else, which a packed weight takes into its own.
     pub(crate) fn is_plain(&self) -> bool {
         let f32 = |factor: &Param<Tensor<2>>| factor.val().dtype() == DType::F32;
         self.dropout.prob == 0.0 && f32(&self.lora.a) && f32(&self.lora.b)
     }
 
-    /// Number of trainable values.
+    /// Returns the number of trainable values.
     pub fn num_params(&self) -> usize {
         self.lora.a.shape().num_elements() + self.lora.b.shape().num_elements()
     }
 
-    /// `x: [m, in_features]` to `[m, out_features]`, in x's dtype.
+    /// Maps `x: [m, in_features]` to `[m, out_features]`, in x's dtype.
     ///
     /// The factors compute in their own dtype: adapters stay f32 under a half-precision model.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {

@@ -25,7 +25,7 @@ pub struct LoraConfig {
 }
 
 impl Default for LoraConfig {
-    /// Rank 16, alpha 16, no dropout, all linear layers.
+    /// Returns rank 16, alpha 16, no dropout, all linear layers.
     fn default() -> Self {
         Self::new(16, 16.0)
     }
@@ -43,25 +43,25 @@ impl LoraConfig {
         }
     }
 
-    /// The same with another dropout probability.
+    /// Returns the same with another dropout probability.
     pub fn with_dropout(mut self, dropout: f64) -> Self {
         self.dropout = dropout;
         self
     }
 
-    /// The same with rank-stabilized scaling on or off.
+    /// Returns the same with rank-stabilized scaling on or off.
     pub fn with_rslora(mut self, rslora: bool) -> Self {
         self.rslora = rslora;
         self
     }
 
-    /// The same for other layers.
+    /// Returns the same for other layers.
     pub fn with_targets(mut self, targets: Targets) -> Self {
         self.targets = targets;
         self
     }
 
-    /// The factor of the low-rank product.
+    /// Returns the factor of the low-rank product.
     pub fn scale(&self) -> f64 {
         let rank = self.rank as f64;
         self.alpha / if self.rslora { rank.sqrt() } else { rank }
@@ -112,7 +112,7 @@ pub enum Targets {
     Regex(String),
 }
 
-/// What [`Targets`] looks like in a file.
+/// The form of [`Targets`] in a file.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 enum TargetsText {
@@ -186,7 +186,7 @@ impl Targets {
     }
 }
 
-/// Whether `path` is `name` or ends in `.name`.
+/// Returns whether `path` is `name` or ends in `.name`.
 fn is_named(path: &str, name: &str) -> bool {
     path == name
         || path
@@ -194,7 +194,7 @@ fn is_named(path: &str, name: &str) -> bool {
             .is_some_and(|head| head.ends_with('.'))
 }
 
-/// The distinct last parts of `paths`, sorted.
+/// Returns the distinct last parts of `paths`, sorted.
 pub(crate) fn short_names(paths: &[String]) -> Vec<String> {
     let mut names: Vec<String> = paths
         .iter()

@@ -25,7 +25,7 @@ pub struct QLoraLinear {
     pub adapter: Option<LoraBranch>,
 }
 
-/// What a [`QLoraLinear`] stands on.
+/// The frozen weight below the adapter of a [`QLoraLinear`].
 #[derive(Module, Debug)]
 pub enum BaseWeight {
     /// A packed 4-bit weight.
@@ -48,7 +48,7 @@ impl QLoraLinear {
         Ok(Self::quantized(on(quantized, &device)?, bias))
     }
 
-    /// A layer on a packed weight. `bias: [out_features]`.
+    /// Returns a layer on a packed weight. `bias: [out_features]`.
     pub fn quantized(weight: Nf4Tensor, bias: Option<Tensor<1>>) -> Self {
         Self {
             weight: BaseWeight::Quantized(Nf4Weight::new(weight)),
@@ -57,7 +57,7 @@ impl QLoraLinear {
         }
     }
 
-    /// A layer on a dense weight. `weight: [out_features, in_features]`, `bias: [out_features]`.
+    /// Returns a layer on a dense weight. `weight: [out_features, in_features]`, `bias: [out_features]`.
     pub fn dense(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
         Self {
             weight: BaseWeight::Dense(frozen(weight)),
@@ -66,13 +66,13 @@ impl QLoraLinear {
         }
     }
 
-    /// The same layer with `branch` in place of the adapter it had.
+    /// Returns the same layer with `branch` in place of the adapter it had.
     pub fn with_adapter(mut self, branch: LoraBranch) -> Self {
         self.adapter = Some(branch);
         self
     }
 
-    /// `[out_features, in_features]`.
+    /// Returns the shape, `[out_features, in_features]`.
     pub fn shape(&self) -> [usize; 2] {
         match &self.weight {
             BaseWeight::Quantized(weight) => weight.layout().shape(),
@@ -80,7 +80,7 @@ impl QLoraLinear {
         }
     }
 
-    /// Where the base weight is.
+    /// Returns the device of the base weight.
     pub fn device(&self) -> Device {
         match &self.weight {
             BaseWeight::Quantized(weight) => weight.device(),
@@ -88,7 +88,7 @@ impl QLoraLinear {
         }
     }
 
-    /// `x: [..., in_features]` to `[..., out_features]`, in x's dtype.
+    /// Maps `x: [..., in_features]` to `[..., out_features]`, in x's dtype.
     ///
     /// # Panics
     /// When the last axis of `x` is not `in_features`.
@@ -132,7 +132,7 @@ impl QLoraLinear {
     }
 }
 
-/// The words with the autodiff setting of `device`, which quantizing drops: adapters are made where the
+/// Returns the words with the autodiff setting of `device`, which quantizing drops: adapters are made where the
 /// words are, and shall train there.
 fn on(weight: Nf4Tensor, device: &Device) -> Result<Nf4Tensor, LoraError> {
     let Some(strategy) = device.gradient_checkpointing_strategy() else {
@@ -147,12 +147,12 @@ fn on(weight: Nf4Tensor, device: &Device) -> Result<Nf4Tensor, LoraError> {
     Ok(Nf4Tensor::from_parts(packed, absmax, layout)?)
 }
 
-/// A parameter that asks for no gradient.
+/// Returns a parameter that asks for no gradient.
 fn frozen<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
     Param::from_tensor(value).set_require_grad(false)
 }
 
-/// The value as a constant of the graph, in `dtype`.
+/// Returns the value as a constant of the graph, in `dtype`.
 fn constant<const D: usize>(param: &Param<Tensor<D>>, dtype: DType) -> Tensor<D> {
     let value = param.val().without_autodiff();
     if value.dtype() == dtype {

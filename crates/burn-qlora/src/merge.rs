@@ -5,7 +5,7 @@ use crate::model::LoraModel;
 use burn::tensor::Tensor;
 
 impl QLoraLinear {
-    /// `W + s · (A B)ᵀ`, dense: `[out_features, in_features]`, without autodiff.
+    /// Returns `W + s · (A B)ᵀ`, dense: `[out_features, in_features]`, without autodiff.
     ///
     /// This is the one place where ΔW is formed, for export; training and inference never do.
     pub fn merged_weight(&self) -> Tensor<2> {

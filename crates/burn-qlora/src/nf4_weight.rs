@@ -31,7 +31,7 @@ impl Nf4Weight {
         }
     }
 
-    /// The same words as a tensor to compute with. No copy is made.
+    /// Returns the same words as a tensor to compute with. No copy is made.
     ///
     /// # Panics
     /// When a record that was loaded without validation changed the number of words.
@@ -40,12 +40,12 @@ impl Nf4Weight {
             .expect("the words of an Nf4Weight should fit its layout")
     }
 
-    /// Shape and quantization of the weight.
+    /// Returns the shape and quantization of the weight.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Where the words are.
+    /// Returns the device of the words.
     pub fn device(&self) -> Device {
         self.packed.lazy_device()
     }

@@ -3,8 +3,9 @@
 //! A weight matrix is cut into blocks of 64 elements; each element becomes one of 16 values relative to its
 //! block's largest magnitude, and those magnitudes are themselves quantized to 8 bits: 4.127 bits per weight (QLoRA §3).
 //! [`Layout`] says where in the words everything lies, [`bitsandbytes`] reads and writes the tensors that transformers
-//! stores, and [`reference`] quantizes, decodes and multiplies by plain loops, which the kernels are held to. [`adamw`] is the same for
-//! the optimizer: the constants of an update, the blocks of its 8-bit moments, and the update by plain loops.
+//! stores, and [`mod@reference`] quantizes, decodes and multiplies by plain loops, which the kernels are held to.
+//! [`adamw`] is the same for the optimizer: the constants of an update, the blocks of its 8-bit moments, and the update
+//! by plain loops.
 //!
 //! ```
 //! use nf4::{Direction, QuantConfig, reference};

@@ -1,4 +1,4 @@
-//! What can go wrong with a file of tensors.
+//! The errors of reading and writing files of tensors.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ pub enum TensorFileError {
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What does not hold.
+        /// The rule that does not hold.
         fault: Box<Malformation>,
     },
     /// A folder that is to be new holds something already.
@@ -79,13 +79,13 @@ pub enum TensorFileError {
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// Where it begins, from the beginning of the data.
+        /// Its first byte, from the beginning of the data.
         begin: usize,
-        /// Where it ends.
+        /// The byte behind its last.
         end: usize,
-        /// How much of the data was written before.
+        /// Bytes of the data that were written before.
         position: usize,
-        /// How many bytes were to be written.
+        /// Bytes that were to be written.
         count: usize,
     },
     /// A file is to be finished before all its declared tensors were written.
@@ -117,11 +117,11 @@ pub enum Malformation {
          an intact copy"
     )]
     Truncated {
-        /// Where something should be.
+        /// Offset of the missing bytes.
         offset: u64,
-        /// How long it should be.
+        /// Their expected length.
         expected: u64,
-        /// How long the file is.
+        /// Length of the file.
         len: u64,
     },
     /// The header would be longer than the file, or than the format allows.
@@ -137,7 +137,7 @@ pub enum Malformation {
     /// The header is not the JSON of a safetensors header.
     #[error("invalid safetensors header: {reason}")]
     HeaderJson {
-        /// What does not hold, and where in the header.
+        /// The rule that does not hold, and its place in the header.
         reason: String,
     },
     /// Two tensors of one name.
@@ -151,7 +151,7 @@ pub enum Malformation {
     UnknownDtype {
         /// The tensor.
         tensor: String,
-        /// What the header says.
+        /// The dtype in the header.
         dtype: String,
     },
     /// A tensor that ends before it begins.
@@ -161,9 +161,9 @@ pub enum Malformation {
     ReversedOffsets {
         /// The tensor.
         tensor: String,
-        /// Where it begins, from the beginning of the data.
+        /// Its first byte, from the beginning of the data.
         begin: usize,
-        /// Where it ends.
+        /// The byte behind its last.
         end: usize,
     },
     /// A tensor that begins within another.
@@ -174,9 +174,9 @@ pub enum Malformation {
     Overlap {
         /// The tensor.
         tensor: String,
-        /// Where it begins, from the beginning of the data.
+        /// Its first byte, from the beginning of the data.
         begin: usize,
-        /// Where the one before it ends.
+        /// The byte behind the last of the one before it.
         previous_end: usize,
     },
     /// Bytes that belong to no tensor.
@@ -188,9 +188,9 @@ pub enum Malformation {
     Gap {
         /// The tensor behind them.
         tensor: String,
-        /// Where it begins, from the beginning of the data.
+        /// Its first byte, from the beginning of the data.
         begin: usize,
-        /// Where the one before it ends.
+        /// The byte behind the last of the one before it.
         previous_end: usize,
     },
     /// A shape with more elements, or bits, than can be counted.
@@ -225,7 +225,7 @@ pub enum Malformation {
         dtype: Dtype,
         /// Its shape.
         shape: Vec<usize>,
-        /// Where it begins, from the beginning of the data.
+        /// Its first byte, from the beginning of the data.
         begin: usize,
         /// The bytes it takes.
         expected: usize,

@@ -15,7 +15,7 @@ use crate::sync::{parent, sync_dir};
 pub struct StagedDir {
     path: PathBuf,
     destination: PathBuf,
-    /// Whether what is at the destination gives way.
+    /// Whether a folder at the destination gives way.
     replaces: bool,
     published: bool,
 }
@@ -50,7 +50,7 @@ impl StagedDir {
 
     /// Begins a folder that will be `destination` in the place of what is there, under the name `hidden` until then.
     ///
-    /// What an earlier process left under that name is removed.
+    /// Anything that an earlier process left under that name is removed.
     ///
     /// # Errors
     /// [`TensorFileError::Write`].

@@ -21,7 +21,7 @@ const CHUNK: usize = 1 << 20;
 pub struct TensorFile {
     input: InputFile,
     header: Header,
-    /// Where the values begin.
+    /// Offset of the values in the file.
     data_start: u64,
 }
 

@@ -14,7 +14,7 @@ fn file(header: &str, values: usize) -> Vec<u8> {
     bytes
 }
 
-/// What opening a file of these bytes is refused for.
+/// Returns the reason for which a file of these bytes is refused.
 #[track_caller]
 fn refused(bytes: &[u8]) -> Malformation {
     let dir = tempfile::tempdir().unwrap();

@@ -107,7 +107,7 @@ fn spooled_tensors_come_back_widest_first() {
     assert_eq!(left, 1, "parts are left behind");
 }
 
-/// What torch reads in place must lie aligned, so the values begin at a multiple of 8.
+/// Torch reads values in place and wants them aligned, so they begin at a multiple of 8.
 #[test]
 fn values_begin_aligned() {
     let dir = tempfile::tempdir().unwrap();

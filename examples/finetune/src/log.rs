@@ -23,16 +23,16 @@ impl StepLog {
     /// # Errors
     /// The file cannot be read or written.
     pub fn open(path: &Path, resumed_at: Option<usize>) -> Result<Self> {
-        let told = || format!("--log-json {}", path.display());
+        let context = || format!("--log-json {}", path.display());
         let file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(path)
-            .with_context(told)?;
+            .with_context(context)?;
         if let Some(step) = resumed_at {
-            let text = std::fs::read_to_string(path).with_context(told)?;
+            let text = std::fs::read_to_string(path).with_context(context)?;
             file.set_len(length_up_to(&text, step) as u64)
-                .with_context(told)?;
+                .with_context(context)?;
         }
         Ok(Self {
             file,

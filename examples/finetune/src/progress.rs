@@ -175,13 +175,13 @@ mod tests {
 
     #[test]
     fn bytes_read_well() {
-        let told = [1_236_000_000, 98_362_432, 2_000].map(human_bytes);
-        assert_eq!(told, ["1.24 GB", "98 MB", "2 kB"]);
+        let texts = [1_236_000_000, 98_362_432, 2_000].map(human_bytes);
+        assert_eq!(texts, ["1.24 GB", "98 MB", "2 kB"]);
     }
 
     #[test]
     fn times_read_well() {
-        let told = [7, 190, 3725].map(|s| clock(Duration::from_secs(s)));
-        assert_eq!(told, ["7s", "3m10s", "1h02m"]);
+        let texts = [7, 190, 3725].map(|s| clock(Duration::from_secs(s)));
+        assert_eq!(texts, ["7s", "3m10s", "1h02m"]);
     }
 }

@@ -109,7 +109,8 @@ impl Map {
         }
     }
 
-    /// The code of the entry nearest to `value / scale`, the lower of two equally near; that of 0 when the scale is
+    /// Returns the code of the entry nearest to `value / scale`, the lower of two equally near; that of 0 when the
+    /// scale is
     /// 0. As in bitsandbytes, a code does not turn the sign around.
     #[inline(always)]
     fn code(&self, value: f32, scale: f32) -> u8 {
@@ -129,7 +130,7 @@ impl Map {
     }
 }
 
-/// The signed map of the first moment and the unsigned one of the second.
+/// Returns the signed map of the first moment and the unsigned one of the second.
 fn maps() -> &'static [Map; 2] {
     static MAPS: OnceLock<[Map; 2]> = OnceLock::new();
     MAPS.get_or_init(|| {
@@ -180,7 +181,8 @@ mod tests {
         weight_decay: 0.0,
     };
 
-    /// Parameter and moments after five updates of `len` elements, each done by `update` in runs that end at `cuts`.
+    /// Returns the parameter and moments after five updates of `len` elements, each done by `update` in runs that end
+    /// at `cuts`.
     fn run(
         len: usize,
         cuts: &[usize],

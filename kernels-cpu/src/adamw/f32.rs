@@ -59,8 +59,8 @@ mod tests {
 
     type Update = fn(&mut [f32], &[f32], &mut [f32], &mut [f32], AdamWStep);
 
-    /// The bits of parameter and moments after three updates of `len` elements, each done by `update` in runs that end
-    /// at `cuts`.
+    /// Returns the bits of parameter and moments after three updates of `len` elements, each done by `update` in runs
+    /// that end at `cuts`.
     fn run(len: usize, cuts: &[usize], update: Update) -> [Vec<u32>; 3] {
         let wave = |step: f32| -> Vec<f32> { (0..len).map(|i| (i as f32 * step).sin()).collect() };
         let (mut param, grad) = (wave(0.3), wave(0.7));

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::heads::{HeadsRef, Operands};
 use super::sequences::SequenceOffsets;
 use super::shape::AttentionShape;
-use super::tile::{KEYS, Sight, key_tiles, positions, probabilities, row_dots, score_gradients};
+use super::tile::{KEYS, TileMask, key_tiles, positions, probabilities, row_dots, score_gradients};
 use crate::buffer::written;
 use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
@@ -27,7 +27,7 @@ pub struct Results<'a, E> {
     pub grad: HeadsRef<'a, E>,
 }
 
-/// The gradients of `q`, `k` and `v`.
+/// Returns the gradients of `q`, `k` and `v`.
 ///
 /// A (batch, key-value head) pair is one task, or one of a few where there are few pairs, so that the
 /// sums over queries and over the heads of a group are made in one order.
@@ -123,7 +123,7 @@ struct Scratch<O> {
 }
 
 impl<O: Element> Scratch<O> {
-    /// Rows and keys of the largest tile.
+    /// Returns the number of rows and keys of the largest tile.
     fn tile(shape: &AttentionShape) -> [usize; 2] {
         let rows = positions(shape).min(shape.q_len) * shape.group;
         [rows, shape.kv_len.min(KEYS)]
@@ -191,8 +191,8 @@ impl<E: Element> Pass<'_, E> {
 
                 let p = &mut scratch.p[..rows * width];
                 one.dense_matmul(k, q, rows, p, forward, Beta::Zero);
-                let sight = Sight::new(shape, start, &keys, offsets);
-                probabilities(isa, sight, scale, p, &scratch.lse[..rows]);
+                let mask = TileMask::new(shape, start, &keys, offsets);
+                probabilities(isa, mask, scale, p, &scratch.lse[..rows]);
                 one.dense_transposed_matmul(grad_rows, p, width, dv, Beta::One);
 
                 let ds = &mut scratch.dp[..rows * width];
@@ -255,7 +255,7 @@ struct Tasks<'a> {
 }
 
 impl Tasks<'_> {
-    /// Values `[len, width]` of each pair as `[batch, len, kv_heads, width]`. At a position they are the sum
+    /// Lays the values `[len, width]` of each pair out as `[batch, len, kv_heads, width]`. At a position they are the sum
     /// of those of the parts that `parts_at` names.
     fn interleave<E: Element>(
         &self,

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::heads::Operands;
 use super::sequences::SequenceOffsets;
 use super::shape::AttentionShape;
-use super::tile::{KEYS, Sight, divide_rows, key_tiles, positions, softmax_step};
+use super::tile::{KEYS, TileMask, divide_rows, key_tiles, positions, softmax_step};
 use crate::buffer::written;
 use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
@@ -71,7 +71,7 @@ struct Task<'a, E> {
     lse: &'a mut [f32],
 }
 
-/// The output in tiles of positions; with a single position, as in generation, in heads.
+/// Splits the output into tiles of positions; with a single position, as in generation, into heads.
 fn split<'a, E>(
     shape: &AttentionShape,
     out: &'a mut [MaybeUninit<E>],
@@ -123,7 +123,7 @@ struct Scratch<O> {
 }
 
 impl<O: Element> Scratch<O> {
-    /// Rows and keys of the largest tile.
+    /// Returns the number of rows and keys of the largest tile.
     fn tile(shape: &AttentionShape) -> [usize; 2] {
         let rows = positions(shape).min(shape.q_len) * shape.group;
         [rows, shape.kv_len.min(KEYS)]
@@ -184,8 +184,8 @@ impl<E: Element> Task<'_, E> {
                 let one = Cpu::new(isa, Threads::Calling);
                 let forward = Direction::Forward;
                 one.dense_matmul(k, q, rows, scores, forward, Beta::Zero);
-                let sight = Sight::new(shape, self.positions.start, &keys, offsets);
-                softmax_step(isa, sight, operands.scale, scores, maxima, sums, out, d);
+                let mask = TileMask::new(shape, self.positions.start, &keys, offsets);
+                softmax_step(isa, mask, operands.scale, scores, maxima, sums, out, d);
                 let v = operands.v.positions(self.batch, keys, kv_head);
                 one.dense_matmul(v, scores, rows, out, Direction::Transposed, beta);
                 beta = Beta::One;

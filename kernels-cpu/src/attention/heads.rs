@@ -15,8 +15,8 @@ pub struct HeadsRef<'a, E> {
 }
 
 impl<'a, E: Element> HeadsRef<'a, E> {
-    /// A view of `data` from its first value on, element `i` of dimension `n` being `i · strides[n]` after it; `None`
-    /// if heads have gaps or positions overlap.
+    /// Returns a view of `data` from its first value on, element `i` of dimension `n` being `i · strides[n]` after it;
+    /// `None` if heads have gaps or positions overlap.
     pub fn new(data: &'a [E], shape: [usize; 4], strides: [isize; 4]) -> Option<Self> {
         let [_, len, _, d] = shape;
         let without_gaps = strides[3] == 1 || d == 1;
@@ -30,12 +30,12 @@ impl<'a, E: Element> HeadsRef<'a, E> {
         })
     }
 
-    /// `[batch, len, heads, d]`.
+    /// Returns the shape, `[batch, len, heads, d]`.
     pub(super) fn shape(&self) -> [usize; 4] {
         self.shape
     }
 
-    /// From one head of one position of a batch on.
+    /// Returns the values from one head of one position of a batch on.
     fn from(&self, batch: usize, position: usize, head: usize) -> &'a [E] {
         let [b, p, h] = self.strides;
         &self.data[batch * b + position * p + head * h..]
@@ -62,7 +62,7 @@ impl<'a, E: Element> HeadsRef<'a, E> {
         }
     }
 
-    /// One head at the positions `range`: `[range, d]`.
+    /// Returns one head at the positions `range`: `[range, d]`.
     pub(super) fn positions(
         &self,
         batch: usize,
@@ -91,7 +91,7 @@ pub struct Operands<'a, E: Element> {
 }
 
 impl<E: Element> Operands<'_, E> {
-    /// The sizes.
+    /// Returns the sizes.
     pub fn shape(&self) -> AttentionShape {
         AttentionShape::new(self.q.shape(), self.k.shape())
     }

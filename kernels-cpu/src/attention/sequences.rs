@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use super::shape::AttentionShape;
 
-/// Where the sequence of each query of a batch begins: the first key that the query sees.
+/// The sequence offset of every query of a batch: the first key that the query sees.
 pub(super) struct SequenceOffsets {
     /// `[batch, q_len]`, or empty where all begin at 0.
     offsets: Vec<usize>,
@@ -10,7 +10,7 @@ pub(super) struct SequenceOffsets {
 }
 
 impl SequenceOffsets {
-    /// From `offsets: [batch, q_len]`; a query sees its own key whatever they say.
+    /// Takes `offsets: [batch, q_len]`; a query sees its own key whatever they say.
     pub fn new(offsets: Option<&[i64]>, shape: &AttentionShape) -> Self {
         let offsets = offsets.map_or_else(Vec::new, |offsets| {
             assert_eq!(
@@ -28,7 +28,7 @@ impl SequenceOffsets {
         }
     }
 
-    /// Those of the queries `range` of row `batch`; none where all begin at 0.
+    /// Returns the offsets of the queries `range` of row `batch`; none where all begin at 0.
     pub fn of(&self, batch: usize, range: Range<usize>) -> &[usize] {
         if self.offsets.is_empty() {
             &[]

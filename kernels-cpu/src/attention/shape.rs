@@ -16,7 +16,7 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    /// From the shapes of `q: [batch, q_len, heads, d]` and `k: [batch, kv_len, kv_heads, d]`.
+    /// Takes the shapes of `q: [batch, q_len, heads, d]` and `k: [batch, kv_len, kv_heads, d]`.
     pub fn new(q: [usize; 4], k: [usize; 4]) -> Self {
         let [batch, q_len, heads, head_dim] = q;
         let [_, kv_len, kv_heads, _] = k;
@@ -30,12 +30,12 @@ impl AttentionShape {
         }
     }
 
-    /// Query heads.
+    /// Returns the number of query heads.
     pub fn heads(&self) -> usize {
         self.kv_heads * self.group
     }
 
-    /// Query rows that share one key-value head: every position's heads of the group, position
+    /// Returns the number of query rows that share one key-value head: every position's heads of the group, position
     /// after position.
     pub fn rows(&self) -> usize {
         self.q_len * self.group

@@ -13,12 +13,12 @@ pub(super) const KEYS: usize = 256;
 /// heads a group: forward and backward passes take 8.0 ms with 48, 8.1 with 96, 8.7 with 192.
 const ROWS: usize = 96;
 
-/// Query positions of a tile.
+/// Returns the number of query positions of a tile.
 pub(super) fn positions(shape: &AttentionShape) -> usize {
     (ROWS / shape.group.max(1)).clamp(1, 64)
 }
 
-/// The tiles of the keys that queries up to position `last` see, whose sequences begin at `offsets`.
+/// Returns the tiles of the keys that queries up to position `last` see, whose sequences begin at `offsets`.
 pub(super) fn key_tiles(
     shape: &AttentionShape,
     last: usize,
@@ -31,21 +31,21 @@ pub(super) fn key_tiles(
         .map(move |start| start..(start + KEYS).min(visible))
 }
 
-/// Which keys each row of a tile of scores sees.
+/// The attention mask of a tile of scores: a range of keys for each row.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sight<'a> {
+pub(super) struct TileMask<'a> {
     /// Keys of the tile, the width of a row.
     keys: usize,
     /// Keys before the tile.
     before: usize,
-    /// Where the sequence of each position begins; none where all begin at 0.
+    /// The sequence offset of each position; none where all begin at 0.
     offsets: &'a [usize],
     /// Keys of the tile that the first position sees; every next position sees one more.
     first: isize,
     group: usize,
 }
 
-impl<'a> Sight<'a> {
+impl<'a> TileMask<'a> {
     pub fn new(
         shape: &AttentionShape,
         first_position: usize,
@@ -61,7 +61,7 @@ impl<'a> Sight<'a> {
         }
     }
 
-    /// The keys of the tile that row `row` sees.
+    /// Returns the keys of the tile that row `row` sees.
     #[inline(always)]
     fn of(&self, row: usize) -> Range<usize> {
         let position = row / self.group;
@@ -73,9 +73,9 @@ impl<'a> Sight<'a> {
         start..end
     }
 
-    /// The scores that row `row` sees, times `scale`, after the others are made 0.
+    /// Multiplies the scores that row `row` sees by `scale` and returns them, after the others are made 0.
     #[inline(always)]
-    fn reveal<'s>(&self, row: usize, scale: f32, scores: &'s mut [f32]) -> &'s mut [f32] {
+    fn unmask<'s>(&self, row: usize, scale: f32, scores: &'s mut [f32]) -> &'s mut [f32] {
         let Range { start, end } = self.of(row);
         scores[..start].fill(0.0);
         scores[end..].fill(0.0);
@@ -86,10 +86,10 @@ impl<'a> Sight<'a> {
 }
 
 kernel! {
-    /// One step of the running softmax. Products become scores `s`, and these `exp(s − m)` with `m` the row's maximum so
-    /// far, hidden ones 0; `sums` and the rows of `out`, `d` wide, are brought to the new maximum.
+    /// Takes one step of the running softmax. Products become scores `s`, and these `exp(s − m)` with `m` the row's
+    /// maximum so far, hidden ones 0; `sums` and the rows of `out`, `d` wide, are brought to the new maximum.
     pub(super) fn softmax_step<S: Simd>(
-        sight: Sight<'_>,
+        mask: TileMask<'_>,
         scale: f32,
         scores: &mut [f32],
         maxima: &mut [f32],
@@ -97,11 +97,11 @@ kernel! {
         out: &mut [f32],
         d: usize,
     ) {
-        let rows = scores.chunks_exact_mut(sight.keys).zip(maxima).zip(sums);
+        let rows = scores.chunks_exact_mut(mask.keys).zip(maxima).zip(sums);
         for (row, (((scores, maximum), total), out)) in
             rows.zip(out.chunks_exact_mut(d)).enumerate()
         {
-            let seen = sight.reveal(row, scale, scores);
+            let seen = mask.unmask(row, scale, scores);
             let new = max(*maximum, seen);
             if new > *maximum {
                 // At first the maximum is −∞, the sum 0, and the row not written yet or 0.
@@ -121,16 +121,16 @@ kernel! {
         }
     }
 
-    /// Products become probabilities, hidden ones 0.
-    pub(super) fn probabilities<S: Simd>(sight: Sight<'_>, scale: f32, scores: &mut [f32], lse: &[f32]) {
-        for (row, (scores, lse)) in scores.chunks_exact_mut(sight.keys).zip(lse).enumerate() {
-            for score in sight.reveal(row, scale, scores) {
+    /// Turns products into probabilities, hidden ones 0.
+    pub(super) fn probabilities<S: Simd>(mask: TileMask<'_>, scale: f32, scores: &mut [f32], lse: &[f32]) {
+        for (row, (scores, lse)) in scores.chunks_exact_mut(mask.keys).zip(lse).enumerate() {
+            for score in mask.unmask(row, scale, scores) {
                 *score = exp::<S>(*score - lse);
             }
         }
     }
 
-    /// The gradients of the probabilities become those of the scores: `p ∘ (dp − delta)`.
+    /// Turns the gradients of the probabilities into those of the scores: `p ∘ (dp − delta)`.
     pub(super) fn score_gradients<S: Simd>(p: &[f32], keys: usize, deltas: &[f32], dp: &mut [f32]) {
         let rows = p.chunks_exact(keys).zip(dp.chunks_exact_mut(keys));
         for ((p, dp), delta) in rows.zip(deltas) {
@@ -140,14 +140,14 @@ kernel! {
         }
     }
 
-    /// The dot product of every pair of rows, `d` wide.
+    /// Computes the dot product of every pair of rows, `d` wide.
     pub(super) fn row_dots<S: Simd>(a: &[f32], b: &[f32], d: usize, dots: &mut [f32]) {
         for ((a, b), dot) in a.chunks_exact(d).zip(b.chunks_exact(d)).zip(dots) {
             *dot = sum::<16>(d, |total, i| mul_add::<S>(a[i], b[i], total));
         }
     }
 
-    /// The rows `d` wide of `from`, each divided by its `sums`.
+    /// Divides each row of `from`, `d` wide, by its `sums`.
     pub(super) fn divide_rows<S: Simd>(from: &[f32], sums: &[f32], d: usize, to: &mut [MaybeUninit<f32>]) {
         let rows = from.chunks_exact(d).zip(to.chunks_exact_mut(d));
         for ((from, to), sum) in rows.zip(sums) {

@@ -17,7 +17,7 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    /// The sum of the losses: one order of additions, in more digits than the terms have.
+    /// Returns the sum of the losses: one order of additions, in more digits than the terms have.
     pub fn loss(&self) -> f32 {
         let loss: f64 = self.losses.iter().map(|loss| f64::from(*loss)).sum();
         loss as f32

@@ -15,7 +15,7 @@ pub(super) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// `rows` rows of `cols` values, each row `stride` after the one before.
+    /// Views `rows` rows of `cols` values, each row `stride` after the one before.
     pub fn new(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
         assert!(rows == 0 || cols == 0 || (rows - 1) * stride + cols <= data.len());
         Self {
@@ -27,7 +27,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// The transpose.
+    /// Returns the transpose.
     pub fn t(self) -> Self {
         Self {
             rows: self.cols,

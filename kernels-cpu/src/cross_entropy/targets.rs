@@ -1,4 +1,5 @@
-use super::IGNORED;
+/// The target of a token that adds nothing to the loss, as in torch and Hugging Face.
+pub const IGNORED: i64 = -100;
 
 /// The tokens that count.
 pub(super) struct Targets {
@@ -35,7 +36,7 @@ impl Targets {
         }
     }
 
-    /// The rows that count, `None` if that is all of them.
+    /// Returns the rows that count, `None` if that is all of them.
     pub fn gather<E: Copy>(&self, rows: &[E], n: usize) -> Option<Vec<E>> {
         (self.positions.len() < self.tokens).then(|| {
             let mut selected = Vec::with_capacity(self.positions.len() * n);
@@ -46,7 +47,7 @@ impl Targets {
         })
     }
 
-    /// The reverse of [`Self::gather`], with zeros for the ignored rows.
+    /// Reverses [`Self::gather`], with zeros for the ignored rows.
     pub fn scatter(&self, rows: Vec<f32>, n: usize) -> Vec<f32> {
         if self.positions.len() == self.tokens {
             return rows;

@@ -12,14 +12,14 @@ pub(super) const TOKENS: usize = 256;
 /// Fewest tokens for which a tile of their own is worth a pass over the weight.
 const FEWEST: usize = 32;
 
-/// Tokens of a tile: the tokens in equal parts, as many for each of the threads.
+/// Returns the number of tokens of a tile: all tokens in equal parts, as many for each of the threads.
 pub(super) fn tokens(all: usize, threads: usize) -> usize {
     let parts = all.div_ceil(TOKENS).next_multiple_of(threads);
     all.div_ceil(parts.min(all / FEWEST).max(1)).max(1)
 }
 
 kernel! {
-    /// One step of the running softmax, without an output. Logits become `exp(l − m)` with `m` the
+    /// Takes one step of the running softmax, without an output. Logits become `exp(l − m)` with `m` the
     /// row's maximum so far; `sums` and the rows of `out`, `n` wide (none if it is 0), are
     /// brought to the new maximum.
     pub(super) fn softmax_step<S: Simd>(

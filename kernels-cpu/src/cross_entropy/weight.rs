@@ -6,7 +6,7 @@ use super::tile::{CLASSES, TOKENS, probabilities};
 use crate::matmul::dense::Beta;
 use crate::simd::Isa;
 
-/// The gradient of the weight, `[vocab, n]`: `(softmax − one-hot)ᵀ · hidden`. Every tile of classes
+/// Returns the gradient of the weight, `[vocab, n]`: `(softmax − one-hot)ᵀ · hidden`. Every tile of classes
 /// goes through the tokens in order on one thread, with logits computed again.
 pub(super) fn gradient(isa: Isa, head: &Head<'_, f32>, lse: &[f32]) -> Vec<f32> {
     let Head {
@@ -48,7 +48,7 @@ pub(super) fn gradient(isa: Isa, head: &Head<'_, f32>, lse: &[f32]) -> Vec<f32> 
     dweight
 }
 
-/// Tokens whose logits are computed at a time.
+/// Returns the number of tokens whose logits are computed at a time.
 fn tokens(all: usize) -> usize {
     all.clamp(1, TOKENS)
 }

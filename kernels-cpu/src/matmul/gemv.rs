@@ -202,7 +202,7 @@ fn group_words<S: Simd>(s: S, row: &[u32], group: usize) -> S::U {
 }
 
 kernel! {
-    /// `out: [rows of W][m]` from `first` on.
+    /// Computes `out: [rows of W][m]` from `first` on.
     fn dot_rows(w: MatrixRef<'_>, first: usize, x: &[f32], m: usize, out: &mut [f32]) = dot;
 }
 

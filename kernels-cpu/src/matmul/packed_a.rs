@@ -1,4 +1,4 @@
-//! How the packed rows of A lie.
+//! The packed layout of the rows of A.
 
 use std::marker::PhantomData;
 use std::ops::Range;

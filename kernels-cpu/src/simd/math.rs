@@ -7,13 +7,13 @@ use super::Simd;
 /// time.
 pub(crate) const LANES: usize = 64;
 
-/// `a · b + c`, rounded once where that is one instruction.
+/// Returns `a · b + c`, rounded once where that is one instruction.
 #[inline(always)]
 pub(crate) fn mul_add<S: Simd>(a: f32, b: f32, c: f32) -> f32 {
     if S::FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// `f(.., i)` over `0..n` in `N` accumulators, a power of two, added up pair by pair.
+/// Returns `f(.., i)` over `0..n` in `N` accumulators, a power of two, added up pair by pair.
 #[inline(always)]
 pub(crate) fn sum<const N: usize>(n: usize, f: impl Fn(f32, usize) -> f32) -> f32 {
     let mut lanes = [0f32; N];
@@ -31,7 +31,7 @@ pub(crate) fn sum<const N: usize>(n: usize, f: impl Fn(f32, usize) -> f32) -> f3
     fold(lanes, |a, b| a + b)
 }
 
-/// The largest of `values`, `start` if none is larger; NaN may be passed over.
+/// Returns the largest of `values`, `start` if none is larger; NaN may be passed over.
 #[inline(always)]
 pub(crate) fn max(start: f32, values: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
@@ -60,7 +60,7 @@ fn fold<const N: usize>(mut lanes: [f32; N], f: impl Fn(f32, f32) -> f32) -> f32
     lanes[0]
 }
 
-/// `eˣ` within 2 ulp, without a branch, so that loops over it vectorise; NaN stays NaN, and what
+/// Returns `eˣ` within 2 ulp, without a branch, so that loops over it vectorise; NaN stays NaN, and what
 /// would not be a normal number is the nearest one that is.
 ///
 /// `eˣ = 2ⁿ · eʳ` with `n` the integer nearest `x / ln 2` and `|r| ≤ ln 2 / 2`; the polynomial is

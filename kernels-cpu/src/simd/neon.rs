@@ -12,7 +12,7 @@ use super::Simd;
 #[derive(Clone, Copy)]
 pub(crate) struct Neon;
 
-/// The low bytes of 16 lanes.
+/// Returns the low bytes of 16 lanes.
 #[inline(always)]
 fn narrow(lanes: [uint32x4_t; 4]) -> uint8x16_t {
     unsafe {
@@ -22,7 +22,7 @@ fn narrow(lanes: [uint32x4_t; 4]) -> uint8x16_t {
     }
 }
 
-/// 16 bytes, one a lane.
+/// Returns 16 bytes, one a lane.
 #[inline(always)]
 fn widen(bytes: uint8x16_t) -> [uint32x4_t; 4] {
     unsafe {
@@ -71,13 +71,13 @@ fn round_4(value: float32x4_t) -> uint32x4_t {
     }
 }
 
-/// The high halves of 8 lanes.
+/// Returns the high halves of 8 lanes.
 #[inline(always)]
 fn high_halves(low: uint32x4_t, high: uint32x4_t) -> uint16x8_t {
     unsafe { vuzp2q_u16(vreinterpretq_u16_u32(low), vreinterpretq_u16_u32(high)) }
 }
 
-/// Lane `i` of register `j` becomes lane `j` of register `i`.
+/// Transposes: lane `i` of register `j` becomes lane `j` of register `i`.
 #[inline(always)]
 fn transpose_4(rows: [uint32x4_t; 4]) -> [uint32x4_t; 4] {
     unsafe {
@@ -102,7 +102,7 @@ fn load_4(words: &[u32; 4]) -> uint32x4_t {
     unsafe { vld1q_u32(words.as_ptr()) }
 }
 
-/// The words of up to 8 rows, one a lane.
+/// Returns the words of up to 8 rows, one a lane.
 #[inline(always)]
 fn load_rows<const ROWS: usize>(x: &[u32; ROWS]) -> [uint32x4_t; 2] {
     let mut lanes = [0; 8];
@@ -133,13 +133,13 @@ fn add_to_rows<const ROWS: usize, const VECTORS: usize>(
     }
 }
 
-/// The high halves, in their place: the odd ones of pairs of bf16 as f32.
+/// Returns the high halves, in their place: the odd ones of pairs of bf16 as f32.
 #[inline(always)]
 fn odd(pairs: uint32x4_t) -> uint32x4_t {
     unsafe { vandq_u32(pairs, vdupq_n_u32(0xffff_0000)) }
 }
 
-/// The low halves moved to the high ones: the even ones of pairs of bf16 as f32.
+/// Returns the low halves moved to the high ones: the even ones of pairs of bf16 as f32.
 #[inline(always)]
 fn even(pairs: uint32x4_t) -> uint32x4_t {
     unsafe { vshlq_n_u32::<16>(pairs) }

@@ -1,6 +1,8 @@
 //! Loads a checkpoint, continues a prompt, and reports time and memory; optionally writes it in 4 bits.
 //!
 //! usage: inspect MODEL [PROMPT [OUTPUT]]
+//!
+//! A tool for measurements, among the examples because it needs this package and its dev-dependencies alone.
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -13,7 +15,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// The CPU where there is a choice: Burn's default is the first GPU backend among the features.
+/// Returns the CPU where there is a choice: Burn's default is the first GPU backend among the features.
 fn device() -> Device {
     #[cfg(feature = "flex")]
     return Device::flex();

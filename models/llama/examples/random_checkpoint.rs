@@ -1,5 +1,7 @@
 //! Writes a checkpoint of random weights in the shape of a LLaMA, to measure with what nobody has to download.
 //!
+//! A tool for measurements, among the examples because it needs this package alone.
+//!
 //! usage: `cargo run --release -p burn-qlora-llama --example random_checkpoint -- 7b DIR` (or `13b`, `33b`, `65b`, `tiny`)
 //!
 //! The folder is what Hugging Face writes: bf16 safetensors, a shard for each block, and a tokenizer that knows bytes. The
@@ -76,7 +78,7 @@ impl Shape {
         })
     }
 
-    /// The tensors of shard `i`: the blocks, and then what is outside of them.
+    /// Returns the tensors of shard `i`: the blocks, and then what is outside of them.
     fn shard(&self, i: usize) -> Vec<(String, Vec<usize>)> {
         let (hidden, inner, vocab) = (self.hidden, self.inner, self.vocab);
         if i == self.layers {
@@ -144,14 +146,14 @@ impl Shape {
     }
 }
 
-/// One of N(0, 1), by Box and Muller.
+/// Draws one of N(0, 1), by Box and Muller.
 fn gaussian(rng: &mut ChaCha8Rng) -> f32 {
     let mut unit = || (f64::from(rng.next_u32()) + 0.5) / 2f64.powi(32);
     let (radius, angle) = ((-2.0 * unit().ln()).sqrt(), std::f64::consts::TAU * unit());
     (radius * angle.cos()) as f32
 }
 
-/// A tokenizer of two special tokens and the 256 bytes.
+/// Returns a tokenizer of two special tokens and the 256 bytes.
 fn byte_tokenizer() -> Value {
     let mut alphabet: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet()
         .into_iter()

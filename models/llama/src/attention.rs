@@ -4,8 +4,9 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::cache::LayerCache;
+use crate::config::LlamaConfig;
+use crate::projection::Projection;
 use crate::rope::Positions;
-use crate::{LlamaConfig, Projection};
 
 /// Causal self-attention with rotary positions; several query heads share a key and value head.
 ///
@@ -60,7 +61,7 @@ impl Attention {
         }
     }
 
-    /// `x: [batch, seq, hidden]` to the same shape. With a cache, keys and values are appended to it
+    /// Maps `x: [batch, seq, hidden]` to the same shape. With a cache, keys and values are appended to it
     /// and the queries see everything in it.
     pub fn forward(
         &self,

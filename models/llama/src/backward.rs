@@ -59,14 +59,14 @@ struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    /// One graph from end to end.
+    /// Builds one graph from end to end.
     fn at_once(&self, x: Tensor<3>) -> LossAndGradients {
         let layers = self.model.layers.iter().enumerate();
         let x = layers.fold(x.into(), |x, (index, block)| self.run(index, block, x));
         LossAndGradients::of(self.model, self.loss_sum(x), self.pass.scale)
     }
 
-    /// A graph for the loss, then one for each block from the last to the first. Of each only its input
+    /// Builds a graph for the loss, then one for each block from the last to the first. Of each only its input
     /// is known beforehand, and nothing is left of it when the next one is built.
     fn by_block(&self, x: Tensor<3>) -> LossAndGradients {
         let layers = &self.model.layers;
@@ -114,7 +114,7 @@ impl Chain<'_> {
         LossAndGradients::scaled(loss, gradients, self.pass.scale)
     }
 
-    /// Block `index`, drawing its dropout from a seed of its own.
+    /// Runs block `index`, drawing its dropout from a seed of its own.
     fn run(&self, index: usize, block: &Block, x: Residual) -> Residual {
         self.seed(index, block);
         block.forward(x, &self.positions, None)

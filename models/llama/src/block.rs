@@ -3,9 +3,13 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use crate::attention::Attention;
 use crate::cache::LayerCache;
+use crate::config::LlamaConfig;
+use crate::mlp::Mlp;
+use crate::norm::RmsNorm;
+use crate::residual::Residual;
 use crate::rope::Positions;
-use crate::{Attention, LlamaConfig, Mlp, Residual, RmsNorm};
 
 /// Attention and MLP, each behind its norm and added to the residual stream.
 #[derive(Module, Debug)]
@@ -31,7 +35,7 @@ impl Block {
         }
     }
 
-    /// The residual stream before the block to that after it.
+    /// Maps the residual stream before the block to that after it.
     pub fn forward(
         &self,
         x: Residual,
@@ -42,7 +46,7 @@ impl Block {
         self.forward_normalized(x, normalized, positions, cache)
     }
 
-    /// [`forward`](Self::forward) after the first norm, which gave `x` and `normalized`, both
+    /// Runs [`forward`](Self::forward) from after the first norm, which gave `x` and `normalized`, both
     /// `[batch, seq, hidden]`.
     pub(crate) fn forward_normalized(
         &self,

@@ -1,8 +1,8 @@
 //! Keys and values of the tokens already seen.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Device, Tensor};
 
-use crate::{Llama, LlamaError};
+use crate::error::LlamaError;
 
 /// The keys and values of every layer for one batch of rows that grow together.
 ///
@@ -24,34 +24,31 @@ pub struct LayerCache {
 }
 
 impl KvCache {
-    /// An empty cache for `batch` rows of up to `capacity` tokens, on the model's device and in its dtype.
-    pub fn new(model: &Llama, batch: usize, capacity: usize) -> Self {
-        let config = model.config();
-        let shape = [batch, capacity, config.num_key_value_heads, config.head_dim];
-        let device = model.device().without_autodiff();
-        let zeros = || Tensor::zeros(shape, (&device, model.dtype()));
+    /// Returns an empty cache of `layers` layers, each of `shape: [batch, capacity, kv_heads, head_dim]`.
+    pub(crate) fn zeros(layers: usize, shape: [usize; 4], device: &Device, dtype: DType) -> Self {
+        let zeros = || Tensor::zeros(shape, (device, dtype));
         let layer = || LayerCache {
             store: Some((zeros(), zeros())),
             len: 0,
         };
         Self {
-            layers: (0..config.num_hidden_layers).map(|_| layer()).collect(),
-            capacity,
+            layers: (0..layers).map(|_| layer()).collect(),
+            capacity: shape[1],
             len: 0,
         }
     }
 
-    /// Tokens held, a row.
+    /// Returns the number of tokens held in a row.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no token is held.
+    /// Returns whether no token is held.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Tokens that fit, a row.
+    /// Returns the number of tokens that fit in a row.
     pub fn capacity(&self) -> usize {
         self.capacity
     }

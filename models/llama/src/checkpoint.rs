@@ -161,7 +161,7 @@ impl Checkpoint {
     /// Reads the 4-bit format of the first projection, which is that of all; `None` when it is stored otherwise.
     ///
     /// # Errors
-    /// Those of [`read_quantized`](Self::read_quantized).
+    /// The errors of [`read_quantized`](Self::read_quantized).
     pub fn stored_quantization(&self) -> Result<Option<nf4::QuantConfig>, LlamaError> {
         let [first, ..] = self.config.projections();
         let name = format!("model.layers.0.{}.weight", first.path);

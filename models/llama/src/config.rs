@@ -8,7 +8,7 @@ use std::path::Path;
 
 use burn::config::Config;
 
-use crate::LlamaError;
+use crate::error::LlamaError;
 use crate::rope::RopeConfig;
 
 /// The dimensions and switches of a LLaMA model.
@@ -138,12 +138,12 @@ impl LlamaConfig {
         self.rope.validate(self.head_dim, path)
     }
 
-    /// Width of the query projection: heads times head width.
+    /// Returns the width of the query projection: heads times head width.
     pub fn query_width(&self) -> usize {
         self.num_attention_heads * self.head_dim
     }
 
-    /// Width of the key and of the value projection.
+    /// Returns the width of the key and of the value projection.
     pub fn key_value_width(&self) -> usize {
         self.num_key_value_heads * self.head_dim
     }

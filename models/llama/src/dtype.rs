@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use burn::tensor::{DType, Device};
-
-use crate::error::LlamaError;
+use burn::tensor::DType;
 
 /// The dtype of a model's dense weights (embedding, head, norms, biases, projections that are not in 4 bits),
 /// of the residual stream and of everything the blocks hand on.
@@ -41,20 +39,6 @@ impl ComputeDtype {
     /// Returns the bytes of a value.
     pub fn bytes(self) -> usize {
         self.dtype().size()
-    }
-
-    /// Checks that `device` can compute in it.
-    ///
-    /// # Errors
-    /// [`LlamaError::ComputeDtype`] when it cannot.
-    pub fn check(self, device: &Device) -> Result<(), LlamaError> {
-        if device.supports_dtype(self.dtype()) {
-            return Ok(());
-        }
-        Err(LlamaError::ComputeDtype {
-            dtype: self,
-            device: format!("{:?}", device.clone().without_autodiff()),
-        })
     }
 }
 

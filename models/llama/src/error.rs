@@ -1,4 +1,4 @@
-//! What can go wrong between a file on disk and a model that answers.
+//! The errors of reading, running and writing a model.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub enum LlamaError {
     MissingFile {
         /// The file that is missing.
         path: PathBuf,
-        /// What it is for and what to do.
+        /// Its use, and the remedy.
         hint: &'static str,
     },
     /// A file does not follow its own format: truncated, lying sizes, not JSON and the like.
@@ -31,7 +31,7 @@ pub enum LlamaError {
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What does not hold, where in the file, and what to do.
+        /// The rule that does not hold, its place in the file, and the remedy.
         reason: String,
     },
     /// Any other problem with a file.
@@ -52,9 +52,9 @@ pub enum LlamaError {
         path: PathBuf,
         /// The key, as the file's format spells it.
         key: String,
-        /// What the file says.
+        /// The value in the file.
         found: String,
-        /// What it may say.
+        /// The values that are accepted.
         expected: String,
     },
     /// The checkpoint is of another model family, or of a LLaMA with something this crate does not build.
@@ -64,9 +64,9 @@ pub enum LlamaError {
         path: PathBuf,
         /// The kind of thing: "architecture", "rope type", "quantization method".
         what: &'static str,
-        /// What the file says.
+        /// The value in the file.
         found: String,
-        /// What would be accepted.
+        /// The values that are accepted.
         expected: String,
     },
     /// A tensor the configuration asks for is not in the checkpoint.
@@ -132,7 +132,7 @@ pub enum LlamaError {
     Tokenizer {
         /// The file.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// The reason, and the remedy.
         reason: String,
     },
     /// A prompt, or a prompt and the cache already filled, is longer than the model's context.

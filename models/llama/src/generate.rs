@@ -6,10 +6,11 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::cache::KvCache;
+use crate::error::LlamaError;
+use crate::model::Llama;
 use crate::sampling::{Sampler, SamplingConfig};
-use crate::{Llama, LlamaError};
 
-/// What [`Llama::generate`] made.
+/// The result of [`Llama::generate`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
     /// The new tokens, without the prompt and without the stop token.

@@ -68,6 +68,22 @@ impl LoadOptions {
     }
 }
 
+impl ComputeDtype {
+    /// Checks that `device` can compute in it.
+    ///
+    /// # Errors
+    /// [`LlamaError::ComputeDtype`] when it cannot.
+    pub fn check(self, device: &Device) -> Result<(), LlamaError> {
+        if device.supports_dtype(self.dtype()) {
+            return Ok(());
+        }
+        Err(LlamaError::ComputeDtype {
+            dtype: self,
+            device: format!("{:?}", device.clone().without_autodiff()),
+        })
+    }
+}
+
 impl Llama {
     /// Reads a model tensor by tensor, quantizing each on the host as it comes.
     ///

@@ -43,7 +43,7 @@ impl LoraModel for Llama {
 }
 
 impl Block {
-    /// The layers that can carry adapters, in the order [`LoraModel`] names them.
+    /// Returns the layers that can carry adapters, in the order [`LoraModel`] names them.
     pub(crate) fn frozen_linears(&self) -> impl Iterator<Item = &QLoraLinear> {
         frozen_in((0, self)).into_iter().map(|(_, linear)| linear)
     }

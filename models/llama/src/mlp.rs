@@ -3,7 +3,8 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::{LlamaConfig, Projection};
+use crate::config::LlamaConfig;
+use crate::projection::Projection;
 
 /// `down(silu(gate(x)) · up(x))`.
 #[derive(Module, Debug)]
@@ -18,19 +19,19 @@ pub struct Mlp {
 
 impl Mlp {
     pub(crate) fn init(config: &LlamaConfig, device: &Device) -> Self {
-        let (hidden, inner, bias) = (
+        let (hidden, intermediate, bias) = (
             config.hidden_size,
             config.intermediate_size,
             config.mlp_bias,
         );
         Self {
-            gate_proj: Projection::init(hidden, inner, bias, device),
-            up_proj: Projection::init(hidden, inner, bias, device),
-            down_proj: Projection::init(inner, hidden, bias, device),
+            gate_proj: Projection::init(hidden, intermediate, bias, device),
+            up_proj: Projection::init(hidden, intermediate, bias, device),
+            down_proj: Projection::init(intermediate, hidden, bias, device),
         }
     }
 
-    /// `x: [batch, seq, hidden]` to the same shape.
+    /// Maps `x: [batch, seq, hidden]` to the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let gate = self.gate_proj.forward(x.clone());
         let up = self.up_proj.forward(x);

@@ -38,7 +38,7 @@ impl LlamaConfig {
     /// Initializes a dense model with random weights in the device's default dtype: N(0, 0.02), norms one, biases zero.
     ///
     /// # Errors
-    /// What [`LlamaConfig::validate`] refuses.
+    /// The errors of [`LlamaConfig::validate`].
     pub fn init(&self, device: &Device) -> Result<Llama, LlamaError> {
         self.validate("LlamaConfig".as_ref())?;
         let initializer = Initializer::Normal {
@@ -59,6 +59,16 @@ impl LlamaConfig {
             RmsNorm::init(self.hidden_size, self.rms_norm_eps, device),
             lm_head,
         ))
+    }
+}
+
+impl KvCache {
+    /// Returns an empty cache for `batch` rows of up to `capacity` tokens, on the model's device and in its dtype.
+    pub fn new(model: &Llama, batch: usize, capacity: usize) -> Self {
+        let config = model.config();
+        let shape = [batch, capacity, config.num_key_value_heads, config.head_dim];
+        let device = model.device().without_autodiff();
+        Self::zeros(config.num_hidden_layers, shape, &device, model.dtype())
     }
 }
 

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use crate::Residual;
+use crate::residual::Residual;
 
 /// `x / sqrt(mean(x²) + eps) · weight` over the last axis.
 #[derive(Module, Debug)]
@@ -15,7 +15,7 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// A norm with all weights one.
+    /// Returns a norm with all weights one.
     pub fn init(hidden_size: usize, eps: f64, device: &Device) -> Self {
         Self {
             weight: Param::from_tensor(Tensor::ones([hidden_size], device)),
@@ -23,12 +23,12 @@ impl RmsNorm {
         }
     }
 
-    /// `x: [.., hidden]` to the same shape.
+    /// Maps `x: [.., hidden]` to the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         burn_fused::rms_norm(x, self.weight.val(), self.eps)
     }
 
-    /// The residual stream as it is now, and normalized, both `[batch, seq, hidden]`.
+    /// Returns the residual stream as it is now, and normalized, both `[batch, seq, hidden]`.
     pub fn forward_residual(&self, x: Residual) -> (Tensor<3>, Tensor<3>) {
         let Residual { stream, update } = x;
         match update {

@@ -19,7 +19,7 @@ pub enum Projection {
 }
 
 impl Projection {
-    /// A dense layer with weights from N(0, 0.02), as LLaMA is initialized, and zero biases.
+    /// Returns a dense layer with weights from N(0, 0.02), as LLaMA is initialized, and zero biases.
     pub fn init(in_features: usize, out_features: usize, bias: bool, device: &Device) -> Self {
         let mut linear = LinearConfig::new(in_features, out_features)
             .with_bias(bias)
@@ -34,7 +34,7 @@ impl Projection {
         Self::Dense(linear)
     }
 
-    /// `x: [.., in_features]` to `[.., out_features]`.
+    /// Maps `x: [.., in_features]` to `[.., out_features]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Dense(linear) => linear.forward(x),

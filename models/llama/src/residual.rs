@@ -10,12 +10,12 @@ use burn::tensor::Tensor;
 pub struct Residual {
     /// The stream before the last layer.
     pub stream: Tensor<3>,
-    /// What that layer adds.
+    /// The values that that layer adds.
     pub update: Option<Tensor<3>>,
 }
 
 impl Residual {
-    /// The stream with `update` to be added.
+    /// Returns the stream with `update` to be added.
     pub fn new(stream: Tensor<3>, update: Tensor<3>) -> Self {
         Self {
             stream,
@@ -23,7 +23,7 @@ impl Residual {
         }
     }
 
-    /// The stream as it is now.
+    /// Returns the stream as it is now.
     pub fn sum(self) -> Tensor<3> {
         match self.update {
             Some(update) => self.stream + update,

@@ -6,9 +6,9 @@ use burn::config::Config;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::LlamaError;
+use crate::error::LlamaError;
 
-/// How positions become angles.
+/// The base of the angles that positions become, and their scaling.
 #[derive(Config, Debug, PartialEq)]
 pub struct RopeConfig {
     /// Base of the geometric row of frequencies.
@@ -96,7 +96,7 @@ impl RopeConfig {
         }
     }
 
-    /// The frequencies in radians a token, `[head_dim / 2]`, in the f32 arithmetic of transformers.
+    /// Returns the frequencies in radians a token, `[head_dim / 2]`, in the f32 arithmetic of transformers.
     pub fn inverse_frequencies(&self, head_dim: usize) -> Vec<f32> {
         (0..head_dim / 2)
             .map(|i| {
@@ -149,7 +149,7 @@ pub struct Rope {
     frequencies: Vec<f32>,
 }
 
-/// Where the tokens of a batch stand: their angles, and where the sequence of each begins.
+/// The positions of a batch's tokens: their angles, and the first place of each one's sequence.
 ///
 /// The tables are `[seq, head_dim / 2]`, or `[batch · seq, head_dim / 2]` where rows hold several sequences; f32.
 #[derive(Clone, Debug)]
@@ -164,14 +164,14 @@ pub struct Positions {
 }
 
 impl Rope {
-    /// The rotary embedding of heads of width `head_dim`.
+    /// Returns the rotary embedding of heads of width `head_dim`.
     pub fn new(config: &RopeConfig, head_dim: usize) -> Self {
         Self {
             frequencies: config.inverse_frequencies(head_dim),
         }
     }
 
-    /// The positions `start..start + seq`, in every row.
+    /// Returns the positions `start..start + seq`, in every row.
     pub fn positions(&self, start: usize, seq: usize, device: &Device) -> Positions {
         let shape = [seq, self.frequencies.len()];
         let mut cos = Vec::with_capacity(seq * self.frequencies.len());
@@ -192,7 +192,7 @@ impl Rope {
         }
     }
 
-    /// The positions in rows of several sequences, each from 0 on; `starts: [batch, seq]` as in [`Positions`].
+    /// Returns the positions in rows of several sequences, each from 0 on; `starts: [batch, seq]` as in [`Positions`].
     pub fn packed_positions(&self, starts: Tensor<2, Int>) -> Positions {
         let [batch, seq] = starts.dims();
         let Positions { cos, sin, .. } = self.positions(0, seq, &starts.device());

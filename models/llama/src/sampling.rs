@@ -4,9 +4,9 @@ use burn::config::Config;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::LlamaError;
+use crate::error::LlamaError;
 
-/// How tokens are chosen and when to stop.
+/// The settings of sampling: the choice of tokens, and when to stop.
 #[derive(Config, Debug, PartialEq)]
 pub struct SamplingConfig {
     /// The most tokens to generate.
@@ -66,7 +66,7 @@ impl<'a> Sampler<'a> {
         }
     }
 
-    /// The next token. `logits: [vocab]`, not empty.
+    /// Draws the next token. `logits: [vocab]`, not empty.
     pub(crate) fn next(&mut self, logits: &[f32]) -> u32 {
         if self.config.temperature == 0.0 {
             return likeliest(logits);
@@ -110,14 +110,14 @@ impl<'a> Sampler<'a> {
         candidates[candidates.len() - 1].0
     }
 
-    /// A number in `[0, 1)` from the upper 24 bits of a word: spelled out so that no release of a library
+    /// Draws a number in `[0, 1)` from the upper 24 bits of a word: spelled out so that no release of a library
     /// changes what a seed means.
     fn unit(&mut self) -> f32 {
         (self.rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32
     }
 }
 
-/// The index of the largest logit; the lower one on a tie.
+/// Returns the index of the largest logit; the lower one on a tie.
 fn likeliest(logits: &[f32]) -> u32 {
     let best = (0u32..)
         .zip(logits)

@@ -29,7 +29,7 @@ pub(crate) struct TensorSpec {
 impl LlamaConfig {
     /// Returns the projections of a block: q, k, v, o, gate, up, down.
     pub(crate) fn projections(&self) -> [ProjectionSpec; 7] {
-        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
+        let (hidden, intermediate) = (self.hidden_size, self.intermediate_size);
         let (wide, narrow) = (self.query_width(), self.key_value_width());
         let attention = |path, shape| ProjectionSpec {
             path,
@@ -46,9 +46,9 @@ impl LlamaConfig {
             attention("self_attn.k_proj", [narrow, hidden]),
             attention("self_attn.v_proj", [narrow, hidden]),
             attention("self_attn.o_proj", [hidden, wide]),
-            mlp("mlp.gate_proj", [inner, hidden]),
-            mlp("mlp.up_proj", [inner, hidden]),
-            mlp("mlp.down_proj", [hidden, inner]),
+            mlp("mlp.gate_proj", [intermediate, hidden]),
+            mlp("mlp.up_proj", [intermediate, hidden]),
+            mlp("mlp.down_proj", [hidden, intermediate]),
         ]
     }
 

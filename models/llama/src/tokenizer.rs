@@ -10,7 +10,7 @@ use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 
-/// What a file says about its tokens.
+/// The vocabulary in a file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Vocabulary<'a> {
     /// `tokenizer.ggml.model`: "gpt2" or "llama".
@@ -40,7 +40,7 @@ const CONTROL: usize = 3;
 const USER_DEFINED: usize = 4;
 
 impl Vocabulary<'_> {
-    /// Whether bos goes in front of a text: what the file says, or what llama.cpp does where it says nothing.
+    /// Returns whether bos goes in front of a text: the file's answer, or llama.cpp's where it has none.
     pub(crate) fn adds_bos(&self) -> bool {
         self.add_bos
             .unwrap_or(self.model == "llama" || self.pre.is_some_and(byte_level::adds_bos))
@@ -50,7 +50,7 @@ impl Vocabulary<'_> {
         self.add_eos.unwrap_or(false)
     }
 
-    /// The text of a token.
+    /// Returns the text of a token.
     pub(crate) fn text(&self, id: u32) -> Option<&str> {
         self.tokens.get(id as usize).copied()
     }
@@ -132,7 +132,7 @@ impl Vocabulary<'_> {
             .collect()
     }
 
-    /// The merges that the file lists.
+    /// Returns the merges that the file lists.
     fn listed_merges(&self) -> Option<Result<Vec<(String, String)>, String>> {
         let split = |merge: &&str| {
             merge
@@ -152,7 +152,7 @@ fn bpe_error(error: tokenizers::Error) -> String {
 
 type Merges = Vec<(String, String)>;
 
-/// A builder with vocabulary and merges set.
+/// Returns a builder with vocabulary and merges set.
 fn bpe(vocabulary: &Vocabulary, merges: Merges) -> tokenizers::models::bpe::BpeBuilder {
     BPE::builder().vocab_and_merges(vocabulary.vocab(), merges)
 }

@@ -79,7 +79,7 @@ fn write_tensor(
     }
 }
 
-/// config.json with the quantization in the words of transformers.
+/// Returns config.json with the quantization in the words of transformers.
 fn model_config(
     checkpoint: &Checkpoint,
     float: FloatType,

@@ -9,7 +9,7 @@ pub fn words(bytes: &[u8]) -> Vec<u32> {
 }
 
 /// The words of `elements` codes: a recorded byte has the first of its two in the high nibble, a word its first in the low one.
-/// What no element fills is zero.
+/// Bits that no element fills are zero.
 pub fn packed_words(bytes: &[u8], elements: usize) -> Vec<u32> {
     let mut codes: Vec<u8> = bytes
         .iter()

@@ -1,4 +1,4 @@
-/// How far a value may be from the expected one, and why that far.
+/// The tolerance of a value around the expected one, with its reason.
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
     bound: Bound,

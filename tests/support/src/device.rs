@@ -1,6 +1,6 @@
 pub use burn_core::tensor::{Device, DeviceKind};
 
-/// What a test says that was compiled without a device.
+/// The message of a test that was compiled without a device.
 pub const NO_DEVICE: &str = "no device is compiled in: turn on one of the features flex, wgpu, vulkan, metal, cuda, rocm, cpu";
 
 /// A device that tests run on.
@@ -18,7 +18,7 @@ impl TestDevice {
         Self { name, device }
     }
 
-    /// Whether this is the pure Rust CPU backend, whose sums have one order.
+    /// Returns whether this is the pure Rust CPU backend, whose sums have one order.
     pub fn is_flex(&self) -> bool {
         self.name == "flex"
     }

@@ -1,5 +1,5 @@
-//! What the tests of all crates share. It depends on no crate of this workspace, so that any of them can have it as a
-//! dev-dependency; which devices there are is decided by the features of the crate that asks.
+//! The helpers that the tests of all crates share. It depends on no crate of this workspace, so that any of them can
+//! have it as a dev-dependency; which devices there are is decided by the features of the crate that asks.
 //!
 //! * [`fixture`], [`read_fixture`], [`json`]: where the recordings of bitsandbytes, transformers, peft and torch lie
 //! * [`Recording`]: a recorded safetensors file

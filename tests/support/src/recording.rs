@@ -1,13 +1,13 @@
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::read_fixture;
+use crate::fixtures::read_fixture;
 
 /// A recorded safetensors file. A tensor that is missing or of another dtype than it is read as ends the test with its name.
 pub struct Recording {
     name: String,
     bytes: Vec<u8>,
-    /// Where the tensors' bytes begin.
+    /// Offset of the tensors' bytes.
     start: usize,
     metadata: Metadata,
 }
@@ -37,7 +37,7 @@ impl Recording {
         names
     }
 
-    /// Whether there is a tensor `name`.
+    /// Returns whether there is a tensor `name`.
     pub fn has(&self, name: &str) -> bool {
         self.metadata.info(name).is_some()
     }

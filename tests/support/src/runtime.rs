@@ -1,6 +1,6 @@
 use cubecl::Device;
 
-/// What a test says that was compiled without a runtime.
+/// The message of a test that was compiled without a runtime.
 pub const NO_RUNTIME: &str =
     "no runtime is compiled in: turn on one of the features wgpu, vulkan, metal, cuda, rocm, cpu";
 

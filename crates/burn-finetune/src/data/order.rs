@@ -50,7 +50,7 @@ impl Order {
         &rows[start..(start + self.rows_per_step).min(self.rows)]
     }
 
-    /// Fisher and Yates' shuffle, spelled out so that no release of a library changes what a seed means.
+    /// Shuffles as Fisher and Yates do, spelled out so that no release of a library changes what a seed means.
     fn permutation(&self, epoch: usize) -> Vec<usize> {
         let mut rows: Vec<usize> = (0..self.rows).collect();
         if let Some(seed) = self.shuffle {

@@ -1,4 +1,4 @@
-//! [`TrainerBuilder`], what a trainer is made of.
+//! [`TrainerBuilder`], the parts that a trainer is made of.
 
 use burn_paged::PagedAdamWConfig;
 use burn_qlora::{CausalLm, Checkpointing, trainable};

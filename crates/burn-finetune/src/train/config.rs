@@ -41,7 +41,7 @@ pub struct TrainConfig {
 }
 
 impl Default for TrainConfig {
-    /// The recipe of the QLoRA paper for small models (Appendix B.2), over 100 steps.
+    /// Returns the recipe of the QLoRA paper for small models (Appendix B.2), over 100 steps.
     fn default() -> Self {
         Self {
             steps: 100,

@@ -8,7 +8,7 @@ use crate::train::report::Event;
 use crate::train::trainer::Trainer;
 use burn_qlora::CausalLm;
 
-/// Everything that happens besides the steps.
+/// Evaluation, checkpoints and interruption of a run.
 #[derive(Default)]
 pub struct RunOptions<'a> {
     /// Held-out rows, evaluated every [`eval_every`](Self::eval_every) steps and after the last one.
@@ -28,7 +28,7 @@ pub struct RunOptions<'a> {
 pub enum Outcome {
     /// All steps are taken.
     Finished,
-    /// It was asked to stop.
+    /// The run was asked to stop.
     Interrupted {
         /// Steps taken so far.
         step: usize,

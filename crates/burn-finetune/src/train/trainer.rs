@@ -58,7 +58,7 @@ impl<M: CausalLm> Trainer<M> {
         self.step
     }
 
-    /// One optimizer step on the micro-batches `batches`.
+    /// Takes one optimizer step on the micro-batches `batches`.
     ///
     /// The loss is the sum over all target tokens of the step divided by their number, so the step does
     /// not depend on how its rows are divided among micro-batches. The gradients are clipped by their

@@ -33,7 +33,7 @@ fn template() -> ChatTemplate {
     ChatTemplate::new(source, BTreeMap::new()).unwrap()
 }
 
-/// What of a row is learnt, as text; the end token is `$`.
+/// Returns the part of a row that is learnt, as text; the end token is `$`.
 fn learnt(row: &Row, tokenizer: &Tokenizer) -> String {
     let tokens = row.ids.iter().zip(&row.learn).filter(|(_, learn)| **learn);
     tokens

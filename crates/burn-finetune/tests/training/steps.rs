@@ -1,4 +1,4 @@
-//! What an optimizer step does.
+//! The optimizer step.
 
 use crate::support::{Toy, VOCAB, config, rows, trainer};
 use burn::module::Module;

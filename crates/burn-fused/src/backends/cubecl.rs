@@ -16,7 +16,8 @@ use qlora_cubecl::{
     },
 };
 
-use crate::{AttentionMask, FusedOps, reference};
+use crate::ops::{AttentionMask, FusedOps};
+use crate::reference;
 
 impl FusedOps for CubeBackend {
     fn rms_norm_forward(
@@ -27,9 +28,9 @@ impl FusedOps for CubeBackend {
         if !rms_norm::serves(&types([&x]), dtype(&weight)) {
             return reference::rms_norm::forward::<Self>(x, weight, eps);
         }
-        let place = Place::of(&x);
-        let results = rms_norm::forward(&place.client, lend(x), lend(weight), eps as f32);
-        place.tensors(results).into()
+        let context = Context::of(&x);
+        let results = rms_norm::forward(&context.client, lend(x), lend(weight), eps as f32);
+        context.tensors(results).into()
     }
 
     fn rms_norm_backward(
@@ -41,10 +42,10 @@ impl FusedOps for CubeBackend {
         if !rms_norm::serves(&types([&x, &grad]), dtype(&weight)) {
             return reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad);
         }
-        let place = Place::of(&x);
+        let context = Context::of(&x);
         let [x, weight, inv_rms, grad] = [x, weight, inv_rms, grad].map(lend);
-        let dx = rms_norm::backward(&place.client, x, weight, inv_rms, grad, None);
-        place.tensor(dx)
+        let dx = rms_norm::backward(&context.client, x, weight, inv_rms, grad, None);
+        context.tensor(dx)
     }
 
     fn add_rms_norm_forward(
@@ -56,10 +57,10 @@ impl FusedOps for CubeBackend {
         if !rms_norm::serves(&types([&x, &residual]), dtype(&weight)) {
             return reference::rms_norm::add_forward::<Self>(x, residual, weight, eps);
         }
-        let place = Place::of(&x);
+        let context = Context::of(&x);
         let [x, residual, weight] = [x, residual, weight].map(lend);
-        let results = rms_norm::add_forward(&place.client, x, residual, weight, eps as f32);
-        place.tensors(results).into()
+        let results = rms_norm::add_forward(&context.client, x, residual, weight, eps as f32);
+        context.tensors(results).into()
     }
 
     fn add_rms_norm_backward(
@@ -72,19 +73,19 @@ impl FusedOps for CubeBackend {
         if !rms_norm::serves(&types([&sum, &grad_sum, &grad]), dtype(&weight)) {
             return reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad);
         }
-        let place = Place::of(&sum);
+        let context = Context::of(&sum);
         let [sum, weight, inv_rms, grad] = [sum, weight, inv_rms, grad].map(lend);
         let grad_sum = Some(lend(grad_sum));
-        let dx = rms_norm::backward(&place.client, sum, weight, inv_rms, grad, grad_sum);
-        place.tensor(dx)
+        let dx = rms_norm::backward(&context.client, sum, weight, inv_rms, grad, grad_sum);
+        context.tensor(dx)
     }
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         if !swiglu::serves(&types([&gate, &up])) {
             return reference::swiglu::forward::<Self>(gate, up);
         }
-        let place = Place::of(&gate);
-        place.tensor(swiglu::forward(&place.client, lend(gate), lend(up)))
+        let context = Context::of(&gate);
+        context.tensor(swiglu::forward(&context.client, lend(gate), lend(up)))
     }
 
     fn swiglu_backward(
@@ -95,10 +96,10 @@ impl FusedOps for CubeBackend {
         if !swiglu::serves(&types([&gate, &up, &grad])) {
             return reference::swiglu::backward::<Self>(gate, up, grad);
         }
-        let place = Place::of(&gate);
+        let context = Context::of(&gate);
         let [gate, up, grad] = [gate, up, grad].map(lend);
-        let gradients = swiglu::backward(&place.client, gate, up, grad);
-        place.tensors(gradients).into()
+        let gradients = swiglu::backward(&context.client, gate, up, grad);
+        context.tensors(gradients).into()
     }
 
     fn rope(
@@ -110,9 +111,9 @@ impl FusedOps for CubeBackend {
         if !rope::serves(dtype(&x), types([&cos, &sin])) {
             return reference::rope::rotate::<Self>(x, cos, sin, inverse);
         }
-        let place = Place::of(&x);
+        let context = Context::of(&x);
         let [x, cos, sin] = [x, cos, sin].map(lend);
-        place.tensor(rope::rotate(&place.client, x, cos, sin, inverse))
+        context.tensor(rope::rotate(&context.client, x, cos, sin, inverse))
     }
 
     fn causal_attention_forward(
@@ -125,9 +126,9 @@ impl FusedOps for CubeBackend {
         if !attention::serves(&types([&q, &k, &v]), elements([&q, &k])) {
             return reference::attention::forward::<Self>(q, k, v, mask, scale);
         }
-        let place = Place::of(&q);
-        let results = attention::forward(&place.client, operands([q, k, v], mask, scale));
-        place.tensors(results).into()
+        let context = Context::of(&q);
+        let results = attention::forward(&context.client, operands([q, k, v], mask, scale));
+        context.tensors(results).into()
     }
 
     fn causal_attention_backward(
@@ -144,11 +145,11 @@ impl FusedOps for CubeBackend {
             let all = [q, k, v, out, lse, grad];
             return reference::attention::backward::<Self>(all, mask, scale);
         }
-        let place = Place::of(&q);
+        let context = Context::of(&q);
         let operands = operands([q, k, v], mask, scale);
         let results = [out, lse].map(lend);
-        let gradients = attention::backward(&place.client, operands, results, lend(grad));
-        place.tensors(gradients).into()
+        let gradients = attention::backward(&context.client, operands, results, lend(grad));
+        context.tensors(gradients).into()
     }
 
     fn cross_entropy(
@@ -159,10 +160,10 @@ impl FusedOps for CubeBackend {
         if !cross_entropy::serves(dtype(&logits), dtype(&weights)) {
             return reference::cross_entropy::rows::<Self>(logits, classes, weights);
         }
-        let place = Place::of(&logits);
+        let context = Context::of(&logits);
         let [logits, classes, weights] = [logits, classes, weights].map(lend);
-        place.tensor(cross_entropy::losses(
-            &place.client,
+        context.tensor(cross_entropy::losses(
+            &context.client,
             logits,
             classes,
             weights,
@@ -177,20 +178,20 @@ impl FusedOps for CubeBackend {
         if !cross_entropy::serves(dtype(&logits), dtype(&weights)) {
             return reference::cross_entropy::rows_grad::<Self>(logits, classes, weights);
         }
-        let place = Place::of(&logits);
+        let context = Context::of(&logits);
         let [logits, classes, weights] = [logits, classes, weights].map(lend);
-        let results = cross_entropy::losses_and_gradient(&place.client, logits, classes, weights);
-        place.tensors(results).into()
+        let results = cross_entropy::losses_and_gradient(&context.client, logits, classes, weights);
+        context.tensors(results).into()
     }
 }
 
-/// Where an operation's operands are and its results go.
-struct Place {
+/// The client and device of an operation's operands and results.
+struct Context {
     client: Client,
     device: CubeDevice,
 }
 
-impl Place {
+impl Context {
     fn of(tensor: &CubeTensor) -> Self {
         Self {
             client: tensor.client.clone(),

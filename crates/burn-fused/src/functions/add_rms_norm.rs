@@ -1,8 +1,8 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
-use crate::FusedOps;
+use crate::ops::FusedOps;
 
-/// The next value of a residual stream and its root-mean-square normalization:
+/// Returns the next value of a residual stream and its root-mean-square normalization:
 /// `(sum, sum / sqrt(mean(sum²) + eps) * weight)` with `sum = residual + x`.
 ///
 /// `x` and `residual`: `[.., n]`, `weight: [n]`; both results have x's shape and dtype, and what is normalized
@@ -46,7 +46,7 @@ pub fn add_rms_norm<const D: usize>(
     (Tensor::from_dispatch(sum), Tensor::from_dispatch(y))
 }
 
-/// [`add_rms_norm`] where nothing is to be added: `x` as it goes on, and its normalization.
+/// Computes [`add_rms_norm`] where nothing is to be added: `x` as it goes on, and its normalization.
 ///
 /// It differs from [`rms_norm`](crate::rms_norm) of a clone in the backward pass, where the gradients of
 /// both results are added as the norm's is made.

@@ -3,9 +3,9 @@ use burn_core::{
     tensor::{Int, Tensor},
 };
 
-use crate::{AttentionMask, FusedOps};
+use crate::ops::{AttentionMask, FusedOps};
 
-/// Causal grouped-query attention, `softmax(q·kᵀ · scale + mask) · v` head by head, computed in
+/// Computes causal grouped-query attention, `softmax(q·kᵀ · scale + mask) · v` head by head, in
 /// tiles with a running softmax (Dao et al., FlashAttention-2): neither pass keeps the scores.
 ///
 /// `q: [batch, q_len, heads, head_dim]`, `k` and `v`: `[batch, kv_len, kv_heads, head_dim]`; the
@@ -21,7 +21,7 @@ pub fn causal_attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) ->
     attend("causal_attention", q, k, v, AttentionMask::Causal, scale)
 }
 
-/// [`causal_attention`] in rows that hold several sequences one after another: a query sees what its
+/// Computes [`causal_attention`] in rows that hold several sequences one after another: a query sees what its
 /// own sequence has up to it. Tiles between sequences are not computed.
 ///
 /// `starts: [batch, q_len]` tells for every query the first position it sees, that of its sequence's

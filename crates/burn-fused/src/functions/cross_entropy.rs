@@ -5,9 +5,9 @@ use burn_core::{
 
 pub use qlora_cpu::cross_entropy::IGNORED;
 
-use crate::FusedOps;
+use crate::ops::FusedOps;
 
-/// The sum of the negative log-likelihoods of `targets` under the logits `hidden · weightᵀ`, which
+/// Returns the sum of the negative log-likelihoods of `targets` under the logits `hidden · weightᵀ`, which
 /// are never formed whole.
 ///
 /// `hidden: [tokens, n]`, `weight: [vocab, n]` (a head without bias), `targets: [tokens]`, each a

@@ -1,8 +1,8 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
-use crate::FusedOps;
+use crate::ops::FusedOps;
 
-/// Root-mean-square normalization over the last dimension: `x / sqrt(mean(x²) + eps) * weight`.
+/// Normalizes the last dimension by its root mean square: `x / sqrt(mean(x²) + eps) * weight`.
 ///
 /// `x: [.., n]`, `weight: [n]`; the result has x's shape and dtype. The mean is taken in f32 (f64
 /// for f64), as in Hugging Face's `LlamaRMSNorm`. The backward pass keeps `x` and one f32 a row,

@@ -1,8 +1,8 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
-use crate::FusedOps;
+use crate::ops::FusedOps;
 
-/// Rotary position embedding of the split-half kind (Hugging Face LLaMA): the pair
+/// Computes the rotary position embedding of the split-half kind (Hugging Face LLaMA): the pair
 /// `(x[i], x[i + head_dim/2])` of every head turns by the angle `i` of its position.
 ///
 /// `x: [batch, seq, heads, head_dim]`; `cos` and `sin`: `[seq, head_dim/2]`, the rows of the

@@ -1,8 +1,8 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
-use crate::FusedOps;
+use crate::ops::FusedOps;
 
-/// The gated activation of LLaMA's feed-forward layer: `silu(gate) * up`.
+/// Returns the gated activation of LLaMA's feed-forward layer: `silu(gate) * up`.
 ///
 /// `gate` and `up` have one shape, any; the result has it too, and gate's dtype. The backward pass
 /// keeps `gate` and `up` and computes both gradients in one pass over memory.

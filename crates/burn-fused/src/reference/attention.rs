@@ -7,8 +7,10 @@ use burn_core::backend::{
 };
 use burn_core::tensor::{BoolDType, Shape, TensorData};
 
+use qlora_cpu::attention::AttentionShape;
+
 use super::precision::{cast, widen};
-use crate::{AttentionMask, AttentionShape};
+use crate::ops::AttentionMask;
 
 /// Scores formed at a time, at least one pair's: 64 MiB in f32.
 const SLAB_SCORES: usize = 1 << 24;
@@ -49,7 +51,7 @@ pub(crate) fn forward<B: Backend>(
     (cast::<B>(out, dtype), B::float_reshape(lse, lse_shape))
 }
 
-/// With `p = exp(s − lse)`: `dv = pᵀ·g`, `ds = p ∘ (g·vᵀ − rowsum(g ∘ out))`, `dq = ds·k`,
+/// Computes, with `p = exp(s − lse)`, `dv = pᵀ·g`, `ds = p ∘ (g·vᵀ − rowsum(g ∘ out))`, `dq = ds·k`,
 /// `dk = dsᵀ·q`.
 pub(crate) fn backward<B: Backend>(
     [q, k, v, out, lse, grad]: [FloatTensor<B>; 6],
@@ -113,7 +115,7 @@ pub(crate) fn backward_workspace_bytes(shape: &AttentionShape) -> u128 {
     (4 * queries + 4 * keys + 5 * scores_of_a_slab(shape)) * size_of::<f32>() as u128
 }
 
-/// Elements of `q`, and of `k`.
+/// Returns the number of elements of `q`, and of `k`.
 fn values(shape: &AttentionShape) -> [u128; 2] {
     let of = |len: usize, heads: usize| {
         [shape.batch, len, heads, shape.head_dim]
@@ -132,7 +134,7 @@ fn scores_of_a_slab(shape: &AttentionShape) -> u128 {
     pairs_of_a_slab(*shape) as u128 * shape.rows() as u128 * shape.kv_len as u128
 }
 
-/// (Batch, key-value head) pairs whose scores are formed at a time.
+/// Returns the number of (batch, key-value head) pairs whose scores are formed at a time.
 fn pairs_of_a_slab(shape: AttentionShape) -> usize {
     let scores = shape.rows().saturating_mul(shape.kv_len).max(1);
     let pairs = shape.batch * shape.kv_heads;
@@ -171,7 +173,7 @@ impl<B: Backend> Slabs<B> {
             .map(move |start| start..(start + step).min(pairs))
     }
 
-    /// The pairs `range` of `tensor: [pairs, _, _]`.
+    /// Returns the pairs `range` of `tensor: [pairs, _, _]`.
     fn of(&self, tensor: &FloatTensor<B>, range: core::ops::Range<usize>) -> FloatTensor<B> {
         if range.len() == self.pairs {
             return tensor.clone();
@@ -185,7 +187,7 @@ impl<B: Backend> Slabs<B> {
         B::float_slice(tensor.clone(), &slices)
     }
 
-    /// The scores `[pairs of range, rows, kv_len]`, hidden ones set to [`HIDDEN`].
+    /// Returns the scores `[pairs of range, rows, kv_len]`, hidden ones set to [`HIDDEN`].
     fn scores(
         &self,
         q: &FloatTensor<B>,
@@ -205,7 +207,7 @@ impl<B: Backend> Slabs<B> {
         scores
     }
 
-    /// True where a key stands before its query's first and is not its own:
+    /// Returns true where a key stands before its query's first and is not its own:
     /// `[pairs of range, rows, kv_len]`.
     fn earlier(
         &self,
@@ -232,7 +234,7 @@ impl<B: Backend> Slabs<B> {
     }
 }
 
-/// The positions of the queries and of the keys, both `[1, q_len, kv_len]`, and the dtype of masks.
+/// Returns the positions of the queries and of the keys, both `[1, q_len, kv_len]`, and the dtype of masks.
 fn positions<B: Backend>(
     shape: AttentionShape,
     q: &FloatTensor<B>,
@@ -253,7 +255,7 @@ fn positions<B: Backend>(
     )
 }
 
-/// A mask `[n, q_len, kv_len]` for the rows, of which each position has `group`: `[n, rows, kv_len]`.
+/// Repeats a mask `[n, q_len, kv_len]` for the rows, of which each position has `group`: `[n, rows, kv_len]`.
 fn by_row<B: Backend>(mask: BoolTensor<B>, shape: AttentionShape) -> BoolTensor<B> {
     let AttentionShape {
         q_len,
@@ -267,7 +269,7 @@ fn by_row<B: Backend>(mask: BoolTensor<B>, shape: AttentionShape) -> BoolTensor<
     B::bool_reshape(mask, Shape::new([n, shape.rows(), kv_len]))
 }
 
-/// `[batch, q_len, heads, n]` as `[batch · kv_heads, q_len · group, n]`, times `scale`.
+/// Folds `[batch, q_len, heads, n]` into `[batch · kv_heads, q_len · group, n]`, times `scale`.
 fn fold_queries<B: Backend>(x: FloatTensor<B>, s: AttentionShape, scale: f64) -> FloatTensor<B> {
     let n = x.shape()[3];
     let x = widen::<B>(x);
@@ -281,20 +283,20 @@ fn fold_queries<B: Backend>(x: FloatTensor<B>, s: AttentionShape, scale: f64) ->
     }
 }
 
-/// The reverse of [`fold_queries`], without the scale.
+/// Reverses [`fold_queries`], without the scale.
 fn unfold_queries<B: Backend>(x: FloatTensor<B>, s: AttentionShape, n: usize) -> FloatTensor<B> {
     let x = B::float_reshape(x, Shape::new([s.batch, s.kv_heads, s.q_len, s.group, n]));
     let x = B::float_permute(x, &[0, 2, 1, 3, 4]);
     B::float_reshape(x, Shape::new([s.batch, s.q_len, s.heads(), n]))
 }
 
-/// `[batch, kv_len, kv_heads, d]` as `[batch · kv_heads, kv_len, d]`.
+/// Folds `[batch, kv_len, kv_heads, d]` into `[batch · kv_heads, kv_len, d]`.
 fn fold_keys<B: Backend>(x: FloatTensor<B>, s: AttentionShape) -> FloatTensor<B> {
     let x = B::float_permute(widen::<B>(x), &[0, 2, 1, 3]);
     B::float_reshape(x, Shape::new([s.batch * s.kv_heads, s.kv_len, s.head_dim]))
 }
 
-/// The reverse of [`fold_keys`].
+/// Reverses [`fold_keys`].
 fn unfold_keys<B: Backend>(x: FloatTensor<B>, s: AttentionShape) -> FloatTensor<B> {
     let x = B::float_reshape(x, Shape::new([s.batch, s.kv_heads, s.kv_len, s.head_dim]));
     B::float_permute(x, &[0, 2, 1, 3])

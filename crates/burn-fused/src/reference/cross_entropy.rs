@@ -6,10 +6,12 @@ use burn_core::backend::{
 };
 use burn_core::tensor::{DType, Shape};
 
-use super::precision::{cast, widen};
-use crate::{FusedOps, IGNORED};
+use qlora_cpu::cross_entropy::IGNORED;
 
-/// The losses of rows of logits.
+use super::precision::{cast, widen};
+use crate::ops::FusedOps;
+
+/// Returns the losses of rows of logits.
 pub(crate) fn rows<B: Backend>(
     logits: FloatTensor<B>,
     classes: IntTensor<B>,
@@ -19,7 +21,7 @@ pub(crate) fn rows<B: Backend>(
     losses::<B>(logits, lse, classes, weights)
 }
 
-/// [`rows`], and `weight · (softmax − one-hot of the class)`.
+/// Returns [`rows`], and `weight · (softmax − one-hot of the class)`.
 pub(crate) fn rows_grad<B: Backend>(
     logits: FloatTensor<B>,
     classes: IntTensor<B>,
@@ -118,7 +120,7 @@ pub(crate) fn loss_grads<B: FusedOps>(
     )
 }
 
-/// Tokens whose logits are formed at a time.
+/// Returns the number of tokens whose logits are formed at a time.
 fn tokens_of_a_chunk(vocab: usize) -> usize {
     (CHUNK_LOGITS / vocab.max(1)).max(1)
 }
@@ -181,7 +183,7 @@ impl<B: FusedOps> Head<B> {
         })
     }
 
-    /// The losses' sum, f32 `[1]` (f64 for f64 operands).
+    /// Returns the losses' sum, f32 `[1]` (f64 for f64 operands).
     fn sum(&self, losses: impl Iterator<Item = FloatTensor<B>>) -> FloatTensor<B> {
         let dtype = match self.hidden.dtype() {
             DType::F64 => DType::F64,
@@ -228,12 +230,12 @@ impl<B: FusedOps> Chunk<B> {
         }
     }
 
-    /// The sum of the losses, `[1]`.
+    /// Returns the sum of the losses, `[1]`.
     fn loss(self) -> FloatTensor<B> {
         B::float_sum(B::cross_entropy(self.logits, self.classes, self.weights))
     }
 
-    /// [`Self::loss`], and the gradient of the logits.
+    /// Returns [`Self::loss`], and the gradient of the logits.
     fn loss_grad(self) -> (FloatTensor<B>, FloatTensor<B>) {
         let (losses, dlogits) = B::cross_entropy_grad(self.logits, self.classes, self.weights);
         (B::float_sum(losses), dlogits)

@@ -19,7 +19,7 @@ pub(crate) fn forward<B: Backend>(
     (cast::<B>(y, dtype), inv_rms)
 }
 
-/// The sum, the normalized sum and `1 / rms`.
+/// Returns the sum, the normalized sum and `1 / rms`.
 pub(crate) fn add_forward<B: Backend>(
     x: FloatTensor<B>,
     residual: FloatTensor<B>,
@@ -41,7 +41,7 @@ pub(crate) fn backward<B: Backend>(
     cast::<B>(wide_backward::<B>(x, weight, inv_rms, grad), dtype)
 }
 
-/// [`backward`] plus what comes to the sum from elsewhere, rounded once.
+/// Returns [`backward`] plus what comes to the sum from elsewhere, rounded once.
 pub(crate) fn add_backward<B: Backend>(
     sum: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -55,7 +55,7 @@ pub(crate) fn add_backward<B: Backend>(
     cast::<B>(B::float_add(through_norm, grad_sum), dtype)
 }
 
-/// `dx = r · (g·w − x · r² · mean(g·w·x))` with `r = 1 / rms`, in the dtype it is computed in.
+/// Returns `dx = r · (g·w − x · r² · mean(g·w·x))` with `r = 1 / rms`, in the dtype it is computed in.
 fn wide_backward<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -73,7 +73,7 @@ fn wide_backward<B: Backend>(
     B::float_mul(dx, inv_rms)
 }
 
-/// `dw = Σ_rows g · x · r`.
+/// Returns `dw = Σ_rows g · x · r`.
 pub(crate) fn backward_weight<B: Backend>(
     x: FloatTensor<B>,
     inv_rms: FloatTensor<B>,
@@ -90,7 +90,7 @@ pub(crate) fn backward_weight<B: Backend>(
     cast::<B>(sum, dtype)
 }
 
-/// The weight `[n]` as `[1, .., 1, n]`, to be broadcast over `x`.
+/// Returns the weight `[n]` as `[1, .., 1, n]`, to be broadcast over `x`.
 fn row<B: Backend>(weight: FloatTensor<B>, x: &FloatTensor<B>) -> FloatTensor<B> {
     let weight = cast::<B>(weight, x.dtype());
     let mut shape = vec![1; x.rank()];

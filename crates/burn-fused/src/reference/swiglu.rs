@@ -10,7 +10,7 @@ pub(crate) fn forward<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> F
     cast::<B>(B::float_mul(silu, up), dtype)
 }
 
-/// With `s = sigmoid(gate)`: `dup = g · gate·s`, `dgate = g · up · s·(1 + gate·(1 − s))`.
+/// Computes, with `s = sigmoid(gate)`, `dup = g · gate·s` and `dgate = g · up · s·(1 + gate·(1 − s))`.
 pub(crate) fn backward<B: Backend>(
     gate: FloatTensor<B>,
     up: FloatTensor<B>,

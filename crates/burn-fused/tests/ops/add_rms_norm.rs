@@ -19,7 +19,7 @@ fn fused(x: Tensor<3>, residual: Tensor<3>, weight: Tensor<1>) -> Outputs {
     add_rms_norm(x, residual, weight, EPS)
 }
 
-/// What of the results the loss depends on.
+/// The results that the loss depends on.
 #[derive(Clone, Copy, Debug)]
 enum Used {
     Both,
@@ -130,9 +130,12 @@ fn each_operand_may_be_frozen() {
     for device in devices() {
         let device = device.autodiff();
         for tracked in 0..3 {
-            let operand = |seed| match seed == tracked {
-                true => leaf(seed as u64, [2, 9, 33], &device),
-                false => tensor(seed as u64, [2, 9, 33], &device),
+            let operand = |seed| {
+                if seed == tracked {
+                    leaf(seed as u64, [2, 9, 33], &device)
+                } else {
+                    tensor(seed as u64, [2, 9, 33], &device)
+                }
             };
             let (x, residual) = (operand(0), operand(1));
             let weight = tensor::<1>(2, [33], &device);

@@ -10,7 +10,7 @@ pub fn devices() -> Vec<Device> {
     devices.map(|device| device.device).collect()
 }
 
-/// Whether this is the CPU backend, with or without autodiff.
+/// Returns whether this is the CPU backend, with or without autodiff.
 pub fn is_flex(device: &Device) -> bool {
     format!("{device:?}").contains("Flex")
 }

@@ -52,9 +52,12 @@ fn check(tokens: usize, n: usize, vocab: usize, ignored_every: usize, device: &D
     let device = device.clone().autodiff();
     let targets = targets(tokens, vocab, ignored_every, &device);
     for (hidden_tracked, weight_tracked) in [(true, false), (true, true), (false, true)] {
-        let operand = |seed, shape, tracked| match tracked {
-            true => leaf(seed, shape, &device),
-            false => tensor(seed, shape, &device),
+        let operand = |seed, shape, tracked| {
+            if tracked {
+                leaf(seed, shape, &device)
+            } else {
+                tensor(seed, shape, &device)
+            }
         };
         let hidden = operand(1, [tokens, n], hidden_tracked);
         let weight = operand(2, [vocab, n], weight_tracked);

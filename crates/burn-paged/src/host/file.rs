@@ -102,7 +102,7 @@ impl PageFile {
         Ok(())
     }
 
-    /// Whether the file is still what it was made as, before anything in it is used or overwritten.
+    /// Checks that the file is still what it was made as, before anything in it is used or overwritten.
     ///
     /// # Errors
     /// [`PagedError::Missing`], [`PagedError::Truncated`], [`PagedError::NotOurs`].
@@ -190,7 +190,7 @@ impl PageFile {
 }
 
 impl Drop for PageFile {
-    /// Nothing in the file is of use to anybody. Another's file that has taken its place is left alone.
+    /// Removes the file, whose contents are of no further use. Another's file that has taken its place is left alone.
     fn drop(&mut self) {
         let ours = std::fs::metadata(&self.path)
             .and_then(|there| Ok(same_file(&there, &self.file.metadata()?)));
@@ -221,7 +221,7 @@ fn same_file(_: &std::fs::Metadata, _: &std::fs::Metadata) -> bool {
     true
 }
 
-/// A number that no other use of a page file on this machine has.
+/// Returns a number that no other use of a page file on this machine has.
 fn unique() -> u64 {
     static USES: AtomicU64 = AtomicU64::new(0);
     let time = SystemTime::now()

@@ -23,7 +23,7 @@ struct Loaded {
     dirty: bool,
 }
 
-/// What the thread is to do with a buffer: write a page, then extend the file, then read another page into the buffer.
+/// A buffer's task for the thread: write a page, then extend the file, then read another page into the buffer.
 struct Job {
     buffer: Buffer,
     write: Option<(usize, usize)>,
@@ -93,7 +93,7 @@ impl Stream {
         })
     }
 
-    /// Whether the file is still what it was.
+    /// Checks that the file is still what it was.
     pub fn check(&mut self) -> Result<(), PagedError> {
         self.wait()?;
         let buffer = self.take_buffer();

@@ -1,4 +1,4 @@
-//! What a budget changes (bytes moved) and what it does not (bits).
+//! A budget changes the bytes that are moved, and no bit of a result.
 
 use crate::support::{PAGE, SHAPES, Training};
 use burn_core::tensor::Device;

@@ -1,4 +1,4 @@
-//! What happens to the page file while it is used (Flex).
+//! The page file while it is used (Flex).
 
 use crate::budgets::config;
 use crate::support::Training;

@@ -67,8 +67,8 @@ pub fn a_record_goes_on_at_any_budget_with_the_same_bits(device: &Device) {
             .fold(module.clone(), |module, _| step(&mut optimizer, module))
             .bits();
         for mut other in others {
-            let went = (0..2).fold(module.clone(), |module, _| step(&mut other, module));
-            assert!(went.bits() == expected);
+            let resumed = (0..2).fold(module.clone(), |module, _| step(&mut other, module));
+            assert!(resumed.bits() == expected);
         }
     }
 }

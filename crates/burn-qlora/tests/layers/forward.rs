@@ -1,4 +1,4 @@
-//! What a layer computes.
+//! The forward pass of a layer.
 
 use crate::support::{HIDDEN, IN, Pair, assert_close, input};
 use burn::module::Module;

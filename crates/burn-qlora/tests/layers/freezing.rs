@@ -1,4 +1,4 @@
-//! What trains and what does not.
+//! Trainable and frozen parameters.
 
 use crate::support::{Pair, input};
 use burn::module::{Module, ParamId, list_param_ids};

@@ -139,9 +139,12 @@ fn files_below(dir: &std::path::Path) -> Vec<String> {
     };
     entries
         .map(|entry| entry.unwrap().path())
-        .flat_map(|path| match path.is_dir() {
-            true => files_below(&path),
-            false => vec![path.display().to_string()],
+        .flat_map(|path| {
+            if path.is_dir() {
+                files_below(&path)
+            } else {
+                vec![path.display().to_string()]
+            }
         })
         .collect()
 }

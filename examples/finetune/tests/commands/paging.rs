@@ -45,7 +45,7 @@ impl Paging {
         crate::support::run(&mut command)
     }
 
-    /// What a finished run has left: its losses, its adapter, and the moments of its last checkpoint.
+    /// The results of a finished run: its losses, its adapter, and the moments of its last checkpoint.
     fn outcome(&self, output: &Path) -> (Vec<f64>, Vec<u8>, Vec<u8>) {
         let lines = log_lines(&output.with_extension("jsonl"));
         let losses = lines.iter().map(|line| number(line, "loss")).collect();

@@ -48,8 +48,8 @@ fn the_measured_peak_is_within_a_tenth_of_the_plan() {
             process.args(flags.split(' ')).args(extra);
             crate::support::run(&mut process).ok()
         };
-        let told = run("plan", &[]);
-        let planned = told
+        let plan = run("plan", &[]);
+        let planned = plan
             .stdout
             .lines()
             .find_map(|line| line.strip_prefix("peak "));

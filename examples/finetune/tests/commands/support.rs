@@ -11,7 +11,7 @@ use tempfile::TempDir;
 /// The binary under test.
 pub const FINETUNE: &str = env!("CARGO_BIN_EXE_finetune");
 
-/// What a run of the binary left.
+/// The results of a run of the binary.
 #[derive(Debug)]
 pub struct Run {
     pub code: Option<i32>,
@@ -140,7 +140,7 @@ impl Place {
         self.file("text.txt", text)
     }
 
-    /// What is in the directory, to see that nothing was half-written.
+    /// Returns the files in the directory, to see that nothing was half-written.
     pub fn listing(&self, name: &str) -> Vec<String> {
         let mut names: Vec<String> = match fs::read_dir(self.path(name)) {
             Ok(entries) => entries

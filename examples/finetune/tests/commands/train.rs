@@ -79,8 +79,8 @@ fn it_writes_an_adapter_and_a_line_a_step() {
 
     // The adapter that was written is the model that was trained.
     let loss = |adapter: bool| {
-        let run = match adapter {
-            true => finetune!(
+        let run = if adapter {
+            finetune!(
                 "eval",
                 "--model",
                 &model,
@@ -89,8 +89,9 @@ fn it_writes_an_adapter_and_a_line_a_step() {
                 "--json",
                 "--adapter",
                 &output
-            ),
-            false => finetune!("eval", "--model", &model, "--data", &rows, "--json"),
+            )
+        } else {
+            finetune!("eval", "--model", &model, "--data", &rows, "--json")
         };
         number(&run.ok().last_json(), "nll")
     };
@@ -346,12 +347,12 @@ fn packing_saves_rows_and_changes_no_loss() {
         .ok();
         (log_lines(&log).remove(0), run.stdout)
     };
-    let (apart, told) = step("apart", None);
-    assert!(told.contains("on 24 rows"), "{told}");
-    let (packed, told) = step("packed", Some("--packing"));
-    let count = told.split_once(" on 24 examples in ").expect(&told).1;
+    let (apart, stdout) = step("apart", None);
+    assert!(stdout.contains("on 24 rows"), "{stdout}");
+    let (packed, stdout) = step("packed", Some("--packing"));
+    let count = stdout.split_once(" on 24 examples in ").expect(&stdout).1;
     let count: usize = count.split(' ').next().unwrap().parse().unwrap();
-    assert!(count <= 16, "{told}");
+    assert!(count <= 16, "{stdout}");
     assert_eq!(number(&packed, "tokens"), number(&apart, "tokens"));
     for key in ["loss", "grad_norm"] {
         let (packed, apart) = (number(&packed, key), number(&apart, key));

@@ -9,7 +9,7 @@ impl Checkpoint {
     /// Reads a matrix and quantizes it; one that is stored in 4 bits of this kind is kept bit for bit.
     ///
     /// # Errors
-    /// Those of [`read_f32`](Self::read_f32); values that are not finite, a configuration out of range;
+    /// The errors of [`read_f32`](Self::read_f32); values that are not finite, a configuration out of range;
     /// [`LlamaError::AlreadyQuantized`] when it is stored in another codebook or block size.
     pub fn quantize(
         &self,

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::LlamaConfig;
-use crate::LlamaError;
+use crate::error::LlamaError;
 use crate::rope::{RopeConfig, RopeScaling};
 
 impl LlamaConfig {
@@ -57,7 +57,7 @@ impl LlamaConfig {
         Ok(config)
     }
 
-    /// The `config.json` of this model, in the keys of transformers 5; `dtype` is torch's name of the
+    /// Returns the `config.json` of this model, in the keys of transformers 5; `dtype` is torch's name of the
     /// element type the unquantized tensors are stored in.
     ///
     /// # Errors
@@ -120,7 +120,7 @@ impl LlamaConfig {
     }
 }
 
-/// The end-of-text tokens of a `generation_config.json`, which for chat models name more than
+/// Returns the end-of-text tokens of a `generation_config.json`, which for chat models name more than
 /// config.json does.
 pub(crate) fn generation_eos(text: &str, path: &Path) -> Result<Vec<u32>, LlamaError> {
     let object: Map<String, Value> = serde_json::from_str(text)

@@ -14,7 +14,7 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// How a text is cut into the words that merging works on.
+/// The pre-tokenizer: the cut of a text into the words that merging works on.
 enum PreSplit {
     /// GPT-2's expression, which is ByteLevel's own.
     Gpt2,
@@ -25,7 +25,7 @@ enum PreSplit {
 }
 
 impl PreSplit {
-    /// By llama.cpp's names of the pre-tokenizers (llama-vocab.cpp).
+    /// Returns the one of that name among llama.cpp's pre-tokenizers (llama-vocab.cpp).
     fn named(name: &str) -> Option<Self> {
         Some(match name {
             "default" | "gpt-2" | "gpt2" | "olmo" | "phi-2" | "jina-es" | "jina-de" | "mpt" => {
@@ -42,7 +42,7 @@ impl PreSplit {
     }
 }
 
-/// Whether llama.cpp puts bos in front with this pre-tokenizer when the file does not say.
+/// Returns whether llama.cpp puts bos in front with this pre-tokenizer when the file does not say.
 pub(super) fn adds_bos(pre: &str) -> bool {
     is_llama3(pre) || pre == "tekken"
 }

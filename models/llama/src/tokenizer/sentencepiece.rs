@@ -53,7 +53,7 @@ pub(super) fn build(vocabulary: &Vocabulary) -> Result<Tokenizer, String> {
     Ok(tokenizer)
 }
 
-/// The merges that the scores imply: every way to make a piece of two others, best score first, then the
+/// Returns the merges that the scores imply: every way to make a piece of two others, best score first, then the
 /// longer left and right part (transformers' `generate_merges`).
 fn derived_merges(vocabulary: &Vocabulary) -> Result<Merges, String> {
     if vocabulary.scores.len() != vocabulary.tokens.len() {

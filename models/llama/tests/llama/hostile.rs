@@ -52,7 +52,7 @@ impl Copy {
         std::fs::write(path, file).expect("writes");
     }
 
-    /// What opening and loading says.
+    /// Returns the error of opening and loading.
     fn error(&self) -> LlamaError {
         try_load(self.directory.path()).expect_err("the damage is noticed")
     }

@@ -108,7 +108,7 @@ fn factors_are_those_that_are_attached() {
     }
 }
 
-/// What a step needs follows the tokens, whatever is kept, because no score matrix is held.
+/// The bytes of a step follow the tokens, whatever is kept, because no score matrix is held.
 #[test]
 fn what_a_step_needs_is_linear_in_the_tokens() {
     for checkpointing in [Checkpointing::None, Checkpointing::Layer] {

@@ -13,7 +13,8 @@ use burn_autodiff::{
 use burn_core::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{FusedOps, reference::cast};
+use crate::ops::FusedOps;
+use crate::reference::precision::cast;
 
 /// A tensor of the graph.
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
@@ -167,7 +168,7 @@ pub(super) fn residual_rms_norm<B: FusedOps, C: CheckpointStrategy>(
     }
 }
 
-/// The two results above the step `below`.
+/// Returns the two results above the step `below`.
 fn outputs<B: FusedOps, C: CheckpointStrategy>(
     below: Tracked<B, C>,
     shared: Shared<B>,

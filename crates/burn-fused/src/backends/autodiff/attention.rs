@@ -6,7 +6,7 @@ use burn_autodiff::{
 };
 use burn_core::backend::tensor::FloatTensor;
 
-use crate::{AttentionMask, FusedOps};
+use crate::ops::{AttentionMask, FusedOps};
 
 #[derive(Debug)]
 struct CausalAttention;

@@ -13,7 +13,8 @@ use burn_core::{
 };
 
 use super::tracked::is_tracked;
-use crate::{FusedOps, reference::cast};
+use crate::ops::FusedOps;
+use crate::reference::precision::cast;
 
 #[derive(Debug)]
 struct LinearCrossEntropy;

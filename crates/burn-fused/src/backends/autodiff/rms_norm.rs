@@ -6,7 +6,8 @@ use burn_autodiff::{
 };
 use burn_core::backend::{TensorMetadata, tensor::FloatTensor};
 
-use crate::{FusedOps, reference::cast};
+use crate::ops::FusedOps;
+use crate::reference::precision::cast;
 
 #[derive(Debug)]
 struct RmsNorm;

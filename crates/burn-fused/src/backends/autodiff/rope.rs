@@ -6,7 +6,7 @@ use burn_autodiff::{
 };
 use burn_core::backend::tensor::FloatTensor;
 
-use crate::FusedOps;
+use crate::ops::FusedOps;
 
 #[derive(Debug)]
 struct Rope;

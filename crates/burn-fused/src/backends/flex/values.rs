@@ -14,14 +14,14 @@ use crate::element::with_element;
 use crate::ops::AttentionMask;
 
 /// An element type of both the kernels and Burn.
-pub(super) trait Number: qlora_cpu::Element + Element {}
+pub(super) trait FlexElement: qlora_cpu::Element + Element {}
 
-impl<E: qlora_cpu::Element + Element> Number for E {}
+impl<E: qlora_cpu::Element + Element> FlexElement for E {}
 
 /// A tensor's values in row-major order, converted to `E` where they are of another type.
 pub(super) struct Values<E>(FlexTensor, PhantomData<E>);
 
-impl<E: Number> Values<E> {
+impl<E: FlexElement> Values<E> {
     pub(super) fn new(tensor: FlexTensor) -> Self {
         let tensor = cast::<E>(tensor);
         let contiguous = tensor.layout().contiguous_offsets().is_some();
@@ -36,7 +36,7 @@ impl<E: Number> Values<E> {
     }
 }
 
-impl<E: Number> Deref for Values<E> {
+impl<E: FlexElement> Deref for Values<E> {
     type Target = [E];
 
     fn deref(&self) -> &[E] {
@@ -47,7 +47,7 @@ impl<E: Number> Deref for Values<E> {
 /// A tensor `[batch, len, heads, d]` of `E`: a view as attention reads it, a copy where it cannot.
 pub(super) struct Heads<E>(FlexTensor, PhantomData<E>);
 
-impl<E: Number> Heads<E> {
+impl<E: FlexElement> Heads<E> {
     pub(super) fn new(tensor: FlexTensor) -> Self {
         let heads = Self(cast::<E>(tensor), PhantomData);
         if heads.try_view().is_some() {
@@ -76,9 +76,9 @@ pub(super) struct Attention<E: qlora_cpu::Element> {
     starts: Option<FlexTensor>,
 }
 
-impl<E: Number> Attention<E>
+impl<E: FlexElement> Attention<E>
 where
-    E::Operand: Number,
+    E::Operand: FlexElement,
 {
     pub(super) fn new(
         q: FlexTensor,
@@ -113,7 +113,7 @@ pub(super) struct Head<E> {
     targets: FlexTensor,
 }
 
-impl<E: Number> Head<E> {
+impl<E: FlexElement> Head<E> {
     pub(super) fn new(hidden: FlexTensor, weight: FlexTensor, targets: FlexTensor) -> Self {
         Self {
             shape: weight.shape().dims(),
@@ -133,7 +133,7 @@ impl<E: Number> Head<E> {
     }
 }
 
-/// The type that the head's products multiply: the weight's, or f64 where either is.
+/// Returns the dtype that the head's products multiply: the weight's, or f64 where either is.
 pub(super) fn head_dtype(hidden: &FlexTensor, weight: &FlexTensor) -> DType {
     if hidden.dtype() == DType::F64 {
         DType::F64
@@ -142,8 +142,8 @@ pub(super) fn head_dtype(hidden: &FlexTensor, weight: &FlexTensor) -> DType {
     }
 }
 
-/// The tensor as `E`; nothing is done when that is its type.
-pub(super) fn cast<E: Number>(from: FlexTensor) -> FlexTensor {
+/// Returns the tensor as `E`; nothing is done when that is its type.
+pub(super) fn cast<E: FlexElement>(from: FlexTensor) -> FlexTensor {
     if from.dtype() == E::dtype() {
         return from;
     }
@@ -154,21 +154,21 @@ pub(super) fn cast<E: Number>(from: FlexTensor) -> FlexTensor {
     }, else Flex::float_cast(from, E::dtype().into()))
 }
 
-/// The tensor in `dtype`; nothing is done when it has it already.
+/// Returns the tensor in `dtype`; nothing is done when it has it already.
 pub(super) fn cast_to(from: FlexTensor, dtype: DType) -> FlexTensor {
     with_element!(dtype, E => cast::<E>(from), else Flex::float_cast(from, dtype.into()))
 }
 
-/// The tensor, after `f` has changed its values (row-major): in place when nobody else holds the storage, in a copy
-/// otherwise.
-pub(super) fn update<E: Number>(tensor: FlexTensor, f: impl FnOnce(&mut [E])) -> FlexTensor {
+/// Returns the tensor after `f` has changed its values (row-major): in place when nobody else holds the storage, in a
+/// copy otherwise.
+pub(super) fn update<E: FlexElement>(tensor: FlexTensor, f: impl FnOnce(&mut [E])) -> FlexTensor {
     // Borrowing, `to_contiguous` hands out a second reference to a storage that fits; the first goes with the statement.
     let mut tensor = cast::<E>(tensor).to_contiguous();
     f(tensor.storage_mut());
     tensor
 }
 
-/// The tensor as i64, in row-major order.
+/// Returns the tensor as i64, in row-major order.
 pub(super) fn integers(tensor: FlexTensor) -> FlexTensor {
     if tensor.dtype() == DType::I64 {
         tensor.to_contiguous()
@@ -177,15 +177,15 @@ pub(super) fn integers(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-/// The shape of one number for each row.
+/// Returns the shape of one number for each row.
 pub(super) fn one_a_row(mut shape: Shape) -> Shape {
     let last = shape.num_dims() - 1;
     shape[last] = 1;
     shape
 }
 
-/// A new tensor of exactly as many values as `shape` holds.
-pub(super) fn tensor<E: Number>(shape: impl Into<Shape>, values: Vec<E>) -> FlexTensor {
+/// Makes a tensor of exactly as many values as `shape` holds.
+pub(super) fn tensor<E: FlexElement>(shape: impl Into<Shape>, values: Vec<E>) -> FlexTensor {
     let shape = shape.into();
     debug_assert_eq!(shape.num_elements(), values.len());
     FlexTensor::new(

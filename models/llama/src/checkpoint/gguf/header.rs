@@ -1,4 +1,4 @@
-//! What a GGUF header must satisfy before candle's reader parses it.
+//! The checks of a GGUF header before candle's reader parses it.
 //!
 //! candle checks counts and lengths against the file's size. This pass refuses what it would divide by,
 //! multiply without a check, or keep in far more memory than the file has: each array element becomes an enum

@@ -149,7 +149,7 @@ pub(super) fn as_integer(value: &Value) -> Option<usize> {
     }
 }
 
-/// A value in a few words, however long it is.
+/// Returns a value in a few words, however long it is.
 fn kind(value: &Value) -> String {
     match value {
         Value::Array(values) => format!("an array of {} elements", values.len()),
@@ -159,7 +159,7 @@ fn kind(value: &Value) -> String {
 }
 
 impl GgufFile {
-    /// The configuration from the `llama.*` keys and from which tensors there are.
+    /// Reads the configuration from the `llama.*` keys and from which tensors there are.
     pub(super) fn read_config(&self) -> Result<LlamaConfig, LlamaError> {
         let keys = self.metadata();
         match keys.text("general.architecture")? {
@@ -232,7 +232,7 @@ impl GgufFile {
         Ok(config)
     }
 
-    /// End of text, and end of turn where the file has one of its own.
+    /// Returns end of text, and end of turn where the file has one of its own.
     fn end_tokens(&self) -> Result<Vec<u32>, LlamaError> {
         let keys = self.metadata();
         let mut tokens: Vec<u32> = Vec::new();

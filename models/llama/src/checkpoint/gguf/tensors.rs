@@ -46,7 +46,7 @@ impl GgufFile {
         self.content.tensor_infos.contains_key(&ggml_name(name))
     }
 
-    /// The first extent of a tensor's shape.
+    /// Returns the first extent of a tensor's shape.
     pub(super) fn tensor_rows(&self, name: &str) -> Option<usize> {
         self.content
             .tensor_infos

@@ -13,8 +13,7 @@ use crate::element::Element;
 use crate::simd::Isa;
 use targets::Targets;
 
-/// The target of a token that adds nothing to the loss, as in torch and Hugging Face.
-pub const IGNORED: i64 = -100;
+pub use targets::IGNORED;
 
 /// The operands of the head's cross-entropy.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +28,7 @@ pub struct Operands<'a, E> {
     pub targets: &'a [i64],
 }
 
-/// The sum of the negative log-likelihoods of the targets under the logits `hidden · weightᵀ`.
+/// Returns the sum of the negative log-likelihoods of the targets under the logits `hidden · weightᵀ`.
 ///
 /// # Panics
 /// If a target is neither a class nor ignored, or the lengths of the operands do not fit each other.
@@ -37,7 +36,7 @@ pub fn loss<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> f32 {
     operands.with_head(|head, _| hidden::pass(isa, head, false).loss())
 }
 
-/// [`loss`] and the gradient of `hidden`, `[tokens, n]`.
+/// Returns [`loss`] and the gradient of `hidden`, `[tokens, n]`.
 ///
 /// # Panics
 /// As [`loss`].
@@ -48,7 +47,7 @@ pub fn loss_grad_hidden<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (f3
     })
 }
 
-/// [`loss`] and the gradients of `hidden`, `[tokens, n]`, and of `weight`, `[vocab, n]`.
+/// Returns [`loss`] and the gradients of `hidden`, `[tokens, n]`, and of `weight`, `[vocab, n]`.
 ///
 /// # Panics
 /// As [`loss`].

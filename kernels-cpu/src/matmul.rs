@@ -1,15 +1,15 @@
 //! Matrix products, in the vocabulary of BLIS: `C = A·B`, where A is `x: [m, k]`, B the weights `[k, n]` and C the result
 //! `y: [m, n]`. A quantized B is never decoded further than a block that fits the cache.
 //!
-//! What is multiplied:
+//! The right-hand matrix:
 //! - `quantized`: a quantized matrix
 //! - [`low_rank`]: a quantized matrix and a low-rank one on top of it
 //! - [`dense`]: a matrix that is not quantized
 //!
-//! How:
+//! The algorithm:
 //! - `gemm`: packing of A, macro-kernel and micro-kernel, for more than a few rows
 //! - `gemv`: up to five rows, whose weights are used in the registers that they are decoded in
-//! - `packed_a`, `pack_b`: how the operands of the micro-kernel lie
+//! - `packed_a`, `pack_b`: the layouts of the micro-kernel's operands
 //! - `precision`: multiplying f32, or pairs of bf16
 //! - `output`, `scratch`: memory for results, and for packed operands
 

@@ -1,4 +1,4 @@
-//! How a block of B is packed: micro-panels of `nr` columns, `[words along k][nr]` each.
+//! The packed layout of a block of B: micro-panels of `nr` columns, `[words along k][nr]` each.
 //!
 //! - `quantized`: decoding a quantized matrix, either way round
 //! - `dense`: the same for a matrix of numbers

@@ -34,7 +34,7 @@ mod tests {
         (0..len).map(|i| (i as f32 * step).sin()).collect()
     }
 
-    /// Output and log-sum-exp of one query head at one position, by the formula.
+    /// Returns the output and log-sum-exp of one query head at one position, by the formula.
     fn attend(q: &[f32], keys: &[(&[f32], &[f32])], scale: f64) -> (Vec<f64>, f64) {
         let dot = |k: &[f32]| q.iter().zip(k).map(|(a, b)| f64::from(a * b)).sum::<f64>() * scale;
         let weights: Vec<f64> = keys.iter().map(|(k, _)| dot(k).exp()).collect();

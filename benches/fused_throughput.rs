@@ -1,12 +1,12 @@
-//! Times every operation, forward and backward, at the shapes of SmolLM2-135M with a batch of
-//! 4 × 256 tokens: `cargo run --release -p burn-fused --example fused_speed`.
+//! Times every fused operation on Flex, forward and backward, at the shapes of SmolLM2-135M with a batch of
+//! 4 × 256 tokens: `cargo bench -p qlora-benches --bench fused_throughput`.
 //!
 //! The least of several runs, and what it makes of memory (GB/s of operands read and results
 //! written, once each) or of arithmetic (GFLOP/s of the products; attention's are the causal half).
 
 use std::time::Instant;
 
-use burn_core::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use burn_fused::{causal_attention, linear_cross_entropy, rms_norm, rope, swiglu};
 
 const BATCH: usize = 4;
@@ -100,7 +100,7 @@ fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
 }
 
-/// The least seconds of `f` and of its backward pass.
+/// Returns the least seconds of `f` and of its backward pass.
 fn time<const D: usize, const E: usize>(
     x: Tensor<D>,
     f: impl Fn(Tensor<D>) -> Tensor<E>,

@@ -4,9 +4,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;
-mod precision;
+pub(crate) mod precision;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
-
-pub(crate) use precision::cast;

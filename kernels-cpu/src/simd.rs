@@ -209,14 +209,14 @@ pub trait Simd: Copy {
     fn store(self, value: Self::F, to: &mut [f32; 16]);
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
-    /// `a * b + c`, fused where the machine can.
+    /// Returns `a * b + c`, fused where the machine can.
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// Sums the lanes in a fixed order: halves onto each other.
     fn sum(self, value: Self::F) -> f32;
 
-    /// The same lanes as bit patterns.
+    /// Returns the same lanes as bit patterns.
     fn bits(self, value: Self::F) -> Self::U;
-    /// Bit patterns as the numbers they stand for.
+    /// Reads bit patterns as the numbers they stand for.
     fn float(self, bits: Self::U) -> Self::F;
     fn splat_u(self, value: u32) -> Self::U;
     fn load_u(self, from: &[u32; 16]) -> Self::U;
@@ -228,11 +228,11 @@ pub trait Simd: Copy {
     fn shift_right(self, value: Self::U, by: u32) -> Self::U;
     /// Moves the low half of every lane into the high one.
     fn low_to_high(self, value: Self::U) -> Self::U;
-    /// `index + step` in the lanes where `a < b`, else `index`.
+    /// Returns `index + step` in the lanes where `a < b`, else `index`.
     fn add_where_less(self, index: Self::U, step: u32, a: Self::F, b: Self::F) -> Self::U;
-    /// Lane-wise maximum of `max` and the magnitudes of `value`, as bit patterns. NaN is above infinity.
+    /// Returns the lane-wise maximum of `max` and the magnitudes of `value`, as bit patterns. NaN is above infinity.
     fn max_magnitude(self, max: Self::U, value: Self::F) -> Self::U;
-    /// The largest lane.
+    /// Returns the largest lane.
     fn max_lane(self, value: Self::U) -> u32;
 
     fn table(self, values: &[f32; 16]) -> Self::Table;
@@ -248,7 +248,7 @@ pub trait Simd: Copy {
         ]
     }
 
-    /// The 16 codes of two words, one a lane in the low 4 bits, with other bits above them.
+    /// Returns the 16 codes of two words, one a lane in the low 4 bits, with other bits above them.
     fn codes(self, words: &[u32; 2]) -> Self::U;
     /// Packs 32 codes, one a lane with nothing above them, into four words.
     fn pack(self, codes: [Self::U; 2]) -> [u32; 4];
@@ -257,12 +257,12 @@ pub trait Simd: Copy {
     /// Widens 16 halves of a word.
     fn widen_halves(self, halves: &[u16; 16]) -> Self::U;
 
-    /// `from[index]` in every lane.
+    /// Returns `from[index]` in every lane.
     ///
     /// # Safety
     /// Every lane of `index` is below `from.len()`, and that is at most `i32::MAX`.
     unsafe fn gather(self, from: &[f32], index: Self::U) -> Self::F;
-    /// `from[index]` in every lane.
+    /// Returns `from[index]` in every lane.
     ///
     /// # Safety
     /// As for [`Simd::gather`].
@@ -295,7 +295,7 @@ pub trait Simd: Copy {
         self.round_pairs(every_other(0), every_other(1))
     }
 
-    /// Lane `i` of vector `j` becomes lane `j` of vector `i`.
+    /// Transposes: lane `i` of vector `j` becomes lane `j` of vector `i`.
     #[inline(always)]
     fn transpose(self, rows: [Self::U; 16]) -> [Self::U; 16] {
         let mut lanes = [[0; 16]; 16];
@@ -305,7 +305,7 @@ pub trait Simd: Copy {
         std::array::from_fn(|i| self.load_u(&std::array::from_fn(|j| lanes[j][i])))
     }
 
-    /// `sum` and the products of the two bf16 that share a lane, in f32; subnormal numbers may count as 0.
+    /// Returns `sum` and the products of the two bf16 that share a lane, in f32; subnormal numbers may count as 0.
     #[inline(always)]
     fn dot_pairs(self, a: Self::U, b: Self::U, sum: Self::F) -> Self::F {
         dot_pairs(self, a, b, sum)
@@ -332,7 +332,7 @@ pub trait Simd: Copy {
         }
     }
 
-    /// [`Simd::add_products`] of pairs of bf16, by [`Simd::dot_pairs`].
+    /// Does [`Simd::add_products`] of pairs of bf16, by [`Simd::dot_pairs`].
     #[inline(always)]
     fn add_pair_products<const ROWS: usize, const VECTORS: usize>(
         self,
@@ -364,7 +364,7 @@ pub trait Simd: Copy {
     }
 }
 
-/// [`Simd::round_pairs`] where there is no instruction for it.
+/// Does [`Simd::round_pairs`] where there is no instruction for it.
 #[inline(always)]
 fn round_pairs<S: Simd>(s: S, even: S::F, odd: S::F) -> S::U {
     let round = |value| {
@@ -376,7 +376,7 @@ fn round_pairs<S: Simd>(s: S, even: S::F, odd: S::F) -> S::U {
     s.or_u(s.shift_right(round(even), 16), high)
 }
 
-/// [`Simd::dot_pairs`] where there is no instruction for it.
+/// Does [`Simd::dot_pairs`] where there is no instruction for it.
 #[inline(always)]
 fn dot_pairs<S: Simd>(s: S, a: S::U, b: S::U, sum: S::F) -> S::F {
     let even = |pair| s.float(s.low_to_high(pair));

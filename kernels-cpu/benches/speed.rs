@@ -1,4 +1,5 @@
-//! Prints the speed of the kernels for the shapes of usual models: `cargo run --release -p qlora-cpu --example speed`.
+//! Prints the speed of the CPU's kernels for the shapes of usual models:
+//! `cargo bench -p qlora-cpu --bench speed`. Beside the kernels, so that it builds without Burn.
 //!
 //! Times are the least of many runs, so that a busy machine does not show; GFLOP/s count `2·m·k·n`.
 
