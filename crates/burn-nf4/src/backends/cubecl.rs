@@ -1,9 +1,9 @@
-//! CubeCL: hands the tensors to the kernels of `qlora-cubecl`. A LoRA layer is the reference's: its thin products are the
-//! backend's own.
+//! CubeCL: hands the tensors to the kernels of `qlora-cubecl`. The thin products of a LoRA layer are the backend's own.
 
 use burn_core::backend::{
     TensorMetadata,
     cubecl::{dtype_to_storage_type, elem_type_to_dtype},
+    ops::FloatTensorOps,
     tensor::FloatTensor,
 };
 use burn_core::tensor::{DType, FloatDType, Shape};
@@ -50,6 +50,96 @@ impl Nf4Ops for CubeBackend {
         let context = Context::of(&x);
         let y = matmul::matmul(&context.client, untile(x).into(), words(weight), direction);
         context.tensor(y)
+    }
+
+    fn nf4_lora_matmul(
+        x: FloatTensor<Self>,
+        weight: Nf4Primitive<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let y = Self::nf4_matmul(x.clone(), weight, Direction::Forward);
+        let xa = scaled(product(rows(x), a), scale);
+        add(y, product(xa, b))
+    }
+
+    fn nf4_lora_backward(
+        x: FloatTensor<Self>,
+        weight: Nf4Primitive<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let dx = Self::nf4_matmul(grad.clone(), weight, Direction::Transposed);
+        let dxa = scaled(product(rows(grad.clone()), transposed(b)), scale);
+        let dx = add(dx, product(dxa.clone(), transposed(a.clone())));
+        let (da, db) = factor_gradients(x, a, scale, grad, dxa);
+        (dx, da, db)
+    }
+
+    fn nf4_lora_backward_factors(
+        x: FloatTensor<Self>,
+        _: Nf4Primitive<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let dxa = scaled(product(rows(grad.clone()), transposed(b)), scale);
+        factor_gradients(x, a, scale, grad, dxa)
+    }
+}
+
+/// Returns `xᵀ · dxa` and `(scale · x · A)ᵀ · grad`.
+fn factor_gradients(
+    x: CubeTensor,
+    a: CubeTensor,
+    scale: f64,
+    grad: CubeTensor,
+    dxa: CubeTensor,
+) -> (CubeTensor, CubeTensor) {
+    let x = rows(x);
+    let da = product(transposed(x.clone()), dxa);
+    let xa = scaled(product(x, a), scale);
+    (da, product(transposed(xa), rows(grad)))
+}
+
+/// Returns the tensor as an f32 matrix of its rows.
+fn rows(tensor: CubeTensor) -> CubeTensor {
+    let shape = tensor.shape();
+    let last = shape[shape.num_dims() - 1];
+    let m = shape.iter().rev().skip(1).product();
+    cast(
+        CubeBackend::float_reshape(tensor, Shape::new([m, last])),
+        DType::F32,
+    )
+}
+
+fn product(lhs: CubeTensor, rhs: CubeTensor) -> CubeTensor {
+    CubeBackend::float_matmul(lhs, rhs)
+}
+
+fn transposed(matrix: CubeTensor) -> CubeTensor {
+    CubeBackend::float_transpose(matrix)
+}
+
+fn scaled(tensor: CubeTensor, scale: f64) -> CubeTensor {
+    CubeBackend::float_mul_scalar(tensor, scale.into())
+}
+
+/// Returns `y` plus a matrix of as many values.
+fn add(y: CubeTensor, delta: CubeTensor) -> CubeTensor {
+    let delta = CubeBackend::float_reshape(cast(delta, y.dtype), y.shape());
+    CubeBackend::float_add(y, delta)
+}
+
+fn cast(tensor: CubeTensor, dtype: DType) -> CubeTensor {
+    if tensor.dtype == dtype {
+        tensor
+    } else {
+        CubeBackend::float_cast(tensor, dtype.into())
     }
 }
 
