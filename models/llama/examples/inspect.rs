@@ -11,7 +11,7 @@ use std::time::Instant;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_qlora_llama::{Checkpoint, Llama, LoadOptions, SamplingConfig, write_bitsandbytes};
 use nf4::QuantConfig;
-use safetensors::tensor::{Dtype, TensorView};
+use tensor_files::{AtomicFile, Dtype, TensorWriter};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -97,21 +97,19 @@ fn main() -> Fallible<()> {
         let logits = bytes(logits.iter().map(|value| value.to_le_bytes()).collect());
         let row_bytes: Vec<u8> = row.iter().flat_map(|id| id.to_le_bytes()).collect();
         let vocab = model.config().vocab_size;
-        let views = [
-            (
-                "input_ids",
-                TensorView::new(Dtype::I64, vec![1, row.len()], &row_bytes)?,
-            ),
-            (
-                "logits",
-                TensorView::new(Dtype::F32, vec![1, row.len(), vocab], &logits)?,
-            ),
+        let tensors = [
+            ("input_ids", Dtype::I64, vec![1, row.len()], row_bytes),
+            ("logits", Dtype::F32, vec![1, row.len(), vocab], logits),
         ];
-        safetensors::serialize_to_file(
-            views,
-            None,
-            format!("{output}.logits.safetensors").as_ref(),
-        )?;
+        let declared = tensors
+            .iter()
+            .map(|(name, dtype, shape, _)| (name.to_string(), *dtype, shape.clone()));
+        let file = AtomicFile::create(format!("{output}.logits.safetensors"))?;
+        let mut writer = TensorWriter::begin(file, None, declared)?;
+        for (name, _, _, bytes) in &tensors {
+            writer.write(name, bytes)?;
+        }
+        writer.finish()?.commit()?;
     }
     Ok(())
 }

@@ -15,8 +15,8 @@ use std::path::Path;
 use half::bf16;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
+use tensor_files::{AtomicFile, Dtype, TensorWriter};
 
 /// The sizes of a model.
 struct Shape {
@@ -114,7 +114,13 @@ impl Shape {
         let mut map = Map::new();
         for i in 0..shards {
             let file = format!("model-{:05}-of-{shards:05}.safetensors", i + 1);
-            let mut tensors = BTreeMap::new();
+            let tensors: BTreeMap<String, Vec<usize>> = self.shard(i).into_iter().collect();
+            let declared = tensors
+                .iter()
+                .map(|(name, shape)| (name.clone(), Dtype::BF16, shape.clone()));
+            let mut writer =
+                TensorWriter::begin(AtomicFile::create(dir.join(&file))?, None, declared)?;
+            let mut drawn = BTreeMap::new();
             for (name, shape) in self.shard(i) {
                 let mut bytes = vec![0; 2 * shape.iter().product::<usize>()];
                 if shape.len() == 2 {
@@ -128,15 +134,12 @@ impl Shape {
                     .to_le_bytes();
                 }
                 map.insert(name.clone(), json!(file));
-                tensors.insert(name, (shape, bytes));
+                drawn.insert(name, bytes);
             }
-            let views = tensors
-                .iter()
-                .map(|(name, (shape, bytes))| {
-                    Ok((name, TensorView::new(Dtype::BF16, shape.clone(), bytes)?))
-                })
-                .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
-            safetensors::serialize_to_file(views, None, &dir.join(&file))?;
+            for (name, bytes) in &drawn {
+                writer.write(name, bytes)?;
+            }
+            writer.finish()?.commit()?;
         }
         let index = json!({ "metadata": {}, "weight_map": map });
         Ok(fs::write(
