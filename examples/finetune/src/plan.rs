@@ -20,6 +20,8 @@ pub struct Plan {
     pub model: ModelMemory,
     /// The optimizer's state, as far as it stays resident.
     pub optimizer: u64,
+    /// The buffers that the rest of it passes through.
+    pub buffers: u64,
     /// Gradients of earlier micro-batches that are held while one goes back.
     pub held: Tensors,
     /// The program itself, with tokenizer and data, in the memory the model is in; 0 where that is a
@@ -87,7 +89,8 @@ impl Plan {
             Tensors::default()
         };
         Ok(Self {
-            optimizer: resident.saturating_add(state.workspace),
+            optimizer: resident,
+            buffers: state.workspace,
             held,
             workload,
             model,
@@ -97,8 +100,18 @@ impl Plan {
 
     /// Returns the most memory that is taken at once.
     pub fn peak(&self) -> u64 {
-        let model = self.model.peak(self.optimizer, self.held);
-        model.saturating_add(self.program + self.allocator())
+        self.taken().saturating_add(self.allocator())
+    }
+
+    /// Returns the most bytes that are in use at once.
+    fn taken(&self) -> u64 {
+        let model = self.model.peak(self.state(), self.held);
+        model.saturating_add(self.program)
+    }
+
+    /// Returns the optimizer's state and buffers.
+    fn state(&self) -> u64 {
+        self.optimizer.saturating_add(self.buffers)
     }
 
     /// Returns the bytes that the allocator holds beside those in use: holes in the process's memory, or what is free of a
@@ -108,12 +121,16 @@ impl Plan {
             let passing = self.model.backward(self.held);
             allocator::holes(passing, self.workload.checkpointing)
         } else {
-            let reserved = self
-                .model
-                .reserved(self.held)
-                .saturating_add(self.optimizer);
-            reserved.saturating_sub(self.model.peak(self.optimizer, self.held))
+            self.reserved().saturating_sub(self.taken())
         }
+    }
+
+    /// Returns the bytes that a device's allocator reserves: pages for tensors and buffers, the optimizer's resident pages,
+    /// and, if others pass, what one of them is read back through.
+    fn reserved(&self) -> u64 {
+        let transfer = self.buffers.min(PAGE_BYTES as u64);
+        let pages = self.model.reserved(self.buffers, self.held);
+        pages.saturating_add(self.optimizer + transfer)
     }
 
     /// Returns whether the planned memory is the process's own, so that its resident set can be compared.
@@ -129,7 +146,7 @@ impl Plan {
             ("other weights", model.dense.bytes()),
             ("adapters", model.adapters().bytes()),
             ("gradients", (model.adapters() + self.held).bytes()),
-            ("optimizer", self.optimizer),
+            ("optimizer", self.state()),
             ("activations", model.activations.bytes()),
             ("one block", model.block.bytes()),
             ("head", model.head.bytes()),

@@ -112,13 +112,15 @@ impl ModelMemory {
         loading.max(training.saturating_add(resident))
     }
 
-    /// Returns the pages that a CubeCL device reserves for a run, the optimizer's state apart.
-    pub fn reserved(&self, held: Tensors) -> u64 {
+    /// Returns the bytes of the pages that a CubeCL device reserves for a run and the `buffers` of its optimizer, whose
+    /// resident state is apart.
+    pub fn reserved(&self, buffers: u64, held: Tensors) -> u64 {
         let weights = Served {
             tensors: self.weights(),
             largest: self.largest_weight,
         };
-        let moments = self.moments(held).map(|passing| self.adapters() + passing);
+        let lasting = self.adapters() + Tensors::one(buffers as u128);
+        let moments = self.moments(held).map(|passing| lasting + passing);
         arena::reserved(weights, &moments, self.largest)
     }
 }
