@@ -35,12 +35,6 @@ impl OptimizerKind {
             Self::Adamw8bit => StateDtype::Dynamic8,
         }
     }
-
-    /// Returns the bytes of the state of factors of these numbers of elements.
-    pub fn state_bytes(self, factors: impl IntoIterator<Item = usize>) -> u64 {
-        let config = PagedAdamWConfig::new().with_state(self.state_dtype());
-        config.memory(factors).state
-    }
 }
 
 /// AdamW and the states of A and B of every adapter, in the order of the model's layers.

@@ -33,9 +33,26 @@ pub struct OpMemory {
     pub forward: u128,
     /// While the backward pass runs.
     pub backward: u128,
+    /// The largest matrix of `forward` that is allocated at once, where that grows with an operand.
+    pub largest: u128,
 }
 
 impl Implementation {
+    /// Returns what runs on Flex, in this process.
+    pub fn on_flex() -> Self {
+        Self::Cpu {
+            threads: rayon::current_num_threads(),
+        }
+    }
+
+    /// Returns what runs on CubeCL's devices; the reference bodies unless a feature brings such devices.
+    pub const fn on_cubecl() -> Self {
+        #[cfg(feature = "cubecl-backend")]
+        return Self::CubeCl;
+        #[cfg(not(feature = "cubecl-backend"))]
+        Self::Reference
+    }
+
     /// [`rms_norm`](crate::rms_norm) or [`add_rms_norm`](crate::add_rms_norm) of `rows` rows of `n` elements.
     pub fn rms_norm(self, rows: usize, n: usize, dtype: DType) -> OpMemory {
         OpMemory {
@@ -59,12 +76,14 @@ impl Implementation {
             saved,
             forward: reference::attention::forward_workspace_bytes(shape),
             backward: reference::attention::backward_workspace_bytes(shape),
+            largest: reference::attention::slab_bytes(shape),
         };
         match self {
             Self::Cpu { threads } => with_element!(dtype, E => OpMemory {
                 saved,
                 forward: attention::forward_workspace_bytes::<E>(shape, threads),
                 backward: attention::backward_workspace_bytes::<E>(shape, threads),
+                largest: 0,
             }, else reference),
             #[cfg(feature = "cubecl-backend")]
             Self::CubeCl => {
@@ -80,6 +99,7 @@ impl Implementation {
                     saved,
                     forward: sizes.forward_workspace_bytes(),
                     backward: sizes.backward_workspace_bytes(),
+                    largest: 0,
                 }
             }
             Self::Reference => reference,
@@ -116,6 +136,10 @@ impl Implementation {
             saved: cross_entropy::saved_bytes(tokens, weight, tracked, bytes),
             forward,
             backward: 0,
+            largest: match self {
+                Self::Cpu { .. } => 0,
+                _ => reference::cross_entropy::largest_bytes((tokens, weight), tracked, bytes),
+            },
         }
     }
 }

@@ -104,7 +104,8 @@ pub struct TrainFlags {
     #[arg(long, help_heading = "Output")]
     pub resume: bool,
     /// Append one JSON object a step: step, loss, grad_norm, lr, tokens, tokens_per_second,
-    /// peak_rss_bytes, optimizer_state_bytes, optimizer_resident_bytes, optimizer_bytes_moved
+    /// peak_rss_bytes, peak_device_bytes (not on Flex), optimizer_state_bytes, optimizer_resident_bytes,
+    /// optimizer_bytes_moved
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub log_json: Option<PathBuf>,
     /// Measure the loss on --eval-data every N steps (0: only at the end)

@@ -2,10 +2,10 @@
 //! program's.
 
 use anyhow::Result;
-use burn_paged::{Budget, PAGE_BYTES};
+use burn_paged::{PAGE_BYTES, PagedAdamWConfig};
 use burn_qlora::LoraConfig;
 use burn_qlora_llama::LlamaConfig;
-use burn_qlora_llama::memory::{Kernels, ModelMemory, Workload};
+use burn_qlora_llama::memory::{Implementation, ModelMemory, Tensors, Workload};
 
 use crate::allocator;
 use crate::opened_model::OpenedModel;
@@ -20,8 +20,10 @@ pub struct Plan {
     pub model: ModelMemory,
     /// The optimizer's state, as far as it stays resident.
     pub optimizer: u64,
+    /// The buffers that the rest of it passes through.
+    pub buffers: u64,
     /// Gradients of earlier micro-batches that are held while one goes back.
-    pub held: u64,
+    pub held: Tensors,
     /// The program itself, with tokenizer and data, in the memory the model is in; 0 where that is a
     /// device's own.
     pub program: u64,
@@ -49,9 +51,9 @@ impl Plan {
             lora: lora.clone(),
             checkpointing: training.checkpointing,
             kernels: if flex {
-                Kernels::Flex
+                Implementation::on_flex()
             } else {
-                Kernels::Composed
+                Implementation::on_cubecl()
             },
         };
         let program = if flex { program.unwrap_or(0) } else { 0 };
@@ -70,14 +72,25 @@ impl Plan {
     ) -> Result<Self> {
         let model = config.memory(&workload)?;
         let optimizer = training.optimizer;
-        let state = optimizer.kind.state_bytes(model.factors.iter().copied());
+        let state = PagedAdamWConfig::new()
+            .with_state(optimizer.kind.state_dtype())
+            .with_budget(optimizer.placement.budget)
+            .memory(model.factors.iter().copied());
+        // A device's pages are allocations of their own.
+        let unit = if of_the_process(&workload) {
+            1
+        } else {
+            PAGE_BYTES as u64
+        };
+        let resident = state.resident.div_ceil(unit).saturating_mul(unit);
         let held = if training.grad_accum() > 1 {
             model.adapters()
         } else {
-            0
+            Tensors::default()
         };
         Ok(Self {
-            optimizer: resident(state, optimizer.placement.budget),
+            optimizer: resident,
+            buffers: state.workspace,
             held,
             workload,
             model,
@@ -87,52 +100,65 @@ impl Plan {
 
     /// Returns the most memory that is taken at once.
     pub fn peak(&self) -> u64 {
-        let model = self.model.peak(self.optimizer, self.held);
-        model.saturating_add(self.program + self.allocator())
+        self.taken().saturating_add(self.allocator())
     }
 
-    /// Returns the bytes that the process's allocator holds beside those in use.
+    /// Returns the most bytes that are in use at once.
+    fn taken(&self) -> u64 {
+        let model = self.model.peak(self.state(), self.held);
+        model.saturating_add(self.program)
+    }
+
+    /// Returns the optimizer's state and buffers.
+    fn state(&self) -> u64 {
+        self.optimizer.saturating_add(self.buffers)
+    }
+
+    /// Returns the bytes that the allocator holds beside those in use: holes in the process's memory, or what is free of a
+    /// device's pages.
     fn allocator(&self) -> u64 {
-        let passing = self.model.backward(self.held);
         if self.of_the_process() {
+            let passing = self.model.backward(self.held);
             allocator::holes(passing, self.workload.checkpointing)
         } else {
-            0
+            self.reserved().saturating_sub(self.taken())
         }
+    }
+
+    /// Returns the bytes that a device's allocator reserves: pages for tensors and buffers, the optimizer's resident pages,
+    /// and, if others pass, what one of them is read back through.
+    fn reserved(&self) -> u64 {
+        let transfer = self.buffers.min(PAGE_BYTES as u64);
+        let pages = self.model.reserved(self.buffers, self.held);
+        pages.saturating_add(self.optimizer + transfer)
     }
 
     /// Returns whether the planned memory is the process's own, so that its resident set can be compared.
     pub fn of_the_process(&self) -> bool {
-        self.workload.kernels == Kernels::Flex
+        of_the_process(&self.workload)
     }
 
     /// Returns the terms with their names. They do not add up to the peak, because they are not all there at once.
     pub fn terms(&self) -> [(&'static str, u64); 10] {
         let model = &self.model;
         [
-            ("4-bit weights", model.quantized),
-            ("other weights", model.dense),
-            ("adapters", model.adapters()),
-            ("gradients", model.adapters().saturating_add(self.held)),
-            ("optimizer", self.optimizer),
-            ("activations", model.activations),
-            ("one block", model.block),
-            ("head", model.head),
+            ("4-bit weights", model.quantized.bytes()),
+            ("other weights", model.dense.bytes()),
+            ("adapters", model.adapters().bytes()),
+            ("gradients", (model.adapters() + self.held).bytes()),
+            ("optimizer", self.state()),
+            ("activations", model.activations.bytes()),
+            ("one block", model.block.bytes()),
+            ("head", model.head.bytes()),
             ("program", self.program),
             ("allocator", self.allocator()),
         ]
     }
 }
 
-/// Returns the bytes of an optimizer's `state` that stay resident: all of it, or what the budget allows and the two
-/// buffers that the rest passes through.
-fn resident(state: u64, budget: Budget) -> u64 {
-    let allowed = match budget {
-        Budget::Resident | Budget::Auto => state,
-        Budget::Bytes(bytes) => bytes,
-        Budget::Fraction(share) => (state as f64 * share) as u64,
-    };
-    state.min(allowed + 2 * PAGE_BYTES as u64)
+/// Returns whether it is the process that has the memory.
+fn of_the_process(workload: &Workload) -> bool {
+    matches!(workload.kernels, Implementation::Cpu { .. })
 }
 
 /// The models of the QLoRA paper: LLaMA of 7, 13, 33 and 65 billion parameters (arXiv 2302.13971, table 2).

@@ -21,6 +21,9 @@ pub struct StepReport {
     pub tokens_per_second: f64,
     /// Peak resident memory of the process so far, where the system tells.
     pub peak_rss_bytes: Option<u64>,
+    /// The most that the device's allocator had reserved after a step so far, where it tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_device_bytes: Option<u64>,
     /// Bytes of the optimizer's state.
     pub optimizer_state_bytes: u64,
     /// Bytes of it that stay where the update runs.

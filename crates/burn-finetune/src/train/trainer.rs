@@ -19,6 +19,7 @@ pub struct Trainer<M> {
     config: TrainConfig,
     checkpointing: Checkpointing,
     step: usize,
+    peak_device_bytes: Option<u64>,
 }
 
 impl<M: CausalLm> Trainer<M> {
@@ -35,6 +36,7 @@ impl<M: CausalLm> Trainer<M> {
             config,
             checkpointing,
             step: 0,
+            peak_device_bytes: None,
         }
     }
 
@@ -51,6 +53,11 @@ impl<M: CausalLm> Trainer<M> {
     /// Returns the numbers of the run.
     pub fn config(&self) -> &TrainConfig {
         &self.config
+    }
+
+    /// Returns the most that the device's allocator had reserved after a step so far, where it tells.
+    pub fn peak_device_bytes(&self) -> Option<u64> {
+        self.peak_device_bytes
     }
 
     /// Returns the number of steps taken so far.
@@ -114,6 +121,8 @@ impl<M: CausalLm> Trainer<M> {
         self.optimizer.step(&mut self.model, lr, gradients)?;
         self.step += 1;
         let paging = self.optimizer.report();
+        let reserved = memory::reserved_device_bytes(&self.model.device());
+        self.peak_device_bytes = self.peak_device_bytes.max(reserved);
         Ok(StepReport {
             step: self.step,
             loss,
@@ -122,6 +131,7 @@ impl<M: CausalLm> Trainer<M> {
             tokens,
             tokens_per_second: tokens as f64 / start.elapsed().as_secs_f64(),
             peak_rss_bytes: memory::peak_rss_bytes(),
+            peak_device_bytes: self.peak_device_bytes,
             optimizer_state_bytes: paging.state_bytes,
             optimizer_resident_bytes: paging.resident_bytes,
             optimizer_bytes_moved: paging.bytes_moved(),

@@ -115,6 +115,11 @@ pub(crate) fn backward_workspace_bytes(shape: &AttentionShape) -> u128 {
     (4 * queries + 4 * keys + 5 * scores_of_a_slab(shape)) * size_of::<f32>() as u128
 }
 
+/// Returns the bytes of a slab's scores in f32.
+pub(crate) fn slab_bytes(shape: &AttentionShape) -> u128 {
+    scores_of_a_slab(shape) * size_of::<f32>() as u128
+}
+
 /// Returns the number of elements of `q`, and of `k`.
 fn values(shape: &AttentionShape) -> [u128; 2] {
     let of = |len: usize, heads: usize| {

@@ -151,6 +151,21 @@ pub(crate) fn workspace_bytes(
     (logits + widened + gradients) * size_of::<f32>() as u128
 }
 
+/// Returns the bytes of the largest matrix among [`workspace_bytes`]: a chunk's logits, or a copy or gradient of `weight`.
+pub(crate) fn largest_bytes(
+    (tokens, [vocab, n]): (usize, [usize; 2]),
+    tracked: bool,
+    element_bytes: usize,
+) -> u128 {
+    let vocab_rows = |columns: usize| vocab as u128 * columns as u128 * size_of::<f32>() as u128;
+    let logits = vocab_rows(tokens.min(tokens_of_a_chunk(vocab)));
+    if tracked || element_bytes < size_of::<f32>() {
+        logits.max(vocab_rows(n))
+    } else {
+        logits
+    }
+}
+
 struct Head<B: Backend> {
     hidden: FloatTensor<B>,
     weight: FloatTensor<B>,

@@ -99,7 +99,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     );
     let outcome = take_steps(output, &mut trainer, &data, eval.as_ref(), &run_dir, done);
     if outcome.is_ok() {
-        compare(&plan, run);
+        compare(&plan, run, trainer.peak_device_bytes());
     }
     // With it goes the page file.
     drop(trainer);
@@ -194,18 +194,18 @@ fn take_steps(
 }
 
 /// Prints the planned and the measured peak of memory.
-fn compare(plan: &Plan, run: &TrainRun) {
-    let Some(measured) = memory::peak_rss_bytes() else {
-        return;
-    };
+fn compare(plan: &Plan, run: &TrainRun, of_the_device: Option<u64>) {
     let planned = human_bytes(plan.peak());
-    let measured = human_bytes(measured);
-    if plan.of_the_process() {
-        println!("Peak memory: planned {planned}, measured {measured}");
-    } else {
+    if let Some(measured) = of_the_device {
         println!(
-            "Peak memory: planned {planned} on {}, measured {measured} in this process",
-            run.training.model.device_name
+            "Peak memory: planned {planned} on {}, measured {} by the device",
+            run.training.model.device_name,
+            human_bytes(measured)
+        );
+    } else if let Some(measured) = memory::peak_rss_bytes() {
+        println!(
+            "Peak memory: planned {planned}, measured {}",
+            human_bytes(measured)
         );
     }
 }

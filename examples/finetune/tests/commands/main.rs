@@ -6,8 +6,11 @@
 //! - [`paging`]: optimizer state that does not stay in memory.
 //! - [`refusals`]: bad input, each one line, exit code 2 and nothing half-written.
 //! - [`smollm2`]: the memory plan of a real model.
+//! - [`device_memory`]: the memory plan on a device that tells what it has reserved.
 //! - [`full_disk`]: the same when the disk is full while saving.
 
+#[cfg(feature = "wgpu")]
+mod device_memory;
 mod eval;
 mod full_disk;
 mod generate;

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use qlora_test_support::smollm2;
 
-use crate::support::{FINETUNE, Place, log_lines, number};
+use crate::support::{FINETUNE, Place, log_lines, number, printed_bytes};
 
 /// In four settings that make the terms weigh differently, two of them with everything kept.
 #[test]
@@ -12,10 +12,7 @@ use crate::support::{FINETUNE, Place, log_lines, number};
 fn the_measured_peak_is_within_a_tenth_of_the_plan() {
     let model = smollm2();
     let place = Place::new();
-    let text = place.file(
-        "long.txt",
-        "A sentence for the model to read. ".repeat(4000),
-    );
+    let text = place.long_text();
     for (name, flags) in [
         ("whole", "--batch-size 2 --seq-len 256"),
         (
@@ -49,11 +46,7 @@ fn the_measured_peak_is_within_a_tenth_of_the_plan() {
             crate::support::run(&mut process).ok()
         };
         let plan = run("plan", &[]);
-        let planned = plan
-            .stdout
-            .lines()
-            .find_map(|line| line.strip_prefix("peak "));
-        let planned = bytes(planned.expect("a peak"));
+        let planned = printed_bytes(&plan.stdout, "peak ");
         let trained = run("train", &["--steps", "2"]);
         assert!(
             trained.stdout.contains("Peak memory: planned "),
@@ -66,16 +59,4 @@ fn the_measured_peak_is_within_a_tenth_of_the_plan() {
         assert!(error.abs() < 0.1, "{name}: off by {error}");
         std::fs::remove_file(&log).unwrap();
     }
-}
-
-/// A number as the program prints it: `1.24 GB`.
-fn bytes(text: &str) -> f64 {
-    let (number, unit) = text.trim().split_once(' ').expect("a unit");
-    let scale = match unit {
-        "GB" => 1e9,
-        "MB" => 1e6,
-        "kB" => 1e3,
-        other => panic!("{other}"),
-    };
-    number.parse::<f64>().expect("a number") * scale
 }

@@ -140,6 +140,14 @@ impl Place {
         self.file("text.txt", text)
     }
 
+    /// A text of 136 thousand bytes.
+    pub fn long_text(&self) -> PathBuf {
+        self.file(
+            "long.txt",
+            "A sentence for the model to read. ".repeat(4000),
+        )
+    }
+
     /// Returns the files in the directory, to see that nothing was half-written.
     pub fn listing(&self, name: &str) -> Vec<String> {
         let mut names: Vec<String> = match fs::read_dir(self.path(name)) {
@@ -203,6 +211,24 @@ pub fn log_lines(path: &Path) -> Vec<Value> {
     text.lines()
         .map(|line| serde_json::from_str(line).expect("a line is JSON"))
         .collect()
+}
+
+/// The bytes in the line of `stdout` that begins with `name`, as the program prints them: `peak   1.24 GB`.
+#[track_caller]
+pub fn printed_bytes(stdout: &str, name: &str) -> f64 {
+    let text = stdout.lines().find_map(|line| line.strip_prefix(name));
+    let (number, unit) = text
+        .expect("a line")
+        .trim()
+        .split_once(' ')
+        .expect("a unit");
+    let scale = match unit {
+        "GB" => 1e9,
+        "MB" => 1e6,
+        "kB" => 1e3,
+        other => panic!("{other}"),
+    };
+    number.parse::<f64>().expect("a number") * scale
 }
 
 /// A number of a JSON object.

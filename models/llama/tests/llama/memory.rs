@@ -3,7 +3,7 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor};
 use burn_qlora::{Checkpointing, LoraConfig, LoraModel, QuantConfig, Targets, attach_adapters};
-use burn_qlora_llama::memory::{Kernels, ModelMemory, Workload};
+use burn_qlora_llama::memory::{Implementation, ModelMemory, Tensors, Workload};
 use burn_qlora_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions, Weights};
 
 use qlora_test_support::fixture;
@@ -16,7 +16,7 @@ fn workload(batch: usize, seq: usize) -> Workload {
         compute_dtype: ComputeDtype::F32,
         lora: LoraConfig::new(8, 16.0),
         checkpointing: Checkpointing::None,
-        kernels: Kernels::Flex,
+        kernels: Implementation::on_flex(),
     }
 }
 
@@ -68,7 +68,7 @@ fn weights_take_what_is_planned() {
                     },
                 );
                 assert_eq!(
-                    (planned.quantized, planned.dense),
+                    (planned.quantized.bytes(), planned.dense.bytes()),
                     (found.words, found.floats),
                     "{name} in {dtype}, {quantization:?}"
                 );
@@ -118,7 +118,7 @@ fn what_a_step_needs_is_linear_in_the_tokens() {
                 ..workload(batch, seq)
             };
             let planned = plan("tiny_llama", &workload);
-            planned.activations + planned.head.max(planned.block)
+            planned.backward(Tensors::default())
         };
         // Beyond the rows that a product packs at a time.
         let per_token = (step(1, 8192) - step(1, 4096)) / 4096;
@@ -136,15 +136,21 @@ fn checkpointing_keeps_an_input_a_block() {
     };
     let layer = plan("tiny_llama", &layer);
     // 3 blocks, 64 wide, f32.
-    assert_eq!(layer.activations, 3 * 2 * 64 * 64 * 4);
-    assert!(none.activations > 10 * layer.activations, "{none:?}");
-    assert!(layer.block > none.block, "a block runs again");
+    assert_eq!(layer.activations.bytes(), 3 * 2 * 64 * 64 * 4);
+    assert!(
+        none.activations.bytes() > 10 * layer.activations.bytes(),
+        "{none:?}"
+    );
+    assert!(
+        layer.block.bytes() > none.block.bytes(),
+        "a block runs again"
+    );
 }
 
 #[test]
 fn more_than_there_can_be_is_told_as_such() {
     let planned = plan("tiny_llama", &workload(usize::MAX, 512));
-    assert!(planned.peak(0, 0) > 1 << 60, "{planned:?}");
+    assert!(planned.peak(0, Tensors::default()) > 1 << 60, "{planned:?}");
 }
 
 /// Only blocks from the first adapted one on keep anything, and dropout makes every adapter keep its own input.
@@ -155,7 +161,7 @@ fn adapters_decide_what_is_kept() {
             lora,
             ..workload(2, 64)
         };
-        plan("tiny_llama", &workload).activations
+        plan("tiny_llama", &workload).activations.bytes()
     };
     let all = with(LoraConfig::new(8, 16.0));
     let last =

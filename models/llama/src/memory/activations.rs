@@ -1,0 +1,77 @@
+//! What is kept from the forward to the backward pass.
+
+use burn_qlora::Checkpointing;
+
+use super::{F32, Tensors, Terms};
+use crate::tensors::ProjectionSpec;
+
+impl Terms<'_> {
+    /// Without checkpointing, what every block keeps; with it, the input `[tokens, hidden]` of every block.
+    pub(super) fn activations(&self) -> Tensors {
+        match self.workload.checkpointing {
+            Checkpointing::None => self.trained().iter().map(|block| self.kept(block)).sum(),
+            Checkpointing::Layer => self.trained().len() as u128 * self.rows(self.hidden()),
+        }
+    }
+
+    /// What one block's graph keeps.
+    pub(super) fn kept(&self, block: &[(ProjectionSpec, bool); 7]) -> Tensors {
+        self.kept_by_norms()
+            + self.kept_by_attention()
+            + self.kept_by_mlp()
+            + self.kept_by_adapters(block)
+    }
+
+    /// `x` and `x + attended`, `[tokens, hidden]`, and one f32 a token for each.
+    fn kept_by_norms(&self) -> Tensors {
+        2 * Tensors::one(self.norm().saved)
+    }
+
+    /// `q` and `out`, `[tokens, heads · head_dim]`, `k` and `v`, `[tokens, kv_heads · head_dim]`, and `lse`,
+    /// f32 `[tokens, heads]`.
+    fn kept_by_attention(&self) -> Tensors {
+        Tensors::one(self.attention().saved)
+    }
+
+    /// `gate` and `up`, `[tokens, intermediate]`.
+    pub(super) fn kept_by_mlp(&self) -> Tensors {
+        Tensors::one(self.swiglu().saved)
+    }
+
+    /// The inputs of the adapted projections. Without dropout, on 4-bit weights, they are shared: the output of a
+    /// norm `[tokens, hidden]` by q, k and v, or by gate and up; that of attention, by o, which attention keeps
+    /// anyway; that of SwiGLU `[tokens, intermediate]`, by down. Else every adapter keeps its own.
+    fn kept_by_adapters(&self, block: &[(ProjectionSpec, bool); 7]) -> Tensors {
+        let [q, k, v, _, gate, up, down] = block.map(|(_, adapted)| adapted);
+        let plain = self.workload.lora.dropout == 0.0;
+        let shared = match (self.workload.quantization, plain) {
+            (Some(_), true) => true,
+            (None, true) => self.b == F32,
+            (_, false) => false,
+        };
+        let adapted = block.iter().filter(|(_, adapted)| *adapted);
+        let inputs: Tensors = if shared {
+            let input = |width| Tensors::one(burn_nf4::lora_kept_bytes(self.tokens, width, self.b));
+            [
+                (q || k || v, self.hidden()),
+                (gate || up, self.hidden()),
+                (down, self.inner()),
+            ]
+            .into_iter()
+            .filter(|(any, _)| *any)
+            .map(|(_, width)| input(width))
+            .sum()
+        } else {
+            // A copy in f32, and the mask of dropout in the compute dtype.
+            let mask = if plain { 0 } else { self.b };
+            let own = |(spec, _): &(ProjectionSpec, bool)| {
+                Tensors::one(self.tokens * spec.shape[1] as u128 * (F32 + mask))
+            };
+            adapted.clone().map(own).sum()
+        };
+        // Only the operation of both products at once computes `x A`, [tokens, rank], a second time.
+        let fused = self.workload.quantization.is_some() && plain;
+        let inner = Tensors::one(self.tokens * self.workload.lora.rank as u128 * F32);
+        inputs + if fused { 0 } else { adapted.count() as u128 } * inner
+    }
+}

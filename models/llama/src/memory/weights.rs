@@ -1,0 +1,90 @@
+//! Weights and adapters.
+
+use nf4::Layout;
+
+use super::{F32, Tensors, Terms};
+use crate::tensors::ProjectionSpec;
+
+impl Terms<'_> {
+    /// `packed` and `absmax` of q, k, v, o, gate, up and down of every block: 4.127 bits a weight by default.
+    pub(super) fn quantized(&self) -> Tensors {
+        let block: Tensors = self.layouts().map(|layout| words(&layout)).sum();
+        self.config.num_hidden_layers as u128 * block
+    }
+
+    /// Returns the layouts of a block's projections that are quantized.
+    fn layouts(&self) -> impl Iterator<Item = Layout> {
+        let quantization = self.workload.quantization;
+        let projections = self.config.projections().into_iter();
+        projections.filter_map(move |spec| Layout::new(spec.shape, quantization?).ok())
+    }
+
+    /// In the compute dtype: embedding and head `[vocab, hidden]` (one if they are tied), the norms
+    /// `[hidden]`, the biases, and the projections if they are not quantized.
+    pub(super) fn dense(&self) -> Tensors {
+        self.kept_dense().map(|n| Tensors::one(n * self.b)).sum()
+    }
+
+    /// Returns the elements of every tensor that stays dense.
+    fn kept_dense(&self) -> impl Iterator<Item = u128> {
+        let quantized = self.workload.quantization.is_some();
+        self.config.tensors().into_iter().filter_map(move |tensor| {
+            let packed = tensor.projection && quantized;
+            (!packed).then(|| tensor.shape.iter().map(|&n| n as u128).product::<u128>())
+        })
+    }
+
+    /// `A: [in, rank]` and `B: [rank, out]` of every adapted projection.
+    pub(super) fn factors(&self) -> Vec<usize> {
+        let rank = self.workload.lora.rank;
+        let adapted = self
+            .adapted
+            .iter()
+            .flatten()
+            .filter(|(_, adapted)| *adapted);
+        adapted
+            .flat_map(|(spec, _): &(ProjectionSpec, bool)| {
+                [spec.shape[1], spec.shape[0]].map(|width| width.saturating_mul(rank))
+            })
+            .collect()
+    }
+
+    /// The largest tensor as it is read, in f32: embedding or head, `[vocab, hidden]`, if they become another dtype, or
+    /// a projection that is quantized. What is to be f32 is taken as it is.
+    pub(super) fn loading(&self) -> u128 {
+        let sources = self.config.tensors().into_iter().filter_map(|tensor| {
+            let packed = tensor.projection && self.workload.quantization.is_some();
+            let values: u128 = tensor.shape.iter().map(|&n| n as u128).product();
+            (packed || self.b != F32).then_some(values * F32)
+        });
+        sources.max().unwrap_or(0)
+    }
+
+    /// The largest weight on the device: a dense one, or packed words.
+    pub(super) fn largest_weight(&self) -> u128 {
+        let words = self
+            .layouts()
+            .map(|layout| 4 * layout.packed_words() as u128);
+        let dense = self.kept_dense().map(|n| n * self.b);
+        dense.chain(words).max().unwrap_or(0)
+    }
+
+    /// The largest tensor beside the weights: a factor, the rows of the MLP in f32, or what attention or the loss
+    /// allocates.
+    pub(super) fn largest(&self) -> u128 {
+        let widest = self.inner().max(self.wide()).max(self.hidden());
+        let factors = self.factors().into_iter().map(|n| F32 * n as u128);
+        let operations = [
+            self.tokens * widest * F32,
+            self.attention().largest,
+            self.loss().largest,
+        ];
+        factors.chain(operations).max().unwrap_or(0)
+    }
+}
+
+/// Returns the two buffers of a quantized matrix.
+fn words(layout: &Layout) -> Tensors {
+    let buffer = |words: usize| Tensors::one(4 * words as u128);
+    buffer(layout.packed_words()) + buffer(layout.absmax_words())
+}
