@@ -100,7 +100,12 @@ impl Plan {
 
     /// Returns the most memory that is taken at once.
     pub fn peak(&self) -> u64 {
-        self.taken().saturating_add(self.allocator())
+        if self.of_the_process() {
+            self.taken().saturating_add(self.allocator())
+        } else {
+            // What is converted while it is loaded is on the host.
+            self.reserved()
+        }
     }
 
     /// Returns the most bytes that are in use at once.
