@@ -56,7 +56,7 @@ pub fn matmul(
 }
 
 /// Returns the bytes of `x` that a backward pass needs: none, for the weight has no gradient.
-pub const fn kept_bytes() -> u128 {
+pub const fn saved_bytes() -> u128 {
     0
 }
 

@@ -9,7 +9,7 @@
 //! - `ops`: [`Nf4Ops`], the backend extension behind it, and its primitive
 //! - `backends`: an implementation for each backend, and the gradients
 //! - `reference`: default bodies, for backends without a kernel of their own
-//! - `memory`: [`lora_kept_bytes`] and its siblings, the memory of a LoRA layer
+//! - `memory`: [`lora_saved_bytes`] and its siblings, the memory of a LoRA layer
 //! - `error`: everything that is refused, [`Nf4TensorError`]
 //!
 //! No execution backend beyond Flex is enabled by default: select `wgpu`, `cuda` or another
@@ -23,7 +23,7 @@ mod reference;
 mod tensor;
 
 pub use error::Nf4TensorError;
-pub use memory::{lora_backward_workspace_bytes, lora_forward_workspace_bytes, lora_kept_bytes};
+pub use memory::{lora_backward_workspace_bytes, lora_forward_workspace_bytes, lora_saved_bytes};
 pub use nf4::{self, Codebook, Layout, QuantConfig, QuantizedMatrix};
 pub use ops::{Nf4Ops, Nf4Primitive};
 pub use tensor::Nf4Tensor;

@@ -7,7 +7,7 @@ const F32: u128 = 4;
 
 /// Returns the bytes that the backward pass of [`Nf4Ops::nf4_lora_matmul`](crate::Nf4Ops::nf4_lora_matmul) needs beside
 /// weight and factors: `x`, which others may keep too.
-pub const fn lora_kept_bytes(m: u128, in_features: u128, dtype_bytes: u128) -> u128 {
+pub const fn lora_saved_bytes(m: u128, in_features: u128, dtype_bytes: u128) -> u128 {
     m * in_features * dtype_bytes
 }
 

@@ -91,7 +91,7 @@ impl Sizes {
 
     /// Returns the bytes that the backward pass needs from the forward one: `q`, `k`, `v`, `y`, and the log-sum-exp of each
     /// row of scores.
-    pub const fn kept_bytes(&self, dtype_bytes: u128) -> u128 {
+    pub const fn saved_bytes(&self, dtype_bytes: u128) -> u128 {
         let queries = 2 * self.rows_u128() * self.head_dim as u128;
         let keys = 2
             * (self.batch as u128 * self.kv_len as u128)

@@ -23,7 +23,7 @@ pub fn serves(logits: ElemType, weights: ElemType) -> bool {
 }
 
 /// Returns the bytes that a backward pass needs: the gradient, which has the place of the logits.
-pub const fn kept_bytes(rows: u128, classes: u128) -> u128 {
+pub const fn saved_bytes(rows: u128, classes: u128) -> u128 {
     4 * rows * classes
 }
 

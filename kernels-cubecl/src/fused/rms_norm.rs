@@ -21,7 +21,7 @@ pub fn serves(others: &[ElemType], weight: ElemType) -> bool {
 }
 
 /// Returns the bytes that the backward pass of `rows × columns` needs from the forward one: `x`, or the sum, and `1 / rms`.
-pub const fn kept_bytes(rows: u128, columns: u128, dtype_bytes: u128) -> u128 {
+pub const fn saved_bytes(rows: u128, columns: u128, dtype_bytes: u128) -> u128 {
     rows * (columns * dtype_bytes + 4)
 }
 

@@ -23,7 +23,7 @@ pub fn serves(x: ElemType, angles: [ElemType; 2]) -> bool {
 }
 
 /// Returns the bytes that the backward pass needs from the forward one: it has the tables.
-pub const fn kept_bytes() -> u128 {
+pub const fn saved_bytes() -> u128 {
     0
 }
 

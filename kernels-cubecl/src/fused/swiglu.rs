@@ -23,7 +23,7 @@ pub fn serves(dtypes: &[ElemType]) -> bool {
 }
 
 /// Returns the bytes that the backward pass of so many elements needs from the forward one: `gate` and `up`.
-pub const fn kept_bytes(elements: u128, dtype_bytes: u128) -> u128 {
+pub const fn saved_bytes(elements: u128, dtype_bytes: u128) -> u128 {
     2 * elements * dtype_bytes
 }
 

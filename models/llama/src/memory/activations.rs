@@ -51,7 +51,8 @@ impl Terms<'_> {
         };
         let adapted = block.iter().filter(|(_, adapted)| *adapted);
         let inputs: Tensors = if shared {
-            let input = |width| Tensors::one(burn_nf4::lora_kept_bytes(self.tokens, width, self.b));
+            let input =
+                |width| Tensors::one(burn_nf4::lora_saved_bytes(self.tokens, width, self.b));
             [
                 (q || k || v, self.hidden()),
                 (gate || up, self.hidden()),
