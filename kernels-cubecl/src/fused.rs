@@ -9,9 +9,9 @@
 //! - [`rms_norm`], with and without the residual add, and [`cross_entropy`]: a plane a row (`rows`).
 //! - [`swiglu`], [`rope`]: a vector of elements a unit.
 //!
-//! Each says beside itself the bytes that it keeps for its backward pass and that it takes while it runs (`saved_bytes`,
-//! `workspace_bytes`), in `u128`, for a plan may ask for sizes that no device has. The caller computes otherwise what a kernel
-//! does not [serve](rms_norm::serves).
+//! Only attention takes memory beside operands and results, and says how much ([`attention::Sizes`]), in `u128`, for a plan may
+//! ask for sizes that no device has. The caller computes otherwise what a kernel does not [serve](rms_norm::serves), and
+//! knows what it keeps for the backward pass.
 //!
 //! [`burn-fused`]: https://github.com/burn-qlora/burn-qlora/tree/main/crates/burn-fused
 

@@ -55,11 +55,6 @@ pub fn matmul(
     problem.multiply(likeliest)
 }
 
-/// Returns the bytes of `x` that a backward pass needs: none, for the weight has no gradient.
-pub const fn saved_bytes() -> u128 {
-    0
-}
-
 /// Returns the most bytes that any kernel takes beside operands and result, for `m` rows that lie an equal distance apart.
 pub fn workspace_bytes(m: usize, layout: &Layout, direction: Direction) -> u128 {
     gemv::workspace_bytes(m, direction.widths(layout.shape()), direction)

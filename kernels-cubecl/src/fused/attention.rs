@@ -89,16 +89,6 @@ impl Sizes {
         self.batch * self.q_len * self.heads
     }
 
-    /// Returns the bytes that the backward pass needs from the forward one: `q`, `k`, `v`, `y`, and the log-sum-exp of each
-    /// row of scores.
-    pub const fn saved_bytes(&self, dtype_bytes: u128) -> u128 {
-        let queries = 2 * self.rows_u128() * self.head_dim as u128;
-        let keys = 2
-            * (self.batch as u128 * self.kv_len as u128)
-            * (self.kv_heads as u128 * self.head_dim as u128);
-        (queries + keys) * dtype_bytes + 4 * self.rows_u128()
-    }
-
     /// Returns the bytes that the forward pass takes beside operands and results.
     pub const fn forward_workspace_bytes(&self) -> u128 {
         0

@@ -22,16 +22,6 @@ pub fn serves(logits: ElemType, weights: ElemType) -> bool {
     logits == F32 && weights == F32
 }
 
-/// Returns the bytes that a backward pass needs: the gradient, which has the place of the logits.
-pub const fn saved_bytes(rows: u128, classes: u128) -> u128 {
-    4 * rows * classes
-}
-
-/// Returns the bytes that it takes beside logits that nobody else holds: the losses.
-pub const fn workspace_bytes(rows: u128) -> u128 {
-    4 * rows
-}
-
 /// Returns the f32 losses of all rows, `[rows, 1]`: `weight · (log Σ exp(logits) − logit of the class)`.
 ///
 /// `logits: [rows, vocab]` (f32), `classes: [rows, 1]` (an integer), `weights: [rows, 1]` (f32).

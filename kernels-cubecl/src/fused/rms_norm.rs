@@ -20,16 +20,6 @@ pub fn serves(others: &[ElemType], weight: ElemType) -> bool {
     are_served_alike(others) && is_served(weight)
 }
 
-/// Returns the bytes that the backward pass of `rows × columns` needs from the forward one: `x`, or the sum, and `1 / rms`.
-pub const fn saved_bytes(rows: u128, columns: u128, dtype_bytes: u128) -> u128 {
-    rows * (columns * dtype_bytes + 4)
-}
-
-/// Returns the bytes that either pass takes beside operands and results.
-pub const fn workspace_bytes() -> u128 {
-    0
-}
-
 /// Checked operands of a norm.
 struct Norm {
     x: Matrix,

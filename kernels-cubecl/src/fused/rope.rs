@@ -22,16 +22,6 @@ pub fn serves(x: ElemType, angles: [ElemType; 2]) -> bool {
     is_served(x) && are_served_alike(&angles)
 }
 
-/// Returns the bytes that the backward pass needs from the forward one: it has the tables.
-pub const fn saved_bytes() -> u128 {
-    0
-}
-
-/// Returns the bytes that either pass takes beside operands and results.
-pub const fn workspace_bytes() -> u128 {
-    0
-}
-
 /// Turns the pairs of every head of `x: [batch, seq, heads, d]` by their position's angles; backwards if `inverse`.
 ///
 /// `cos` and `sin`: `[rows, d/2]`; token `t` takes row `t % rows`.

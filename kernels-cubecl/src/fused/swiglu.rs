@@ -22,16 +22,6 @@ pub fn serves(dtypes: &[ElemType]) -> bool {
     are_served_alike(dtypes)
 }
 
-/// Returns the bytes that the backward pass of so many elements needs from the forward one: `gate` and `up`.
-pub const fn saved_bytes(elements: u128, dtype_bytes: u128) -> u128 {
-    2 * elements * dtype_bytes
-}
-
-/// Returns the bytes that either pass takes beside operands and results.
-pub const fn workspace_bytes() -> u128 {
-    0
-}
-
 /// Checked operands.
 struct Gated {
     gate: Matrix,
