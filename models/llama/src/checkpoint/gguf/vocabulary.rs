@@ -6,14 +6,14 @@ use tokenizers::Tokenizer;
 use super::GgufFile;
 use super::metadata::as_integer;
 use crate::checkpoint::special::{SpecialToken, SpecialTokens};
-use crate::error::LlamaError;
+use crate::error::DecoderError;
 use crate::tokenizer::Vocabulary;
 
 impl GgufFile {
-    pub(crate) fn tokenizer(&self) -> Result<Tokenizer, LlamaError> {
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer, DecoderError> {
         self.vocabulary()?
             .build()
-            .map_err(|reason| LlamaError::Tokenizer {
+            .map_err(|reason| DecoderError::Tokenizer {
                 path: self.path().to_path_buf(),
                 reason,
             })
@@ -26,7 +26,7 @@ impl GgufFile {
         }
     }
 
-    pub(crate) fn special_tokens(&self) -> Result<SpecialTokens, LlamaError> {
+    pub(crate) fn special_tokens(&self) -> Result<SpecialTokens, DecoderError> {
         let vocabulary = self.vocabulary()?;
         let token = |id: Option<u32>| {
             let id = id?;
@@ -43,7 +43,7 @@ impl GgufFile {
         })
     }
 
-    fn vocabulary(&self) -> Result<Vocabulary<'_>, LlamaError> {
+    fn vocabulary(&self) -> Result<Vocabulary<'_>, DecoderError> {
         let keys = self.metadata();
         let need = |key: &str| keys.missing(key);
         let kinds = keys.array("tokenizer.ggml.token_type")?.unwrap_or_default();
