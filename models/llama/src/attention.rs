@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use burn_fused::AttentionConfig;
 
 use crate::cache::LayerCache;
 use crate::config::LlamaConfig;
@@ -80,10 +81,10 @@ impl Attention {
             Some(cache) => cache.append(k, v),
             None => (k, v),
         };
-        let scale = (self.head_dim as f64).powf(-0.5);
+        let config = AttentionConfig::new((self.head_dim as f64).powf(-0.5));
         let out = match positions.starts.clone() {
-            Some(starts) => burn_fused::packed_causal_attention(q, k, v, starts, scale),
-            None => burn_fused::causal_attention(q, k, v, scale),
+            Some(starts) => burn_fused::packed_causal_attention(q, k, v, starts, config),
+            None => burn_fused::causal_attention(q, k, v, config),
         };
         self.o_proj
             .forward(out.reshape([batch, seq, self.heads * self.head_dim]))

@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
+use burn_fused::RmsNormConfig;
 
 use crate::residual::Residual;
 
@@ -25,15 +26,19 @@ impl RmsNorm {
 
     /// Maps `x: [.., hidden]` to the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        burn_fused::rms_norm(x, self.weight.val(), self.eps)
+        burn_fused::rms_norm(x, self.weight.val(), self.config())
     }
 
     /// Returns the residual stream as it is now, and normalized, both `[batch, seq, hidden]`.
     pub fn forward_residual(&self, x: Residual) -> (Tensor<3>, Tensor<3>) {
         let Residual { stream, update } = x;
+        let weight = self.weight.val();
         match update {
-            Some(update) => burn_fused::add_rms_norm(update, stream, self.weight.val(), self.eps),
-            None => burn_fused::residual_rms_norm(stream, self.weight.val(), self.eps),
+            Some(update) => burn_fused::add_rms_norm(update, stream, weight, self.config()),
+            None => burn_fused::residual_rms_norm(stream, weight, self.config()),
         }
+    }
+    fn config(&self) -> RmsNormConfig {
+        RmsNormConfig::new(self.eps)
     }
 }
