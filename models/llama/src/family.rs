@@ -28,6 +28,7 @@ pub(crate) struct Names {
     /// The class in `architectures` of config.json.
     pub hf_architecture: &'static str,
     /// `general.architecture` in GGUF metadata, where llama.cpp knows the family.
+    #[cfg(feature = "gguf")]
     pub gguf_architecture: Option<&'static str>,
 }
 
@@ -66,6 +67,13 @@ impl Family {
                 .ok_or_else(|| keys.unsupported("model type", kind, &expected())),
             None => architecture.ok_or_else(|| keys.missing("model_type")),
         }
+    }
+
+    /// Returns the family that llama.cpp calls `architecture`.
+    #[cfg(feature = "gguf")]
+    pub(crate) fn of_gguf(architecture: &str) -> Option<Self> {
+        let named = |family: &&Self| family.names().gguf_architecture == Some(architecture);
+        Self::ALL.iter().find(named).copied()
     }
 
     /// Reads a config.json of this family.

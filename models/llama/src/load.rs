@@ -147,8 +147,10 @@ impl Loader<'_> {
         let config = self.config;
         let (specs, norms) = (config.projections(), config.norms());
         let projection = |spec: &ProjectionSpec| self.projection(prefix, *spec);
-        let projections = |specs: &[ProjectionSpec]| specs.iter().map(projection).collect();
-        let weight = |path| format!("{prefix}.{path}.weight");
+        let projections = |specs: &[ProjectionSpec]| -> Result<Vec<_>, DecoderError> {
+            specs.iter().map(projection).collect()
+        };
+        let weight = |path: &str| format!("{prefix}.{path}.weight");
         let norm = |path: Option<&str>| {
             path.map(|path| self.norm(&weight(path), config.hidden_size))
                 .transpose()

@@ -21,7 +21,7 @@ pub use burn_fused::Implementation;
 pub use tensors::Tensors;
 
 use arena::Served;
-use burn_fused::{AttentionShape, OpMemory};
+use burn_fused::{AttentionConfig, AttentionShape, OpMemory};
 use burn_qlora::{Checkpointing, LoraConfig, LoraError, QuantConfig};
 
 use crate::tensors::{BlockProjections, ProjectionSpec};
@@ -224,7 +224,7 @@ impl Terms<'_> {
         let elements = (self.tokens * self.inner()) as usize;
         self.workload
             .kernels
-            .swiglu(elements, self.workload.compute_dtype.dtype())
+            .glu(elements, self.workload.compute_dtype.dtype())
     }
 
     /// Returns what attention takes.
@@ -244,7 +244,8 @@ impl Terms<'_> {
             group: self.config.num_attention_heads / kv_heads.max(1),
             head_dim: self.config.head_dim,
         };
-        kernels.attention(&shape, compute_dtype.dtype())
+        let scores = AttentionConfig::new(self.config.attention_scale());
+        kernels.attention(&shape, scores, compute_dtype.dtype())
     }
 
     /// Returns what the loss takes, of the head's product with `[tokens, hidden]`.

@@ -7,6 +7,7 @@ use crate::error::DecoderError;
 pub(super) const NAMES: Names = Names {
     hf_model_type: "llama",
     hf_architecture: "LlamaForCausalLM",
+    #[cfg(feature = "gguf")]
     gguf_architecture: Some("llama"),
 };
 

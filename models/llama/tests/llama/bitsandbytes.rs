@@ -32,7 +32,7 @@ fn projections(checkpoint: &Checkpoint) -> Vec<(String, [usize; 2])> {
         ]
         .map(|(path, shape)| (format!("model.layers.{layer}.{path}.weight"), shape))
     };
-    (0..config.num_hidden_layers).flat_map(of_layer).collect()
+    (0..config.layers.len()).flat_map(of_layer).collect()
 }
 
 fn write(name: &str, config: QuantConfig) -> (tempfile::TempDir, Checkpoint) {

@@ -15,7 +15,7 @@ fn a_model_in_gguf_gives_the_logits_of_its_source() {
         let checkpoint = Checkpoint::open(&path).expect("opens");
         let source = Checkpoint::open(fixture(name)).expect("opens");
         let shape = |config: &DecoderConfig| DecoderConfig {
-            rope: burn_qlora_llama::rope::RopeConfig::new(),
+            rotations: vec![burn_qlora_llama::rope::RopeConfig::new()],
             ..config.clone()
         };
         assert_eq!(shape(checkpoint.config()), shape(source.config()));

@@ -8,6 +8,7 @@ use candle_core::quantized::gguf_file::Value;
 use super::GgufFile;
 use crate::config::{Biases, DecoderConfig, LayerConfig, MOST_LAYERS};
 use crate::error::DecoderError;
+use crate::family::Family;
 use crate::rope::{RopeConfig, RopeScaling};
 
 /// The metadata of one file, with errors that name file and key.
@@ -163,7 +164,7 @@ impl GgufFile {
     pub(super) fn read_config(&self) -> Result<DecoderConfig, DecoderError> {
         let keys = self.metadata();
         match keys.text("general.architecture")? {
-            Some("llama") => {}
+            Some(name) if Family::of_gguf(name).is_some() => {}
             Some(other) => {
                 return Err(keys.unsupported(
                     "architecture",
