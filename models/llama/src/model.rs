@@ -142,12 +142,19 @@ impl Decoder {
     }
 
     /// Maps `input_ids: [batch, seq]` to the residual stream before the first block, `[batch, seq, hidden]`.
+    ///
+    /// Their factor is rounded to the model's dtype, as Gemma's is in transformers.
     pub(crate) fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
         let x = self.embed_tokens.forward(input_ids);
         if self.config.embedding_multiplier == 1.0 {
             return x;
         }
         x * self.config.embedding_multiplier
+    }
+
+    /// Returns the rotations of the model's positions.
+    pub fn rope(&self) -> &Rope {
+        &self.rope
     }
 
     /// Returns the positions of `input_ids: [batch, seq]` in their sequences.
@@ -208,7 +215,8 @@ impl Decoder {
     /// of them, `[batch, vocab]`. To be called on a model without autodiff.
     ///
     /// # Errors
-    /// [`DecoderError::ContextLength`] when the cache is full.
+    /// [`DecoderError::ContextLength`] when the cache is full, [`DecoderError::OutdatedCache`] where the tokens in it
+    /// [would rotate otherwise](Rope::outdates) in a row of the new length.
     pub fn forward_cached(
         &self,
         input_ids: Tensor<2, Int>,
@@ -216,6 +224,12 @@ impl Decoder {
     ) -> Result<Tensor<2>, DecoderError> {
         let [batch, seq] = input_ids.dims();
         let start = cache.len();
+        if self.rope.outdates(start, start + seq) {
+            return Err(DecoderError::OutdatedCache {
+                cached: start,
+                length: start + seq,
+            });
+        }
         cache.reserve(seq)?;
         let x = self.embed(input_ids);
         let positions = self.rope.positions(start, seq, &x.device());

@@ -5,6 +5,8 @@
 mod bitsandbytes;
 #[path = "llama/compute_dtype.rs"]
 mod compute_dtype;
+#[path = "llama/families.rs"]
+mod families;
 #[path = "llama/fixtures.rs"]
 mod fixtures;
 #[cfg(feature = "gguf")]
