@@ -5,6 +5,7 @@
 mod bitsandbytes;
 #[path = "llama/compute_dtype.rs"]
 mod compute_dtype;
+#[cfg(feature = "qlora")]
 #[path = "llama/families.rs"]
 mod families;
 #[path = "llama/fixtures.rs"]

@@ -44,17 +44,21 @@ fn with_adapters_on_some_blocks_only() {
     }
 }
 
-/// Norms after and around attention and MLP, the multipliers and the fused projections of the other families.
+/// Norms after and around attention and MLP, the multipliers and the fused projections of the other families, with and
+/// without dropout.
 #[test]
 fn with_other_families() {
     for test in devices() {
-        for family in FAMILIES {
+        for (family, dropout) in FAMILIES.into_iter().flat_map(|f| [(f, 0.0), (f, 0.3)]) {
             let curve = Curve::of_family(family);
             let device = test.device.clone().autodiff();
-            let model = freeze_base(curve.model(ComputeDtype::F32, &device).train());
+            let mut model = curve.model(ComputeDtype::F32, &device);
+            for (_, linear) in model.lora_linears_mut() {
+                linear.adapter.as_mut().unwrap().dropout.prob = dropout;
+            }
             let batch = curve.batches().whole(0, &device);
-            let what = format!("{family} on {}", test.name);
-            same(&test, &what, &model, &batch, 0);
+            let what = format!("{family} on {}, dropout {dropout}", test.name);
+            same(&test, &what, &freeze_base(model.train()), &batch, 1);
         }
     }
 }

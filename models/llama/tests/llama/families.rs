@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use burn::tensor::{Int, Tensor};
 use burn_qlora_llama::{
     Checkpoint, Decoder, DecoderError, KvCache, LoadOptions, SamplingConfig, Weights,
+    write_bitsandbytes,
 };
+use nf4::QuantConfig;
 use qlora_test_support::{
     FAMILIES, TestDevice, Tolerance, assert_close, fixture, token_losses, values,
 };
@@ -229,5 +231,31 @@ fn longrope_generates_across_its_context_as_without_a_cache() {
         model
             .forward_cached(ids(1), &mut cache)
             .expect("stays long");
+    }
+}
+
+/// Quantized by bitsandbytes' rules, with a config.json that says the same again.
+#[test]
+fn what_is_written_for_bitsandbytes_loads_as_it_was_quantized() {
+    let device = qlora_test_support::devices!().remove(0).device;
+    for family in FAMILIES {
+        let folder = format!("families/{family}");
+        let source = Checkpoint::open(fixture(&folder)).expect("opens");
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let written = directory.path().join("written");
+        let config = QuantConfig::default();
+        write_bitsandbytes(&source, &written, config, |_, _| {})
+            .unwrap_or_else(|error| panic!("{family}: {error}"));
+        let written =
+            Checkpoint::open(&written).unwrap_or_else(|error| panic!("{family}: {error}"));
+        assert_eq!(source.config(), written.config(), "{family}");
+        let ids = Reference::of(&folder).ids("long_input_ids", &device);
+        let logits = |checkpoint: &Checkpoint, weights| {
+            let options = LoadOptions::new(weights);
+            let model = Decoder::load(checkpoint, &options, &device).expect("loads");
+            values(model.forward(ids.clone()))
+        };
+        let quantized = logits(&source, Weights::Quantized(config));
+        assert!(quantized == logits(&written, Weights::AsStored), "{family}");
     }
 }
