@@ -77,6 +77,21 @@ pub enum DecoderError {
         /// The tensor's name in the file.
         tensor: String,
     },
+    /// A tensor in the checkpoint is not one of the model that the configuration describes.
+    #[error(
+        "{path}: tensor `{tensor}` is not part of the model that the configuration describes{others}; without it this would be \
+         another model",
+        path = path.display(),
+        others = and_others(*.others),
+    )]
+    UnusedTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// How many more there are.
+        others: usize,
+    },
     /// A tensor has another shape than the configuration gives it.
     #[error("{path}: tensor `{tensor}` has shape {found:?}, but the configuration asks for {expected:?}", path = path.display())]
     TensorShape {
@@ -199,6 +214,14 @@ pub enum DecoderError {
         /// The device's reason.
         reason: String,
     },
+}
+
+/// Returns the words for `others` more.
+fn and_others(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        _ => format!(", nor are {others} others"),
+    }
 }
 
 impl DecoderError {

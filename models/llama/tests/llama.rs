@@ -5,9 +5,13 @@
 mod bitsandbytes;
 #[path = "llama/compute_dtype.rs"]
 mod compute_dtype;
+#[path = "llama/config_refusals.rs"]
+mod config_refusals;
 #[cfg(feature = "qlora")]
 #[path = "llama/families.rs"]
 mod families;
+#[path = "llama/family_configs.rs"]
+mod family_configs;
 #[path = "llama/fixtures.rs"]
 mod fixtures;
 #[cfg(feature = "gguf")]
