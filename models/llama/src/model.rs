@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{DType, Device, Int, Tensor};
+use burn_fused::LogitsConfig;
 
 use crate::block::Block;
 use crate::cache::KvCache;
@@ -60,6 +61,15 @@ impl DecoderConfig {
             RmsNorm::init(self.hidden_size, self.norm(), device),
             lm_head,
         ))
+    }
+}
+
+impl DecoderConfig {
+    /// Returns what becomes of the head's products.
+    pub(crate) fn logits(&self) -> LogitsConfig {
+        LogitsConfig::default()
+            .with_scale(self.logits_scale)
+            .with_softcap(self.logits_softcap)
     }
 }
 
@@ -208,7 +218,7 @@ impl Decoder {
         let [batch, seq, width] = hidden.dims();
         let hidden = hidden.reshape([batch * seq, width]);
         let targets = targets.reshape([batch * seq]);
-        burn_fused::linear_cross_entropy(hidden, self.head(), targets)
+        burn_fused::linear_cross_entropy(hidden, self.head(), targets, self.config.logits())
     }
 
     /// Continues the rows in `cache` by `input_ids: [batch, seq]` and returns the logits that follow the last
@@ -248,6 +258,7 @@ impl Decoder {
 
     /// Maps `hidden: [tokens, hidden]` to `[tokens, vocab]`.
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        hidden.matmul(self.head().transpose())
+        let products = hidden.matmul(self.head().transpose());
+        self.config.logits().apply(products)
     }
 }
