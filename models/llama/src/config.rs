@@ -19,7 +19,7 @@ use burn_fused::Activation;
 
 use crate::error::DecoderError;
 use crate::family::Family;
-use crate::rope::RopeConfig;
+use crate::rope::{RopeConfig, RopeScaling};
 
 /// More layers than any model has: lists of layers are made before any file has shown that it holds that many.
 pub(crate) const MOST_LAYERS: usize = 1 << 16;
@@ -207,6 +207,15 @@ impl DecoderConfig {
         }
         let mut rotations = self.rotations.iter();
         rotations.try_for_each(|rotation| rotation.validate(self.head_dim, path))
+    }
+
+    /// Returns the length in tokens of the longest row: [`max_position_embeddings`](Self::max_position_embeddings), or a
+    /// multiple of it where a rotation [goes on beyond](RopeScaling::extension).
+    pub fn context_len(&self) -> usize {
+        let rotations = self.rotations.iter();
+        let extensions = rotations.map(|rotation| rotation.scaling.extension());
+        let extension = extensions.fold(1.0, f64::max);
+        (self.max_position_embeddings as f64 * extension) as usize
     }
 
     /// Returns the width of the query projection: heads times head width.
