@@ -19,7 +19,7 @@ use burn_fused::Activation;
 
 use crate::error::DecoderError;
 use crate::family::Family;
-use crate::rope::{RopeConfig, RopeScaling};
+use crate::rope::RopeConfig;
 
 /// More layers than any model has: lists of layers are made before any file has shown that it holds that many.
 pub(crate) const MOST_LAYERS: usize = 1 << 16;
@@ -210,7 +210,7 @@ impl DecoderConfig {
     }
 
     /// Returns the length in tokens of the longest row: [`max_position_embeddings`](Self::max_position_embeddings), or a
-    /// multiple of it where a rotation [goes on beyond](RopeScaling::extension).
+    /// multiple of it where a rotation [goes on beyond](crate::rope::RopeScaling::extension).
     pub fn context_len(&self) -> usize {
         let rotations = self.rotations.iter();
         let extensions = rotations.map(|rotation| rotation.scaling.extension());
