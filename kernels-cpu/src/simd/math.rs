@@ -91,6 +91,31 @@ pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
     p * power
 }
 
+/// Returns `tanh x` within 4 ulp, without a branch, so that loops over it vectorise; NaN stays NaN.
+///
+/// The rational approximation of Eigen's `ptanh_float`, beyond whose limit `tanh x` is 1 in f32.
+#[inline(always)]
+pub(crate) fn tanh<S: Simd>(x: f32) -> f32 {
+    const LIMIT: f32 = 7.905_311;
+
+    // As in `exp`.
+    let x = if x < -LIMIT { -LIMIT } else { x };
+    let x = if x > LIMIT { LIMIT } else { x };
+    let square = x * x;
+    let p = -2.760_768_5e-16;
+    let p = mul_add::<S>(p, square, 2.000_188e-13);
+    let p = mul_add::<S>(p, square, -8.604_672e-11);
+    let p = mul_add::<S>(p, square, 5.122_297e-8);
+    let p = mul_add::<S>(p, square, 1.485_722_4e-5);
+    let p = mul_add::<S>(p, square, 6.372_619e-4);
+    let p = mul_add::<S>(p, square, 4.893_524_6e-3);
+    let q = 1.198_258_4e-6;
+    let q = mul_add::<S>(q, square, 1.185_347_06e-4);
+    let q = mul_add::<S>(q, square, 2.268_434_6e-3);
+    let q = mul_add::<S>(q, square, 4.893_525_2e-3);
+    x * p / q
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +125,12 @@ mod tests {
         fn exp_all<S: Simd>(values: &mut [f32]) {
             for value in values {
                 *value = exp::<S>(*value);
+            }
+        }
+
+        fn tanh_all<S: Simd>(values: &mut [f32]) {
+            for value in values {
+                *value = tanh::<S>(*value);
             }
         }
 
@@ -137,6 +168,37 @@ mod tests {
             assert_eq!(values[0], 1.0);
             assert!(values[1] < 2e-38 && values[2] < 2e-38);
             assert!(values[3].is_finite() && values[3] > 1e38);
+            assert!(values[4].is_nan());
+        }
+    }
+
+    #[test]
+    fn tanh_is_within_four_ulp_of_the_exact_value() {
+        let near = (0..100_001).map(|i| i as f32 * 0.000_2 - 10.0);
+        let tiny = (0..1000).map(|i| (i as f32 - 500.0) * 1e-7);
+        let xs: Vec<f32> = near.chain(tiny).collect();
+        for isa in Isa::available() {
+            let mut actual = xs.clone();
+            tanh_all(*isa, &mut actual);
+            for (x, y) in xs.iter().zip(actual) {
+                let exact = (*x as f64).tanh();
+                let ulp = f32::EPSILON as f64 * exact.abs();
+                assert!(
+                    (y as f64 - exact).abs() <= 4.0 * ulp,
+                    "{isa:?}: tanh({x}) = {y}, not {exact}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn tanh_of_what_is_far_out_is_one_and_nan_stays() {
+        for isa in Isa::available() {
+            let mut values = [0.0, f32::NEG_INFINITY, -1e30, 1e30, f32::NAN];
+            tanh_all(*isa, &mut values);
+            assert_eq!(values[0], 0.0);
+            assert!(values[1..3].iter().all(|x| (x + 1.0).abs() < 3e-7));
+            assert!((values[3] - 1.0).abs() < 3e-7);
             assert!(values[4].is_nan());
         }
     }
