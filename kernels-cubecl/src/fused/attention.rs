@@ -10,10 +10,10 @@
 //! # Roofline
 //!
 //! Bound by the f32 units: forward takes 4·d operations for each query and visible key, backward 14·d, of which 4·d
-//! compute scores again; a soft cap adds 30 to each score. 512 tokens of 32 heads of 128 (LLaMA-7B), causal: 2.1 and 7.5
-//! GFLOP, 26 and 90 µs on an RTX 4090's
-//! units (83 TFLOP/s) if nothing else took time; matrix instructions would take less. Bytes: `q`, `k`, `v` and `y` once (16.8 MB in
-//! f16, 17 µs), where scores alone would be 16.8 MB written and read again for each of them. Predictions: none was run.
+//! compute scores again; a soft cap adds about 30 to each score. 512 tokens of 32 heads of 128 (LLaMA-7B), causal: 2.1 and
+//! 7.5 GFLOP, 26 and 90 µs on an RTX 4090's units (83 TFLOP/s) if nothing else took time; matrix instructions would take
+//! less. Bytes: `q`, `k`, `v` and `y` once (16.8 MB in f16, 17 µs), where scores alone would be 16.8 MB written and read
+//! again for each of them. Predictions: none was run.
 
 mod backward;
 mod forward;

@@ -26,6 +26,7 @@ qlora_test_support::on_every_runtime! {
     attention::windows_match_the_formula,
     attention::soft_caps_match_the_formula,
     attention::keys_behind_the_window_are_not_looked_at,
+    attention::queries_past_the_window_are_not_looked_at,
     attention::a_soft_cap_passes_nan,
     rows::norms_by_one_more_match_the_formula,
     rows::gelu_gates_match_the_formula,
