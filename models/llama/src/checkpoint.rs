@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use nf4::QuantizedMatrix;
 use tokenizers::Tokenizer;
 
+#[cfg(feature = "gguf")]
+pub(crate) use self::gguf::GgufKeys;
 pub(crate) use self::safetensors::FloatType;
 pub use self::special::{SpecialToken, SpecialTokens};
 
@@ -42,7 +44,7 @@ pub struct Checkpoint {
 enum Source {
     HuggingFace(hf::HfDirectory),
     #[cfg(feature = "gguf")]
-    Gguf(Box<gguf::GgufFile>),
+    Gguf(Box<gguf::GgufModel>),
 }
 
 impl Checkpoint {
@@ -69,8 +71,8 @@ impl Checkpoint {
 
     #[cfg(feature = "gguf")]
     fn open_file(path: &Path) -> Result<(DecoderConfig, Source), DecoderError> {
-        let (config, file) = gguf::GgufFile::open(path)?;
-        Ok((config, Source::Gguf(Box::new(file))))
+        let (config, model) = gguf::GgufModel::open(path)?;
+        Ok((config, Source::Gguf(Box::new(model))))
     }
 
     #[cfg(not(feature = "gguf"))]
@@ -103,7 +105,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.tokenizer(),
             #[cfg(feature = "gguf")]
-            Source::Gguf(file) => file.tokenizer(),
+            Source::Gguf(model) => model.file.tokenizer(),
         }
     }
 
@@ -115,7 +117,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.chat_template(),
             #[cfg(feature = "gguf")]
-            Source::Gguf(file) => Ok(file.chat_template()),
+            Source::Gguf(model) => Ok(model.file.chat_template()),
         }
     }
 
@@ -127,7 +129,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.special_tokens(&self.config),
             #[cfg(feature = "gguf")]
-            Source::Gguf(file) => file.special_tokens(),
+            Source::Gguf(model) => model.file.special_tokens(),
         }
     }
 
@@ -155,7 +157,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.weights().read_f32(name, shape),
             #[cfg(feature = "gguf")]
-            Source::Gguf(file) => file.read_f32(name, shape),
+            Source::Gguf(model) => model.read_f32(name, shape),
         }
     }
 

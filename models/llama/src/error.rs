@@ -69,6 +69,30 @@ pub enum DecoderError {
         /// The values that are accepted.
         expected: String,
     },
+    /// A configuration has a key that is not known, and that may change what the model computes.
+    #[error(
+        "{path}: `{key}` is {found}, which is not understood and may change what the model computes; \
+         take a model without it"
+    )]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key, as the file's format spells it.
+        key: String,
+        /// The value in the file.
+        found: String,
+    },
+    /// A checkpoint holds a tensor that the model of its configuration does not have.
+    #[error(
+        "{path}: tensor `{tensor}` has no place in the model that the configuration describes; \
+         leaving it out would change what the model computes"
+    )]
+    UnusedTensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+    },
     /// A tensor the configuration asks for is not in the checkpoint.
     #[error("{path}: tensor `{tensor}` is missing; the checkpoint is incomplete or of another model", path = path.display())]
     MissingTensor {

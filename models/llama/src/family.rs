@@ -9,6 +9,8 @@ mod llama;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+#[cfg(feature = "gguf")]
+use crate::checkpoint::GgufKeys;
 use crate::config::{DecoderConfig, Keys};
 use crate::error::DecoderError;
 
@@ -27,9 +29,19 @@ pub(crate) struct Names {
     pub hf_model_type: &'static str,
     /// The class in `architectures` of config.json.
     pub hf_architecture: &'static str,
-    /// `general.architecture` in GGUF metadata, where llama.cpp knows the family.
+    /// What llama.cpp calls it, where it has a name of its own there.
     #[cfg(feature = "gguf")]
-    pub gguf_architecture: Option<&'static str>,
+    pub gguf: Option<GgufNames>,
+}
+
+/// What a family is called in llama.cpp.
+#[cfg(feature = "gguf")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GgufNames {
+    /// `general.architecture` in the metadata.
+    pub architecture: &'static str,
+    /// Whether the rows of q and k are stored so that neighbouring values of a head rotate together.
+    pub interleaved: bool,
 }
 
 impl Family {
@@ -72,8 +84,27 @@ impl Family {
     /// Returns the family that llama.cpp calls `architecture`.
     #[cfg(feature = "gguf")]
     pub(crate) fn of_gguf(architecture: &str) -> Option<Self> {
-        let named = |family: &&Self| family.names().gguf_architecture == Some(architecture);
+        let named = |family: &&Self| {
+            let names = family.names().gguf;
+            names.is_some_and(|names| names.architecture == architecture)
+        };
         Self::ALL.iter().find(named).copied()
+    }
+
+    /// Returns the names of all families that llama.cpp knows, for an error.
+    #[cfg(feature = "gguf")]
+    pub(crate) fn known_to_llama_cpp() -> String {
+        let names = Self::ALL.iter().filter_map(|family| family.names().gguf);
+        let names: Vec<_> = names.map(|names| names.architecture).collect();
+        format!("known are {}", names.join(", "))
+    }
+
+    /// Reads the GGUF metadata of this family.
+    #[cfg(feature = "gguf")]
+    pub(crate) fn read_gguf(self, keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
+        match self {
+            Self::Llama => llama::read_gguf(keys),
+        }
     }
 
     /// Reads a config.json of this family.

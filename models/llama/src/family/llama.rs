@@ -1,6 +1,10 @@
 //! LLaMA, whose keys the other families' files take over.
 
+#[cfg(feature = "gguf")]
+use super::GgufNames;
 use super::{Family, Names};
+#[cfg(feature = "gguf")]
+use crate::checkpoint::GgufKeys;
 use crate::config::{Biases, DecoderConfig, Keys};
 use crate::error::DecoderError;
 
@@ -8,7 +12,10 @@ pub(super) const NAMES: Names = Names {
     hf_model_type: "llama",
     hf_architecture: "LlamaForCausalLM",
     #[cfg(feature = "gguf")]
-    gguf_architecture: Some("llama"),
+    gguf: Some(GgufNames {
+        architecture: "llama",
+        interleaved: true,
+    }),
 };
 
 pub(super) fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {
@@ -28,4 +35,12 @@ pub(super) fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {
             output: attention,
             mlp: keys.flag("mlp_bias")?,
         }))
+}
+
+/// Reads what Mistral's models go by as well; whether they have a window, the metadata do not say.
+#[cfg(feature = "gguf")]
+pub(super) fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
+    let config = keys.decoder(Family::Llama)?;
+    let rope = keys.rope(config.head_dim)?;
+    Ok(config.with_rotations(vec![rope]))
 }
