@@ -11,6 +11,9 @@ mod fixtures;
 #[path = "llama/gguf.rs"]
 mod gguf;
 #[cfg(feature = "gguf")]
+#[path = "llama/gguf_families.rs"]
+mod gguf_families;
+#[cfg(feature = "gguf")]
 #[path = "llama/gguf_file.rs"]
 mod gguf_file;
 #[path = "llama/hostile.rs"]

@@ -4,7 +4,7 @@
 //! * [`fixture`], [`read_fixture`], [`json`]: where the recordings of bitsandbytes, transformers, peft and torch lie
 //! * [`Recording`]: a recorded safetensors file
 //! * [`bitsandbytes`]: recorded bytes as the words of a device
-//! * [`smollm2`]: the one published model that tests run on
+//! * [`smollm2`], [`gemma3`]: the published models that tests run on
 //! * [`assert_close`], [`assert_within`]: comparison, with a [`Tolerance`] and its reason
 //! * [`random`]: numbers that depend on a seed alone
 //! * [`alone`]: one test at a time
@@ -18,6 +18,7 @@ mod close;
 #[cfg(feature = "burn")]
 mod device;
 mod fixtures;
+mod gemma3;
 pub mod random;
 mod recording;
 #[cfg(feature = "cubecl")]
@@ -31,6 +32,7 @@ pub use close::{Tolerance, assert_close, assert_within};
 #[cfg(feature = "burn")]
 pub use device::{Device, DeviceKind, NO_DEVICE, TestDevice};
 pub use fixtures::{fixture, json, read_fixture};
+pub use gemma3::gemma3;
 pub use recording::Recording;
 #[cfg(feature = "cubecl")]
 pub use runtime::{NO_RUNTIME, runtime};
