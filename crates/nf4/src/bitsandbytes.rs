@@ -77,6 +77,11 @@ pub fn quant_state_name(name: &str, codebook: Codebook) -> String {
     format!("{name}.{QUANT_STATE}{codebook}")
 }
 
+/// Returns whether a tensor of this name says that another one is quantized.
+pub fn is_quant_state_name(name: &str) -> bool {
+    name.contains(&format!(".{QUANT_STATE}"))
+}
+
 /// Returns the names of the tensors that may stand beside the codes of weight `name`: its scales, maps and quant_state, of
 /// which a checkpoint has those of one codebook, with or without double quantization.
 pub fn companion_names(name: &str) -> [String; 6] {

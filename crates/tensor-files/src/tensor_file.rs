@@ -168,6 +168,31 @@ impl<'a> StoredTensor<'a> {
         Ok(())
     }
 
+    /// Returns whether it has the same type, shape and bytes as `other`, reading 1 MiB of each at a time.
+    ///
+    /// # Errors
+    /// [`TensorFileError::Read`].
+    pub fn has_bytes_of(&self, other: &StoredTensor<'_>) -> Result<bool, TensorFileError> {
+        if (self.dtype(), self.shape()) != (other.dtype(), other.shape()) {
+            return Ok(false);
+        }
+        let len = self.byte_len();
+        let mut buffers = [vec![0; CHUNK.min(len)], vec![0; CHUNK.min(len)]];
+        for position in (0..len).step_by(CHUNK) {
+            let [own, others] = &mut buffers;
+            let (own, others) = (
+                &mut own[..CHUNK.min(len - position)],
+                &mut others[..CHUNK.min(len - position)],
+            );
+            self.file.input.read_at(self.offset(position), own)?;
+            other.file.input.read_at(other.offset(position), others)?;
+            if own != others {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Returns where in the file the byte at `position` of the tensor is.
     fn offset(&self, position: usize) -> u64 {
         self.file.data_start + (self.info.data_offsets.0 + position) as u64

@@ -32,7 +32,7 @@ impl OpenedModel {
     /// # Errors
     /// A model that cannot be found, read or used, or that lacks a tokenizer; a block size that does not exist.
     pub fn open(model: &Model) -> Result<Self> {
-        let checkpoint = Checkpoint::open(source::resolve(&model.name)?)?;
+        let checkpoint = source::open(&model.name)?;
         let special = checkpoint.special_tokens()?;
         let template = match checkpoint.chat_template()? {
             Some(source) => Some(

@@ -5,11 +5,7 @@
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
-        let text = cause
-            .to_string()
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ");
+        let text = words(&cause.to_string());
         if line.is_empty() {
             line = text;
         } else if !line.contains(&text) {
@@ -17,6 +13,11 @@ pub fn one_line(error: &anyhow::Error) -> String {
         }
     }
     line
+}
+
+/// The text with a space wherever it has space of any kind, so that it is one line.
+pub fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

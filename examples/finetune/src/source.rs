@@ -3,6 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use burn_qlora_llama::Checkpoint;
+
+use crate::report;
+
+/// Opens the model that `--model` names, and says on the error stream what the user should hear of it.
+///
+/// # Errors
+/// What [`resolve`] refuses, and a model that cannot be read.
+pub fn open(model: &str) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(resolve(model)?)?;
+    for warning in checkpoint.warnings() {
+        eprintln!("warning: {}", report::words(warning));
+    }
+    Ok(checkpoint)
+}
 
 /// Finds the model that `--model` names and brings it here if need be: an existing path is taken
 /// as it is, anything of the form `owner/name`, `owner/name@revision` or `owner/name/file.gguf` is

@@ -5,6 +5,7 @@
 //! - `gguf`: llama.cpp's single files.
 //! - `quantize`: a matrix brought to 4 bits as it is read.
 //! - `special`: special tokens as plain data.
+//! - `table`: the tensors of a directory against its config.json.
 
 #[cfg(feature = "gguf")]
 mod gguf;
@@ -12,6 +13,7 @@ mod hf;
 mod quantize;
 mod safetensors;
 mod special;
+mod table;
 
 use std::path::{Path, PathBuf};
 
@@ -37,6 +39,7 @@ use crate::tensors::block_path;
 pub struct Checkpoint {
     path: PathBuf,
     config: DecoderConfig,
+    warnings: Vec<String>,
     source: Source,
 }
 
@@ -56,15 +59,18 @@ impl Checkpoint {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DecoderError> {
         let path = path.as_ref();
         let metadata = std::fs::metadata(path).map_err(DecoderError::io(path))?;
-        let (config, source) = if metadata.is_dir() {
-            let (config, directory) = hf::HfDirectory::open(path)?;
-            (config, Source::HuggingFace(directory))
+        let (config, warnings, source) = if metadata.is_dir() {
+            let (read, directory) = hf::HfDirectory::open(path)?;
+            let source = Source::HuggingFace(directory);
+            (read.decoder, read.warnings, source)
         } else {
-            Self::open_file(path)?
+            let (config, source) = Self::open_file(path)?;
+            (config, Vec::new(), source)
         };
         Ok(Self {
             path: path.to_path_buf(),
             config,
+            warnings,
             source,
         })
     }
@@ -95,6 +101,12 @@ impl Checkpoint {
     /// Returns the model's configuration.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// Returns what the user should hear of this checkpoint, a line each: what of it is left out, and which settings are not
+    /// known.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Reads the tokenizer from `tokenizer.json`, or builds it from the GGUF metadata.

@@ -8,7 +8,9 @@ mod block;
 mod hf;
 
 pub use block::{Biases, LayerConfig, NormPlacement, QueryKeyNorm};
-pub(crate) use hf::{Keys, generation_eos};
+pub(crate) use hf::{
+    Defaults, FULL, HfConfig, Keys, RopeKeys, SLIDING, generation_eos, reciprocal_of, whole,
+};
 
 use std::path::Path;
 

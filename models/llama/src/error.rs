@@ -69,30 +69,6 @@ pub enum DecoderError {
         /// The values that are accepted.
         expected: String,
     },
-    /// A configuration has a key that is not known, and that may change what the model computes.
-    #[error(
-        "{path}: `{key}` is {found}, which is not understood and may change what the model computes; \
-         take a model without it"
-    )]
-    UnknownKey {
-        /// The file.
-        path: PathBuf,
-        /// The key, as the file's format spells it.
-        key: String,
-        /// The value in the file.
-        found: String,
-    },
-    /// A checkpoint holds a tensor that the model of its configuration does not have.
-    #[error(
-        "{path}: tensor `{tensor}` has no place in the model that the configuration describes; \
-         leaving it out would change what the model computes"
-    )]
-    UnusedTensor {
-        /// The checkpoint.
-        path: PathBuf,
-        /// The tensor's name in the file.
-        tensor: String,
-    },
     /// A tensor the configuration asks for is not in the checkpoint.
     #[error("{path}: tensor `{tensor}` is missing; the checkpoint is incomplete or of another model", path = path.display())]
     MissingTensor {
@@ -100,6 +76,21 @@ pub enum DecoderError {
         path: PathBuf,
         /// The tensor's name in the file.
         tensor: String,
+    },
+    /// A tensor in the checkpoint is not one of the model that the configuration describes.
+    #[error(
+        "{path}: tensor `{tensor}` is not part of the model that the configuration describes{others}; without it this would be \
+         another model",
+        path = path.display(),
+        others = and_others(*.others),
+    )]
+    UnusedTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// How many more there are.
+        others: usize,
     },
     /// A tensor has another shape than the configuration gives it.
     #[error("{path}: tensor `{tensor}` has shape {found:?}, but the configuration asks for {expected:?}", path = path.display())]
@@ -212,6 +203,14 @@ pub enum DecoderError {
         /// The device's reason.
         reason: String,
     },
+}
+
+/// Returns the words for `others` more.
+fn and_others(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        _ => format!(", nor are {others} others"),
+    }
 }
 
 impl DecoderError {

@@ -5,6 +5,10 @@
 mod bitsandbytes;
 #[path = "llama/compute_dtype.rs"]
 mod compute_dtype;
+#[path = "llama/config_refusals.rs"]
+mod config_refusals;
+#[path = "llama/family_configs.rs"]
+mod family_configs;
 #[path = "llama/fixtures.rs"]
 mod fixtures;
 #[cfg(feature = "gguf")]

@@ -1,7 +1,7 @@
 //! `finetune quantize`: a 4-bit checkpoint for transformers and bitsandbytes.
 
 use anyhow::Result;
-use burn_qlora_llama::{Checkpoint, write_bitsandbytes};
+use burn_qlora_llama::write_bitsandbytes;
 
 use crate::run::QuantizeRun;
 use crate::{progress, source};
@@ -16,7 +16,7 @@ pub fn run(run: &QuantizeRun) -> Result<()> {
         output,
         config,
     } = run;
-    let checkpoint = Checkpoint::open(source::resolve(model)?)?;
+    let checkpoint = source::open(model)?;
     let bar = progress::counter("tensors");
     write_bitsandbytes(&checkpoint, output, *config, |done, total| {
         bar.set_length(total as u64);

@@ -30,8 +30,8 @@ fn a_text_is_as_likely_as_to_transformers() {
     let data = place.file("text.jsonl", format!("{row}\n"));
     let dense = nll(&gemma3(), &data, &["--quant", "none"]);
     println!("dense: {dense}");
-    // transformers 5.23.0, float32, the same file decoded by gguf-py.
-    assert!((dense - TRANSFORMERS).abs() < 1e-4, "{dense}");
+    // Of transformers 5.23.0 in float32, with the same file decoded by gguf-py.
+    assert!((dense - 3.454_469).abs() < 1e-4, "{dense}");
     let quantized = nll(&gemma3(), &data, &[]);
     println!("NF4: {quantized}");
     // A second rounding to four bits costs a little.
@@ -71,7 +71,11 @@ fn a_short_training_run_lowers_the_held_out_loss() {
     let before = nll(&model, &held_out, &evaluated);
     let flags = "--seq-len 128 --rank 8 --batch-size 2 --steps 20 --lr 2e-3 --warmup-steps 4 --max-grad-norm 1";
     let mut command = std::process::Command::new(crate::support::FINETUNE);
-    command.arg("train").arg("--model").arg(&model).arg("--data");
+    command
+        .arg("train")
+        .arg("--model")
+        .arg(&model)
+        .arg("--data");
     command.arg(data("records-train.jsonl")).arg("--output");
     command.arg(&adapter).args(flags.split(' '));
     crate::support::run(&mut command).ok();

@@ -41,7 +41,7 @@ impl GgufModel {
         let file = GgufFile::open(path)?;
         let keys = GgufKeys::of(&file)?;
         let config = keys.read()?;
-        let layout = Layout::of(&config, keys.family());
+        let layout = Layout::of(&config, keys.definition().interleaved);
         keys.check_all_understood()?;
         keys.check_all_tensors_used(&config, &layout)?;
         Ok((config, Self { file, layout }))

@@ -12,7 +12,8 @@ use tokenizers::Tokenizer;
 
 use super::safetensors::SafeTensorFiles;
 use super::special::{SpecialToken, SpecialTokens};
-use crate::config::{DecoderConfig, generation_eos};
+use super::table;
+use crate::config::{DecoderConfig, HfConfig, generation_eos};
 use crate::error::DecoderError;
 
 /// Files that belong to the tokenizer and to generation, copied along when a checkpoint is rewritten.
@@ -36,7 +37,8 @@ pub(crate) struct HfDirectory {
 }
 
 impl HfDirectory {
-    pub(crate) fn open(path: &Path) -> Result<(DecoderConfig, Self), DecoderError> {
+    /// Opens a directory; returns what its config.json says where the tensors agree, and themselves.
+    pub(crate) fn open(path: &Path) -> Result<(HfConfig, Self), DecoderError> {
         let config_path = path.join("config.json");
         if !config_path.exists() {
             return Err(DecoderError::MissingFile {
@@ -45,22 +47,27 @@ impl HfDirectory {
             });
         }
         let text = read_text(&config_path)?;
-        let mut config = DecoderConfig::from_hf_json(&text, &config_path)?;
-        let bitsandbytes = check_quantization(&text, &config_path)?;
+        let mut read = HfConfig::read(&text, &config_path)?;
+        check_quantization(&text, &config_path)?;
         let generation = path.join("generation_config.json");
         if generation.exists() {
+            let tokens = &mut read.decoder.eos_token_ids;
             for token in generation_eos(&read_text(&generation)?, &generation)? {
-                if !config.eos_token_ids.contains(&token) {
-                    config.eos_token_ids.push(token);
+                if !tokens.contains(&token) {
+                    tokens.push(token);
                 }
             }
         }
+        let weights = SafeTensorFiles::open(path)?;
+        // What config.json says of it can be older than the weights.
+        let bitsandbytes = weights.names().any(bitsandbytes::is_quant_state_name);
         let directory = Self {
             path: path.to_path_buf(),
-            weights: SafeTensorFiles::open(path)?,
+            weights,
             bitsandbytes,
         };
-        Ok((config, directory))
+        table::reconcile(&mut read, &directory)?;
+        Ok((read, directory))
     }
 
     pub(crate) fn weights(&self) -> &SafeTensorFiles {
@@ -152,17 +159,21 @@ impl HfDirectory {
         })
     }
 
+    /// Returns whether bitsandbytes stored the weight `name`.
+    pub(crate) fn is_quantized(&self, name: &str) -> bool {
+        [Codebook::Nf4, Codebook::Fp4].iter().any(|codebook| {
+            let state = bitsandbytes::quant_state_name(name, *codebook);
+            self.weights.contains(&state)
+        })
+    }
+
     /// Reads a matrix stored by bitsandbytes, bit for bit; `None` when it is stored otherwise.
     pub(crate) fn read_quantized(
         &self,
         name: &str,
         shape: [usize; 2],
     ) -> Result<Option<QuantizedMatrix>, DecoderError> {
-        let quantized = [Codebook::Nf4, Codebook::Fp4].iter().any(|codebook| {
-            self.weights
-                .contains(&bitsandbytes::quant_state_name(name, *codebook))
-        });
-        if !self.bitsandbytes || !quantized {
+        if !self.is_quantized(name) {
             return Ok(None);
         }
         let companions = bitsandbytes::companion_names(name);
@@ -223,8 +234,8 @@ fn read_text(path: &Path) -> Result<String, DecoderError> {
     std::fs::read_to_string(path).map_err(DecoderError::io(path))
 }
 
-/// Returns whether the projections are bitsandbytes 4-bit; any other quantization is refused.
-fn check_quantization(text: &str, path: &Path) -> Result<bool, DecoderError> {
+/// Refuses every quantization but that of bitsandbytes in 4 bits.
+fn check_quantization(text: &str, path: &Path) -> Result<(), DecoderError> {
     const EXPECTED: &str = "read are unquantized checkpoints and bitsandbytes in 4 bits";
     let refused = |found: String| DecoderError::Unsupported {
         path: path.to_path_buf(),
@@ -236,13 +247,13 @@ fn check_quantization(text: &str, path: &Path) -> Result<bool, DecoderError> {
         .map_err(|error| DecoderError::malformed(path, format!("not valid JSON: {error}")))?;
     let quantization = &config["quantization_config"];
     if quantization.is_null() {
-        return Ok(false);
+        return Ok(());
     }
     match quantization["quant_method"].as_str() {
         Some("bitsandbytes") if quantization["load_in_8bit"] == Value::Bool(true) => {
             Err(refused("bitsandbytes in 8 bits".into()))
         }
-        Some("bitsandbytes") => Ok(true),
+        Some("bitsandbytes") => Ok(()),
         Some(other) => Err(refused(other.into())),
         None => Err(refused(quantization["quant_method"].to_string())),
     }

@@ -1,4 +1,8 @@
 //! Weights in safetensors files, single or sharded.
+//!
+//! - `prefix`: the names of their tensors.
+
+mod prefix;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -7,15 +11,23 @@ use half::{bf16, f16};
 use serde::Deserialize;
 use tensor_files::{Dtype, StoredTensor, TensorFile};
 
+use self::prefix::Prefix;
 use crate::error::DecoderError;
 
-/// All tensors of a directory by name.
+/// All tensors of a directory by the names of a `…ForCausalLM`, whatever prefix theirs have.
 #[derive(Debug)]
 pub(crate) struct SafeTensorFiles {
     /// One or more.
     shards: Vec<TensorFile>,
-    /// The number of the shard that holds a tensor.
-    index: HashMap<String, usize>,
+    index: HashMap<String, Place>,
+}
+
+/// Where a tensor is.
+#[derive(Debug)]
+struct Place {
+    shard: usize,
+    /// Its name in the file.
+    stored: String,
 }
 
 #[derive(Deserialize)]
@@ -80,13 +92,18 @@ impl SafeTensorFiles {
     }
 
     fn from_shards(shards: Vec<TensorFile>) -> Result<Self, DecoderError> {
+        let prefix = Prefix::of(&shards);
         let mut index = HashMap::new();
-        for (number, shard) in shards.iter().enumerate() {
-            for name in shard.names() {
-                if index.insert(name.to_owned(), number).is_some() {
+        for (shard, file) in shards.iter().enumerate() {
+            for stored in file.names() {
+                let place = Place {
+                    shard,
+                    stored: stored.to_owned(),
+                };
+                if index.insert(prefix.usual_name(stored), place).is_some() {
                     return Err(DecoderError::malformed(
-                        shard.path(),
-                        format!("tensor `{name}` is also in another shard"),
+                        file.path(),
+                        format!("tensor `{stored}` is also in another shard"),
                     ));
                 }
             }
@@ -98,18 +115,24 @@ impl SafeTensorFiles {
         self.index.contains_key(name)
     }
 
+    /// Returns all names, in no order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.index.keys().map(String::as_str)
+    }
+
     /// Returns the file that holds, or would hold, a tensor: for error messages.
     pub(crate) fn path_of(&self, name: &str) -> &Path {
-        self.shards[self.index.get(name).copied().unwrap_or(0)].path()
+        self.shards[self.index.get(name).map_or(0, |place| place.shard)].path()
     }
 
     /// Returns a tensor, not read yet; `None` when there is none of that name.
     pub(crate) fn tensor(&self, name: &str) -> Option<StoredTensor<'_>> {
-        self.shards[*self.index.get(name)?].tensor(name)
+        let place = self.index.get(name)?;
+        self.shards[place.shard].tensor(&place.stored)
     }
 
     pub(crate) fn float_type(&self, name: &str) -> Result<FloatType, DecoderError> {
-        self.stored_as(&self.find(name)?)
+        self.stored_as(name, &self.find(name)?)
     }
 
     pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, DecoderError> {
@@ -117,12 +140,12 @@ impl SafeTensorFiles {
         if stored.shape() != shape {
             return Err(DecoderError::TensorShape {
                 path: self.path_of(name).to_path_buf(),
-                tensor: name.into(),
+                tensor: stored.name().into(),
                 found: stored.shape().to_vec(),
                 expected: shape.to_vec(),
             });
         }
-        let kind = self.stored_as(&stored)?;
+        let kind = self.stored_as(name, &stored)?;
         // The file was found to have this many elements when it was opened, so the size is real.
         let mut values = Vec::with_capacity(shape.iter().product());
         stored.for_each_chunk(|bytes| {
@@ -140,13 +163,13 @@ impl SafeTensorFiles {
             })
     }
 
-    fn stored_as(&self, stored: &StoredTensor<'_>) -> Result<FloatType, DecoderError> {
+    fn stored_as(&self, name: &str, stored: &StoredTensor<'_>) -> Result<FloatType, DecoderError> {
         match stored.dtype() {
             Dtype::F32 => Ok(FloatType::F32),
             Dtype::F16 => Ok(FloatType::F16),
             Dtype::BF16 => Ok(FloatType::Bf16),
             other => Err(DecoderError::TensorType {
-                path: self.path_of(stored.name()).to_path_buf(),
+                path: self.path_of(name).to_path_buf(),
                 tensor: stored.name().into(),
                 found: other.to_string(),
                 expected: "F32, F16 or BF16",

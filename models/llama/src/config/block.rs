@@ -64,3 +64,14 @@ pub struct Biases {
     /// Of gate, up and down.
     pub mlp: bool,
 }
+
+impl Biases {
+    /// Returns those of a model whose attention has them in all projections or in none, and whose MLP has none.
+    pub(crate) fn of_attention(all: bool) -> Self {
+        Self {
+            query_key_value: all,
+            output: all,
+            mlp: false,
+        }
+    }
+}

@@ -1,100 +1,175 @@
 //! `config.json` of Hugging Face transformers: the keys of version 5 and the older ones.
 //!
-//! - `keys`: typed access.
+//! - `keys`: typed access, which remembers what was asked for.
+//! - `unread`: what the other keys mean.
+//! - `multimodal`: a decoder's configuration inside another one's.
+//! - `layers`: which layers have a window.
 //! - `rope`: rotary positions.
+//! - `write`: the way back.
 
 mod keys;
+mod layers;
+mod multimodal;
 mod rope;
+mod unread;
+mod write;
 
 pub(crate) use keys::Keys;
+pub(crate) use layers::{FULL, SLIDING};
+pub(crate) use rope::RopeKeys;
+pub(crate) use write::{reciprocal_of, whole};
 
 use std::path::Path;
 
+use burn_fused::Activation;
 use serde_json::{Map, Value, json};
 
 use super::{DecoderConfig, LayerConfig, MOST_LAYERS};
 use crate::error::DecoderError;
 use crate::family::Family;
 
-impl DecoderConfig {
+/// What a config.json says.
+#[derive(Debug)]
+pub(crate) struct HfConfig {
+    /// The decoder.
+    pub decoder: DecoderConfig,
+    /// What the user should hear: what was left out and what is not known.
+    pub warnings: Vec<String>,
+    /// Whether the model has more than the decoder, which is not read.
+    pub multimodal: bool,
+    /// Whether nothing is said about biases of attention where the family can have them.
+    pub silent_about_biases: bool,
+}
+
+/// What the class of a family in transformers takes for keys that are absent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Defaults {
+    /// `None` where every file says it.
+    pub vocab_size: Option<usize>,
+    /// `None` where every file says it.
+    pub num_attention_heads: Option<usize>,
+    /// `None` for as many as query heads, which is also what `null` means.
+    pub num_key_value_heads: Option<usize>,
+    /// `None` for the hidden size over the heads.
+    pub head_dim: Option<usize>,
+    pub max_position_embeddings: usize,
+    pub rms_norm_eps: f64,
+    pub rope_theta: f64,
+    pub tie_word_embeddings: bool,
+    /// The key of the activation.
+    pub activation_key: &'static str,
+    pub activation: Activation,
+    /// What the name gelu means; `None` for the form with the error function, which is not built.
+    pub gelu: Option<Activation>,
+}
+
+impl Defaults {
+    /// Those of `LlamaConfig`.
+    pub(crate) const LLAMA: Self = Self {
+        vocab_size: None,
+        num_attention_heads: None,
+        num_key_value_heads: None,
+        head_dim: None,
+        max_position_embeddings: 2048,
+        rms_norm_eps: 1e-6,
+        rope_theta: 10_000.0,
+        tie_word_embeddings: false,
+        activation_key: "hidden_act",
+        activation: Activation::Silu,
+        gelu: None,
+    };
+}
+
+impl HfConfig {
     /// Reads the text of a `config.json`; `path` is where it came from, for the errors.
     ///
-    /// Both spellings are read: transformers 5 (`rope_parameters`) and before (`rope_theta`, `rope_scaling`).
-    ///
     /// # Errors
-    /// [`DecoderError::Malformed`] when it is not a JSON object, [`DecoderError::Unsupported`] for another
-    /// architecture, activation or rope type, [`DecoderError::MissingKey`] and
-    /// [`DecoderError::InvalidValue`] naming the key.
-    pub fn from_hf_json(text: &str, path: &Path) -> Result<Self, DecoderError> {
+    /// Those of [`DecoderConfig::from_hf_json`].
+    pub(crate) fn read(text: &str, path: &Path) -> Result<Self, DecoderError> {
         let value: Value = serde_json::from_str(text)
             .map_err(|error| DecoderError::malformed(path, format!("not valid JSON: {error}")))?;
         let Value::Object(object) = value else {
             return Err(DecoderError::malformed(path, "expected a JSON object"));
         };
         let keys = Keys::new(&object, path);
-        let config = Family::of_hf(&keys)?.read_hf(&keys)?;
-        config.validate(path)?;
-        Ok(config)
+        let text = keys.text_model()?;
+        let decoder_keys = text.as_ref().unwrap_or(&keys);
+        let family = match &text {
+            Some(text) => Family::of_text_model(text, &keys)?,
+            None => Family::of_hf(&keys)?,
+        };
+        let mut decoder = (family.definition().read_hf)(decoder_keys)?;
+        let silent_about_biases = !decoder_keys.states("attention_bias");
+        decoder_keys.judge_the_rest()?;
+        if text.is_some() {
+            keys.read_around_text_model(&mut decoder)?;
+        }
+        decoder.validate(path)?;
+        Ok(Self {
+            decoder,
+            warnings: keys.take_warnings(),
+            multimodal: text.is_some(),
+            silent_about_biases,
+        })
     }
+}
 
-    /// Returns the `config.json` of this model, in the keys of transformers 5; `dtype` is torch's name of the
-    /// element type the unquantized tensors are stored in.
+impl DecoderConfig {
+    /// Reads the text of a `config.json`; `path` is where it came from, for the errors. Beside the configuration, returns what
+    /// the user should hear: keys that are not known, dropout that is not applied, images that are left out.
+    ///
+    /// Both spellings are read: transformers 5 (`rope_parameters`) and before (`rope_theta`, `rope_scaling`). Keys that are
+    /// absent have the defaults of transformers' classes.
     ///
     /// # Errors
-    /// [`DecoderError::Unsupported`] when the rope factors come from a GGUF tensor, which config.json cannot express.
-    pub fn to_hf_json(&self, dtype: &str, path: &Path) -> Result<Value, DecoderError> {
-        let eos = match self.eos_token_ids.as_slice() {
-            [] => Value::Null,
-            [one] => json!(one),
-            many => json!(many),
-        };
-        Ok(json!({
-            "architectures": [self.family.names().hf_architecture],
-            "model_type": self.family.names().hf_model_type,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.layers.len(),
-            "num_attention_heads": self.num_attention_heads,
-            "num_key_value_heads": self.num_key_value_heads,
-            "head_dim": self.head_dim,
-            "hidden_act": "silu",
-            "max_position_embeddings": self.max_position_embeddings,
-            "rms_norm_eps": self.rms_norm_eps,
-            "rope_parameters": self.rotations[0].to_hf(path)?,
-            "tie_word_embeddings": self.tie_word_embeddings,
-            "attention_bias": self.biases.query_key_value,
-            "mlp_bias": self.biases.mlp,
-            "bos_token_id": self.bos_token_id,
-            "eos_token_id": eos,
-            "dtype": dtype,
-        }))
+    /// [`DecoderError::Malformed`] when it is not a JSON object, [`DecoderError::Unsupported`] for another
+    /// architecture, activation or rope type, or a setting that the family does not have,
+    /// [`DecoderError::MissingKey`] and [`DecoderError::InvalidValue`] naming the key.
+    pub fn from_hf_json(text: &str, path: &Path) -> Result<(Self, Vec<String>), DecoderError> {
+        let read = HfConfig::read(text, path)?;
+        Ok((read.decoder, read.warnings))
     }
 }
 
 impl Keys<'_> {
     /// Reads what every family's config.json says in the same words.
     pub(crate) fn decoder(&self, family: Family) -> Result<DecoderConfig, DecoderError> {
-        let hidden_size = self.size("hidden_size")?;
-        let heads = self.size("num_attention_heads")?;
-        let head_dim = match self.optional_size("head_dim")? {
-            Some(head_dim) => head_dim,
-            None if heads > 0 && hidden_size % heads == 0 => hidden_size / heads,
-            None => return Err(self.missing("head_dim")),
+        let defaults = family.defaults();
+        let size_or = |key: &str, absent: Option<usize>| match self.optional_size(key)? {
+            Some(size) => Ok(size),
+            None => absent.ok_or_else(|| self.missing(key)),
         };
+        let hidden_size = self.size("hidden_size")?;
+        let heads = size_or("num_attention_heads", defaults.num_attention_heads)?;
+        let divided = (heads > 0 && hidden_size.is_multiple_of(heads)).then(|| hidden_size / heads);
         let config = DecoderConfig::new(
-            self.size("vocab_size")?,
+            size_or("vocab_size", defaults.vocab_size)?,
             hidden_size,
             self.size("intermediate_size")?,
             heads,
-            self.optional_size("num_key_value_heads")?.unwrap_or(heads),
-            head_dim,
+            self.size_or_none("num_key_value_heads", defaults.num_key_value_heads)?
+                .unwrap_or(heads),
+            size_or("head_dim", defaults.head_dim.or(divided))?,
             vec![LayerConfig::default(); self.layers()?],
         );
         Ok(config
             .with_family(family)
-            .with_max_position_embeddings(self.size("max_position_embeddings")?)
-            .with_rms_norm_eps(self.number("rms_norm_eps")?)
+            .with_max_position_embeddings(
+                self.optional_size("max_position_embeddings")?
+                    .unwrap_or(defaults.max_position_embeddings),
+            )
+            .with_rms_norm_eps(
+                self.optional_number("rms_norm_eps")?
+                    .unwrap_or(defaults.rms_norm_eps),
+            )
+            .with_activation(
+                self.activation(defaults.activation_key, &defaults)?
+                    .unwrap_or(defaults.activation),
+            )
+            .with_tie_word_embeddings(
+                self.optional_flag("tie_word_embeddings")?
+                    .unwrap_or(defaults.tie_word_embeddings),
+            )
             .with_bos_token_id(self.tokens("bos_token_id")?.first().copied())
             .with_eos_token_ids(self.tokens("eos_token_id")?))
     }
@@ -126,7 +201,7 @@ mod tests {
         "num_hidden_layers":1,"num_attention_heads":4,"max_position_embeddings":64,"rms_norm_eps":1e-6}"#;
 
     fn parse(text: &str) -> Result<DecoderConfig, DecoderError> {
-        DecoderConfig::from_hf_json(text, Path::new("config.json"))
+        DecoderConfig::from_hf_json(text, Path::new("config.json")).map(|(config, _)| config)
     }
 
     #[test]
@@ -161,7 +236,6 @@ mod tests {
             "hidden_size",
             "intermediate_size",
             "num_hidden_layers",
-            "rms_norm_eps",
             "model_type",
         ] {
             let mut object: Map<String, Value> = serde_json::from_str(MINIMAL).unwrap();
@@ -178,8 +252,8 @@ mod tests {
 
     #[test]
     fn another_architecture_is_refused_by_name() {
-        let text = MINIMAL.replace("\"llama\"", "\"gemma\"");
-        assert!(parse(&text).unwrap_err().to_string().contains("gemma"));
+        let text = MINIMAL.replace("\"llama\"", "\"falcon\"");
+        assert!(parse(&text).unwrap_err().to_string().contains("falcon"));
     }
 
     #[test]

@@ -1,46 +1,54 @@
 //! LLaMA, whose keys the other families' files take over.
 
+use serde_json::{Value, json};
+
 #[cfg(feature = "gguf")]
-use super::GgufNames;
-use super::{Family, Names};
+use super::GgufDefinition;
+use super::{Definition, Family, Names};
 #[cfg(feature = "gguf")]
 use crate::checkpoint::GgufKeys;
-use crate::config::{Biases, DecoderConfig, Keys};
+use crate::config::{Biases, DecoderConfig, Defaults, Keys};
 use crate::error::DecoderError;
 
-pub(super) const NAMES: Names = Names {
-    hf_model_type: "llama",
-    hf_architecture: "LlamaForCausalLM",
+pub(super) const DEFINITION: Definition = Definition {
+    names: Names {
+        hf_model_type: "llama",
+        // The third is how the class was spelt at first, the second what `AutoModel` saves.
+        hf_architectures: &["LlamaForCausalLM", "LlamaModel", "LLaMAForCausalLM"],
+    },
+    defaults: Defaults::LLAMA,
+    read_hf,
+    write_hf,
     #[cfg(feature = "gguf")]
-    gguf: Some(GgufNames {
+    gguf: Some(GgufDefinition {
         architecture: "llama",
         interleaved: true,
+        read: read_gguf,
     }),
 };
 
-pub(super) fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {
-    match keys.text("hidden_act")? {
-        None | Some("silu") => {}
-        Some(other) => {
-            return Err(keys.unsupported("activation", other, "LLaMA's MLP uses silu"));
-        }
-    }
-    let attention = keys.flag("attention_bias")?;
-    Ok(keys
-        .decoder(Family::Llama)?
-        .with_rotations(vec![keys.rope()?])
-        .with_tie_word_embeddings(keys.flag("tie_word_embeddings")?)
-        .with_biases(Biases {
-            query_key_value: attention,
-            output: attention,
-            mlp: keys.flag("mlp_bias")?,
-        }))
+fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {
+    let config = keys.decoder(Family::Llama)?;
+    let rotation = keys.rope(&config)?;
+    Ok(config.with_rotations(vec![rotation]).with_biases(Biases {
+        mlp: keys.flag("mlp_bias")?,
+        ..Biases::of_attention(keys.flag("attention_bias")?)
+    }))
 }
 
-/// Reads what Mistral's models go by as well; whether they have a window, the metadata do not say.
+fn write_hf(config: &DecoderConfig, _rotations: &[Value], object: &mut Value) {
+    object["attention_bias"] = json!(config.biases.query_key_value);
+    object["mlp_bias"] = json!(config.biases.mlp);
+}
+
+/// Reads Mistral's models, too, whose window the metadata do not mention.
 #[cfg(feature = "gguf")]
-pub(super) fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
-    let config = keys.decoder(Family::Llama)?;
+fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
+    let mut config = keys.decoder(Family::Llama)?;
+    if config.biases.query_key_value && !config.biases.output {
+        // LLaMA has all four or none.
+        config.family = Family::Qwen2;
+    }
     let rope = keys.rope(config.head_dim)?;
     Ok(config.with_rotations(vec![rope]))
 }

@@ -46,17 +46,20 @@ mod tests {
     /// The factors as llama.cpp's converter computes them.
     fn converted(original: f32, low: f32, high: f32, factor: f32) -> RopeConfig {
         let rope = RopeConfig::new().with_theta(500_000.0);
-        let factors = rope.inverse_frequencies(64, 1).into_iter().map(|frequency| {
-            let wavelength = std::f32::consts::TAU / frequency;
-            if wavelength < original / high {
-                1.0
-            } else if wavelength > original / low {
-                factor
-            } else {
-                let smooth = (original / wavelength - low) / (high - low);
-                1.0 / ((1.0 - smooth) / factor + smooth)
-            }
-        });
+        let factors = rope
+            .inverse_frequencies(64, 1)
+            .into_iter()
+            .map(|frequency| {
+                let wavelength = std::f32::consts::TAU / frequency;
+                if wavelength < original / high {
+                    1.0
+                } else if wavelength > original / low {
+                    factor
+                } else {
+                    let smooth = (original / wavelength - low) / (high - low);
+                    1.0 / ((1.0 - smooth) / factor + smooth)
+                }
+            });
         let factors = factors.collect();
         rope.with_scaling(RopeScaling::Factors(factors))
     }

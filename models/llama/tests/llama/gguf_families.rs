@@ -28,7 +28,7 @@ fn open(family: &str, file: &str) -> Checkpoint {
 fn described(family: &str) -> DecoderConfig {
     let path = fixture(format!("families/{family}/config.json"));
     let text = std::fs::read_to_string(&path).expect("is there");
-    DecoderConfig::from_hf_json(&text, &path).expect("reads")
+    DecoderConfig::from_hf_json(&text, &path).expect("reads").0
 }
 
 #[test]

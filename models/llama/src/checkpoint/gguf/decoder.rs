@@ -8,7 +8,7 @@ use crate::family::Family;
 impl GgufKeys<'_> {
     /// Reads the model's configuration.
     pub(super) fn read(&self) -> Result<DecoderConfig, DecoderError> {
-        let config = self.family().read_gguf(self)?;
+        let config = (self.definition().read)(self)?;
         config.validate(self.file().path())?;
         Ok(config)
     }

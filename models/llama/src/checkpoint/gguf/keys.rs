@@ -10,7 +10,7 @@ use super::layout::Layout;
 use super::metadata::{Metadata, kind};
 use crate::config::DecoderConfig;
 use crate::error::DecoderError;
-use crate::family::Family;
+use crate::family::{Family, GgufDefinition};
 
 /// Keys that change nothing of what a model computes: the file's type, the order in which Meta's own files had the rows,
 /// whether the context was lengthened by training, the epsilon of the norms that these models do not have.
@@ -26,7 +26,7 @@ const NOTES: [&str; 4] = [
 /// It remembers what it was asked for: anything else in the file is not understood.
 pub(crate) struct GgufKeys<'a> {
     file: &'a GgufFile,
-    family: Family,
+    definition: GgufDefinition,
     prefix: String,
     asked: RefCell<HashSet<String>>,
     read: RefCell<HashSet<String>>,
@@ -37,20 +37,19 @@ impl<'a> GgufKeys<'a> {
         let metadata = file.metadata();
         let key = "general.architecture";
         let name = metadata.text(key)?.ok_or_else(|| metadata.missing(key))?;
-        let family = Family::of_gguf(name).ok_or_else(|| {
-            metadata.unsupported("architecture", name, &Family::known_to_llama_cpp())
-        })?;
+        let definition = Family::of_gguf(name)
+            .map_err(|known| metadata.unsupported("architecture", name, &known))?;
         Ok(Self {
             file,
-            family,
+            definition,
             prefix: format!("{name}."),
             asked: RefCell::default(),
             read: RefCell::default(),
         })
     }
 
-    pub(super) fn family(&self) -> Family {
-        self.family
+    pub(super) fn definition(&self) -> GgufDefinition {
+        self.definition
     }
 
     pub(super) fn file(&self) -> &'a GgufFile {
@@ -168,11 +167,11 @@ impl<'a> GgufKeys<'a> {
         });
         match unknown.min_by_key(|(key, _)| *key) {
             None => Ok(()),
-            Some((key, value)) => Err(DecoderError::UnknownKey {
-                path: self.file.path().to_path_buf(),
-                key: key.into(),
-                found: kind(value),
-            }),
+            Some((key, value)) => Err(self.unsupported(
+                "setting",
+                &format!("{key}: {}", kind(value)),
+                "it would change what this kind of model computes",
+            )),
         }
     }
 
@@ -201,11 +200,14 @@ impl<'a> GgufKeys<'a> {
             let empty = info.shape.elem_count() == 0;
             !empty && !model.contains(*name) && !read.contains(*name) && !is_leftover(name)
         });
-        match unused.map(|(name, _)| name).min() {
+        let mut unused: Vec<_> = unused.map(|(name, _)| name).collect();
+        unused.sort_unstable();
+        match unused.first() {
             None => Ok(()),
-            Some(tensor) => Err(DecoderError::UnusedTensor {
+            Some(first) => Err(DecoderError::UnusedTensor {
                 path: self.file.path().to_path_buf(),
-                tensor: tensor.clone(),
+                tensor: first.to_string(),
+                others: unused.len() - 1,
             }),
         }
     }

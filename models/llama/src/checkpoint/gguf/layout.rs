@@ -1,7 +1,6 @@
 //! How llama.cpp stores a model's tensors: their names, the order of their rows, and what was added to them.
 
 use crate::config::DecoderConfig;
-use crate::family::Family;
 use crate::tensors::{BlockNorms, EMBEDDING, FINAL_NORM, HEAD, KEY_NORM, QUERY_NORM};
 
 /// From the names that Hugging Face gives a model's tensors to what a file holds.
@@ -47,8 +46,7 @@ pub(super) enum RowOrder {
 }
 
 impl Layout {
-    pub(super) fn of(config: &DecoderConfig, family: Family) -> Self {
-        let interleaved = family.names().gguf.is_some_and(|names| names.interleaved);
+    pub(super) fn of(config: &DecoderConfig, interleaved: bool) -> Self {
         Self {
             norms: config.norms(),
             interleaved: interleaved
@@ -138,10 +136,7 @@ mod tests {
         let config = DecoderConfig::new(8, 8, 8, 4, 2, 2, vec![LayerConfig::default()])
             .with_norm_placement(placement)
             .with_norm_unit_offset(offset);
-        Layout {
-            interleaved: interleaved.then_some([4, 2]),
-            ..Layout::of(&config, Family::Llama)
-        }
+        Layout::of(&config, interleaved)
     }
 
     #[test]

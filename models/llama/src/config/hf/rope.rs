@@ -1,134 +1,222 @@
-//! Rotary positions in a config.json.
+//! Rotary positions in a config.json, as transformers reads them (`modeling_rope_utils.py`).
 
-use std::path::Path;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
 use super::Keys;
+use super::unread::{is_nothing, is_one_of};
+use crate::config::DecoderConfig;
 use crate::error::DecoderError;
 use crate::rope::{RopeConfig, RopeScaling};
 
-impl Keys<'_> {
-    /// Reads the rotation of a model that has one for all layers.
-    pub(crate) fn rope(&self) -> Result<RopeConfig, DecoderError> {
-        // Version 5 keeps everything in `rope_parameters`; before, theta stood at the top and the
-        // scaling in `rope_scaling`, whose `rope_type` was once called `type`.
-        let (object, prefix) = match (self.get("rope_parameters"), self.get("rope_scaling")) {
-            (Some(Value::Object(object)), _) => (Some(object), "rope_parameters"),
-            (None, Some(Value::Object(object))) => (Some(object), "rope_scaling"),
-            (None, None) => (None, "rope_scaling"),
-            (Some(other), _) => return Err(self.invalid("rope_parameters", other, "an object")),
-            (None, Some(other)) => return Err(self.invalid("rope_scaling", other, "an object")),
-        };
-        let empty = Map::new();
-        let inner = Keys::new(object.unwrap_or(&empty), self.path());
-        let theta = match inner.optional_number("rope_theta")? {
-            Some(theta) => theta,
-            // Absent in configurations of the first LLaMA, where transformers takes 10000.
-            None => self.optional_number("rope_theta")?.unwrap_or(10_000.0),
-        };
-        for keys in [self, &inner] {
-            if let Some(part) = keys.optional_number("partial_rotary_factor")?
-                && part != 1.0
-            {
-                return Err(self.unsupported(
-                    "partial_rotary_factor",
-                    &part.to_string(),
-                    "LLaMA rotates whole heads",
-                ));
-            }
-        }
-        let kind = match inner.text("rope_type")? {
-            Some(kind) => Some(kind),
-            None => inner.text("type")?,
-        };
-        let need = |key: &str| {
-            inner
-                .optional_number(key)?
-                .ok_or_else(|| self.missing(&format!("{prefix}.{key}")))
-        };
-        let scaling = match kind {
-            None | Some("default") => RopeScaling::Default,
-            Some("linear") => RopeScaling::Linear {
-                factor: need("factor")?,
-            },
-            Some("llama3") => RopeScaling::Llama3 {
-                factor: need("factor")?,
-                low_freq_factor: need("low_freq_factor")?,
-                high_freq_factor: need("high_freq_factor")?,
-                original_max_position_embeddings: need("original_max_position_embeddings")?,
-            },
-            Some(other) => {
-                return Err(self.unsupported(
-                    "rope type",
-                    other,
-                    "known are default, linear and llama3",
-                ));
-            }
-        };
-        Ok(RopeConfig::new().with_theta(theta).with_scaling(scaling))
+/// Words of one or the other scaling, which are without effect beside another.
+const OF_SOME_SCALING: &[&str] = &[
+    "factor",
+    "original_max_position_embeddings",
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+    "truncate",
+    "short_factor",
+    "long_factor",
+    "low_freq_factor",
+    "high_freq_factor",
+];
+
+/// Words without effect anywhere.
+const WITHOUT_EFFECT: &[&str] = &["finetuned", "max_position_embeddings", "type", "rope_type"];
+
+/// The keys of one rotation: an object of its own, and keys beside that.
+pub(crate) struct RopeKeys<'k, 'a> {
+    /// The model's.
+    pub top: &'k Keys<'a>,
+    /// The rotation's; of an empty object where it has none.
+    pub own: Keys<'a>,
+}
+
+impl<'a> Keys<'a> {
+    /// Returns the keys of the only rotation.
+    ///
+    /// transformers 5 keeps everything in `rope_parameters`; before, theta stood at the top and the scaling in
+    /// `rope_scaling`, which wins where both are there.
+    pub(crate) fn rope_keys(&self) -> Result<RopeKeys<'_, 'a>, DecoderError> {
+        let new = self.object("rope_parameters")?;
+        let old = self.object("rope_scaling")?.filter(|old| !old.is_empty());
+        let own = old.or(new).unwrap_or_else(|| self.empty("rope_parameters"));
+        Ok(RopeKeys { top: self, own })
+    }
+
+    /// Returns the keys of an object that is not there.
+    pub(crate) fn empty(&self, key: &str) -> Keys<'a> {
+        static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+        self.inside(key, &EMPTY)
+    }
+
+    /// Reads the rotation of a model that has one for all layers and rotates whole heads; of the scalings, longrope is read by
+    /// Phi-3 alone.
+    pub(crate) fn rope(&self, config: &DecoderConfig) -> Result<RopeConfig, DecoderError> {
+        self.rope_keys()?
+            .read(config, "rope_theta", config.family.defaults().rope_theta)
     }
 }
 
-impl RopeConfig {
-    /// Returns the rotation in the words of transformers 5.
-    pub(crate) fn to_hf(&self, path: &Path) -> Result<Value, DecoderError> {
-        let mut rope = match &self.scaling {
-            RopeScaling::Default => json!({ "rope_type": "default" }),
-            RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
-            RopeScaling::Dynamic { factor, .. } => {
-                json!({ "rope_type": "dynamic", "factor": factor })
+impl RopeKeys<'_, '_> {
+    /// Reads the rotation of whole heads; the base can also stand under `theta_key` of the model.
+    pub(crate) fn read(
+        &self,
+        config: &DecoderConfig,
+        theta_key: &str,
+        absent_theta: f64,
+    ) -> Result<RopeConfig, DecoderError> {
+        for keys in [self.top, &self.own] {
+            if let Some(part) = keys.optional_number("partial_rotary_factor")?
+                && part != 1.0
+            {
+                return Err(keys.unsupported_setting("partial_rotary_factor", &json!(part)));
             }
-            RopeScaling::Yarn {
-                factor,
-                original_max_position_embeddings,
-                beta_fast,
-                beta_slow,
-                truncate,
-                attention_factor,
-            } => json!({
-                "rope_type": "yarn",
-                "factor": factor,
-                "original_max_position_embeddings": original_max_position_embeddings,
-                "beta_fast": beta_fast,
-                "beta_slow": beta_slow,
-                "truncate": truncate,
-                "attention_factor": attention_factor,
+        }
+        let kind = self.kind()?;
+        let rope = RopeConfig::new()
+            .with_theta(self.theta(theta_key, absent_theta)?)
+            .with_scaling(self.scaling(kind, config)?);
+        self.judge_the_rest(kind)?;
+        Ok(rope)
+    }
+
+    /// Reads the kind of scaling.
+    pub(crate) fn kind(&self) -> Result<&str, DecoderError> {
+        let (new, old) = (self.own.text("rope_type")?, self.own.text("type")?);
+        Ok(new.or(old).unwrap_or("default"))
+    }
+
+    /// Reads the base: the rotation's own, or that which the model has under `top`.
+    pub(crate) fn theta(&self, top: &str, absent: f64) -> Result<f64, DecoderError> {
+        let beside = self.top.optional_number(top)?;
+        let own = self.own.optional_number("rope_theta")?;
+        Ok(own.or(beside).unwrap_or(absent))
+    }
+
+    /// Reads a scaling of a kind that every family has.
+    fn scaling(&self, kind: &str, config: &DecoderConfig) -> Result<RopeScaling, DecoderError> {
+        let own = &self.own;
+        let context = config.max_position_embeddings as f64;
+        match kind {
+            "default" => Ok(RopeScaling::Default),
+            "linear" => Ok(RopeScaling::Linear {
+                factor: own.number("factor")?,
             }),
-            RopeScaling::LongRope {
-                short_factor,
-                long_factor,
-                original_max_position_embeddings,
-                attention_factor,
-            } => json!({
-                "rope_type": "longrope",
-                "short_factor": short_factor,
-                "long_factor": long_factor,
-                "original_max_position_embeddings": original_max_position_embeddings,
-                "attention_factor": attention_factor,
+            "dynamic" => Ok(RopeScaling::Dynamic {
+                factor: own.number("factor")?,
+                max_position_embeddings: context,
             }),
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_position_embeddings,
-            } => json!({
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": low_freq_factor,
-                "high_freq_factor": high_freq_factor,
-                "original_max_position_embeddings": original_max_position_embeddings,
+            "llama3" => Ok(RopeScaling::Llama3 {
+                factor: own.number("factor")?,
+                low_freq_factor: own.number("low_freq_factor")?,
+                high_freq_factor: own.number("high_freq_factor")?,
+                original_max_position_embeddings: self.original_context(context)?,
             }),
-            RopeScaling::Factors(_) => {
-                return Err(DecoderError::Unsupported {
-                    path: path.to_path_buf(),
-                    what: "rope scaling",
-                    found: "rope_freqs.weight".into(),
-                    expected: "config.json cannot express a tensor of factors; start from the Hugging Face checkpoint".into(),
-                });
+            "yarn" => self.yarn(context),
+            other => Err(own.unsupported(
+                "rope type",
+                other,
+                "known are default, linear, dynamic, yarn and llama3, and longrope in Phi-3",
+            )),
+        }
+    }
+
+    fn yarn(&self, context: f64) -> Result<RopeScaling, DecoderError> {
+        let own = &self.own;
+        let original = self.original_context(context)?;
+        // null says that it follows from the contexts.
+        let factor = match own.optional_number("factor")? {
+            None if own.states("factor") => context / original,
+            None => return Err(own.missing("factor")),
+            Some(factor) => factor,
+        };
+        let growth = |scale: f64| {
+            if factor <= 1.0 {
+                1.0
+            } else {
+                0.1 * scale * factor.ln() + 1.0
             }
         };
-        rope["rope_theta"] = json!(self.theta);
-        Ok(rope)
+        let nonzero = |key: &str| -> Result<Option<f64>, DecoderError> {
+            Ok(own.optional_number(key)?.filter(|value| *value != 0.0))
+        };
+        let inferred = match (nonzero("mscale")?, nonzero("mscale_all_dim")?) {
+            (Some(scale), Some(all_dim)) => growth(scale) / growth(all_dim),
+            _ => growth(1.0),
+        };
+        Ok(RopeScaling::Yarn {
+            factor,
+            original_max_position_embeddings: original,
+            beta_fast: nonzero("beta_fast")?.unwrap_or(32.0),
+            beta_slow: nonzero("beta_slow")?.unwrap_or(1.0),
+            truncate: own.optional_flag("truncate")?.unwrap_or(true),
+            attention_factor: own.optional_number("attention_factor")?.unwrap_or(inferred),
+        })
+    }
+
+    /// Reads longrope, whose context of pretraining is `original`.
+    pub(crate) fn longrope(
+        &self,
+        original: usize,
+        config: &DecoderConfig,
+    ) -> Result<RopeScaling, DecoderError> {
+        let own = &self.own;
+        let ratio = config.max_position_embeddings as f64 / original as f64;
+        let factor = own.optional_number("factor")?.unwrap_or(ratio);
+        let inferred = if factor <= 1.0 {
+            1.0
+        } else {
+            (1.0 + factor.ln() / (original as f64).ln()).sqrt()
+        };
+        Ok(RopeScaling::LongRope {
+            short_factor: own.numbers("short_factor")?,
+            long_factor: own.numbers("long_factor")?,
+            original_max_position_embeddings: original,
+            attention_factor: own.optional_number("attention_factor")?.unwrap_or(inferred),
+        })
+    }
+
+    /// Reads the context of pretraining: the model's own key wins over the rotation's.
+    pub(crate) fn original_context(&self, absent: f64) -> Result<f64, DecoderError> {
+        const KEY: &str = "original_max_position_embeddings";
+        let (top, own) = (
+            self.top.optional_number(KEY)?,
+            self.own.optional_number(KEY)?,
+        );
+        if let (Some(top), Some(own)) = (top, own)
+            && top != own
+        {
+            self.own.warn(
+                KEY,
+                &format!("is {own}, and {top} beside the rotation wins"),
+            );
+        }
+        Ok(top.or(own).unwrap_or(absent))
+    }
+
+    /// Judges the keys of the rotation that nobody asked for.
+    pub(crate) fn judge_the_rest(&self, kind: &str) -> Result<(), DecoderError> {
+        for (key, value) in self.own.unread() {
+            if is_nothing(value) || is_one_of(WITHOUT_EFFECT, key) {
+                continue;
+            }
+            if is_one_of(OF_SOME_SCALING, key) {
+                self.own
+                    .warn(key, &format!("is without effect beside rope type {kind}"));
+                continue;
+            }
+            // Factors that some programs write beside yarn, and that say nothing at 1.
+            let factor = key == "attn_factor" || key == "extrapolation_factor";
+            if !(factor && value.as_f64() == Some(1.0)) {
+                return Err(self.own.unsupported_setting(key, value));
+            }
+        }
+        Ok(())
     }
 }
