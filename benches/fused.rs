@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use burn::tensor::activation::{log_softmax, silu, softmax};
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use burn_fused::{
-    AttentionConfig, RmsNormConfig, add_rms_norm, causal_attention, linear_cross_entropy,
-    packed_causal_attention, rms_norm, rope, swiglu,
+    AttentionConfig, LogitsConfig, RmsNormConfig, add_rms_norm, causal_attention,
+    linear_cross_entropy, packed_causal_attention, rms_norm, rope, swiglu,
 };
 use criterion::{BenchmarkId, Criterion};
 use qlora_benches::chart::{BarChart, write};
@@ -206,7 +206,9 @@ impl Inputs<'_> {
                     let targets = targets.reshape([tokens, 1]);
                     log_softmax(logits, 1).gather(1, targets).sum().neg()
                 }
-                Form::Fused => linear_cross_entropy(hidden, weight, targets),
+                Form::Fused => {
+                    linear_cross_entropy(hidden, weight, targets, LogitsConfig::default())
+                }
             };
             loss.backward();
         })

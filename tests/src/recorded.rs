@@ -1,10 +1,14 @@
 //! The recorded models, adapters and batches in this project's types.
 
+use std::convert::Infallible;
+
+use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_finetune::{Batch, TrainConfig, Trainer, TrainerBuilder};
-use burn_qlora::{LoraModel, TokenBatch, peft};
+use burn_qlora::{BaseWeight, LoraModel, TokenBatch, merge_linears, peft};
 use burn_qlora_llama::{Checkpoint, ComputeDtype, Decoder, LoadOptions};
-use qlora_test_support::{Recording, fixture, json, values};
+use qlora_test_support::{Recording, fixture, json, targets, values};
+use serde_json::Value;
 
 /// The recorded model `name`, its weights as they are stored, in f32.
 pub fn model(name: &str, device: &Device) -> Decoder {
@@ -12,9 +16,10 @@ pub fn model(name: &str, device: &Device) -> Decoder {
 }
 
 fn model_in(dtype: ComputeDtype, name: &str, device: &Device) -> Decoder {
-    let checkpoint = Checkpoint::open(fixture(name)).unwrap();
+    let checkpoint =
+        Checkpoint::open(fixture(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     let options = LoadOptions::default().with_compute_dtype(dtype);
-    Decoder::load(&checkpoint, &options, device).unwrap()
+    Decoder::load(&checkpoint, &options, device).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// [`model`] with the recorded adapter in folder `adapter`.
@@ -24,45 +29,102 @@ pub fn adapted(name: &str, adapter: &str, device: &Device) -> Decoder {
 
 fn adapted_in(dtype: ComputeDtype, name: &str, adapter: &str, device: &Device) -> Decoder {
     let mut model = model_in(dtype, name, device);
-    peft::load(&mut model, fixture(adapter)).unwrap();
+    peft::load(&mut model, fixture(adapter)).unwrap_or_else(|error| panic!("{adapter}: {error}"));
     model
 }
 
-/// The settings the curve was recorded with.
-pub fn curve_config(curve: &serde_json::Value) -> TrainConfig {
-    let number = |key: &str| curve[key].as_f64().unwrap();
-    TrainConfig {
-        steps: curve["steps"].as_u64().unwrap() as usize,
-        lr: number("lr"),
-        warmup_steps: curve["warmup_steps"].as_u64().unwrap() as usize,
-        weight_decay: number("weight_decay"),
-        beta_1: curve["betas"][0].as_f64().unwrap(),
-        beta_2: curve["betas"][1].as_f64().unwrap(),
-        epsilon: number("eps"),
-        max_grad_norm: number("max_grad_norm"),
-        shuffle: false,
-        ..TrainConfig::default()
+/// A recorded training run.
+#[derive(Clone, Debug)]
+pub struct Curve {
+    /// The model.
+    base: String,
+    /// The adapter that it starts from.
+    adapter: String,
+    /// The folder of its batches and results.
+    folder: String,
+}
+
+impl Curve {
+    /// Returns the run of thirty steps on a LLaMA, from a fresh adapter.
+    pub fn llama() -> Self {
+        Self {
+            base: "tiny_llama_nf4".into(),
+            adapter: "qlora_curve/init_adapter".into(),
+            folder: "qlora_curve".into(),
+        }
+    }
+
+    /// Returns the run of six steps on a model of another family, from an adapter of random factors.
+    pub fn of_family(family: &str) -> Self {
+        Self {
+            base: format!("families/{family}/nf4"),
+            adapter: format!("families/{family}/adapter"),
+            folder: format!("families/{family}/curve"),
+        }
+    }
+
+    /// Returns the settings and what each step gave.
+    pub fn recorded(&self) -> Value {
+        json(&format!("{}/curve.json", self.folder))
+    }
+
+    /// Returns the settings it was recorded with.
+    pub fn config(&self) -> TrainConfig {
+        let recorded = self.recorded();
+        let number = |key: &str| recorded[key].as_f64().unwrap();
+        TrainConfig {
+            steps: recorded["steps"].as_u64().unwrap() as usize,
+            lr: number("lr"),
+            warmup_steps: recorded["warmup_steps"].as_u64().unwrap() as usize,
+            weight_decay: number("weight_decay"),
+            beta_1: recorded["betas"][0].as_f64().unwrap(),
+            beta_2: recorded["betas"][1].as_f64().unwrap(),
+            epsilon: number("eps"),
+            max_grad_norm: number("max_grad_norm"),
+            shuffle: false,
+            ..TrainConfig::default()
+        }
+    }
+
+    /// Returns the model at the start, with its adapter.
+    pub fn model(&self, dtype: ComputeDtype, device: &Device) -> Decoder {
+        adapted_in(dtype, &self.base, &self.adapter, device)
+    }
+
+    /// Returns the parts of a trainer at the start.
+    pub fn builder(&self, dtype: ComputeDtype, device: &Device) -> TrainerBuilder<Decoder> {
+        let model = self.model(dtype, &device.clone().autodiff());
+        TrainerBuilder::new(model, self.config()).unwrap()
+    }
+
+    /// Returns a trainer at the start, in f32.
+    pub fn trainer(&self, device: &Device) -> Trainer<Decoder> {
+        self.builder(ComputeDtype::F32, device).build().unwrap()
+    }
+
+    /// Returns the model as it was at the end.
+    pub fn trained(&self, device: &Device) -> Decoder {
+        adapted(
+            &self.base,
+            &format!("{}/final_adapter", self.folder),
+            device,
+        )
+    }
+
+    /// Reads the batches.
+    pub fn batches(&self) -> CurveBatches {
+        let recording = Recording::open(&format!("{}/batches.safetensors", self.folder));
+        let shape = recording.shape("input_ids");
+        CurveBatches {
+            input_ids: recording.i64("input_ids"),
+            labels: recording.i64("labels"),
+            rows: shape[1],
+            seq: shape[2],
+        }
     }
 }
 
-/// A trainer at the start of the recorded curve, in f32.
-pub fn curve_trainer(device: &Device) -> Trainer<Decoder> {
-    curve_builder(ComputeDtype::F32, device).build().unwrap()
-}
-
-/// The parts of a trainer at the start of the recorded curve.
-pub fn curve_builder(dtype: ComputeDtype, device: &Device) -> TrainerBuilder<Decoder> {
-    let model = adapted_in(
-        dtype,
-        "tiny_llama_nf4",
-        "qlora_curve/init_adapter",
-        &device.clone().autodiff(),
-    );
-    let config = curve_config(&json("qlora_curve/curve.json"));
-    TrainerBuilder::new(model, config).unwrap()
-}
-
-/// The recorded batches of the curve, as rows of ids and labels.
+/// The recorded batches of a [`Curve`], as rows of ids and labels.
 pub struct CurveBatches {
     input_ids: Vec<i64>,
     labels: Vec<i64>,
@@ -71,16 +133,9 @@ pub struct CurveBatches {
 }
 
 impl CurveBatches {
-    /// Reads them.
-    pub fn open() -> Self {
-        let recording = Recording::open("qlora_curve/batches.safetensors");
-        let shape = recording.shape("input_ids");
-        Self {
-            input_ids: recording.i64("input_ids"),
-            labels: recording.i64("labels"),
-            rows: shape[1],
-            seq: shape[2],
-        }
+    /// The batch of `step`.
+    pub fn whole(&self, step: usize, device: &Device) -> Batch {
+        self.of(step, self.rows, device).remove(0)
     }
 
     /// The batch of `step`, as micro-batches of at most `rows` rows.
@@ -93,19 +148,10 @@ impl CurveBatches {
             .map(|(ids, labels)| batch(ids, labels, self.seq, device))
             .collect()
     }
-
-    /// Rows of a whole batch.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
 }
 
-/// transformers' `labels` sit on the token they are about; a target sits on the token before.
 fn batch(ids: &[i64], labels: &[i64], seq: usize, device: &Device) -> Batch {
-    let targets: Vec<i64> = labels
-        .chunks(seq)
-        .flat_map(|row| row[1..].iter().copied().chain([TokenBatch::IGNORED]))
-        .collect();
+    let targets = targets(labels, seq);
     let shape = [ids.len() / seq, seq];
     Batch {
         target_tokens: targets.iter().filter(|target| **target >= 0).count(),
@@ -118,14 +164,38 @@ fn batch(ids: &[i64], labels: &[i64], seq: usize, device: &Device) -> Batch {
     }
 }
 
+/// Merges the adapters of a model on dense weights into them.
+pub fn merge(model: &mut Decoder) {
+    let mut merged = Vec::new();
+    merge_linears(model, |_, weight| {
+        merged.push(weight);
+        Ok::<(), Infallible>(())
+    })
+    .unwrap();
+    for ((path, linear), weight) in model.lora_linears_mut().into_iter().zip(merged) {
+        let BaseWeight::Dense(base) = &mut linear.weight else {
+            panic!("{path} should be dense");
+        };
+        *base = Param::from_tensor(weight);
+        linear.adapter = None;
+    }
+}
+
 /// The bits of every adapter factor of `model`, in the order of its layers.
 pub fn adapter_bits(model: &impl LoraModel) -> Vec<u32> {
+    adapter_values(model)
+        .into_iter()
+        .map(f32::to_bits)
+        .collect()
+}
+
+/// The values of every adapter factor of `model`, in the order of its layers.
+pub fn adapter_values(model: &impl LoraModel) -> Vec<f32> {
     model
         .lora_linears()
         .into_iter()
         .filter_map(|(_, linear)| linear.adapter.as_ref())
         .flat_map(|branch| [branch.lora.a.val(), branch.lora.b.val()])
         .flat_map(values)
-        .map(f32::to_bits)
         .collect()
 }

@@ -14,7 +14,7 @@
 //! | [`linear_cross_entropy`] | the gradients it computes in the forward pass; never the logits |
 //!
 //! - `functions`: the functions that a model calls
-//! - `config`: what families of decoders set, [`AttentionConfig`] and [`RmsNormConfig`]
+//! - `config`: what varies between models in an operation
 //! - `ops`: [`FusedOps`], the backend extension behind them
 //! - `backends`: an implementation for each backend, and the gradients
 //! - `reference`: default bodies, for backends and dtypes without a kernel
@@ -29,7 +29,7 @@ mod memory;
 mod ops;
 mod reference;
 
-pub use config::{AttentionConfig, RmsNormConfig};
+pub use config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 pub use functions::{
     Activation, IGNORED, add_rms_norm, causal_attention, geglu, glu, linear_cross_entropy,
     packed_causal_attention, residual_rms_norm, rms_norm, rope, swiglu,

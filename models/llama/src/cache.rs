@@ -6,7 +6,8 @@ use crate::error::DecoderError;
 
 /// The keys and values of every layer for one batch of rows that grow together.
 ///
-/// The whole capacity is allocated at once, so that a step writes its token in place.
+/// The whole capacity is allocated at once, so that a step writes its token in place. Layers whose queries see a window
+/// keep all keys all the same: their attention passes over those before it.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
@@ -51,6 +52,14 @@ impl KvCache {
     /// Returns the number of tokens that fit in a row.
     pub fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// Forgets all tokens and keeps the memory.
+    pub fn clear(&mut self) {
+        self.len = 0;
+        for layer in &mut self.layers {
+            layer.len = 0;
+        }
     }
 
     pub(crate) fn reserve(&mut self, tokens: usize) -> Result<(), DecoderError> {

@@ -158,6 +158,17 @@ pub enum DecoderError {
         /// The tokens that fit.
         limit: usize,
     },
+    /// The cached keys were rotated for short sequences, and the sequence is now a long one.
+    #[error(
+        "the {cached} cached tokens do not go with one of {length}: beyond the context of pretraining all positions rotate otherwise; \
+         clear the cache and give all tokens again"
+    )]
+    OutdatedCache {
+        /// The tokens in the cache.
+        cached: usize,
+        /// The tokens that there would be.
+        length: usize,
+    },
     /// A prompt without a token cannot be continued.
     #[error("the prompt has no tokens; give at least one, such as the beginning-of-text token")]
     EmptyPrompt,

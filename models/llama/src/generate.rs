@@ -67,8 +67,13 @@ impl Decoder {
             if tokens.len() == config.max_tokens {
                 break Finish::Length;
             }
-            if cache.len() + pending.len() > cache.capacity() {
+            let length = cache.len() + pending.len();
+            if length > cache.capacity() {
                 break Finish::Context;
+            }
+            if model.rope().outdates(cache.len(), length) {
+                cache.clear();
+                pending = [prompt, tokens.as_slice()].concat();
             }
             let ids = pending.iter().map(|id| *id as i32).collect::<Vec<_>>();
             let ids = TensorData::new(ids, [1, pending.len()]);

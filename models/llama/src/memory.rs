@@ -25,7 +25,7 @@ use burn_fused::{AttentionConfig, AttentionShape, OpMemory};
 use burn_qlora::{Checkpointing, LoraConfig, LoraError, QuantConfig};
 
 use crate::tensors::{BlockProjections, ProjectionSpec};
-use crate::{ComputeDtype, DecoderConfig};
+use crate::{ComputeDtype, DecoderConfig, LayerConfig};
 
 /// Bytes of f32.
 const F32: u128 = 4;
@@ -163,16 +163,29 @@ impl DecoderConfig {
     fn adapted(&self, lora: &LoraConfig) -> Result<Vec<AdaptedBlock>, LoraError> {
         let selected = lora.targets.select(&self.projection_paths())?;
         let mut selected = selected.into_iter();
-        let mut block = || {
-            self.projections()
-                .map(|spec| (spec, selected.next().unwrap_or(false)))
+        let mut block = |layer: &LayerConfig| AdaptedBlock {
+            window: layer.window,
+            projections: self
+                .projections()
+                .map(|spec| (spec, selected.next().unwrap_or(false))),
         };
-        Ok(self.layers.iter().map(|_| block()).collect())
+        Ok(self.layers.iter().map(&mut block).collect())
     }
 }
 
-/// The projections of a block, each with whether it carries an adapter.
-type AdaptedBlock = BlockProjections<(ProjectionSpec, bool)>;
+/// A block and its adapters.
+struct AdaptedBlock {
+    /// Keys that a query sees; `None` for all.
+    window: Option<usize>,
+    /// The projections, each with whether it carries an adapter.
+    projections: BlockProjections<(ProjectionSpec, bool)>,
+}
+
+impl AdaptedBlock {
+    fn is_adapted(&self) -> bool {
+        self.projections.iter().any(|(_, adapted)| *adapted)
+    }
+}
 
 /// A model and a workload, from which the terms follow.
 struct Terms<'a> {
@@ -207,28 +220,35 @@ impl Terms<'_> {
 
     /// Returns what the norm of `[tokens, hidden]` takes.
     fn norm(&self) -> OpMemory {
+        self.norm_of(self.tokens as usize, self.config.hidden_size)
+    }
+
+    /// Returns what the norm of `[rows, n]` takes.
+    fn norm_of(&self, rows: usize, n: usize) -> OpMemory {
         let Workload {
             kernels,
             compute_dtype,
             ..
         } = self.workload;
-        kernels.rms_norm(
-            self.tokens as usize,
-            self.config.hidden_size,
-            compute_dtype.dtype(),
-        )
+        kernels.rms_norm(rows, n, compute_dtype.dtype())
+    }
+
+    /// Returns the number of norms `[tokens, hidden]` of attention, and as many of the MLP.
+    fn norms(&self) -> u128 {
+        let placement = self.config.norm_placement;
+        u128::from(placement.before()) + u128::from(placement.after())
     }
 
     /// Returns what the product of the two halves of the MLP takes, `[tokens, intermediate]`.
-    fn swiglu(&self) -> OpMemory {
+    fn glu(&self) -> OpMemory {
         let elements = (self.tokens * self.inner()) as usize;
         self.workload
             .kernels
             .glu(elements, self.workload.compute_dtype.dtype())
     }
 
-    /// Returns what attention takes.
-    fn attention(&self) -> OpMemory {
+    /// Returns what attention takes in a block of that window.
+    fn attention(&self, window: Option<usize>) -> OpMemory {
         let Workload {
             kernels,
             compute_dtype,
@@ -244,7 +264,9 @@ impl Terms<'_> {
             group: self.config.num_attention_heads / kv_heads.max(1),
             head_dim: self.config.head_dim,
         };
-        let scores = AttentionConfig::new(self.config.attention_scale());
+        let scores = AttentionConfig::new(self.config.attention_scale())
+            .with_softcap(self.config.attention_softcap)
+            .with_window(window);
         kernels.attention(&shape, scores, compute_dtype.dtype())
     }
 
@@ -261,10 +283,7 @@ impl Terms<'_> {
 
     /// The blocks from the first adapted one on: below it nothing is kept.
     fn trained(&self) -> &[AdaptedBlock] {
-        let first = self
-            .adapted
-            .iter()
-            .position(|block| block.iter().any(|(_, adapted)| *adapted));
+        let first = self.adapted.iter().position(AdaptedBlock::is_adapted);
         &self.adapted[first.unwrap_or(self.adapted.len())..]
     }
 }

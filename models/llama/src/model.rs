@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{DType, Device, Int, Tensor};
+use burn_fused::LogitsConfig;
 
 use crate::block::Block;
 use crate::cache::KvCache;
@@ -60,6 +61,15 @@ impl DecoderConfig {
             RmsNorm::init(self.hidden_size, self.norm(), device),
             lm_head,
         ))
+    }
+}
+
+impl DecoderConfig {
+    /// Returns what becomes of the head's products.
+    pub(crate) fn logits(&self) -> LogitsConfig {
+        LogitsConfig::default()
+            .with_scale(self.logits_scale)
+            .with_softcap(self.logits_softcap)
     }
 }
 
@@ -142,12 +152,19 @@ impl Decoder {
     }
 
     /// Maps `input_ids: [batch, seq]` to the residual stream before the first block, `[batch, seq, hidden]`.
+    ///
+    /// Their factor is rounded to the model's dtype, as Gemma's is in transformers.
     pub(crate) fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
         let x = self.embed_tokens.forward(input_ids);
         if self.config.embedding_multiplier == 1.0 {
             return x;
         }
         x * self.config.embedding_multiplier
+    }
+
+    /// Returns the rotations of the model's positions.
+    pub fn rope(&self) -> &Rope {
+        &self.rope
     }
 
     /// Returns the positions of `input_ids: [batch, seq]` in their sequences.
@@ -201,14 +218,15 @@ impl Decoder {
         let [batch, seq, width] = hidden.dims();
         let hidden = hidden.reshape([batch * seq, width]);
         let targets = targets.reshape([batch * seq]);
-        burn_fused::linear_cross_entropy(hidden, self.head(), targets)
+        burn_fused::linear_cross_entropy(hidden, self.head(), targets, self.config.logits())
     }
 
     /// Continues the rows in `cache` by `input_ids: [batch, seq]` and returns the logits that follow the last
     /// of them, `[batch, vocab]`. To be called on a model without autodiff.
     ///
     /// # Errors
-    /// [`DecoderError::ContextLength`] when the cache is full.
+    /// [`DecoderError::ContextLength`] when the cache is full, [`DecoderError::OutdatedCache`] where the tokens in it
+    /// [would rotate otherwise](Rope::outdates) in a row of the new length.
     pub fn forward_cached(
         &self,
         input_ids: Tensor<2, Int>,
@@ -216,6 +234,12 @@ impl Decoder {
     ) -> Result<Tensor<2>, DecoderError> {
         let [batch, seq] = input_ids.dims();
         let start = cache.len();
+        if self.rope.outdates(start, start + seq) {
+            return Err(DecoderError::OutdatedCache {
+                cached: start,
+                length: start + seq,
+            });
+        }
         cache.reserve(seq)?;
         let x = self.embed(input_ids);
         let positions = self.rope.positions(start, seq, &x.device());
@@ -234,6 +258,7 @@ impl Decoder {
 
     /// Maps `hidden: [tokens, hidden]` to `[tokens, vocab]`.
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        hidden.matmul(self.head().transpose())
+        let products = hidden.matmul(self.head().transpose());
+        self.config.logits().apply(products)
     }
 }

@@ -50,6 +50,7 @@ impl Projection {
         }
     }
 }
+
 /// Linear layers of one input: one matrix each, or a single one that stacks them, as Phi-3 has q, k and v.
 #[derive(Module, Debug)]
 pub struct Projections {

@@ -7,6 +7,9 @@ mod bitsandbytes;
 mod compute_dtype;
 #[path = "llama/config_refusals.rs"]
 mod config_refusals;
+#[cfg(feature = "qlora")]
+#[path = "llama/families.rs"]
+mod families;
 #[path = "llama/family_configs.rs"]
 mod family_configs;
 #[path = "llama/fixtures.rs"]

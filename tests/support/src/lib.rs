@@ -3,6 +3,8 @@
 //!
 //! * [`fixture`], [`read_fixture`], [`json`]: where the recordings of bitsandbytes, transformers, peft and torch lie
 //! * [`Recording`]: a recorded safetensors file
+//! * [`FAMILIES`]: the recorded decoder families
+//! * [`targets`], [`token_losses`]: from labels and logits to the losses of tokens
 //! * [`bitsandbytes`]: recorded bytes as the words of a device
 //! * [`smollm2`], [`gemma3`]: the published models that tests run on
 //! * [`assert_close`], [`assert_within`]: comparison, with a [`Tolerance`] and its reason
@@ -17,8 +19,10 @@ pub mod bitsandbytes;
 mod close;
 #[cfg(feature = "burn")]
 mod device;
+mod families;
 mod fixtures;
 mod gemma3;
+mod losses;
 pub mod random;
 mod recording;
 #[cfg(feature = "cubecl")]
@@ -31,8 +35,10 @@ pub use alone::alone;
 pub use close::{Tolerance, assert_close, assert_within};
 #[cfg(feature = "burn")]
 pub use device::{Device, DeviceKind, NO_DEVICE, TestDevice};
+pub use families::FAMILIES;
 pub use fixtures::{fixture, json, read_fixture};
 pub use gemma3::gemma3;
+pub use losses::{targets, token_losses};
 pub use recording::Recording;
 #[cfg(feature = "cubecl")]
 pub use runtime::{NO_RUNTIME, runtime};

@@ -1,10 +1,12 @@
 //! Adapter files of peft give peft's logits, on the quantized model and merged into the dense one.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_qlora::{BaseWeight, LoraModel, merge_linears, peft};
+use burn_qlora::{BaseWeight, LoraModel, peft};
 use burn_qlora_llama::Decoder;
-use qlora_test_support::{Recording, TestDevice, Tolerance, assert_close, fixture, values};
-use qlora_tests::{adapted, adapter_bits, devices, model};
+use qlora_test_support::{
+    Recording, TestDevice, Tolerance, assert_close, fixture, targets, values,
+};
+use qlora_tests::{adapted, adapter_bits, devices, merge, model};
 
 const ADAPTERS: [&str; 2] = ["peft_adapter", "peft_adapter_rslora"];
 
@@ -27,10 +29,10 @@ fn on_the_quantized_model() {
             logits_tolerance(),
         );
 
-        let labels = recording.i64("labels");
-        let targets: Vec<i64> = labels[1..].iter().copied().chain([-100]).collect();
+        let shape = recording.shape("labels");
+        let targets = targets(&recording.i64("labels"), shape[1]);
         let count = targets.iter().filter(|target| **target >= 0).count();
-        let targets = TensorData::new(targets, recording.shape("labels"));
+        let targets = TensorData::new(targets, shape);
         let loss = model.nll_sum(
             input_ids(&recording, &test.device),
             None,
@@ -48,24 +50,17 @@ fn merged_into_the_dense_model() {
         let recording = Recording::open(&format!("{adapter}/reference.safetensors"));
         let mut dense = model("tiny_llama", &test.device);
         peft::load(&mut dense, fixture(adapter)).unwrap();
-        let mut merged: Vec<(String, Tensor<2>)> = Vec::new();
-        merge_linears(&dense, |path, weight| {
-            merged.push((path.to_owned(), weight));
-            Ok::<(), std::convert::Infallible>(())
-        })
-        .unwrap();
-        for ((_, linear), (path, weight)) in dense.lora_linears_mut().into_iter().zip(merged) {
-            if path == "model.layers.1.self_attn.k_proj" {
-                let expected = recording.f32("merged_f32.layers.1.self_attn.k_proj.weight");
-                let tolerance = Tolerance::absolute(1e-6, "a few sums of f32 numbers below 1");
-                assert_close(&path, &values(weight.clone()), &expected, tolerance);
-            }
-            let BaseWeight::Dense(base) = &mut linear.weight else {
-                panic!("{path} should be dense");
-            };
-            *base = burn::module::Param::from_tensor(weight);
-            linear.adapter = None;
-        }
+        merge(&mut dense);
+        let mut linears = dense.lora_linears().into_iter();
+        let (_, merged) = linears
+            .find(|(path, _)| path == "model.layers.1.self_attn.k_proj")
+            .unwrap();
+        let BaseWeight::Dense(weight) = &merged.weight else {
+            panic!("what is merged should be dense");
+        };
+        let expected = recording.f32("merged_f32.layers.1.self_attn.k_proj.weight");
+        let tolerance = Tolerance::absolute(1e-6, "a few sums of f32 numbers below 1");
+        assert_close("k_proj", &values(weight.val()), &expected, tolerance);
         let what = format!("{} {adapter} merged", test.name);
         let expected = recording.f32("logits_merged_f32");
         assert_close(

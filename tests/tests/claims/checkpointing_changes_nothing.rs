@@ -3,13 +3,14 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
+use burn_finetune::Batch;
 use burn_qlora::{
     BackwardPass, CausalLm, Checkpointing, LoraConfig, LoraModel, Targets, attach_adapters,
     freeze_base,
 };
-use burn_qlora_llama::Decoder;
-use qlora_test_support::{TestDevice, Tolerance, assert_close, values};
-use qlora_tests::{CurveBatches, adapted, devices, model};
+use burn_qlora_llama::{ComputeDtype, Decoder};
+use qlora_test_support::{FAMILIES, TestDevice, Tolerance, assert_close, values};
+use qlora_tests::{Curve, adapted, devices, model};
 
 #[test]
 fn on_a_trained_adapter() {
@@ -43,6 +44,25 @@ fn with_adapters_on_some_blocks_only() {
     }
 }
 
+/// Norms after and around attention and MLP, the multipliers and the fused projections of the other families, with and
+/// without dropout.
+#[test]
+fn with_other_families() {
+    for test in devices() {
+        for (family, dropout) in FAMILIES.into_iter().flat_map(|f| [(f, 0.0), (f, 0.3)]) {
+            let curve = Curve::of_family(family);
+            let device = test.device.clone().autodiff();
+            let mut model = curve.model(ComputeDtype::F32, &device);
+            for (_, linear) in model.lora_linears_mut() {
+                linear.adapter.as_mut().unwrap().dropout.prob = dropout;
+            }
+            let batch = curve.batches().whole(0, &device);
+            let what = format!("{family} on {}, dropout {dropout}", test.name);
+            same(&test, &what, &freeze_base(model.train()), &batch, 1);
+        }
+    }
+}
+
 /// Fresh adapters whose B is not zero, so that A has a gradient.
 fn fresh(device: &Device, config: &LoraConfig) -> Decoder {
     let mut model = model("tiny_llama_nf4", &device.clone().autodiff());
@@ -56,10 +76,16 @@ fn fresh(device: &Device, config: &LoraConfig) -> Decoder {
     freeze_base(model.train())
 }
 
-/// Compares the two and returns the loss.
+/// Compares the two on a recorded batch and returns the loss.
 fn same_either_way(test: &TestDevice, model: &Decoder, seed: u64) -> f32 {
-    let (loss, whole) = backward(model, &test.device, seed, Checkpointing::None);
-    let (again, parts) = backward(model, &test.device, seed, Checkpointing::Layer);
+    let device = test.device.clone().autodiff();
+    let batch = Curve::llama().batches().whole(0, &device);
+    same(test, test.name, model, &batch, seed)
+}
+
+fn same(test: &TestDevice, what: &str, model: &Decoder, batch: &Batch, seed: u64) -> f32 {
+    let (loss, whole) = backward(model, batch, seed, Checkpointing::None);
+    let (again, parts) = backward(model, batch, seed, Checkpointing::Layer);
     assert!(
         whole
             .iter()
@@ -67,18 +93,18 @@ fn same_either_way(test: &TestDevice, model: &Decoder, seed: u64) -> f32 {
     );
     assert_eq!(whole.len(), parts.len());
     if test.is_flex() {
-        assert_eq!(loss.to_bits(), again.to_bits());
+        assert_eq!(loss.to_bits(), again.to_bits(), "{what}");
         let bits = |gradients: &[Vec<f32>]| {
             let all = gradients.iter().flatten();
             all.map(|value| value.to_bits()).collect::<Vec<_>>()
         };
-        assert!(bits(&whole) == bits(&parts), "the gradients differ");
+        assert!(bits(&whole) == bits(&parts), "{what}: the gradients differ");
     } else {
         let reason = "a GPU may sum in another order when it runs again";
         let tolerance = Tolerance::of_largest(1e-6, reason);
-        assert_close(test.name, &[again], &[loss], tolerance);
+        assert_close(what, &[again], &[loss], tolerance);
         for (index, (whole, parts)) in whole.iter().zip(&parts).enumerate() {
-            let what = format!("{} factor {index}", test.name);
+            let what = format!("{what} factor {index}");
             assert_close(&what, parts, whole, tolerance);
         }
     }
@@ -88,14 +114,10 @@ fn same_either_way(test: &TestDevice, model: &Decoder, seed: u64) -> f32 {
 /// The loss and the gradients of all factors that have one.
 fn backward(
     model: &Decoder,
-    device: &Device,
+    batch: &Batch,
     seed: u64,
     checkpointing: Checkpointing,
 ) -> (f32, Vec<Vec<f32>>) {
-    let batches = CurveBatches::open();
-    let batch = batches
-        .of(0, batches.rows(), &device.clone().autodiff())
-        .remove(0);
     let pass = BackwardPass {
         scale: 1.0 / batch.target_tokens as f64,
         seed,

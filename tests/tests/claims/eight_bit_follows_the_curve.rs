@@ -2,20 +2,21 @@
 
 use burn_finetune::{OptimizerKind, TrainConfig, TrainerBuilder};
 use burn_paged::Budget;
-use qlora_test_support::json;
-use qlora_tests::{CurveBatches, adapted, curve_config, devices};
+use burn_qlora_llama::ComputeDtype;
+use qlora_tests::{Curve, devices};
 
 /// All moments in 8 bits, those of factors too small to be worth it included, and none of them resident.
 #[test]
 fn every_loss_is_within_a_hundredth() {
-    let curve = json("qlora_curve/curve.json");
-    let batches = CurveBatches::open();
+    let curve = Curve::llama();
+    let recorded = curve.recorded();
+    let batches = curve.batches();
     for test in devices() {
         let autodiff = test.device.clone().autodiff();
-        let model = adapted("tiny_llama_nf4", "qlora_curve/init_adapter", &autodiff);
+        let model = curve.model(ComputeDtype::F32, &autodiff);
         let config = TrainConfig {
             optimizer: OptimizerKind::Adamw8bit,
-            ..curve_config(&curve)
+            ..curve.config()
         };
         let optimizer = config
             .adamw()
@@ -26,9 +27,9 @@ fn every_loss_is_within_a_hundredth() {
             .unwrap();
         let mut worst = 0f64;
         for step in 0..trainer.config().steps {
-            let batch = batches.of(step, batches.rows(), &autodiff);
-            let report = trainer.step(&batch).unwrap();
-            let recorded = curve["per_step"]["loss"][step].as_f64().unwrap();
+            let batch = batches.whole(step, &autodiff);
+            let report = trainer.step(&[batch]).unwrap();
+            let recorded = recorded["per_step"]["loss"][step].as_f64().unwrap();
             let error = (report.loss / recorded - 1.0).abs();
             assert!(
                 error <= 0.01,

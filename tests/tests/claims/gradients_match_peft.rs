@@ -1,8 +1,9 @@
 //! One backward pass gives the gradients that torch gives.
 
-use burn_qlora::{CausalLm, LoraModel, freeze_base};
-use qlora_test_support::{Recording, TestDevice, Tolerance, assert_close, values};
-use qlora_tests::{CurveBatches, adapted, devices, loss_tolerance};
+use burn_qlora::{BackwardPass, CausalLm, Checkpointing, LoraModel, freeze_base};
+use burn_qlora_llama::ComputeDtype;
+use qlora_test_support::{FAMILIES, Recording, TestDevice, Tolerance, assert_close, values};
+use qlora_tests::{Curve, adapted, devices, loss_tolerance};
 
 fn tolerance(device: &TestDevice) -> Tolerance {
     let part = if device.is_flex() { 1e-4 } else { 1e-3 };
@@ -24,16 +25,49 @@ fn with_a_trained_adapter() {
     check("peft_adapter", "qlora_curve/grads_peft_adapter.safetensors");
 }
 
+/// The norms of the gradients of every factor, in the first step of a run on each of the other families.
+#[test]
+fn with_other_families() {
+    for test in devices() {
+        let device = test.device.clone().autodiff();
+        for family in FAMILIES {
+            let curve = Curve::of_family(family);
+            let model = freeze_base(curve.model(ComputeDtype::F32, &device));
+            let batch = curve.batches().whole(0, &device);
+            let pass = BackwardPass {
+                scale: 1.0 / batch.target_tokens as f64,
+                seed: 0,
+                checkpointing: Checkpointing::None,
+            };
+            let found = model.loss_and_gradients(&batch.tensors, &pass).gradients;
+            let recorded = &curve.recorded()["grad_norms_step0"];
+            let linears = model.lora_linears().into_iter();
+            let names = linears.flat_map(|(path, _)| {
+                ["A", "B"].map(|factor| format!("base_model.model.{path}.lora_{factor}.weight"))
+            });
+            let names: Vec<String> = names.collect();
+            assert_eq!(names.len(), recorded.as_object().unwrap().len(), "{family}");
+            for (name, gradient) in names.iter().zip(found) {
+                let squares = values(gradient.unwrap()).into_iter().map(f64::from);
+                let norm = squares.map(|value| value * value).sum::<f64>().sqrt() as f32;
+                let expected = recorded[name].as_f64().unwrap();
+                let what = format!("{family} on {}: {name}", test.name);
+                assert_close(&what, &[norm], &[expected], tolerance(&test));
+            }
+        }
+    }
+}
+
 fn check(adapter: &str, file: &str) {
     let recording = Recording::open(file);
-    let batches = CurveBatches::open();
+    let batches = Curve::llama().batches();
     for test in devices() {
         let device = test.device.clone().autodiff();
         let mut model = freeze_base(adapted("tiny_llama_nf4", adapter, &device));
         // With the embedding trainable, its gradient tells what arrived below the first block.
         let embedding = model.embed_tokens.weight.clone().set_require_grad(true);
         model.embed_tokens.weight = embedding;
-        let batch = batches.of(0, batches.rows(), &device).remove(0);
+        let batch = batches.whole(0, &device);
         let loss = model
             .loss_sum(&batch.tensors)
             .mul_scalar(1.0 / batch.target_tokens as f64);

@@ -4,9 +4,9 @@ use burn::module::Module;
 use burn::tensor::Device;
 use burn_finetune::{Batch, Dataset, Row};
 use burn_qlora::{BackwardPass, CausalLm, Checkpointing, freeze_base};
-use burn_qlora_llama::Decoder;
-use qlora_test_support::{Tolerance, assert_close, values};
-use qlora_tests::{adapted, devices};
+use burn_qlora_llama::{ComputeDtype, Decoder};
+use qlora_test_support::{FAMILIES, TestDevice, Tolerance, assert_close, values};
+use qlora_tests::{Curve, adapted, devices};
 
 /// The longest row.
 const SEQ: usize = 24;
@@ -44,35 +44,54 @@ fn backward(model: &Decoder, batch: &Batch, checkpointing: Checkpointing) -> (f3
 fn loss_and_gradients_are_those_of_the_examples_apart() {
     for test in devices() {
         let device = test.device.clone().autodiff();
-        let model = freeze_base(adapted("tiny_llama_nf4", "peft_adapter", &device).train());
-        let data = examples(model.config().vocab_size);
-        let apart = batch(&data, &device);
-        let packed = data.packed(SEQ);
-        assert!(
-            packed.len() * SEQ < apart.tokens + SEQ,
-            "rows that are full"
-        );
-        let packed = batch(&packed, &device);
-        assert!(apart.tensors.starts.is_none() && packed.tensors.starts.is_some());
-        assert_eq!(
-            (packed.tokens, packed.target_tokens),
-            (apart.tokens, apart.target_tokens)
-        );
-
-        let reason =
-            "f32 sums in another order; measured at most 1e-6 of the largest of a factor on Flex";
-        let part = if test.is_flex() { 1e-5 } else { 1e-4 };
-        let tolerance = Tolerance::of_largest(part, reason);
-        let loss_tolerance = Tolerance::of_largest(1e-6, reason);
-        let (loss, gradients) = backward(&model, &apart, Checkpointing::None);
+        let model = adapted("tiny_llama_nf4", "peft_adapter", &device);
         for checkpointing in [Checkpointing::None, Checkpointing::Layer] {
-            let (again, packed) = backward(&model, &packed, checkpointing);
-            assert_close(test.name, &[again], &[loss], loss_tolerance);
-            for (index, (packed, apart)) in packed.iter().zip(&gradients).enumerate() {
-                let what = format!("{} factor {index}", test.name);
-                assert_close(&what, packed, apart, tolerance);
-            }
+            same_apart(&test, test.name, model.clone(), checkpointing);
         }
+    }
+}
+
+/// With windows, and with rotations that depend on the length of the longest example: the longest is alone in its row.
+#[test]
+fn with_other_families_too() {
+    for test in devices() {
+        let device = test.device.clone().autodiff();
+        for family in FAMILIES {
+            let model = Curve::of_family(family).model(ComputeDtype::F32, &device);
+            let what = format!("{family} on {}", test.name);
+            same_apart(&test, &what, model, Checkpointing::None);
+        }
+    }
+}
+
+fn same_apart(test: &TestDevice, what: &str, model: Decoder, checkpointing: Checkpointing) {
+    let device = test.device.clone().autodiff();
+    let model = freeze_base(model.train());
+    let data = examples(model.config().vocab_size);
+    let apart = batch(&data, &device);
+    let packed = data.packed(SEQ);
+    assert!(
+        packed.len() * SEQ < apart.tokens + SEQ,
+        "rows that are full"
+    );
+    let packed = batch(&packed, &device);
+    assert!(apart.tensors.starts.is_none() && packed.tensors.starts.is_some());
+    assert_eq!(
+        (packed.tokens, packed.target_tokens),
+        (apart.tokens, apart.target_tokens)
+    );
+
+    let reason =
+        "f32 sums in another order; measured at most 1e-6 of the largest of a factor on Flex";
+    let part = if test.is_flex() { 1e-5 } else { 1e-4 };
+    let tolerance = Tolerance::of_largest(part, reason);
+    let loss_tolerance = Tolerance::of_largest(1e-6, reason);
+    let (loss, gradients) = backward(&model, &apart, Checkpointing::None);
+    let (again, packed) = backward(&model, &packed, checkpointing);
+    assert_close(what, &[again], &[loss], loss_tolerance);
+    for (index, (packed, apart)) in packed.iter().zip(&gradients).enumerate() {
+        let what = format!("{what} factor {index}");
+        assert_close(&what, packed, apart, tolerance);
     }
 }
 

@@ -13,7 +13,7 @@ use burn_core::backend::tensor::{FloatTensor, IntTensor};
 
 use qlora_cpu::glu::Activation;
 
-use crate::config::{AttentionConfig, RmsNormConfig};
+use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 use crate::ops::{AttentionMask, FusedOps};
 
 impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
@@ -73,7 +73,8 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        config: LogitsConfig,
     ) -> FloatTensor<Self> {
-        cross_entropy::linear_cross_entropy::<B, C>(hidden, weight, targets)
+        cross_entropy::linear_cross_entropy::<B, C>(hidden, weight, targets, config)
     }
 }

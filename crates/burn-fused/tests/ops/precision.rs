@@ -2,8 +2,8 @@
 
 use burn_core::tensor::{DType, Device, Tensor};
 use burn_fused::{
-    AttentionConfig, RmsNormConfig, add_rms_norm, causal_attention, linear_cross_entropy, rms_norm,
-    rope, swiglu,
+    AttentionConfig, LogitsConfig, RmsNormConfig, add_rms_norm, causal_attention,
+    linear_cross_entropy, rms_norm, rope, swiglu,
 };
 
 use crate::{
@@ -114,7 +114,7 @@ fn attention_of([batch, seq, heads, d]: [usize; 4]) {
     );
 }
 
-fn cross_entropy_of([tokens, n, vocab]: [usize; 3]) {
+fn cross_entropy_of([tokens, n, vocab]: [usize; 3], config: LogitsConfig) {
     check(
         "cross entropy",
         [tokens, n],
@@ -125,7 +125,7 @@ fn cross_entropy_of([tokens, n, vocab]: [usize; 3]) {
         |x, dtype| {
             let weight = tensor(2, [vocab, n], &x.device()).cast(dtype);
             let targets = targets(tokens, vocab, 4, &x.device());
-            linear_cross_entropy(x, weight, targets)
+            linear_cross_entropy(x, weight, targets, config)
         },
     );
 }
@@ -157,7 +157,22 @@ fn attention_works() {
 
 #[test]
 fn cross_entropy_works_and_its_loss_is_f32_at_least() {
-    cross_entropy_of([9, 40, 50]);
+    let config = LogitsConfig::default();
+    cross_entropy_of([9, 40, 50], config);
+    cross_entropy_of([9, 40, 50], config.with_scale(0.4).with_softcap(Some(4.0)));
+}
+
+#[test]
+fn logits_keep_their_dtype() {
+    check(
+        "logits",
+        [9, 50],
+        |dtype| dtype,
+        |x, _| {
+            let config = LogitsConfig::default().with_scale(3.0);
+            config.with_softcap(Some(2.0)).apply(x)
+        },
+    );
 }
 
 /// Sizes at which kernels go piece by piece and on several threads.
@@ -168,5 +183,5 @@ fn large_operands_work() {
     swiglu_of([70, 601]);
     rope_of([2, 90, 6, 64]);
     attention_of([2, 110, 4, 32]);
-    cross_entropy_of([130, 64, 1100]);
+    cross_entropy_of([130, 64, 1100], LogitsConfig::default());
 }

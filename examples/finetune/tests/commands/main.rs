@@ -2,6 +2,7 @@
 //!
 //! - [`support`]: runs the binary, makes models, data and broken files.
 //! - [`train`], [`plan`], [`eval`], [`generate`], [`quantize`]: what each command does.
+//! - [`families`]: all of that on the families beside LLaMA.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
 //! - [`paging`]: optimizer state that does not stay in memory.
 //! - [`refusals`]: bad input, each one line, exit code 2 and nothing half-written.
@@ -13,6 +14,7 @@
 #[cfg(feature = "wgpu")]
 mod device_memory;
 mod eval;
+mod families;
 mod full_disk;
 mod gemma3;
 mod generate;

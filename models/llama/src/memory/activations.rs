@@ -17,30 +17,46 @@ impl Terms<'_> {
     /// What one block's graph keeps.
     pub(super) fn kept(&self, block: &AdaptedBlock) -> Tensors {
         self.kept_by_norms()
-            + self.kept_by_attention()
+            + self.kept_by_query_key_norms()
+            + self.kept_by_attention(block)
             + self.kept_by_mlp()
             + self.kept_by_adapters(block)
     }
 
-    /// `x` and `x + attended`, `[tokens, hidden]`, and one f32 a token for each.
+    /// What goes into each norm, `[tokens, hidden]`, and one f32 a token: `x` and `x + attended` where attention and MLP
+    /// are normalized before, what they put out where they are after.
     fn kept_by_norms(&self) -> Tensors {
-        2 * Tensors::one(self.norm().saved)
+        2 * self.norms() * Tensors::one(self.norm().saved)
+    }
+
+    /// Queries, `[tokens, heads · head_dim]`, and keys, `[tokens, kv_heads · head_dim]`, as they were projected, and one f32 a
+    /// piece that is normalized.
+    fn kept_by_query_key_norms(&self) -> Tensors {
+        let Some(pieces) = self.config.query_key_norm_widths() else {
+            return Tensors::default();
+        };
+        let widths = [self.wide(), self.narrow()];
+        let norm = |(width, piece): (u128, usize)| {
+            let rows = self.tokens * width / piece as u128;
+            Tensors::one(self.norm_of(rows as usize, piece).saved)
+        };
+        widths.into_iter().zip(pieces).map(norm).sum()
     }
 
     /// `q` and `out`, `[tokens, heads · head_dim]`, `k` and `v`, `[tokens, kv_heads · head_dim]`, and `lse`,
     /// f32 `[tokens, heads]`.
-    fn kept_by_attention(&self) -> Tensors {
-        Tensors::one(self.attention().saved)
+    fn kept_by_attention(&self, block: &AdaptedBlock) -> Tensors {
+        Tensors::one(self.attention(block.window).saved)
     }
 
     /// `gate` and `up`, `[tokens, intermediate]`.
     pub(super) fn kept_by_mlp(&self) -> Tensors {
-        Tensors::one(self.swiglu().saved)
+        Tensors::one(self.glu().saved)
     }
 
     /// The inputs of the adapted projections. Without dropout, on 4-bit weights, they are shared: the output of a
-    /// norm `[tokens, hidden]` by q, k and v, or by gate and up; that of attention, by o, which attention keeps
-    /// anyway; that of SwiGLU `[tokens, intermediate]`, by down. Else every adapter keeps its own.
+    /// norm, or the residual stream, `[tokens, hidden]`, by q, k and v, or by gate and up; that of attention, by o, which
+    /// attention keeps anyway; that of the gated product `[tokens, intermediate]`, by down. Else every adapter keeps its own.
     fn kept_by_adapters(&self, block: &AdaptedBlock) -> Tensors {
         let any = |projections: &[(ProjectionSpec, bool)]| {
             projections.iter().any(|(_, adapted)| *adapted)
@@ -51,14 +67,15 @@ impl Terms<'_> {
             (None, true) => self.b == F32,
             (_, false) => false,
         };
-        let adapted = block.iter().filter(|(_, adapted)| *adapted);
+        let projections = &block.projections;
+        let adapted = projections.iter().filter(|(_, adapted)| *adapted);
         let inputs: Tensors = if shared {
             let input =
                 |width| Tensors::one(burn_nf4::lora_saved_bytes(self.tokens, width, self.b));
             [
-                (any(&block.query_key_value), self.hidden()),
-                (any(&block.gate_up), self.hidden()),
-                (block.down.1, self.inner()),
+                (any(&projections.query_key_value), self.hidden()),
+                (any(&projections.gate_up), self.hidden()),
+                (projections.down.1, self.inner()),
             ]
             .into_iter()
             .filter(|(any, _)| *any)

@@ -5,59 +5,72 @@ use burn_qlora::Checkpointing;
 use half::{bf16, f16};
 use qlora_cpu::Cpu;
 
-use super::{Tensors, Terms};
+use super::{AdaptedBlock, Tensors, Terms};
 use crate::ComputeDtype;
 
 impl Terms<'_> {
-    /// The widest of the blocks, in its backward pass: where the gradient reaches the MLP, or, what the MLP kept
-    /// being gone, attention.
+    /// The widest of the blocks in its backward pass.
     pub(super) fn block(&self) -> Tensors {
         let blocks = self.trained().iter();
-        let kept = blocks
-            .map(|block| self.kept(block))
-            .fold(Tensors::default(), Tensors::max);
+        let blocks = blocks.map(|block| self.block_backward(block));
+        blocks.fold(Tensors::default(), Tensors::max)
+    }
+
+    /// Where the gradient reaches the MLP, or, what the MLP kept being gone, attention.
+    fn block_backward(&self, block: &AdaptedBlock) -> Tensors {
+        let attention = self.attention_backward(block);
         let working = self
             .mlp_backward()
-            .max(self.attention_backward().without(self.freed_by_mlp()));
+            .max(attention.without(self.freed_by_mlp()));
         match self.workload.checkpointing {
             Checkpointing::None => working,
             // The block's input is among the activations.
-            Checkpointing::Layer => (kept + working).without(self.rows(self.hidden())),
+            Checkpointing::Layer => (self.kept(block) + working).without(self.rows(self.hidden())),
         }
     }
 
-    /// What is gone when the gradient reaches attention: what the MLP kept, and its norm.
+    /// What is gone when the gradient reaches attention: what the MLP kept, and its norms.
     fn freed_by_mlp(&self) -> Tensors {
-        self.kept_by_mlp() + self.rows(self.hidden())
+        self.kept_by_mlp() + self.norms() * self.rows(self.hidden())
     }
 
     /// The gradient of the block's output, `[tokens, hidden]`, and, when a block is run again, its output and the product
-    /// that hands the gradient in; the gradient of `down`'s input, `[tokens, intermediate]`; and what `down` needs to
-    /// compute that, or SwiGLU's own gradients.
+    /// that hands the gradient in; another where a norm or a factor follows the MLP, before that; the gradient of
+    /// `down`'s input, `[tokens, intermediate]`; and what `down` needs to compute that, or the gated product's own
+    /// gradients.
     fn mlp_backward(&self) -> Tensors {
         let rows = match self.workload.checkpointing {
             Checkpointing::None => 1,
             Checkpointing::Layer => 3,
         };
-        let down = [self.config.intermediate_size, self.config.hidden_size];
-        let passed = rows * self.rows(self.hidden()) + self.rows(self.inner());
-        passed + self.product_backward(down).max(self.swiglu_backward())
+        let config = self.config;
+        let changed = config.norm_placement.after() || config.residual_multiplier != 1.0;
+        let down = [config.intermediate_size, config.hidden_size];
+        let passed =
+            (rows + u128::from(changed)) * self.rows(self.hidden()) + self.rows(self.inner());
+        passed + self.product_backward(down).max(self.glu_backward())
     }
 
     /// The gradients of `gate` and `up`, `[tokens, intermediate]`, of which one has the place of `down`'s input, which
-    /// is gone. The CPU's kernel writes them over `gate` and the gradient that came in.
-    fn swiglu_backward(&self) -> Tensors {
+    /// is gone. The CPU's kernel writes them over `gate` and the gradient that came in. Where one matrix gave both, each
+    /// of the two is put into a gradient of that matrix's output, `[tokens, 2 · intermediate]`: when the second one is, all
+    /// that the product kept is gone.
+    fn glu_backward(&self) -> Tensors {
+        if self.config.fused_projections {
+            return 2 * self.rows(self.inner());
+        }
         match self.workload.kernels {
             Implementation::Cpu { .. } => Tensors::default(),
-            _ => self.rows(self.inner()) + Tensors::one(self.swiglu().backward),
+            _ => self.rows(self.inner()) + Tensors::one(self.glu().backward),
         }
     }
 
     /// The gradient of the residual stream, `[tokens, hidden]`; of attention's output, of `q`, `k` and `v`, and what
     /// computing these needs.
-    fn attention_backward(&self) -> Tensors {
+    fn attention_backward(&self, block: &AdaptedBlock) -> Tensors {
         let gradients = 2 * self.rows(self.wide()) + 2 * self.rows(self.narrow());
-        self.rows(self.hidden()) + gradients + Tensors::one(self.attention().backward)
+        let attention = self.attention(block.window);
+        self.rows(self.hidden()) + gradients + Tensors::one(attention.backward)
     }
 
     /// What the gradients of a projection and its adapter need, of the widths `[in, out]`. Burn's own products of dense

@@ -43,7 +43,8 @@ impl Terms<'_> {
     /// `A: [in, rank]` and `B: [rank, out]` of every adapted projection.
     pub(super) fn factors(&self) -> Vec<usize> {
         let rank = self.workload.lora.rank;
-        let projections = self.adapted.iter().flat_map(|block| block.iter());
+        let blocks = self.adapted.iter();
+        let projections = blocks.flat_map(|block| block.projections.iter());
         let adapted = projections.filter(|(_, adapted)| *adapted);
         adapted
             .flat_map(|(spec, _): &(ProjectionSpec, bool)| {
@@ -75,14 +76,15 @@ impl Terms<'_> {
     /// The largest tensor beside the weights: a factor, the rows of the MLP in f32, or what attention or the loss
     /// allocates.
     pub(super) fn largest(&self) -> u128 {
-        let widest = self.inner().max(self.wide()).max(self.hidden());
+        let projections = self.config.projections();
+        let widths = projections.iter().map(|spec| spec.shape[0] as u128);
+        let rows = widths.chain([self.inner(), self.wide()]);
+        let rows = rows.map(|width| self.tokens * width * F32);
         let factors = self.factors().into_iter().map(|n| F32 * n as u128);
-        let operations = [
-            self.tokens * widest * F32,
-            self.attention().largest,
-            self.loss().largest,
-        ];
-        factors.chain(operations).max().unwrap_or(0)
+        let windows = self.config.layers.iter().map(|layer| layer.window);
+        let attention = windows.map(|window| self.attention(window).largest);
+        let others = factors.chain(attention).chain([self.loss().largest]);
+        rows.chain(others).max().unwrap_or(0)
     }
 }
 

@@ -80,7 +80,7 @@ impl RopeScaling {
             Self::LongRope {
                 original_max_position_embeddings: limit,
                 ..
-            } => before <= limit && limit < after,
+            } => (1..=limit).contains(&before) && limit < after,
             _ => false,
         }
     }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SamplingConfig, Weights};
-use qlora_test_support::{Recording, fixture};
+use qlora_test_support::{Recording, fixture, targets};
 
 /// Every device the features give.
 pub fn devices() -> Vec<Device> {
@@ -33,8 +33,25 @@ impl Reference {
     }
 
     pub fn input_ids(&self, device: &Device) -> Tensor<2, Int> {
-        let (shape, ids) = self.integers("input_ids");
+        self.ids("input_ids", device)
+    }
+
+    /// The tensor `name` of token ids, `[batch, seq]`.
+    pub fn ids(&self, name: &str, device: &Device) -> Tensor<2, Int> {
+        let (shape, ids) = self.integers(name);
         Tensor::from_data(TensorData::new(ids, [shape[0], shape[1]]), device)
+    }
+
+    /// The tensor `name` of token ids as one list.
+    pub fn tokens(&self, name: &str) -> Vec<u32> {
+        let ids = self.integers(name).1.into_iter();
+        ids.map(|id| id as u32).collect()
+    }
+
+    /// The labels of tensor `name`, `[batch, seq]`, each at the place of the token that it follows.
+    pub fn targets(&self, name: &str) -> ([usize; 2], Vec<i64>) {
+        let (shape, labels) = self.integers(name);
+        ([shape[0], shape[1]], targets(&labels, shape[1]))
     }
 
     /// Which positions are real tokens, `[batch, seq]` flattened.
@@ -45,6 +62,18 @@ impl Reference {
             .map(|mask| mask == 1)
             .collect()
     }
+}
+
+/// The mean over the targets of their negative log-likelihoods.
+pub fn mean_loss(
+    model: &Decoder,
+    ids: Tensor<2, Int>,
+    (shape, targets): &([usize; 2], Vec<i64>),
+) -> f32 {
+    let count = targets.iter().filter(|target| **target != -100).count();
+    let targets = TensorData::new(targets.clone(), *shape);
+    let targets = Tensor::<2, Int>::from_data(targets, &ids.device());
+    model.nll_sum(ids, None, targets).into_scalar::<f32>() / count as f32
 }
 
 pub fn load(model: &str, weights: Weights, device: &Device) -> Decoder {

@@ -6,7 +6,7 @@ use burn_qlora::{Checkpointing, LoraConfig, LoraModel, QuantConfig, Targets, att
 use burn_qlora_llama::memory::{Implementation, ModelMemory, Tensors, Workload};
 use burn_qlora_llama::{Checkpoint, ComputeDtype, Decoder, LoadOptions, Weights};
 
-use qlora_test_support::fixture;
+use qlora_test_support::{FAMILIES, fixture};
 
 fn workload(batch: usize, seq: usize) -> Workload {
     Workload {
@@ -47,10 +47,18 @@ impl ModuleVisitor for Bytes {
     }
 }
 
+/// Of all families.
+fn models() -> Vec<String> {
+    let llama = ["tiny_llama", "tiny_llama_tied"].map(String::from);
+    let others = FAMILIES.map(|family| format!("families/{family}"));
+    llama.into_iter().chain(others).collect()
+}
+
 #[cfg(feature = "flex")]
 #[test]
 fn weights_take_what_is_planned() {
-    for name in ["tiny_llama", "tiny_llama_tied"] {
+    for name in models() {
+        let name = &name;
         let checkpoint = Checkpoint::open(fixture(name)).expect("opens");
         for dtype in [ComputeDtype::F32, ComputeDtype::Bf16] {
             for quantization in [None, Some(QuantConfig::default())] {
@@ -80,12 +88,18 @@ fn weights_take_what_is_planned() {
 #[cfg(feature = "flex")]
 #[test]
 fn factors_are_those_that_are_attached() {
-    let checkpoint = Checkpoint::open(fixture("tiny_llama")).expect("opens");
-    for targets in [
-        Targets::AllLinear,
-        Targets::Names(vec!["q_proj".into(), "down_proj".into()]),
-        Targets::Regex(r"model\.layers\.[12]\..*".into()),
-    ] {
+    let names = |names: &[&str]| Targets::Names(names.iter().map(|&name| name.into()).collect());
+    let some = Targets::Regex(r"model\.layers\.[12]\..*".into());
+    let cases = [
+        ("tiny_llama", Targets::AllLinear),
+        ("tiny_llama", names(&["q_proj", "down_proj"])),
+        ("tiny_llama", some.clone()),
+        ("families/phi3", Targets::AllLinear),
+        ("families/phi3", names(&["qkv_proj", "down_proj"])),
+        ("families/gemma3", some),
+    ];
+    for (name, targets) in cases {
+        let checkpoint = Checkpoint::open(fixture(name)).expect("opens");
         let lora = LoraConfig::new(8, 16.0).with_targets(targets);
         let options = LoadOptions::quantized(QuantConfig::default());
         let mut model = Decoder::load(&checkpoint, &options, &Device::flex()).expect("loads");
@@ -97,14 +111,11 @@ fn factors_are_those_that_are_attached() {
             .flat_map(|branch| [&branch.lora.a, &branch.lora.b])
             .map(|factor| factor.val().shape().num_elements())
             .collect();
-        let planned = plan(
-            "tiny_llama",
-            &Workload {
-                lora,
-                ..workload(1, 16)
-            },
-        );
-        assert_eq!(planned.factors, found);
+        let lora = Workload {
+            lora,
+            ..workload(1, 16)
+        };
+        assert_eq!(plan(name, &lora).factors, found, "{name}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use qlora_test_support::fixture;
 
-use crate::fixtures::{Reference, devices, greedy, load, max_error};
+use crate::fixtures::{Reference, devices, greedy, load, max_error, mean_loss};
 
 /// Every recorded model.
 const MODELS: [&str; 4] = [
@@ -71,22 +71,16 @@ fn losses_match_transformers() {
         for name in MODELS {
             let reference = Reference::of(name);
             let model = load(name, Weights::AsStored, &device);
-            // transformers shifts labels inside; here targets stand beside the token they follow.
-            let (shape, labels) = reference.integers("labels");
-            let shifted: Vec<i64> = labels
-                .chunks(shape[1])
-                .flat_map(|row| row[1..].iter().copied().chain([-100]))
-                .collect();
-            let count = shifted.iter().filter(|target| **target != -100).count();
-            let targets = Tensor::<2, Int>::from_data(
-                TensorData::new(shifted, [shape[0], shape[1]]),
-                &device,
+            let mean = mean_loss(
+                &model,
+                reference.input_ids(&device),
+                &reference.targets("labels"),
             );
-            let sum = model
-                .nll_sum(reference.input_ids(&device), None, targets)
-                .into_scalar::<f32>();
+            let count = reference.targets("labels").1;
+            let count = count.iter().filter(|target| **target != -100).count();
             let expected: f32 = reference.floats("per_token_loss").iter().sum();
-            let mean = (sum / count as f32 - reference.floats("loss")[0]).abs();
+            let sum = mean * count as f32;
+            let mean = (mean - reference.floats("loss")[0]).abs();
             println!("{name} on {device:?}: mean loss off by {mean:e}");
             // The README's tolerances: 1e-4 a token, 1e-5 for the mean.
             assert!(
@@ -104,16 +98,11 @@ fn greedy_tokens_match_transformers() {
         for name in MODELS {
             let reference = Reference::of(name);
             let model = load(name, Weights::AsStored, &device);
-            let (shape, ids) = reference.integers("input_ids");
-            let prompt: Vec<u32> = ids[..shape[1]].iter().map(|id| *id as u32).collect();
-            let expected: Vec<u32> = reference
-                .integers("greedy_tokens")
-                .1
-                .iter()
-                .map(|id| *id as u32)
-                .collect();
+            let seq = reference.integers("input_ids").0[1];
+            let prompt = &reference.tokens("input_ids")[..seq];
+            let expected = reference.tokens("greedy_tokens");
             assert_eq!(
-                greedy(&model, &prompt, expected.len()),
+                greedy(&model, prompt, expected.len()),
                 expected,
                 "{name} on {device:?}"
             );
