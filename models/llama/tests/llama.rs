@@ -5,14 +5,23 @@
 mod bitsandbytes;
 #[path = "llama/compute_dtype.rs"]
 mod compute_dtype;
+#[cfg(feature = "gguf")]
+#[path = "llama/family_tokenizers.rs"]
+mod family_tokenizers;
 #[path = "llama/fixtures.rs"]
 mod fixtures;
+#[cfg(feature = "gguf")]
+#[path = "llama/gemma3.rs"]
+mod gemma3;
 #[cfg(feature = "gguf")]
 #[path = "llama/gguf.rs"]
 mod gguf;
 #[cfg(feature = "gguf")]
 #[path = "llama/gguf_file.rs"]
 mod gguf_file;
+#[cfg(feature = "gguf")]
+#[path = "llama/gguf_vocabulary.rs"]
+mod gguf_vocabulary;
 #[path = "llama/hostile.rs"]
 mod hostile;
 #[cfg(feature = "qlora")]

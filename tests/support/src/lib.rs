@@ -4,7 +4,8 @@
 //! * [`fixture`], [`read_fixture`], [`json`]: where the recordings of bitsandbytes, transformers, peft and torch lie
 //! * [`Recording`]: a recorded safetensors file
 //! * [`bitsandbytes`]: recorded bytes as the words of a device
-//! * [`smollm2`]: the one published model that tests run on
+//! * [`smollm2`], [`gemma3`]: the published models that tests run on; [`tokenizers`], [`directory_with_tokenizer`]: published
+//!   tokenizers
 //! * [`assert_close`], [`assert_within`]: comparison, with a [`Tolerance`] and its reason
 //! * [`random`]: numbers that depend on a seed alone
 //! * [`alone`]: one test at a time
@@ -18,11 +19,11 @@ mod close;
 #[cfg(feature = "burn")]
 mod device;
 mod fixtures;
+mod published;
 pub mod random;
 mod recording;
 #[cfg(feature = "cubecl")]
 mod runtime;
-mod smollm2;
 #[cfg(feature = "burn")]
 mod tensors;
 
@@ -31,9 +32,9 @@ pub use close::{Tolerance, assert_close, assert_within};
 #[cfg(feature = "burn")]
 pub use device::{Device, DeviceKind, NO_DEVICE, TestDevice};
 pub use fixtures::{fixture, json, read_fixture};
+pub use published::{directory_with_tokenizer, gemma3, smollm2, tokenizers};
 pub use recording::Recording;
 #[cfg(feature = "cubecl")]
 pub use runtime::{NO_RUNTIME, runtime};
-pub use smollm2::smollm2;
 #[cfg(feature = "burn")]
 pub use tensors::{tensor, values};
