@@ -161,14 +161,22 @@ pub(super) fn kind(value: &Value) -> String {
 }
 
 impl GgufFile {
-    /// Returns end of text, and end of turn where the file has one of its own.
+    /// Returns end of text, and end of turn and of message where the file has one of its own.
     pub(super) fn end_tokens(&self) -> Result<Vec<u32>, DecoderError> {
         let keys = self.metadata();
+        let turn_end = match keys.token("tokenizer.ggml.eot_token_id")? {
+            None => self.turn_end(),
+            named => named,
+        };
+        let ends = [
+            keys.token("tokenizer.ggml.eos_token_id")?,
+            turn_end,
+            keys.token("tokenizer.ggml.eom_token_id")?,
+        ];
         let mut tokens: Vec<u32> = Vec::new();
-        for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
-            match keys.token(key)? {
-                Some(token) if !tokens.contains(&token) => tokens.push(token),
-                _ => {}
+        for token in ends.into_iter().flatten() {
+            if !tokens.contains(&token) {
+                tokens.push(token);
             }
         }
         Ok(tokens)
