@@ -2,16 +2,20 @@
 //! stay in the second-level cache, and only the output and one number a row leave it.
 //!
 //! The query heads that share a key-value head are the rows of one matrix, so that the products
-//! are tall and every key is read once for all of them.
+//! are tall and every key is read once for all of them. Tiles that a window or the sequences of a packed row hide whole
+//! are not computed.
 
 mod backward;
+mod config;
+mod first_keys;
 mod forward;
 mod heads;
-mod sequences;
+mod parts;
 mod shape;
 mod tile;
 
 pub use backward::{Results, backward, backward_workspace_bytes};
+pub use config::Config;
 pub use forward::{forward, forward_workspace_bytes};
 pub use heads::{HeadsRef, Operands};
 pub use shape::AttentionShape;
@@ -35,9 +39,14 @@ mod tests {
     }
 
     /// Returns the output and log-sum-exp of one query head at one position, by the formula.
-    fn attend(q: &[f32], keys: &[(&[f32], &[f32])], scale: f64) -> (Vec<f64>, f64) {
-        let dot = |k: &[f32]| q.iter().zip(k).map(|(a, b)| f64::from(a * b)).sum::<f64>() * scale;
-        let weights: Vec<f64> = keys.iter().map(|(k, _)| dot(k).exp()).collect();
+    fn attend(q: &[f32], keys: &[(&[f32], &[f32])], config: Config) -> (Vec<f64>, f64) {
+        let dot = |k: &[f32]| q.iter().zip(k).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+        let score = |k: &[f32]| {
+            let score = dot(k) * f64::from(config.scale);
+            let bounded = |cap: f32| f64::from(cap) * (score / f64::from(cap)).tanh();
+            config.softcap.map_or(score, bounded)
+        };
+        let weights: Vec<f64> = keys.iter().map(|(k, _)| score(k).exp()).collect();
         let total: f64 = weights.iter().sum();
         let out = |j: usize| {
             let terms = keys.iter().zip(&weights);
@@ -46,7 +55,8 @@ mod tests {
         ((0..q.len()).map(out).collect(), total.ln())
     }
 
-    /// Longer than a tile of keys, with and without sequences, the first of which reach into the cache.
+    /// Longer than a tile of keys, with and without sequences, the first of which reach into the cache, and a window that
+    /// does too.
     #[test]
     fn every_instruction_set_is_near_the_formula() {
         let [batch, q_len, kv_len, kv_heads, group, d] = [2, 290, 300, 2, 3, 16];
@@ -61,23 +71,40 @@ mod tests {
             .map(|i| (i % q_len / 70 * 70) as i64)
             .collect();
         for isa in Isa::available() {
-            for sequence_offsets in [None, Some(&*offsets)] {
+            let configs = [
+                (None, None),
+                (Some(60), None),
+                (None, Some(0.7)),
+                (Some(260), Some(0.7)),
+            ];
+            let configs = configs.map(|(window, softcap)| Config {
+                window,
+                softcap,
+                ..Config::new(0.4)
+            });
+            let offsets = [None, Some(&*offsets)];
+            let cases = configs
+                .iter()
+                .flat_map(|config| offsets.map(|o| (*config, o)));
+            for (config, sequence_offsets) in cases {
                 let operands = Operands {
                     q: view(&q, q_len, heads),
                     k: view(&k, kv_len, kv_heads),
                     v: view(&v, kv_len, kv_heads),
                     sequence_offsets,
-                    scale: 0.4,
+                    config,
                 };
                 let (out, lse) = forward(*isa, &operands);
                 for row in (0..batch * q_len * heads).step_by(7) {
                     let (position, head) = (row / heads, row % heads);
                     let (batch, i) = (position / q_len, position % q_len);
                     let first = sequence_offsets.map_or(0, |offsets| offsets[position] as usize);
-                    let keys = first..operands.shape().visible(i);
+                    let end = operands.shape().visible(i);
+                    let window = config.window.unwrap_or(end);
+                    let keys = first.max(end.saturating_sub(window))..end;
                     let at = |key: usize| ((batch * kv_len + key) * kv_heads + head / group) * d;
                     let keys: Vec<_> = keys.map(|n| (&k[at(n)..][..d], &v[at(n)..][..d])).collect();
-                    let (expected, expected_lse) = attend(&q[row * d..][..d], &keys, 0.4);
+                    let (expected, expected_lse) = attend(&q[row * d..][..d], &keys, config);
                     assert!((f64::from(lse[row]) - expected_lse).abs() < 1e-5, "{isa:?}");
                     for (found, expected) in out[row * d..][..d].iter().zip(expected) {
                         assert!((f64::from(*found) - expected).abs() < 1e-5, "{isa:?}");

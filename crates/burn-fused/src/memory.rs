@@ -84,16 +84,15 @@ impl Implementation {
             backward: reference::attention::backward_workspace_bytes(shape, config),
             largest: reference::attention::slab_bytes(shape),
         };
-        if config.window.is_some() || config.softcap.is_some() {
-            return reference;
-        }
         match self {
             Self::Cpu { threads } => with_element!(dtype, E => OpMemory {
                 saved,
                 forward: attention::forward_workspace_bytes::<E>(shape, threads),
-                backward: attention::backward_workspace_bytes::<E>(shape, threads),
+                backward: attention::backward_workspace_bytes::<E>(shape, config.into(), threads),
                 largest: 0,
             }, else reference),
+            #[cfg(feature = "cubecl-backend")]
+            Self::CubeCl if config.window.is_some() || config.softcap.is_some() => reference,
             #[cfg(feature = "cubecl-backend")]
             Self::CubeCl => {
                 let sizes = qlora_cubecl::fused::attention::Sizes {

@@ -56,7 +56,7 @@ impl OpenedModel {
     /// # Errors
     /// A `--seq-len` beyond the model's context.
     pub fn seq_len(&self, limits: RowLimits) -> Result<usize> {
-        limits.seq_len(self.checkpoint.config().max_position_embeddings)
+        limits.seq_len(self.checkpoint.config().context_len())
     }
 
     /// Reads a data file into rows of tokens.

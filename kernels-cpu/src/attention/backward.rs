@@ -3,18 +3,19 @@ use std::ops::Range;
 use nf4::Direction;
 use rayon::prelude::*;
 
+use super::config::Config;
+use super::first_keys::FirstKeys;
 use super::heads::{HeadsRef, Operands};
-use super::sequences::SequenceOffsets;
+use super::parts::Parts;
 use super::shape::AttentionShape;
-use super::tile::{KEYS, TileMask, key_tiles, positions, probabilities, row_dots, score_gradients};
+use super::tile::{
+    KEYS, TileMask, key_tiles, multiply, positions, probabilities, row_dots, score_gradients,
+};
 use crate::buffer::written;
 use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
 use crate::matmul::dense::{Beta, DenseRef};
 use crate::simd::Isa;
-
-/// Tasks that are enough to keep many threads equally busy.
-const TASKS: usize = 12;
 
 /// The results of [`forward`](super::forward), and the gradient of its output.
 #[derive(Clone, Copy, Debug)]
@@ -40,55 +41,58 @@ pub fn backward<E: Element>(
     results: &Results<'_, E>,
 ) -> [Vec<E>; 3] {
     let shape = operands.shape();
+    let window = operands.config.window(&shape);
+    let parts = Parts::new(&shape, window);
     let pass = Pass::<E> {
         isa,
         operands,
         results,
-        offsets: SequenceOffsets::new(operands.sequence_offsets, &shape),
+        first_keys: FirstKeys::new(operands.sequence_offsets, window, &shape),
         shape,
+        parts,
     };
-    let parts = parts(&shape);
-    let gradients: Vec<_> = (0..shape.batch * shape.kv_heads * parts)
+    let count = parts.count();
+    let gradients: Vec<_> = (0..shape.batch * shape.kv_heads * count)
         .into_par_iter()
         .map_init(
-            || Scratch::new(&shape),
-            |scratch, task| pass.part(task / parts, task % parts, parts, scratch),
+            || Scratch::new(&shape, operands.config),
+            |scratch, task| pass.part(task / count, task % count, scratch),
         )
         .collect();
 
-    let tile = positions(&shape);
-    // A position's dq is in the part that has its tile; every part has something of dk and dv.
-    let part_of = |position: usize| position / tile % parts..position / tile % parts + 1;
-    let all = |_| 0..parts;
     let tasks = Tasks {
         isa,
         gradients: &gradients,
-        parts,
+        count,
         shape,
     };
     let d = shape.head_dim;
+    // A position's dq is in the part that has its tile; every part has something of dk and dv for the keys it sees.
+    let part_of = |position| parts.of_query(position)..parts.of_query(position) + 1;
+    let parts_of = |key| parts.of_key(key);
     [
         tasks.interleave::<E>(|part| &part.dq, part_of, shape.q_len, shape.group * d),
-        tasks.interleave::<E>(|part| &part.dk, all, shape.kv_len, d),
-        tasks.interleave::<E>(|part| &part.dv, all, shape.kv_len, d),
+        tasks.interleave::<E>(|part| &part.dk, parts_of, shape.kv_len, d),
+        tasks.interleave::<E>(|part| &part.dv, parts_of, shape.kv_len, d),
     ]
-}
-
-/// Tasks of a (batch, key-value head) pair.
-fn parts(shape: &AttentionShape) -> usize {
-    let pairs = shape.batch * shape.kv_heads;
-    let tiles = shape.q_len.div_ceil(positions(shape)).max(1);
-    TASKS.div_ceil(pairs.max(1)).min(tiles)
 }
 
 /// Returns the bytes that [`backward`] needs on `threads` threads beside its operands and results: the gradients of every part in
 /// f32, and what each thread needs for a tile. Of `dq` a part touches its own tiles only.
-pub fn backward_workspace_bytes<E: Element>(shape: &AttentionShape, threads: usize) -> u128 {
+pub fn backward_workspace_bytes<E: Element>(
+    shape: &AttentionShape,
+    config: Config,
+    threads: usize,
+) -> u128 {
     let pairs = shape.batch as u128 * shape.kv_heads as u128;
     let d = shape.head_dim as u128;
-    let (dq, dkv) = (shape.rows() as u128 * d, 2 * shape.kv_len as u128 * d);
-    let gradients = pairs * (dq + parts(shape) as u128 * dkv) * size_of::<f32>() as u128;
-    gradients + threads as u128 * Scratch::<E::Operand>::bytes(shape)
+    let parts = Parts::new(shape, config.window(shape));
+    let keys: u128 = (0..parts.count())
+        .map(|part| parts.keys(part).len() as u128)
+        .sum();
+    let (dq, dkv) = (shape.rows() as u128 * d, 2 * keys * d);
+    let gradients = pairs * (dq + dkv) * size_of::<f32>() as u128;
+    gradients + threads as u128 * Scratch::<E::Operand>::bytes(shape, config)
 }
 
 /// The inputs of all tasks.
@@ -96,18 +100,45 @@ struct Pass<'a, E: Element> {
     isa: Isa,
     operands: &'a Operands<'a, E>,
     results: &'a Results<'a, E>,
-    offsets: SequenceOffsets,
+    first_keys: FirstKeys,
     shape: AttentionShape,
+    parts: Parts<'a>,
 }
 
-/// The gradients of one (batch, key-value head) pair from every `parts`-th tile of its queries.
+/// The gradients of one (batch, key-value head) pair from a part of its queries.
 struct Part {
-    /// `[q_len, group, d]`, 0 in other parts' tiles. (Memory that nobody writes to takes no room.)
-    dq: Vec<f32>,
-    /// `[kv_len, d]`.
-    dk: Vec<f32>,
-    /// `[kv_len, d]`.
-    dv: Vec<f32>,
+    /// `[queries, group, d]`, 0 in other parts' tiles. (Memory that nobody writes to takes no room.)
+    dq: Rows,
+    /// `[keys, d]`.
+    dk: Rows,
+    /// `[keys, d]`.
+    dv: Rows,
+}
+
+/// Sums for the positions from `first` on, `width` wide.
+struct Rows {
+    first: usize,
+    width: usize,
+    values: Vec<f32>,
+}
+
+impl Rows {
+    fn zeros(positions: Range<usize>, width: usize) -> Self {
+        Self {
+            first: positions.start,
+            width,
+            values: vec![0.0; positions.len() * width],
+        }
+    }
+
+    fn at(&self, position: usize) -> &[f32] {
+        &self.values[(position - self.first) * self.width..][..self.width]
+    }
+
+    fn at_mut(&mut self, positions: &Range<usize>) -> &mut [f32] {
+        let first = (positions.start - self.first) * self.width;
+        &mut self.values[first..][..positions.len() * self.width]
+    }
 }
 
 /// A thread's memory for any tile.
@@ -117,6 +148,8 @@ struct Scratch<O> {
     out: Vec<O>,
     p: Vec<f32>,
     dp: Vec<f32>,
+    /// Empty without a softcap.
+    slopes: Vec<f32>,
     lse: Vec<f32>,
     deltas: Vec<f32>,
     halves: [Vec<f32>; 2],
@@ -129,82 +162,82 @@ impl<O: Element> Scratch<O> {
         [rows, shape.kv_len.min(KEYS)]
     }
 
-    fn new(shape: &AttentionShape) -> Self {
+    fn new(shape: &AttentionShape, config: Config) -> Self {
         let [rows, keys] = Self::tile(shape);
+        let scores = || vec![0.0; rows * keys];
         let operand = || vec![O::default(); rows * shape.head_dim];
         Self {
             q: operand(),
             grad: operand(),
             out: operand(),
-            p: vec![0.0; rows * keys],
-            dp: vec![0.0; rows * keys],
+            p: scores(),
+            dp: scores(),
+            slopes: config.softcap.map_or_else(Vec::new, |_| scores()),
             lse: vec![0.0; rows],
             deltas: vec![0.0; rows],
             halves: Default::default(),
         }
     }
 
-    fn bytes(shape: &AttentionShape) -> u128 {
+    fn bytes(shape: &AttentionShape, config: Config) -> u128 {
         let [rows, keys] = Self::tile(shape).map(|n| n as u128);
         let d = shape.head_dim as u128;
         // `halves` are in use where operands are not f32.
         let halves = if O::IN_PAIRS { 2 * rows * d } else { 0 };
+        let slopes = config.softcap.map_or(0, |_| rows * keys);
         3 * rows * d * size_of::<O>() as u128
-            + (2 * rows * (keys + 1) + halves) * size_of::<f32>() as u128
+            + (2 * rows * (keys + 1) + slopes + halves) * size_of::<f32>() as u128
     }
 }
 
 impl<E: Element> Pass<'_, E> {
-    fn part(
-        &self,
-        pair: usize,
-        part: usize,
-        parts: usize,
-        scratch: &mut Scratch<E::Operand>,
-    ) -> Part {
+    fn part(&self, pair: usize, part: usize, scratch: &mut Scratch<E::Operand>) -> Part {
         let (isa, shape) = (self.isa, &self.shape);
-        let Operands { k, v, scale, .. } = *self.operands;
+        let Operands { k, v, config, .. } = *self.operands;
         let (batch, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
         let (group, d) = (shape.group, shape.head_dim);
+        let keys = self.parts.keys(part);
         let mut gradients = Part {
-            dq: vec![0.0; shape.rows() * d],
-            dk: vec![0.0; shape.kv_len * d],
-            dv: vec![0.0; shape.kv_len * d],
+            dq: Rows::zeros(self.parts.queries(part), group * d),
+            dk: Rows::zeros(keys.clone(), d),
+            dv: Rows::zeros(keys, d),
         };
-        let step = positions(shape);
-        for start in (part * step..shape.q_len).step_by(parts * step) {
-            let queries = start..(start + step).min(shape.q_len);
+        for queries in self.parts.tiles(part) {
             let rows = queries.len() * group;
-            let offsets = self.offsets.of(batch, queries.clone());
+            let first_keys = self.first_keys.of(batch, queries.clone());
             self.load(batch, queries.clone(), kv_head, scratch);
             let (q, grad) = (&scratch.q[..rows * d], &scratch.grad[..rows * d]);
             let [q_rows, grad_rows] = [q, grad].map(|values| DenseRef::new(values, [rows, d]));
-            let dq = &mut gradients.dq[start * group * d..][..rows * d];
+            let dq = gradients.dq.at_mut(&queries);
 
-            for keys in key_tiles(shape, queries.end - 1, offsets) {
+            for keys in key_tiles(shape, queries.end - 1, first_keys) {
                 let width = keys.len();
                 let k = k.positions(batch, keys.clone(), kv_head);
                 let v = v.positions(batch, keys.clone(), kv_head);
-                let range = keys.start * d..keys.end * d;
-                let (dk, dv) = (&mut gradients.dk, &mut gradients.dv[range.clone()]);
+                let (dk, dv) = (gradients.dk.at_mut(&keys), gradients.dv.at_mut(&keys));
                 let (forward, one) = (Direction::Forward, Cpu::new(isa, Threads::Calling));
 
                 let p = &mut scratch.p[..rows * width];
                 one.dense_matmul(k, q, rows, p, forward, Beta::Zero);
-                let mask = TileMask::new(shape, start, &keys, offsets);
-                probabilities(isa, mask, scale, p, &scratch.lse[..rows]);
+                let mask = TileMask::new(shape, queries.start, &keys, first_keys);
+                let (lse, slopes) = (&scratch.lse[..rows], &mut *scratch.slopes);
+                probabilities(isa, mask, config, p, lse, slopes);
                 one.dense_transposed_matmul(grad_rows, p, width, dv, Beta::One);
 
                 let ds = &mut scratch.dp[..rows * width];
                 one.dense_matmul(v, grad, rows, ds, forward, Beta::Zero);
                 score_gradients(isa, p, width, &scratch.deltas[..rows], ds);
+                if config.softcap.is_some() {
+                    multiply(isa, ds, slopes);
+                }
                 let transposed = Direction::Transposed;
                 one.dense_matmul(k, ds, rows, dq, transposed, Beta::One);
-                one.dense_transposed_matmul(q_rows, ds, width, &mut dk[range], Beta::One);
+                one.dense_transposed_matmul(q_rows, ds, width, dk, Beta::One);
             }
-            dq.iter_mut().for_each(|value| *value *= scale);
+            dq.iter_mut().for_each(|value| *value *= config.scale);
         }
-        gradients.dk.iter_mut().for_each(|value| *value *= scale);
+        let dk = gradients.dk.values.iter_mut();
+        dk.for_each(|value| *value *= config.scale);
         gradients
     }
 
@@ -250,23 +283,24 @@ impl<E: Element> Pass<'_, E> {
 struct Tasks<'a> {
     isa: Isa,
     gradients: &'a [Part],
-    parts: usize,
+    /// Parts of a pair.
+    count: usize,
     shape: AttentionShape,
 }
 
 impl Tasks<'_> {
     /// Lays the values `[len, width]` of each pair out as `[batch, len, kv_heads, width]`. At a position they are the sum
-    /// of those of the parts that `parts_at` names.
+    /// of those of the parts that `parts_at` names, 0 where it names none.
     fn interleave<E: Element>(
         &self,
-        values: impl Fn(&Part) -> &Vec<f32> + Sync,
+        values: impl Fn(&Part) -> &Rows + Sync,
         parts_at: impl Fn(usize) -> Range<usize> + Sync,
         len: usize,
         width: usize,
     ) -> Vec<E> {
         let row = self.shape.kv_heads * width;
         let total = self.shape.batch * len * row;
-        let pairs = self.gradients.chunks(self.parts);
+        let pairs = self.gradients.chunks(self.count);
         let pairs: Vec<_> = pairs.collect();
         // SAFETY: the rows make up the whole; each pair's first part writes every element of its share.
         unsafe {
@@ -278,8 +312,12 @@ impl Tasks<'_> {
                         let pairs = &pairs[batch * self.shape.kv_heads..];
                         let parts = parts_at(position);
                         E::write(self.isa, to, half, |to| {
+                            if parts.is_empty() {
+                                to.iter_mut().for_each(|to| _ = to.write(0.0));
+                                return;
+                            }
                             for (pair, to) in pairs.iter().zip(to.chunks_exact_mut(width)) {
-                                let from = |part| &values(&pair[part])[position * width..][..width];
+                                let from = |part: usize| values(&pair[part]).at(position);
                                 let first = from(parts.start);
                                 for (i, to) in to.iter_mut().enumerate() {
                                     let more = parts.clone().skip(1).map(|part| from(part)[i]);

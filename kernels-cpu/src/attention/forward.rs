@@ -3,8 +3,8 @@ use std::{mem::MaybeUninit, ops::Range};
 use nf4::Direction;
 use rayon::prelude::*;
 
+use super::first_keys::FirstKeys;
 use super::heads::Operands;
-use super::sequences::SequenceOffsets;
 use super::shape::AttentionShape;
 use super::tile::{KEYS, TileMask, divide_rows, key_tiles, positions, softmax_step};
 use crate::buffer::written;
@@ -19,12 +19,13 @@ use crate::simd::Isa;
 /// If the shapes of the operands do not fit each other.
 pub fn forward<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (Vec<E>, Vec<f32>) {
     let shape = operands.shape();
-    let offsets = SequenceOffsets::new(operands.sequence_offsets, &shape);
+    let window = operands.config.window(&shape);
+    let first_keys = FirstKeys::new(operands.sequence_offsets, window, &shape);
     let mut lse = vec![0f32; shape.batch * shape.q_len * shape.heads()];
     let pass = Pass {
         isa,
         operands,
-        offsets,
+        first_keys,
         shape,
     };
     let scratch = || Scratch::<E::Operand>::new(&shape);
@@ -56,7 +57,7 @@ pub fn forward_workspace_bytes<E: Element>(shape: &AttentionShape, threads: usiz
 struct Pass<'a, E: Element> {
     isa: Isa,
     operands: &'a Operands<'a, E>,
-    offsets: SequenceOffsets,
+    first_keys: FirstKeys,
     shape: AttentionShape,
 }
 
@@ -157,14 +158,14 @@ impl<E: Element> Task<'_, E> {
         let Pass {
             isa,
             operands,
-            offsets,
+            first_keys,
             shape,
         } = pass;
         let isa = *isa;
         let (group, d) = (shape.group, shape.head_dim);
         let rows = self.positions.len() * group;
         let heads = self.kv_heads.len() * group;
-        let offsets = offsets.of(self.batch, self.positions.clone());
+        let first_keys = first_keys.of(self.batch, self.positions.clone());
         let (scores, half) = (&mut scratch.scores, &mut scratch.half);
         let (q, out) = (&mut scratch.q[..rows * d], &mut scratch.out[..rows * d]);
         let (maxima, sums) = (&mut scratch.maxima[..rows], &mut scratch.sums[..rows]);
@@ -178,14 +179,14 @@ impl<E: Element> Task<'_, E> {
             sums.fill(0.0);
 
             let mut beta = Beta::Zero;
-            for keys in key_tiles(shape, self.positions.end - 1, offsets) {
+            for keys in key_tiles(shape, self.positions.end - 1, first_keys) {
                 let scores = &mut scores[..rows * keys.len()];
                 let k = operands.k.positions(self.batch, keys.clone(), kv_head);
                 let one = Cpu::new(isa, Threads::Calling);
                 let forward = Direction::Forward;
                 one.dense_matmul(k, q, rows, scores, forward, Beta::Zero);
-                let mask = TileMask::new(shape, self.positions.start, &keys, offsets);
-                softmax_step(isa, mask, operands.scale, scores, maxima, sums, out, d);
+                let mask = TileMask::new(shape, self.positions.start, &keys, first_keys);
+                softmax_step(isa, mask, operands.config, scores, maxima, sums, out, d);
                 let v = operands.v.positions(self.batch, keys, kv_head);
                 one.dense_matmul(v, scores, rows, out, Direction::Transposed, beta);
                 beta = Beta::One;

@@ -1,5 +1,6 @@
 use std::ops::Range;
 
+use super::config::Config;
 use super::shape::AttentionShape;
 use crate::element::Element;
 use crate::matmul::dense::DenseRef;
@@ -86,8 +87,8 @@ pub struct Operands<'a, E: Element> {
     /// The first key that each query sees, `[batch, q_len]`, where rows hold several sequences. A query sees its own
     /// key whatever they say.
     pub sequence_offsets: Option<&'a [i64]>,
-    /// The factor of the scores.
-    pub scale: f32,
+    /// What is made of the products.
+    pub config: Config,
 }
 
 impl<E: Element> Operands<'_, E> {

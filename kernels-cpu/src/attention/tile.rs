@@ -1,8 +1,9 @@
 use std::{mem::MaybeUninit, ops::Range};
 
+use super::config::Config;
 use super::shape::AttentionShape;
-use crate::simd::kernel;
-use crate::simd::math::{LANES, exp, max, mul_add, sum};
+use crate::simd::math::{LANES, exp, max, mul_add, sum, tanh};
+use crate::simd::{Simd, kernel};
 
 /// Keys of a tile. With [`ROWS`] rows that is 96 KiB of f32 scores, so that two such tiles and
 /// their operands stay in a second-level cache of 512 KiB.
@@ -18,13 +19,13 @@ pub(super) fn positions(shape: &AttentionShape) -> usize {
     (ROWS / shape.group.max(1)).clamp(1, 64)
 }
 
-/// Returns the tiles of the keys that queries up to position `last` see, whose sequences begin at `offsets`.
+/// Returns the tiles of the keys that queries up to position `last` see, from the least of their `first_keys` on.
 pub(super) fn key_tiles(
     shape: &AttentionShape,
     last: usize,
-    offsets: &[usize],
+    first_keys: &[usize],
 ) -> impl Iterator<Item = Range<usize>> {
-    let first = offsets.iter().copied().min().unwrap_or(0);
+    let first = first_keys.iter().copied().min().unwrap_or(0);
     let visible = shape.visible(last);
     (first..visible)
         .step_by(KEYS)
@@ -38,10 +39,10 @@ pub(super) struct TileMask<'a> {
     keys: usize,
     /// Keys before the tile.
     before: usize,
-    /// The sequence offset of each position; none where all begin at 0.
-    offsets: &'a [usize],
-    /// Keys of the tile that the first position sees; every next position sees one more.
-    first: isize,
+    /// The first key that each position sees; none where that is key 0.
+    first_keys: &'a [usize],
+    /// Where the keys of the tile end that the first position sees; for every next position one later.
+    end: isize,
     group: usize,
 }
 
@@ -50,13 +51,13 @@ impl<'a> TileMask<'a> {
         shape: &AttentionShape,
         first_position: usize,
         keys: &Range<usize>,
-        offsets: &'a [usize],
+        first_keys: &'a [usize],
     ) -> Self {
         Self {
             keys: keys.len(),
             before: keys.start,
-            offsets,
-            first: shape.visible(first_position) as isize - keys.start as isize,
+            first_keys,
+            end: shape.visible(first_position) as isize - keys.start as isize,
             group: shape.group,
         }
     }
@@ -65,22 +66,36 @@ impl<'a> TileMask<'a> {
     #[inline(always)]
     fn of(&self, row: usize) -> Range<usize> {
         let position = row / self.group;
-        let end = (self.first + position as isize).clamp(0, self.keys as isize) as usize;
+        let end = (self.end + position as isize).clamp(0, self.keys as isize) as usize;
         let start = self
-            .offsets
+            .first_keys
             .get(position)
-            .map_or(0, |offset| offset.saturating_sub(self.before).min(end));
+            .map_or(0, |first| first.saturating_sub(self.before).min(end));
         start..end
     }
 
-    /// Multiplies the scores that row `row` sees by `scale` and returns them, after the others are made 0.
+    /// Turns the products that row `row` sees into scores and returns them, after the others are made 0.
     #[inline(always)]
-    fn unmask<'s>(&self, row: usize, scale: f32, scores: &'s mut [f32]) -> &'s mut [f32] {
+    fn unmask<'s, S: Simd>(
+        &self,
+        row: usize,
+        config: Config,
+        scores: &'s mut [f32],
+    ) -> &'s mut [f32] {
+        let Config { scale, softcap, .. } = config;
         let Range { start, end } = self.of(row);
         scores[..start].fill(0.0);
         scores[end..].fill(0.0);
         let seen = &mut scores[start..end];
-        seen.iter_mut().for_each(|score| *score *= scale);
+        match softcap {
+            None => seen.iter_mut().for_each(|score| *score *= scale),
+            Some(cap) => {
+                let inner = scale / cap;
+                for score in seen.iter_mut() {
+                    *score = cap * tanh::<S>(*score * inner);
+                }
+            }
+        }
         seen
     }
 }
@@ -90,7 +105,7 @@ kernel! {
     /// maximum so far, hidden ones 0; `sums` and the rows of `out`, `d` wide, are brought to the new maximum.
     pub(super) fn softmax_step<S: Simd>(
         mask: TileMask<'_>,
-        scale: f32,
+        config: Config,
         scores: &mut [f32],
         maxima: &mut [f32],
         sums: &mut [f32],
@@ -101,7 +116,7 @@ kernel! {
         for (row, (((scores, maximum), total), out)) in
             rows.zip(out.chunks_exact_mut(d)).enumerate()
         {
-            let seen = mask.unmask(row, scale, scores);
+            let seen = mask.unmask::<S>(row, config, scores);
             let new = max(*maximum, seen);
             if new > *maximum {
                 // At first the maximum is −∞, the sum 0, and the row not written yet or 0.
@@ -121,22 +136,45 @@ kernel! {
         }
     }
 
-    /// Turns products into probabilities, hidden ones 0.
-    pub(super) fn probabilities<S: Simd>(mask: TileMask<'_>, scale: f32, scores: &mut [f32], lse: &[f32]) {
+    /// Turns products into probabilities, hidden ones 0. A softcap's derivative at the scores, `1 − (s/c)²`, goes to
+    /// `slopes`, which is empty without one.
+    pub(super) fn probabilities<S: Simd>(
+        mask: TileMask<'_>,
+        config: Config,
+        scores: &mut [f32],
+        lse: &[f32],
+        slopes: &mut [f32],
+    ) {
         for (row, (scores, lse)) in scores.chunks_exact_mut(mask.keys).zip(lse).enumerate() {
-            for score in mask.unmask(row, scale, scores) {
+            let seen = mask.unmask::<S>(row, config, scores);
+            if let Some(cap) = config.softcap {
+                let slopes = &mut slopes[row * mask.keys..][mask.of(row)];
+                let inner = 1.0 / cap;
+                for (slope, score) in slopes.iter_mut().zip(&*seen) {
+                    let tanh = score * inner;
+                    *slope = mul_add::<S>(-tanh, tanh, 1.0);
+                }
+            }
+            for score in seen {
                 *score = exp::<S>(*score - lse);
             }
         }
     }
 
-    /// Turns the gradients of the probabilities into those of the scores: `p ∘ (dp − delta)`.
+    /// Turns the gradients of the probabilities into those of the scores, `p ∘ (dp − delta)`.
     pub(super) fn score_gradients<S: Simd>(p: &[f32], keys: usize, deltas: &[f32], dp: &mut [f32]) {
         let rows = p.chunks_exact(keys).zip(dp.chunks_exact_mut(keys));
         for ((p, dp), delta) in rows.zip(deltas) {
             for (dp, p) in dp.iter_mut().zip(p) {
                 *dp = p * (*dp - delta);
             }
+        }
+    }
+
+    /// Multiplies `values` by `factors`.
+    pub(super) fn multiply<S: Simd>(values: &mut [f32], factors: &[f32]) {
+        for (value, factor) in values.iter_mut().zip(factors) {
+            *value *= factor;
         }
     }
 

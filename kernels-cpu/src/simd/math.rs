@@ -129,6 +129,12 @@ mod tests {
             }
         }
 
+        fn tanh_all<S: Simd>(values: &mut [f32]) {
+            for value in values {
+                *value = tanh::<S>(*value);
+            }
+        }
+
         fn square_sum<S: Simd>(values: &[f32]) -> f32 {
             sum::<LANES>(values.len(), |total, i| mul_add::<S>(values[i], values[i], total))
         }

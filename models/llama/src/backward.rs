@@ -46,7 +46,7 @@ impl CausalLm for Decoder {
     }
 
     fn context_len(&self) -> usize {
-        self.config().max_position_embeddings
+        self.config().context_len()
     }
 }
 

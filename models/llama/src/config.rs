@@ -209,6 +209,15 @@ impl DecoderConfig {
         rotations.try_for_each(|rotation| rotation.validate(self.head_dim, path))
     }
 
+    /// Returns the length in tokens of the longest row: [`max_position_embeddings`](Self::max_position_embeddings), or a
+    /// multiple of it where a rotation [goes on beyond](crate::rope::RopeScaling::extension).
+    pub fn context_len(&self) -> usize {
+        let rotations = self.rotations.iter();
+        let extensions = rotations.map(|rotation| rotation.scaling.extension());
+        let extension = extensions.fold(1.0, f64::max);
+        (self.max_position_embeddings as f64 * extension) as usize
+    }
+
     /// Returns the width of the query projection: heads times head width.
     pub fn query_width(&self) -> usize {
         self.num_attention_heads.saturating_mul(self.head_dim)

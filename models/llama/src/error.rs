@@ -220,6 +220,7 @@ pub enum DecoderError {
 fn and_others(others: usize) -> String {
     match others {
         0 => String::new(),
+        1 => ", nor is 1 other".into(),
         _ => format!(", nor are {others} others"),
     }
 }

@@ -49,7 +49,7 @@ impl Decoder {
         mut on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Generation, DecoderError> {
         config.validate()?;
-        let limit = self.config().max_position_embeddings;
+        let limit = self.config().context_len();
         self.check_prompt(prompt, limit)?;
         let model = self.valid();
         let device = model.device();

@@ -40,5 +40,7 @@ mod memory;
 #[cfg(feature = "gguf")]
 #[path = "llama/smollm2.rs"]
 mod smollm2;
+#[path = "llama/tensor_table.rs"]
+mod tensor_table;
 #[path = "llama/transformers.rs"]
 mod transformers;

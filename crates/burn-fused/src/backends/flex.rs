@@ -27,7 +27,7 @@ impl FusedOps for Flex {
         with_element!(x.dtype(), E => {
             let shape = x.shape();
             let (x, weight) = (Values::<E>::new(x), Values::<f32>::new(weight));
-            let (y, inv_rms) = rms_norm::forward(Isa::best(), &x, &weight, norm_config(config));
+            let (y, inv_rms) = rms_norm::forward(Isa::best(), &x, &weight, config.into());
             (tensor(shape.clone(), y), tensor(one_a_row(shape), inv_rms))
         }, else reference::rms_norm::forward::<Self>(x, weight, config))
     }
@@ -42,7 +42,7 @@ impl FusedOps for Flex {
         with_element!(x.dtype(), E => {
             let (x, [weight, inv_rms]) = (Values::new(x), [weight, inv_rms].map(Values::new));
             update::<E>(grad, |grad| {
-                let config = norm_config(config);
+                let config = config.into();
                 rms_norm::backward(Isa::best(), &x, &weight, &inv_rms, grad, config);
             })
         }, else reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad, config))
@@ -72,7 +72,7 @@ impl FusedOps for Flex {
             let (residual, weight) = (Values::<E>::new(residual), Values::<f32>::new(weight));
             let (mut y, mut inv_rms) = Default::default();
             let sum = update::<E>(x, |x| {
-                let (isa, config) = (Isa::best(), norm_config(config));
+                let (isa, config) = (Isa::best(), config.into());
                 (y, inv_rms) = rms_norm::add_forward(isa, x, &residual, &weight, config);
             });
             (sum, tensor(shape.clone(), y), tensor(one_a_row(shape), inv_rms))
@@ -91,7 +91,7 @@ impl FusedOps for Flex {
             let [sum, grad_sum] = [sum, grad_sum].map(Values::new);
             let [weight, inv_rms] = [weight, inv_rms].map(Values::new);
             update::<E>(grad, |grad| {
-                let (isa, config) = (Isa::best(), norm_config(config));
+                let (isa, config) = (Isa::best(), config.into());
                 rms_norm::add_backward(isa, &sum, &weight, &inv_rms, &grad_sum, grad, config);
             })
         }, else reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad, config))
@@ -149,14 +149,11 @@ impl FusedOps for Flex {
         mask: AttentionMask<Self>,
         config: AttentionConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if config.window.is_some() || config.softcap.is_some() {
-            return reference::attention::forward::<Self>(q, k, v, mask, config);
-        }
         with_element!(q.dtype(), E => {
             let shape = q.shape();
             let [batch, q_len, heads, _] = shape.dims();
             let attention = Attention::<E>::new(q, k, v, mask);
-            let (out, lse) = attention::forward(Isa::best(), &attention.operands(config.scale));
+            let (out, lse) = attention::forward(Isa::best(), &attention.operands(config));
             (tensor(shape, out), tensor([batch, q_len, heads], lse))
         }, else reference::attention::forward::<Self>(q, k, v, mask, config))
     }
@@ -171,17 +168,13 @@ impl FusedOps for Flex {
         grad: FloatTensor<Self>,
         config: AttentionConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if config.window.is_some() || config.softcap.is_some() {
-            let all = [q, k, v, out, lse, grad];
-            return reference::attention::backward::<Self>(all, mask, config);
-        }
         with_element!(q.dtype(), E => {
             let shapes = [q.shape(), k.shape(), v.shape()];
             let dtypes = [k.dtype(), v.dtype()];
             let attention = Attention::<E>::new(q, k, v, mask);
             let ([out, grad], lse) = ([out, grad].map(Heads::<E>::new), Values::<f32>::new(lse));
             let results = Results { out: out.view(), lse: &lse, grad: grad.view() };
-            let operands = attention.operands(config.scale);
+            let operands = attention.operands(config);
             let [dq, dk, dv] = attention::backward(Isa::best(), &operands, &results);
             let [q_shape, k_shape, v_shape] = shapes;
             let (dk, dv) = (tensor(k_shape, dk), tensor(v_shape, dv));
@@ -232,12 +225,5 @@ impl FusedOps for Flex {
                 cast_to(tensor(like_weight.0, dweight), like_weight.1),
             )
         }, else reference::cross_entropy::loss_grads::<Self>(hidden, weight, targets, config))
-    }
-}
-
-fn norm_config(config: RmsNormConfig) -> rms_norm::Config {
-    rms_norm::Config {
-        eps: config.eps as f32,
-        unit_offset: config.unit_offset,
     }
 }

@@ -1,3 +1,5 @@
+use qlora_cpu::attention::Config;
+
 /// What attention makes of the products of queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionConfig {
@@ -30,5 +32,15 @@ impl AttentionConfig {
     pub const fn with_softcap(mut self, softcap: Option<f64>) -> Self {
         self.softcap = softcap;
         self
+    }
+}
+
+impl From<AttentionConfig> for Config {
+    fn from(config: AttentionConfig) -> Self {
+        Self {
+            scale: config.scale as f32,
+            window: config.window,
+            softcap: config.softcap.map(|cap| cap as f32),
+        }
     }
 }

@@ -1,3 +1,5 @@
+use qlora_cpu::rms_norm::Config;
+
 /// How rows are normalized by their root mean square.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RmsNormConfig {
@@ -20,5 +22,14 @@ impl RmsNormConfig {
     pub const fn with_unit_offset(mut self, unit_offset: bool) -> Self {
         self.unit_offset = unit_offset;
         self
+    }
+}
+
+impl From<RmsNormConfig> for Config {
+    fn from(config: RmsNormConfig) -> Self {
+        Self {
+            eps: config.eps as f32,
+            unit_offset: config.unit_offset,
+        }
     }
 }

@@ -93,7 +93,7 @@ impl Writer<'_> {
 /// Answers line by line. Ends with the input.
 fn chat(writer: &Writer<'_>, template: &ChatTemplate) -> Result<()> {
     let terminal = io::stdin().is_terminal();
-    let context = writer.llama.config().max_position_embeddings;
+    let context = writer.llama.config().context_len();
     let mut messages: Vec<Message> = Vec::new();
     if terminal {
         eprintln!("Talk to the model; Ctrl-D ends the chat.");

@@ -66,10 +66,11 @@ fn rotation(keys: &Keys, config: &DecoderConfig) -> Result<RopeConfig, DecoderEr
             return Err(keys.unsupported("rope type", other, expected));
         }
     };
+    let theta = rope.theta("rope_theta", DEFINITION.defaults.rope_theta)?;
     rope.judge_the_rest(kind)?;
     let rotary_dim = (config.head_dim as f64 * part) as usize;
     Ok(RopeConfig::new()
-        .with_theta(rope.theta("rope_theta", DEFINITION.defaults.rope_theta)?)
+        .with_theta(theta)
         .with_rotary_dim((rotary_dim != config.head_dim).then_some(rotary_dim))
         .with_scaling(scaling))
 }

@@ -73,6 +73,15 @@ impl RopeScaling {
         matches!(self, Self::Dynamic { .. } | Self::LongRope { .. })
     }
 
+    /// Returns how many times the model's `max_position_embeddings` a row may be long: dynamic scaling begins there, the
+    /// others are counted in.
+    pub fn extension(&self) -> f64 {
+        match *self {
+            Self::Dynamic { factor, .. } => factor.max(1.0),
+            _ => 1.0,
+        }
+    }
+
     /// Returns whether keys that were rotated in a batch of `before` tokens are rotated otherwise in one of `after`, so that a
     /// cache of them is worth nothing. Dynamic scaling keeps its old keys, as transformers does.
     pub fn outdates(&self, before: usize, after: usize) -> bool {

@@ -179,12 +179,12 @@ fn rotations_that_are_not_built_are_refused_by_name() {
         (
             "llama_yarn",
             json!({ "rope_type": "llama3", "factor": 8.0 }),
-            "rope_parameters.low_freq_factor",
+            "llama3 without `low_freq_factor`",
         ),
         (
             "llama_yarn",
             json!({ "rope_type": "yarn" }),
-            "rope_parameters.factor",
+            "`rope_parameters` is yarn without `factor`",
         ),
         (
             "llama_yarn",

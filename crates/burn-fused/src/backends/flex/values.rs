@@ -10,7 +10,7 @@ use burn_flex::{FlexTensor, Layout};
 use qlora_cpu::attention::{HeadsRef, Operands};
 use qlora_cpu::{Isa, convert, cross_entropy};
 
-use crate::config::LogitsConfig;
+use crate::config::{AttentionConfig, LogitsConfig};
 use crate::element::with_element;
 use crate::ops::AttentionMask;
 
@@ -95,13 +95,13 @@ where
         }
     }
 
-    pub(super) fn operands(&self, scale: f64) -> Operands<'_, E> {
+    pub(super) fn operands(&self, config: AttentionConfig) -> Operands<'_, E> {
         Operands {
             q: self.q.view(),
             k: self.k.view(),
             v: self.v.view(),
             sequence_offsets: self.starts.as_ref().map(|starts| starts.storage()),
-            scale: scale as f32,
+            config: config.into(),
         }
     }
 }

@@ -101,6 +101,16 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// Returns the error for an object of `kind` that lacks a number.
+    pub(super) fn incomplete(&self, kind: &str, key: &str) -> DecoderError {
+        DecoderError::InvalidValue {
+            path: self.path.to_path_buf(),
+            key: self.prefix.trim_end_matches('.').into(),
+            found: format!("{kind} without `{key}`"),
+            expected: "a number there".into(),
+        }
+    }
+
     pub(crate) fn invalid(&self, key: &str, found: &Value, expected: &str) -> DecoderError {
         DecoderError::InvalidValue {
             path: self.path.to_path_buf(),

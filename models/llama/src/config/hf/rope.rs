@@ -101,25 +101,28 @@ impl RopeKeys<'_, '_> {
 
     /// Reads a scaling of a kind that every family has.
     fn scaling(&self, kind: &str, config: &DecoderConfig) -> Result<RopeScaling, DecoderError> {
-        let own = &self.own;
         let context = config.max_position_embeddings as f64;
+        let need = |key: &str| {
+            let number = self.own.optional_number(key)?;
+            number.ok_or_else(|| self.own.incomplete(kind, key))
+        };
         match kind {
             "default" => Ok(RopeScaling::Default),
             "linear" => Ok(RopeScaling::Linear {
-                factor: own.number("factor")?,
+                factor: need("factor")?,
             }),
             "dynamic" => Ok(RopeScaling::Dynamic {
-                factor: own.number("factor")?,
+                factor: need("factor")?,
                 max_position_embeddings: context,
             }),
             "llama3" => Ok(RopeScaling::Llama3 {
-                factor: own.number("factor")?,
-                low_freq_factor: own.number("low_freq_factor")?,
-                high_freq_factor: own.number("high_freq_factor")?,
+                factor: need("factor")?,
+                low_freq_factor: need("low_freq_factor")?,
+                high_freq_factor: need("high_freq_factor")?,
                 original_max_position_embeddings: self.original_context(context)?,
             }),
             "yarn" => self.yarn(context),
-            other => Err(own.unsupported(
+            other => Err(self.own.unsupported(
                 "rope type",
                 other,
                 "known are default, linear, dynamic, yarn and llama3, and longrope in Phi-3",
@@ -133,7 +136,7 @@ impl RopeKeys<'_, '_> {
         // null says that it follows from the contexts.
         let factor = match own.optional_number("factor")? {
             None if own.states("factor") => context / original,
-            None => return Err(own.missing("factor")),
+            None => return Err(own.incomplete("yarn", "factor")),
             Some(factor) => factor,
         };
         let growth = |scale: f64| {
