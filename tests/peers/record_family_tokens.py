@@ -93,7 +93,7 @@ CHATS = [
     ],
 ]
 
-MODELS = ["qwen3", "llama3_1", "llama2", "gemma3", "gpt4o"]
+MODELS = ["qwen3", "llama3_1", "mistral", "gemma3", "gpt4o"]
 
 
 def of_transformers(folder: pathlib.Path) -> dict:

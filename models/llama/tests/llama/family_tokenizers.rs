@@ -7,8 +7,8 @@ use qlora_test_support::{directory_with_tokenizer, json, tokenizers};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use crate::gguf_file::GgufBuilder;
-use crate::gguf_vocabulary::{of_tokenizer_json, tokenizer_entries};
+use crate::gguf_file::{GgufBuilder, string};
+use crate::gguf_vocabulary::{FLOAT, INT, STRING, array, of_tokenizer_json, tokenizer_entries};
 
 /// The recorded texts.
 fn strings(recorded: &Value) -> Vec<&str> {
@@ -63,7 +63,7 @@ fn in_gguf(name: &str, pre: &str) -> Checkpoint {
 #[test]
 #[ignore = "needs scripts/fetch-tokenizers.sh"]
 fn a_tokenizer_json_gives_the_ids_of_transformers() {
-    for name in ["qwen3", "llama3_1", "llama2", "gemma3", "gpt4o"] {
+    for name in ["qwen3", "llama3_1", "mistral", "gemma3", "gpt4o"] {
         let directory = tempfile::tempdir().expect("a temporary directory");
         directory_with_tokenizer(directory.path(), name);
         let checkpoint = Checkpoint::open(directory.path()).expect("opens");
@@ -90,9 +90,9 @@ fn the_vocabularies_of_qwen_3_and_llama_3_in_gguf_give_the_ids_of_transformers()
 
 #[test]
 #[ignore = "needs scripts/fetch-tokenizers.sh"]
-fn llama_2s_pieces_in_gguf_give_the_ids_of_transformers() {
-    let checkpoint = in_gguf("llama2", "default");
-    assert_as_recorded(&checkpoint.tokenizer().expect("builds"), "llama2");
+fn mistrals_pieces_in_gguf_give_the_ids_of_transformers() {
+    let checkpoint = in_gguf("mistral", "default");
+    assert_as_recorded(&checkpoint.tokenizer().expect("builds"), "mistral");
     let special = checkpoint.special_tokens().expect("special tokens");
     let id = |token: Option<burn_qlora_llama::SpecialToken>| token.map(|token| token.id);
     // The file names none of them: these are llama.cpp's for SentencePiece.
@@ -153,6 +153,64 @@ fn llama_cpps_own_vocabularies_give_the_ids_of_transformers() {
             assert_eq!(found.get_ids(), expected, "{name}: {text:?}");
         }
     }
+}
+
+#[test]
+fn a_vocabulary_that_contradicts_itself_is_refused() {
+    let file = || {
+        let mut file = GgufBuilder::metadata_of_a_tiny_llama();
+        file.number("llama.vocab_size", 512);
+        file.text("tokenizer.ggml.model", "llama");
+        array(
+            &mut file,
+            "tokens",
+            STRING,
+            ["<unk>", "a"].map(string).into(),
+        );
+        let scores = [0f32, -1.0].map(|score| score.to_le_bytes().to_vec());
+        array(&mut file, "scores", FLOAT, scores.into());
+        file
+    };
+    let refusal = |file: &GgufBuilder| {
+        let tokenizer = opened(file).tokenizer();
+        tokenizer.expect_err("it is wrong").to_string()
+    };
+    let mut kinds = file();
+    let numbers = [1i32, 9].map(|kind| kind.to_le_bytes().to_vec());
+    array(&mut kinds, "token_type", INT, numbers.into());
+    assert!(refusal(&kinds).contains("token_type"));
+    let mut outside = file();
+    outside.number("tokenizer.ggml.bos_token_id", 2);
+    let refused = refusal(&outside);
+    assert!(
+        refused.contains("bos_token_id") && refused.contains("vocabulary of 2"),
+        "{refused}"
+    );
+    assert!(opened(&file()).tokenizer().is_ok());
+}
+
+#[test]
+fn truncation_and_padding_saved_in_tokenizer_json_are_off() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for name in ["config.json", "model.safetensors"] {
+        let from = qlora_test_support::fixture("tiny_llama").join(name);
+        std::fs::copy(from, directory.path().join(name)).expect("copies");
+    }
+    let json = r#"{"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+        "post_processor": null, "decoder": null,
+        "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+        "padding": {"strategy": {"Fixed": 8}, "direction": "Left", "pad_to_multiple_of": null,
+            "pad_id": 1, "pad_type_id": 0, "pad_token": "b"},
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}}"#;
+    std::fs::write(directory.path().join("tokenizer.json"), json).expect("writes");
+    let ids = |tokenizer: &Tokenizer| {
+        let encoding = tokenizer.encode("aaa", true).expect("encodes");
+        encoding.get_ids().to_vec()
+    };
+    let as_saved: Tokenizer = json.parse().expect("a tokenizer");
+    assert_eq!(ids(&as_saved), [1, 1, 1, 1, 1, 1, 0, 0]);
+    let checkpoint = Checkpoint::open(directory.path()).expect("opens");
+    assert_eq!(ids(&checkpoint.tokenizer().expect("reads")), [0, 0, 0]);
 }
 
 #[test]

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::gguf_file::{GgufBuilder, string};
 
-const FLOAT: u32 = 6;
-const INT: u32 = 5;
-const STRING: u32 = 8;
+pub const FLOAT: u32 = 6;
+pub const INT: u32 = 5;
+pub const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 
 const NORMAL: i32 = 1;
@@ -124,9 +124,14 @@ pub fn of_tokenizer_json(folder: &Path, pre: &str) -> GgufBuilder {
     let kinds = pieces.iter().map(|(_, kind)| kind.to_le_bytes().to_vec());
     array(&mut file, "token_type", INT, kinds.collect());
     if sentencepiece {
-        // LLaMA 2's: minus the place among the pieces behind the special ones and the bytes.
-        let score = |id: usize| if id < 259 { 0.0 } else { 259.0 - id as f32 };
-        let scores = (0..pieces.len()).map(|id| score(id).to_le_bytes().to_vec());
+        // Minus the place among the pieces behind the special ones and the bytes; blanks alone are the last to be made.
+        let score = |(id, (text, _)): (usize, &(String, i32))| match id {
+            0..259 => 0.0,
+            _ if text.chars().all(|letter| letter == '▁') => -1e9,
+            _ => 259.0 - id as f32,
+        };
+        let scores = pieces.iter().enumerate().map(score);
+        let scores = scores.map(|score: f32| score.to_le_bytes().to_vec());
         array(&mut file, "scores", FLOAT, scores.collect());
     } else {
         let merges = model["merges"].as_array().expect("merges").iter();
@@ -155,7 +160,8 @@ pub fn of_tokenizer_json(folder: &Path, pre: &str) -> GgufBuilder {
     file
 }
 
-fn array(file: &mut GgufBuilder, name: &str, kind: u32, elements: Vec<Vec<u8>>) {
+/// Puts `tokenizer.ggml.NAME` into the file: elements of the type `kind`, each as the file has it.
+pub fn array(file: &mut GgufBuilder, name: &str, kind: u32, elements: Vec<Vec<u8>>) {
     let mut bytes = kind.to_le_bytes().to_vec();
     bytes.extend((elements.len() as u64).to_le_bytes());
     bytes.extend(elements.concat());
