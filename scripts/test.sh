@@ -38,6 +38,18 @@ if scripts/fetch-smollm2.sh; then
 else
   left_out+=("the tests on SmolLM2-135M-Instruct: it cannot be fetched")
 fi
+if scripts/fetch-gemma3.sh; then
+  step cargo test --release --workspace --features "$tested" --test burn_qlora_llama --test finetune_commands -- \
+    --ignored gemma3::
+else
+  left_out+=("the tests on Gemma 3 270M: it cannot be fetched")
+fi
+if scripts/fetch-tokenizers.sh; then
+  step cargo test --release --workspace --features "$tested" --test burn_qlora_llama --test claims -- \
+    --ignored family_tokenizers:: chat_templates_match_transformers::
+else
+  left_out+=("the tokenizers of published models: they cannot be fetched")
+fi
 step scripts/book.sh
 if [ -z "$(git status --porcelain)" ]; then
   step scripts/package-check.sh "$tested"

@@ -2,6 +2,8 @@
 
 #[path = "claims/adapters_match_peft.rs"]
 mod adapters_match_peft;
+#[path = "claims/chat_templates_match_transformers.rs"]
+mod chat_templates_match_transformers;
 #[path = "claims/checkpointing_changes_nothing.rs"]
 mod checkpointing_changes_nothing;
 #[path = "claims/curve_matches_peft.rs"]

@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 use nf4::QuantizedMatrix;
 use tokenizers::Tokenizer;
 
+#[cfg(feature = "gguf")]
+pub(crate) use self::gguf::GgufKeys;
 pub(crate) use self::safetensors::FloatType;
 pub use self::special::{SpecialToken, SpecialTokens};
 
@@ -45,7 +47,7 @@ pub struct Checkpoint {
 enum Source {
     HuggingFace(hf::HfDirectory),
     #[cfg(feature = "gguf")]
-    Gguf(Box<gguf::GgufFile>),
+    Gguf(Box<gguf::GgufModel>),
 }
 
 impl Checkpoint {
@@ -75,8 +77,8 @@ impl Checkpoint {
 
     #[cfg(feature = "gguf")]
     fn open_file(path: &Path) -> Result<(DecoderConfig, Source), DecoderError> {
-        let (config, file) = gguf::GgufFile::open(path)?;
-        Ok((config, Source::Gguf(Box::new(file))))
+        let (config, model) = gguf::GgufModel::open(path)?;
+        Ok((config, Source::Gguf(Box::new(model))))
     }
 
     #[cfg(not(feature = "gguf"))]
@@ -115,7 +117,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.tokenizer(),
             #[cfg(feature = "gguf")]
-            Source::Gguf(file) => file.tokenizer(),
+            Source::Gguf(model) => model.file.tokenizer(),
         }
     }
 
@@ -127,7 +129,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.chat_template(),
             #[cfg(feature = "gguf")]
-            Source::Gguf(file) => Ok(file.chat_template()),
+            Source::Gguf(model) => Ok(model.file.chat_template()),
         }
     }
 
@@ -139,7 +141,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.special_tokens(&self.config),
             #[cfg(feature = "gguf")]
-            Source::Gguf(file) => file.special_tokens(),
+            Source::Gguf(model) => model.file.special_tokens(),
         }
     }
 
@@ -167,7 +169,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(directory) => directory.weights().read_f32(name, shape),
             #[cfg(feature = "gguf")]
-            Source::Gguf(file) => file.read_f32(name, shape),
+            Source::Gguf(model) => model.read_f32(name, shape),
         }
     }
 

@@ -20,6 +20,8 @@ mod smollm3;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+#[cfg(feature = "gguf")]
+use crate::checkpoint::GgufKeys;
 use crate::config::{DecoderConfig, Defaults, Keys};
 use crate::error::DecoderError;
 
@@ -60,9 +62,6 @@ pub(crate) struct Names {
     pub hf_model_type: &'static str,
     /// The classes in `architectures` of config.json that stand for the model, the one that is written first.
     pub hf_architectures: &'static [&'static str],
-    /// `general.architecture` in GGUF metadata, where llama.cpp knows the family.
-    #[cfg(feature = "gguf")]
-    pub gguf_architecture: Option<&'static str>,
 }
 
 /// What the file of a family says.
@@ -74,6 +73,21 @@ pub(crate) struct Definition {
     pub read_hf: fn(&Keys) -> Result<DecoderConfig, DecoderError>,
     /// Adds what a config.json has beside the keys of all families; the rotations are in its words.
     pub write_hf: fn(&DecoderConfig, &[Value], &mut Value),
+    /// What llama.cpp's files are like, where it has a name of its own for the family.
+    #[cfg(feature = "gguf")]
+    pub gguf: Option<GgufDefinition>,
+}
+
+/// What the file of a family says of GGUF files.
+#[cfg(feature = "gguf")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GgufDefinition {
+    /// `general.architecture` in the metadata.
+    pub architecture: &'static str,
+    /// Whether the rows of q and k are stored so that neighbouring values of a head rotate together.
+    pub interleaved: bool,
+    /// Reads the metadata.
+    pub read: fn(&GgufKeys) -> Result<DecoderConfig, DecoderError>,
 }
 
 impl Family {
@@ -153,10 +167,21 @@ impl Family {
         Ok(by_type)
     }
 
-    /// Returns the family that llama.cpp calls `architecture`.
+    /// Returns what the files of the family are like that llama.cpp calls `architecture`.
+    ///
+    /// # Errors
+    /// The names that are known, in words.
     #[cfg(feature = "gguf")]
-    pub(crate) fn of_gguf(architecture: &str) -> Option<Self> {
-        let named = |family: &&Self| family.names().gguf_architecture == Some(architecture);
-        Self::ALL.iter().find(named).copied()
+    pub(crate) fn of_gguf(architecture: &str) -> Result<GgufDefinition, String> {
+        let known = || {
+            Self::ALL
+                .iter()
+                .filter_map(|family| family.definition().gguf)
+        };
+        let found = known().find(|definition| definition.architecture == architecture);
+        found.ok_or_else(|| {
+            let names: Vec<_> = known().map(|definition| definition.architecture).collect();
+            format!("known are {}", names.join(", "))
+        })
     }
 }

@@ -3,8 +3,10 @@
 //! - [`RopeConfig`]: one rotation, as data. A model can have several, one for each kind of layer.
 //! - `scaling`: [`RopeScaling`], the changes for contexts longer than those of pretraining.
 //! - `frequencies`: radians a token, from both.
+//! - `factors`: a scaling recognized in the factors it gives.
 //! - `positions`: [`Positions`], the tables of one forward pass, and [`Rope`], which makes them.
 
+mod factors;
 mod frequencies;
 mod positions;
 mod scaling;

@@ -12,14 +12,26 @@ mod config_refusals;
 mod families;
 #[path = "llama/family_configs.rs"]
 mod family_configs;
+#[cfg(feature = "gguf")]
+#[path = "llama/family_tokenizers.rs"]
+mod family_tokenizers;
 #[path = "llama/fixtures.rs"]
 mod fixtures;
+#[cfg(feature = "gguf")]
+#[path = "llama/gemma3.rs"]
+mod gemma3;
 #[cfg(feature = "gguf")]
 #[path = "llama/gguf.rs"]
 mod gguf;
 #[cfg(feature = "gguf")]
+#[path = "llama/gguf_families.rs"]
+mod gguf_families;
+#[cfg(feature = "gguf")]
 #[path = "llama/gguf_file.rs"]
 mod gguf_file;
+#[cfg(feature = "gguf")]
+#[path = "llama/gguf_vocabulary.rs"]
+mod gguf_vocabulary;
 #[path = "llama/hostile.rs"]
 mod hostile;
 #[cfg(feature = "qlora")]

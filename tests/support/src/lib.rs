@@ -6,7 +6,8 @@
 //! * [`FAMILIES`]: the recorded decoder families
 //! * [`targets`], [`token_losses`]: from labels and logits to the losses of tokens
 //! * [`bitsandbytes`]: recorded bytes as the words of a device
-//! * [`smollm2`]: the one published model that tests run on
+//! * [`smollm2`], [`gemma3`]: the published models that tests run on; [`tokenizers`], [`directory_with_tokenizer`]: published
+//!   tokenizers
 //! * [`assert_close`], [`assert_within`]: comparison, with a [`Tolerance`] and its reason
 //! * [`random`]: numbers that depend on a seed alone
 //! * [`alone`]: one test at a time
@@ -22,11 +23,11 @@ mod device;
 mod families;
 mod fixtures;
 mod losses;
+mod published;
 pub mod random;
 mod recording;
 #[cfg(feature = "cubecl")]
 mod runtime;
-mod smollm2;
 #[cfg(feature = "burn")]
 mod tensors;
 
@@ -37,9 +38,9 @@ pub use device::{Device, DeviceKind, NO_DEVICE, TestDevice};
 pub use families::FAMILIES;
 pub use fixtures::{fixture, json, read_fixture};
 pub use losses::{targets, token_losses};
+pub use published::{directory_with_tokenizer, gemma3, smollm2, tokenizers};
 pub use recording::Recording;
 #[cfg(feature = "cubecl")]
 pub use runtime::{NO_RUNTIME, runtime};
-pub use smollm2::smollm2;
 #[cfg(feature = "burn")]
 pub use tensors::{tensor, values};

@@ -7,6 +7,7 @@
 //! - [`paging`]: optimizer state that does not stay in memory.
 //! - [`refusals`]: bad input, each one line, exit code 2 and nothing half-written.
 //! - [`smollm2`]: the memory plan of a real model.
+//! - [`gemma3`]: a real Gemma evaluated, continued and trained.
 //! - [`device_memory`]: the memory plan on a device that tells what it has reserved.
 //! - [`full_disk`]: the same when the disk is full while saving.
 
@@ -15,6 +16,7 @@ mod device_memory;
 mod eval;
 mod families;
 mod full_disk;
+mod gemma3;
 mod generate;
 mod interrupt;
 mod paging;

@@ -1,35 +1,67 @@
 //! llama.cpp's GGUF files, read with candle's reader and block decoders.
 //!
 //! - `header`: checks that come before candle's reader sees the file.
-//! - `metadata`: typed access to the metadata, and the configuration.
-//! - `tensors`: names, shapes, row order and decoding.
+//! - `metadata`: typed access to the metadata.
+//! - `keys`: that of the model's architecture, and which of it was understood.
+//! - `decoder`, `rope`: what every family's metadata says in the same words.
+//! - `layout`: names, row order and offset of the stored tensors.
+//! - `tensors`: bounds and decoding.
 //! - `vocabulary`: the tokenizer's parts of the metadata.
 
+mod decoder;
 mod header;
+mod keys;
+mod layout;
 mod metadata;
+mod rope;
 mod tensors;
 mod vocabulary;
+
+pub(crate) use self::keys::GgufKeys;
 
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::Content;
 use tensor_files::InputFile;
 
+use self::layout::Layout;
 use self::metadata::Metadata;
 use crate::config::DecoderConfig;
 use crate::error::DecoderError;
+
+/// An opened GGUF file whose model is known.
+#[derive(Debug)]
+pub(crate) struct GgufModel {
+    pub(crate) file: GgufFile,
+    layout: Layout,
+}
+
+impl GgufModel {
+    pub(crate) fn open(path: &Path) -> Result<(DecoderConfig, Self), DecoderError> {
+        let file = GgufFile::open(path)?;
+        let keys = GgufKeys::of(&file)?;
+        let config = keys.read()?;
+        let layout = Layout::of(&config, keys.definition().interleaved);
+        keys.check_all_understood()?;
+        keys.check_all_tensors_used(&config, &layout)?;
+        Ok((config, Self { file, layout }))
+    }
+
+    /// Decodes the tensor that Hugging Face calls `name`, into its order of rows.
+    pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, DecoderError> {
+        self.file.read_f32(&self.layout.stored(name), shape)
+    }
+}
 
 /// An opened GGUF file.
 #[derive(Debug)]
 pub(crate) struct GgufFile {
     input: InputFile,
     content: Content,
-    /// Heads of the query and of the key projection, whose rows llama.cpp reorders.
-    heads: [usize; 2],
 }
 
 impl GgufFile {
-    pub(crate) fn open(path: &Path) -> Result<(DecoderConfig, Self), DecoderError> {
+    fn open(path: &Path) -> Result<Self, DecoderError> {
         let input = InputFile::open(path)?;
         let mut reader = input.reader();
         header::check(path, &mut reader, input.len())?;
@@ -39,15 +71,9 @@ impl GgufFile {
             let reason = reason.lines().next().unwrap_or_default();
             DecoderError::malformed(path, format!("invalid GGUF header: {reason}"))
         })?;
-        let mut file = Self {
-            input,
-            content,
-            heads: [1, 1],
-        };
+        let file = Self { input, content };
         file.check_tensors()?;
-        let config = file.read_config()?;
-        file.heads = [config.num_attention_heads, config.num_key_value_heads];
-        Ok((config, file))
+        Ok(file)
     }
 
     fn path(&self) -> &Path {

@@ -89,16 +89,23 @@ impl HfDirectory {
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer, DecoderError> {
         let path = self.path.join("tokenizer.json");
         if !path.exists() {
-            return Err(DecoderError::MissingFile {
-                path,
-                hint: "the tokenizer is read from it; save the tokenizer again with transformers' fast tokenizer",
-            });
+            let hint = if self.path.join("tokenizer.model").exists() {
+                "tokenizer.model beside it is not read; AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers writes it"
+            } else {
+                "the tokenizer is read from it; save the tokenizer again with transformers' fast tokenizer"
+            };
+            return Err(DecoderError::MissingFile { path, hint });
         }
         let text = std::fs::read(&path).map_err(DecoderError::io(&path))?;
-        Tokenizer::from_bytes(text).map_err(|error| DecoderError::Tokenizer {
-            path,
+        let refused = |error: tokenizers::Error| DecoderError::Tokenizer {
+            path: path.clone(),
             reason: error.to_string(),
-        })
+        };
+        let mut tokenizer = Tokenizer::from_bytes(text).map_err(refused)?;
+        // Whoever saved it may have cut and padded the rows of a training run of theirs.
+        tokenizer.with_truncation(None).map_err(refused)?;
+        tokenizer.with_padding(None);
+        Ok(tokenizer)
     }
 
     pub(crate) fn chat_template(&self) -> Result<Option<String>, DecoderError> {

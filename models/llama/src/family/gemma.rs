@@ -3,7 +3,11 @@
 use burn_fused::Activation;
 use serde_json::{Value, json};
 
+#[cfg(feature = "gguf")]
+use super::GgufDefinition;
 use super::{Definition, Family, Names};
+#[cfg(feature = "gguf")]
+use crate::checkpoint::GgufKeys;
 use crate::config::{Biases, DecoderConfig, Defaults, Keys};
 use crate::error::DecoderError;
 
@@ -11,8 +15,6 @@ pub(super) const DEFINITION: Definition = Definition {
     names: Names {
         hf_model_type: "gemma",
         hf_architectures: &["GemmaForCausalLM", "GemmaModel"],
-        #[cfg(feature = "gguf")]
-        gguf_architecture: None,
     },
     defaults: Defaults {
         num_key_value_heads: Some(16),
@@ -22,6 +24,12 @@ pub(super) const DEFINITION: Definition = Definition {
     },
     read_hf,
     write_hf,
+    #[cfg(feature = "gguf")]
+    gguf: Some(GgufDefinition {
+        architecture: "gemma",
+        interleaved: false,
+        read: read_gguf,
+    }),
 };
 
 /// Those that all of them have in common.
@@ -63,4 +71,25 @@ pub(super) fn read_common(keys: &Keys, family: Family) -> Result<DecoderConfig, 
 pub(super) fn write_hf(config: &DecoderConfig, _rotations: &[Value], object: &mut Value) {
     object["attention_bias"] = json!(config.biases.query_key_value);
     object["pad_token_id"] = Value::Null;
+}
+
+#[cfg(feature = "gguf")]
+fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
+    let config = read_common_gguf(keys, Family::Gemma)?;
+    let rope = keys.rope(config.head_dim)?;
+    Ok(config.with_rotations(vec![rope]))
+}
+
+/// Reads what the metadata of all Gemmas say.
+#[cfg(feature = "gguf")]
+pub(super) fn read_common_gguf(
+    keys: &GgufKeys,
+    family: Family,
+) -> Result<DecoderConfig, DecoderError> {
+    let config = keys.decoder(family)?;
+    let embedding_multiplier = (config.hidden_size as f64).sqrt();
+    Ok(config
+        .with_activation(Activation::GeluTanh)
+        .with_norm_unit_offset(true)
+        .with_embedding_multiplier(embedding_multiplier))
 }

@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
+#[cfg(feature = "gguf")]
+use super::GgufDefinition;
 use super::{Definition, Family, Names, gemma};
+#[cfg(feature = "gguf")]
+use crate::checkpoint::GgufKeys;
 use crate::config::{DecoderConfig, Defaults, Keys, NormPlacement, whole};
 use crate::error::DecoderError;
 
@@ -10,12 +14,16 @@ pub(super) const DEFINITION: Definition = Definition {
     names: Names {
         hf_model_type: "gemma2",
         hf_architectures: &["Gemma2ForCausalLM", "Gemma2Model"],
-        #[cfg(feature = "gguf")]
-        gguf_architecture: None,
     },
     defaults: DEFAULTS,
     read_hf,
     write_hf,
+    #[cfg(feature = "gguf")]
+    gguf: Some(GgufDefinition {
+        architecture: "gemma2",
+        interleaved: false,
+        read: read_gguf,
+    }),
 };
 
 /// Those of Gemma 3, too.
@@ -81,4 +89,45 @@ fn query_scalar(scale: f64) -> Value {
     } else {
         json!(scalar)
     }
+}
+
+/// Layers of the model of 27 billion parameters, whose scores are scaled otherwise.
+#[cfg(feature = "gguf")]
+const LAYERS_OF_27B: usize = 46;
+
+/// Reads what llama.cpp assumes where a file does not say: bounds of 50 and 30, and a window of 4096.
+#[cfg(feature = "gguf")]
+fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
+    let mut config = gemma::read_common_gguf(keys, Family::Gemma2)?
+        .with_norm_placement(NormPlacement::Around)
+        .with_attention_softcap(keys.number("attn_logit_softcapping")?.or(Some(50.0)))
+        .with_logits_softcap(keys.number("final_logit_softcapping")?.or(Some(30.0)));
+    let rope = keys.rope(config.head_dim)?;
+    let local = "rope.freq_base_swa";
+    if let Some(theta) = keys.number(local)?
+        && theta != rope.theta
+    {
+        let expected = format!("that of all layers, {}", rope.theta);
+        return Err(keys.invalid(local, theta, &expected));
+    }
+    let window = keys.integer("attention.sliding_window")?.unwrap_or(4096);
+    let slides = keys.sliding_layers(config.layers.len(), 2)?;
+    for (layer, slides) in config.layers.iter_mut().zip(slides) {
+        layer.window = slides.then_some(window);
+    }
+    let scale = gguf_attention_scale(&config, LAYERS_OF_27B);
+    Ok(config
+        .with_rotations(vec![rope])
+        .with_attention_scale(Some(scale)))
+}
+
+/// Returns the factor of the scores, which the metadata cannot say and llama.cpp knows by the number of layers.
+#[cfg(feature = "gguf")]
+pub(super) fn gguf_attention_scale(config: &DecoderConfig, layers_of_27b: usize) -> f64 {
+    let width = if config.layers.len() == layers_of_27b {
+        config.hidden_size / config.num_attention_heads.max(1)
+    } else {
+        config.head_dim
+    };
+    (width as f64).powf(-0.5)
 }

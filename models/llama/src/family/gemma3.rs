@@ -3,9 +3,17 @@
 
 use serde_json::{Value, json};
 
+#[cfg(feature = "gguf")]
+use super::GgufDefinition;
+#[cfg(feature = "gguf")]
+use super::gemma;
 use super::gemma2::{self, Bounds};
 use super::{Definition, Family, Names};
-use crate::config::{DecoderConfig, Defaults, FULL, Keys, QueryKeyNorm, RopeKeys, SLIDING};
+#[cfg(feature = "gguf")]
+use crate::checkpoint::GgufKeys;
+use crate::config::{
+    DecoderConfig, Defaults, FULL, Keys, NormPlacement, QueryKeyNorm, RopeKeys, SLIDING,
+};
 use crate::error::DecoderError;
 use crate::rope::RopeConfig;
 
@@ -13,8 +21,6 @@ pub(super) const DEFINITION: Definition = Definition {
     names: Names {
         hf_model_type: "gemma3_text",
         hf_architectures: &["Gemma3ForCausalLM", "Gemma3TextModel"],
-        #[cfg(feature = "gguf")]
-        gguf_architecture: None,
     },
     defaults: Defaults {
         // Published multimodal files leave out even this.
@@ -25,6 +31,12 @@ pub(super) const DEFINITION: Definition = Definition {
     },
     read_hf,
     write_hf,
+    #[cfg(feature = "gguf")]
+    gguf: Some(GgufDefinition {
+        architecture: "gemma3",
+        interleaved: false,
+        read: read_gguf,
+    }),
 };
 
 /// The number of each rotation in the configuration.
@@ -92,4 +104,31 @@ fn write_hf(config: &DecoderConfig, rotations: &[Value], object: &mut Value) {
     gemma2::write_hf(config, rotations, object);
     let local = rotations.get(LOCAL).unwrap_or(&rotations[GLOBAL]);
     object["rope_parameters"] = json!({ FULL: rotations[GLOBAL], SLIDING: local });
+}
+
+/// Layers of the model of 27 billion parameters, whose scores are scaled otherwise.
+#[cfg(feature = "gguf")]
+const LAYERS_OF_27B: usize = 62;
+
+/// Reads what llama.cpp assumes where a file does not say: every sixth layer sees all keys, the others rotate by 10000.
+#[cfg(feature = "gguf")]
+fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
+    let mut config = gemma::read_common_gguf(keys, Family::Gemma3)?
+        .with_norm_placement(NormPlacement::Around)
+        .with_query_key_norm(Some(QueryKeyNorm::Head))
+        .with_logits_softcap(keys.nonzero("final_logit_softcapping")?);
+    let mut rotations = vec![keys.rope(config.head_dim)?];
+    let local = keys.number("rope.freq_base_swa")?.unwrap_or(LOCAL_THETA);
+    let slides = keys.sliding_layers(config.layers.len(), 6)?;
+    if let Some(window) = keys.positive_integer("attention.sliding_window")? {
+        rotations.push(RopeConfig::new().with_theta(local));
+        for (layer, slides) in config.layers.iter_mut().zip(slides) {
+            layer.window = slides.then_some(window);
+            layer.rotation = Some(if slides { LOCAL } else { GLOBAL });
+        }
+    }
+    let scale = gemma2::gguf_attention_scale(&config, LAYERS_OF_27B);
+    Ok(config
+        .with_rotations(rotations)
+        .with_attention_scale(Some(scale)))
 }

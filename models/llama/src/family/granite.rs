@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
+#[cfg(feature = "gguf")]
+use super::GgufDefinition;
 use super::{Definition, Family, Names};
+#[cfg(feature = "gguf")]
+use crate::checkpoint::GgufKeys;
 use crate::config::{Biases, DecoderConfig, Defaults, Keys, reciprocal_of};
 use crate::error::DecoderError;
 
@@ -10,12 +14,16 @@ pub(super) const DEFINITION: Definition = Definition {
     names: Names {
         hf_model_type: "granite",
         hf_architectures: &["GraniteForCausalLM", "GraniteModel"],
-        #[cfg(feature = "gguf")]
-        gguf_architecture: None,
     },
     defaults: Defaults::LLAMA,
     read_hf,
     write_hf,
+    #[cfg(feature = "gguf")]
+    gguf: Some(GgufDefinition {
+        architecture: "granite",
+        interleaved: true,
+        read: read_gguf,
+    }),
 };
 
 fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {
@@ -41,4 +49,24 @@ fn write_hf(config: &DecoderConfig, _rotations: &[Value], object: &mut Value) {
     object["residual_multiplier"] = json!(config.residual_multiplier);
     object["attention_multiplier"] = json!(config.attention_scale());
     object["logits_scaling"] = json!(reciprocal_of(config.logits_scale));
+}
+
+/// Reads the multipliers, which llama.cpp calls scales; that of the logits is a divisor.
+#[cfg(feature = "gguf")]
+fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
+    let config = keys.decoder(Family::Granite)?;
+    if keys.flag("rope.scaling.finetuned")? == Some(false) {
+        let expected = "Granite's dense models rotate queries and keys";
+        return Err(keys.unsupported("rope type", "none at all", expected));
+    }
+    let rope = keys.rope(config.head_dim)?;
+    let scale = |key: &str| Ok::<_, DecoderError>(keys.nonzero(key)?.unwrap_or(1.0));
+    let divisor = keys.number("logit_scale")?;
+    let divisor = divisor.ok_or_else(|| keys.missing("logit_scale"))?;
+    Ok(config
+        .with_rotations(vec![rope])
+        .with_attention_scale(keys.nonzero("attention.scale")?)
+        .with_embedding_multiplier(scale("embedding_scale")?)
+        .with_residual_multiplier(scale("residual_scale")?)
+        .with_logits_scale(1.0 / divisor))
 }

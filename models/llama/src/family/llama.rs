@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
+#[cfg(feature = "gguf")]
+use super::GgufDefinition;
 use super::{Definition, Family, Names};
+#[cfg(feature = "gguf")]
+use crate::checkpoint::GgufKeys;
 use crate::config::{Biases, DecoderConfig, Defaults, Keys};
 use crate::error::DecoderError;
 
@@ -11,12 +15,16 @@ pub(super) const DEFINITION: Definition = Definition {
         hf_model_type: "llama",
         // The third is how the class was spelt at first, the second what `AutoModel` saves.
         hf_architectures: &["LlamaForCausalLM", "LlamaModel", "LLaMAForCausalLM"],
-        #[cfg(feature = "gguf")]
-        gguf_architecture: Some("llama"),
     },
     defaults: Defaults::LLAMA,
     read_hf,
     write_hf,
+    #[cfg(feature = "gguf")]
+    gguf: Some(GgufDefinition {
+        architecture: "llama",
+        interleaved: true,
+        read: read_gguf,
+    }),
 };
 
 fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {
@@ -31,4 +39,16 @@ fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {
 fn write_hf(config: &DecoderConfig, _rotations: &[Value], object: &mut Value) {
     object["attention_bias"] = json!(config.biases.query_key_value);
     object["mlp_bias"] = json!(config.biases.mlp);
+}
+
+/// Reads Mistral's models, too, whose window the metadata do not mention.
+#[cfg(feature = "gguf")]
+fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
+    let mut config = keys.decoder(Family::Llama)?;
+    if config.biases.query_key_value && !config.biases.output {
+        // LLaMA has all four or none.
+        config.family = Family::Qwen2;
+    }
+    let rope = keys.rope(config.head_dim)?;
+    Ok(config.with_rotations(vec![rope]))
 }

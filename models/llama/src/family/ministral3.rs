@@ -4,7 +4,11 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
+#[cfg(feature = "gguf")]
+use super::GgufDefinition;
 use super::{Definition, Family, Names, mistral};
+#[cfg(feature = "gguf")]
+use crate::checkpoint::GgufKeys;
 use crate::config::{DecoderConfig, Defaults, Keys, RopeKeys};
 use crate::error::DecoderError;
 use crate::rope::QueryScaling;
@@ -13,8 +17,6 @@ pub(super) const DEFINITION: Definition = Definition {
     names: Names {
         hf_model_type: "ministral3",
         hf_architectures: &["Ministral3ForCausalLM", "Ministral3Model"],
-        #[cfg(feature = "gguf")]
-        gguf_architecture: None,
     },
     defaults: Defaults {
         num_key_value_heads: Some(8),
@@ -25,6 +27,12 @@ pub(super) const DEFINITION: Definition = Definition {
     },
     read_hf,
     write_hf,
+    #[cfg(feature = "gguf")]
+    gguf: Some(GgufDefinition {
+        architecture: "mistral3",
+        interleaved: true,
+        read: read_gguf,
+    }),
 };
 
 /// `rope_parameters` where a file has none.
@@ -75,4 +83,17 @@ fn write_hf(config: &DecoderConfig, rotations: &[Value], object: &mut Value) {
         rope["llama_4_scaling_beta"] = json!(0.0);
     }
     object["pad_token_id"] = Value::Null;
+}
+
+#[cfg(feature = "gguf")]
+fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
+    let config = keys.decoder(Family::Ministral3)?;
+    let mut rope = keys.rope(config.head_dim)?;
+    if let Some(beta) = keys.nonzero("attention.temperature_scale")? {
+        rope.query_scaling = Some(QueryScaling {
+            beta,
+            original_max_position_embeddings: keys.original_context()? as f64,
+        });
+    }
+    Ok(config.with_rotations(vec![rope]))
 }

@@ -10,9 +10,6 @@ pub(super) const DEFINITION: Definition = Definition {
     names: Names {
         hf_model_type: "mistral",
         hf_architectures: &["MistralForCausalLM", "MistralModel"],
-        // llama.cpp calls it llama, which has no window.
-        #[cfg(feature = "gguf")]
-        gguf_architecture: None,
     },
     defaults: Defaults {
         num_key_value_heads: Some(8),
@@ -21,6 +18,9 @@ pub(super) const DEFINITION: Definition = Definition {
     },
     read_hf,
     write_hf,
+    // llama.cpp calls it llama, which has no window.
+    #[cfg(feature = "gguf")]
+    gguf: None,
 };
 
 fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {

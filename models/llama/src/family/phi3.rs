@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
+#[cfg(feature = "gguf")]
+use super::GgufDefinition;
 use super::{Definition, Family, Names, mistral};
+#[cfg(feature = "gguf")]
+use crate::checkpoint::GgufKeys;
 use crate::config::{DecoderConfig, Defaults, Keys};
 use crate::error::DecoderError;
 use crate::rope::{RopeConfig, RopeScaling};
@@ -11,8 +15,6 @@ pub(super) const DEFINITION: Definition = Definition {
     names: Names {
         hf_model_type: "phi3",
         hf_architectures: &["Phi3ForCausalLM", "Phi3Model"],
-        #[cfg(feature = "gguf")]
-        gguf_architecture: None,
     },
     defaults: Defaults {
         max_position_embeddings: 4096,
@@ -21,6 +23,12 @@ pub(super) const DEFINITION: Definition = Definition {
     },
     read_hf,
     write_hf,
+    #[cfg(feature = "gguf")]
+    gguf: Some(GgufDefinition {
+        architecture: "phi3",
+        interleaved: false,
+        read: read_gguf,
+    }),
 };
 
 const ORIGINAL_CONTEXT: &str = "original_max_position_embeddings";
@@ -73,4 +81,18 @@ fn write_hf(config: &DecoderConfig, rotations: &[Value], object: &mut Value) {
         object[ORIGINAL_CONTEXT] = original.clone();
     }
     object["pad_token_id"] = Value::Null;
+}
+
+/// Reads the window as well, which llama.cpp ignores.
+#[cfg(feature = "gguf")]
+fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
+    let mut config = keys.decoder(Family::Phi3)?;
+    let window = keys.positive_integer("attention.sliding_window")?;
+    for layer in &mut config.layers {
+        layer.window = window;
+    }
+    let rope = keys.partial_rope(config.head_dim)?;
+    Ok(config
+        .with_rotations(vec![rope])
+        .with_fused_projections(true))
 }

@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
+#[cfg(feature = "gguf")]
+use super::GgufDefinition;
 use super::{Definition, Family, Names};
+#[cfg(feature = "gguf")]
+use crate::checkpoint::GgufKeys;
 use crate::config::{Biases, DecoderConfig, Defaults, Keys};
 use crate::error::DecoderError;
 
@@ -10,12 +14,16 @@ pub(super) const DEFINITION: Definition = Definition {
     names: Names {
         hf_model_type: "qwen2",
         hf_architectures: &["Qwen2ForCausalLM", "Qwen2Model"],
-        #[cfg(feature = "gguf")]
-        gguf_architecture: None,
     },
     defaults: DEFAULTS,
     read_hf,
     write_hf,
+    #[cfg(feature = "gguf")]
+    gguf: Some(GgufDefinition {
+        architecture: "qwen2",
+        interleaved: false,
+        read: read_gguf,
+    }),
 };
 
 /// Those of Qwen 3, too.
@@ -58,4 +66,16 @@ pub(super) fn write_hf(config: &DecoderConfig, _rotations: &[Value], object: &mu
     object["sliding_window"] = json!(window);
     object["max_window_layers"] = json!(first.unwrap_or(config.layers.len()));
     object["layer_types"] = config.layer_types();
+}
+
+/// Reads metadata in which nothing says that q, k and v have biases, which they always have.
+#[cfg(feature = "gguf")]
+fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
+    let config = keys.decoder(Family::Qwen2)?;
+    let rope = keys.rope(config.head_dim)?;
+    let biases = Biases {
+        query_key_value: true,
+        ..config.biases
+    };
+    Ok(config.with_rotations(vec![rope]).with_biases(biases))
 }

@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
+#[cfg(feature = "gguf")]
+use super::GgufDefinition;
 use super::{Definition, Family, Names, qwen2};
+#[cfg(feature = "gguf")]
+use crate::checkpoint::GgufKeys;
 use crate::config::{Biases, DecoderConfig, Defaults, Keys, QueryKeyNorm};
 use crate::error::DecoderError;
 
@@ -10,8 +14,6 @@ pub(super) const DEFINITION: Definition = Definition {
     names: Names {
         hf_model_type: "qwen3",
         hf_architectures: &["Qwen3ForCausalLM", "Qwen3Model"],
-        #[cfg(feature = "gguf")]
-        gguf_architecture: None,
     },
     defaults: Defaults {
         head_dim: Some(128),
@@ -19,6 +21,12 @@ pub(super) const DEFINITION: Definition = Definition {
     },
     read_hf,
     write_hf,
+    #[cfg(feature = "gguf")]
+    gguf: Some(GgufDefinition {
+        architecture: "qwen3",
+        interleaved: false,
+        read: read_gguf,
+    }),
 };
 
 fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {
@@ -33,4 +41,13 @@ fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {
 fn write_hf(config: &DecoderConfig, rotations: &[Value], object: &mut Value) {
     qwen2::write_hf(config, rotations, object);
     object["attention_bias"] = json!(config.biases.query_key_value);
+}
+
+#[cfg(feature = "gguf")]
+fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
+    let config = keys.decoder(Family::Qwen3)?;
+    let rope = keys.rope(config.head_dim)?;
+    Ok(config
+        .with_rotations(vec![rope])
+        .with_query_key_norm(Some(QueryKeyNorm::Head)))
 }

@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
+#[cfg(feature = "gguf")]
+use super::GgufDefinition;
 use super::{Definition, Family, Names};
+#[cfg(feature = "gguf")]
+use crate::checkpoint::GgufKeys;
 use crate::config::{Biases, DecoderConfig, Defaults, Keys};
 use crate::error::DecoderError;
 
@@ -10,8 +14,6 @@ pub(super) const DEFINITION: Definition = Definition {
     names: Names {
         hf_model_type: "smollm3",
         hf_architectures: &["SmolLM3ForCausalLM", "SmolLM3Model"],
-        #[cfg(feature = "gguf")]
-        gguf_architecture: None,
     },
     defaults: Defaults {
         num_key_value_heads: Some(4),
@@ -22,6 +24,12 @@ pub(super) const DEFINITION: Definition = Definition {
     },
     read_hf,
     write_hf,
+    #[cfg(feature = "gguf")]
+    gguf: Some(GgufDefinition {
+        architecture: "smollm3",
+        interleaved: true,
+        read: read_gguf,
+    }),
 };
 
 fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {
@@ -78,4 +86,23 @@ fn write_hf(config: &DecoderConfig, _rotations: &[Value], object: &mut Value) {
     object["attention_bias"] = json!(config.biases.query_key_value);
     object["mlp_bias"] = json!(config.biases.mlp);
     object["pad_token_id"] = Value::Null;
+}
+
+/// Layers that llama.cpp does not rotate: every fourth, which the metadata cannot say.
+#[cfg(feature = "gguf")]
+const UNROTATED: usize = 4;
+
+#[cfg(feature = "gguf")]
+fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
+    let mut config = keys.decoder(Family::SmolLm3)?;
+    for layer in config
+        .layers
+        .iter_mut()
+        .skip(UNROTATED - 1)
+        .step_by(UNROTATED)
+    {
+        layer.rotation = None;
+    }
+    let rope = keys.rope(config.head_dim)?;
+    Ok(config.with_rotations(vec![rope]))
 }

@@ -1,26 +1,42 @@
 //! SentencePiece's pieces as byte-pair encoding with byte fallback, the way transformers converts them.
+//!
+//! - `merges`: the order of merging that the pieces' scores imply.
 
-use std::cmp::Reverse;
-use std::collections::HashMap;
+mod merges;
 
 use tokenizers::Tokenizer;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
-use tokenizers::decoders::sequence::Sequence;
+use tokenizers::decoders::sequence::Sequence as Decoders;
 use tokenizers::decoders::strip::Strip;
+use tokenizers::normalizers::NormalizerWrapper;
+use tokenizers::normalizers::prepend::Prepend;
 use tokenizers::normalizers::replace::Replace;
+use tokenizers::normalizers::utils::Sequence as Normalizers;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 
-use super::{Merges, Vocabulary, bpe, bpe_error};
+use super::{TokenKind, Vocabulary, bpe, bpe_error};
 
 /// SentencePiece's visible space.
 const SPACE: char = '▁';
 
+/// Where a space is put before a text.
+#[derive(Clone, Copy, PartialEq)]
+enum SpacePrefix {
+    /// Nowhere.
+    None,
+    /// Before each stretch of text between special tokens, even if it begins with a space: SentencePiece is asked for
+    /// each stretch by itself.
+    EachStretch,
+    /// Before the whole text, unless it begins with a space or a special token.
+    Text,
+}
+
 pub(super) fn build(vocabulary: &Vocabulary) -> Result<Tokenizer, String> {
     let merges = match vocabulary.listed_merges() {
         Some(merges) => merges?,
-        None => derived_merges(vocabulary)?,
+        None => merges::derived(vocabulary)?,
     };
     let unknown = vocabulary
         .unk
@@ -32,68 +48,57 @@ pub(super) fn build(vocabulary: &Vocabulary) -> Result<Tokenizer, String> {
         .byte_fallback(true)
         .build()
         .map_err(bpe_error)?;
-    let prefix = vocabulary.add_space_prefix.unwrap_or(true);
-    let scheme = if prefix {
-        PrependScheme::First
-    } else {
-        PrependScheme::Never
-    };
     let mut tokenizer = Tokenizer::new(model);
-    tokenizer.with_pre_tokenizer(Some(Metaspace::new(SPACE, scheme, false)));
+    let prefix = space_prefix(vocabulary);
+    if prefix == SpacePrefix::Text {
+        let scheme = PrependScheme::First;
+        tokenizer.with_pre_tokenizer(Some(Metaspace::new(SPACE, scheme, false)));
+    } else {
+        tokenizer
+            .with_normalizer(Some(normalizer(prefix)?))
+            .map_err(|error| error.to_string())?;
+    }
+    tokenizer.with_decoder(Some(decoder(prefix)?));
+    Ok(tokenizer)
+}
+
+/// Mistral's vocabularies with control tokens for instructions are the ones that come with a chat template which
+/// brings the spaces itself; their tokenizer.json says `prepend_scheme: first`. Before them, LLaMA 2, Mistral 7B v0.1
+/// and Phi-3 have a normalizer that prepends, as llama.cpp does with every file.
+fn space_prefix(vocabulary: &Vocabulary) -> SpacePrefix {
+    if vocabulary.add_space_prefix == Some(false) {
+        return SpacePrefix::None;
+    }
+    let mut control = vocabulary.of_kind(TokenKind::Control);
+    if control.any(|(_, text)| text == "[INST]") {
+        SpacePrefix::Text
+    } else {
+        SpacePrefix::EachStretch
+    }
+}
+
+fn normalizer(prefix: SpacePrefix) -> Result<NormalizerWrapper, String> {
+    let spaces = Replace::new(" ".to_owned(), SPACE).map_err(|error| error.to_string())?;
+    Ok(match prefix {
+        SpacePrefix::EachStretch => {
+            let prepend = Prepend::new(SPACE.to_string());
+            Normalizers::new(vec![prepend.into(), spaces.into()]).into()
+        }
+        SpacePrefix::None | SpacePrefix::Text => spaces.into(),
+    })
+}
+
+fn decoder(prefix: SpacePrefix) -> Result<Decoders, String> {
     let spaces = Replace::new(SPACE.to_string(), " ").map_err(|error| error.to_string())?;
     let mut decoders: Vec<DecoderWrapper> = vec![
         spaces.into(),
         ByteFallback::new().into(),
         Fuse::new().into(),
     ];
-    if prefix {
+    if prefix != SpacePrefix::None {
         decoders.push(Strip::new(' ', 1, 0).into());
     }
-    tokenizer.with_decoder(Some(Sequence::new(decoders)));
-    Ok(tokenizer)
-}
-
-/// Returns the merges that the scores imply: every way to make a piece of two others, best score first, then the
-/// longer left and right part (transformers' `generate_merges`).
-fn derived_merges(vocabulary: &Vocabulary) -> Result<Merges, String> {
-    if vocabulary.scores.len() != vocabulary.tokens.len() {
-        return Err(format!(
-            "`tokenizer.ggml.scores` has {} entries for {} tokens, and there are no merges",
-            vocabulary.scores.len(),
-            vocabulary.tokens.len()
-        ));
-    }
-    let ids: HashMap<&str, usize> = vocabulary
-        .tokens
-        .iter()
-        .enumerate()
-        .map(|(id, text)| (*text, id))
-        .collect();
-    let mut merges = Vec::new();
-    for (piece, score) in vocabulary.tokens.iter().zip(&vocabulary.scores) {
-        let cuts = piece.char_indices().skip(1);
-        let mut pairs: Vec<_> = cuts
-            .filter_map(|(at, _)| {
-                let (left, right) = piece.split_at(at);
-                Some((*ids.get(left)?, *ids.get(right)?, left, right))
-            })
-            .collect();
-        pairs.sort_by_key(|(left, right, _, _)| (*left, *right));
-        merges.extend(
-            pairs
-                .into_iter()
-                .map(|(_, _, left, right)| (*score, left, right)),
-        );
-    }
-    let chars = |text: &str| text.chars().count();
-    merges.sort_by(|a, b| {
-        let key = |merge: &(f32, &str, &str)| Reverse((chars(merge.1), chars(merge.2)));
-        b.0.total_cmp(&a.0).then(key(a).cmp(&key(b)))
-    });
-    Ok(merges
-        .into_iter()
-        .map(|(_, left, right)| (left.to_owned(), right.to_owned()))
-        .collect())
+    Ok(Decoders::new(decoders))
 }
 
 #[cfg(test)]
@@ -101,12 +106,16 @@ mod tests {
     use super::*;
 
     fn vocabulary() -> Vocabulary<'static> {
+        let mut kinds = vec![TokenKind::Normal; 11];
+        kinds[0] = TokenKind::Unknown;
+        kinds[1..3].fill(TokenKind::Control);
+        kinds[3..5].fill(TokenKind::Byte);
         Vocabulary {
             model: "llama",
             tokens: vec![
                 "<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", "▁", "a", "b", "▁a", "ab", "▁ab",
             ],
-            kinds: vec![2, 3, 3, 6, 6, 1, 1, 1, 1, 1, 1],
+            kinds,
             scores: vec![0., 0., 0., 0., 0., -9., -9., -9., -1., -2., -3.],
             bos: Some(1),
             eos: Some(2),
@@ -115,21 +124,54 @@ mod tests {
         }
     }
 
+    fn ids(vocabulary: &Vocabulary, text: &str) -> Vec<u32> {
+        let tokenizer = vocabulary.build().unwrap();
+        tokenizer.encode(text, true).unwrap().get_ids().to_vec()
+    }
+
     #[test]
     fn scores_order_the_merges_and_unknown_letters_fall_back_to_bytes() {
+        assert_eq!(ids(&vocabulary(), "ab"), [1, 10]);
+        assert_eq!(ids(&vocabulary(), "aé</s>"), [1, 8, 3, 4, 2]);
         let tokenizer = vocabulary().build().unwrap();
-        let ids = |text: &str| tokenizer.encode(text, true).unwrap().get_ids().to_vec();
-        assert_eq!(ids("ab"), [1, 10]);
-        assert_eq!(ids("aé</s>"), [1, 8, 3, 4, 2]);
         assert_eq!(tokenizer.decode(&[1, 8, 3, 4], true).unwrap(), "aé");
     }
 
     #[test]
-    fn missing_scores_are_an_error() {
-        let vocabulary = Vocabulary {
-            scores: vec![],
+    fn a_space_goes_before_each_stretch_of_text() {
+        assert_eq!(ids(&vocabulary(), "a</s>a"), [1, 8, 2, 8]);
+        assert_eq!(ids(&vocabulary(), " a"), [1, 5, 8]);
+        assert_eq!(ids(&vocabulary(), "</s>"), [1, 2]);
+        let without = Vocabulary {
+            add_space_prefix: Some(false),
             ..vocabulary()
         };
-        assert!(vocabulary.build().unwrap_err().contains("scores"));
+        assert_eq!(ids(&without, "a</s> a"), [1, 6, 2, 8]);
+    }
+
+    #[test]
+    fn where_the_template_brings_spaces_only_the_text_gets_one() {
+        let mut instructed = vocabulary();
+        instructed.tokens.push("[INST]");
+        instructed.kinds.push(TokenKind::Control);
+        instructed.scores.push(0.);
+        assert_eq!(ids(&instructed, "a[INST] a[INST]a"), [1, 8, 11, 8, 11, 6]);
+        assert_eq!(ids(&instructed, " a"), [1, 8]);
+    }
+
+    #[test]
+    fn what_the_user_defined_is_neither_cut_nor_joined() {
+        let mut gemma = vocabulary();
+        gemma.tokens.extend(["  ", "   "]);
+        gemma.kinds.extend([TokenKind::UserDefined; 2]);
+        gemma.scores.extend([-1000.; 2]);
+        gemma.add_space_prefix = Some(false);
+        assert_eq!(ids(&gemma, "a  a"), [1, 6, 11, 6]);
+        assert_eq!(ids(&gemma, "     b a"), [1, 12, 11, 7, 8]);
+        let tokenizer = gemma.build().unwrap();
+        assert_eq!(
+            tokenizer.decode(&[1, 12, 11, 7, 8], true).unwrap(),
+            "     b a"
+        );
     }
 }

@@ -21,6 +21,7 @@ pub struct GgufBuilder {
 const U32: u32 = 4;
 const F32: u32 = 6;
 const STRING: u32 = 8;
+const ARRAY: u32 = 9;
 
 impl GgufBuilder {
     pub fn new() -> Self {
@@ -30,6 +31,79 @@ impl GgufBuilder {
             tensor_count: None,
             offset: 0,
         }
+    }
+
+    /// The parts of a correct file of version 3, to be changed.
+    pub fn of(path: &Path) -> Self {
+        let file = std::fs::read(path).expect("the file is there");
+        let mut reader = Reader { file: &file, at: 8 };
+        let mut builder = Self::new();
+        let (tensors, entries) = (reader.u64(), reader.u64());
+        for _ in 0..entries {
+            let key = reader.string();
+            let kind = reader.u32();
+            let start = reader.at;
+            reader.skip_value(kind);
+            builder.entry(&key, kind, file[start..reader.at].to_vec());
+        }
+        let mut places = Vec::new();
+        for _ in 0..tensors {
+            let name = reader.string();
+            let dimensions = reader.u32();
+            let extents: Vec<u64> = (0..dimensions).map(|_| reader.u64()).collect();
+            let (kind, offset) = (reader.u32(), reader.u64());
+            places.push((name, extents, kind, offset as usize));
+        }
+        let data = reader.at.next_multiple_of(32);
+        let mut ends: Vec<usize> = places.iter().map(|place| data + place.3).collect();
+        ends.sort_unstable();
+        for (name, extents, kind, offset) in places {
+            let start = data + offset;
+            let next = ends.iter().find(|end| **end > start);
+            let end = next.copied().unwrap_or(file.len());
+            builder
+                .tensors
+                .push((name, extents, kind, file[start..end].to_vec()));
+        }
+        builder
+    }
+
+    /// The keys that begin with `prefix`.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        let keys = self.entries.iter().map(|(key, _, _)| key.clone());
+        keys.filter(|key| key.starts_with(prefix)).collect()
+    }
+
+    /// The names of the tensors.
+    pub fn tensor_names(&self) -> Vec<String> {
+        self.tensors.iter().map(|tensor| tensor.0.clone()).collect()
+    }
+
+    /// The extents of the tensor `name`, as the file has them.
+    pub fn extents(&self, name: &str) -> &[u64] {
+        let tensor = self.tensors.iter().find(|tensor| tensor.0 == name);
+        &tensor.expect("the tensor is there").1
+    }
+
+    /// The file without the tensor `name`.
+    pub fn without_tensor(&self, name: &str) -> Self {
+        let mut file = self.clone();
+        file.tensors.retain(|tensor| tensor.0 != name);
+        file
+    }
+
+    /// The file with the extents of the tensor `name` the other way round, and one of 1 before those of a vector.
+    pub fn turned(&self, name: &str) -> Self {
+        let mut file = self.clone();
+        for (known, extents, _, _) in &mut file.tensors {
+            if known == name {
+                match extents.as_mut_slice() {
+                    [_] => extents.insert(0, 1),
+                    extents => extents.reverse(),
+                }
+            }
+        }
+        file
     }
 
     /// The keys of a model of width 64 with one layer.
@@ -64,6 +138,14 @@ impl GgufBuilder {
 
     pub fn text(&mut self, key: &str, value: &str) {
         self.entry(key, STRING, string(value));
+    }
+
+    /// An array of truth values.
+    pub fn flags(&mut self, key: &str, values: &[bool]) {
+        let mut bytes = 7u32.to_le_bytes().to_vec();
+        bytes.extend((values.len() as u64).to_le_bytes());
+        bytes.extend(values.iter().map(|value| u8::from(*value)));
+        self.entry(key, ARRAY, bytes);
     }
 
     pub fn without(&self, key: &str) -> Self {
@@ -119,6 +201,47 @@ impl GgufBuilder {
 
     pub fn write(&self, path: &Path) {
         std::fs::write(path, self.bytes()).expect("the temporary directory takes files");
+    }
+}
+
+/// Reads a file that is correct.
+struct Reader<'a> {
+    file: &'a [u8],
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        self.at += N;
+        self.file[self.at - N..self.at].try_into().expect("N bytes")
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.bytes())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.bytes())
+    }
+
+    fn string(&mut self) -> String {
+        let length = self.u64() as usize;
+        self.at += length;
+        String::from_utf8(self.file[self.at - length..self.at].to_vec()).expect("text")
+    }
+
+    fn skip_value(&mut self, kind: u32) {
+        match kind {
+            STRING => drop(self.string()),
+            ARRAY => {
+                let (element, count) = (self.u32(), self.u64());
+                (0..count).for_each(|_| self.skip_value(element));
+            }
+            0 | 1 | 7 => self.at += 1,
+            2 | 3 => self.at += 2,
+            4..=6 => self.at += 4,
+            _ => self.at += 8,
+        }
     }
 }
 

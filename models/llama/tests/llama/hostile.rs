@@ -227,8 +227,10 @@ fn bitsandbytes_parts_that_lie_are_refused() {
 #[cfg(feature = "gguf")]
 mod gguf {
     use super::{assert_names, try_load};
+    use crate::gguf_families::FILES;
     use crate::gguf_file::{GgufBuilder, string, tiny_llama};
     use burn_qlora_llama::DecoderError;
+    use qlora_test_support::fixture;
 
     fn error(bytes: &[u8]) -> DecoderError {
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -373,8 +375,8 @@ mod gguf {
             assert_names(&error(&good.without(key).bytes()), &[key, "missing"]);
         }
         let mut other = good.clone();
-        other.text("general.architecture", "qwen2");
-        assert_names(&error(&other.bytes()), &["qwen2"]);
+        other.text("general.architecture", "gpt-oss");
+        assert_names(&error(&other.bytes()), &["gpt-oss", "known are llama"]);
         let mut other = good.clone();
         other.number("llama.expert_count", 8);
         assert_names(&error(&other.bytes()), &["experts"]);
@@ -383,7 +385,11 @@ mod gguf {
         assert_names(&error(&other.bytes()), &["rope.dimension_count"]);
         let mut other = good.clone();
         other.text("llama.rope.scaling.type", "yarn");
-        assert_names(&error(&other.bytes()), &["yarn"]);
+        assert_names(&error(&other.bytes()), &["rope.scaling.factor", "missing"]);
+        other.text("llama.rope.scaling.type", "longrope");
+        assert_names(&error(&other.bytes()), &["longrope", "rope_factors_short"]);
+        other.text("llama.rope.scaling.type", "spiral");
+        assert_names(&error(&other.bytes()), &["spiral", "yarn"]);
         let mut other = good.clone();
         other.number("llama.block_count", 5);
         assert_names(&error(&other.bytes()), &["blk.3.", "missing"]);
@@ -393,5 +399,153 @@ mod gguf {
         let mut other = good;
         other.number("llama.attention.head_count", 0);
         error(&other.bytes());
+    }
+
+    /// The recorded files of the families.
+    fn families() -> impl Iterator<Item = GgufBuilder> {
+        FILES.iter().map(|(family, file)| {
+            GgufBuilder::of(&fixture(format!("families/{family}/gguf/{file}")))
+        })
+    }
+
+    fn architecture(file: &GgufBuilder) -> String {
+        let epsilon = "attention.layer_norm_rms_epsilon";
+        let keys = file.keys("");
+        let name = keys.iter().find_map(|key| key.strip_suffix(epsilon));
+        name.expect("every family has it").into()
+    }
+
+    #[test]
+    fn a_file_put_together_again_is_the_same() {
+        for (family, file) in FILES {
+            let path = fixture(format!("families/{family}/gguf/{file}"));
+            let bytes = std::fs::read(&path).expect("reads");
+            assert!(GgufBuilder::of(&path).bytes() == bytes, "{family}");
+        }
+    }
+
+    #[test]
+    fn metadata_that_may_change_the_arithmetic_and_are_not_known_are_refused_by_key() {
+        for good in families() {
+            let prefix = architecture(&good);
+            for key in [
+                "attention.clamp_kqv",
+                "residual_shift",
+                "attention.output_scale",
+            ] {
+                let key = format!("{prefix}{key}");
+                let mut file = good.clone();
+                file.float(&key, 0.5);
+                assert_names(&error(&file.bytes()), &[&key, "0.5", "would change"]);
+                // What is turned off changes nothing.
+                file.float(&key, 0.0);
+                opens(&file);
+            }
+            let mut file = good.clone();
+            file.number(&format!("{prefix}expert_count"), 8);
+            assert_names(&error(&file.bytes()), &["experts"]);
+            file.number(&format!("{prefix}expert_count"), 0);
+            file.number(&format!("{prefix}expert_used_count"), 0);
+            file.text(
+                &format!("{prefix}tensor_data_layout"),
+                "Meta AI original pth",
+            );
+            file.number("quantize.imatrix.entries_count", 7);
+            opens(&file);
+            file.entry(&format!("{prefix}attention.causal"), 7, vec![0]);
+            assert_names(&error(&file.bytes()), &["causal"]);
+        }
+    }
+
+    #[test]
+    fn tensors_that_the_model_does_not_use_are_refused_by_name() {
+        for good in families() {
+            for name in [
+                "blk.1.attn_q.bias",
+                "blk.0.attn_sinks.weight",
+                "blk.2.ffn_gate_inp.weight",
+                "blk.0.attn_q.scale",
+                "blk.99.ffn_up.weight",
+                "output_norm.bias",
+            ] {
+                if good.tensor_names().iter().any(|known| known == name) {
+                    continue;
+                }
+                let mut file = good.clone();
+                file.floats(name, &[2], &[1.0, 1.0]);
+                assert_names(&error(&file.bytes()), &[name, "not part of the model"]);
+            }
+            let mut file = good.clone();
+            file.floats("blk.0.attn_rot_embd", &[2], &[1.0, 1.0]);
+            file.floats("a_mark", &[0], &[]);
+            opens(&file);
+        }
+    }
+
+    #[test]
+    fn tensors_that_are_missing_or_of_another_shape_are_named() {
+        for good in families() {
+            // The first layer has a tensor of each kind; what is not in a layer stands beside it.
+            let names = good.tensor_names().into_iter();
+            for name in names.filter(|name| !name.starts_with("blk.") || name.starts_with("blk.0."))
+            {
+                let missing = good.without_tensor(&name);
+                match name.as_str() {
+                    // Then the head is the embedding.
+                    "output.weight" => opens(&missing),
+                    // Where no key says how many tokens there are, its rows do.
+                    "token_embd.weight" => assert_names(&error(&missing.bytes()), &["missing"]),
+                    _ => assert_names(&error(&missing.bytes()), &[&name, "missing"]),
+                }
+                if !is_square(&good, &name) {
+                    assert_names(&error(&good.turned(&name).bytes()), &[&name, "shape"]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_of_any_size_end_in_a_model_or_an_error() {
+        for good in families() {
+            for key in good.keys(&architecture(&good)) {
+                try_file(&good.without(&key));
+                for value in [0, 1, 3, 1 << 16, i32::MAX as u32, u32::MAX] {
+                    let mut file = good.clone();
+                    file.number(&key, value);
+                    try_file(&file);
+                }
+                for value in [0.0, -1.0, 1e-30, 1e30, f32::INFINITY, f32::NAN] {
+                    let mut file = good.clone();
+                    file.float(&key, value);
+                    try_file(&file);
+                }
+                let mut file = good.clone();
+                file.text(&key, "yes");
+                try_file(&file);
+                file.flags(&key, &[true, false]);
+                try_file(&file);
+            }
+        }
+    }
+
+    fn is_square(file: &GgufBuilder, name: &str) -> bool {
+        let extents = file.extents(name);
+        extents.len() == 2 && extents[0] == extents[1]
+    }
+
+    fn opens(file: &GgufBuilder) {
+        if let Some(error) = try_file(file) {
+            panic!("{error}");
+        }
+    }
+
+    /// Opens and loads a file; an error is one line that names the file.
+    fn try_file(file: &GgufBuilder) -> Option<DecoderError> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("model.gguf");
+        file.write(&path);
+        let error = try_load(&path).err()?;
+        assert_names(&error, &["model.gguf"]);
+        Some(error)
     }
 }

@@ -1,4 +1,4 @@
-//! Typed access to GGUF metadata, and the configuration in it.
+//! Typed access to GGUF metadata.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -6,10 +6,7 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Value;
 
 use super::GgufFile;
-use crate::config::{Biases, DecoderConfig, LayerConfig, MOST_LAYERS};
 use crate::error::DecoderError;
-use crate::family::Family;
-use crate::rope::{RopeConfig, RopeScaling};
 
 /// The metadata of one file, with errors that name file and key.
 #[derive(Clone, Copy)]
@@ -53,6 +50,14 @@ impl<'a> Metadata<'a> {
         }
     }
 
+    /// Returns what is under the keys that begin with `prefix`, with their whole names.
+    pub(super) fn under(&self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        let values = self.values.iter();
+        values
+            .map(|(key, value)| (key.as_str(), value))
+            .filter(move |(key, _)| key.starts_with(prefix))
+    }
+
     pub(super) fn integer(&self, key: &str) -> Result<Option<usize>, DecoderError> {
         let Some(value) = self.values.get(key) else {
             return Ok(None);
@@ -75,11 +80,7 @@ impl<'a> Metadata<'a> {
             })
     }
 
-    fn size(&self, key: &str) -> Result<usize, DecoderError> {
-        self.integer(key)?.ok_or_else(|| self.missing(key))
-    }
-
-    fn number(&self, key: &str) -> Result<Option<f64>, DecoderError> {
+    pub(super) fn number(&self, key: &str) -> Result<Option<f64>, DecoderError> {
         match self.values.get(key) {
             None => Ok(None),
             // The shortest decimal of the f32: 1e-5 was meant, not 9.999999747378752e-6. Both
@@ -151,7 +152,7 @@ pub(super) fn as_integer(value: &Value) -> Option<usize> {
 }
 
 /// Returns a value in a few words, however long it is.
-fn kind(value: &Value) -> String {
+pub(super) fn kind(value: &Value) -> String {
     match value {
         Value::Array(values) => format!("an array of {} elements", values.len()),
         Value::String(text) => format!("the string {:.60?}", text),
@@ -160,134 +161,24 @@ fn kind(value: &Value) -> String {
 }
 
 impl GgufFile {
-    /// Reads the configuration from the `llama.*` keys and from which tensors there are.
-    pub(super) fn read_config(&self) -> Result<DecoderConfig, DecoderError> {
+    /// Returns end of text, and end of turn and of message where the file has one of its own.
+    pub(super) fn end_tokens(&self) -> Result<Vec<u32>, DecoderError> {
         let keys = self.metadata();
-        match keys.text("general.architecture")? {
-            Some(name) if Family::of_gguf(name).is_some() => {}
-            Some(other) => {
-                return Err(keys.unsupported(
-                    "architecture",
-                    other,
-                    "this crate builds the GGUF architecture `llama`",
-                ));
-            }
-            None => return Err(keys.missing("general.architecture")),
-        }
-        if keys.integer("llama.expert_count")?.unwrap_or(0) > 0 {
-            return Err(keys.unsupported(
-                "mixture of experts",
-                "llama.expert_count",
-                "dense models are built",
-            ));
-        }
-        if keys.integer("split.count")?.unwrap_or(1) > 1 {
-            return Err(keys.unsupported(
-                "split file",
-                "split.count",
-                "join the parts with llama-gguf-split --merge",
-            ));
-        }
-        let hidden_size = keys.size("llama.embedding_length")?;
-        let heads = keys.size("llama.attention.head_count")?;
-        let head_dim = match keys.integer("llama.attention.key_length")? {
-            Some(head_dim) => head_dim,
-            None if heads > 0 && hidden_size % heads == 0 => hidden_size / heads,
-            None => return Err(keys.missing("llama.attention.key_length")),
+        let turn_end = match keys.token("tokenizer.ggml.eot_token_id")? {
+            None => self.turn_end(),
+            named => named,
         };
-        for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
-            if let Some(width) = keys.integer(key)?
-                && width != head_dim
-            {
-                return Err(keys.invalid(key, width, &format!("the head width, {head_dim}")));
-            }
-        }
-        let vocab_size = match keys.integer("llama.vocab_size")? {
-            Some(size) => size,
-            None => self
-                .tensor_rows("model.embed_tokens.weight")
-                .ok_or_else(|| keys.missing("llama.vocab_size"))?,
-        };
-        let layers = keys.size("llama.block_count")?;
-        if layers > MOST_LAYERS {
-            return Err(keys.invalid("llama.block_count", layers, "at most 65536"));
-        }
-        let attention_bias = self.contains("model.layers.0.self_attn.q_proj.bias");
-        let config = DecoderConfig::new(
-            vocab_size,
-            hidden_size,
-            keys.size("llama.feed_forward_length")?,
-            heads,
-            keys.integer("llama.attention.head_count_kv")?
-                .unwrap_or(heads),
-            head_dim,
-            vec![LayerConfig::default(); layers],
-        )
-        .with_max_position_embeddings(keys.size("llama.context_length")?)
-        .with_rms_norm_eps(
-            keys.number("llama.attention.layer_norm_rms_epsilon")?
-                .ok_or_else(|| keys.missing("llama.attention.layer_norm_rms_epsilon"))?,
-        )
-        .with_rotations(vec![self.rope(head_dim)?])
-        .with_tie_word_embeddings(!self.contains("lm_head.weight"))
-        .with_biases(Biases {
-            query_key_value: attention_bias,
-            output: attention_bias,
-            mlp: self.contains("model.layers.0.mlp.gate_proj.bias"),
-        })
-        .with_bos_token_id(keys.token("tokenizer.ggml.bos_token_id")?)
-        .with_eos_token_ids(self.end_tokens()?);
-        config.validate(self.path())?;
-        Ok(config)
-    }
-
-    /// Returns end of text, and end of turn where the file has one of its own.
-    fn end_tokens(&self) -> Result<Vec<u32>, DecoderError> {
-        let keys = self.metadata();
+        let ends = [
+            keys.token("tokenizer.ggml.eos_token_id")?,
+            turn_end,
+            keys.token("tokenizer.ggml.eom_token_id")?,
+        ];
         let mut tokens: Vec<u32> = Vec::new();
-        for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
-            match keys.token(key)? {
-                Some(token) if !tokens.contains(&token) => tokens.push(token),
-                _ => {}
+        for token in ends.into_iter().flatten() {
+            if !tokens.contains(&token) {
+                tokens.push(token);
             }
         }
         Ok(tokens)
-    }
-
-    fn rope(&self, head_dim: usize) -> Result<RopeConfig, DecoderError> {
-        let keys = self.metadata();
-        let theta = keys.number("llama.rope.freq_base")?.unwrap_or(10_000.0);
-        let factor = match keys.number("llama.rope.scaling.factor")? {
-            Some(factor) => Some(factor),
-            None => keys.number("llama.rope.scale_linear")?,
-        };
-        let kind = keys.text("llama.rope.scaling.type")?;
-        let scaling = match (kind, factor) {
-            (Some("linear"), None) => return Err(keys.missing("llama.rope.scaling.factor")),
-            (None | Some("linear"), Some(factor)) => RopeScaling::Linear { factor },
-            (None | Some("none"), _) => RopeScaling::Default,
-            (Some(other), _) => {
-                return Err(keys.unsupported(
-                    "rope type",
-                    other,
-                    "known are none, linear and a tensor rope_freqs.weight",
-                ));
-            }
-        };
-        if !self.content.tensor_infos.contains_key("rope_freqs.weight") {
-            return Ok(RopeConfig::new().with_theta(theta).with_scaling(scaling));
-        }
-        if scaling != RopeScaling::Default {
-            return Err(keys.unsupported(
-                "rope type",
-                "linear with rope_freqs.weight",
-                "one of the two",
-            ));
-        }
-        // How llama.cpp stores the scaling of LLaMA 3.1 and later.
-        let factors = self.read_f32("rope_freqs.weight", &[head_dim / 2])?;
-        Ok(RopeConfig::new()
-            .with_theta(theta)
-            .with_scaling(RopeScaling::Factors(factors)))
     }
 }

@@ -104,6 +104,9 @@ impl RopeConfig {
                 "original_max_position_embeddings": whole(*original_max_position_embeddings),
             }),
             RopeScaling::Factors(_) => {
+                if let Some(named) = self.with_llama3_for_factors() {
+                    return named.to_hf(head_dim, path);
+                }
                 return Err(DecoderError::Unsupported {
                     path: path.to_path_buf(),
                     what: "rope scaling",
