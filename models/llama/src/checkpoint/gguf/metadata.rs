@@ -150,7 +150,7 @@ pub(super) fn as_integer(value: &Value) -> Option<usize> {
 }
 
 /// Returns a value in a few words, however long it is.
-fn kind(value: &Value) -> String {
+pub(super) fn kind(value: &Value) -> String {
     match value {
         Value::Array(values) => format!("an array of {} elements", values.len()),
         Value::String(text) => format!("the string {:.60?}", text),
