@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use burn::tensor::activation::{log_softmax, silu, softmax};
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use burn_fused::{
-    add_rms_norm, causal_attention, linear_cross_entropy, packed_causal_attention, rms_norm, rope,
-    swiglu,
+    AttentionConfig, RmsNormConfig, add_rms_norm, causal_attention, linear_cross_entropy,
+    packed_causal_attention, rms_norm, rope, swiglu,
 };
 use criterion::{BenchmarkId, Criterion};
 use qlora_benches::chart::{BarChart, write};
@@ -80,7 +80,7 @@ impl Inputs<'_> {
             let x = x.clone().require_grad();
             let y = match form {
                 Form::Composed => composed_norm(x, weight.clone()),
-                Form::Fused => rms_norm(x, weight.clone(), EPS),
+                Form::Fused => rms_norm(x, weight.clone(), RmsNormConfig::new(EPS)),
             };
             y.backward();
         })
@@ -99,7 +99,9 @@ impl Inputs<'_> {
                         let sum = stream + branch;
                         (sum.clone(), composed_norm(sum, weight.clone()))
                     }
-                    Form::Fused => add_rms_norm(branch, stream, weight.clone(), EPS),
+                    Form::Fused => {
+                        add_rms_norm(branch, stream, weight.clone(), RmsNormConfig::new(EPS))
+                    }
                 };
             }
             branch.backward();
@@ -144,7 +146,7 @@ impl Inputs<'_> {
             let scale = (heads[2] as f64).powf(-0.5);
             let y = match form {
                 Form::Composed => composed_attention([q, k, v], hidden.clone(), scale),
-                Form::Fused => causal_attention(q, k, v, scale),
+                Form::Fused => causal_attention(q, k, v, AttentionConfig::new(scale)),
             };
             y.backward();
         })
@@ -175,7 +177,10 @@ impl Inputs<'_> {
             let scale = (heads[2] as f64).powf(-0.5);
             let y = match form {
                 Form::Composed => composed_attention([q, k, v], hidden.clone(), scale),
-                Form::Fused => packed_causal_attention(q, k, v, starts.clone(), scale),
+                Form::Fused => {
+                    let config = AttentionConfig::new(scale);
+                    packed_causal_attention(q, k, v, starts.clone(), config)
+                }
             };
             y.backward();
         })

@@ -7,7 +7,9 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
-use burn_fused::{causal_attention, linear_cross_entropy, rms_norm, rope, swiglu};
+use burn_fused::{
+    AttentionConfig, RmsNormConfig, causal_attention, linear_cross_entropy, rms_norm, rope, swiglu,
+};
 
 const BATCH: usize = 4;
 const SEQ: usize = 256;
@@ -32,7 +34,7 @@ fn main() {
     let weight = random([HIDDEN], &device);
     let n = TOKENS * HIDDEN;
     let unit = "GB/s";
-    let times = time(x, |x| rms_norm(x, weight.clone(), 1e-5));
+    let times = time(x, |x| rms_norm(x, weight.clone(), RmsNormConfig::new(1e-5)));
     report("rms_norm", times, [bytes(2 * n), bytes(3 * n)], unit);
 
     let gate = random([BATCH, SEQ, INTERMEDIATE], &device);
@@ -58,8 +60,8 @@ fn main() {
 
     let k = random([BATCH, SEQ, KV_HEADS, HEAD_DIM], &device).require_grad();
     let v = random([BATCH, SEQ, KV_HEADS, HEAD_DIM], &device).require_grad();
-    let scale = 1.0 / (HEAD_DIM as f64).sqrt();
-    let times = time(q, |q| causal_attention(q, k.clone(), v.clone(), scale));
+    let config = AttentionConfig::new(1.0 / (HEAD_DIM as f64).sqrt());
+    let times = time(q, |q| causal_attention(q, k.clone(), v.clone(), config));
     let product = (BATCH * HEADS * SEQ * SEQ * HEAD_DIM) as f64;
     report(
         "causal_attention",

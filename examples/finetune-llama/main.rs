@@ -12,7 +12,7 @@ use anyhow::{Result, ensure};
 use burn::tensor::Device;
 use burn_finetune::{Dataset, Event, Row, RunOptions, TrainConfig, TrainerBuilder, evaluate};
 use burn_qlora::{Checkpointing, LoraConfig, QuantConfig, attach_adapters, peft};
-use burn_qlora_llama::{Checkpoint, Llama, LoadOptions};
+use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions};
 
 /// bitsandbytes' 4-bit weights, which are kept to the bit.
 const TINY_LLAMA: &str = concat!(
@@ -41,7 +41,7 @@ fn train(path: &Path, dir: &Path) -> Result<(f64, f64)> {
 
     // The weights go from the file to the device one by one; those that are not in 4 bits yet are quantized.
     let options = LoadOptions::quantized(QuantConfig::default());
-    let mut model = Llama::load(&checkpoint, &options, &Device::flex().autodiff())?;
+    let mut model = Decoder::load(&checkpoint, &options, &Device::flex().autodiff())?;
     let lora = LoraConfig::new(16, 32.0);
     attach_adapters(&mut model, &lora, 0)?;
     let before = evaluate(&model, &data, ROWS_AT_ONCE)?.nll;

@@ -3,7 +3,7 @@
 //!
 //! - [`quantize`], [`dequantize`]: to the 4-bit format and back
 //! - [`matmul`], [`matmul_vec`], [`low_rank`]: products with a 4-bit matrix; [`dense`]: with a dense one
-//! - [`rms_norm`], [`swiglu`], [`rope`], [`attention`], [`cross_entropy`]: the operations between the products
+//! - [`rms_norm`], [`glu`], [`rope`], [`attention`], [`cross_entropy`]: the operations between the products
 //! - [`adamw`]: the optimizer's update
 //! - [`convert`]: from one [`Element`] type to another
 //!
@@ -40,13 +40,13 @@ pub mod cross_entropy;
 mod dequantize;
 mod double_quant;
 mod element;
+pub mod glu;
 mod matmul;
 mod pieces;
 mod quantize;
 pub mod rms_norm;
 pub mod rope;
 mod simd;
-pub mod swiglu;
 
 pub use convert::convert;
 pub use cpu::{Cpu, Threads};

@@ -4,7 +4,7 @@
 //! residual, forward reads that too and rewrites `x`, backward reads the sum's gradient too. A
 //! row fits the first-level cache, so its second pass costs no traffic.
 
-use std::mem::MaybeUninit;
+use std::{borrow::Cow, mem::MaybeUninit};
 
 use rayon::prelude::*;
 
@@ -23,6 +23,26 @@ fn rows_at_a_time(n: usize) -> usize {
     (PIECE / n.max(1)).max(1)
 }
 
+/// How rows are normalized.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Config {
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Whether the factor is `1 + weight` and not `weight`.
+    pub unit_offset: bool,
+}
+
+impl Config {
+    /// Returns the factors of a row, `[n]`.
+    fn factors<'a>(&self, weight: &'a [f32]) -> Cow<'a, [f32]> {
+        if self.unit_offset {
+            weight.iter().map(|weight| 1.0 + weight).collect()
+        } else {
+            Cow::Borrowed(weight)
+        }
+    }
+}
+
 /// A thread's memory for half-precision operands in f32.
 type Scratch = [Vec<f32>; 2];
 
@@ -32,15 +52,21 @@ pub fn saved_bytes(rows: usize, n: usize, element_bytes: usize) -> u128 {
     rows as u128 * (n as u128 * element_bytes as u128 + size_of::<f32>() as u128)
 }
 
-/// Returns `x / rms · weight` for every row, and `1 / rms` with `rms = sqrt(mean(x²) + eps)`.
+/// Returns `x / rms · weight` for every row, and `1 / rms` with `rms = sqrt(mean(x²) + eps)`; the weight is what
+/// `config` makes of it.
 ///
 /// `x: [rows, n]`, `weight: [n]`; returns `([rows, n], [rows])`.
 ///
 /// # Panics
 /// If `x` is not made of whole rows.
-pub fn forward<E: Element>(isa: Isa, x: &[E], weight: &[f32], eps: f32) -> (Vec<E>, Vec<f32>) {
+pub fn forward<E: Element>(
+    isa: Isa,
+    x: &[E],
+    weight: &[f32],
+    config: Config,
+) -> (Vec<E>, Vec<f32>) {
     let size = rows_at_a_time(weight.len()) * weight.len().max(1);
-    normalized(isa, x.len(), x.chunks(size), |_, x, _| x, weight, eps)
+    normalized(isa, x.len(), x.chunks(size), |_, x, _| x, weight, config)
 }
 
 /// Returns the sum of `x` and `residual`, which takes the place of `x`, and [`forward`] of it.
@@ -54,7 +80,7 @@ pub fn add_forward<E: Element>(
     x: &mut [E],
     residual: &[E],
     weight: &[f32],
-    eps: f32,
+    config: Config,
 ) -> (Vec<E>, Vec<f32>) {
     assert_eq!(x.len(), residual.len(), "rms_norm: x and residual differ");
     let size = rows_at_a_time(weight.len()) * weight.len().max(1);
@@ -70,7 +96,7 @@ pub fn add_forward<E: Element>(
             &*x
         },
         weight,
-        eps,
+        config,
     )
 }
 
@@ -81,9 +107,10 @@ fn normalized<'a, E: Element, P: Send + 'a>(
     pieces: impl Iterator<Item = P>,
     load: impl Fn(usize, P, &mut Scratch) -> &'a [E] + Sync,
     weight: &[f32],
-    eps: f32,
+    config: Config,
 ) -> (Vec<E>, Vec<f32>) {
     let n = weight.len();
+    let (weight, eps) = (&*config.factors(weight), config.eps);
     let step = rows_at_a_time(n);
     let count = count(len, n);
     let mut inv_rms = vec![0f32; count];
@@ -121,7 +148,15 @@ fn count(len: usize, n: usize) -> usize {
 ///
 /// # Panics
 /// If the lengths do not fit each other.
-pub fn backward<E: Element>(isa: Isa, x: &[E], weight: &[f32], inv_rms: &[f32], grad: &mut [E]) {
+pub fn backward<E: Element>(
+    isa: Isa,
+    x: &[E],
+    weight: &[f32],
+    inv_rms: &[f32],
+    grad: &mut [E],
+    config: Config,
+) {
+    let weight = &*config.factors(weight);
     by_rows(x, weight, inv_rms, grad, |[a, b], _, x, inv_rms, grad| {
         let x = E::read(isa, x, a);
         E::modify(isa, grad, b, |grad| {
@@ -144,7 +179,9 @@ pub fn add_backward<E: Element>(
     inv_rms: &[f32],
     grad_sum: &[E],
     grad: &mut [E],
+    config: Config,
 ) {
+    let weight = &*config.factors(weight);
     assert_eq!(
         sum.len(),
         grad_sum.len(),
@@ -284,16 +321,21 @@ mod tests {
     /// Rows of 64 elements and of a width that no vector divides, more than one piece and more than one thread's.
     #[test]
     fn every_instruction_set_is_near_the_formula() {
-        for (rows, n) in [(3, 64), (700, 77)] {
+        for (rows, n, unit_offset) in [(3, 64, false), (700, 77, false), (700, 77, true)] {
+            let eps = 1e-5;
+            let config = Config { eps, unit_offset };
             let (x, residual) = (wave(rows * n, 0.3), wave(rows * n, 0.7));
             let (weight, grad) = (wave(n, 0.9), wave(rows * n, 1.1));
             for isa in Isa::available() {
                 let mut sum = x.clone();
-                let (y, inv) = add_forward(*isa, &mut sum, &residual, &weight, 1e-5);
-                assert_eq!((y.clone(), inv.clone()), forward(*isa, &sum, &weight, 1e-5));
+                let (y, inv) = add_forward(*isa, &mut sum, &residual, &weight, config);
+                assert_eq!(
+                    (y.clone(), inv.clone()),
+                    forward(*isa, &sum, &weight, config)
+                );
                 let (mut dx, mut dsum) = (grad.clone(), grad.clone());
-                backward(*isa, &sum, &weight, &inv, &mut dx);
-                add_backward(*isa, &sum, &weight, &inv, &residual, &mut dsum);
+                backward(*isa, &sum, &weight, &inv, &mut dx, config);
+                add_backward(*isa, &sum, &weight, &inv, &residual, &mut dsum, config);
                 let dweight = backward_weight(*isa, &sum, &inv, &grad, n);
                 let mut expected_dweight = vec![0f64; n];
                 for row in 0..rows {
@@ -305,7 +347,8 @@ mod tests {
                     let square = sum.iter().map(|x| x * x).sum::<f64>() / n as f64;
                     let r = 1.0 / (square + 1e-5).sqrt();
                     let g: Vec<f64> = range.clone().map(|i| f64::from(grad[i])).collect();
-                    let w: Vec<f64> = weight.iter().map(|w| f64::from(*w)).collect();
+                    let one = f64::from(unit_offset as u8);
+                    let w: Vec<f64> = weight.iter().map(|w| f64::from(*w) + one).collect();
                     let dot: f64 = (0..n).map(|i| g[i] * w[i] * sum[i]).sum::<f64>() / n as f64;
                     for (i, at) in range.enumerate() {
                         let near =

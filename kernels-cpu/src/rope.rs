@@ -10,37 +10,55 @@ use crate::pieces::PARALLEL;
 use crate::simd::math::mul_add;
 use crate::simd::{Isa, kernel};
 
-/// Rotates the pairs `(x[i], x[i + d/2])` of every head by the position's angles, backwards if `inverse`.
+/// The cosines and sines of the positions' angles.
 ///
-/// `x: [positions, heads, d]`, `cos` and `sin`: `[rows, d/2]`, of which position `i` takes row `i % rows`.
+/// They may carry a factor: `cos² + sin²` need not be 1.
+#[derive(Clone, Copy, Debug)]
+pub struct Angles<'a> {
+    /// `[rows, pairs]`; position `i` takes row `i % rows`.
+    pub cos: &'a [f32],
+    /// Like `cos`.
+    pub sin: &'a [f32],
+    /// Pairs of every head that turn, half the width that does.
+    pub pairs: usize,
+}
+
+/// Rotates the pairs `(x[i], x[i + pairs])` of every head by the position's angles, backwards if `inverse`; from
+/// `2 · pairs` on, heads stay as they are.
+///
+/// `x: [positions, heads, d]`.
 ///
 /// # Panics
-/// If `x` is not made of whole positions, or `cos` and `sin` do not have one shape.
+/// If `x` is not made of whole positions, heads have fewer pairs than turn, or `cos` and `sin` do not have one shape.
 pub fn rotate<E: Element>(
     isa: Isa,
     x: &mut [E],
     [heads, d]: [usize; 2],
-    cos: &[f32],
-    sin: &[f32],
+    angles: Angles<'_>,
     inverse: bool,
 ) {
-    if x.is_empty() || d < 2 {
+    let Angles { cos, sin, pairs } = angles;
+    if x.is_empty() || pairs == 0 {
         return;
     }
-    let (width, half) = (heads * d, d / 2);
+    assert!(
+        2 * pairs <= d,
+        "rope: heads of {d} do not have {pairs} pairs"
+    );
+    let width = heads * d;
     assert!(
         x.len().is_multiple_of(width),
         "rope: {} elements are not positions of {heads} heads of {d}",
         x.len()
     );
     assert_eq!(cos.len(), sin.len(), "rope: cos and sin differ");
-    let rows = cos.len() / half.max(1);
+    let rows = cos.len() / pairs;
     let sign = if inverse { -1.0 } else { 1.0 };
     let position = |scratch: &mut Vec<f32>, (i, heads): (usize, &mut [E])| {
-        let angles = i % rows * half..(i % rows + 1) * half;
+        let angles = i % rows * pairs..(i % rows + 1) * pairs;
         let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
         E::modify(isa, heads, scratch, |heads| {
-            turn(isa, heads, cos, sin, sign)
+            turn(isa, heads, d, cos, sin, sign)
         });
     };
     if x.len() < PARALLEL {
@@ -56,11 +74,11 @@ pub fn rotate<E: Element>(
 }
 
 kernel! {
-    /// Turns every head of a position: `(a, b)` becomes `(a·cos − b·sin, b·cos + a·sin)`.
-    fn turn<S: Simd>(heads: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
-        let half = cos.len();
-        for head in heads.chunks_exact_mut(2 * half) {
-            let (low, high) = head.split_at_mut(half);
+    /// Turns every head of a position, `d` wide: `(a, b)` becomes `(a·cos − b·sin, b·cos + a·sin)`.
+    fn turn<S: Simd>(heads: &mut [f32], d: usize, cos: &[f32], sin: &[f32], sign: f32) {
+        let pairs = cos.len();
+        for head in heads.chunks_exact_mut(d) {
+            let (low, high) = head[..2 * pairs].split_at_mut(pairs);
             for (((a, b), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
                 let sin = sin * sign;
                 let (x, y) = (*a, *b);
@@ -75,7 +93,7 @@ kernel! {
 mod tests {
     use super::*;
 
-    /// Rows of angles are taken again and again, and the rotation backwards undoes it.
+    /// Rows of angles are taken again and again, and the rotation backwards undoes it; what does not turn stays.
     #[test]
     fn every_instruction_set_turns_by_the_angles() {
         let (positions, rows, heads, d) = (600, 300, 3, 20);
@@ -83,30 +101,30 @@ mod tests {
             .map(|i| (i as f32 * 0.3).sin())
             .collect();
         let angle = |i: usize| i as f32 * 0.01;
-        let cos: Vec<f32> = (0..rows * d / 2).map(|i| angle(i).cos()).collect();
-        let sin: Vec<f32> = (0..rows * d / 2).map(|i| angle(i).sin()).collect();
-        for isa in Isa::available() {
-            let mut y = x.clone();
-            rotate(*isa, &mut y, [heads, d], &cos, &sin, false);
-            for (i, (y, x)) in y.chunks(d).zip(x.chunks(d)).enumerate() {
-                let row = i / heads % rows;
-                for j in 0..d / 2 {
-                    let (c, s) = (cos[row * d / 2 + j], sin[row * d / 2 + j]);
-                    assert!(
-                        (y[j] - (x[j] * c - x[j + d / 2] * s)).abs() < 1e-6,
-                        "{isa:?}"
-                    );
-                    assert!(
-                        (y[j + d / 2] - (x[j + d / 2] * c + x[j] * s)).abs() < 1e-6,
-                        "{isa:?}"
-                    );
+        for pairs in [d / 2, 3] {
+            let cos: Vec<f32> = (0..rows * pairs).map(|i| angle(i).cos()).collect();
+            let sin: Vec<f32> = (0..rows * pairs).map(|i| angle(i).sin()).collect();
+            let (cos, sin) = (&*cos, &*sin);
+            let angles = Angles { cos, sin, pairs };
+            for isa in Isa::available() {
+                let mut y = x.clone();
+                rotate(*isa, &mut y, [heads, d], angles, false);
+                for (i, (y, x)) in y.chunks(d).zip(x.chunks(d)).enumerate() {
+                    let row = i / heads % rows;
+                    for j in 0..pairs {
+                        let (c, s) = (cos[row * pairs + j], sin[row * pairs + j]);
+                        let (a, b) = (x[j], x[j + pairs]);
+                        assert!((y[j] - (a * c - b * s)).abs() < 1e-6, "{isa:?}");
+                        assert!((y[j + pairs] - (b * c + a * s)).abs() < 1e-6, "{isa:?}");
+                    }
+                    assert_eq!(y[2 * pairs..], x[2 * pairs..], "{isa:?}");
                 }
+                rotate(*isa, &mut y, [heads, d], angles, true);
+                assert!(
+                    y.iter().zip(&x).all(|(y, x)| (y - x).abs() < 1e-5),
+                    "{isa:?}"
+                );
             }
-            rotate(*isa, &mut y, [heads, d], &cos, &sin, true);
-            assert!(
-                y.iter().zip(&x).all(|(y, x)| (y - x).abs() < 1e-5),
-                "{isa:?}"
-            );
         }
     }
 }

@@ -3,26 +3,26 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_finetune::{Batch, TrainConfig, Trainer, TrainerBuilder};
 use burn_qlora::{LoraModel, TokenBatch, peft};
-use burn_qlora_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions};
+use burn_qlora_llama::{Checkpoint, ComputeDtype, Decoder, LoadOptions};
 use qlora_test_support::{Recording, fixture, json, values};
 
 /// The recorded model `name`, its weights as they are stored, in f32.
-pub fn model(name: &str, device: &Device) -> Llama {
+pub fn model(name: &str, device: &Device) -> Decoder {
     model_in(ComputeDtype::F32, name, device)
 }
 
-fn model_in(dtype: ComputeDtype, name: &str, device: &Device) -> Llama {
+fn model_in(dtype: ComputeDtype, name: &str, device: &Device) -> Decoder {
     let checkpoint = Checkpoint::open(fixture(name)).unwrap();
     let options = LoadOptions::default().with_compute_dtype(dtype);
-    Llama::load(&checkpoint, &options, device).unwrap()
+    Decoder::load(&checkpoint, &options, device).unwrap()
 }
 
 /// [`model`] with the recorded adapter in folder `adapter`.
-pub fn adapted(name: &str, adapter: &str, device: &Device) -> Llama {
+pub fn adapted(name: &str, adapter: &str, device: &Device) -> Decoder {
     adapted_in(ComputeDtype::F32, name, adapter, device)
 }
 
-fn adapted_in(dtype: ComputeDtype, name: &str, adapter: &str, device: &Device) -> Llama {
+fn adapted_in(dtype: ComputeDtype, name: &str, adapter: &str, device: &Device) -> Decoder {
     let mut model = model_in(dtype, name, device);
     peft::load(&mut model, fixture(adapter)).unwrap();
     model
@@ -46,12 +46,12 @@ pub fn curve_config(curve: &serde_json::Value) -> TrainConfig {
 }
 
 /// A trainer at the start of the recorded curve, in f32.
-pub fn curve_trainer(device: &Device) -> Trainer<Llama> {
+pub fn curve_trainer(device: &Device) -> Trainer<Decoder> {
     curve_builder(ComputeDtype::F32, device).build().unwrap()
 }
 
 /// The parts of a trainer at the start of the recorded curve.
-pub fn curve_builder(dtype: ComputeDtype, device: &Device) -> TrainerBuilder<Llama> {
+pub fn curve_builder(dtype: ComputeDtype, device: &Device) -> TrainerBuilder<Decoder> {
     let model = adapted_in(
         dtype,
         "tiny_llama_nf4",

@@ -8,7 +8,7 @@ use burn_cubecl::CubeDevice;
 use burn_finetune::{Batch, OptimizerKind, TrainConfig, TrainerBuilder};
 use burn_paged::{Budget, PAGE_BYTES};
 use burn_qlora::{LoraConfig, TokenBatch, attach_adapters};
-use burn_qlora_llama::{Checkpoint, Llama, LoadOptions};
+use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions};
 use cubecl::MemoryScope;
 use qlora_test_support::{TestDevice, fixture, runtime};
 use qlora_tests::devices;
@@ -31,7 +31,7 @@ fn state_and_peak(test: &TestDevice, budget: Budget) -> (u64, u64) {
     let before = reserved(report);
     let autodiff = device.clone().autodiff();
     let checkpoint = Checkpoint::open(fixture("tiny_llama_nf4")).unwrap();
-    let mut model = Llama::load(&checkpoint, &LoadOptions::default(), &autodiff).unwrap();
+    let mut model = Decoder::load(&checkpoint, &LoadOptions::default(), &autodiff).unwrap();
     attach_adapters(&mut model, &LoraConfig::new(RANK, 1.0), 1).unwrap();
     let config = TrainConfig {
         optimizer: OptimizerKind::Adamw,

@@ -1,4 +1,4 @@
-//! Fused training operations for Burn: what lies between the linear layers of a LLaMA, in one pass
+//! Fused training operations for Burn: what lies between the linear layers of a decoder, in one pass
 //! over memory each and with no more kept for the backward pass than it needs.
 //!
 //! A model calls the functions at the root, on any backend, with or without autodiff; no backend is enabled but Flex
@@ -8,12 +8,13 @@
 //! | --- | --- |
 //! | [`rms_norm`] | `x`, one number a row |
 //! | [`add_rms_norm`], [`residual_rms_norm`] | the sum, one number a row |
-//! | [`swiglu`] | `gate`, `up` |
+//! | [`glu`], [`swiglu`], [`geglu`] | `gate`, `up` |
 //! | [`rope`] | nothing but the tables of angles |
 //! | [`causal_attention`], [`packed_causal_attention`] | `q`, `k`, `v`, the output, one number a row; never the scores |
 //! | [`linear_cross_entropy`] | the gradients it computes in the forward pass; never the logits |
 //!
 //! - `functions`: the functions that a model calls
+//! - `config`: what families of decoders set, [`AttentionConfig`] and [`RmsNormConfig`]
 //! - `ops`: [`FusedOps`], the backend extension behind them
 //! - `backends`: an implementation for each backend, and the gradients
 //! - `reference`: default bodies, for backends and dtypes without a kernel
@@ -21,15 +22,17 @@
 //! - `element`: the dtypes that the CPU's kernels serve
 
 mod backends;
+mod config;
 mod element;
 mod functions;
 mod memory;
 mod ops;
 mod reference;
 
+pub use config::{AttentionConfig, RmsNormConfig};
 pub use functions::{
-    IGNORED, add_rms_norm, causal_attention, linear_cross_entropy, packed_causal_attention,
-    residual_rms_norm, rms_norm, rope, swiglu,
+    Activation, IGNORED, add_rms_norm, causal_attention, geglu, glu, linear_cross_entropy,
+    packed_causal_attention, residual_rms_norm, rms_norm, rope, swiglu,
 };
 pub use memory::{Implementation, OpMemory};
 pub use ops::{AttentionMask, FusedOps};

@@ -1,7 +1,8 @@
 use burn_core::tensor::DType;
-use qlora_cpu::{attention, cross_entropy, rms_norm, swiglu};
+use qlora_cpu::{attention, cross_entropy, glu, rms_norm};
 
 use crate::AttentionShape;
+use crate::config::AttentionConfig;
 use crate::element::with_element;
 use crate::reference;
 
@@ -61,23 +62,31 @@ impl Implementation {
         }
     }
 
-    /// [`swiglu`](crate::swiglu) of `len` elements.
-    pub fn swiglu(self, len: usize, dtype: DType) -> OpMemory {
+    /// [`glu`](crate::glu) of `len` elements.
+    pub fn glu(self, len: usize, dtype: DType) -> OpMemory {
         OpMemory {
-            saved: swiglu::saved_bytes(len, dtype.size()),
+            saved: glu::saved_bytes(len, dtype.size()),
             ..OpMemory::default()
         }
     }
 
     /// [`causal_attention`](crate::causal_attention), packed or not.
-    pub fn attention(self, shape: &AttentionShape, dtype: DType) -> OpMemory {
+    pub fn attention(
+        self,
+        shape: &AttentionShape,
+        config: AttentionConfig,
+        dtype: DType,
+    ) -> OpMemory {
         let saved = attention::saved_bytes(shape, dtype.size());
         let reference = OpMemory {
             saved,
             forward: reference::attention::forward_workspace_bytes(shape),
-            backward: reference::attention::backward_workspace_bytes(shape),
+            backward: reference::attention::backward_workspace_bytes(shape, config),
             largest: reference::attention::slab_bytes(shape),
         };
+        if config.window.is_some() || config.softcap.is_some() {
+            return reference;
+        }
         match self {
             Self::Cpu { threads } => with_element!(dtype, E => OpMemory {
                 saved,

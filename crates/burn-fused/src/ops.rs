@@ -3,7 +3,9 @@ use burn_core::backend::{
     Backend, ExtensionType, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
+use qlora_cpu::glu::Activation;
 
+use crate::config::{AttentionConfig, RmsNormConfig};
 use crate::reference;
 
 /// The mask of causal attention: the keys, up to its own position, that a query sees.
@@ -52,12 +54,17 @@ impl<B: Backend> AttentionMask<B> {
     Autodiff: cfg(feature = "autodiff"),
 )]
 pub trait FusedOps: Backend {
-    /// Returns `x / rms(x) * weight` over the last dimension, `rms(x) = sqrt(mean(x²) + eps)`.
+    /// Returns `x / rms(x) * weight` over the last dimension, `rms(x) = sqrt(mean(x²) + eps)`; the factor is `1 + weight`
+    /// where `config` says so, here and in all that follow from it.
     ///
     /// `x: [.., n]`, `weight: [n]`.
     #[fusion(default)]
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
-        Self::rms_norm_forward(x, weight, eps).0
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        config: RmsNormConfig,
+    ) -> FloatTensor<Self> {
+        Self::rms_norm_forward(x, weight, config).0
     }
 
     /// Returns [`Self::rms_norm`] and `1 / rms(x)`, f32 `[.., 1]`.
@@ -65,9 +72,9 @@ pub trait FusedOps: Backend {
     fn rms_norm_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        eps: f64,
+        config: RmsNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        reference::rms_norm::forward::<Self>(x, weight, eps)
+        reference::rms_norm::forward::<Self>(x, weight, config)
     }
 
     /// Returns the gradient of `x` from the operands and results of [`Self::rms_norm_forward`].
@@ -77,8 +84,9 @@ pub trait FusedOps: Backend {
         weight: FloatTensor<Self>,
         inv_rms: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        config: RmsNormConfig,
     ) -> FloatTensor<Self> {
-        reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad)
+        reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad, config)
     }
 
     /// Returns the gradient of `weight`, `[n]`, in x's dtype.
@@ -100,9 +108,9 @@ pub trait FusedOps: Backend {
         x: FloatTensor<Self>,
         residual: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        eps: f64,
+        config: RmsNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (sum, y, _) = Self::add_rms_norm_forward(x, residual, weight, eps);
+        let (sum, y, _) = Self::add_rms_norm_forward(x, residual, weight, config);
         (sum, y)
     }
 
@@ -112,9 +120,9 @@ pub trait FusedOps: Backend {
         x: FloatTensor<Self>,
         residual: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        eps: f64,
+        config: RmsNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        reference::rms_norm::add_forward::<Self>(x, residual, weight, eps)
+        reference::rms_norm::add_forward::<Self>(x, residual, weight, config)
     }
 
     /// Returns `x` itself and [`Self::rms_norm`] of it: [`Self::add_rms_norm`] where nothing is to be added.
@@ -122,9 +130,9 @@ pub trait FusedOps: Backend {
     fn residual_rms_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        eps: f64,
+        config: RmsNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        (x.clone(), Self::rms_norm(x, weight, eps))
+        (x.clone(), Self::rms_norm(x, weight, config))
     }
 
     /// Returns the gradient of both `x` and `residual` of [`Self::add_rms_norm`] from those of `sum` and of the
@@ -136,31 +144,37 @@ pub trait FusedOps: Backend {
         inv_rms: FloatTensor<Self>,
         grad_sum: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        config: RmsNormConfig,
     ) -> FloatTensor<Self> {
-        reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad)
+        reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad, config)
     }
 
-    /// Returns `silu(gate) * up`, all of one shape.
+    /// Returns `activation(gate) * up`, all of one shape.
     #[fusion(default)]
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        reference::swiglu::forward::<Self>(gate, up)
+    fn glu(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        reference::glu::forward::<Self>(gate, up, activation)
     }
 
     /// Returns the gradients of `gate` and `up`, in one pass over memory.
     #[fusion(default)]
-    fn swiglu_backward(
+    fn glu_backward(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        reference::swiglu::backward::<Self>(gate, up, grad)
+        reference::glu::backward::<Self>(gate, up, grad, activation)
     }
 
-    /// Rotates the pairs `(x[i], x[i + d/2])` of every head by the position's angles, backwards if
-    /// `inverse`.
+    /// Rotates the pairs `(x[i], x[i + n/2])` of every head by the position's angles, backwards if
+    /// `inverse`; from `n` on, heads stay as they are.
     ///
-    /// `x: [batch, seq, heads, d]`, `cos` and `sin`: `[seq, d/2]`, or `[batch · seq, d/2]` where rows
-    /// have positions of their own; constants.
+    /// `x: [batch, seq, heads, d]`, `cos` and `sin`: `[seq, n/2]`, or `[batch · seq, n/2]` where rows
+    /// have positions of their own, `n ≤ d`; constants, of which `cos² + sin²` need not be 1.
     #[fusion(default)]
     fn rope(
         x: FloatTensor<Self>,
@@ -174,16 +188,17 @@ pub trait FusedOps: Backend {
     /// Computes causal grouped-query attention.
     ///
     /// `q: [batch, q_len, heads, d]`, `k` and `v`: `[batch, kv_len, kv_heads, d]`; query `i` sees
-    /// the keys `0..=kv_len - q_len + i` that `mask` does not hide.
+    /// the keys `0..=kv_len - q_len + i` that neither `mask` nor the window of `config` hides. A softcap bounds the scores
+    /// before that.
     #[fusion(default)]
     fn causal_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         #[extension_type] mask: AttentionMask<Self>,
-        scale: f64,
+        config: AttentionConfig,
     ) -> FloatTensor<Self> {
-        Self::causal_attention_forward(q, k, v, mask, scale).0
+        Self::causal_attention_forward(q, k, v, mask, config).0
     }
 
     /// Returns [`Self::causal_attention`] and the log-sum-exp of each row of scores, f32
@@ -194,9 +209,9 @@ pub trait FusedOps: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         #[extension_type] mask: AttentionMask<Self>,
-        scale: f64,
+        config: AttentionConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        reference::attention::forward::<Self>(q, k, v, mask, scale)
+        reference::attention::forward::<Self>(q, k, v, mask, config)
     }
 
     /// Returns the gradients of `q`, `k` and `v`; probabilities are computed again from `lse`.
@@ -210,9 +225,9 @@ pub trait FusedOps: Backend {
         out: FloatTensor<Self>,
         lse: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        scale: f64,
+        config: AttentionConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        reference::attention::backward::<Self>([q, k, v, out, lse, grad], mask, scale)
+        reference::attention::backward::<Self>([q, k, v, out, lse, grad], mask, config)
     }
 
     /// Returns the loss of every row of logits, `[tokens, 1]`: `weight · (log Σ exp(logits) − logit of the class)`.

@@ -4,7 +4,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;
+pub(crate) mod glu;
 pub(crate) mod precision;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
-pub(crate) mod swiglu;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use burn_finetune::{Dataset, Row};
-use burn_qlora_llama::{Llama, SamplingConfig};
+use burn_qlora_llama::{Decoder, SamplingConfig};
 use serde::Serialize;
 use tokenizers::Tokenizer;
 
@@ -77,7 +77,7 @@ fn question(opened: &OpenedModel, row: &Row) -> Result<Question> {
 ///
 /// # Errors
 /// A device that fails.
-pub fn ask(opened: &OpenedModel, llama: &Llama, questions: &[Question]) -> Result<ExactMatch> {
+pub fn ask(opened: &OpenedModel, llama: &Decoder, questions: &[Question]) -> Result<ExactMatch> {
     let bar = progress::counter("answers");
     bar.set_length(questions.len() as u64);
     let mut matched = 0;
@@ -93,7 +93,7 @@ pub fn ask(opened: &OpenedModel, llama: &Llama, questions: &[Question]) -> Resul
     })
 }
 
-fn is_right(tokenizer: &Tokenizer, llama: &Llama, question: &Question) -> Result<bool> {
+fn is_right(tokenizer: &Tokenizer, llama: &Decoder, question: &Question) -> Result<bool> {
     // Two tokens more than expected: one to see that it ends, one for a text split otherwise.
     let sampling = SamplingConfig::new().with_max_tokens(question.tokens + 2);
     let mut written = Vec::new();

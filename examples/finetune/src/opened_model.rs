@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use burn::tensor::Device;
 use burn_finetune::{ChatTemplate, Dataset, RowEncoder};
 use burn_qlora::{QuantConfig, peft};
-use burn_qlora_llama::{Checkpoint, Llama, LoadOptions, SpecialTokens, Weights};
+use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
 
 use crate::run::{Model, RowLimits};
@@ -109,9 +109,9 @@ impl OpenedModel {
     ///
     /// # Errors
     /// Weights that are missing, damaged or cannot be had in the wanted format or dtype.
-    pub fn load(&self, device: &Device) -> Result<Llama> {
+    pub fn load(&self, device: &Device) -> Result<Decoder> {
         let spinner = progress::spinner(format!("load {}", self.checkpoint.path().display()));
-        let llama = Llama::load(&self.checkpoint, &self.options, device)?;
+        let llama = Decoder::load(&self.checkpoint, &self.options, device)?;
         spinner.finish_and_clear();
         Ok(llama)
     }
@@ -120,7 +120,7 @@ impl OpenedModel {
     ///
     /// # Errors
     /// As [`load`](Self::load), and an adapter that is damaged or for another model.
-    pub fn load_with_adapter(&self, adapter: Option<&Path>, device: &Device) -> Result<Llama> {
+    pub fn load_with_adapter(&self, adapter: Option<&Path>, device: &Device) -> Result<Decoder> {
         let mut model = self.load(device)?;
         if let Some(adapter) = adapter {
             peft::load(&mut model, adapter)?;

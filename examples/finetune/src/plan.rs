@@ -4,8 +4,8 @@
 use anyhow::Result;
 use burn_paged::{PAGE_BYTES, PagedAdamWConfig};
 use burn_qlora::LoraConfig;
-use burn_qlora_llama::LlamaConfig;
 use burn_qlora_llama::memory::{Implementation, ModelMemory, Tensors, Workload};
+use burn_qlora_llama::{DecoderConfig, LayerConfig};
 
 use crate::allocator;
 use crate::opened_model::OpenedModel;
@@ -65,7 +65,7 @@ impl Plan {
     /// # Errors
     /// Targets that the model does not have.
     pub fn of(
-        config: &LlamaConfig,
+        config: &DecoderConfig,
         training: &Training,
         workload: Workload,
         program: u64,
@@ -167,9 +167,10 @@ fn of_the_process(workload: &Workload) -> bool {
 }
 
 /// The models of the QLoRA paper: LLaMA of 7, 13, 33 and 65 billion parameters (arXiv 2302.13971, table 2).
-pub fn paper_models() -> [(&'static str, LlamaConfig); 4] {
+pub fn paper_models() -> [(&'static str, DecoderConfig); 4] {
     let llama = |hidden: usize, inner, layers, heads| {
-        LlamaConfig::new(32_000, hidden, inner, layers, heads, heads, hidden / heads)
+        let layers = vec![LayerConfig::default(); layers];
+        DecoderConfig::new(32_000, hidden, inner, heads, heads, hidden / heads, layers)
     };
     [
         ("7B", llama(4096, 11_008, 32, 32)),

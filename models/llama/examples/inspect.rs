@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn_qlora_llama::{Checkpoint, Llama, LoadOptions, SamplingConfig, write_bitsandbytes};
+use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SamplingConfig, write_bitsandbytes};
 use nf4::QuantConfig;
 use tensor_files::{AtomicFile, Dtype, TensorWriter};
 
@@ -50,7 +50,7 @@ fn main() -> Fallible<()> {
         memory("VmRSS:")
     );
     let start = Instant::now();
-    let model = Llama::load(
+    let model = Decoder::load(
         &checkpoint,
         &LoadOptions::quantized(QuantConfig::default()),
         &device(),
@@ -88,7 +88,7 @@ fn main() -> Fallible<()> {
         })?;
         println!("wrote {output} in {:.2} s", start.elapsed().as_secs_f64());
         let written = Checkpoint::open(&output)?;
-        let model = Llama::load(&written, &LoadOptions::default(), &device())?;
+        let model = Decoder::load(&written, &LoadOptions::default(), &device())?;
         let row: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
         let input =
             Tensor::<2, Int>::from_data(TensorData::new(row.clone(), [1, row.len()]), &device());

@@ -2,24 +2,26 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use burn_fused::AttentionConfig;
 
 use crate::cache::LayerCache;
-use crate::config::LlamaConfig;
-use crate::projection::Projection;
+use crate::config::{DecoderConfig, LayerConfig};
+use crate::norm::RmsNorm;
+use crate::projection::{Projection, Projections};
 use crate::rope::Positions;
 
-/// Causal self-attention with rotary positions; several query heads share a key and value head.
+/// Causal self-attention; several query heads share a key and value head.
 ///
 /// Rows padded on the right need no mask: a token sees only what stands before it, so padding never
 /// reaches a real token, and what comes out at padding positions is ignored by the loss.
 #[derive(Module, Debug)]
 pub struct Attention {
-    /// `[hidden]` to `[heads · head_dim]`.
-    pub q_proj: Projection,
-    /// `[hidden]` to `[kv_heads · head_dim]`.
-    pub k_proj: Projection,
-    /// `[hidden]` to `[kv_heads · head_dim]`.
-    pub v_proj: Projection,
+    /// `[hidden]` to q, `[heads · head_dim]`, and k and v, `[kv_heads · head_dim]`.
+    pub query_key_value: Projections,
+    /// Norm of the queries before they rotate: of each head, or of all at once, by its width.
+    pub q_norm: Option<RmsNorm>,
+    /// Norm of the keys, like that of the queries.
+    pub k_norm: Option<RmsNorm>,
     /// `[heads · head_dim]` to `[hidden]`.
     pub o_proj: Projection,
     /// Query heads.
@@ -28,41 +30,66 @@ pub struct Attention {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// How scores are made and which keys are seen.
+    #[module(skip)]
+    pub scores: AttentionConfig,
+    /// The rotation, by its number in the model's [`Positions`]; `None` where queries and keys do not rotate.
+    #[module(skip)]
+    pub rotation: Option<usize>,
+}
+
+/// The layers of an [`Attention`] that have parameters.
+pub(crate) struct AttentionLayers {
+    pub query_key_value: Vec<Projection>,
+    pub query_key_norms: Option<[RmsNorm; 2]>,
+    pub o_proj: Projection,
 }
 
 impl Attention {
-    pub(crate) fn init(config: &LlamaConfig, device: &Device) -> Self {
-        let (hidden, bias) = (config.hidden_size, config.attention_bias);
-        let (wide, narrow) = (config.query_width(), config.key_value_width());
-        Self::new(
-            config,
-            Projection::init(hidden, wide, bias, device),
-            Projection::init(hidden, narrow, bias, device),
-            Projection::init(hidden, narrow, bias, device),
-            Projection::init(wide, hidden, bias, device),
-        )
+    pub(crate) fn init(config: &DecoderConfig, layer: &LayerConfig, device: &Device) -> Self {
+        let specs = config.projections();
+        let init = |spec| Projection::init_spec(spec, device);
+        let norm = |width| RmsNorm::init(width, config.norm(), device);
+        let layers = AttentionLayers {
+            query_key_value: specs.query_key_value.iter().map(init).collect(),
+            query_key_norms: config
+                .query_key_norm_widths()
+                .map(|widths| widths.map(norm)),
+            o_proj: init(&specs.output),
+        };
+        Self::new(config, layer, layers)
     }
 
     pub(crate) fn new(
-        config: &LlamaConfig,
-        q_proj: Projection,
-        k_proj: Projection,
-        v_proj: Projection,
-        o_proj: Projection,
+        config: &DecoderConfig,
+        layer: &LayerConfig,
+        layers: AttentionLayers,
     ) -> Self {
+        let (wide, narrow) = (config.query_width(), config.key_value_width());
+        let [q_norm, k_norm] = match layers.query_key_norms {
+            Some(norms) => norms.map(Some),
+            None => [None, None],
+        };
         Self {
-            q_proj,
-            k_proj,
-            v_proj,
-            o_proj,
+            query_key_value: Projections {
+                matrices: layers.query_key_value,
+                widths: vec![wide, narrow, narrow],
+            },
+            q_norm,
+            k_norm,
+            o_proj: layers.o_proj,
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
+            scores: AttentionConfig::new(config.attention_scale())
+                .with_window(layer.window)
+                .with_softcap(config.attention_softcap),
+            rotation: layer.rotation,
         }
     }
 
     /// Maps `x: [batch, seq, hidden]` to the same shape. With a cache, keys and values are appended to it
-    /// and the queries see everything in it.
+    /// and the queries see what is in it.
     pub fn forward(
         &self,
         x: Tensor<3>,
@@ -70,22 +97,39 @@ impl Attention {
         cache: Option<&mut LayerCache>,
     ) -> Tensor<3> {
         let [batch, seq, _] = x.dims();
-        let split = |x: Tensor<3>, heads| x.reshape([batch, seq, heads, self.head_dim]);
-        let rotate = |x| burn_fused::rope(x, positions.cos.clone(), positions.sin.clone());
-
-        let q = rotate(split(self.q_proj.forward(x.clone()), self.heads));
-        let k = rotate(split(self.k_proj.forward(x.clone()), self.kv_heads));
-        let v = split(self.v_proj.forward(x), self.kv_heads);
+        let [q, k, v] = self.query_key_value.forward(x);
+        let mut q = self.split(normalized(&self.q_norm, q), self.heads);
+        let mut k = self.split(normalized(&self.k_norm, k), self.kv_heads);
+        if let Some(rotation) = self.rotation {
+            let rotation = &positions.rotations[rotation];
+            q = rotation.query.rotate(q);
+            k = rotation.key.rotate(k);
+        }
+        let v = self.split(v, self.kv_heads);
         let (k, v) = match cache {
             Some(cache) => cache.append(k, v),
             None => (k, v),
         };
-        let scale = (self.head_dim as f64).powf(-0.5);
         let out = match positions.starts.clone() {
-            Some(starts) => burn_fused::packed_causal_attention(q, k, v, starts, scale),
-            None => burn_fused::causal_attention(q, k, v, scale),
+            Some(starts) => burn_fused::packed_causal_attention(q, k, v, starts, self.scores),
+            None => burn_fused::causal_attention(q, k, v, self.scores),
         };
         self.o_proj
             .forward(out.reshape([batch, seq, self.heads * self.head_dim]))
     }
+
+    /// Returns `x: [batch, seq, heads · head_dim]` as `[batch, seq, heads, head_dim]`.
+    fn split(&self, x: Tensor<3>, heads: usize) -> Tensor<4> {
+        let [batch, seq, _] = x.dims();
+        x.reshape([batch, seq, heads, self.head_dim])
+    }
+}
+
+/// Normalizes `x: [batch, seq, width]` in pieces of the norm's width.
+fn normalized(norm: &Option<RmsNorm>, x: Tensor<3>) -> Tensor<3> {
+    let Some(norm) = norm else { return x };
+    let [batch, seq, width] = x.dims();
+    let [piece] = norm.weight.dims();
+    let pieces = x.reshape([batch, seq, width / piece, piece]);
+    norm.forward(pieces).reshape([batch, seq, width])
 }

@@ -8,11 +8,11 @@ use burn_qlora::{
 };
 
 use crate::block::Block;
-use crate::model::Llama;
+use crate::model::Decoder;
 use crate::residual::Residual;
 use crate::rope::Positions;
 
-impl CausalLm for Llama {
+impl CausalLm for Decoder {
     const LAYER_CHECKPOINTING: bool = true;
     const PACKING: bool = true;
 
@@ -28,7 +28,7 @@ impl CausalLm for Llama {
     /// Dropout draws are seeded block by block, so they do not depend on what is kept. On Flex neither
     /// do the bits of the results.
     fn loss_and_gradients(&self, batch: &TokenBatch, pass: &BackwardPass) -> LossAndGradients {
-        let x = self.embed_tokens.forward(batch.input_ids.clone());
+        let x = self.embed(batch.input_ids.clone());
         let chain = Chain {
             model: self,
             positions: self.positions(&batch.input_ids, batch.starts.clone()),
@@ -42,7 +42,7 @@ impl CausalLm for Llama {
     }
 
     fn device(&self) -> Device {
-        Llama::device(self)
+        Decoder::device(self)
     }
 
     fn context_len(&self) -> usize {
@@ -52,7 +52,7 @@ impl CausalLm for Llama {
 
 /// The blocks in a row with the loss at their end.
 struct Chain<'a> {
-    model: &'a Llama,
+    model: &'a Decoder,
     positions: Positions,
     targets: &'a Tensor<2, Int>,
     pass: &'a BackwardPass,
@@ -80,7 +80,7 @@ impl Chain<'_> {
             .fold(x.into(), |x, (index, block)| {
                 // Without trainable parameters there is no graph; dropout stays on.
                 let block = block.clone().no_grad();
-                let (x, normalized) = block.input_layernorm.forward_residual(x);
+                let (x, normalized) = block.attention_input(x);
                 if index >= first {
                     inputs.push(x.clone());
                 }
@@ -122,7 +122,7 @@ impl Chain<'_> {
 
     fn seed(&self, index: usize, block: &Block) {
         if block.has_dropout() {
-            let device = self.positions.cos.device();
+            let device = self.model.device();
             device.seed(derive_seed(self.pass.seed, index as u64));
         }
     }

@@ -5,34 +5,66 @@ use burn::tensor::{Device, Tensor};
 
 use crate::attention::Attention;
 use crate::cache::LayerCache;
-use crate::config::LlamaConfig;
+use crate::config::{DecoderConfig, LayerConfig};
 use crate::mlp::Mlp;
 use crate::norm::RmsNorm;
+#[cfg(feature = "qlora")]
+use crate::projection::Projection;
 use crate::residual::Residual;
 use crate::rope::Positions;
 
-/// Attention and MLP, each behind its norm and added to the residual stream.
+/// Attention and MLP, each added to the residual stream, with norms before, after or around them.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// Norm before the attention.
-    pub input_layernorm: RmsNorm,
+    /// Norm of what goes into the attention.
+    pub attention_norm: Option<RmsNorm>,
     /// The attention.
     pub self_attn: Attention,
-    /// Norm before the MLP.
-    pub post_attention_layernorm: RmsNorm,
+    /// Norm of what comes out of the attention.
+    pub attention_output_norm: Option<RmsNorm>,
+    /// Norm of what goes into the MLP.
+    pub mlp_norm: Option<RmsNorm>,
     /// The MLP.
     pub mlp: Mlp,
+    /// Norm of what comes out of the MLP.
+    pub mlp_output_norm: Option<RmsNorm>,
+    /// Factor of what attention and MLP add to the residual stream.
+    pub residual_multiplier: f64,
 }
 
 impl Block {
-    pub(crate) fn init(config: &LlamaConfig, device: &Device) -> Self {
-        let norm = || RmsNorm::init(config.hidden_size, config.rms_norm_eps, device);
+    pub(crate) fn init(config: &DecoderConfig, layer: &LayerConfig, device: &Device) -> Self {
+        let norms = config.norms();
+        let norm = |path: Option<&str>| {
+            path.map(|_| RmsNorm::init(config.hidden_size, config.norm(), device))
+        };
         Self {
-            input_layernorm: norm(),
-            self_attn: Attention::init(config, device),
-            post_attention_layernorm: norm(),
+            attention_norm: norm(norms.attention),
+            self_attn: Attention::init(config, layer, device),
+            attention_output_norm: norm(norms.attention_output),
+            mlp_norm: norm(norms.mlp),
             mlp: Mlp::init(config, device),
+            mlp_output_norm: norm(norms.mlp_output),
+            residual_multiplier: config.residual_multiplier,
         }
+    }
+
+    /// Returns the projections in the order of the forward pass.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn projections(&self) -> impl Iterator<Item = &Projection> {
+        let attention = self.self_attn.query_key_value.matrices.iter();
+        let attention = attention.chain([&self.self_attn.o_proj]);
+        let mlp = self.mlp.gate_up.matrices.iter();
+        attention.chain(mlp).chain([&self.mlp.down_proj])
+    }
+
+    /// Returns the projections in the order of the forward pass.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
+        let attention = self.self_attn.query_key_value.matrices.iter_mut();
+        let attention = attention.chain([&mut self.self_attn.o_proj]);
+        let mlp = self.mlp.gate_up.matrices.iter_mut();
+        attention.chain(mlp).chain([&mut self.mlp.down_proj])
     }
 
     /// Maps the residual stream before the block to that after it.
@@ -42,12 +74,16 @@ impl Block {
         positions: &Positions,
         cache: Option<&mut LayerCache>,
     ) -> Residual {
-        let (x, normalized) = self.input_layernorm.forward_residual(x);
+        let (x, normalized) = self.attention_input(x);
         self.forward_normalized(x, normalized, positions, cache)
     }
 
-    /// Runs [`forward`](Self::forward) from after the first norm, which gave `x` and `normalized`, both
-    /// `[batch, seq, hidden]`.
+    /// Returns the residual stream before the block, and what goes into its attention, both `[batch, seq, hidden]`.
+    pub(crate) fn attention_input(&self, x: Residual) -> (Tensor<3>, Tensor<3>) {
+        input(&self.attention_norm, x)
+    }
+
+    /// Runs [`forward`](Self::forward) from what [`attention_input`](Self::attention_input) gave.
     pub(crate) fn forward_normalized(
         &self,
         x: Tensor<3>,
@@ -56,9 +92,32 @@ impl Block {
         cache: Option<&mut LayerCache>,
     ) -> Residual {
         let attended = self.self_attn.forward(normalized, positions, cache);
-        let (x, normalized) = self
-            .post_attention_layernorm
-            .forward_residual(Residual::new(x, attended));
-        Residual::new(x, self.mlp.forward(normalized))
+        let attended = self.update(&self.attention_output_norm, attended);
+        let (x, normalized) = input(&self.mlp_norm, Residual::new(x, attended));
+        let update = self.update(&self.mlp_output_norm, self.mlp.forward(normalized));
+        Residual::new(x, update)
+    }
+
+    /// Returns what is added to the residual stream, given what attention or MLP put out.
+    fn update(&self, norm: &Option<RmsNorm>, output: Tensor<3>) -> Tensor<3> {
+        let output = match norm {
+            Some(norm) => norm.forward(output),
+            None => output,
+        };
+        if self.residual_multiplier == 1.0 {
+            return output;
+        }
+        output * self.residual_multiplier
+    }
+}
+
+/// Returns the residual stream as it is now, and what goes into the next layer.
+fn input(norm: &Option<RmsNorm>, x: Residual) -> (Tensor<3>, Tensor<3>) {
+    match norm {
+        Some(norm) => norm.forward_residual(x),
+        None => {
+            let x = x.sum();
+            (x.clone(), x)
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor};
 
-use crate::error::LlamaError;
+use crate::error::DecoderError;
 
 /// The keys and values of every layer for one batch of rows that grow together.
 ///
@@ -53,10 +53,10 @@ impl KvCache {
         self.capacity
     }
 
-    pub(crate) fn reserve(&mut self, tokens: usize) -> Result<(), LlamaError> {
+    pub(crate) fn reserve(&mut self, tokens: usize) -> Result<(), DecoderError> {
         let found = self.len + tokens;
         if found > self.capacity {
-            return Err(LlamaError::ContextLength {
+            return Err(DecoderError::ContextLength {
                 found,
                 limit: self.capacity,
             });

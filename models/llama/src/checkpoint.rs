@@ -21,8 +21,9 @@ use tokenizers::Tokenizer;
 pub(crate) use self::safetensors::FloatType;
 pub use self::special::{SpecialToken, SpecialTokens};
 
-use crate::config::LlamaConfig;
-use crate::error::LlamaError;
+use crate::config::DecoderConfig;
+use crate::error::DecoderError;
+use crate::tensors::block_path;
 
 /// An opened checkpoint: its configuration is read and its tensor table validated, its weights are still
 /// on disk.
@@ -33,7 +34,7 @@ use crate::error::LlamaError;
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    config: LlamaConfig,
+    config: DecoderConfig,
     source: Source,
 }
 
@@ -49,10 +50,10 @@ impl Checkpoint {
     ///
     /// # Errors
     /// A file that is missing, damaged, of another architecture or in a quantization that is not read; see
-    /// [`LlamaError`].
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, LlamaError> {
+    /// [`DecoderError`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, DecoderError> {
         let path = path.as_ref();
-        let metadata = std::fs::metadata(path).map_err(LlamaError::io(path))?;
+        let metadata = std::fs::metadata(path).map_err(DecoderError::io(path))?;
         let (config, source) = if metadata.is_dir() {
             let (config, directory) = hf::HfDirectory::open(path)?;
             (config, Source::HuggingFace(directory))
@@ -67,14 +68,14 @@ impl Checkpoint {
     }
 
     #[cfg(feature = "gguf")]
-    fn open_file(path: &Path) -> Result<(LlamaConfig, Source), LlamaError> {
+    fn open_file(path: &Path) -> Result<(DecoderConfig, Source), DecoderError> {
         let (config, file) = gguf::GgufFile::open(path)?;
         Ok((config, Source::Gguf(Box::new(file))))
     }
 
     #[cfg(not(feature = "gguf"))]
-    fn open_file(path: &Path) -> Result<(LlamaConfig, Source), LlamaError> {
-        Err(LlamaError::Unsupported {
+    fn open_file(path: &Path) -> Result<(DecoderConfig, Source), DecoderError> {
+        Err(DecoderError::Unsupported {
             path: path.to_path_buf(),
             what: "file",
             found: path.display().to_string(),
@@ -90,15 +91,15 @@ impl Checkpoint {
     }
 
     /// Returns the model's configuration.
-    pub fn config(&self) -> &LlamaConfig {
+    pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
     /// Reads the tokenizer from `tokenizer.json`, or builds it from the GGUF metadata.
     ///
     /// # Errors
-    /// [`LlamaError::MissingFile`] or [`LlamaError::Tokenizer`].
-    pub fn tokenizer(&self) -> Result<Tokenizer, LlamaError> {
+    /// [`DecoderError::MissingFile`] or [`DecoderError::Tokenizer`].
+    pub fn tokenizer(&self) -> Result<Tokenizer, DecoderError> {
         match &self.source {
             Source::HuggingFace(directory) => directory.tokenizer(),
             #[cfg(feature = "gguf")]
@@ -110,7 +111,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// A tokenizer configuration that cannot be read.
-    pub fn chat_template(&self) -> Result<Option<String>, LlamaError> {
+    pub fn chat_template(&self) -> Result<Option<String>, DecoderError> {
         match &self.source {
             Source::HuggingFace(directory) => directory.chat_template(),
             #[cfg(feature = "gguf")]
@@ -122,7 +123,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// A tokenizer or its configuration that cannot be read.
-    pub fn special_tokens(&self) -> Result<SpecialTokens, LlamaError> {
+    pub fn special_tokens(&self) -> Result<SpecialTokens, DecoderError> {
         match &self.source {
             Source::HuggingFace(directory) => directory.special_tokens(&self.config),
             #[cfg(feature = "gguf")]
@@ -143,7 +144,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// A tensor that is missing, of another shape than `shape`, of a type that is not read, or damaged.
-    pub fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LlamaError> {
+    pub fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, DecoderError> {
         if let [rows, columns] = *shape
             && let Some(matrix) = self.read_quantized(name, [rows, columns])?
         {
@@ -158,13 +159,13 @@ impl Checkpoint {
         }
     }
 
-    /// Reads the 4-bit format of the first projection, which is that of all; `None` when it is stored otherwise.
+    /// Reads the 4-bit format of the first block's projection `o`, which is that of all; `None` when it is stored otherwise.
     ///
     /// # Errors
     /// The errors of [`read_quantized`](Self::read_quantized).
-    pub fn stored_quantization(&self) -> Result<Option<nf4::QuantConfig>, LlamaError> {
-        let [first, ..] = self.config.projections();
-        let name = format!("model.layers.0.{}.weight", first.path);
+    pub fn stored_quantization(&self) -> Result<Option<nf4::QuantConfig>, DecoderError> {
+        let first = self.config.projections().output;
+        let name = format!("{}.{}.weight", block_path(0), first.path);
         let matrix = self.read_quantized(&name, first.shape)?;
         Ok(matrix.map(|matrix| matrix.layout().config()))
     }
@@ -177,7 +178,7 @@ impl Checkpoint {
         &self,
         name: &str,
         shape: [usize; 2],
-    ) -> Result<Option<QuantizedMatrix>, LlamaError> {
+    ) -> Result<Option<QuantizedMatrix>, DecoderError> {
         match &self.source {
             Source::HuggingFace(directory) => directory.read_quantized(name, shape),
             #[cfg(feature = "gguf")]
@@ -186,7 +187,7 @@ impl Checkpoint {
     }
 
     /// Returns the type to store an unquantized tensor in without loss.
-    pub(crate) fn float_type(&self, name: &str) -> Result<FloatType, LlamaError> {
+    pub(crate) fn float_type(&self, name: &str) -> Result<FloatType, DecoderError> {
         match &self.source {
             Source::HuggingFace(directory) => directory.weights().float_type(name),
             // llama.cpp's blocks decode to values that only f32 holds exactly.

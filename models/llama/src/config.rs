@@ -1,54 +1,95 @@
-//! The shape of a LLaMA model, as its files describe it.
+//! A decoder as data: everything in which the families of this crate differ, and nothing of where it was read.
+//!
+//! - [`DecoderConfig`]: the dimensions, and what holds for all layers.
+//! - `block`: [`LayerConfig`], [`NormPlacement`], [`QueryKeyNorm`] and [`Biases`], what a block is made of.
+//! - `hf`: the same from and to Hugging Face's config.json.
 
+mod block;
 mod hf;
 
-pub(crate) use hf::generation_eos;
+pub use block::{Biases, LayerConfig, NormPlacement, QueryKeyNorm};
+pub(crate) use hf::{Keys, generation_eos};
 
 use std::path::Path;
 
 use burn::config::Config;
+use burn_fused::Activation;
 
-use crate::error::LlamaError;
+use crate::error::DecoderError;
+use crate::family::Family;
 use crate::rope::RopeConfig;
 
-/// The dimensions and switches of a LLaMA model.
+/// More layers than any model has: lists of layers are made before any file has shown that it holds that many.
+pub(crate) const MOST_LAYERS: usize = 1 << 16;
+
+/// The dimensions and switches of a decoder.
 ///
-/// Read from a Hugging Face `config.json` with [`LlamaConfig::from_hf_json`], or from GGUF metadata by
-/// [`Checkpoint::open`](crate::Checkpoint::open). [`init`](LlamaConfig::init) gives a model with random weights.
+/// Read from a Hugging Face `config.json` with [`DecoderConfig::from_hf_json`], or from GGUF metadata by
+/// [`Checkpoint::open`](crate::Checkpoint::open). [`init`](DecoderConfig::init) gives a model with random weights. The
+/// defaults are those of LLaMA.
 #[derive(Config, Debug, PartialEq)]
-pub struct LlamaConfig {
+pub struct DecoderConfig {
+    /// The family by whose names the model's files go. The arithmetic does not ask for it.
+    #[config(default = "Family::Llama")]
+    pub family: Family,
     /// Rows of the embedding and of the head.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Width inside the MLP.
     pub intermediate_size: usize,
-    /// Decoder blocks.
-    pub num_hidden_layers: usize,
     /// Query heads.
     pub num_attention_heads: usize,
     /// Key and value heads; each serves `num_attention_heads / num_key_value_heads` query heads.
     pub num_key_value_heads: usize,
     /// Width of one head; need not be `hidden_size / num_attention_heads`.
     pub head_dim: usize,
+    /// The decoder blocks, each with what it has of its own.
+    pub layers: Vec<LayerConfig>,
     /// The longest row the model was made for, in tokens.
     #[config(default = 2048)]
     pub max_position_embeddings: usize,
     /// Added to the mean square in every RMS norm.
     #[config(default = 1e-5)]
     pub rms_norm_eps: f64,
-    /// Rotary position embedding.
-    #[config(default = "RopeConfig::new()")]
-    pub rope: RopeConfig,
+    /// Whether norms multiply by `1 + weight`, as Gemma's do, instead of by `weight`.
+    #[config(default = false)]
+    pub norm_unit_offset: bool,
+    /// Where a block normalizes: what goes into attention and MLP, what comes out of them, or both.
+    #[config(default = "NormPlacement::Before")]
+    pub norm_placement: NormPlacement,
+    /// The norm of queries and keys before they rotate.
+    pub query_key_norm: Option<QueryKeyNorm>,
+    /// The projections that have biases.
+    #[config(default = "Biases::default()")]
+    pub biases: Biases,
+    /// Whether q, k and v are one matrix, and gate and up another.
+    #[config(default = false)]
+    pub fused_projections: bool,
+    /// What the gate of the MLP goes through.
+    #[config(default = "Activation::Silu")]
+    pub activation: Activation,
+    /// Factor of the attention scores; `None` for `1 / sqrt(head_dim)`.
+    pub attention_scale: Option<f64>,
+    /// The bound `c` of attention scores `c · tanh(score / c)`.
+    pub attention_softcap: Option<f64>,
+    /// Factor of the embeddings where they enter the residual stream.
+    #[config(default = 1.0)]
+    pub embedding_multiplier: f64,
+    /// Factor of what attention and MLP add to the residual stream.
+    #[config(default = 1.0)]
+    pub residual_multiplier: f64,
+    /// Factor of the logits, before their bound.
+    #[config(default = 1.0)]
+    pub logits_scale: f64,
+    /// The bound `c` of logits `c · tanh(logit / c)`.
+    pub logits_softcap: Option<f64>,
+    /// The rotary position embeddings that layers choose from.
+    #[config(default = "vec![RopeConfig::new()]")]
+    pub rotations: Vec<RopeConfig>,
     /// Whether the head is the embedding matrix.
     #[config(default = false)]
     pub tie_word_embeddings: bool,
-    /// Whether q, k, v and o have biases.
-    #[config(default = false)]
-    pub attention_bias: bool,
-    /// Whether gate, up and down have biases.
-    #[config(default = false)]
-    pub mlp_bias: bool,
     /// Token that begins a text.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text or a turn.
@@ -56,24 +97,23 @@ pub struct LlamaConfig {
     pub eos_token_ids: Vec<u32>,
 }
 
-impl LlamaConfig {
+impl DecoderConfig {
     /// Checks what the model's arithmetic relies on; `path` is named in the error.
     ///
     /// # Errors
-    /// [`LlamaError::InvalidValue`] for a dimension that is zero, does not divide as it must, or whose
-    /// matrices would not be addressable.
-    pub fn validate(&self, path: &Path) -> Result<(), LlamaError> {
-        let invalid = |key: &str, found: String, expected: &str| LlamaError::InvalidValue {
+    /// [`DecoderError::InvalidValue`] for a dimension that is zero, does not divide as it must, or whose
+    /// matrices would not be addressable, and for a factor or a bound that is not a number to compute with.
+    pub fn validate(&self, path: &Path) -> Result<(), DecoderError> {
+        let invalid = |key: &str, found: String, expected: &str| DecoderError::InvalidValue {
             path: path.to_path_buf(),
             key: key.into(),
             found,
             expected: expected.into(),
         };
-        // Lists of blocks are made before any file has shown that it holds that many.
-        if self.num_hidden_layers > 1 << 16 {
+        if self.layers.len() > MOST_LAYERS {
             return Err(invalid(
                 "num_hidden_layers",
-                self.num_hidden_layers.to_string(),
+                self.layers.len().to_string(),
                 "at most 65536",
             ));
         }
@@ -81,7 +121,7 @@ impl LlamaConfig {
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_hidden_layers", self.layers.len()),
             ("num_attention_heads", self.num_attention_heads),
             ("num_key_value_heads", self.num_key_value_heads),
             ("head_dim", self.head_dim),
@@ -119,8 +159,8 @@ impl LlamaConfig {
         // one matrix may ask of memory before any file has shown that it holds that much.
         let widest = self
             .vocab_size
-            .max(self.intermediate_size)
-            .max(self.num_attention_heads.saturating_mul(self.head_dim));
+            .max(self.intermediate_size.saturating_mul(2))
+            .max(self.query_width() + 2 * self.key_value_width());
         if widest.saturating_mul(self.hidden_size) > 1 << 40 {
             return Err(invalid(
                 "hidden_size",
@@ -135,16 +175,51 @@ impl LlamaConfig {
                 "a finite number that is not negative",
             ));
         }
-        self.rope.validate(self.head_dim, path)
+        for (key, value) in [
+            ("embedding_multiplier", Some(self.embedding_multiplier)),
+            ("residual_multiplier", Some(self.residual_multiplier)),
+            ("attention_multiplier", self.attention_scale),
+            ("logits_scaling", Some(self.logits_scale)),
+            ("attn_logit_softcapping", self.attention_softcap),
+            ("final_logit_softcapping", self.logits_softcap),
+        ] {
+            if value.is_some_and(|value| !value.is_finite() || value <= 0.0) {
+                let found = value.unwrap_or_default().to_string();
+                return Err(invalid(key, found, "a positive number"));
+            }
+        }
+        for layer in &self.layers {
+            if layer.window == Some(0) {
+                return Err(invalid("sliding_window", "0".into(), "at least 1, or null"));
+            }
+            if layer
+                .rotation
+                .is_some_and(|index| index >= self.rotations.len())
+            {
+                return Err(invalid(
+                    "rope_parameters",
+                    "none for some layers".into(),
+                    "one for every kind of layer",
+                ));
+            }
+        }
+        let mut rotations = self.rotations.iter();
+        rotations.try_for_each(|rotation| rotation.validate(self.head_dim, path))
     }
 
     /// Returns the width of the query projection: heads times head width.
     pub fn query_width(&self) -> usize {
-        self.num_attention_heads * self.head_dim
+        self.num_attention_heads.saturating_mul(self.head_dim)
     }
 
     /// Returns the width of the key and of the value projection.
     pub fn key_value_width(&self) -> usize {
-        self.num_key_value_heads * self.head_dim
+        self.num_key_value_heads.saturating_mul(self.head_dim)
+    }
+
+    /// Returns the factor of the attention scores.
+    pub fn attention_scale(&self) -> f64 {
+        self.attention_scale
+            .unwrap_or_else(|| (self.head_dim as f64).powf(-0.5))
     }
 }

@@ -9,7 +9,7 @@ use crate::dtype::ComputeDtype;
 /// An error of this crate. Each message names the file, what was found in it and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum LlamaError {
+pub enum DecoderError {
     /// The operating system refused a file operation.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -190,7 +190,7 @@ pub enum LlamaError {
     },
 }
 
-impl LlamaError {
+impl DecoderError {
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |source| Self::Io {
             path: path.to_path_buf(),
@@ -206,7 +206,7 @@ impl LlamaError {
     }
 }
 
-impl From<TensorFileError> for LlamaError {
+impl From<TensorFileError> for DecoderError {
     fn from(error: TensorFileError) -> Self {
         match error {
             TensorFileError::Read { path, source } | TensorFileError::Write { path, source } => {

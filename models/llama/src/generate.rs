@@ -6,11 +6,11 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::cache::KvCache;
-use crate::error::LlamaError;
-use crate::model::Llama;
+use crate::error::DecoderError;
+use crate::model::Decoder;
 use crate::sampling::{Sampler, SamplingConfig};
 
-/// The result of [`Llama::generate`].
+/// The result of [`Decoder::generate`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
     /// The new tokens, without the prompt and without the stop token.
@@ -32,7 +32,7 @@ pub enum Finish {
     Callback,
 }
 
-impl Llama {
+impl Decoder {
     /// Continues `prompt`, calling `on_token` with each new token as it is chosen.
     ///
     /// Works on a model with or without autodiff; nothing of a graph is kept. The same seed, device and
@@ -47,7 +47,7 @@ impl Llama {
         config: &SamplingConfig,
         seed: u64,
         mut on_token: impl FnMut(u32) -> ControlFlow<()>,
-    ) -> Result<Generation, LlamaError> {
+    ) -> Result<Generation, DecoderError> {
         config.validate()?;
         let limit = self.config().max_position_embeddings;
         self.check_prompt(prompt, limit)?;
@@ -87,19 +87,19 @@ impl Llama {
         Ok(Generation { tokens, finish })
     }
 
-    fn check_prompt(&self, prompt: &[u32], limit: usize) -> Result<(), LlamaError> {
+    fn check_prompt(&self, prompt: &[u32], limit: usize) -> Result<(), DecoderError> {
         if prompt.is_empty() {
-            return Err(LlamaError::EmptyPrompt);
+            return Err(DecoderError::EmptyPrompt);
         }
         if prompt.len() > limit {
-            return Err(LlamaError::ContextLength {
+            return Err(DecoderError::ContextLength {
                 found: prompt.len(),
                 limit,
             });
         }
         let vocab_size = self.config().vocab_size;
         match prompt.iter().find(|token| **token as usize >= vocab_size) {
-            Some(token) => Err(LlamaError::TokenOutOfRange {
+            Some(token) => Err(DecoderError::TokenOutOfRange {
                 token: *token,
                 vocab_size,
             }),
@@ -108,8 +108,8 @@ impl Llama {
     }
 }
 
-fn read(logits: Tensor<2>) -> Result<Vec<f32>, LlamaError> {
-    let device = |reason: String| LlamaError::Device { reason };
+fn read(logits: Tensor<2>) -> Result<Vec<f32>, DecoderError> {
+    let device = |reason: String| DecoderError::Device { reason };
     let data = logits
         .try_into_data()
         .map_err(|error| device(error.to_string()))?;

@@ -1,30 +1,30 @@
 //! LLaMA for Burn: a causal language model as ordinary Burn modules, the checkpoints it is loaded from,
 //! and text generation.
 //!
-//! - [`LlamaConfig`] and [`rope`]: the shape of a model and its rotary positions.
-//! - [`Llama`], [`Block`], [`Attention`], [`Mlp`], [`RmsNorm`], [`Projection`]: the modules;
+//! - [`DecoderConfig`] and [`rope`]: the shape of a model and its rotary positions.
+//! - [`Decoder`], [`Block`], [`Attention`], [`Mlp`], [`RmsNorm`], [`Projection`]: the modules;
 //!   [`Residual`], what goes from block to block.
 //! - [`Checkpoint`]: model files on disk, as Hugging Face, bitsandbytes and llama.cpp write them, with
 //!   tokenizer, special tokens and chat template.
-//! - [`LoadOptions`], [`Weights`] and [`ComputeDtype`]: how [`Llama::load`] brings a checkpoint to a device.
+//! - [`LoadOptions`], [`Weights`] and [`ComputeDtype`]: how [`Decoder::load`] brings a checkpoint to a device.
 //! - `memory`: what a training run takes in memory, from the model's dimensions alone (feature `qlora`).
-//! - [`SamplingConfig`], [`Generation`], [`KvCache`]: continuing a prompt with [`Llama::generate`].
+//! - [`SamplingConfig`], [`Generation`], [`KvCache`]: continuing a prompt with [`Decoder::generate`].
 //! - [`write_bitsandbytes`]: a 4-bit checkpoint that transformers and bitsandbytes load.
-//! - [`LlamaError`]: everything that can go wrong.
+//! - [`DecoderError`]: everything that can go wrong.
 //!
 //! Dense by default; with the feature `qlora` the projections can stay in 4 bits and carry LoRA adapters
-//! (`Llama` then implements `burn_qlora::LoraModel` and `burn_qlora::CausalLm`, whose backward pass can run block by
+//! (`Decoder` then implements `burn_qlora::LoraModel` and `burn_qlora::CausalLm`, whose backward pass can run block by
 //! block to save memory), and with `gguf` llama.cpp's files are read.
 //!
 //! ```no_run
 //! use burn::tensor::Device;
-//! use burn_qlora_llama::{Checkpoint, Llama, LoadOptions, SamplingConfig};
+//! use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SamplingConfig};
 //! use std::ops::ControlFlow;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 //! let checkpoint = Checkpoint::open("SmolLM2-135M-Instruct")?;
 //! let tokenizer = checkpoint.tokenizer()?;
-//! let model = Llama::load(&checkpoint, &LoadOptions::default(), &Device::default())?;
+//! let model = Decoder::load(&checkpoint, &LoadOptions::default(), &Device::default())?;
 //! let prompt = tokenizer.encode("The capital of France is", true)?;
 //! let config = SamplingConfig::new().with_max_tokens(16);
 //! let answer = model.generate(prompt.get_ids(), &config, 0, |_| ControlFlow::Continue(()))?;
@@ -42,6 +42,7 @@ mod checkpoint;
 mod config;
 mod dtype;
 mod error;
+mod family;
 mod generate;
 mod load;
 #[cfg(feature = "qlora")]
@@ -64,15 +65,16 @@ pub use attention::Attention;
 pub use block::Block;
 pub use cache::{KvCache, LayerCache};
 pub use checkpoint::{Checkpoint, SpecialToken, SpecialTokens};
-pub use config::LlamaConfig;
+pub use config::{Biases, DecoderConfig, LayerConfig, NormPlacement, QueryKeyNorm};
 pub use dtype::ComputeDtype;
-pub use error::LlamaError;
+pub use error::DecoderError;
+pub use family::Family;
 pub use generate::{Finish, Generation};
 pub use load::{LoadOptions, Weights};
 pub use mlp::Mlp;
-pub use model::Llama;
+pub use model::Decoder;
 pub use norm::RmsNorm;
-pub use projection::Projection;
+pub use projection::{Projection, Projections};
 pub use residual::Residual;
 pub use sampling::SamplingConfig;
 pub use write::write_bitsandbytes;

@@ -9,19 +9,21 @@ use nf4::QuantConfig;
 #[cfg(feature = "qlora")]
 use nf4::QuantizedMatrix;
 
-use crate::attention::Attention;
+use crate::attention::{Attention, AttentionLayers};
 use crate::block::Block;
 use crate::checkpoint::Checkpoint;
-use crate::config::LlamaConfig;
+use crate::config::{DecoderConfig, LayerConfig};
 use crate::dtype::ComputeDtype;
-use crate::error::LlamaError;
+use crate::error::DecoderError;
 use crate::mlp::Mlp;
-use crate::model::Llama;
+use crate::model::Decoder;
 use crate::norm::RmsNorm;
 use crate::projection::Projection;
-use crate::tensors::{EMBEDDING, FINAL_NORM, HEAD, ProjectionSpec};
+use crate::tensors::{
+    EMBEDDING, FINAL_NORM, HEAD, KEY_NORM, ProjectionSpec, QUERY_NORM, block_path,
+};
 
-/// Options of [`Llama::load`].
+/// Options of [`Decoder::load`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadOptions {
     /// Form of the weights on the device.
@@ -72,33 +74,33 @@ impl ComputeDtype {
     /// Checks that `device` can compute in it.
     ///
     /// # Errors
-    /// [`LlamaError::ComputeDtype`] when it cannot.
-    pub fn check(self, device: &Device) -> Result<(), LlamaError> {
+    /// [`DecoderError::ComputeDtype`] when it cannot.
+    pub fn check(self, device: &Device) -> Result<(), DecoderError> {
         if device.supports_dtype(self.dtype()) {
             return Ok(());
         }
-        Err(LlamaError::ComputeDtype {
+        Err(DecoderError::ComputeDtype {
             dtype: self,
             device: format!("{:?}", device.clone().without_autodiff()),
         })
     }
 }
 
-impl Llama {
+impl Decoder {
     /// Reads a model tensor by tensor, quantizing each on the host as it comes.
     ///
     /// Beside the model itself, memory holds one tensor in f32. Tied embeddings are one tensor. With
     /// `device.autodiff()` the model can be trained, or carry adapters that are.
     ///
     /// # Errors
-    /// [`LlamaError::ComputeDtype`] before anything is read, when the device does not have the dtype; a
+    /// [`DecoderError::ComputeDtype`] before anything is read, when the device does not have the dtype; a
     /// tensor that is missing, damaged or of another shape than the configuration asks for; weights that are
     /// not finite or already quantized in another way, where they are to be quantized.
     pub fn load(
         checkpoint: &Checkpoint,
         options: &LoadOptions,
         device: &Device,
-    ) -> Result<Self, LlamaError> {
+    ) -> Result<Self, DecoderError> {
         options.compute_dtype.check(device)?;
         let loader = Loader {
             checkpoint,
@@ -112,26 +114,27 @@ impl Llama {
 
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,
-    config: &'a LlamaConfig,
+    config: &'a DecoderConfig,
     options: &'a LoadOptions,
     device: &'a Device,
 }
 
 impl Loader<'_> {
-    fn model(&self) -> Result<Llama, LlamaError> {
+    fn model(&self) -> Result<Decoder, DecoderError> {
         let config = self.config;
         let table = [config.vocab_size, config.hidden_size];
         let embed_tokens = Embedding {
             weight: self.param(EMBEDDING, table)?,
         };
-        let layers = (0..config.num_hidden_layers)
-            .map(|layer| self.block(&format!("model.layers.{layer}")))
+        let layers = config.layers.iter().enumerate();
+        let layers = layers
+            .map(|(index, layer)| self.block(&block_path(index), layer))
             .collect::<Result<_, _>>()?;
-        let norm = self.norm(FINAL_NORM)?;
+        let norm = self.norm(FINAL_NORM, config.hidden_size)?;
         let lm_head = (!config.tie_word_embeddings)
             .then(|| self.param(HEAD, table))
             .transpose()?;
-        Ok(Llama::from_parts(
+        Ok(Decoder::from_parts(
             config.clone(),
             embed_tokens,
             layers,
@@ -140,36 +143,53 @@ impl Loader<'_> {
         ))
     }
 
-    fn block(&self, prefix: &str) -> Result<Block, LlamaError> {
-        let [q, k, v, o, gate, up, down] = self.config.projections();
-        let projection = |spec| self.projection(prefix, spec);
+    fn block(&self, prefix: &str, layer: &LayerConfig) -> Result<Block, DecoderError> {
+        let config = self.config;
+        let (specs, norms) = (config.projections(), config.norms());
+        let projection = |spec: &ProjectionSpec| self.projection(prefix, *spec);
+        let projections = |specs: &[ProjectionSpec]| -> Result<Vec<_>, DecoderError> {
+            specs.iter().map(projection).collect()
+        };
+        let weight = |path: &str| format!("{prefix}.{path}.weight");
+        let norm = |path: Option<&str>| {
+            path.map(|path| self.norm(&weight(path), config.hidden_size))
+                .transpose()
+        };
+        let query_key_norms = match config.query_key_norm_widths() {
+            Some([query, key]) => Some([
+                self.norm(&weight(QUERY_NORM), query)?,
+                self.norm(&weight(KEY_NORM), key)?,
+            ]),
+            None => None,
+        };
+        let attention = AttentionLayers {
+            query_key_value: projections(&specs.query_key_value)?,
+            query_key_norms,
+            o_proj: projection(&specs.output)?,
+        };
         Ok(Block {
-            input_layernorm: self.norm(&format!("{prefix}.input_layernorm.weight"))?,
-            self_attn: Attention::new(
-                self.config,
-                projection(q)?,
-                projection(k)?,
-                projection(v)?,
-                projection(o)?,
+            attention_norm: norm(norms.attention)?,
+            self_attn: Attention::new(config, layer, attention),
+            attention_output_norm: norm(norms.attention_output)?,
+            mlp_norm: norm(norms.mlp)?,
+            mlp: Mlp::new(
+                config,
+                projections(&specs.gate_up)?,
+                projection(&specs.down)?,
             ),
-            post_attention_layernorm: self
-                .norm(&format!("{prefix}.post_attention_layernorm.weight"))?,
-            mlp: Mlp {
-                gate_proj: projection(gate)?,
-                up_proj: projection(up)?,
-                down_proj: projection(down)?,
-            },
+            mlp_output_norm: norm(norms.mlp_output)?,
+            residual_multiplier: config.residual_multiplier,
         })
     }
 
-    fn norm(&self, name: &str) -> Result<RmsNorm, LlamaError> {
+    fn norm(&self, name: &str, width: usize) -> Result<RmsNorm, DecoderError> {
         Ok(RmsNorm {
-            weight: self.param(name, [self.config.hidden_size])?,
-            eps: self.config.rms_norm_eps,
+            weight: self.param(name, [width])?,
+            config: self.config.norm(),
         })
     }
 
-    fn projection(&self, prefix: &str, spec: ProjectionSpec) -> Result<Projection, LlamaError> {
+    fn projection(&self, prefix: &str, spec: ProjectionSpec) -> Result<Projection, DecoderError> {
         let path = format!("{prefix}.{}", spec.path);
         let name = format!("{path}.weight");
         let bias = || {
@@ -199,7 +219,7 @@ impl Loader<'_> {
         &self,
         name: &str,
         shape: [usize; 2],
-    ) -> Result<Option<QuantizedMatrix>, LlamaError> {
+    ) -> Result<Option<QuantizedMatrix>, DecoderError> {
         match self.options.weights {
             Weights::AsStored => self.checkpoint.read_quantized(name, shape),
             Weights::Quantized(config) => self.checkpoint.quantize(name, shape, config).map(Some),
@@ -211,7 +231,7 @@ impl Loader<'_> {
         &self,
         name: &str,
         shape: [usize; D],
-    ) -> Result<Tensor<D>, LlamaError> {
+    ) -> Result<Tensor<D>, DecoderError> {
         let values = self.checkpoint.read_f32(name, &shape)?;
         Ok(Tensor::from_data(
             TensorData::new(values, shape),
@@ -223,7 +243,7 @@ impl Loader<'_> {
         &self,
         name: &str,
         shape: [usize; D],
-    ) -> Result<Param<Tensor<D>>, LlamaError> {
+    ) -> Result<Param<Tensor<D>>, DecoderError> {
         Ok(self.trained(self.tensor(name, shape)?))
     }
 

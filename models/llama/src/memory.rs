@@ -21,11 +21,11 @@ pub use burn_fused::Implementation;
 pub use tensors::Tensors;
 
 use arena::Served;
-use burn_fused::{AttentionShape, OpMemory};
+use burn_fused::{AttentionConfig, AttentionShape, OpMemory};
 use burn_qlora::{Checkpointing, LoraConfig, LoraError, QuantConfig};
 
-use crate::tensors::ProjectionSpec;
-use crate::{ComputeDtype, LlamaConfig};
+use crate::tensors::{BlockProjections, ProjectionSpec};
+use crate::{ComputeDtype, DecoderConfig};
 
 /// Bytes of f32.
 const F32: u128 = 4;
@@ -52,7 +52,7 @@ pub struct Workload {
     pub kernels: Implementation,
 }
 
-/// What [`LlamaConfig::memory`] finds.
+/// What [`DecoderConfig::memory`] finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelMemory {
     /// The projections in 4 bits.
@@ -131,7 +131,7 @@ impl Workload {
     }
 }
 
-impl LlamaConfig {
+impl DecoderConfig {
     /// Returns what `workload` takes on this model.
     ///
     /// # Errors
@@ -160,29 +160,25 @@ impl LlamaConfig {
     }
 
     /// The projections of every block, each with whether it is to carry an adapter.
-    fn adapted(&self, lora: &LoraConfig) -> Result<Vec<[(ProjectionSpec, bool); 7]>, LoraError> {
-        let blocks = 0..self.num_hidden_layers;
-        let paths: Vec<String> = blocks
-            .flat_map(|layer| {
-                let path =
-                    move |spec: ProjectionSpec| format!("model.layers.{layer}.{}", spec.path);
-                self.projections().map(path)
-            })
-            .collect();
-        let selected = lora.targets.select(&paths)?;
-        let blocks = selected.chunks_exact(7).map(|selected| {
-            let specs = self.projections();
-            std::array::from_fn(|index| (specs[index], selected[index]))
-        });
-        Ok(blocks.collect())
+    fn adapted(&self, lora: &LoraConfig) -> Result<Vec<AdaptedBlock>, LoraError> {
+        let selected = lora.targets.select(&self.projection_paths())?;
+        let mut selected = selected.into_iter();
+        let mut block = || {
+            self.projections()
+                .map(|spec| (spec, selected.next().unwrap_or(false)))
+        };
+        Ok(self.layers.iter().map(|_| block()).collect())
     }
 }
 
+/// The projections of a block, each with whether it carries an adapter.
+type AdaptedBlock = BlockProjections<(ProjectionSpec, bool)>;
+
 /// A model and a workload, from which the terms follow.
 struct Terms<'a> {
-    config: &'a LlamaConfig,
+    config: &'a DecoderConfig,
     workload: &'a Workload,
-    adapted: Vec<[(ProjectionSpec, bool); 7]>,
+    adapted: Vec<AdaptedBlock>,
     tokens: u128,
     b: u128,
 }
@@ -228,7 +224,7 @@ impl Terms<'_> {
         let elements = (self.tokens * self.inner()) as usize;
         self.workload
             .kernels
-            .swiglu(elements, self.workload.compute_dtype.dtype())
+            .glu(elements, self.workload.compute_dtype.dtype())
     }
 
     /// Returns what attention takes.
@@ -248,7 +244,8 @@ impl Terms<'_> {
             group: self.config.num_attention_heads / kv_heads.max(1),
             head_dim: self.config.head_dim,
         };
-        kernels.attention(&shape, compute_dtype.dtype())
+        let scores = AttentionConfig::new(self.config.attention_scale());
+        kernels.attention(&shape, scores, compute_dtype.dtype())
     }
 
     /// Returns what the loss takes, of the head's product with `[tokens, hidden]`.
@@ -263,7 +260,7 @@ impl Terms<'_> {
     }
 
     /// The blocks from the first adapted one on: below it nothing is kept.
-    fn trained(&self) -> &[[(ProjectionSpec, bool); 7]] {
+    fn trained(&self) -> &[AdaptedBlock] {
         let first = self
             .adapted
             .iter()

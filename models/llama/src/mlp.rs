@@ -2,39 +2,53 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use burn_fused::Activation;
 
-use crate::config::LlamaConfig;
-use crate::projection::Projection;
+use crate::config::DecoderConfig;
+use crate::projection::{Projection, Projections};
 
-/// `down(silu(gate(x)) · up(x))`.
+/// `down(activation(gate(x)) · up(x))`.
 #[derive(Module, Debug)]
 pub struct Mlp {
-    /// `[hidden]` to `[intermediate]`.
-    pub gate_proj: Projection,
-    /// `[hidden]` to `[intermediate]`.
-    pub up_proj: Projection,
+    /// gate and up, `[hidden]` to `[intermediate]` each.
+    pub gate_up: Projections,
     /// `[intermediate]` to `[hidden]`.
     pub down_proj: Projection,
+    /// What the gate goes through.
+    #[module(skip)]
+    pub activation: Activation,
 }
 
 impl Mlp {
-    pub(crate) fn init(config: &LlamaConfig, device: &Device) -> Self {
-        let (hidden, intermediate, bias) = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.mlp_bias,
-        );
+    pub(crate) fn init(config: &DecoderConfig, device: &Device) -> Self {
+        let specs = config.projections();
+        let init = |spec| Projection::init_spec(spec, device);
+        Self::new(
+            config,
+            specs.gate_up.iter().map(init).collect(),
+            init(&specs.down),
+        )
+    }
+
+    pub(crate) fn new(
+        config: &DecoderConfig,
+        gate_up: Vec<Projection>,
+        down_proj: Projection,
+    ) -> Self {
         Self {
-            gate_proj: Projection::init(hidden, intermediate, bias, device),
-            up_proj: Projection::init(hidden, intermediate, bias, device),
-            down_proj: Projection::init(intermediate, hidden, bias, device),
+            gate_up: Projections {
+                matrices: gate_up,
+                widths: vec![config.intermediate_size; 2],
+            },
+            down_proj,
+            activation: config.activation,
         }
     }
 
     /// Maps `x: [batch, seq, hidden]` to the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = self.gate_proj.forward(x.clone());
-        let up = self.up_proj.forward(x);
-        self.down_proj.forward(burn_fused::swiglu(gate, up))
+        let [gate, up] = self.gate_up.forward(x);
+        self.down_proj
+            .forward(burn_fused::glu(gate, up, self.activation))
     }
 }

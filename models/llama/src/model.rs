@@ -8,18 +8,18 @@ use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::block::Block;
 use crate::cache::KvCache;
-use crate::config::LlamaConfig;
-use crate::error::LlamaError;
+use crate::config::DecoderConfig;
+use crate::error::DecoderError;
 use crate::norm::RmsNorm;
 use crate::residual::Residual;
 use crate::rope::{Positions, Rope};
 
-/// A LLaMA causal language model.
+/// A causal language model of the LLaMA family.
 ///
 /// Rows shorter than the batch are padded on the right with any token; attention is causal, so no mask is
 /// needed (see [`Attention`](crate::Attention)).
 #[derive(Module, Debug)]
-pub struct Llama {
+pub struct Decoder {
     /// `[vocab, hidden]`; also the head when the embeddings are tied.
     pub embed_tokens: Embedding,
     /// The decoder blocks.
@@ -29,18 +29,18 @@ pub struct Llama {
     /// The head, `[vocab, hidden]`; `None` when it is the embedding.
     pub lm_head: Option<Param<Tensor<2>>>,
     #[module(skip)]
-    config: Arc<LlamaConfig>,
+    config: Arc<DecoderConfig>,
     #[module(skip)]
     rope: Arc<Rope>,
 }
 
-impl LlamaConfig {
-    /// Initializes a dense model with random weights in the device's default dtype: N(0, 0.02), norms one, biases zero.
+impl DecoderConfig {
+    /// Initializes a dense model with random weights in the device's default dtype: N(0, 0.02), factors of norms one, biases zero.
     ///
     /// # Errors
-    /// The errors of [`LlamaConfig::validate`].
-    pub fn init(&self, device: &Device) -> Result<Llama, LlamaError> {
-        self.validate("LlamaConfig".as_ref())?;
+    /// The errors of [`DecoderConfig::validate`].
+    pub fn init(&self, device: &Device) -> Result<Decoder, DecoderError> {
+        self.validate("DecoderConfig".as_ref())?;
         let initializer = Initializer::Normal {
             mean: 0.0,
             std: 0.02,
@@ -50,13 +50,14 @@ impl LlamaConfig {
             .with_initializer(initializer.clone())
             .init(device);
         let lm_head = (!self.tie_word_embeddings).then(|| initializer.init(shape, device));
-        Ok(Llama::from_parts(
+        Ok(Decoder::from_parts(
             self.clone(),
             embed_tokens,
-            (0..self.num_hidden_layers)
-                .map(|_| Block::init(self, device))
+            self.layers
+                .iter()
+                .map(|layer| Block::init(self, layer, device))
                 .collect(),
-            RmsNorm::init(self.hidden_size, self.rms_norm_eps, device),
+            RmsNorm::init(self.hidden_size, self.norm(), device),
             lm_head,
         ))
     }
@@ -64,23 +65,23 @@ impl LlamaConfig {
 
 impl KvCache {
     /// Returns an empty cache for `batch` rows of up to `capacity` tokens, on the model's device and in its dtype.
-    pub fn new(model: &Llama, batch: usize, capacity: usize) -> Self {
+    pub fn new(model: &Decoder, batch: usize, capacity: usize) -> Self {
         let config = model.config();
         let shape = [batch, capacity, config.num_key_value_heads, config.head_dim];
         let device = model.device().without_autodiff();
-        Self::zeros(config.num_hidden_layers, shape, &device, model.dtype())
+        Self::zeros(config.layers.len(), shape, &device, model.dtype())
     }
 }
 
-impl Llama {
+impl Decoder {
     pub(crate) fn from_parts(
-        config: LlamaConfig,
+        config: DecoderConfig,
         embed_tokens: Embedding,
         layers: Vec<Block>,
         norm: RmsNorm,
         lm_head: Option<Param<Tensor<2>>>,
     ) -> Self {
-        let rope = Rope::new(&config.rope, config.head_dim);
+        let rope = Rope::new(&config);
         Self {
             embed_tokens,
             layers,
@@ -92,7 +93,7 @@ impl Llama {
     }
 
     /// Returns the model's dimensions.
-    pub fn config(&self) -> &LlamaConfig {
+    pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
@@ -134,10 +135,19 @@ impl Llama {
     /// Maps `input_ids: [batch, seq]` to the last block's output.
     fn residual(&self, input_ids: Tensor<2, Int>, starts: Option<Tensor<2, Int>>) -> Residual {
         let positions = self.positions(&input_ids, starts);
-        let x = self.embed_tokens.forward(input_ids);
+        let x = self.embed(input_ids);
         self.layers
             .iter()
             .fold(x.into(), |x, layer| layer.forward(x, &positions, None))
+    }
+
+    /// Maps `input_ids: [batch, seq]` to the residual stream before the first block, `[batch, seq, hidden]`.
+    pub(crate) fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
+        let x = self.embed_tokens.forward(input_ids);
+        if self.config.embedding_multiplier == 1.0 {
+            return x;
+        }
+        x * self.config.embedding_multiplier
     }
 
     /// Returns the positions of `input_ids: [batch, seq]` in their sequences.
@@ -158,7 +168,7 @@ impl Llama {
     /// one is normalized, as transformers' `output_hidden_states` has it.
     pub fn hidden_states(&self, input_ids: Tensor<2, Int>) -> Vec<Tensor<3>> {
         let positions = self.positions(&input_ids, None);
-        let x = self.embed_tokens.forward(input_ids);
+        let x = self.embed(input_ids);
         let mut states = vec![x];
         for layer in &self.layers {
             let x = states[states.len() - 1].clone();
@@ -190,23 +200,24 @@ impl Llama {
         let (_, hidden) = self.norm.forward_residual(x);
         let [batch, seq, width] = hidden.dims();
         let hidden = hidden.reshape([batch * seq, width]);
-        burn_fused::linear_cross_entropy(hidden, self.head(), targets.reshape([batch * seq]))
+        let targets = targets.reshape([batch * seq]);
+        burn_fused::linear_cross_entropy(hidden, self.head(), targets)
     }
 
     /// Continues the rows in `cache` by `input_ids: [batch, seq]` and returns the logits that follow the last
     /// of them, `[batch, vocab]`. To be called on a model without autodiff.
     ///
     /// # Errors
-    /// [`LlamaError::ContextLength`] when the cache is full.
+    /// [`DecoderError::ContextLength`] when the cache is full.
     pub fn forward_cached(
         &self,
         input_ids: Tensor<2, Int>,
         cache: &mut KvCache,
-    ) -> Result<Tensor<2>, LlamaError> {
+    ) -> Result<Tensor<2>, DecoderError> {
         let [batch, seq] = input_ids.dims();
         let start = cache.len();
         cache.reserve(seq)?;
-        let x = self.embed_tokens.forward(input_ids);
+        let x = self.embed(input_ids);
         let positions = self.rope.positions(start, seq, &x.device());
         let layers = self.layers.iter().enumerate();
         let x = layers.fold(x.into(), |x, (index, layer)| {

@@ -2,38 +2,54 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
+use burn_fused::RmsNormConfig;
 
+use crate::config::DecoderConfig;
 use crate::residual::Residual;
 
-/// `x / sqrt(mean(x²) + eps) · weight` over the last axis.
+/// `x / sqrt(mean(x²) + eps)` over the last axis, times `weight`, or times `1 + weight` with a unit offset.
 #[derive(Module, Debug)]
 pub struct RmsNorm {
-    /// `[hidden]`.
+    /// `[width]`.
     pub weight: Param<Tensor<1>>,
-    /// Added to the mean square.
-    pub eps: f64,
+    /// What is added to the mean square, and whether there is an offset.
+    #[module(skip)]
+    pub config: RmsNormConfig,
+}
+
+impl DecoderConfig {
+    pub(crate) fn norm(&self) -> RmsNormConfig {
+        RmsNormConfig::new(self.rms_norm_eps).with_unit_offset(self.norm_unit_offset)
+    }
 }
 
 impl RmsNorm {
-    /// Returns a norm with all weights one.
-    pub fn init(hidden_size: usize, eps: f64, device: &Device) -> Self {
+    /// Returns a norm whose factors are all one.
+    pub fn init(width: usize, config: RmsNormConfig, device: &Device) -> Self {
+        let weight = if config.unit_offset {
+            Tensor::zeros([width], device)
+        } else {
+            Tensor::ones([width], device)
+        };
         Self {
-            weight: Param::from_tensor(Tensor::ones([hidden_size], device)),
-            eps,
+            weight: Param::from_tensor(weight),
+            config,
         }
     }
 
-    /// Maps `x: [.., hidden]` to the same shape.
+    /// Maps `x: [.., width]` to the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        burn_fused::rms_norm(x, self.weight.val(), self.eps)
+        burn_fused::rms_norm(x, self.weight.val(), self.config)
     }
 
     /// Returns the residual stream as it is now, and normalized, both `[batch, seq, hidden]`.
     pub fn forward_residual(&self, x: Residual) -> (Tensor<3>, Tensor<3>) {
         let Residual { stream, update } = x;
         match update {
-            Some(update) => burn_fused::add_rms_norm(update, stream, self.weight.val(), self.eps),
-            None => burn_fused::residual_rms_norm(stream, self.weight.val(), self.eps),
+            Some(update) => {
+                burn_fused::add_rms_norm(update, stream, self.weight.val(), self.config)
+            }
+            None => burn_fused::residual_rms_norm(stream, self.weight.val(), self.config),
         }
     }
 }

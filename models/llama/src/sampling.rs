@@ -4,7 +4,7 @@ use burn::config::Config;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::error::LlamaError;
+use crate::error::DecoderError;
 
 /// The settings of sampling: the choice of tokens, and when to stop.
 #[derive(Config, Debug, PartialEq)]
@@ -24,8 +24,8 @@ pub struct SamplingConfig {
 }
 
 impl SamplingConfig {
-    pub(crate) fn validate(&self) -> Result<(), LlamaError> {
-        let invalid = |name, value: String, expected| LlamaError::Sampling {
+    pub(crate) fn validate(&self) -> Result<(), DecoderError> {
+        let invalid = |name, value: String, expected| DecoderError::Sampling {
             name,
             value,
             expected,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tensor_files::{Dtype, StagedDir, TensorSpool};
 
 use crate::checkpoint::{Checkpoint, FloatType};
-use crate::error::LlamaError;
+use crate::error::DecoderError;
 use crate::tensors::{EMBEDDING, TensorSpec};
 
 /// Writes `checkpoint` with its projections in 4 bits to the new directory `output`.
@@ -19,14 +19,14 @@ use crate::tensors::{EMBEDDING, TensorSpec};
 /// not at all when writing fails.
 ///
 /// # Errors
-/// [`LlamaError::OutputExists`] when `output` is not a new or empty directory; int4, which bitsandbytes
+/// [`DecoderError::OutputExists`] when `output` is not a new or empty directory; int4, which bitsandbytes
 /// lacks; what reading and quantizing refuse; a file system that fails or is full.
 pub fn write_bitsandbytes(
     checkpoint: &Checkpoint,
     output: impl AsRef<Path>,
     config: QuantConfig,
     mut on_tensor: impl FnMut(usize, usize),
-) -> Result<(), LlamaError> {
+) -> Result<(), DecoderError> {
     let output = output.as_ref();
     let float = checkpoint.float_type(EMBEDDING)?;
     let model = model_config(checkpoint, float, config)?;
@@ -49,8 +49,8 @@ fn write_tensor(
     spec: &TensorSpec,
     float: FloatType,
     config: QuantConfig,
-) -> Result<(), LlamaError> {
-    let quantization = |source| LlamaError::Quantization {
+) -> Result<(), DecoderError> {
+    let quantization = |source| DecoderError::Quantization {
         path: checkpoint.path().to_path_buf(),
         tensor: spec.name.clone(),
         source,
@@ -84,9 +84,9 @@ fn model_config(
     checkpoint: &Checkpoint,
     float: FloatType,
     config: QuantConfig,
-) -> Result<Value, LlamaError> {
+) -> Result<Value, DecoderError> {
     // Refuses a codebook that bitsandbytes lacks, and bad sizes, before anything is written.
-    let refused = |source| LlamaError::Quantization {
+    let refused = |source| DecoderError::Quantization {
         path: checkpoint.path().to_path_buf(),
         tensor: "every projection".into(),
         source,
@@ -119,7 +119,7 @@ fn model_config(
 }
 
 /// Copies the tokenizer's files, or makes them where the checkpoint keeps its tokenizer elsewhere.
-fn write_tokenizer(checkpoint: &Checkpoint, staging: &StagedDir) -> Result<(), LlamaError> {
+fn write_tokenizer(checkpoint: &Checkpoint, staging: &StagedDir) -> Result<(), DecoderError> {
     if let Some(files) = checkpoint.companion_files() {
         for file in files {
             staging.copy(&file)?;
@@ -130,7 +130,7 @@ fn write_tokenizer(checkpoint: &Checkpoint, staging: &StagedDir) -> Result<(), L
         checkpoint
             .tokenizer()?
             .to_string(true)
-            .map_err(|error| LlamaError::Tokenizer {
+            .map_err(|error| DecoderError::Tokenizer {
                 path: checkpoint.path().to_path_buf(),
                 reason: error.to_string(),
             })?;

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_qlora::{BaseWeight, LoraModel, merge_linears, peft};
-use burn_qlora_llama::Llama;
+use burn_qlora_llama::Decoder;
 use qlora_test_support::{Recording, TestDevice, Tolerance, assert_close, fixture, values};
 use qlora_tests::{adapted, adapter_bits, devices, model};
 
@@ -100,7 +100,7 @@ fn cases() -> Vec<(TestDevice, &'static str)> {
         .collect()
 }
 
-fn logits(model: &Llama, recording: &Recording, device: &Device) -> Vec<f32> {
+fn logits(model: &Decoder, recording: &Recording, device: &Device) -> Vec<f32> {
     values(model.forward(input_ids(recording, device)))
 }
 

@@ -7,7 +7,7 @@ use burn_qlora::{
     BackwardPass, CausalLm, Checkpointing, LoraConfig, LoraModel, Targets, attach_adapters,
     freeze_base,
 };
-use burn_qlora_llama::Llama;
+use burn_qlora_llama::Decoder;
 use qlora_test_support::{TestDevice, Tolerance, assert_close, values};
 use qlora_tests::{CurveBatches, adapted, devices, model};
 
@@ -44,7 +44,7 @@ fn with_adapters_on_some_blocks_only() {
 }
 
 /// Fresh adapters whose B is not zero, so that A has a gradient.
-fn fresh(device: &Device, config: &LoraConfig) -> Llama {
+fn fresh(device: &Device, config: &LoraConfig) -> Decoder {
     let mut model = model("tiny_llama_nf4", &device.clone().autodiff());
     attach_adapters(&mut model, config, 3).unwrap();
     for (index, (_, linear)) in model.lora_linears_mut().into_iter().enumerate() {
@@ -57,7 +57,7 @@ fn fresh(device: &Device, config: &LoraConfig) -> Llama {
 }
 
 /// Compares the two and returns the loss.
-fn same_either_way(test: &TestDevice, model: &Llama, seed: u64) -> f32 {
+fn same_either_way(test: &TestDevice, model: &Decoder, seed: u64) -> f32 {
     let (loss, whole) = backward(model, &test.device, seed, Checkpointing::None);
     let (again, parts) = backward(model, &test.device, seed, Checkpointing::Layer);
     assert!(
@@ -87,7 +87,7 @@ fn same_either_way(test: &TestDevice, model: &Llama, seed: u64) -> f32 {
 
 /// The loss and the gradients of all factors that have one.
 fn backward(
-    model: &Llama,
+    model: &Decoder,
     device: &Device,
     seed: u64,
     checkpointing: Checkpointing,

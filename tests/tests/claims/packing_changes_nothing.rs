@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use burn_finetune::{Batch, Dataset, Row};
 use burn_qlora::{BackwardPass, CausalLm, Checkpointing, freeze_base};
-use burn_qlora_llama::Llama;
+use burn_qlora_llama::Decoder;
 use qlora_test_support::{Tolerance, assert_close, values};
 use qlora_tests::{adapted, devices};
 
@@ -28,7 +28,7 @@ fn batch(data: &Dataset, device: &Device) -> Batch {
 }
 
 /// The loss and the gradients of all factors.
-fn backward(model: &Llama, batch: &Batch, checkpointing: Checkpointing) -> (f32, Vec<Vec<f32>>) {
+fn backward(model: &Decoder, batch: &Batch, checkpointing: Checkpointing) -> (f32, Vec<Vec<f32>>) {
     let pass = BackwardPass {
         scale: 1.0 / batch.target_tokens as f64,
         seed: 0,

@@ -4,7 +4,7 @@
 use burn::tensor::Device;
 use burn_finetune::{RunDir, Trainer};
 use burn_qlora::LoraConfig;
-use burn_qlora_llama::Llama;
+use burn_qlora_llama::Decoder;
 use serde_json::Map;
 
 use qlora_test_support::{Tolerance, assert_close};
@@ -60,7 +60,7 @@ fn micro_batches_equal_the_batch() {
                 one.grad_norm
             );
         }
-        let values = |trainer: &Trainer<Llama>| {
+        let values = |trainer: &Trainer<Decoder>| {
             adapter_bits(trainer.model())
                 .into_iter()
                 .map(f32::from_bits)
@@ -72,12 +72,12 @@ fn micro_batches_equal_the_batch() {
 }
 
 struct Trained {
-    trainer: Trainer<Llama>,
+    trainer: Trainer<Decoder>,
     losses: Vec<u64>,
     bits: Vec<u32>,
 }
 
-fn trained(steps: std::ops::Range<usize>, mut trainer: Trainer<Llama>) -> Trained {
+fn trained(steps: std::ops::Range<usize>, mut trainer: Trainer<Decoder>) -> Trained {
     let device = Device::flex().autodiff();
     let batches = CurveBatches::open();
     let losses = steps

@@ -3,40 +3,51 @@
 mod add_rms_norm;
 mod attention;
 mod cross_entropy;
+mod glu;
 mod rms_norm;
 mod rope;
-mod swiglu;
 mod tracked;
 
 use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn_core::backend::tensor::{FloatTensor, IntTensor};
 
+use qlora_cpu::glu::Activation;
+
+use crate::config::{AttentionConfig, RmsNormConfig};
 use crate::ops::{AttentionMask, FusedOps};
 
 impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
-        rms_norm::rms_norm::<B, C>(x, weight, eps)
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        config: RmsNormConfig,
+    ) -> FloatTensor<Self> {
+        rms_norm::rms_norm::<B, C>(x, weight, config)
     }
 
     fn add_rms_norm(
         x: FloatTensor<Self>,
         residual: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        eps: f64,
+        config: RmsNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        add_rms_norm::add_rms_norm::<B, C>(x, residual, weight, eps)
+        add_rms_norm::add_rms_norm::<B, C>(x, residual, weight, config)
     }
 
     fn residual_rms_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        eps: f64,
+        config: RmsNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        add_rms_norm::residual_rms_norm::<B, C>(x, weight, eps)
+        add_rms_norm::residual_rms_norm::<B, C>(x, weight, config)
     }
 
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        swiglu::swiglu::<B, C>(gate, up)
+    fn glu(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        glu::glu::<B, C>(gate, up, activation)
     }
 
     fn rope(
@@ -53,9 +64,9 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         mask: AttentionMask<Self>,
-        scale: f64,
+        config: AttentionConfig,
     ) -> FloatTensor<Self> {
-        attention::causal_attention::<B, C>(q, k, v, mask, scale)
+        attention::causal_attention::<B, C>(q, k, v, mask, config)
     }
 
     fn linear_cross_entropy(

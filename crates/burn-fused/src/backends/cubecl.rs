@@ -16,6 +16,9 @@ use qlora_cubecl::{
     },
 };
 
+use qlora_cpu::glu::Activation;
+
+use crate::config::{AttentionConfig, RmsNormConfig};
 use crate::ops::{AttentionMask, FusedOps};
 use crate::reference;
 
@@ -23,13 +26,13 @@ impl FusedOps for CubeBackend {
     fn rms_norm_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        eps: f64,
+        config: RmsNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !rms_norm::serves(&types([&x]), dtype(&weight)) {
-            return reference::rms_norm::forward::<Self>(x, weight, eps);
+        if config.unit_offset || !rms_norm::serves(&types([&x]), dtype(&weight)) {
+            return reference::rms_norm::forward::<Self>(x, weight, config);
         }
         let context = Context::of(&x);
-        let results = rms_norm::forward(&context.client, lend(x), lend(weight), eps as f32);
+        let results = rms_norm::forward(&context.client, lend(x), lend(weight), config.eps as f32);
         context.tensors(results).into()
     }
 
@@ -38,9 +41,10 @@ impl FusedOps for CubeBackend {
         weight: FloatTensor<Self>,
         inv_rms: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        config: RmsNormConfig,
     ) -> FloatTensor<Self> {
-        if !rms_norm::serves(&types([&x, &grad]), dtype(&weight)) {
-            return reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad);
+        if config.unit_offset || !rms_norm::serves(&types([&x, &grad]), dtype(&weight)) {
+            return reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad, config);
         }
         let context = Context::of(&x);
         let [x, weight, inv_rms, grad] = [x, weight, inv_rms, grad].map(lend);
@@ -52,14 +56,15 @@ impl FusedOps for CubeBackend {
         x: FloatTensor<Self>,
         residual: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        eps: f64,
+        config: RmsNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if !rms_norm::serves(&types([&x, &residual]), dtype(&weight)) {
-            return reference::rms_norm::add_forward::<Self>(x, residual, weight, eps);
+        if config.unit_offset || !rms_norm::serves(&types([&x, &residual]), dtype(&weight)) {
+            return reference::rms_norm::add_forward::<Self>(x, residual, weight, config);
         }
         let context = Context::of(&x);
         let [x, residual, weight] = [x, residual, weight].map(lend);
-        let results = rms_norm::add_forward(&context.client, x, residual, weight, eps as f32);
+        let results =
+            rms_norm::add_forward(&context.client, x, residual, weight, config.eps as f32);
         context.tensors(results).into()
     }
 
@@ -69,9 +74,13 @@ impl FusedOps for CubeBackend {
         inv_rms: FloatTensor<Self>,
         grad_sum: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        config: RmsNormConfig,
     ) -> FloatTensor<Self> {
-        if !rms_norm::serves(&types([&sum, &grad_sum, &grad]), dtype(&weight)) {
-            return reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad);
+        let types = types([&sum, &grad_sum, &grad]);
+        if config.unit_offset || !rms_norm::serves(&types, dtype(&weight)) {
+            return reference::rms_norm::add_backward::<Self>(
+                sum, weight, inv_rms, grad_sum, grad, config,
+            );
         }
         let context = Context::of(&sum);
         let [sum, weight, inv_rms, grad] = [sum, weight, inv_rms, grad].map(lend);
@@ -80,21 +89,26 @@ impl FusedOps for CubeBackend {
         context.tensor(dx)
     }
 
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        if !swiglu::serves(&types([&gate, &up])) {
-            return reference::swiglu::forward::<Self>(gate, up);
+    fn glu(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        if activation != Activation::Silu || !swiglu::serves(&types([&gate, &up])) {
+            return reference::glu::forward::<Self>(gate, up, activation);
         }
         let context = Context::of(&gate);
         context.tensor(swiglu::forward(&context.client, lend(gate), lend(up)))
     }
 
-    fn swiglu_backward(
+    fn glu_backward(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !swiglu::serves(&types([&gate, &up, &grad])) {
-            return reference::swiglu::backward::<Self>(gate, up, grad);
+        if activation != Activation::Silu || !swiglu::serves(&types([&gate, &up, &grad])) {
+            return reference::glu::backward::<Self>(gate, up, grad, activation);
         }
         let context = Context::of(&gate);
         let [gate, up, grad] = [gate, up, grad].map(lend);
@@ -108,7 +122,8 @@ impl FusedOps for CubeBackend {
         sin: FloatTensor<Self>,
         inverse: bool,
     ) -> FloatTensor<Self> {
-        if !rope::serves(dtype(&x), types([&cos, &sin])) {
+        let ([_, _, _, d], [_, pairs]) = (x.shape().dims(), cos.shape().dims());
+        if 2 * pairs != d || !rope::serves(dtype(&x), types([&cos, &sin])) {
             return reference::rope::rotate::<Self>(x, cos, sin, inverse);
         }
         let context = Context::of(&x);
@@ -121,13 +136,14 @@ impl FusedOps for CubeBackend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         mask: AttentionMask<Self>,
-        scale: f64,
+        config: AttentionConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !attention::serves(&types([&q, &k, &v]), elements([&q, &k])) {
-            return reference::attention::forward::<Self>(q, k, v, mask, scale);
+        let composed = config.window.is_some() || config.softcap.is_some();
+        if composed || !attention::serves(&types([&q, &k, &v]), elements([&q, &k])) {
+            return reference::attention::forward::<Self>(q, k, v, mask, config);
         }
         let context = Context::of(&q);
-        let results = attention::forward(&context.client, operands([q, k, v], mask, scale));
+        let results = attention::forward(&context.client, operands([q, k, v], mask, config.scale));
         context.tensors(results).into()
     }
 
@@ -139,14 +155,16 @@ impl FusedOps for CubeBackend {
         out: FloatTensor<Self>,
         lse: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        scale: f64,
+        config: AttentionConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if !attention::serves(&types([&q, &k, &v, &out, &grad]), elements([&q, &k])) {
+        let composed = config.window.is_some() || config.softcap.is_some();
+        let types = types([&q, &k, &v, &out, &grad]);
+        if composed || !attention::serves(&types, elements([&q, &k])) {
             let all = [q, k, v, out, lse, grad];
-            return reference::attention::backward::<Self>(all, mask, scale);
+            return reference::attention::backward::<Self>(all, mask, config);
         }
         let context = Context::of(&q);
-        let operands = operands([q, k, v], mask, scale);
+        let operands = operands([q, k, v], mask, config.scale);
         let results = [out, lse].map(lend);
         let gradients = attention::backward(&context.client, operands, results, lend(grad));
         context.tensors(gradients).into()

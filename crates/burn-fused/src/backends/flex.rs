@@ -6,8 +6,11 @@ mod values;
 use burn_core::backend::tensor::{FloatTensor, IntTensor};
 use burn_core::backend::{Flex, TensorMetadata};
 use qlora_cpu::attention::{self, Results};
-use qlora_cpu::{Isa, cross_entropy, rms_norm, rope, swiglu};
+use qlora_cpu::glu::Activation;
+use qlora_cpu::rope::Angles;
+use qlora_cpu::{Isa, cross_entropy, glu, rms_norm, rope};
 
+use crate::config::{AttentionConfig, RmsNormConfig};
 use crate::element::with_element;
 use crate::ops::{AttentionMask, FusedOps};
 use crate::reference;
@@ -19,14 +22,14 @@ impl FusedOps for Flex {
     fn rms_norm_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        eps: f64,
+        config: RmsNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         with_element!(x.dtype(), E => {
             let shape = x.shape();
             let (x, weight) = (Values::<E>::new(x), Values::<f32>::new(weight));
-            let (y, inv_rms) = rms_norm::forward(Isa::best(), &x, &weight, eps as f32);
+            let (y, inv_rms) = rms_norm::forward(Isa::best(), &x, &weight, norm_config(config));
             (tensor(shape.clone(), y), tensor(one_a_row(shape), inv_rms))
-        }, else reference::rms_norm::forward::<Self>(x, weight, eps))
+        }, else reference::rms_norm::forward::<Self>(x, weight, config))
     }
 
     fn rms_norm_backward(
@@ -34,13 +37,15 @@ impl FusedOps for Flex {
         weight: FloatTensor<Self>,
         inv_rms: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        config: RmsNormConfig,
     ) -> FloatTensor<Self> {
         with_element!(x.dtype(), E => {
             let (x, [weight, inv_rms]) = (Values::new(x), [weight, inv_rms].map(Values::new));
             update::<E>(grad, |grad| {
-                rms_norm::backward(Isa::best(), &x, &weight, &inv_rms, grad);
+                let config = norm_config(config);
+                rms_norm::backward(Isa::best(), &x, &weight, &inv_rms, grad, config);
             })
-        }, else reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad))
+        }, else reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad, config))
     }
 
     fn rms_norm_backward_weight(
@@ -60,18 +65,18 @@ impl FusedOps for Flex {
         x: FloatTensor<Self>,
         residual: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        eps: f64,
+        config: RmsNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         with_element!(x.dtype(), E => {
             let shape = x.shape();
             let (residual, weight) = (Values::<E>::new(residual), Values::<f32>::new(weight));
             let (mut y, mut inv_rms) = Default::default();
             let sum = update::<E>(x, |x| {
-                let isa = Isa::best();
-                (y, inv_rms) = rms_norm::add_forward(isa, x, &residual, &weight, eps as f32);
+                let (isa, config) = (Isa::best(), norm_config(config));
+                (y, inv_rms) = rms_norm::add_forward(isa, x, &residual, &weight, config);
             });
             (sum, tensor(shape.clone(), y), tensor(one_a_row(shape), inv_rms))
-        }, else reference::rms_norm::add_forward::<Self>(x, residual, weight, eps))
+        }, else reference::rms_norm::add_forward::<Self>(x, residual, weight, config))
     }
 
     fn add_rms_norm_backward(
@@ -80,39 +85,46 @@ impl FusedOps for Flex {
         inv_rms: FloatTensor<Self>,
         grad_sum: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        config: RmsNormConfig,
     ) -> FloatTensor<Self> {
         with_element!(sum.dtype(), E => {
             let [sum, grad_sum] = [sum, grad_sum].map(Values::new);
             let [weight, inv_rms] = [weight, inv_rms].map(Values::new);
             update::<E>(grad, |grad| {
-                rms_norm::add_backward(Isa::best(), &sum, &weight, &inv_rms, &grad_sum, grad);
+                let (isa, config) = (Isa::best(), norm_config(config));
+                rms_norm::add_backward(isa, &sum, &weight, &inv_rms, &grad_sum, grad, config);
             })
-        }, else reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad))
+        }, else reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad, config))
     }
 
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn glu(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
         with_element!(gate.dtype(), E => {
             let shape = gate.shape();
             let [gate, up] = [gate, up].map(Values::<E>::new);
-            tensor(shape, swiglu::forward::<E>(Isa::best(), &gate, &up))
-        }, else reference::swiglu::forward::<Self>(gate, up))
+            tensor(shape, glu::forward::<E>(Isa::best(), &gate, &up, activation))
+        }, else reference::glu::forward::<Self>(gate, up, activation))
     }
 
-    fn swiglu_backward(
+    fn glu_backward(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         with_element!(gate.dtype(), E => {
             let (up_dtype, up) = (up.dtype(), Values::<E>::new(up));
             let mut dup = None;
             let dgate = update::<E>(gate, |gate| {
                 dup = Some(update::<E>(grad, |grad| {
-                    swiglu::backward::<E>(Isa::best(), gate, &up, grad);
+                    glu::backward::<E>(Isa::best(), gate, &up, grad, activation);
                 }));
             });
             (dgate, cast_to(dup.expect("the gradient was computed"), up_dtype))
-        }, else reference::swiglu::backward::<Self>(gate, up, grad))
+        }, else reference::glu::backward::<Self>(gate, up, grad, activation))
     }
 
     fn rope(
@@ -123,8 +135,10 @@ impl FusedOps for Flex {
     ) -> FloatTensor<Self> {
         with_element!(x.dtype(), E => {
             let [_, _, heads, d] = x.shape().dims();
+            let [_, pairs] = cos.shape().dims();
             let [cos, sin] = [cos, sin].map(Values::new);
-            update::<E>(x, |x| rope::rotate(Isa::best(), x, [heads, d], &cos, &sin, inverse))
+            let angles = Angles { cos: &cos, sin: &sin, pairs };
+            update::<E>(x, |x| rope::rotate(Isa::best(), x, [heads, d], angles, inverse))
         }, else reference::rope::rotate::<Self>(x, cos, sin, inverse))
     }
 
@@ -133,15 +147,18 @@ impl FusedOps for Flex {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         mask: AttentionMask<Self>,
-        scale: f64,
+        config: AttentionConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if config.window.is_some() || config.softcap.is_some() {
+            return reference::attention::forward::<Self>(q, k, v, mask, config);
+        }
         with_element!(q.dtype(), E => {
             let shape = q.shape();
             let [batch, q_len, heads, _] = shape.dims();
             let attention = Attention::<E>::new(q, k, v, mask);
-            let (out, lse) = attention::forward(Isa::best(), &attention.operands(scale));
+            let (out, lse) = attention::forward(Isa::best(), &attention.operands(config.scale));
             (tensor(shape, out), tensor([batch, q_len, heads], lse))
-        }, else reference::attention::forward::<Self>(q, k, v, mask, scale))
+        }, else reference::attention::forward::<Self>(q, k, v, mask, config))
     }
 
     fn causal_attention_backward(
@@ -152,20 +169,24 @@ impl FusedOps for Flex {
         out: FloatTensor<Self>,
         lse: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        scale: f64,
+        config: AttentionConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if config.window.is_some() || config.softcap.is_some() {
+            let all = [q, k, v, out, lse, grad];
+            return reference::attention::backward::<Self>(all, mask, config);
+        }
         with_element!(q.dtype(), E => {
             let shapes = [q.shape(), k.shape(), v.shape()];
             let dtypes = [k.dtype(), v.dtype()];
             let attention = Attention::<E>::new(q, k, v, mask);
             let ([out, grad], lse) = ([out, grad].map(Heads::<E>::new), Values::<f32>::new(lse));
             let results = Results { out: out.view(), lse: &lse, grad: grad.view() };
-            let operands = attention.operands(scale);
+            let operands = attention.operands(config.scale);
             let [dq, dk, dv] = attention::backward(Isa::best(), &operands, &results);
             let [q_shape, k_shape, v_shape] = shapes;
             let (dk, dv) = (tensor(k_shape, dk), tensor(v_shape, dv));
             (tensor(q_shape, dq), cast_to(dk, dtypes[0]), cast_to(dv, dtypes[1]))
-        }, else reference::attention::backward::<Self>([q, k, v, out, lse, grad], mask, scale))
+        }, else reference::attention::backward::<Self>([q, k, v, out, lse, grad], mask, config))
     }
 
     fn linear_cross_entropy(
@@ -208,5 +229,12 @@ impl FusedOps for Flex {
                 cast_to(tensor(like_weight.0, dweight), like_weight.1),
             )
         }, else reference::cross_entropy::loss_grads::<Self>(hidden, weight, targets))
+    }
+}
+
+fn norm_config(config: RmsNormConfig) -> rms_norm::Config {
+    rms_norm::Config {
+        eps: config.eps as f32,
+        unit_offset: config.unit_offset,
     }
 }

@@ -1,9 +1,12 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
+use crate::config::RmsNormConfig;
 use crate::ops::FusedOps;
 
 /// Returns the next value of a residual stream and its root-mean-square normalization:
 /// `(sum, sum / sqrt(mean(sum²) + eps) * weight)` with `sum = residual + x`.
+///
+/// The factor is `1 + weight` where `config` says so.
 ///
 /// `x` and `residual`: `[.., n]`, `weight: [n]`; both results have x's shape and dtype, and what is normalized
 /// is the sum in that dtype. The backward pass keeps the sum and one f32 a row. It is one pass too: the
@@ -14,12 +17,13 @@ use crate::ops::FusedOps;
 ///
 /// ```
 /// use burn_core::tensor::Tensor;
+/// use burn_fused::RmsNormConfig;
 ///
 /// # #[cfg(feature = "flex")] {
 /// let device = burn_core::tensor::Device::flex();
 /// let [x, residual] = [[[1.0, 3.0]], [[2.0, 1.0]]].map(|x| Tensor::<2>::from_floats(x, &device));
 /// let weight = Tensor::from_floats([1.0, 2.0], &device);
-/// let (sum, y) = burn_fused::add_rms_norm(x, residual, weight, 0.0);
+/// let (sum, y) = burn_fused::add_rms_norm(x, residual, weight, RmsNormConfig::new(0.0));
 /// assert_eq!(sum.into_data().try_into_vec::<f32>().unwrap(), [3.0, 4.0]);
 /// let y = y.into_data().try_into_vec::<f32>().unwrap();
 /// assert!((y[0] - 3.0 / 12.5f32.sqrt()).abs() < 1e-6);
@@ -29,7 +33,7 @@ pub fn add_rms_norm<const D: usize>(
     x: Tensor<D>,
     residual: Tensor<D>,
     weight: Tensor<1>,
-    eps: f64,
+    config: RmsNormConfig,
 ) -> (Tensor<D>, Tensor<D>) {
     assert_eq!(
         (x.dims(), x.dtype()),
@@ -41,7 +45,7 @@ pub fn add_rms_norm<const D: usize>(
         x.dequantize().into_dispatch(),
         residual.dequantize().into_dispatch(),
         weight.dequantize().into_dispatch(),
-        eps,
+        config,
     );
     (Tensor::from_dispatch(sum), Tensor::from_dispatch(y))
 }
@@ -56,13 +60,13 @@ pub fn add_rms_norm<const D: usize>(
 pub fn residual_rms_norm<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<1>,
-    eps: f64,
+    config: RmsNormConfig,
 ) -> (Tensor<D>, Tensor<D>) {
     check_weight("residual_rms_norm", &x, &weight);
     let (x, y) = <Dispatch as FusedOps>::residual_rms_norm(
         x.dequantize().into_dispatch(),
         weight.dequantize().into_dispatch(),
-        eps,
+        config,
     );
     (Tensor::from_dispatch(x), Tensor::from_dispatch(y))
 }

@@ -3,6 +3,7 @@ use burn_core::{
     tensor::{Int, Tensor},
 };
 
+use crate::config::AttentionConfig;
 use crate::ops::{AttentionMask, FusedOps};
 
 /// Computes causal grouped-query attention, `softmax(q·kᵀ · scale + mask) · v` head by head, in
@@ -14,15 +15,39 @@ use crate::ops::{AttentionMask, FusedOps};
 /// `0..=kv_len - q_len + i`, so that the same call serves training and generation with a cache.
 /// The backward pass keeps `q`, `k`, `v`, the result and one f32 a row.
 ///
+/// A [window](AttentionConfig::window) hides earlier keys too, of the cache as of the rest; a
+/// [softcap](AttentionConfig::softcap) bounds the scores before they are masked.
+///
 /// # Panics
-/// When the shapes do not fit each other, `heads` is not a multiple of `kv_heads`, or there are
-/// more queries than keys.
-pub fn causal_attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
-    attend("causal_attention", q, k, v, AttentionMask::Causal, scale)
+/// When the shapes do not fit each other, `heads` is not a multiple of `kv_heads`, there are
+/// more queries than keys, the window is 0, or the softcap is not positive and finite.
+///
+/// ```
+/// use burn_core::tensor::Tensor;
+/// use burn_fused::{AttentionConfig, causal_attention};
+///
+/// # #[cfg(feature = "flex")] {
+/// let device = burn_core::tensor::Device::flex();
+/// let q = Tensor::<4>::ones([1, 2, 1, 4], &device);
+/// let v = Tensor::<1>::from_floats([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], &device);
+/// let v = v.reshape([1, 2, 1, 4]);
+/// // A query that sees itself alone takes its own value.
+/// let config = AttentionConfig::new(0.5).with_window(Some(1));
+/// let out = causal_attention(q.clone(), q, v.clone(), config);
+/// assert_eq!(out.into_data(), v.into_data());
+/// # }
+/// ```
+pub fn causal_attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    config: AttentionConfig,
+) -> Tensor<4> {
+    attend("causal_attention", q, k, v, AttentionMask::Causal, config)
 }
 
 /// Computes [`causal_attention`] in rows that hold several sequences one after another: a query sees what its
-/// own sequence has up to it. Tiles between sequences are not computed.
+/// own sequence has up to it, and of that what the window leaves. Tiles between sequences are not computed.
 ///
 /// `starts: [batch, q_len]` tells for every query the first position it sees, that of its sequence's
 /// first token. Whatever it says, a query sees itself; a token of padding that starts at its own
@@ -35,7 +60,7 @@ pub fn packed_causal_attention(
     k: Tensor<4>,
     v: Tensor<4>,
     starts: Tensor<2, Int>,
-    scale: f64,
+    config: AttentionConfig,
 ) -> Tensor<4> {
     let [batch, q_len, _, _] = q.dims();
     assert_eq!(
@@ -45,7 +70,7 @@ pub fn packed_causal_attention(
     );
     let starts = starts.into_dispatch();
     let mask = AttentionMask::Packed { starts };
-    attend("packed_causal_attention", q, k, v, mask, scale)
+    attend("packed_causal_attention", q, k, v, mask, config)
 }
 
 fn attend(
@@ -54,7 +79,7 @@ fn attend(
     k: Tensor<4>,
     v: Tensor<4>,
     mask: AttentionMask<Dispatch>,
-    scale: f64,
+    config: AttentionConfig,
 ) -> Tensor<4> {
     let [batch, q_len, heads, head_dim] = q.dims();
     let [k_batch, kv_len, kv_heads, k_dim] = k.dims();
@@ -73,11 +98,22 @@ fn attend(
         q_len <= kv_len,
         "{name}: {q_len} queries are more than {kv_len} keys"
     );
+    assert!(
+        config.window != Some(0),
+        "{name}: the window must have room for the query itself, it is 0"
+    );
+    assert!(
+        config
+            .softcap
+            .is_none_or(|cap| cap > 0.0 && cap.is_finite()),
+        "{name}: the softcap must be positive and finite, it is {:?}",
+        config.softcap
+    );
     Tensor::from_dispatch(<Dispatch as FusedOps>::causal_attention(
         q.dequantize().into_dispatch(),
         k.dequantize().into_dispatch(),
         v.dequantize().into_dispatch(),
         mask,
-        scale,
+        config,
     ))
 }

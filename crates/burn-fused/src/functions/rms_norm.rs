@@ -1,8 +1,10 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
+use crate::config::RmsNormConfig;
 use crate::ops::FusedOps;
 
-/// Normalizes the last dimension by its root mean square: `x / sqrt(mean(x²) + eps) * weight`.
+/// Normalizes the last dimension by its root mean square: `x / sqrt(mean(x²) + eps) * weight`, or `* (1 + weight)`
+/// where `config` says so.
 ///
 /// `x: [.., n]`, `weight: [n]`; the result has x's shape and dtype. The mean is taken in f32 (f64
 /// for f64), as in Hugging Face's `LlamaRMSNorm`. The backward pass keeps `x` and one f32 a row,
@@ -13,16 +15,22 @@ use crate::ops::FusedOps;
 ///
 /// ```
 /// use burn_core::tensor::Tensor;
+/// use burn_fused::RmsNormConfig;
 ///
 /// # #[cfg(feature = "flex")] {
 /// let device = burn_core::tensor::Device::flex();
 /// let x = Tensor::<2>::from_floats([[3.0, 4.0]], &device);
-/// let y = burn_fused::rms_norm(x, Tensor::from_floats([1.0, 2.0], &device), 0.0);
+/// let weight = Tensor::from_floats([1.0, 2.0], &device);
+/// let y = burn_fused::rms_norm(x, weight, RmsNormConfig::new(0.0));
 /// let y = y.into_data().try_into_vec::<f32>().unwrap();
 /// assert!((y[0] - 3.0 / 12.5f32.sqrt()).abs() < 1e-6);
 /// # }
 /// ```
-pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+pub fn rms_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    config: RmsNormConfig,
+) -> Tensor<D> {
     let [n] = weight.dims();
     assert!(
         D > 0 && x.dims()[D - 1] == n,
@@ -32,6 +40,6 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
     Tensor::from_dispatch(<Dispatch as FusedOps>::rms_norm(
         x.dequantize().into_dispatch(),
         weight.dequantize().into_dispatch(),
-        eps,
+        config,
     ))
 }

@@ -3,30 +3,36 @@ use burn_core::{backend::Dispatch, tensor::Tensor};
 use crate::ops::FusedOps;
 
 /// Computes the rotary position embedding of the split-half kind (Hugging Face LLaMA): the pair
-/// `(x[i], x[i + head_dim/2])` of every head turns by the angle `i` of its position.
+/// `(x[i], x[i + n/2])` of every head turns by the angle `i` of its position, and what comes after the first `n`
+/// values of a head passes unchanged.
 ///
-/// `x: [batch, seq, heads, head_dim]`; `cos` and `sin`: `[seq, head_dim/2]`, the rows of the
-/// positions in `x`, or `[batch · seq, head_dim/2]` where every row of the batch has positions of its
-/// own. The tables are constants: no gradient flows to them. The gradient of `x` is
+/// `x: [batch, seq, heads, head_dim]`; `cos` and `sin`: `[seq, n/2]`, the rows of the
+/// positions in `x`, or `[batch · seq, n/2]` where every row of the batch has positions of its
+/// own, with `n ≤ head_dim` (`n < head_dim` in Phi). They may carry a factor (YaRN): `cos² + sin²` need not be 1.
+/// The tables are constants: no gradient flows to them. The gradient of `x` is
 /// the reverse rotation; `x` itself is not kept.
 ///
 /// # Panics
-/// When `head_dim` is odd or the tables have neither shape.
+/// When the tables have neither shape, or more than `head_dim/2` columns.
 pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
     let [batch, seq, _, head_dim] = x.dims();
+    let [rows, pairs] = cos.dims();
     assert!(
-        head_dim % 2 == 0,
-        "rope: head_dim must be even, it is {head_dim}"
-    );
-    let shared = [seq, head_dim / 2];
-    let own = [batch * seq, head_dim / 2];
-    assert!(
-        cos.dims() == sin.dims() && [shared, own].contains(&cos.dims()),
-        "rope: cos and sin must be [seq, head_dim/2] = {shared:?} or [batch · seq, head_dim/2] = \
-         {own:?}, they are {:?} and {:?}",
+        cos.dims() == sin.dims() && [seq, batch * seq].contains(&rows),
+        "rope: cos and sin must be [seq, n/2] = [{seq}, _] or [batch · seq, n/2] = [{}, _], they \
+         are {:?} and {:?}",
+        batch * seq,
         cos.dims(),
         sin.dims()
     );
+    assert!(
+        2 * pairs <= head_dim,
+        "rope: cos and sin turn {} values of a head, which has {head_dim}",
+        2 * pairs
+    );
+    if pairs == 0 {
+        return x;
+    }
     Tensor::from_dispatch(<Dispatch as FusedOps>::rope(
         x.dequantize().into_dispatch(),
         cos.dequantize().into_dispatch(),

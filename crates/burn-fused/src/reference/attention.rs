@@ -10,6 +10,7 @@ use burn_core::tensor::{BoolDType, Shape, TensorData};
 use qlora_cpu::attention::AttentionShape;
 
 use super::precision::{cast, widen};
+use crate::config::AttentionConfig;
 use crate::ops::AttentionMask;
 
 /// Scores formed at a time, at least one pair's: 64 MiB in f32.
@@ -24,19 +25,20 @@ pub(crate) fn forward<B: Backend>(
     k: FloatTensor<B>,
     v: FloatTensor<B>,
     mask: AttentionMask<B>,
-    scale: f64,
+    config: AttentionConfig,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let dtype = q.dtype();
     let shape = AttentionShape::new(q.shape().dims(), k.shape().dims());
-    let slabs = Slabs::<B>::new(shape, &q, mask.starts());
-    let q = fold_queries::<B>(q, shape, scale);
+    let slabs = Slabs::<B>::new(shape, &q, mask.starts(), config);
+    let q = fold_queries::<B>(q, shape, config.scale);
     let k = fold_keys::<B>(k, shape);
     let v = fold_keys::<B>(v, shape);
 
     let (outs, lses) = slabs
         .ranges()
         .map(|range| {
-            let scores = slabs.scores(&q, &k, range.clone());
+            let scores = slabs.bounded(&q, &k, range.clone());
+            let scores = slabs.hide(scores, &q, range.clone());
             let max = B::float_max_dim(scores.clone(), 2);
             let exp = B::float_exp(B::float_sub(scores, max.clone()));
             let sum = B::float_sum_dim(exp.clone(), 2);
@@ -52,16 +54,16 @@ pub(crate) fn forward<B: Backend>(
 }
 
 /// Computes, with `p = exp(s − lse)`, `dv = pᵀ·g`, `ds = p ∘ (g·vᵀ − rowsum(g ∘ out))`, `dq = ds·k`,
-/// `dk = dsᵀ·q`.
+/// `dk = dsᵀ·q`; a softcap `c` puts its derivative `1 − (s/c)²` into `ds`.
 pub(crate) fn backward<B: Backend>(
     [q, k, v, out, lse, grad]: [FloatTensor<B>; 6],
     mask: AttentionMask<B>,
-    scale: f64,
+    config: AttentionConfig,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let (q_dtype, k_dtype, v_dtype) = (q.dtype(), k.dtype(), v.dtype());
     let shape = AttentionShape::new(q.shape().dims(), k.shape().dims());
-    let slabs = Slabs::<B>::new(shape, &q, mask.starts());
-    let q = fold_queries::<B>(q, shape, scale);
+    let slabs = Slabs::<B>::new(shape, &q, mask.starts(), config);
+    let q = fold_queries::<B>(q, shape, config.scale);
     let k = fold_keys::<B>(k, shape);
     let v = fold_keys::<B>(v, shape);
     let out = fold_queries::<B>(out, shape, 1.0);
@@ -73,7 +75,9 @@ pub(crate) fn backward<B: Backend>(
     let (mut dqs, mut dks, mut dvs) = (Vec::new(), Vec::new(), Vec::new());
     for range in slabs.ranges() {
         let grad = slabs.of(&grad, range.clone());
-        let scores = slabs.scores(&q, &k, range.clone());
+        let scores = slabs.bounded(&q, &k, range.clone());
+        let slope = slabs.slope(&scores);
+        let scores = slabs.hide(scores, &q, range.clone());
         let p = B::float_exp(B::float_sub(scores, slabs.of(&lse, range.clone())));
         dvs.push(B::float_matmul(
             B::float_swap_dims(p.clone(), 1, 2),
@@ -81,14 +85,17 @@ pub(crate) fn backward<B: Backend>(
         ));
         let v = B::float_swap_dims(slabs.of(&v, range.clone()), 1, 2);
         let dp = B::float_sub(B::float_matmul(grad, v), slabs.of(&delta, range.clone()));
-        let ds = B::float_mul(p, dp);
+        let mut ds = B::float_mul(p, dp);
+        if let Some(slope) = slope {
+            ds = B::float_mul(ds, slope);
+        }
         // `q` is scaled already, `k` is not.
         dks.push(B::float_matmul(
             B::float_swap_dims(ds.clone(), 1, 2),
             slabs.of(&q, range.clone()),
         ));
         let dq = B::float_matmul(ds, slabs.of(&k, range));
-        dqs.push(B::float_mul_scalar(dq, scale.into()));
+        dqs.push(B::float_mul_scalar(dq, config.scale.into()));
     }
     let dq = unfold_queries::<B>(join::<B>(dqs), shape, shape.head_dim);
     let dk = unfold_keys::<B>(join::<B>(dks), shape);
@@ -109,10 +116,11 @@ pub(crate) fn forward_workspace_bytes(shape: &AttentionShape) -> u128 {
 
 /// Returns the bytes that [`backward`] takes beside its operands and results: `q`, `k`, `v`, the output and its gradient in f32 and
 /// in another order, the gradients of `q`, `k` and `v` likewise, and of a slab the scores, their mask, their
-/// probabilities and the gradients of both.
-pub(crate) fn backward_workspace_bytes(shape: &AttentionShape) -> u128 {
+/// probabilities, the gradients of both, and a softcap's derivative.
+pub(crate) fn backward_workspace_bytes(shape: &AttentionShape, config: AttentionConfig) -> u128 {
     let [queries, keys] = values(shape);
-    (4 * queries + 4 * keys + 5 * scores_of_a_slab(shape)) * size_of::<f32>() as u128
+    let slabs = 5 + u128::from(config.softcap.is_some());
+    (4 * queries + 4 * keys + slabs * scores_of_a_slab(shape)) * size_of::<f32>() as u128
 }
 
 /// Returns the bytes of a slab's scores in f32.
@@ -151,23 +159,37 @@ struct Slabs<B: Backend> {
     shape: AttentionShape,
     pairs: usize,
     per_slab: usize,
-    /// The keys after each query, which all pairs share: `[1, rows, kv_len]`.
-    later: Option<BoolTensor<B>>,
+    /// The keys after each query and before its window, which all pairs share: `[1, rows, kv_len]`.
+    outside: Option<BoolTensor<B>>,
     starts: Option<IntTensor<B>>,
+    softcap: Option<f64>,
 }
 
 impl<B: Backend> Slabs<B> {
-    fn new(shape: AttentionShape, q: &FloatTensor<B>, starts: Option<IntTensor<B>>) -> Self {
+    fn new(
+        shape: AttentionShape,
+        q: &FloatTensor<B>,
+        starts: Option<IntTensor<B>>,
+        config: AttentionConfig,
+    ) -> Self {
+        let window = config.window.filter(|window| *window < shape.kv_len);
         Self {
             shape,
             pairs: shape.batch * shape.kv_heads,
             per_slab: pairs_of_a_slab(shape),
-            // A single query sees every key.
-            later: (shape.q_len > 1).then(|| {
+            // A single query sees every key of its window.
+            outside: (shape.q_len > 1 || window.is_some()).then(|| {
                 let (queries, keys, bools) = positions::<B>(shape, q);
-                by_row::<B>(B::int_greater(keys, queries, bools), shape)
+                let mut outside = B::int_greater(keys.clone(), queries.clone(), bools);
+                if let Some(window) = window {
+                    let end = B::int_add_scalar(keys, (window as i64).into());
+                    let before = B::int_lower_equal(end, queries, bools);
+                    outside = B::bool_or(outside, before);
+                }
+                by_row::<B>(outside, shape)
             }),
             starts,
+            softcap: config.softcap,
         }
     }
 
@@ -192,20 +214,45 @@ impl<B: Backend> Slabs<B> {
         B::float_slice(tensor.clone(), &slices)
     }
 
-    /// Returns the scores `[pairs of range, rows, kv_len]`, hidden ones set to [`HIDDEN`].
-    fn scores(
+    /// Returns the scores `[pairs of range, rows, kv_len]`, within their softcap.
+    fn bounded(
         &self,
         q: &FloatTensor<B>,
         k: &FloatTensor<B>,
         range: core::ops::Range<usize>,
     ) -> FloatTensor<B> {
         let k = B::float_swap_dims(self.of(k, range.clone()), 1, 2);
-        let mut scores = B::float_matmul(self.of(q, range.clone()), k);
+        let products = B::float_matmul(self.of(q, range), k);
+        match self.softcap {
+            Some(cap) => {
+                let tanh = B::float_tanh(B::float_div_scalar(products, cap.into()));
+                B::float_mul_scalar(tanh, cap.into())
+            }
+            None => products,
+        }
+    }
+
+    /// Returns the softcap's derivative at the [`Self::bounded`] scores, if there is one.
+    fn slope(&self, bounded: &FloatTensor<B>) -> Option<FloatTensor<B>> {
+        self.softcap.map(|cap| {
+            let tanh = B::float_div_scalar(bounded.clone(), cap.into());
+            let square = B::float_mul(tanh.clone(), tanh);
+            B::float_add_scalar(B::float_neg(square), 1.0.into())
+        })
+    }
+
+    /// Sets the scores of hidden keys to [`HIDDEN`].
+    fn hide(
+        &self,
+        mut scores: FloatTensor<B>,
+        q: &FloatTensor<B>,
+        range: core::ops::Range<usize>,
+    ) -> FloatTensor<B> {
         let earlier = self
             .starts
             .clone()
             .map(|starts| self.earlier(starts, q, range));
-        for hidden in self.later.iter().cloned().chain(earlier) {
+        for hidden in self.outside.iter().cloned().chain(earlier) {
             let hidden = B::bool_expand(hidden, scores.shape());
             scores = B::float_mask_fill(scores, hidden, HIDDEN.into());
         }

@@ -2,19 +2,23 @@ use burn_core::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn_core::tensor::Shape;
 
 use super::precision::{cast, widen};
+use crate::config::RmsNormConfig;
 
 pub(crate) fn forward<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
-    eps: f64,
+    config: RmsNormConfig,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let dtype = x.dtype();
     let x = widen::<B>(x);
     let last = x.rank() - 1;
-    let weight = row::<B>(weight, &x);
+    let weight = row::<B>(weight, &x, config);
 
     let mean_square = B::float_mean_dim(B::float_mul(x.clone(), x.clone()), last);
-    let inv_rms = B::float_recip(B::float_sqrt(B::float_add_scalar(mean_square, eps.into())));
+    let inv_rms = B::float_recip(B::float_sqrt(B::float_add_scalar(
+        mean_square,
+        config.eps.into(),
+    )));
     let y = B::float_mul(B::float_mul(x, inv_rms.clone()), weight);
     (cast::<B>(y, dtype), inv_rms)
 }
@@ -24,10 +28,10 @@ pub(crate) fn add_forward<B: Backend>(
     x: FloatTensor<B>,
     residual: FloatTensor<B>,
     weight: FloatTensor<B>,
-    eps: f64,
+    config: RmsNormConfig,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let sum = B::float_add(x, residual);
-    let (y, inv_rms) = forward::<B>(sum.clone(), weight, eps);
+    let (y, inv_rms) = forward::<B>(sum.clone(), weight, config);
     (sum, y, inv_rms)
 }
 
@@ -36,9 +40,11 @@ pub(crate) fn backward<B: Backend>(
     weight: FloatTensor<B>,
     inv_rms: FloatTensor<B>,
     grad: FloatTensor<B>,
+    config: RmsNormConfig,
 ) -> FloatTensor<B> {
     let dtype = x.dtype();
-    cast::<B>(wide_backward::<B>(x, weight, inv_rms, grad), dtype)
+    let dx = wide_backward::<B>(x, weight, inv_rms, grad, config);
+    cast::<B>(dx, dtype)
 }
 
 /// Returns [`backward`] plus what comes to the sum from elsewhere, rounded once.
@@ -48,9 +54,10 @@ pub(crate) fn add_backward<B: Backend>(
     inv_rms: FloatTensor<B>,
     grad_sum: FloatTensor<B>,
     grad: FloatTensor<B>,
+    config: RmsNormConfig,
 ) -> FloatTensor<B> {
     let dtype = sum.dtype();
-    let through_norm = wide_backward::<B>(sum, weight, inv_rms, grad);
+    let through_norm = wide_backward::<B>(sum, weight, inv_rms, grad, config);
     let grad_sum = cast::<B>(grad_sum, through_norm.dtype());
     cast::<B>(B::float_add(through_norm, grad_sum), dtype)
 }
@@ -61,10 +68,11 @@ fn wide_backward<B: Backend>(
     weight: FloatTensor<B>,
     inv_rms: FloatTensor<B>,
     grad: FloatTensor<B>,
+    config: RmsNormConfig,
 ) -> FloatTensor<B> {
     let x = widen::<B>(x);
     let last = x.rank() - 1;
-    let weight = row::<B>(weight, &x);
+    let weight = row::<B>(weight, &x, config);
 
     let grad = B::float_mul(widen::<B>(grad), weight);
     let mean = B::float_mean_dim(B::float_mul(grad.clone(), x.clone()), last);
@@ -90,9 +98,16 @@ pub(crate) fn backward_weight<B: Backend>(
     cast::<B>(sum, dtype)
 }
 
-/// Returns the weight `[n]` as `[1, .., 1, n]`, to be broadcast over `x`.
-fn row<B: Backend>(weight: FloatTensor<B>, x: &FloatTensor<B>) -> FloatTensor<B> {
-    let weight = cast::<B>(weight, x.dtype());
+/// Returns the factors `[n]` as `[1, .., 1, n]`, to be broadcast over `x`.
+fn row<B: Backend>(
+    weight: FloatTensor<B>,
+    x: &FloatTensor<B>,
+    config: RmsNormConfig,
+) -> FloatTensor<B> {
+    let mut weight = cast::<B>(weight, x.dtype());
+    if config.unit_offset {
+        weight = B::float_add_scalar(weight, 1.0.into());
+    }
     let mut shape = vec![1; x.rank()];
     shape[x.rank() - 1] = weight.shape()[0];
     B::float_reshape(weight, Shape::from(shape))

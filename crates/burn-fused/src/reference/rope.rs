@@ -23,11 +23,16 @@ pub(crate) fn rotate<B: Backend>(
         slices[3] = Slice::from(from..to);
         B::float_slice(x.clone(), &slices)
     };
-    let (low, high) = (part(0, half), part(half, 2 * half));
+    let (turning, width) = (2 * half, x.shape()[3]);
+    let (low, high) = (part(0, half), part(half, turning));
     let rotated_low = B::float_sub(
         B::float_mul(low.clone(), cos.clone()),
         B::float_mul(high.clone(), sin.clone()),
     );
     let rotated_high = B::float_add(B::float_mul(high, cos), B::float_mul(low, sin));
-    cast::<B>(B::float_cat(vec![rotated_low, rotated_high], 3), dtype)
+    let mut parts = vec![rotated_low, rotated_high];
+    if turning < width {
+        parts.push(part(turning, width));
+    }
+    cast::<B>(B::float_cat(parts, 3), dtype)
 }

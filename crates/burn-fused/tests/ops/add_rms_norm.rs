@@ -1,10 +1,11 @@
 use burn_core::tensor::{Device, Tensor};
-use burn_fused::{add_rms_norm, residual_rms_norm};
+use burn_fused::{RmsNormConfig, add_rms_norm, residual_rms_norm};
 use qlora_test_support::values;
 
 use crate::common::{assert_close, devices, leaf, loss, tensor};
 
 const EPS: f64 = 1e-5;
+const CONFIG: RmsNormConfig = RmsNormConfig::new(EPS);
 
 type Outputs = (Tensor<3>, Tensor<3>);
 
@@ -16,7 +17,7 @@ fn reference(x: Tensor<3>, residual: Tensor<3>, weight: Tensor<1>) -> Outputs {
 }
 
 fn fused(x: Tensor<3>, residual: Tensor<3>, weight: Tensor<1>) -> Outputs {
-    add_rms_norm(x, residual, weight, EPS)
+    add_rms_norm(x, residual, weight, CONFIG)
 }
 
 /// The results that the loss depends on.
@@ -110,7 +111,7 @@ fn without_an_addend_it_is_the_norm_beside_its_operand() {
         for used in [Used::Both, Used::Normalized, Used::Branch] {
             let x = leaf(1, [2, 70, 64], &device);
             let weight = leaf(2, [64], &device);
-            let (same, y) = residual_rms_norm(x.clone(), weight.clone(), EPS);
+            let (same, y) = residual_rms_norm(x.clone(), weight.clone(), CONFIG);
             assert_eq!(values(same.clone()), values(x.clone()));
             let grads = loss_of(used, (same, y.clone())).backward();
 
@@ -170,7 +171,7 @@ fn the_operands_are_not_written_to() {
         let device = device.autodiff();
         let [x, residual] = [1, 2].map(|seed| leaf(seed, [2, 70, 64], &device));
         let weight = tensor(3, [64], &device);
-        let (sum, y) = add_rms_norm(x.clone(), residual.clone(), weight, EPS);
+        let (sum, y) = add_rms_norm(x.clone(), residual.clone(), weight, CONFIG);
         let kept = values(sum.clone());
         let grads = loss_of(Used::Both, (sum.clone(), y)).backward();
         drop(grads);

@@ -1,5 +1,5 @@
 use burn_core::tensor::{Bool, Device, Int, Tensor, activation::softmax};
-use burn_fused::causal_attention;
+use burn_fused::{AttentionConfig, causal_attention};
 
 use crate::common::{assert_close, devices, leaf, loss, tensor};
 
@@ -42,7 +42,8 @@ fn check([batch, q_len, kv_len, heads, kv_heads, d]: Sizes, gain: f64, device: &
         let grads = loss(out.clone()).backward();
         (out, [q, k, v].map(|x| x.grad(&grads).unwrap()))
     };
-    let (actual, actual_grads) = run(&causal_attention);
+    let (actual, actual_grads) =
+        run(&|q, k, v, scale| causal_attention(q, k, v, AttentionConfig::new(scale)));
     let (expected, expected_grads) = run(&reference);
     assert_close("out", actual, expected);
     for (name, (a, e)) in ["dq", "dk", "dv"]
@@ -106,7 +107,13 @@ fn each_operand_may_be_frozen() {
         let q = tensor::<4>(1, [1, 6, 4, 8], &device);
         let k = tensor::<4>(2, [1, 6, 2, 8], &device);
         let v = leaf(3, [1, 6, 2, 8], &device);
-        let grads = loss(causal_attention(q.clone(), k.clone(), v.clone(), 0.4)).backward();
+        let grads = loss(causal_attention(
+            q.clone(),
+            k.clone(),
+            v.clone(),
+            AttentionConfig::new(0.4),
+        ))
+        .backward();
         assert!(q.grad(&grads).is_none() && k.grad(&grads).is_none());
         let dv = v.grad(&grads).unwrap();
         let grads = loss(reference(q, k, v.clone(), 0.4)).backward();
@@ -122,11 +129,13 @@ fn keys_may_be_views_of_a_cache() {
         let cache = |seed| tensor::<4>(seed, [2, 50, 3, 8], &device).narrow(1, 0, 20);
         let by_head = |seed| tensor::<4>(seed, [2, 3, 20, 8], &device).swap_dims(1, 2);
         for (k, v) in [(cache(2), cache(3)), (by_head(2), by_head(3))] {
-            let actual = causal_attention(q.clone(), k.clone(), v.clone(), 0.3);
+            let config = AttentionConfig::new(0.3);
+            let actual = causal_attention(q.clone(), k.clone(), v.clone(), config);
             assert_close("out", actual, reference(q.clone(), k, v, 0.3));
         }
         let transposed = tensor::<4>(1, [2, 8, 6, 3], &device).swap_dims(1, 3);
-        let actual = causal_attention(transposed.clone(), cache(2), cache(3), 0.3);
+        let config = AttentionConfig::new(0.3);
+        let actual = causal_attention(transposed.clone(), cache(2), cache(3), config);
         assert_close(
             "out",
             actual,
@@ -140,7 +149,12 @@ fn keys_may_be_views_of_a_cache() {
 fn more_queries_than_keys_are_refused() {
     let device = devices().remove(0);
     let k = tensor(2, [1, 4, 1, 8], &device);
-    causal_attention(tensor(1, [1, 5, 1, 8], &device), k.clone(), k, 1.0);
+    causal_attention(
+        tensor(1, [1, 5, 1, 8], &device),
+        k.clone(),
+        k,
+        AttentionConfig::new(1.0),
+    );
 }
 
 mod packed {
@@ -214,7 +228,8 @@ mod packed {
         let device = device.clone().autodiff();
         let starts = starts(rows, &device);
         let q = [rows.len(), starts.dims()[1], heads, d];
-        let packed = |q, k, v| packed_causal_attention(q, k, v, starts.clone(), 0.7);
+        let packed =
+            |q, k, v| packed_causal_attention(q, k, v, starts.clone(), AttentionConfig::new(0.7));
         let actual = run(&packed, q, kv_heads, &device);
         // On Flex where that is enabled: Burn 0.22.1 makes a gradient of this form wrong on wgpu, at 133 keys.
         let first = devices().remove(0).autodiff();
@@ -256,7 +271,8 @@ mod packed {
             let turned =
                 |x: Tensor<4>, angle: &Tensor<2>| rope(x, angle.clone().cos(), angle.clone().sin());
             let packed = |q, k, v| {
-                packed_causal_attention(turned(q, &own), turned(k, &own), v, starts.clone(), 0.7)
+                let (q, k) = (turned(q, &own), turned(k, &own));
+                packed_causal_attention(q, k, v, starts.clone(), AttentionConfig::new(0.7))
             };
             let alone = |q: Tensor<4>, k: Tensor<4>, v: Tensor<4>| {
                 let rows = rows.iter().enumerate().map(|(row, lengths)| {
@@ -267,7 +283,8 @@ mod packed {
                         let [q, k, v] = [part(&q), part(&k), part(&v)];
                         let angle = angle.clone().narrow(0, 0, *len);
                         start += len;
-                        causal_attention(turned(q, &angle), turned(k, &angle), v, 0.7)
+                        let (q, k) = (turned(q, &angle), turned(k, &angle));
+                        causal_attention(q, k, v, AttentionConfig::new(0.7))
                     });
                     Tensor::cat(parts.collect(), 1)
                 });
@@ -291,10 +308,17 @@ mod packed {
             let at = |starts: [i64; 3]| {
                 let starts = TensorData::new(starts.to_vec(), [1, 3]);
                 let starts = Tensor::from_data(starts, &device);
-                packed_causal_attention(q.clone(), q.clone(), v.clone(), starts, 0.5)
+                packed_causal_attention(
+                    q.clone(),
+                    q.clone(),
+                    v.clone(),
+                    starts,
+                    AttentionConfig::new(0.5),
+                )
             };
             assert_close("out", at([7, 9, 5]), v.clone());
-            let expected = causal_attention(q.clone(), q.clone(), v.clone(), 0.5);
+            let config = AttentionConfig::new(0.5);
+            let expected = causal_attention(q.clone(), q.clone(), v.clone(), config);
             assert_close("out", at([-2, -1, 0]), expected);
         }
     }
@@ -305,6 +329,6 @@ mod packed {
         let device = devices().remove(0);
         let q = tensor::<4>(1, [1, 5, 1, 8], &device);
         let starts = starts(&[&[2, 2]], &device);
-        packed_causal_attention(q.clone(), q.clone(), q, starts, 1.0);
+        packed_causal_attention(q.clone(), q.clone(), q, starts, AttentionConfig::new(1.0));
     }
 }

@@ -1,7 +1,10 @@
 //! f16 and bf16 operands are computed in f32, f64 ones in f64; results have the operand's dtype.
 
 use burn_core::tensor::{DType, Device, Tensor};
-use burn_fused::{add_rms_norm, causal_attention, linear_cross_entropy, rms_norm, rope, swiglu};
+use burn_fused::{
+    AttentionConfig, RmsNormConfig, add_rms_norm, causal_attention, linear_cross_entropy, rms_norm,
+    rope, swiglu,
+};
 
 use crate::{
     common::{assert_close_within, devices, is_flex, loss, tensor},
@@ -55,7 +58,7 @@ fn rms_norm_of(shape: [usize; 2]) {
         |dtype| dtype,
         |x, dtype| {
             let weight = tensor(2, [shape[1]], &x.device()).cast(dtype);
-            rms_norm(x, weight, 1e-5)
+            rms_norm(x, weight, RmsNormConfig::new(1e-5))
         },
     );
 }
@@ -68,7 +71,7 @@ fn add_rms_norm_of(shape: [usize; 2]) {
         |x, dtype| {
             let residual = tensor(3, shape, &x.device()).cast(dtype);
             let weight = tensor(2, [shape[1]], &x.device()).cast(dtype);
-            let (sum, y) = add_rms_norm(x, residual, weight, 1e-5);
+            let (sum, y) = add_rms_norm(x, residual, weight, RmsNormConfig::new(1e-5));
             sum * 0.5 + y
         },
     );
@@ -106,7 +109,7 @@ fn attention_of([batch, seq, heads, d]: [usize; 4]) {
         |x, dtype| {
             let other = |seed| tensor(seed, [batch, seq, heads / 2, d], &x.device()).cast(dtype);
             let (k, v) = (other(2), other(3));
-            causal_attention(x, k, v, 0.5)
+            causal_attention(x, k, v, AttentionConfig::new(0.5))
         },
     );
 }

@@ -3,7 +3,10 @@
 #![cfg(feature = "flex")]
 
 use burn_core::tensor::{Device, Tensor};
-use burn_fused::{add_rms_norm, causal_attention, linear_cross_entropy, rms_norm, rope, swiglu};
+use burn_fused::{
+    AttentionConfig, RmsNormConfig, add_rms_norm, causal_attention, linear_cross_entropy, rms_norm,
+    rope, swiglu,
+};
 use qlora_test_support::values;
 
 use crate::{
@@ -22,12 +25,12 @@ fn everything() -> Vec<u32> {
     let head = leaf(5, [1300, heads * d], &device);
     let angles = tensor::<2>(6, [seq, d / 2], &device);
 
-    let y = rms_norm(x.clone(), weight.clone(), 1e-5);
-    let (sum, y) = add_rms_norm(y, x.clone(), weight.clone(), 1e-5);
+    let y = rms_norm(x.clone(), weight.clone(), RmsNormConfig::new(1e-5));
+    let (sum, y) = add_rms_norm(y, x.clone(), weight.clone(), RmsNormConfig::new(1e-5));
     let y = swiglu(sum, y);
     let q: Tensor<4> = y.reshape([batch, seq, heads, d]);
     let q = rope(q, angles.clone().cos(), angles.sin());
-    let out = causal_attention(q, k.clone(), v.clone(), 0.3);
+    let out = causal_attention(q, k.clone(), v.clone(), AttentionConfig::new(0.3));
     let hidden: Tensor<2> = out.clone().reshape([batch * seq, heads * d]);
     let targets = targets(batch * seq, 1300, 5, &device);
     let total = linear_cross_entropy(hidden, head.clone(), targets) + loss(out);

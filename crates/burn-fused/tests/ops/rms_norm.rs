@@ -1,9 +1,10 @@
 use burn_core::tensor::{Device, Tensor};
-use burn_fused::rms_norm;
+use burn_fused::{RmsNormConfig, rms_norm};
 
 use crate::common::{assert_close, devices, is_flex, leaf, loss, tensor};
 
 const EPS: f64 = 1e-5;
+const CONFIG: RmsNormConfig = RmsNormConfig::new(EPS);
 
 fn reference<const D: usize>(x: Tensor<D>, weight: Tensor<1>) -> Tensor<D> {
     let mean = x.clone().square().mean_dim(D - 1);
@@ -19,7 +20,7 @@ fn check<const D: usize>(shape: [usize; D], device: &Device) {
         let grads = loss(y.clone()).backward();
         (y, x.grad(&grads).unwrap(), weight.grad(&grads).unwrap())
     };
-    let actual = run(&|x, w| rms_norm(x, w, EPS));
+    let actual = run(&|x, w| rms_norm(x, w, CONFIG));
     let expected = run(&reference);
     assert_close("y", actual.0, expected.0);
     assert_close("dx", actual.1, expected.1);
@@ -44,7 +45,7 @@ fn a_frozen_weight_gets_no_gradient_and_x_its_own() {
         let device = device.autodiff();
         let weight = tensor(2, [33], &device);
         let x = leaf(1, [6, 33], &device);
-        let grads = loss(rms_norm(x.clone(), weight.clone(), EPS)).backward();
+        let grads = loss(rms_norm(x.clone(), weight.clone(), CONFIG)).backward();
         assert!(weight.grad(&grads).is_none());
 
         let y = leaf(1, [6, 33], &device);
@@ -63,7 +64,7 @@ fn a_tracked_weight_gets_one_when_x_has_none() {
             let grads = loss(f(x.clone(), weight.clone())).backward();
             weight.grad(&grads).unwrap()
         };
-        let actual = run(&|x, w| rms_norm(x, w, EPS));
+        let actual = run(&|x, w| rms_norm(x, w, CONFIG));
         assert_close("dweight", actual, run(&reference));
     }
 }
@@ -74,13 +75,13 @@ fn works_without_autodiff_and_on_views() {
         let x = tensor(1, [6, 33], &device);
         let weight = tensor(2, [33], &device);
         let expected = reference(x.clone(), weight.clone());
-        let actual = rms_norm(x.clone(), weight.clone(), EPS);
+        let actual = rms_norm(x.clone(), weight.clone(), CONFIG);
         assert_close("y", actual, expected.clone());
 
-        let rows = rms_norm(x.clone().narrow(0, 2, 3), weight.clone(), EPS);
+        let rows = rms_norm(x.clone().narrow(0, 2, 3), weight.clone(), CONFIG);
         assert_close("rows", rows, expected.narrow(0, 2, 3));
         let square = tensor::<2>(3, [33, 33], &device);
-        let actual = rms_norm(square.clone().transpose(), weight.clone(), EPS);
+        let actual = rms_norm(square.clone().transpose(), weight.clone(), CONFIG);
         assert_close("transposed", actual, reference(square.transpose(), weight));
     }
 }
@@ -90,7 +91,7 @@ fn no_rows_make_no_rows() {
     for device in devices() {
         if is_flex(&device) {
             let x = Tensor::<2>::zeros([0, 8], &device);
-            let y = rms_norm(x, Tensor::ones([8], &device), EPS);
+            let y = rms_norm(x, Tensor::ones([8], &device), CONFIG);
             assert_eq!(y.dims(), [0, 8]);
         }
     }
@@ -100,5 +101,5 @@ fn no_rows_make_no_rows() {
 #[should_panic(expected = "rms_norm: weight has 3 elements")]
 fn a_weight_of_another_length_is_refused() {
     let device = devices().remove(0);
-    rms_norm(tensor(1, [2, 4], &device), tensor(2, [3], &device), EPS);
+    rms_norm(tensor(1, [2, 4], &device), tensor(2, [3], &device), CONFIG);
 }

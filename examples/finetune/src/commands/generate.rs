@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, anyhow};
 use burn_finetune::{ChatTemplate, Message};
-use burn_qlora_llama::{Llama, SamplingConfig};
+use burn_qlora_llama::{Decoder, SamplingConfig};
 use tokenizers::Tokenizer;
 
 use crate::opened_model::OpenedModel;
@@ -50,7 +50,7 @@ enum Conversation<'a> {
 
 /// The model with all that is needed to let it write.
 struct Writer<'a> {
-    llama: &'a Llama,
+    llama: &'a Decoder,
     tokenizer: &'a Tokenizer,
     sampling: &'a SamplingConfig,
     seed: u64,

@@ -9,7 +9,7 @@ use burn_finetune::{
     TrainerBuilder, memory,
 };
 use burn_qlora::{LoraConfig, attach_adapters, num_adapter_params, peft};
-use burn_qlora_llama::Llama;
+use burn_qlora_llama::Decoder;
 use serde_json::{Map, Value, json};
 
 use crate::interrupt::Interrupt;
@@ -120,7 +120,7 @@ fn described(data: &Dataset) -> String {
 /// Takes the remaining steps, and saves the adapter after the last one.
 fn take_steps(
     output: &Output,
-    trainer: &mut Trainer<Llama>,
+    trainer: &mut Trainer<Decoder>,
     data: &Dataset,
     eval: Option<&Dataset>,
     run_dir: &RunDir,
@@ -211,7 +211,7 @@ fn compare(plan: &Plan, run: &TrainRun, of_the_device: Option<u64>) {
 }
 
 /// Puts the adapters to start from on the model, and returns their configuration.
-fn adapt(model: &mut Llama, adapter: &Adapter, seed: u64) -> Result<LoraConfig> {
+fn adapt(model: &mut Decoder, adapter: &Adapter, seed: u64) -> Result<LoraConfig> {
     match adapter {
         Adapter::Trained(dir) => Ok(peft::load(model, dir)?),
         Adapter::Fresh(config) => {

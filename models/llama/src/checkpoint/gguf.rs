@@ -16,8 +16,8 @@ use candle_core::quantized::gguf_file::Content;
 use tensor_files::InputFile;
 
 use self::metadata::Metadata;
-use crate::config::LlamaConfig;
-use crate::error::LlamaError;
+use crate::config::DecoderConfig;
+use crate::error::DecoderError;
 
 /// An opened GGUF file.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct GgufFile {
 }
 
 impl GgufFile {
-    pub(crate) fn open(path: &Path) -> Result<(LlamaConfig, Self), LlamaError> {
+    pub(crate) fn open(path: &Path) -> Result<(DecoderConfig, Self), DecoderError> {
         let input = InputFile::open(path)?;
         let mut reader = input.reader();
         header::check(path, &mut reader, input.len())?;
@@ -37,7 +37,7 @@ impl GgufFile {
             // candle appends a backtrace when the environment asks for one.
             let reason = error.to_string();
             let reason = reason.lines().next().unwrap_or_default();
-            LlamaError::malformed(path, format!("invalid GGUF header: {reason}"))
+            DecoderError::malformed(path, format!("invalid GGUF header: {reason}"))
         })?;
         let mut file = Self {
             input,

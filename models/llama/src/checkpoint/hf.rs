@@ -12,8 +12,8 @@ use tokenizers::Tokenizer;
 
 use super::safetensors::SafeTensorFiles;
 use super::special::{SpecialToken, SpecialTokens};
-use crate::config::{LlamaConfig, generation_eos};
-use crate::error::LlamaError;
+use crate::config::{DecoderConfig, generation_eos};
+use crate::error::DecoderError;
 
 /// Files that belong to the tokenizer and to generation, copied along when a checkpoint is rewritten.
 const COMPANIONS: [&str; 8] = [
@@ -36,16 +36,16 @@ pub(crate) struct HfDirectory {
 }
 
 impl HfDirectory {
-    pub(crate) fn open(path: &Path) -> Result<(LlamaConfig, Self), LlamaError> {
+    pub(crate) fn open(path: &Path) -> Result<(DecoderConfig, Self), DecoderError> {
         let config_path = path.join("config.json");
         if !config_path.exists() {
-            return Err(LlamaError::MissingFile {
+            return Err(DecoderError::MissingFile {
                 path: config_path,
                 hint: "a model directory needs it; give the directory that holds config.json and model.safetensors",
             });
         }
         let text = read_text(&config_path)?;
-        let mut config = LlamaConfig::from_hf_json(&text, &config_path)?;
+        let mut config = DecoderConfig::from_hf_json(&text, &config_path)?;
         let bitsandbytes = check_quantization(&text, &config_path)?;
         let generation = path.join("generation_config.json");
         if generation.exists() {
@@ -79,7 +79,7 @@ impl HfDirectory {
             .collect()
     }
 
-    pub(crate) fn tokenizer(&self) -> Result<Tokenizer, LlamaError> {
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer, DecoderError> {
         let path = self.path.join("tokenizer.json");
         if !path.exists() {
             let hint = if self.path.join("tokenizer.model").exists() {
@@ -87,10 +87,10 @@ impl HfDirectory {
             } else {
                 "the tokenizer is read from it; save the tokenizer again with transformers' fast tokenizer"
             };
-            return Err(LlamaError::MissingFile { path, hint });
+            return Err(DecoderError::MissingFile { path, hint });
         }
-        let text = std::fs::read(&path).map_err(LlamaError::io(&path))?;
-        let refused = |error: tokenizers::Error| LlamaError::Tokenizer {
+        let text = std::fs::read(&path).map_err(DecoderError::io(&path))?;
+        let refused = |error: tokenizers::Error| DecoderError::Tokenizer {
             path: path.clone(),
             reason: error.to_string(),
         };
@@ -101,7 +101,7 @@ impl HfDirectory {
         Ok(tokenizer)
     }
 
-    pub(crate) fn chat_template(&self) -> Result<Option<String>, LlamaError> {
+    pub(crate) fn chat_template(&self) -> Result<Option<String>, DecoderError> {
         let file = self.path.join("chat_template.jinja");
         if file.exists() {
             return read_text(&file).map(Some);
@@ -118,7 +118,10 @@ impl HfDirectory {
         })
     }
 
-    pub(crate) fn special_tokens(&self, config: &LlamaConfig) -> Result<SpecialTokens, LlamaError> {
+    pub(crate) fn special_tokens(
+        &self,
+        config: &DecoderConfig,
+    ) -> Result<SpecialTokens, DecoderError> {
         let tokenizer = self.tokenizer()?;
         let settings = self.tokenizer_config()?;
         let by_id = |id: u32| {
@@ -161,7 +164,7 @@ impl HfDirectory {
         &self,
         name: &str,
         shape: [usize; 2],
-    ) -> Result<Option<QuantizedMatrix>, LlamaError> {
+    ) -> Result<Option<QuantizedMatrix>, DecoderError> {
         let quantized = [Codebook::Nf4, Codebook::Fp4].iter().any(|codebook| {
             self.weights
                 .contains(&bitsandbytes::quant_state_name(name, *codebook))
@@ -185,14 +188,15 @@ impl HfDirectory {
             })
         };
         let path = self.weights.path_of(name);
-        let weight = bitsandbytes::read(name, get).map_err(|source| LlamaError::Quantization {
-            path: path.to_path_buf(),
-            tensor: name.into(),
-            source,
-        })?;
+        let weight =
+            bitsandbytes::read(name, get).map_err(|source| DecoderError::Quantization {
+                path: path.to_path_buf(),
+                tensor: name.into(),
+                source,
+            })?;
         let found = weight.matrix.layout().shape();
         if found != shape {
-            return Err(LlamaError::TensorShape {
+            return Err(DecoderError::TensorShape {
                 path: path.to_path_buf(),
                 tensor: name.into(),
                 found: found.to_vec(),
@@ -202,13 +206,13 @@ impl HfDirectory {
         Ok(Some(weight.matrix))
     }
 
-    fn tokenizer_config(&self) -> Result<Map<String, Value>, LlamaError> {
+    fn tokenizer_config(&self) -> Result<Map<String, Value>, DecoderError> {
         let path = self.path.join("tokenizer_config.json");
         if !path.exists() {
             return Ok(Map::new());
         }
         serde_json::from_str(&read_text(&path)?)
-            .map_err(|error| LlamaError::malformed(&path, format!("not a JSON object: {error}")))
+            .map_err(|error| DecoderError::malformed(&path, format!("not a JSON object: {error}")))
     }
 }
 
@@ -222,21 +226,21 @@ fn nf4_dtype(dtype: Dtype) -> bitsandbytes::Dtype {
     }
 }
 
-fn read_text(path: &Path) -> Result<String, LlamaError> {
-    std::fs::read_to_string(path).map_err(LlamaError::io(path))
+fn read_text(path: &Path) -> Result<String, DecoderError> {
+    std::fs::read_to_string(path).map_err(DecoderError::io(path))
 }
 
 /// Returns whether the projections are bitsandbytes 4-bit; any other quantization is refused.
-fn check_quantization(text: &str, path: &Path) -> Result<bool, LlamaError> {
+fn check_quantization(text: &str, path: &Path) -> Result<bool, DecoderError> {
     const EXPECTED: &str = "read are unquantized checkpoints and bitsandbytes in 4 bits";
-    let refused = |found: String| LlamaError::Unsupported {
+    let refused = |found: String| DecoderError::Unsupported {
         path: path.to_path_buf(),
         what: "quantization method",
         found,
         expected: EXPECTED.into(),
     };
     let config: Value = serde_json::from_str(text)
-        .map_err(|error| LlamaError::malformed(path, format!("not valid JSON: {error}")))?;
+        .map_err(|error| DecoderError::malformed(path, format!("not valid JSON: {error}")))?;
     let quantization = &config["quantization_config"];
     if quantization.is_null() {
         return Ok(false);

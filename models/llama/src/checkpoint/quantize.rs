@@ -3,20 +3,20 @@
 use nf4::{QuantConfig, QuantizedMatrix};
 
 use super::Checkpoint;
-use crate::error::LlamaError;
+use crate::error::DecoderError;
 
 impl Checkpoint {
     /// Reads a matrix and quantizes it; one that is stored in 4 bits of this kind is kept bit for bit.
     ///
     /// # Errors
     /// The errors of [`read_f32`](Self::read_f32); values that are not finite, a configuration out of range;
-    /// [`LlamaError::AlreadyQuantized`] when it is stored in another codebook or block size.
+    /// [`DecoderError::AlreadyQuantized`] when it is stored in another codebook or block size.
     pub fn quantize(
         &self,
         name: &str,
         shape: [usize; 2],
         config: QuantConfig,
-    ) -> Result<QuantizedMatrix, LlamaError> {
+    ) -> Result<QuantizedMatrix, DecoderError> {
         if let Some(matrix) = self.read_quantized(name, shape)? {
             let stored = matrix.layout().config();
             // Scales quantized or not: what is stored is as good or better, and costs no second rounding.
@@ -26,7 +26,7 @@ impl Checkpoint {
             let words = |config: QuantConfig| {
                 format!("{} in blocks of {}", config.codebook, config.block_size)
             };
-            return Err(LlamaError::AlreadyQuantized {
+            return Err(DecoderError::AlreadyQuantized {
                 path: self.path().to_path_buf(),
                 tensor: name.into(),
                 found: words(stored),
@@ -34,7 +34,7 @@ impl Checkpoint {
             });
         }
         let values = self.read_f32(name, &shape)?;
-        qlora_cpu::quantize(&values, shape, config).map_err(|source| LlamaError::Quantization {
+        qlora_cpu::quantize(&values, shape, config).map_err(|source| DecoderError::Quantization {
             path: self.path().to_path_buf(),
             tensor: name.into(),
             source,

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use serde::Deserialize;
 use tensor_files::{Dtype, StoredTensor, TensorFile};
 
-use crate::error::LlamaError;
+use crate::error::DecoderError;
 
 /// All tensors of a directory by name.
 #[derive(Debug)]
@@ -33,27 +33,27 @@ pub(crate) enum FloatType {
 
 impl SafeTensorFiles {
     /// Opens `model.safetensors`, or the shards named by `model.safetensors.index.json`.
-    pub(crate) fn open(directory: &Path) -> Result<Self, LlamaError> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, DecoderError> {
         let single = directory.join("model.safetensors");
         let index = directory.join("model.safetensors.index.json");
         if single.exists() {
             return Self::from_shards(vec![TensorFile::open(&single)?]);
         }
         if !index.exists() {
-            return Err(LlamaError::MissingFile {
+            return Err(DecoderError::MissingFile {
                 path: single,
                 hint: "the weights are read from model.safetensors or from model.safetensors.index.json and its shards",
             });
         }
-        let text = std::fs::read(&index).map_err(LlamaError::io(&index))?;
+        let text = std::fs::read(&index).map_err(DecoderError::io(&index))?;
         let parsed: ShardIndex = serde_json::from_slice(&text).map_err(|error| {
-            LlamaError::malformed(&index, format!("not a shard index: {error}"))
+            DecoderError::malformed(&index, format!("not a shard index: {error}"))
         })?;
         let mut names: Vec<&String> = parsed.weight_map.values().collect();
         names.sort_unstable();
         names.dedup();
         if names.is_empty() {
-            return Err(LlamaError::malformed(
+            return Err(DecoderError::malformed(
                 &index,
                 "it names no shard; fetch it again",
             ));
@@ -62,14 +62,14 @@ impl SafeTensorFiles {
         for name in names {
             // A downloaded index must not reach outside its own directory.
             if Path::new(name).components().count() != 1 || Path::new(name).file_name().is_none() {
-                return Err(LlamaError::malformed(
+                return Err(DecoderError::malformed(
                     &index,
                     format!("shard `{name}` is not a plain file name"),
                 ));
             }
             let path = directory.join(name);
             if !path.exists() {
-                return Err(LlamaError::MissingFile {
+                return Err(DecoderError::MissingFile {
                     path,
                     hint: "model.safetensors.index.json names it as a shard; fetch it",
                 });
@@ -79,12 +79,12 @@ impl SafeTensorFiles {
         Self::from_shards(shards)
     }
 
-    fn from_shards(shards: Vec<TensorFile>) -> Result<Self, LlamaError> {
+    fn from_shards(shards: Vec<TensorFile>) -> Result<Self, DecoderError> {
         let mut index = HashMap::new();
         for (number, shard) in shards.iter().enumerate() {
             for name in shard.names() {
                 if index.insert(name.to_owned(), number).is_some() {
-                    return Err(LlamaError::malformed(
+                    return Err(DecoderError::malformed(
                         shard.path(),
                         format!("tensor `{name}` is also in another shard"),
                     ));
@@ -108,14 +108,14 @@ impl SafeTensorFiles {
         self.shards[*self.index.get(name)?].tensor(name)
     }
 
-    pub(crate) fn float_type(&self, name: &str) -> Result<FloatType, LlamaError> {
+    pub(crate) fn float_type(&self, name: &str) -> Result<FloatType, DecoderError> {
         self.stored_as(&self.find(name)?)
     }
 
-    pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LlamaError> {
+    pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, DecoderError> {
         let stored = self.find(name)?;
         if stored.shape() != shape {
-            return Err(LlamaError::TensorShape {
+            return Err(DecoderError::TensorShape {
                 path: self.path_of(name).to_path_buf(),
                 tensor: name.into(),
                 found: stored.shape().to_vec(),
@@ -127,24 +127,25 @@ impl SafeTensorFiles {
         let mut values = Vec::with_capacity(shape.iter().product());
         stored.for_each_chunk(|bytes| {
             kind.extend(&mut values, bytes);
-            Ok::<_, LlamaError>(())
+            Ok::<_, DecoderError>(())
         })?;
         Ok(values)
     }
 
-    fn find(&self, name: &str) -> Result<StoredTensor<'_>, LlamaError> {
-        self.tensor(name).ok_or_else(|| LlamaError::MissingTensor {
-            path: self.path_of(name).to_path_buf(),
-            tensor: name.into(),
-        })
+    fn find(&self, name: &str) -> Result<StoredTensor<'_>, DecoderError> {
+        self.tensor(name)
+            .ok_or_else(|| DecoderError::MissingTensor {
+                path: self.path_of(name).to_path_buf(),
+                tensor: name.into(),
+            })
     }
 
-    fn stored_as(&self, stored: &StoredTensor<'_>) -> Result<FloatType, LlamaError> {
+    fn stored_as(&self, stored: &StoredTensor<'_>) -> Result<FloatType, DecoderError> {
         match stored.dtype() {
             Dtype::F32 => Ok(FloatType::F32),
             Dtype::F16 => Ok(FloatType::F16),
             Dtype::BF16 => Ok(FloatType::Bf16),
-            other => Err(LlamaError::TensorType {
+            other => Err(DecoderError::TensorType {
                 path: self.path_of(stored.name()).to_path_buf(),
                 tensor: stored.name().into(),
                 found: other.to_string(),

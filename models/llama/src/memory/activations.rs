@@ -2,7 +2,7 @@
 
 use burn_qlora::Checkpointing;
 
-use super::{F32, Tensors, Terms};
+use super::{AdaptedBlock, F32, Tensors, Terms};
 use crate::tensors::ProjectionSpec;
 
 impl Terms<'_> {
@@ -15,7 +15,7 @@ impl Terms<'_> {
     }
 
     /// What one block's graph keeps.
-    pub(super) fn kept(&self, block: &[(ProjectionSpec, bool); 7]) -> Tensors {
+    pub(super) fn kept(&self, block: &AdaptedBlock) -> Tensors {
         self.kept_by_norms()
             + self.kept_by_attention()
             + self.kept_by_mlp()
@@ -41,8 +41,10 @@ impl Terms<'_> {
     /// The inputs of the adapted projections. Without dropout, on 4-bit weights, they are shared: the output of a
     /// norm `[tokens, hidden]` by q, k and v, or by gate and up; that of attention, by o, which attention keeps
     /// anyway; that of SwiGLU `[tokens, intermediate]`, by down. Else every adapter keeps its own.
-    fn kept_by_adapters(&self, block: &[(ProjectionSpec, bool); 7]) -> Tensors {
-        let [q, k, v, _, gate, up, down] = block.map(|(_, adapted)| adapted);
+    fn kept_by_adapters(&self, block: &AdaptedBlock) -> Tensors {
+        let any = |projections: &[(ProjectionSpec, bool)]| {
+            projections.iter().any(|(_, adapted)| *adapted)
+        };
         let plain = self.workload.lora.dropout == 0.0;
         let shared = match (self.workload.quantization, plain) {
             (Some(_), true) => true,
@@ -54,9 +56,9 @@ impl Terms<'_> {
             let input =
                 |width| Tensors::one(burn_nf4::lora_saved_bytes(self.tokens, width, self.b));
             [
-                (q || k || v, self.hidden()),
-                (gate || up, self.hidden()),
-                (down, self.inner()),
+                (any(&block.query_key_value), self.hidden()),
+                (any(&block.gate_up), self.hidden()),
+                (block.down.1, self.inner()),
             ]
             .into_iter()
             .filter(|(any, _)| *any)

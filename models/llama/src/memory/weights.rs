@@ -9,14 +9,20 @@ impl Terms<'_> {
     /// `packed` and `absmax` of q, k, v, o, gate, up and down of every block: 4.127 bits a weight by default.
     pub(super) fn quantized(&self) -> Tensors {
         let block: Tensors = self.layouts().map(|layout| words(&layout)).sum();
-        self.config.num_hidden_layers as u128 * block
+        self.config.layers.len() as u128 * block
     }
 
     /// Returns the layouts of a block's projections that are quantized.
     fn layouts(&self) -> impl Iterator<Item = Layout> {
         let quantization = self.workload.quantization;
-        let projections = self.config.projections().into_iter();
-        projections.filter_map(move |spec| Layout::new(spec.shape, quantization?).ok())
+        let shapes: Vec<_> = self
+            .config
+            .projections()
+            .iter()
+            .map(|spec| spec.shape)
+            .collect();
+        let layouts = shapes.into_iter();
+        layouts.filter_map(move |shape| Layout::new(shape, quantization?).ok())
     }
 
     /// In the compute dtype: embedding and head `[vocab, hidden]` (one if they are tied), the norms
@@ -37,11 +43,8 @@ impl Terms<'_> {
     /// `A: [in, rank]` and `B: [rank, out]` of every adapted projection.
     pub(super) fn factors(&self) -> Vec<usize> {
         let rank = self.workload.lora.rank;
-        let adapted = self
-            .adapted
-            .iter()
-            .flatten()
-            .filter(|(_, adapted)| *adapted);
+        let projections = self.adapted.iter().flat_map(|block| block.iter());
+        let adapted = projections.filter(|(_, adapted)| *adapted);
         adapted
             .flat_map(|(spec, _): &(ProjectionSpec, bool)| {
                 [spec.shape[1], spec.shape[0]].map(|width| width.saturating_mul(rank))

@@ -1,6 +1,8 @@
 //! Checkpoints in bitsandbytes' 4-bit form, read and written.
 
-use burn_qlora_llama::{Checkpoint, Llama, LlamaError, LoadOptions, Weights, write_bitsandbytes};
+use burn_qlora_llama::{
+    Checkpoint, Decoder, DecoderError, LoadOptions, Weights, write_bitsandbytes,
+};
 use nf4::{Codebook, QuantConfig};
 
 use qlora_test_support::fixture;
@@ -30,7 +32,7 @@ fn projections(checkpoint: &Checkpoint) -> Vec<(String, [usize; 2])> {
         ]
         .map(|(path, shape)| (format!("model.layers.{layer}.{path}.weight"), shape))
     };
-    (0..config.num_hidden_layers).flat_map(of_layer).collect()
+    (0..config.layers.len()).flat_map(of_layer).collect()
 }
 
 fn write(name: &str, config: QuantConfig) -> (tempfile::TempDir, Checkpoint) {
@@ -81,7 +83,7 @@ fn what_is_written_gives_the_recorded_logits() {
     let (_directory, written) = write("tiny_llama_tied", PLAIN);
     for device in devices() {
         let reference = Reference::of("tiny_llama_tied_nf4_nodq");
-        let model = Llama::load(&written, &LoadOptions::default(), &device).expect("loads");
+        let model = Decoder::load(&written, &LoadOptions::default(), &device).expect("loads");
         let logits = model.forward(reference.input_ids(&device));
         let error = max_error(logits, &reference.floats("logits"), &reference.real());
         assert!(error < 1e-4, "{device:?}: {error}");
@@ -108,7 +110,7 @@ fn quantizing_while_loading_equals_loading_what_was_written() {
     let device = devices().remove(0);
     let ids = Reference::of("tiny_llama").input_ids(&device);
     let logits = |checkpoint: &Checkpoint, weights| {
-        let model = Llama::load(checkpoint, &LoadOptions::new(weights), &device).expect("loads");
+        let model = Decoder::load(checkpoint, &LoadOptions::new(weights), &device).expect("loads");
         model.forward(ids.clone()).into_data()
     };
     assert_eq!(
@@ -134,7 +136,7 @@ fn a_second_quantization_in_another_format_is_refused() {
         .quantize(&name, shape, other)
         .expect_err("is refused");
     assert!(
-        matches!(error, LlamaError::AlreadyQuantized { .. }),
+        matches!(error, DecoderError::AlreadyQuantized { .. }),
         "{error}"
     );
     assert!(error.to_string().contains("blocks of 64"), "{error}");
@@ -157,7 +159,10 @@ fn nothing_is_written_when_writing_is_refused() {
     std::fs::write(output.join("mine"), "kept").expect("writes");
     let error = write_bitsandbytes(&source, &output, QuantConfig::default(), |_, _| {})
         .expect_err("is refused");
-    assert!(matches!(error, LlamaError::OutputExists { .. }), "{error}");
+    assert!(
+        matches!(error, DecoderError::OutputExists { .. }),
+        "{error}"
+    );
     assert_eq!(
         std::fs::read_to_string(output.join("mine")).expect("reads"),
         "kept"

@@ -3,7 +3,7 @@
 
 use burn::tensor::{DType, Tensor};
 use burn_qlora_llama::{
-    Checkpoint, ComputeDtype, KvCache, Llama, LlamaError, LoadOptions, Weights,
+    Checkpoint, ComputeDtype, Decoder, DecoderError, KvCache, LoadOptions, Weights,
 };
 
 use qlora_test_support::fixture;
@@ -81,7 +81,7 @@ fn a_device_without_the_dtype_is_refused_before_anything_is_read() {
             }
             let error = loaded.expect_err("the device does not have the dtype");
             assert!(
-                matches!(&error, LlamaError::ComputeDtype { dtype: found, .. } if *found == dtype),
+                matches!(&error, DecoderError::ComputeDtype { dtype: found, .. } if *found == dtype),
                 "{error}"
             );
             let text = error.to_string();
@@ -98,8 +98,8 @@ fn load(
     dtype: ComputeDtype,
     weights: Weights,
     device: &burn::tensor::Device,
-) -> Result<Llama, LlamaError> {
+) -> Result<Decoder, DecoderError> {
     let checkpoint = Checkpoint::open(fixture(name)).expect("the fixture opens");
     let options = LoadOptions::new(weights).with_compute_dtype(dtype);
-    Llama::load(&checkpoint, &options, device)
+    Decoder::load(&checkpoint, &options, device)
 }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn_qlora_llama::{Checkpoint, Llama, LoadOptions, SamplingConfig, Weights};
+use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SamplingConfig, Weights};
 use qlora_test_support::{Recording, fixture};
 
 /// Every device the features give.
@@ -47,9 +47,9 @@ impl Reference {
     }
 }
 
-pub fn load(model: &str, weights: Weights, device: &Device) -> Llama {
+pub fn load(model: &str, weights: Weights, device: &Device) -> Decoder {
     let checkpoint = Checkpoint::open(fixture(model)).expect("the fixture opens");
-    Llama::load(&checkpoint, &LoadOptions::new(weights), device).expect("the fixture loads")
+    Decoder::load(&checkpoint, &LoadOptions::new(weights), device).expect("the fixture loads")
 }
 
 /// The largest difference over the rows that are real.
@@ -68,7 +68,7 @@ pub fn max_error(found: Tensor<3>, expected: &[f32], real: &[bool]) -> f32 {
         )
 }
 
-pub fn greedy(model: &Llama, prompt: &[u32], count: usize) -> Vec<u32> {
+pub fn greedy(model: &Decoder, prompt: &[u32], count: usize) -> Vec<u32> {
     let config = SamplingConfig::new().with_max_tokens(count);
     let generation = model.generate(prompt, &config, 0, |_| ControlFlow::Continue(()));
     generation.expect("generation works").tokens

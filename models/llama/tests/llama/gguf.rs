@@ -1,6 +1,6 @@
 //! GGUF files: the tiny models rewritten as llama.cpp's converter would.
 
-use burn_qlora_llama::{Checkpoint, Llama, LlamaConfig, LoadOptions, Weights};
+use burn_qlora_llama::{Checkpoint, Decoder, DecoderConfig, LoadOptions, Weights};
 use qlora_test_support::fixture;
 
 use crate::fixtures::{Reference, devices, load, max_error};
@@ -14,14 +14,15 @@ fn a_model_in_gguf_gives_the_logits_of_its_source() {
         tiny_llama(name, with_factors).write(&path);
         let checkpoint = Checkpoint::open(&path).expect("opens");
         let source = Checkpoint::open(fixture(name)).expect("opens");
-        let shape = |config: &LlamaConfig| LlamaConfig {
-            rope: burn_qlora_llama::rope::RopeConfig::new(),
+        let shape = |config: &DecoderConfig| DecoderConfig {
+            rotations: vec![burn_qlora_llama::rope::RopeConfig::new()],
             ..config.clone()
         };
         assert_eq!(shape(checkpoint.config()), shape(source.config()));
         for device in devices() {
             let reference = Reference::of(name);
-            let model = Llama::load(&checkpoint, &LoadOptions::default(), &device).expect("loads");
+            let model =
+                Decoder::load(&checkpoint, &LoadOptions::default(), &device).expect("loads");
             let logits = model.forward(reference.input_ids(&device));
             let error = max_error(logits, &reference.floats("logits"), &reference.real());
             assert!(error < 1e-4, "{name} on {device:?}: {error}");

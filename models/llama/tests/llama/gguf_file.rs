@@ -136,7 +136,7 @@ pub fn tiny_llama(name: &str, with_factors: bool) -> GgufBuilder {
     let mut file = GgufBuilder::new();
     file.text("general.architecture", "llama");
     for (key, value) in [
-        ("block_count", config.num_hidden_layers),
+        ("block_count", config.layers.len()),
         ("embedding_length", config.hidden_size),
         ("feed_forward_length", config.intermediate_size),
         ("attention.head_count", config.num_attention_heads),
@@ -152,7 +152,7 @@ pub fn tiny_llama(name: &str, with_factors: bool) -> GgufBuilder {
         "llama.attention.layer_norm_rms_epsilon",
         config.rms_norm_eps as f32,
     );
-    file.float("llama.rope.freq_base", config.rope.theta as f32);
+    file.float("llama.rope.freq_base", config.rotations[0].theta as f32);
     file.number(
         "tokenizer.ggml.bos_token_id",
         config.bos_token_id.expect("has one"),
@@ -160,9 +160,9 @@ pub fn tiny_llama(name: &str, with_factors: bool) -> GgufBuilder {
     file.number("tokenizer.ggml.eos_token_id", config.eos_token_ids[0]);
     if with_factors {
         let plain = RopeConfig::new()
-            .with_theta(config.rope.theta)
-            .inverse_frequencies(config.head_dim);
-        let scaled = config.rope.inverse_frequencies(config.head_dim);
+            .with_theta(config.rotations[0].theta)
+            .inverse_frequencies(config.head_dim, 1);
+        let scaled = config.rotations[0].inverse_frequencies(config.head_dim, 1);
         let factors: Vec<f32> = plain
             .iter()
             .zip(&scaled)
@@ -188,7 +188,7 @@ pub fn tiny_llama(name: &str, with_factors: bool) -> GgufBuilder {
         &[config.vocab_size, hidden],
         None,
     );
-    for layer in 0..config.num_hidden_layers {
+    for layer in 0..config.layers.len() {
         let mut layer_copy = |from: &str, to: &str, shape: &[usize], heads| {
             copy(
                 &format!("model.layers.{layer}.{from}.weight"),

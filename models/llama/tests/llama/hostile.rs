@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn_qlora_llama::{Checkpoint, Llama, LlamaError, LoadOptions};
+use burn_qlora_llama::{Checkpoint, Decoder, DecoderError, LoadOptions};
 use serde_json::{Value, json};
 
 use qlora_test_support::fixture;
@@ -53,18 +53,18 @@ impl Copy {
     }
 
     /// Returns the error of opening and loading.
-    fn error(&self) -> LlamaError {
+    fn error(&self) -> DecoderError {
         try_load(self.directory.path()).expect_err("the damage is noticed")
     }
 }
 
-fn try_load(path: &Path) -> Result<Llama, LlamaError> {
+fn try_load(path: &Path) -> Result<Decoder, DecoderError> {
     let checkpoint = Checkpoint::open(path)?;
-    Llama::load(&checkpoint, &LoadOptions::default(), &devices().remove(0))
+    Decoder::load(&checkpoint, &LoadOptions::default(), &devices().remove(0))
 }
 
 #[track_caller]
-fn assert_names(error: &LlamaError, parts: &[&str]) {
+fn assert_names(error: &DecoderError, parts: &[&str]) {
     let message = error.to_string();
     assert!(!message.contains('\n'), "one line: {message}");
     for part in parts {
@@ -228,9 +228,9 @@ fn bitsandbytes_parts_that_lie_are_refused() {
 mod gguf {
     use super::{assert_names, try_load};
     use crate::gguf_file::{GgufBuilder, string, tiny_llama};
-    use burn_qlora_llama::LlamaError;
+    use burn_qlora_llama::DecoderError;
 
-    fn error(bytes: &[u8]) -> LlamaError {
+    fn error(bytes: &[u8]) -> DecoderError {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("model.gguf");
         std::fs::write(&path, bytes).expect("writes");

@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor};
 use burn_qlora::{Checkpointing, LoraConfig, LoraModel, QuantConfig, Targets, attach_adapters};
 use burn_qlora_llama::memory::{Implementation, ModelMemory, Tensors, Workload};
-use burn_qlora_llama::{Checkpoint, ComputeDtype, Llama, LoadOptions, Weights};
+use burn_qlora_llama::{Checkpoint, ComputeDtype, Decoder, LoadOptions, Weights};
 
 use qlora_test_support::fixture;
 
@@ -56,7 +56,7 @@ fn weights_take_what_is_planned() {
             for quantization in [None, Some(QuantConfig::default())] {
                 let weights = quantization.map_or(Weights::Dense, Weights::Quantized);
                 let options = LoadOptions::new(weights).with_compute_dtype(dtype);
-                let model = Llama::load(&checkpoint, &options, &Device::flex()).expect("loads");
+                let model = Decoder::load(&checkpoint, &options, &Device::flex()).expect("loads");
                 let mut found = Bytes::default();
                 model.visit(&mut found);
                 let planned = plan(
@@ -88,7 +88,7 @@ fn factors_are_those_that_are_attached() {
     ] {
         let lora = LoraConfig::new(8, 16.0).with_targets(targets);
         let options = LoadOptions::quantized(QuantConfig::default());
-        let mut model = Llama::load(&checkpoint, &options, &Device::flex()).expect("loads");
+        let mut model = Decoder::load(&checkpoint, &options, &Device::flex()).expect("loads");
         attach_adapters(&mut model, &lora, 0).expect("fits");
         let found: Vec<usize> = model
             .lora_linears()

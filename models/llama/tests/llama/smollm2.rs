@@ -1,6 +1,6 @@
 //! SmolLM2-135M-Instruct as it is published in GGUF: its tokens, its chat template, and what it says.
 
-use burn_qlora_llama::{Checkpoint, Llama, LoadOptions, Weights};
+use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, Weights};
 use qlora_test_support::{json, smollm2};
 
 use crate::fixtures::{devices, greedy};
@@ -44,7 +44,7 @@ fn it_knows_the_capital_of_france() {
         .expect("encodes");
     let continuation = |weights| {
         let device = devices().remove(0);
-        let model = Llama::load(&checkpoint, &LoadOptions::new(weights), &device).expect("loads");
+        let model = Decoder::load(&checkpoint, &LoadOptions::new(weights), &device).expect("loads");
         tokenizer
             .decode(&greedy(&model, prompt.get_ids(), 8), false)
             .expect("decodes")

@@ -1,7 +1,7 @@
 //! Logits, hidden states, losses and greedy tokens of transformers.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use burn_qlora_llama::{Checkpoint, KvCache, LlamaConfig, SamplingConfig, Weights};
+use burn_qlora_llama::{Checkpoint, DecoderConfig, KvCache, SamplingConfig, Weights};
 use std::ops::ControlFlow;
 
 use qlora_test_support::fixture;
@@ -186,7 +186,7 @@ fn configurations_of_older_transformers_read_equal() {
         let read = |file: &str| {
             let path = fixture(name).join(file);
             let text = std::fs::read_to_string(&path).expect("the fixture is there");
-            LlamaConfig::from_hf_json(&text, &path).expect("the configuration reads")
+            DecoderConfig::from_hf_json(&text, &path).expect("the configuration reads")
         };
         assert_eq!(read("config.json"), read("config_legacy.json"));
         assert_eq!(

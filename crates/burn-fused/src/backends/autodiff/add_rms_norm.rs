@@ -13,6 +13,7 @@ use burn_autodiff::{
 use burn_core::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::config::RmsNormConfig;
 use crate::ops::FusedOps;
 use crate::reference::precision::cast;
 
@@ -68,11 +69,11 @@ impl<B: FusedOps> Backward<B, 1> for Output {
 #[derive(Debug)]
 struct AddRmsNorm;
 
-/// The sum, the weight and `1 / rms`, and the results' gradients.
-type Saved<B> = ([FloatTensor<B>; 3], Shared<B>);
+/// The sum, the weight and `1 / rms`, what the norm is like, and the results' gradients.
+type Saved<B> = ([FloatTensor<B>; 3], RmsNormConfig, Shared<B>);
 
 fn backward<B: FusedOps, const N: usize>(ops: Ops<Saved<B>, N>, grads: &mut Gradients) {
-    let ([sum, weight, inv_rms], shared) = ops.state;
+    let ([sum, weight, inv_rms], config, shared) = ops.state;
     let mut parents = ops.parents;
     let weight_node = parents[N - 1].take();
     let mut pending = shared.lock();
@@ -90,9 +91,9 @@ fn backward<B: FusedOps, const N: usize>(ops: Ops<Saved<B>, N>, grads: &mut Grad
     }
     let dsum = match (grad_sum, grad) {
         (Some(grad_sum), Some(grad)) => {
-            B::add_rms_norm_backward(sum, weight, inv_rms, grad_sum, grad)
+            B::add_rms_norm_backward(sum, weight, inv_rms, grad_sum, grad, config)
         }
-        (None, Some(grad)) => B::rms_norm_backward(sum, weight, inv_rms, grad),
+        (None, Some(grad)) => B::rms_norm_backward(sum, weight, inv_rms, grad, config),
         (Some(grad_sum), None) => grad_sum,
         (None, None) => return,
     };
@@ -121,7 +122,7 @@ pub(super) fn add_rms_norm<B: FusedOps, C: CheckpointStrategy>(
     x: Tracked<B, C>,
     residual: Tracked<B, C>,
     weight: Tracked<B, C>,
-    eps: f64,
+    config: RmsNormConfig,
 ) -> (Tracked<B, C>, Tracked<B, C>) {
     let [
         (x, x_node),
@@ -131,14 +132,14 @@ pub(super) fn add_rms_norm<B: FusedOps, C: CheckpointStrategy>(
     let prepared = Backward::<B, 3>::prepare::<C>(AddRmsNorm, [x_node, residual_node, weight_node]);
     match prepared.compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
-            let (sum, y, inv_rms) = B::add_rms_norm_forward(x, residual, weight.clone(), eps);
+            let (sum, y, inv_rms) = B::add_rms_norm_forward(x, residual, weight.clone(), config);
             let shared = Shared::new();
-            let saved = ([sum.clone(), weight, inv_rms], shared.clone());
+            let saved = ([sum.clone(), weight, inv_rms], config, shared.clone());
             let below = prep.finish(saved, sum.clone());
             outputs::<B, C>(below, shared, sum, y)
         }
         OpsKind::UnTracked(prep) => {
-            let (sum, y) = B::add_rms_norm(x, residual, weight, eps);
+            let (sum, y) = B::add_rms_norm(x, residual, weight, config);
             let below = prep.finish(sum.clone());
             outputs::<B, C>(below, Shared::new(), sum, y)
         }
@@ -148,20 +149,20 @@ pub(super) fn add_rms_norm<B: FusedOps, C: CheckpointStrategy>(
 pub(super) fn residual_rms_norm<B: FusedOps, C: CheckpointStrategy>(
     x: Tracked<B, C>,
     weight: Tracked<B, C>,
-    eps: f64,
+    config: RmsNormConfig,
 ) -> (Tracked<B, C>, Tracked<B, C>) {
     let [(x, x_node), (weight, weight_node)] = [x, weight].map(|tensor| tensor.into_parts());
     let prepared = Backward::<B, 2>::prepare::<C>(AddRmsNorm, [x_node, weight_node]);
     match prepared.compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
-            let (y, inv_rms) = B::rms_norm_forward(x.clone(), weight.clone(), eps);
+            let (y, inv_rms) = B::rms_norm_forward(x.clone(), weight.clone(), config);
             let shared = Shared::new();
-            let saved = ([x.clone(), weight, inv_rms], shared.clone());
+            let saved = ([x.clone(), weight, inv_rms], config, shared.clone());
             let below = prep.finish(saved, x.clone());
             outputs::<B, C>(below, shared, x, y)
         }
         OpsKind::UnTracked(prep) => {
-            let y = B::rms_norm(x.clone(), weight, eps);
+            let y = B::rms_norm(x.clone(), weight, config);
             let below = prep.finish(x.clone());
             outputs::<B, C>(below, Shared::new(), x, y)
         }

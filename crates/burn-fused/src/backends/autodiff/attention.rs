@@ -6,21 +6,22 @@ use burn_autodiff::{
 };
 use burn_core::backend::tensor::FloatTensor;
 
+use crate::config::AttentionConfig;
 use crate::ops::{AttentionMask, FusedOps};
 
 #[derive(Debug)]
 struct CausalAttention;
 
 impl<B: FusedOps> Backward<B, 3> for CausalAttention {
-    /// `q`, `k`, `v`, the output and the log-sum-exp of the rows, the mask, and the scale.
-    type State = ([FloatTensor<B>; 5], AttentionMask<B>, f64);
+    /// `q`, `k`, `v`, the output and the log-sum-exp of the rows, the mask, and the scores' settings.
+    type State = ([FloatTensor<B>; 5], AttentionMask<B>, AttentionConfig);
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let ([q, k, v, out, lse], mask, scale) = ops.state;
+        let ([q, k, v, out, lse], mask, config) = ops.state;
 
         // The three share the probabilities, which are most of the work.
-        let (dq, dk, dv) = B::causal_attention_backward(q, k, v, mask, out, lse, grad, scale);
+        let (dq, dk, dv) = B::causal_attention_backward(q, k, v, mask, out, lse, grad, config);
         for (node, grad) in ops.parents.into_iter().zip([dq, dk, dv]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, grad);
@@ -34,7 +35,7 @@ pub(super) fn causal_attention<B: FusedOps, C: CheckpointStrategy>(
     k: FloatTensor<Autodiff<B, C>>,
     v: FloatTensor<Autodiff<B, C>>,
     mask: AttentionMask<Autodiff<B, C>>,
-    scale: f64,
+    config: AttentionConfig,
 ) -> FloatTensor<Autodiff<B, C>> {
     let (q, q_node) = q.into_parts();
     let (k, k_node) = k.into_parts();
@@ -51,9 +52,9 @@ pub(super) fn causal_attention<B: FusedOps, C: CheckpointStrategy>(
     {
         OpsKind::Tracked(prep) => {
             let (out, lse) =
-                B::causal_attention_forward(q.clone(), k.clone(), v.clone(), mask.clone(), scale);
-            prep.finish(([q, k, v, out.clone(), lse], mask, scale), out)
+                B::causal_attention_forward(q.clone(), k.clone(), v.clone(), mask.clone(), config);
+            prep.finish(([q, k, v, out.clone(), lse], mask, config), out)
         }
-        OpsKind::UnTracked(prep) => prep.finish(B::causal_attention(q, k, v, mask, scale)),
+        OpsKind::UnTracked(prep) => prep.finish(B::causal_attention(q, k, v, mask, config)),
     }
 }

@@ -6,6 +6,7 @@ use burn_autodiff::{
 };
 use burn_core::backend::{TensorMetadata, tensor::FloatTensor};
 
+use crate::config::RmsNormConfig;
 use crate::ops::FusedOps;
 use crate::reference::precision::cast;
 
@@ -13,12 +14,12 @@ use crate::reference::precision::cast;
 struct RmsNorm;
 
 impl<B: FusedOps> Backward<B, 2> for RmsNorm {
-    /// `x`, `weight`, `1 / rms`.
-    type State = [FloatTensor<B>; 3];
+    /// `x`, `weight`, `1 / rms`, and what the norm is like.
+    type State = ([FloatTensor<B>; 3], RmsNormConfig);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let [x, weight, inv_rms] = ops.state;
+        let ([x, weight, inv_rms], config) = ops.state;
         let [x_node, weight_node] = ops.parents;
 
         if let Some(node) = weight_node {
@@ -27,7 +28,8 @@ impl<B: FusedOps> Backward<B, 2> for RmsNorm {
             grads.register::<B>(node.id, cast::<B>(dweight, dtype));
         }
         if let Some(node) = x_node {
-            grads.register::<B>(node.id, B::rms_norm_backward(x, weight, inv_rms, grad));
+            let dx = B::rms_norm_backward(x, weight, inv_rms, grad, config);
+            grads.register::<B>(node.id, dx);
         }
     }
 }
@@ -35,7 +37,7 @@ impl<B: FusedOps> Backward<B, 2> for RmsNorm {
 pub(super) fn rms_norm<B: FusedOps, C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<B, C>>,
     weight: FloatTensor<Autodiff<B, C>>,
-    eps: f64,
+    config: RmsNormConfig,
 ) -> FloatTensor<Autodiff<B, C>> {
     let (x, x_node) = x.into_parts();
     let (weight, weight_node) = weight.into_parts();
@@ -46,9 +48,9 @@ pub(super) fn rms_norm<B: FusedOps, C: CheckpointStrategy>(
         .stateful()
     {
         OpsKind::Tracked(prep) => {
-            let (y, inv_rms) = B::rms_norm_forward(x.clone(), weight.clone(), eps);
-            prep.finish([x, weight, inv_rms], y)
+            let (y, inv_rms) = B::rms_norm_forward(x.clone(), weight.clone(), config);
+            prep.finish(([x, weight, inv_rms], config), y)
         }
-        OpsKind::UnTracked(prep) => prep.finish(B::rms_norm(x, weight, eps)),
+        OpsKind::UnTracked(prep) => prep.finish(B::rms_norm(x, weight, config)),
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
-use crate::error::LlamaError;
+use crate::error::DecoderError;
 
 /// More elements than any vocabulary or list of merges has.
 const MAX_ARRAY: u64 = 1 << 22;
@@ -22,7 +22,7 @@ const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 
 /// Walks the header once without keeping it.
-pub(super) fn check(path: &Path, input: impl Read + Seek, len: u64) -> Result<(), LlamaError> {
+pub(super) fn check(path: &Path, input: impl Read + Seek, len: u64) -> Result<(), DecoderError> {
     let mut scan = Scan {
         input: BufReader::new(input),
         left: len,
@@ -31,12 +31,12 @@ pub(super) fn check(path: &Path, input: impl Read + Seek, len: u64) -> Result<()
     };
     scan.header().map_err(|error| match error {
         Fault::Header(reason) => {
-            LlamaError::malformed(path, format!("invalid GGUF header: {reason}"))
+            DecoderError::malformed(path, format!("invalid GGUF header: {reason}"))
         }
         Fault::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            LlamaError::malformed(path, "truncated in the GGUF header; fetch it again")
+            DecoderError::malformed(path, "truncated in the GGUF header; fetch it again")
         }
-        Fault::Read(source) => LlamaError::Io {
+        Fault::Read(source) => DecoderError::Io {
             path: path.to_path_buf(),
             source,
         },

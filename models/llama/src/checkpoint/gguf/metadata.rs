@@ -6,8 +6,9 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Value;
 
 use super::GgufFile;
-use crate::config::LlamaConfig;
-use crate::error::LlamaError;
+use crate::config::{Biases, DecoderConfig, LayerConfig, MOST_LAYERS};
+use crate::error::DecoderError;
+use crate::family::Family;
 use crate::rope::{RopeConfig, RopeScaling};
 
 /// The metadata of one file, with errors that name file and key.
@@ -22,15 +23,15 @@ impl<'a> Metadata<'a> {
         Self { path, values }
     }
 
-    pub(super) fn missing(&self, key: &str) -> LlamaError {
-        LlamaError::MissingKey {
+    pub(super) fn missing(&self, key: &str) -> DecoderError {
+        DecoderError::MissingKey {
             path: self.path.to_path_buf(),
             key: key.into(),
         }
     }
 
-    pub(super) fn invalid(&self, key: &str, found: impl ToString, expected: &str) -> LlamaError {
-        LlamaError::InvalidValue {
+    pub(super) fn invalid(&self, key: &str, found: impl ToString, expected: &str) -> DecoderError {
+        DecoderError::InvalidValue {
             path: self.path.to_path_buf(),
             key: key.into(),
             found: found.to_string(),
@@ -43,8 +44,8 @@ impl<'a> Metadata<'a> {
         what: &'static str,
         found: &str,
         expected: &str,
-    ) -> LlamaError {
-        LlamaError::Unsupported {
+    ) -> DecoderError {
+        DecoderError::Unsupported {
             path: self.path.to_path_buf(),
             what,
             found: found.into(),
@@ -52,7 +53,7 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    pub(super) fn integer(&self, key: &str) -> Result<Option<usize>, LlamaError> {
+    pub(super) fn integer(&self, key: &str) -> Result<Option<usize>, DecoderError> {
         let Some(value) = self.values.get(key) else {
             return Ok(None);
         };
@@ -74,11 +75,11 @@ impl<'a> Metadata<'a> {
             })
     }
 
-    fn size(&self, key: &str) -> Result<usize, LlamaError> {
+    fn size(&self, key: &str) -> Result<usize, DecoderError> {
         self.integer(key)?.ok_or_else(|| self.missing(key))
     }
 
-    fn number(&self, key: &str) -> Result<Option<f64>, LlamaError> {
+    fn number(&self, key: &str) -> Result<Option<f64>, DecoderError> {
         match self.values.get(key) {
             None => Ok(None),
             // The shortest decimal of the f32: 1e-5 was meant, not 9.999999747378752e-6. Both
@@ -89,7 +90,7 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>, LlamaError> {
+    pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>, DecoderError> {
         match self.values.get(key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -97,7 +98,7 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>, LlamaError> {
+    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>, DecoderError> {
         match self.values.get(key) {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(*flag)),
@@ -105,13 +106,13 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    pub(super) fn token(&self, key: &str) -> Result<Option<u32>, LlamaError> {
+    pub(super) fn token(&self, key: &str) -> Result<Option<u32>, DecoderError> {
         self.integer(key)?
             .map(|id| u32::try_from(id).map_err(|_| self.invalid(key, id, "a token id")))
             .transpose()
     }
 
-    pub(super) fn array(&self, key: &str) -> Result<Option<&'a [Value]>, LlamaError> {
+    pub(super) fn array(&self, key: &str) -> Result<Option<&'a [Value]>, DecoderError> {
         match self.values.get(key) {
             None => Ok(None),
             Some(Value::Array(values)) => Ok(Some(values)),
@@ -119,7 +120,7 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    pub(super) fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>, LlamaError> {
+    pub(super) fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>, DecoderError> {
         let Some(values) = self.array(key)? else {
             return Ok(None);
         };
@@ -160,10 +161,10 @@ pub(super) fn kind(value: &Value) -> String {
 
 impl GgufFile {
     /// Reads the configuration from the `llama.*` keys and from which tensors there are.
-    pub(super) fn read_config(&self) -> Result<LlamaConfig, LlamaError> {
+    pub(super) fn read_config(&self) -> Result<DecoderConfig, DecoderError> {
         let keys = self.metadata();
         match keys.text("general.architecture")? {
-            Some("llama") => {}
+            Some(name) if Family::of_gguf(name).is_some() => {}
             Some(other) => {
                 return Err(keys.unsupported(
                     "architecture",
@@ -207,33 +208,41 @@ impl GgufFile {
                 .tensor_rows("model.embed_tokens.weight")
                 .ok_or_else(|| keys.missing("llama.vocab_size"))?,
         };
-        let config = LlamaConfig {
+        let layers = keys.size("llama.block_count")?;
+        if layers > MOST_LAYERS {
+            return Err(keys.invalid("llama.block_count", layers, "at most 65536"));
+        }
+        let attention_bias = self.contains("model.layers.0.self_attn.q_proj.bias");
+        let config = DecoderConfig::new(
             vocab_size,
             hidden_size,
-            intermediate_size: keys.size("llama.feed_forward_length")?,
-            num_hidden_layers: keys.size("llama.block_count")?,
-            num_attention_heads: heads,
-            num_key_value_heads: keys
-                .integer("llama.attention.head_count_kv")?
+            keys.size("llama.feed_forward_length")?,
+            heads,
+            keys.integer("llama.attention.head_count_kv")?
                 .unwrap_or(heads),
             head_dim,
-            max_position_embeddings: keys.size("llama.context_length")?,
-            rms_norm_eps: keys
-                .number("llama.attention.layer_norm_rms_epsilon")?
+            vec![LayerConfig::default(); layers],
+        )
+        .with_max_position_embeddings(keys.size("llama.context_length")?)
+        .with_rms_norm_eps(
+            keys.number("llama.attention.layer_norm_rms_epsilon")?
                 .ok_or_else(|| keys.missing("llama.attention.layer_norm_rms_epsilon"))?,
-            rope: self.rope(head_dim)?,
-            tie_word_embeddings: !self.contains("lm_head.weight"),
-            attention_bias: self.contains("model.layers.0.self_attn.q_proj.bias"),
-            mlp_bias: self.contains("model.layers.0.mlp.gate_proj.bias"),
-            bos_token_id: keys.token("tokenizer.ggml.bos_token_id")?,
-            eos_token_ids: self.end_tokens()?,
-        };
+        )
+        .with_rotations(vec![self.rope(head_dim)?])
+        .with_tie_word_embeddings(!self.contains("lm_head.weight"))
+        .with_biases(Biases {
+            query_key_value: attention_bias,
+            output: attention_bias,
+            mlp: self.contains("model.layers.0.mlp.gate_proj.bias"),
+        })
+        .with_bos_token_id(keys.token("tokenizer.ggml.bos_token_id")?)
+        .with_eos_token_ids(self.end_tokens()?);
         config.validate(self.path())?;
         Ok(config)
     }
 
     /// Returns end of text, and end of turn and of message where the file has one of its own.
-    fn end_tokens(&self) -> Result<Vec<u32>, LlamaError> {
+    fn end_tokens(&self) -> Result<Vec<u32>, DecoderError> {
         let keys = self.metadata();
         let turn_end = match keys.token("tokenizer.ggml.eot_token_id")? {
             None => self.turn_end(),
@@ -253,7 +262,7 @@ impl GgufFile {
         Ok(tokens)
     }
 
-    fn rope(&self, head_dim: usize) -> Result<RopeConfig, LlamaError> {
+    fn rope(&self, head_dim: usize) -> Result<RopeConfig, DecoderError> {
         let keys = self.metadata();
         let theta = keys.number("llama.rope.freq_base")?.unwrap_or(10_000.0);
         let factor = match keys.number("llama.rope.scaling.factor")? {
@@ -274,7 +283,7 @@ impl GgufFile {
             }
         };
         if !self.content.tensor_infos.contains_key("rope_freqs.weight") {
-            return Ok(RopeConfig { theta, scaling });
+            return Ok(RopeConfig::new().with_theta(theta).with_scaling(scaling));
         }
         if scaling != RopeScaling::Default {
             return Err(keys.unsupported(
@@ -285,9 +294,8 @@ impl GgufFile {
         }
         // How llama.cpp stores the scaling of LLaMA 3.1 and later.
         let factors = self.read_f32("rope_freqs.weight", &[head_dim / 2])?;
-        Ok(RopeConfig {
-            theta,
-            scaling: RopeScaling::Factors(factors),
-        })
+        Ok(RopeConfig::new()
+            .with_theta(theta)
+            .with_scaling(RopeScaling::Factors(factors)))
     }
 }

@@ -6,7 +6,7 @@ use candle_core::CpuStorage;
 use candle_core::quantized::gguf_file::TensorInfo;
 
 use super::GgufFile;
-use crate::error::LlamaError;
+use crate::error::DecoderError;
 
 /// Bytes decoded at a time, rounded to whole rows.
 const CHUNK: usize = 1 << 20;
@@ -58,12 +58,12 @@ impl GgufFile {
     }
 
     /// Checks that every tensor lies inside the file.
-    pub(super) fn check_tensors(&self) -> Result<(), LlamaError> {
+    pub(super) fn check_tensors(&self) -> Result<(), DecoderError> {
         for (name, info) in &self.content.tensor_infos {
             let bytes = byte_size(info);
             let end = bytes.and_then(|bytes| self.start(info)?.checked_add(bytes));
             if end.is_none_or(|end| end > self.input.len()) {
-                return Err(LlamaError::malformed(
+                return Err(DecoderError::malformed(
                     self.path(),
                     format!(
                         "tensor `{name}` of shape {:?} in {:?} does not fit the file of {} bytes; truncated or damaged, fetch it again",
@@ -82,25 +82,25 @@ impl GgufFile {
     }
 
     /// Decodes a tensor, a few rows at a time, into the row order of Hugging Face.
-    pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LlamaError> {
+    pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, DecoderError> {
         let stored = ggml_name(name);
         let info =
             self.content
                 .tensor_infos
                 .get(&stored)
-                .ok_or_else(|| LlamaError::MissingTensor {
+                .ok_or_else(|| DecoderError::MissingTensor {
                     path: self.path().to_path_buf(),
                     tensor: stored.clone(),
                 })?;
         if info.shape.dims() != shape {
-            return Err(LlamaError::TensorShape {
+            return Err(DecoderError::TensorShape {
                 path: self.path().to_path_buf(),
                 tensor: stored,
                 found: info.shape.dims().to_vec(),
                 expected: shape.to_vec(),
             });
         }
-        let unreadable = |reason: &str| LlamaError::TensorType {
+        let unreadable = |reason: &str| DecoderError::TensorType {
             path: self.path().to_path_buf(),
             tensor: stored.clone(),
             found: format!("{:?}{reason}", info.ggml_dtype),

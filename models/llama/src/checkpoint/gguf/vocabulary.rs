@@ -6,14 +6,14 @@ use tokenizers::Tokenizer;
 use super::GgufFile;
 use super::metadata::{as_integer, kind};
 use crate::checkpoint::special::{SpecialToken, SpecialTokens};
-use crate::error::LlamaError;
+use crate::error::DecoderError;
 use crate::tokenizer::{TokenKind, Vocabulary};
 
 impl GgufFile {
-    pub(crate) fn tokenizer(&self) -> Result<Tokenizer, LlamaError> {
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer, DecoderError> {
         self.vocabulary()?
             .build()
-            .map_err(|reason| LlamaError::Tokenizer {
+            .map_err(|reason| DecoderError::Tokenizer {
                 path: self.path().to_path_buf(),
                 reason,
             })
@@ -26,7 +26,7 @@ impl GgufFile {
         }
     }
 
-    pub(crate) fn special_tokens(&self) -> Result<SpecialTokens, LlamaError> {
+    pub(crate) fn special_tokens(&self) -> Result<SpecialTokens, DecoderError> {
         let vocabulary = self.vocabulary()?;
         let token = |id: Option<u32>| {
             let id = id?;
@@ -49,7 +49,7 @@ impl GgufFile {
         self.vocabulary().ok()?.turn_end()
     }
 
-    fn vocabulary(&self) -> Result<Vocabulary<'_>, LlamaError> {
+    fn vocabulary(&self) -> Result<Vocabulary<'_>, DecoderError> {
         let keys = self.metadata();
         let model = keys
             .text("tokenizer.ggml.model")?
@@ -104,7 +104,7 @@ impl GgufFile {
         key: &str,
         expected: &str,
         element: impl Fn(&Value) -> Option<T>,
-    ) -> Result<Vec<T>, LlamaError> {
+    ) -> Result<Vec<T>, DecoderError> {
         let keys = self.metadata();
         let values = keys.array(key)?.unwrap_or_default();
         values

@@ -5,23 +5,24 @@ use burn_autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 use burn_core::backend::tensor::FloatTensor;
+use qlora_cpu::glu::Activation;
 
 use crate::ops::FusedOps;
 
 #[derive(Debug)]
-struct SwiGlu;
+struct Glu;
 
-impl<B: FusedOps> Backward<B, 2> for SwiGlu {
-    /// `gate`, `up`.
-    type State = [FloatTensor<B>; 2];
+impl<B: FusedOps> Backward<B, 2> for Glu {
+    /// `gate`, `up` and the activation.
+    type State = ([FloatTensor<B>; 2], Activation);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let [gate, up] = ops.state;
+        let ([gate, up], activation) = ops.state;
         let [gate_node, up_node] = ops.parents;
 
         // One pass reads all three operands either way; a gradient nobody wants is dropped.
-        let (dgate, dup) = B::swiglu_backward(gate, up, grad);
+        let (dgate, dup) = B::glu_backward(gate, up, grad, activation);
         if let Some(node) = gate_node {
             grads.register::<B>(node.id, dgate);
         }
@@ -31,22 +32,23 @@ impl<B: FusedOps> Backward<B, 2> for SwiGlu {
     }
 }
 
-pub(super) fn swiglu<B: FusedOps, C: CheckpointStrategy>(
+pub(super) fn glu<B: FusedOps, C: CheckpointStrategy>(
     gate: FloatTensor<Autodiff<B, C>>,
     up: FloatTensor<Autodiff<B, C>>,
+    activation: Activation,
 ) -> FloatTensor<Autodiff<B, C>> {
     let (gate, gate_node) = gate.into_parts();
     let (up, up_node) = up.into_parts();
     let nodes = [gate_node, up_node];
 
-    match Backward::<B, 2>::prepare::<C>(SwiGlu, nodes)
+    match Backward::<B, 2>::prepare::<C>(Glu, nodes)
         .compute_bound()
         .stateful()
     {
         OpsKind::Tracked(prep) => {
-            let y = B::swiglu(gate.clone(), up.clone());
-            prep.finish([gate, up], y)
+            let y = B::glu(gate.clone(), up.clone(), activation);
+            prep.finish(([gate, up], activation), y)
         }
-        OpsKind::UnTracked(prep) => prep.finish(B::swiglu(gate, up)),
+        OpsKind::UnTracked(prep) => prep.finish(B::glu(gate, up, activation)),
     }
 }

@@ -1,0 +1,5 @@
+mod attention;
+mod rms_norm;
+
+pub use attention::AttentionConfig;
+pub use rms_norm::RmsNormConfig;
