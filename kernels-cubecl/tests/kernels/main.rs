@@ -1,6 +1,7 @@
 //! The kernels against recordings of bitsandbytes and against the host implementation, on every runtime that the features compile in.
 
 mod adamw;
+mod low_rank;
 mod products;
 mod recorded;
 mod refusals;
@@ -19,6 +20,13 @@ qlora_test_support::on_every_runtime! {
     products::every_format_is_multiplied,
     products::rows_may_lie_apart,
     products::an_empty_product_is_empty_or_zero,
+    low_rank::a_layer_matches_its_sums_in_f64,
+    low_rank::half_precision_is_summed_in_single,
+    low_rank::rows_of_a_layer_may_lie_apart,
+    low_rank::factors_may_be_transposed,
+    low_rank::the_factors_gradients_alone_are_the_same,
+    low_rank::an_empty_layer_is_empty_or_zero,
+    low_rank::factors_that_do_not_fit_are_refused,
     adamw::f32_moments_match_the_reference,
     adamw::coded_moments_match_the_reference,
     refusals::types_that_are_no_floats,
