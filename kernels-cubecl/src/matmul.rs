@@ -6,13 +6,17 @@
 //! - `panels`: any number of rows on a CPU.
 //! - `register_tiled`: any number of rows on a software rasterizer, and any shape anywhere.
 //!
+//! [`low_rank`] is the product of a LoRA layer, which adds a low-rank one to that with the weight.
+//!
 //! A [`Problem`] is checked once, where it is made. Its [candidates](ProductClass::candidates) are the kernels that the
-//! device and the shape allow. [`matmul()`] takes the likeliest; with the feature `autotune` it has the device measure them
+//! device and the shape allow. `choice` takes the likeliest; with the feature `autotune` it has the device measure them
 //! and takes the fastest: see `tune`. [`Problem::multiply`] runs a named one, for tests and benches.
 
+mod choice;
 mod dots;
 mod gemv;
 mod loader;
+pub mod low_rank;
 mod panels;
 mod problem;
 mod register_tiled;
@@ -28,7 +32,9 @@ pub use select::{DeviceKind, Kernel, ProductClass};
 
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
-use nf4::{Direction, Layout};
+use nf4::Direction;
+
+use choice::chosen;
 
 use crate::error::KernelError;
 use crate::weight::Weight;
@@ -48,14 +54,7 @@ pub fn matmul(
     direction: Direction,
 ) -> Result<TensorHandle, KernelError> {
     let problem = Problem::new(client, x, weight, direction)?;
-    let candidates = problem.candidates();
-    let likeliest = candidates[0];
-    #[cfg(feature = "autotune")]
-    let likeliest = tune::fastest(&problem, candidates).unwrap_or(likeliest);
-    problem.multiply(likeliest)
-}
-
-/// Returns the most bytes that any kernel takes beside operands and result, for `m` rows that lie an equal distance apart.
-pub fn workspace_bytes(m: usize, layout: &Layout, direction: Direction) -> u128 {
-    gemv::workspace_bytes(m, direction.widths(layout.shape()), direction)
+    let y = problem.output();
+    chosen(&problem)(&problem, &y.handle)?;
+    Ok(y)
 }

@@ -49,3 +49,11 @@ pub(crate) fn empty(client: &Client, shape: impl Into<Shape>, dtype: ElemType) -
     let handle = client.empty(shape.iter().product::<usize>() * dtype.size());
     TensorHandle::new_contiguous(shape, handle, dtype)
 }
+
+/// Allocates a contiguous tensor of zeros. That of no elements cannot be bound.
+pub(crate) fn zeros(client: &Client, shape: impl Into<Shape>, dtype: ElemType) -> TensorHandle {
+    let shape = shape.into();
+    // Zero is all zero bits in every type.
+    let bytes = vec![0; shape.iter().product::<usize>() * dtype.size()];
+    TensorHandle::new_contiguous(shape, client.create_from_slice(&bytes), dtype)
+}

@@ -8,7 +8,7 @@ use cubecl::zspace::Shape;
 use nf4::{Codebook, Direction};
 
 use crate::error::{KernelError, check_float, check_length, check_size};
-use crate::operand::{buffer, contiguous};
+use crate::operand::{buffer, contiguous, empty, zeros};
 use crate::weight::Weight;
 
 /// `x · Wᵀ` or `x · W`, checked. There is no other way to a kernel.
@@ -39,7 +39,7 @@ pub(super) struct Rows {
 impl Rows {
     /// Folds all dimensions of `x` but the last into one. Copies only what is laid out otherwise: a transposed tensor, or
     /// leading dimensions that do not fold.
-    fn new(client: &Client, x: TensorHandle) -> Self {
+    pub(super) fn new(client: &Client, x: TensorHandle) -> Self {
         let m = x.shape().iter().rev().skip(1).product();
         let (x, stride) = match row_stride(&x) {
             Some(stride) => (x, stride),
@@ -55,6 +55,16 @@ impl Rows {
             m,
             stride,
         }
+    }
+
+    /// Returns the elements from the first to the last of rows of `width`.
+    fn len(&self, width: usize) -> usize {
+        self.m.saturating_sub(1) * self.stride + width
+    }
+
+    /// Returns rows of `width` as a kernel argument.
+    pub(super) fn arg(&self, width: usize) -> BufferArg {
+        buffer(&self.handle, self.len(width))
     }
 }
 
@@ -143,7 +153,7 @@ impl Problem {
         check_size("input", x.m * x.stride.max(k))?;
         Ok(Self {
             client: client.clone(),
-            x_len: x.m.saturating_sub(1) * x.stride + k,
+            x_len: x.len(k),
             x,
             weight,
             direction,
@@ -154,7 +164,6 @@ impl Problem {
     }
 
     /// Returns whether there is nothing to compute.
-    #[cfg(feature = "autotune")]
     pub(super) fn is_empty(&self) -> bool {
         self.x.m * self.n * self.k == 0
     }
@@ -199,7 +208,7 @@ impl Problem {
     }
 
     pub(super) fn output_tensor(&self, output: &Handle) -> TensorBinding {
-        // SAFETY: `Problem::multiply` allocated the output in this shape.
+        // SAFETY: `Problem::output` allocated the output in this shape.
         unsafe {
             TensorBinding::from_raw_parts(
                 output.clone(),
@@ -210,7 +219,7 @@ impl Problem {
     }
 
     pub(super) fn x_arg(&self) -> BufferArg {
-        buffer(&self.x.handle, self.x_len)
+        self.x.arg(self.k)
     }
 
     pub(super) fn output_arg(&self, output: &Handle) -> BufferArg {
@@ -241,8 +250,9 @@ impl Problem {
         Ok(CubeCount::Static(tiles.div_ceil(units), cubes, 1))
     }
 
-    /// Returns the buffer as the output.
-    pub(super) fn output(&self, handle: Handle) -> TensorHandle {
-        TensorHandle::new_contiguous(self.output_shape.clone(), handle, self.x.dtype)
+    /// Allocates the output. That of an empty product is complete: it is zeros.
+    pub(super) fn output(&self) -> TensorHandle {
+        let allocate = if self.k == 0 { zeros } else { empty };
+        allocate(&self.client, self.output_shape.clone(), self.x.dtype)
     }
 }

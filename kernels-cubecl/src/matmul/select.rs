@@ -1,9 +1,10 @@
-//! The kernels for a product, which of them are candidates, and their launch.
+//! The kernels for a product, and which of them are candidates.
 
 use std::fmt;
 
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
+use cubecl::server::Handle;
 use cubecl::std::tensor::TensorHandle;
 use nf4::Direction;
 
@@ -30,6 +31,9 @@ pub enum Kernel {
     RegisterTiled,
 }
 
+/// The launch of a kernel: writes every element of the output of a problem that is not empty.
+pub(super) type Launch = fn(&Problem, &Handle) -> Result<(), KernelError>;
+
 impl Kernel {
     /// All kernels.
     pub const ALL: [Kernel; 6] = [
@@ -40,6 +44,17 @@ impl Kernel {
         Kernel::StagedUnits,
         Kernel::RegisterTiled,
     ];
+
+    pub(super) fn launch(self) -> Launch {
+        match self {
+            Kernel::Gemv => gemv::launch,
+            Kernel::Dots => dots::launch,
+            Kernel::Panels => panels::launch,
+            Kernel::StagedMatrix => staged::launch_matrix,
+            Kernel::StagedUnits => staged::launch_units,
+            Kernel::RegisterTiled => register_tiled::launch,
+        }
+    }
 }
 
 impl fmt::Display for Kernel {
@@ -116,25 +131,11 @@ impl Problem {
     /// # Errors
     /// [`KernelError::Unavailable`], [`KernelError::TooManyRows`].
     pub fn multiply(&self, kernel: Kernel) -> Result<TensorHandle, KernelError> {
-        let len = self.x.m * self.n;
-        let bytes = len * self.x.dtype.size();
-        if self.k == 0 {
-            // An empty sum. Buffers without elements cannot be bound, and zero is all zero bits.
-            let zeros = self.client.create_from_slice(&vec![0; bytes]);
-            return Ok(self.output(zeros));
+        let y = self.output();
+        if !self.is_empty() {
+            kernel.launch()(self, &y.handle)?;
         }
-        let output = self.client.empty(bytes);
-        if len > 0 {
-            match kernel {
-                Kernel::Gemv => gemv::launch(self, &output)?,
-                Kernel::Dots => dots::launch(self, &output)?,
-                Kernel::Panels => panels::launch(self, &output)?,
-                Kernel::StagedMatrix => staged::launch_matrix(self, &output)?,
-                Kernel::StagedUnits => staged::launch_units(self, &output)?,
-                Kernel::RegisterTiled => register_tiled::launch(self, &output)?,
-            }
-        }
-        Ok(self.output(output))
+        Ok(y)
     }
 }
 

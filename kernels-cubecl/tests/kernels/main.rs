@@ -2,6 +2,7 @@
 
 mod adamw;
 mod attention;
+mod low_rank;
 mod products;
 mod recorded;
 mod refusals;
@@ -21,6 +22,13 @@ qlora_test_support::on_every_runtime! {
     products::every_format_is_multiplied,
     products::rows_may_lie_apart,
     products::an_empty_product_is_empty_or_zero,
+    low_rank::a_layer_matches_its_sums_in_f64,
+    low_rank::half_precision_is_summed_in_single,
+    low_rank::rows_of_a_layer_may_lie_apart,
+    low_rank::factors_may_be_transposed,
+    low_rank::the_factors_gradients_alone_are_the_same,
+    low_rank::an_empty_layer_is_empty_or_zero,
+    low_rank::factors_that_do_not_fit_are_refused,
     adamw::f32_moments_match_the_reference,
     adamw::coded_moments_match_the_reference,
     attention::windows_match_the_formula,

@@ -1,0 +1,27 @@
+//! A quantized matrix with a low-rank one on top of it, `W + s·(A B)ᵀ`, multiplied as one: the shape of a LoRA layer
+//! (QLoRA §3, equation 3).
+//!
+//! The product with `W` is any kernel's of [`matmul`](super); the thin products have kernels of their own, which read
+//! operands of half precision where they lie, sum in f32, and add to a result in place. Each takes its factor as rows of the
+//! layer's width, so that all loads are of neighbouring elements: `B` is one already, `A` is transposed, once a pass.
+//!
+//! - `factors`: the low-rank matrix, checked
+//! - `forward`: the product
+//! - `backward`: its gradients
+//! - `project`: `s·(x·Fᵀ)`, from a layer's width to the rank
+//! - `expand`: `y += t·F`, from the rank to a layer's width
+//! - `accumulate`: `tᵀ·x`, the gradient of a factor
+//! - `workspace`: the memory that both passes need
+
+mod accumulate;
+mod backward;
+mod expand;
+mod factors;
+mod forward;
+mod project;
+mod workspace;
+
+pub use backward::{Gradients, backward, backward_factors};
+pub use factors::LowRank;
+pub use forward::forward;
+pub use workspace::{backward_workspace_bytes, forward_workspace_bytes};
