@@ -110,9 +110,9 @@ pub(crate) fn tanh<S: Simd>(x: f32) -> f32 {
     let p = mul_add::<S>(p, square, 6.372_619e-4);
     let p = mul_add::<S>(p, square, 4.893_524_6e-3);
     let q = 1.198_258_4e-6;
-    let q = mul_add::<S>(q, square, 1.185_347_06e-4);
+    let q = mul_add::<S>(q, square, 1.185_347_1e-4);
     let q = mul_add::<S>(q, square, 2.268_434_6e-3);
-    let q = mul_add::<S>(q, square, 4.893_525_2e-3);
+    let q = mul_add::<S>(q, square, 4.893_525e-3);
     x * p / q
 }
 

@@ -20,6 +20,12 @@ fn fused(x: Tensor<3>, residual: Tensor<3>, weight: Tensor<1>) -> Outputs {
     add_rms_norm(x, residual, weight, CONFIG)
 }
 
+/// [`reference`] and [`fused`] with the factor `1 + weight`.
+const OFFSET: [fn(Tensor<3>, Tensor<3>, Tensor<1>) -> Outputs; 2] = [
+    |x, residual, weight| reference(x, residual, weight + 1.0),
+    |x, residual, weight| add_rms_norm(x, residual, weight, CONFIG.with_unit_offset(true)),
+];
+
 /// The results that the loss depends on.
 #[derive(Clone, Copy, Debug)]
 enum Used {
@@ -41,6 +47,16 @@ fn loss_of(used: Used, (sum, y): Outputs) -> Tensor<1> {
 }
 
 fn check(shape: [usize; 3], used: Used, device: &Device) {
+    check_forms([reference, fused], shape, used, device);
+    check_forms(OFFSET, shape, used, device);
+}
+
+fn check_forms(
+    [reference, fused]: [fn(Tensor<3>, Tensor<3>, Tensor<1>) -> Outputs; 2],
+    shape: [usize; 3],
+    used: Used,
+    device: &Device,
+) {
     let device = device.clone().autodiff();
     let run = |f: &dyn Fn(Tensor<3>, Tensor<3>, Tensor<1>) -> Outputs| {
         let [x, residual] = [1, 3].map(|seed| leaf(seed, shape, &device));

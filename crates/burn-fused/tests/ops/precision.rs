@@ -2,8 +2,8 @@
 
 use burn_core::tensor::{DType, Device, Tensor};
 use burn_fused::{
-    AttentionConfig, RmsNormConfig, add_rms_norm, causal_attention, linear_cross_entropy, rms_norm,
-    rope, swiglu,
+    Activation, AttentionConfig, RmsNormConfig, add_rms_norm, causal_attention, glu,
+    linear_cross_entropy, rms_norm, rope,
 };
 
 use crate::{
@@ -61,6 +61,15 @@ fn rms_norm_of(shape: [usize; 2]) {
             rms_norm(x, weight, RmsNormConfig::new(1e-5))
         },
     );
+    check(
+        "rms_norm with a unit offset",
+        shape,
+        |dtype| dtype,
+        |x, dtype| {
+            let weight = tensor(2, [shape[1]], &x.device()).cast(dtype);
+            rms_norm(x, weight, RmsNormConfig::new(1e-5).with_unit_offset(true))
+        },
+    );
 }
 
 fn add_rms_norm_of(shape: [usize; 2]) {
@@ -77,41 +86,50 @@ fn add_rms_norm_of(shape: [usize; 2]) {
     );
 }
 
-fn swiglu_of(shape: [usize; 2]) {
-    check(
-        "swiglu",
-        shape,
-        |dtype| dtype,
-        |x, dtype| {
-            let up = tensor(2, shape, &x.device()).cast(dtype);
-            swiglu(x, up)
-        },
-    );
+fn glu_of(shape: [usize; 2]) {
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        check(
+            &format!("{activation:?}"),
+            shape,
+            |dtype| dtype,
+            |x, dtype| {
+                let up = tensor(2, shape, &x.device()).cast(dtype);
+                glu(x, up, activation)
+            },
+        );
+    }
 }
 
 fn rope_of([batch, seq, heads, d]: [usize; 4]) {
-    check(
-        "rope",
-        [batch, seq, heads, d],
-        |dtype| dtype,
-        |x, _| {
-            let angles = tensor::<2>(2, [seq, d / 2], &x.device());
-            rope(x, angles.clone().cos(), angles.sin())
-        },
-    );
+    for pairs in [d / 2, d / 4] {
+        check(
+            &format!("rope of {pairs} pairs"),
+            [batch, seq, heads, d],
+            |dtype| dtype,
+            |x, _| {
+                let angles = tensor::<2>(2, [seq, pairs], &x.device());
+                rope(x, angles.clone().cos(), angles.sin())
+            },
+        );
+    }
 }
 
 fn attention_of([batch, seq, heads, d]: [usize; 4]) {
-    check(
-        "attention",
-        [batch, seq, heads, d],
-        |dtype| dtype,
-        |x, dtype| {
-            let other = |seed| tensor(seed, [batch, seq, heads / 2, d], &x.device()).cast(dtype);
-            let (k, v) = (other(2), other(3));
-            causal_attention(x, k, v, AttentionConfig::new(0.5))
-        },
-    );
+    let plain = AttentionConfig::new(0.5);
+    let set = plain.with_window(Some(7)).with_softcap(Some(0.8));
+    for config in [plain, set] {
+        check(
+            &format!("{config:?}"),
+            [batch, seq, heads, d],
+            |dtype| dtype,
+            |x, dtype| {
+                let shape = [batch, seq, heads / 2, d];
+                let other = |seed| tensor(seed, shape, &x.device()).cast(dtype);
+                let (k, v) = (other(2), other(3));
+                causal_attention(x, k, v, config)
+            },
+        );
+    }
 }
 
 fn cross_entropy_of([tokens, n, vocab]: [usize; 3]) {
@@ -141,8 +159,8 @@ fn add_rms_norm_works() {
 }
 
 #[test]
-fn swiglu_works() {
-    swiglu_of([5, 40]);
+fn glu_works() {
+    glu_of([5, 40]);
 }
 
 #[test]
@@ -165,7 +183,7 @@ fn cross_entropy_works_and_its_loss_is_f32_at_least() {
 fn large_operands_work() {
     rms_norm_of([130, 300]);
     add_rms_norm_of([130, 300]);
-    swiglu_of([70, 601]);
+    glu_of([70, 601]);
     rope_of([2, 90, 6, 64]);
     attention_of([2, 110, 4, 32]);
     cross_entropy_of([130, 64, 1100]);

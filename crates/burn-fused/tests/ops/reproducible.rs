@@ -30,7 +30,10 @@ fn everything() -> Vec<u32> {
     let y = swiglu(sum, y);
     let q: Tensor<4> = y.reshape([batch, seq, heads, d]);
     let q = rope(q, angles.clone().cos(), angles.sin());
-    let out = causal_attention(q, k.clone(), v.clone(), AttentionConfig::new(0.3));
+    let config = AttentionConfig::new(0.3);
+    let out = causal_attention(q.clone(), k.clone(), v.clone(), config);
+    let config = config.with_window(Some(70)).with_softcap(Some(2.0));
+    let out = out + causal_attention(q, k.clone(), v.clone(), config);
     let hidden: Tensor<2> = out.clone().reshape([batch * seq, heads * d]);
     let targets = targets(batch * seq, 1300, 5, &device);
     let total = linear_cross_entropy(hidden, head.clone(), targets) + loss(out);

@@ -1,4 +1,4 @@
-use burn_core::tensor::{Device, Tensor};
+use burn_core::tensor::{DType, Device, Tensor};
 use burn_fused::{RmsNormConfig, rms_norm};
 
 use crate::common::{assert_close, devices, is_flex, leaf, loss, tensor};
@@ -13,18 +13,20 @@ fn reference<const D: usize>(x: Tensor<D>, weight: Tensor<1>) -> Tensor<D> {
 
 fn check<const D: usize>(shape: [usize; D], device: &Device) {
     let device = device.clone().autodiff();
-    let run = |f: &dyn Fn(Tensor<D>, Tensor<1>) -> Tensor<D>| {
-        let x = leaf(1, shape, &device);
-        let weight = leaf(2, [shape[D - 1]], &device);
-        let y = f(x.clone(), weight.clone());
-        let grads = loss(y.clone()).backward();
-        (y, x.grad(&grads).unwrap(), weight.grad(&grads).unwrap())
-    };
-    let actual = run(&|x, w| rms_norm(x, w, CONFIG));
-    let expected = run(&reference);
-    assert_close("y", actual.0, expected.0);
-    assert_close("dx", actual.1, expected.1);
-    assert_close("dweight", actual.2, expected.2);
+    for unit_offset in [false, true] {
+        let run = |f: &dyn Fn(Tensor<D>, Tensor<1>) -> Tensor<D>| {
+            let x = leaf(1, shape, &device);
+            let weight = leaf(2, [shape[D - 1]], &device);
+            let y = f(x.clone(), weight.clone());
+            let grads = loss(y.clone()).backward();
+            (y, x.grad(&grads).unwrap(), weight.grad(&grads).unwrap())
+        };
+        let actual = run(&|x, w| rms_norm(x, w, CONFIG.with_unit_offset(unit_offset)));
+        let expected = run(&|x, w| reference(x, if unit_offset { w + 1.0 } else { w }));
+        assert_close("y", actual.0, expected.0);
+        assert_close("dx", actual.1, expected.1);
+        assert_close("dweight", actual.2, expected.2);
+    }
 }
 
 #[test]
@@ -36,6 +38,21 @@ fn equals_the_composed_form() {
         check([1, 1, 576], &device);
         check([4, 65, 576], &device);
         check([2, 3, 4, 100], &device);
+    }
+}
+
+/// In bf16 the factor `1 + 2⁻⁹` would be 1.
+#[test]
+fn the_unit_is_added_in_f32() {
+    for device in devices() {
+        if !device.supports_dtype(DType::BF16) {
+            continue;
+        }
+        let x = tensor::<2>(1, [6, 33], &device);
+        let small = Tensor::<1>::full([33], 2f32.powi(-9), &device);
+        let weight = small.clone().cast(DType::BF16);
+        let actual = rms_norm(x.clone(), weight, CONFIG.with_unit_offset(true));
+        assert_close("y", actual, reference(x, small + 1.0));
     }
 }
 
