@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use burn::tensor::activation::{log_softmax, silu, softmax};
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use burn_fused::{
-    add_rms_norm, causal_attention, linear_cross_entropy, packed_causal_attention, rms_norm, rope,
-    swiglu,
+    LogitsConfig, add_rms_norm, causal_attention, linear_cross_entropy, packed_causal_attention,
+    rms_norm, rope, swiglu,
 };
 use criterion::{BenchmarkId, Criterion};
 use qlora_benches::chart::{BarChart, write};
@@ -201,7 +201,9 @@ impl Inputs<'_> {
                     let targets = targets.reshape([tokens, 1]);
                     log_softmax(logits, 1).gather(1, targets).sum().neg()
                 }
-                Form::Fused => linear_cross_entropy(hidden, weight, targets),
+                Form::Fused => {
+                    linear_cross_entropy(hidden, weight, targets, LogitsConfig::default())
+                }
             };
             loss.backward();
         })

@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
-use burn_fused::{causal_attention, linear_cross_entropy, rms_norm, rope, swiglu};
+use burn_fused::{LogitsConfig, causal_attention, linear_cross_entropy, rms_norm, rope, swiglu};
 
 const BATCH: usize = 4;
 const SEQ: usize = 256;
@@ -75,7 +75,7 @@ fn main() {
     let classes: Vec<i64> = (0..TOKENS).map(|i| (i * 7919 % VOCAB) as i64).collect();
     let targets = Tensor::<1, Int>::from_data(TensorData::new(classes, [TOKENS]), &device);
     let times = time(hidden.clone(), |x| {
-        linear_cross_entropy(x, head.clone(), targets.clone())
+        linear_cross_entropy(x, head.clone(), targets.clone(), LogitsConfig::default())
     });
     let product = 2.0 * (TOKENS * HIDDEN * VOCAB) as f64;
     report(
@@ -86,7 +86,7 @@ fn main() {
     );
     let head = head.require_grad();
     let times = time(hidden, |x| {
-        linear_cross_entropy(x, head.clone(), targets.clone())
+        linear_cross_entropy(x, head.clone(), targets.clone(), LogitsConfig::default())
     });
     report(
         "cross entropy, tracked",

@@ -16,7 +16,7 @@ use burn::tensor::{Device, Distribution, Tensor};
 use burn_finetune::{
     Dataset, Event, Row, RunOptions, ScheduleKind, TrainConfig, Trainer, evaluate,
 };
-use burn_fused::linear_cross_entropy;
+use burn_fused::{LogitsConfig, linear_cross_entropy};
 use burn_qlora::{
     CausalLm, LoraConfig, LoraModel, QLoraLinear, QuantConfig, TokenBatch, attach_adapters, peft,
 };
@@ -80,6 +80,7 @@ impl CausalLm for NextByte {
             hidden.reshape([rows * seq, WIDTH]),
             self.head.val(),
             batch.targets.clone().reshape([rows * seq]),
+            LogitsConfig::default(),
         )
     }
 

@@ -4,6 +4,7 @@
 //! values. Bound by the products: two for a frozen head, four for a tracked one.
 
 mod hidden;
+mod logits;
 mod product;
 mod targets;
 mod tile;
@@ -11,6 +12,7 @@ mod weight;
 
 use crate::element::Element;
 use crate::simd::Isa;
+use logits::Logits;
 use targets::Targets;
 
 pub use targets::IGNORED;
@@ -26,9 +28,13 @@ pub struct Operands<'a, E> {
     pub shape: [usize; 2],
     /// `[tokens]`, each a class below `vocab` or [`IGNORED`].
     pub targets: &'a [i64],
+    /// The factor of the products `hidden · weightᵀ`, 1 in most models.
+    pub scale: f32,
+    /// Bound `c` of the logits, above 0: what `scale` makes of the products becomes `c · tanh(z / c)`.
+    pub softcap: Option<f32>,
 }
 
-/// Returns the sum of the negative log-likelihoods of the targets under the logits `hidden · weightᵀ`.
+/// Returns the sum of the negative log-likelihoods of the targets under the logits, `hidden · weightᵀ` scaled and capped.
 ///
 /// # Panics
 /// If a target is neither a class nor ignored, or the lengths of the operands do not fit each other.
@@ -61,6 +67,7 @@ pub fn loss_grads<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (f32, Vec
             classes: head.classes,
             n: head.n,
             vocab: head.vocab,
+            logits: head.logits,
         };
         let dweight = weight::gradient(isa, &wide, &pass.lse);
         (pass.loss(), targets.scatter(pass.dhidden, head.n), dweight)
@@ -122,6 +129,10 @@ impl<E: Element> Operands<'_, E> {
             classes: &targets.classes,
             n,
             vocab,
+            logits: Logits {
+                scale: self.scale,
+                softcap: self.softcap,
+            },
         };
         f(&head, &targets)
     }
@@ -137,6 +148,7 @@ struct Head<'a, E> {
     classes: &'a [usize],
     n: usize,
     vocab: usize,
+    logits: Logits,
 }
 
 #[cfg(test)]
@@ -145,6 +157,40 @@ mod tests {
 
     fn wave(len: usize, step: f32) -> Vec<f32> {
         (0..len).map(|i| (i as f32 * step).sin()).collect()
+    }
+
+    /// The loss and the gradients of `hidden` and `weight`, by the definition.
+    fn formula(operands: &Operands<'_, f32>) -> (f64, Vec<f64>, Vec<f64>) {
+        let [_, n] = operands.shape;
+        let (hidden, weight) = (operands.hidden, operands.weight);
+        let (scale, softcap) = (f64::from(operands.scale), operands.softcap.map(f64::from));
+        let (mut loss, mut dhidden) = (0.0, vec![0.0; hidden.len()]);
+        let mut dweight = vec![0.0; weight.len()];
+        let targets = operands.targets.iter().enumerate();
+        for (i, target) in targets.filter(|(_, target)| **target != IGNORED) {
+            let row = &hidden[i * n..][..n];
+            let logits: Vec<f64> = weight
+                .chunks(n)
+                .map(|w| {
+                    let products = row.iter().zip(w);
+                    let product: f64 = products.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                    let scaled = scale * product;
+                    softcap.map_or(scaled, |cap| cap * (scaled / cap).tanh())
+                })
+                .collect();
+            let total: f64 = logits.iter().map(|logit| logit.exp()).sum();
+            loss += total.ln() - logits[*target as usize];
+            for (class, logit) in logits.iter().enumerate() {
+                let hit = if class == *target as usize { 1.0 } else { 0.0 };
+                let inner = softcap.map_or(scale, |cap| scale * (1.0 - (logit / cap).powi(2)));
+                let slope = (logit.exp() / total - hit) * inner;
+                for j in 0..n {
+                    dhidden[i * n + j] += slope * f64::from(weight[class * n + j]);
+                    dweight[class * n + j] += slope * f64::from(row[j]);
+                }
+            }
+        }
+        (loss, dhidden, dweight)
     }
 
     /// More classes and tokens than a tile has, and every fifth token ignored.
@@ -160,54 +206,57 @@ mod tests {
             }
         };
         let targets: Vec<i64> = (0..tokens).map(target).collect();
-        let operands = Operands {
-            hidden: &hidden,
-            weight: &weight,
-            shape: [vocab, n],
-            targets: &targets,
-        };
-
-        let (mut expected, mut dhidden) = (0f64, vec![0f64; tokens * n]);
-        let mut dweight = vec![0f64; vocab * n];
-        for (i, target) in targets.iter().enumerate().filter(|(_, t)| **t != IGNORED) {
-            let row = &hidden[i * n..][..n];
-            let logits: Vec<f64> = weight
-                .chunks(n)
-                .map(|w| {
-                    row.iter()
-                        .zip(w)
-                        .map(|(a, b)| f64::from(*a) * f64::from(*b))
-                        .sum()
-                })
-                .collect();
-            let total: f64 = logits.iter().map(|logit| logit.exp()).sum();
-            expected += total.ln() - logits[*target as usize];
-            for (class, logit) in logits.iter().enumerate() {
-                let hit = if class == *target as usize { 1.0 } else { 0.0 };
-                let slope = logit.exp() / total - hit;
-                for j in 0..n {
-                    dhidden[i * n + j] += slope * f64::from(weight[class * n + j]);
-                    dweight[class * n + j] += slope * f64::from(row[j]);
-                }
+        // Products are up to 9: the cap bends most of them.
+        for (scale, softcap) in [(1.0, None), (0.4, None), (1.0, Some(4.0)), (0.4, Some(2.0))] {
+            let operands = Operands {
+                hidden: &hidden,
+                weight: &weight,
+                shape: [vocab, n],
+                targets: &targets,
+                scale,
+                softcap,
+            };
+            let (expected, dhidden, dweight) = formula(&operands);
+            let near = |found: &[f32], expected: &[f64]| {
+                let mut pairs = found.iter().zip(expected);
+                pairs.all(|(found, expected)| (f64::from(*found) - expected).abs() < 1e-4)
+            };
+            for isa in Isa::available() {
+                let case = format!("{isa:?}, scale {scale}, cap {softcap:?}");
+                let found = loss_grads(*isa, &operands);
+                assert!((f64::from(found.0) - expected).abs() < 1e-3, "{case}");
+                assert!(near(&found.1, &dhidden), "{case}");
+                assert!(near(&found.2, &dweight), "{case}");
+                assert_eq!(
+                    loss_grad_hidden(*isa, &operands),
+                    (found.0, found.1),
+                    "{case}"
+                );
+                assert_eq!(loss(*isa, &operands), found.0, "{case}");
             }
         }
-        let near = |found: &[f32], expected: &[f64]| {
-            let mut pairs = found.iter().zip(expected);
-            pairs.all(|(found, expected)| (f64::from(*found) - expected).abs() < 1e-4)
-        };
+    }
+
+    /// A cap takes products of any size, and a product that is none makes no number of the loss.
+    #[test]
+    fn capped_logits_are_finite_and_nan_stays() {
+        let weight = [1.0f32, 2.0, -3.0];
         for isa in Isa::available() {
-            let found = loss_grads(*isa, &operands);
-            assert!((f64::from(found.0) - expected).abs() < 1e-3, "{isa:?}");
-            assert!(
-                near(&found.1, &dhidden) && near(&found.2, &dweight),
-                "{isa:?}"
-            );
-            assert_eq!(
-                loss_grad_hidden(*isa, &operands),
-                (found.0, found.1),
-                "{isa:?}"
-            );
-            assert_eq!(loss(*isa, &operands), found.0, "{isa:?}");
+            let losses = [1e30, f32::NAN].map(|hidden| {
+                let operands = Operands {
+                    hidden: &[hidden],
+                    weight: &weight,
+                    shape: [3, 1],
+                    targets: &[1],
+                    scale: 1.0,
+                    softcap: Some(30.0),
+                };
+                loss_grads(*isa, &operands)
+            });
+            // Two classes at the cap, and one at minus the cap.
+            assert!((losses[0].0 - 2f32.ln()).abs() < 1e-6, "{isa:?}");
+            assert!(losses[0].1[0].abs() < 1e-5, "{isa:?}");
+            assert!(losses[1].0.is_nan(), "{isa:?}");
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod rms_norm;
 pub mod rope;
 mod rows;
 pub mod swiglu;
+mod tanh;
 
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;

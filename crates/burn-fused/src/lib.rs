@@ -14,6 +14,7 @@
 //! | [`linear_cross_entropy`] | the gradients it computes in the forward pass; never the logits |
 //!
 //! - `functions`: the functions that a model calls
+//! - `config`: what varies between models in an operation
 //! - `ops`: [`FusedOps`], the backend extension behind them
 //! - `backends`: an implementation for each backend, and the gradients
 //! - `reference`: default bodies, for backends and dtypes without a kernel
@@ -21,12 +22,14 @@
 //! - `element`: the dtypes that the CPU's kernels serve
 
 mod backends;
+mod config;
 mod element;
 mod functions;
 mod memory;
 mod ops;
 mod reference;
 
+pub use config::LogitsConfig;
 pub use functions::{
     IGNORED, add_rms_norm, causal_attention, linear_cross_entropy, packed_causal_attention,
     residual_rms_norm, rms_norm, rope, swiglu,

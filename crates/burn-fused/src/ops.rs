@@ -4,6 +4,7 @@ use burn_core::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 
+use crate::config::LogitsConfig;
 use crate::reference;
 
 /// The mask of causal attention: the keys, up to its own position, that a query sees.
@@ -217,29 +218,32 @@ pub trait FusedOps: Backend {
 
     /// Returns the loss of every row of logits, `[tokens, 1]`: `weight · (log Σ exp(logits) − logit of the class)`.
     ///
-    /// `logits: [tokens, vocab]`, `classes: [tokens, 1]`, each below `vocab`, `weights: [tokens, 1]`. A part of
-    /// [`Self::linear_cross_entropy`].
+    /// `products: [tokens, vocab]`, of which `config` makes the logits, `classes: [tokens, 1]`, each below `vocab`,
+    /// `weights: [tokens, 1]`. A part of [`Self::linear_cross_entropy`].
     #[fusion(default)]
     fn cross_entropy(
-        logits: FloatTensor<Self>,
+        products: FloatTensor<Self>,
         classes: IntTensor<Self>,
         weights: FloatTensor<Self>,
+        config: LogitsConfig,
     ) -> FloatTensor<Self> {
-        reference::cross_entropy::rows::<Self>(logits, classes, weights)
+        reference::cross_entropy::rows::<Self>(products, classes, weights, config)
     }
 
-    /// Returns [`Self::cross_entropy`], and its gradient `weight · (softmax − one-hot of the class)`, like `logits`.
+    /// Returns [`Self::cross_entropy`] and the gradient of `products`: `weight · (softmax − one-hot of the class)` times the
+    /// derivative of the logits.
     #[fusion(default)]
     fn cross_entropy_grad(
-        logits: FloatTensor<Self>,
+        products: FloatTensor<Self>,
         classes: IntTensor<Self>,
         weights: FloatTensor<Self>,
+        config: LogitsConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        reference::cross_entropy::rows_grad::<Self>(logits, classes, weights)
+        reference::cross_entropy::rows_grad::<Self>(products, classes, weights, config)
     }
 
-    /// Returns the sum, f32 `[1]`, of the negative log-likelihoods of `targets` under the logits
-    /// `hidden · weightᵀ`, which are never formed whole.
+    /// Returns the sum, f32 `[1]`, of the negative log-likelihoods of `targets` under the logits that
+    /// `config` makes of `hidden · weightᵀ`, which are never formed whole.
     ///
     /// `hidden: [tokens, n]`, `weight: [vocab, n]`, `targets: [tokens]`; a target of
     /// [`crate::IGNORED`] adds nothing.
@@ -248,8 +252,9 @@ pub trait FusedOps: Backend {
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        config: LogitsConfig,
     ) -> FloatTensor<Self> {
-        reference::cross_entropy::loss::<Self>(hidden, weight, targets)
+        reference::cross_entropy::loss::<Self>(hidden, weight, targets, config)
     }
 
     /// Returns [`Self::linear_cross_entropy`] and the gradient of `hidden`.
@@ -258,8 +263,9 @@ pub trait FusedOps: Backend {
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        config: LogitsConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        reference::cross_entropy::loss_grad_hidden::<Self>(hidden, weight, targets)
+        reference::cross_entropy::loss_grad_hidden::<Self>(hidden, weight, targets, config)
     }
 
     /// Returns [`Self::linear_cross_entropy`] and the gradients of `hidden` and `weight`.
@@ -268,7 +274,8 @@ pub trait FusedOps: Backend {
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        config: LogitsConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        reference::cross_entropy::loss_grads::<Self>(hidden, weight, targets)
+        reference::cross_entropy::loss_grads::<Self>(hidden, weight, targets, config)
     }
 }

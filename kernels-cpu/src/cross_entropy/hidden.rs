@@ -89,6 +89,7 @@ impl<E: Element> Tile<'_, E> {
             classes,
             n,
             vocab,
+            logits: transform,
         } = *self.head;
         let tokens = self.tokens;
         let classes = &classes[self.first..][..tokens];
@@ -97,6 +98,8 @@ impl<E: Element> Tile<'_, E> {
         let mut maxima = vec![f32::NEG_INFINITY; tokens];
         let mut sums = vec![0f32; tokens];
 
+        // The derivative of the cap is of the gradient alone.
+        let softcap = transform.softcap.filter(|_| self.n > 0);
         let one = Cpu::new(self.isa, Threads::Calling);
         for start in (0..vocab).step_by(CLASSES) {
             let width = CLASSES.min(vocab - start);
@@ -110,6 +113,7 @@ impl<E: Element> Tile<'_, E> {
                 Direction::Forward,
                 Beta::Zero,
             );
+            transform.apply(self.isa, logits);
             for (row, class) in classes.iter().enumerate() {
                 if (start..start + width).contains(class) {
                     losses[row] = -logits[row * width + class - start];
@@ -123,6 +127,7 @@ impl<E: Element> Tile<'_, E> {
                 &mut sums,
                 grad,
                 self.n,
+                softcap,
             );
             if self.n > 0 {
                 one.dense_matmul(
@@ -136,18 +141,20 @@ impl<E: Element> Tile<'_, E> {
             }
         }
 
+        if self.n > 0 {
+            let rows = grad.chunks_exact_mut(n).zip(&sums).zip(classes);
+            for (((row, sum), class), loss) in rows.zip(&*losses) {
+                let factor = transform.scale / sum;
+                // So far the loss is what the target's logit adds to it.
+                let slope = transform.slope(-loss);
+                for (value, w) in row.iter_mut().zip(&weight[class * n..][..n]) {
+                    *value = *value * factor - w.to_f32() * slope;
+                }
+            }
+        }
         for (((loss, lse), max), sum) in losses.iter_mut().zip(lse).zip(&maxima).zip(&sums) {
             *lse = max + sum.ln();
             *loss += *lse;
-        }
-        if self.n > 0 {
-            let rows = grad.chunks_exact_mut(n).zip(&sums).zip(classes);
-            for ((row, sum), class) in rows {
-                let inverse = 1.0 / sum;
-                for (value, w) in row.iter_mut().zip(&weight[class * n..][..n]) {
-                    *value = *value * inverse - w.to_f32();
-                }
-            }
         }
     }
 }

@@ -2,12 +2,12 @@ use rayon::prelude::*;
 
 use super::Head;
 use super::product::{Matrix, matmul};
-use super::tile::{CLASSES, TOKENS, probabilities};
+use super::tile::{CLASSES, TOKENS, slopes};
 use crate::matmul::dense::Beta;
 use crate::simd::Isa;
 
-/// Returns the gradient of the weight, `[vocab, n]`: `(softmax − one-hot)ᵀ · hidden`. Every tile of classes
-/// goes through the tokens in order on one thread, with logits computed again.
+/// Returns the gradient of the weight, `[vocab, n]`: `(softmax − one-hot)ᵀ · hidden`, with the derivatives of the logits by
+/// the products. Every tile of classes goes through the tokens in order on one thread, with logits computed again.
 pub(super) fn gradient(isa: Isa, head: &Head<'_, f32>, lse: &[f32]) -> Vec<f32> {
     let Head {
         hidden,
@@ -15,6 +15,7 @@ pub(super) fn gradient(isa: Isa, head: &Head<'_, f32>, lse: &[f32]) -> Vec<f32> 
         classes,
         n,
         vocab,
+        logits,
     } = *head;
     let all = classes.len();
     let step = tokens(all);
@@ -26,23 +27,20 @@ pub(super) fn gradient(isa: Isa, head: &Head<'_, f32>, lse: &[f32]) -> Vec<f32> 
         .par_chunks_mut(CLASSES * n)
         .zip(weight.par_chunks(CLASSES * n))
         .enumerate()
-        .for_each_init(Vec::new, |logits, (i, (dweight, weight))| {
+        .for_each_init(Vec::new, |tile, (i, (dweight, weight))| {
             let (start, width) = (i * CLASSES, weight.len() / n);
             let weight = Matrix::new(weight, width, n, n);
-            logits.resize(step * CLASSES, 0.0);
+            tile.resize(step * CLASSES, 0.0);
             for first in (0..all).step_by(step) {
                 let tokens = step.min(all - first);
                 let hidden = Matrix::new(&hidden[first * n..], tokens, n, n);
-                let p = &mut logits[..tokens * width];
-                matmul(p, hidden, weight.t(), Beta::Zero);
-                probabilities(isa, p, width, &lse[first..]);
-                for (row, class) in classes[first..first + tokens].iter().enumerate() {
-                    if (start..start + width).contains(class) {
-                        p[row * width + class - start] -= 1.0;
-                    }
-                }
-                let p = Matrix::new(p, tokens, width, width);
-                matmul(dweight, p.t(), hidden, Beta::One);
+                let tile = &mut tile[..tokens * width];
+                matmul(tile, hidden, weight.t(), Beta::Zero);
+                logits.apply(isa, tile);
+                let classes = &classes[first..first + tokens];
+                slopes(isa, tile, width, &lse[first..], classes, start, logits);
+                let slopes = Matrix::new(tile, tokens, width, width);
+                matmul(dweight, slopes.t(), hidden, Beta::One);
             }
         });
     dweight

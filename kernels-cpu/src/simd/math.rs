@@ -48,8 +48,9 @@ pub(crate) fn max(start: f32, values: &[f32]) -> f32 {
     fold(lanes, larger)
 }
 
+/// Adds up, or picks from, a power of two of `lanes`: halves onto each other.
 #[inline(always)]
-fn fold<const N: usize>(mut lanes: [f32; N], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn fold<const N: usize>(mut lanes: [f32; N], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = N / 2;
     while width > 0 {
         for i in 0..width {
@@ -91,12 +92,37 @@ pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
     p * power
 }
 
+/// Returns `tanh(x)` within 2 ulp, without a branch, so that loops over it vectorise; NaN stays NaN.
+///
+/// Cephes' `tanhf`: an odd polynomial around 0, and further out `1 − 2e / (1 + e)` with `e = exp(−2|x|)`, which cannot
+/// overflow.
+#[inline(always)]
+pub(crate) fn tanh<S: Simd>(x: f32) -> f32 {
+    let square = x * x;
+    let p = -5.704_988_7e-3;
+    let p = mul_add::<S>(p, square, 2.063_909e-2);
+    let p = mul_add::<S>(p, square, -5.373_971_6e-2);
+    let p = mul_add::<S>(p, square, 1.333_144_2e-1);
+    let p = mul_add::<S>(p, square, -3.333_328e-1);
+    let near = mul_add::<S>(x * square, p, x);
+
+    let e = exp::<S>(-2.0 * x.abs());
+    let far = (1.0 - 2.0 * e / (1.0 + e)).copysign(x);
+    if x.abs() < 0.625 { near } else { far }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::simd::{Isa, kernel};
 
     kernel! {
+        fn tanh_all<S: Simd>(values: &mut [f32]) {
+            for value in values {
+                *value = tanh::<S>(*value);
+            }
+        }
+
         fn exp_all<S: Simd>(values: &mut [f32]) {
             for value in values {
                 *value = exp::<S>(*value);
@@ -138,6 +164,35 @@ mod tests {
             assert!(values[1] < 2e-38 && values[2] < 2e-38);
             assert!(values[3].is_finite() && values[3] > 1e38);
             assert!(values[4].is_nan());
+        }
+    }
+
+    #[test]
+    fn tanh_is_within_two_ulp_of_the_exact_value() {
+        let steps = (0..200_001).map(|i| i as f32 * 0.000_1 - 10.0);
+        let small = (0..2_000).map(|i| 0.7 * 0.99f32.powi(i));
+        let xs: Vec<f32> = steps.chain(small).collect();
+        for isa in Isa::available() {
+            let mut actual = xs.clone();
+            tanh_all(*isa, &mut actual);
+            for (x, y) in xs.iter().zip(actual) {
+                let exact = (*x as f64).tanh();
+                let ulp = (f32::EPSILON as f64 * exact.abs()).max(f32::MIN_POSITIVE as f64);
+                assert!(
+                    (y as f64 - exact).abs() < 2.0 * ulp,
+                    "{isa:?}: tanh({x}) = {y}, not {exact}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn tanh_of_what_is_far_out_is_one_and_nan_stays() {
+        for isa in Isa::available() {
+            let mut values = [1e4, -1e30, f32::INFINITY, f32::NEG_INFINITY, 0.0, f32::NAN];
+            tanh_all(*isa, &mut values);
+            assert_eq!(values[..5], [1.0, -1.0, 1.0, -1.0, 0.0], "{isa:?}");
+            assert!(values[5].is_nan(), "{isa:?}");
         }
     }
 

@@ -34,6 +34,9 @@ pub enum Fused {
     Rope,
     CrossEntropy,
     CrossEntropyGradient,
+    /// Of scaled and capped logits.
+    CappedCrossEntropy,
+    CappedCrossEntropyGradient,
     Attention,
     AttentionBackward,
     /// With packed rows.
@@ -42,7 +45,7 @@ pub enum Fused {
 }
 
 impl Fused {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Norm,
         Self::AddNorm,
         Self::NormBackward,
@@ -52,6 +55,8 @@ impl Fused {
         Self::Rope,
         Self::CrossEntropy,
         Self::CrossEntropyGradient,
+        Self::CappedCrossEntropy,
+        Self::CappedCrossEntropyGradient,
         Self::Attention,
         Self::AttentionBackward,
         Self::PackedAttention,
@@ -60,7 +65,13 @@ impl Fused {
 
     /// Returns whether it works in `dtype`: logits are f32.
     pub fn takes(self, dtype: FloatKind) -> bool {
-        let of_logits = matches!(self, Self::CrossEntropy | Self::CrossEntropyGradient);
+        let of_logits = matches!(
+            self,
+            Self::CrossEntropy
+                | Self::CrossEntropyGradient
+                | Self::CappedCrossEntropy
+                | Self::CappedCrossEntropyGradient
+        );
         !of_logits || dtype == FloatKind::F32
     }
 
@@ -73,7 +84,6 @@ impl Fused {
         };
         let x = || empty(&[TOKENS, HIDDEN], dtype);
         let gate = || empty(&[TOKENS, INTERMEDIATE], dtype);
-        let logits = || empty(&[TOKENS, VOCAB], dtype);
         let one_a_token = |dtype| empty(&[TOKENS, 1], dtype);
         let weight = empty(&[HIDDEN], dtype);
         let eps = 1e-5;
@@ -92,13 +102,25 @@ impl Fused {
                 let angles = || empty(&[TOKENS, HEAD_DIM / 2], F32);
                 rope::rotate(client, heads, angles(), angles(), false).map(|_| ())
             }
-            Self::CrossEntropy => {
-                let (classes, weights) = (one_a_token(I32), one_a_token(F32));
-                cross_entropy::losses(client, logits(), classes, weights).map(|_| ())
-            }
-            Self::CrossEntropyGradient => {
-                let (classes, weights) = (one_a_token(I32), one_a_token(F32));
-                cross_entropy::losses_and_gradient(client, logits(), classes, weights).map(|_| ())
+            Self::CrossEntropy
+            | Self::CrossEntropyGradient
+            | Self::CappedCrossEntropy
+            | Self::CappedCrossEntropyGradient => {
+                let capped = matches!(
+                    self,
+                    Self::CappedCrossEntropy | Self::CappedCrossEntropyGradient
+                );
+                let operands = cross_entropy::Operands {
+                    products: empty(&[TOKENS, VOCAB], dtype),
+                    classes: one_a_token(I32),
+                    weights: one_a_token(F32),
+                    scale: if capped { 0.5 } else { 1.0 },
+                    softcap: capped.then_some(30.0),
+                };
+                if matches!(self, Self::CrossEntropy | Self::CappedCrossEntropy) {
+                    return cross_entropy::losses(client, operands).map(|_| ());
+                }
+                cross_entropy::losses_and_gradient(client, operands).map(|_| ())
             }
             Self::Attention
             | Self::PackedAttention
@@ -135,6 +157,8 @@ impl fmt::Display for Fused {
             Self::Rope => "RoPE",
             Self::CrossEntropy => "cross-entropy",
             Self::CrossEntropyGradient => "cross-entropy and its gradient",
+            Self::CappedCrossEntropy => "cross-entropy of capped logits",
+            Self::CappedCrossEntropyGradient => "cross-entropy of capped logits and its gradient",
             Self::Attention => "attention",
             Self::AttentionBackward => "attention, backward",
             Self::PackedAttention => "attention of packed rows",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{DType, Device, Int, Tensor};
+use burn_fused::LogitsConfig;
 
 use crate::block::Block;
 use crate::cache::KvCache;
@@ -190,7 +191,12 @@ impl Llama {
         let (_, hidden) = self.norm.forward_residual(x);
         let [batch, seq, width] = hidden.dims();
         let hidden = hidden.reshape([batch * seq, width]);
-        burn_fused::linear_cross_entropy(hidden, self.head(), targets.reshape([batch * seq]))
+        burn_fused::linear_cross_entropy(
+            hidden,
+            self.head(),
+            targets.reshape([batch * seq]),
+            LogitsConfig::default(),
+        )
     }
 
     /// Continues the rows in `cache` by `input_ids: [batch, seq]` and returns the logits that follow the last

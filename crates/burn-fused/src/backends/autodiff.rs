@@ -11,6 +11,7 @@ mod tracked;
 use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn_core::backend::tensor::{FloatTensor, IntTensor};
 
+use crate::config::LogitsConfig;
 use crate::ops::{AttentionMask, FusedOps};
 
 impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
@@ -62,7 +63,8 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        config: LogitsConfig,
     ) -> FloatTensor<Self> {
-        cross_entropy::linear_cross_entropy::<B, C>(hidden, weight, targets)
+        cross_entropy::linear_cross_entropy::<B, C>(hidden, weight, targets, config)
     }
 }

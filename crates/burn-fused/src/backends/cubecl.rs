@@ -16,6 +16,7 @@ use qlora_cubecl::{
     },
 };
 
+use crate::config::LogitsConfig;
 use crate::ops::{AttentionMask, FusedOps};
 use crate::reference;
 
@@ -153,34 +154,31 @@ impl FusedOps for CubeBackend {
     }
 
     fn cross_entropy(
-        logits: FloatTensor<Self>,
+        products: FloatTensor<Self>,
         classes: IntTensor<Self>,
         weights: FloatTensor<Self>,
+        config: LogitsConfig,
     ) -> FloatTensor<Self> {
-        if !cross_entropy::serves(dtype(&logits), dtype(&weights)) {
-            return reference::cross_entropy::rows::<Self>(logits, classes, weights);
+        if !cross_entropy::serves(dtype(&products), dtype(&weights)) {
+            return reference::cross_entropy::rows::<Self>(products, classes, weights, config);
         }
-        let context = Context::of(&logits);
-        let [logits, classes, weights] = [logits, classes, weights].map(lend);
-        context.tensor(cross_entropy::losses(
-            &context.client,
-            logits,
-            classes,
-            weights,
-        ))
+        let context = Context::of(&products);
+        let rows = rows([products, classes, weights], config);
+        context.tensor(cross_entropy::losses(&context.client, rows))
     }
 
     fn cross_entropy_grad(
-        logits: FloatTensor<Self>,
+        products: FloatTensor<Self>,
         classes: IntTensor<Self>,
         weights: FloatTensor<Self>,
+        config: LogitsConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !cross_entropy::serves(dtype(&logits), dtype(&weights)) {
-            return reference::cross_entropy::rows_grad::<Self>(logits, classes, weights);
+        if !cross_entropy::serves(dtype(&products), dtype(&weights)) {
+            return reference::cross_entropy::rows_grad::<Self>(products, classes, weights, config);
         }
-        let context = Context::of(&logits);
-        let [logits, classes, weights] = [logits, classes, weights].map(lend);
-        let results = cross_entropy::losses_and_gradient(&context.client, logits, classes, weights);
+        let context = Context::of(&products);
+        let rows = rows([products, classes, weights], config);
+        let results = cross_entropy::losses_and_gradient(&context.client, rows);
         context.tensors(results).into()
     }
 }
@@ -238,6 +236,17 @@ fn operands([q, k, v]: [CubeTensor; 3], mask: AttentionMask<CubeBackend>, scale:
         v,
         starts: mask.starts().map(lend),
         scale: scale as f32,
+    }
+}
+
+fn rows(tensors: [CubeTensor; 3], config: LogitsConfig) -> cross_entropy::Operands {
+    let [products, classes, weights] = tensors.map(lend);
+    cross_entropy::Operands {
+        products,
+        classes,
+        weights,
+        scale: config.scale as f32,
+        softcap: config.softcap.map(|cap| cap as f32),
     }
 }
 

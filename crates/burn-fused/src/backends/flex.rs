@@ -8,6 +8,7 @@ use burn_core::backend::{Flex, TensorMetadata};
 use qlora_cpu::attention::{self, Results};
 use qlora_cpu::{Isa, cross_entropy, rms_norm, rope, swiglu};
 
+use crate::config::LogitsConfig;
 use crate::element::with_element;
 use crate::ops::{AttentionMask, FusedOps};
 use crate::reference;
@@ -172,34 +173,37 @@ impl FusedOps for Flex {
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        config: LogitsConfig,
     ) -> FloatTensor<Self> {
         with_element!(head_dtype(&hidden, &weight), E => {
-            let head = Head::<E>::new(hidden, weight, targets);
+            let head = Head::<E>::new(hidden, weight, targets, config);
             tensor([1], vec![cross_entropy::loss(Isa::best(), &head.operands())])
-        }, else reference::cross_entropy::loss::<Self>(hidden, weight, targets))
+        }, else reference::cross_entropy::loss::<Self>(hidden, weight, targets, config))
     }
 
     fn linear_cross_entropy_grad_hidden(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        config: LogitsConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         with_element!(head_dtype(&hidden, &weight), E => {
             let (shape, dtype) = (hidden.shape(), hidden.dtype());
-            let head = Head::<E>::new(hidden, weight, targets);
+            let head = Head::<E>::new(hidden, weight, targets, config);
             let (loss, dhidden) = cross_entropy::loss_grad_hidden(Isa::best(), &head.operands());
             (tensor([1], vec![loss]), cast_to(tensor(shape, dhidden), dtype))
-        }, else reference::cross_entropy::loss_grad_hidden::<Self>(hidden, weight, targets))
+        }, else reference::cross_entropy::loss_grad_hidden::<Self>(hidden, weight, targets, config))
     }
 
     fn linear_cross_entropy_grads(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        config: LogitsConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         with_element!(head_dtype(&hidden, &weight), E => {
             let [like_hidden, like_weight] = [&hidden, &weight].map(|x| (x.shape(), x.dtype()));
-            let head = Head::<E>::new(hidden, weight, targets);
+            let head = Head::<E>::new(hidden, weight, targets, config);
             let operands = head.operands();
             let (loss, dhidden, dweight) = cross_entropy::loss_grads(Isa::best(), &operands);
             (
@@ -207,6 +211,6 @@ impl FusedOps for Flex {
                 cast_to(tensor(like_hidden.0, dhidden), like_hidden.1),
                 cast_to(tensor(like_weight.0, dweight), like_weight.1),
             )
-        }, else reference::cross_entropy::loss_grads::<Self>(hidden, weight, targets))
+        }, else reference::cross_entropy::loss_grads::<Self>(hidden, weight, targets, config))
     }
 }

@@ -5,10 +5,11 @@ use burn_core::{
 
 pub use qlora_cpu::cross_entropy::IGNORED;
 
+use crate::config::LogitsConfig;
 use crate::ops::FusedOps;
 
-/// Returns the sum of the negative log-likelihoods of `targets` under the logits `hidden · weightᵀ`, which
-/// are never formed whole.
+/// Returns the sum of the negative log-likelihoods of `targets` under the logits that `config` makes of
+/// `hidden · weightᵀ`, which are never formed whole.
 ///
 /// `hidden: [tokens, n]`, `weight: [vocab, n]` (a head without bias), `targets: [tokens]`, each a
 /// class below `vocab` or [`IGNORED`]. The result is `[1]`, f32 whatever the operands are (f64 for
@@ -20,13 +21,14 @@ use crate::ops::FusedOps;
 /// `[tokens, n]`.
 ///
 /// # Panics
-/// When the shapes do not fit each other; on Flex when a target is neither a class nor
+/// When the shapes do not fit each other, or `config` has a scale that is no number or a bound that is no number above 0; on Flex when a target is neither a class nor
 /// [`IGNORED`]. A device that runs behind the host cannot refuse: there such a target makes the
 /// loss NaN.
 pub fn linear_cross_entropy(
     hidden: Tensor<2>,
     weight: Tensor<2>,
     targets: Tensor<1, Int>,
+    config: LogitsConfig,
 ) -> Tensor<1> {
     let [tokens, n] = hidden.dims();
     let [vocab, weight_n] = weight.dims();
@@ -44,9 +46,11 @@ pub fn linear_cross_entropy(
         vocab > 0,
         "linear_cross_entropy: weight must have at least one class"
     );
+    config.check("linear_cross_entropy");
     Tensor::from_dispatch(<Dispatch as FusedOps>::linear_cross_entropy(
         hidden.dequantize().into_dispatch(),
         weight.dequantize().into_dispatch(),
         targets.into_dispatch(),
+        config,
     ))
 }

@@ -9,24 +9,29 @@ use burn_core::tensor::{DType, Shape};
 use qlora_cpu::cross_entropy::IGNORED;
 
 use super::precision::{cast, widen};
+use crate::config::LogitsConfig;
 use crate::ops::FusedOps;
 
-/// Returns the losses of rows of logits.
+/// Returns the losses of rows of logits, which `config` makes of `products`.
 pub(crate) fn rows<B: Backend>(
-    logits: FloatTensor<B>,
+    products: FloatTensor<B>,
     classes: IntTensor<B>,
     weights: FloatTensor<B>,
+    config: LogitsConfig,
 ) -> FloatTensor<B> {
+    let logits = logits::<B>(products, config);
     let lse = log_sum_exp::<B>(logits.clone());
     losses::<B>(logits, lse, classes, weights)
 }
 
-/// Returns [`rows`], and `weight · (softmax − one-hot of the class)`.
+/// Returns [`rows`], and `weight · (softmax − one-hot of the class)` times the derivative of the logits.
 pub(crate) fn rows_grad<B: Backend>(
-    logits: FloatTensor<B>,
+    products: FloatTensor<B>,
     classes: IntTensor<B>,
     weights: FloatTensor<B>,
+    config: LogitsConfig,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
+    let logits = logits::<B>(products, config);
     let lse = log_sum_exp::<B>(logits.clone());
     let losses = losses::<B>(
         logits.clone(),
@@ -34,13 +39,42 @@ pub(crate) fn rows_grad<B: Backend>(
         classes.clone(),
         weights.clone(),
     );
+    let capped = config.softcap.map(|cap| (logits.clone(), cap));
     let p = B::float_exp(B::float_sub(logits, lse));
     let p = B::float_mul(p, weights.clone());
     let hit = B::float_neg(weights);
-    (
-        losses,
-        B::float_scatter(1, p, classes, hit, IndexingUpdateOp::Add),
-    )
+    let mut gradient = B::float_scatter(1, p, classes, hit, IndexingUpdateOp::Add);
+    if let Some((logits, cap)) = capped {
+        gradient = B::float_mul(gradient, cap_slope::<B>(logits, cap));
+    }
+    (losses, scaled::<B>(gradient, config.scale))
+}
+
+/// Returns the logits that `config` makes of the products.
+fn logits<B: Backend>(products: FloatTensor<B>, config: LogitsConfig) -> FloatTensor<B> {
+    match config.softcap {
+        Some(cap) => {
+            let tanh = B::float_tanh(scaled::<B>(products, config.scale / cap));
+            scaled::<B>(tanh, cap)
+        }
+        None => scaled::<B>(products, config.scale),
+    }
+}
+
+/// Returns the derivative of the soft cap `c` where its values are `capped`: `1 − (capped / c)²`.
+fn cap_slope<B: Backend>(capped: FloatTensor<B>, cap: f64) -> FloatTensor<B> {
+    let tanh = scaled::<B>(capped, 1.0 / cap);
+    let square = B::float_mul(tanh.clone(), tanh);
+    B::float_add_scalar(B::float_neg(square), 1f64.into())
+}
+
+/// Returns `factor` times the tensor; nothing is done when that is 1.
+fn scaled<B: Backend>(tensor: FloatTensor<B>, factor: f64) -> FloatTensor<B> {
+    if factor == 1.0 {
+        tensor
+    } else {
+        B::float_mul_scalar(tensor, factor.into())
+    }
 }
 
 fn log_sum_exp<B: Backend>(logits: FloatTensor<B>) -> FloatTensor<B> {
@@ -66,8 +100,9 @@ pub(crate) fn loss<B: FusedOps>(
     hidden: FloatTensor<B>,
     weight: FloatTensor<B>,
     targets: IntTensor<B>,
+    config: LogitsConfig,
 ) -> FloatTensor<B> {
-    let head = Head::<B>::new(hidden, weight, targets);
+    let head = Head::<B>::new(hidden, weight, targets, config);
     head.sum(head.chunks().map(|chunk| chunk.loss()))
 }
 
@@ -75,15 +110,16 @@ pub(crate) fn loss_grad_hidden<B: FusedOps>(
     hidden: FloatTensor<B>,
     weight: FloatTensor<B>,
     targets: IntTensor<B>,
+    config: LogitsConfig,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let dtype = hidden.dtype();
     let empty = hidden.clone();
-    let head = Head::<B>::new(hidden, weight, targets);
+    let head = Head::<B>::new(hidden, weight, targets, config);
     let (losses, grads): (Vec<_>, Vec<_>) = head
         .chunks()
         .map(|chunk| {
-            let (loss, dlogits) = chunk.loss_grad();
-            (loss, B::float_matmul(dlogits, head.weight.clone()))
+            let (loss, dproducts) = chunk.loss_grad();
+            (loss, B::float_matmul(dproducts, head.weight.clone()))
         })
         .unzip();
     let grad = join::<B>(grads).unwrap_or(empty);
@@ -94,10 +130,11 @@ pub(crate) fn loss_grads<B: FusedOps>(
     hidden: FloatTensor<B>,
     weight: FloatTensor<B>,
     targets: IntTensor<B>,
+    config: LogitsConfig,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let (hidden_dtype, weight_dtype) = (hidden.dtype(), weight.dtype());
     let empty = hidden.clone();
-    let head = Head::<B>::new(hidden, weight, targets);
+    let head = Head::<B>::new(hidden, weight, targets, config);
     let mut dweight = B::float_zeros(
         head.weight.shape(),
         &head.weight.device(),
@@ -106,10 +143,10 @@ pub(crate) fn loss_grads<B: FusedOps>(
     let (mut losses, mut grads) = (Vec::new(), Vec::new());
     for chunk in head.chunks() {
         let hidden = chunk.hidden.clone();
-        let (loss, dlogits) = chunk.loss_grad();
+        let (loss, dproducts) = chunk.loss_grad();
         losses.push(loss);
-        grads.push(B::float_matmul(dlogits.clone(), head.weight.clone()));
-        let part = B::float_matmul(B::float_swap_dims(dlogits, 0, 1), hidden);
+        grads.push(B::float_matmul(dproducts.clone(), head.weight.clone()));
+        let part = B::float_matmul(B::float_swap_dims(dproducts, 0, 1), hidden);
         dweight = B::float_add(dweight, part);
     }
     let grad = join::<B>(grads).unwrap_or(empty);
@@ -125,8 +162,8 @@ fn tokens_of_a_chunk(vocab: usize) -> usize {
     (CHUNK_LOGITS / vocab.max(1)).max(1)
 }
 
-/// Tensors of a chunk's size that [`rows_grad`] makes of its logits: these, their exponentials, their probabilities and
-/// their gradients.
+/// Tensors of a chunk's size that [`rows_grad`] makes of its products: the logits, their exponentials, their probabilities
+/// and their gradients. A soft cap keeps the logits and drops the exponentials before it makes its own: no more at a time.
 pub(crate) const CHUNK_COPIES: u128 = 4;
 
 /// Returns the bytes that the gradients of `(tokens, [vocab, n])` take beside operands and results: of a chunk
@@ -170,16 +207,23 @@ struct Head<B: Backend> {
     hidden: FloatTensor<B>,
     weight: FloatTensor<B>,
     targets: IntTensor<B>,
+    config: LogitsConfig,
 }
 
 impl<B: FusedOps> Head<B> {
-    fn new(hidden: FloatTensor<B>, weight: FloatTensor<B>, targets: IntTensor<B>) -> Self {
+    fn new(
+        hidden: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        targets: IntTensor<B>,
+        config: LogitsConfig,
+    ) -> Self {
         let hidden = widen::<B>(hidden);
         let weight = cast::<B>(weight, hidden.dtype());
         Self {
             hidden,
             weight,
             targets,
+            config,
         }
     }
 
@@ -194,7 +238,7 @@ impl<B: FusedOps> Head<B> {
                 &[Slice::from(range.clone()), Slice::from(0..n)],
             );
             let targets = B::int_slice(self.targets.clone(), &[Slice::from(range)]);
-            Chunk::new(hidden, &self.weight, targets)
+            Chunk::new(hidden, &self.weight, targets, self.config)
         })
     }
 
@@ -213,21 +257,28 @@ impl<B: FusedOps> Head<B> {
 
 struct Chunk<B: Backend> {
     hidden: FloatTensor<B>,
-    logits: FloatTensor<B>,
+    /// `hidden · weightᵀ`, `[tokens, vocab]`.
+    products: FloatTensor<B>,
     /// `[tokens, 1]`, what is not a class of the vocabulary moved into it.
     classes: IntTensor<B>,
     /// `[tokens, 1]`: 1, 0 where ignored, NaN where the target is not a class.
     weights: FloatTensor<B>,
+    config: LogitsConfig,
 }
 
 impl<B: FusedOps> Chunk<B> {
-    fn new(hidden: FloatTensor<B>, weight: &FloatTensor<B>, targets: IntTensor<B>) -> Self {
+    fn new(
+        hidden: FloatTensor<B>,
+        weight: &FloatTensor<B>,
+        targets: IntTensor<B>,
+        config: LogitsConfig,
+    ) -> Self {
         let [tokens, _] = hidden.shape().dims();
         let [vocab, _] = weight.shape().dims();
         let device = hidden.device();
         let bools = get_or_init_device_settings::<B>(&device).bool_dtype;
 
-        let logits = B::float_matmul(hidden.clone(), B::float_swap_dims(weight.clone(), 0, 1));
+        let products = B::float_matmul(hidden.clone(), B::float_swap_dims(weight.clone(), 0, 1));
         let raw = B::int_reshape(targets, Shape::new([tokens, 1]));
         let ignored = B::int_equal_elem(raw.clone(), IGNORED.into(), bools);
         let below = B::int_lower_elem(raw.clone(), 0i64.into(), bools);
@@ -239,21 +290,28 @@ impl<B: FusedOps> Chunk<B> {
         let weights = B::float_mask_fill(weights, ignored, 0f64.into());
         Self {
             hidden,
-            logits,
+            products,
             classes: B::int_clamp(raw, 0i64.into(), (vocab as i64 - 1).into()),
             weights,
+            config,
         }
     }
 
     /// Returns the sum of the losses, `[1]`.
     fn loss(self) -> FloatTensor<B> {
-        B::float_sum(B::cross_entropy(self.logits, self.classes, self.weights))
+        B::float_sum(B::cross_entropy(
+            self.products,
+            self.classes,
+            self.weights,
+            self.config,
+        ))
     }
 
-    /// Returns [`Self::loss`], and the gradient of the logits.
+    /// Returns [`Self::loss`], and the gradient of the products.
     fn loss_grad(self) -> (FloatTensor<B>, FloatTensor<B>) {
-        let (losses, dlogits) = B::cross_entropy_grad(self.logits, self.classes, self.weights);
-        (B::float_sum(losses), dlogits)
+        let (losses, dproducts) =
+            B::cross_entropy_grad(self.products, self.classes, self.weights, self.config);
+        (B::float_sum(losses), dproducts)
     }
 }
 

@@ -1,5 +1,5 @@
 use burn_core::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
-use burn_fused::{IGNORED, linear_cross_entropy};
+use burn_fused::{IGNORED, LogitsConfig, linear_cross_entropy};
 use qlora_test_support::random::uniform;
 use qlora_test_support::values;
 
@@ -22,9 +22,35 @@ pub fn targets(
     Tensor::from_data(TensorData::new(classes, [tokens]), device)
 }
 
-fn reference(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+/// Scaled, capped, both: scores of random operands of a few dozen columns are of the order of the cap.
+const CONFIGS: [LogitsConfig; 3] = [
+    LogitsConfig {
+        scale: 0.4,
+        softcap: None,
+    },
+    LogitsConfig {
+        scale: 1.0,
+        softcap: Some(4.0),
+    },
+    LogitsConfig {
+        scale: 0.4,
+        softcap: Some(4.0),
+    },
+];
+
+fn reference(
+    hidden: Tensor<2>,
+    weight: Tensor<2>,
+    targets: Tensor<1, Int>,
+    config: LogitsConfig,
+) -> Tensor<1> {
     let [tokens, _] = hidden.dims();
-    let log_p = log_softmax(hidden.matmul(weight.transpose()), 1);
+    let logits = hidden.matmul(weight.transpose()) * config.scale;
+    let logits = match config.softcap {
+        Some(cap) => (logits / cap).tanh() * cap,
+        None => logits,
+    };
+    let log_p = log_softmax(logits, 1);
     let targets = targets.reshape([tokens, 1]);
     let ignored = targets.clone().equal_elem(IGNORED);
     log_p
@@ -34,7 +60,7 @@ fn reference(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> T
         .neg()
 }
 
-type Loss<'a> = &'a dyn Fn(Tensor<2>, Tensor<2>, Tensor<1, Int>) -> Tensor<1>;
+type Loss<'a> = &'a dyn Fn(Tensor<2>, Tensor<2>, Tensor<1, Int>, LogitsConfig) -> Tensor<1>;
 
 /// The loss and the gradients of `0.7 · loss`, of the operands that are tracked.
 fn run(
@@ -42,13 +68,19 @@ fn run(
     hidden: &Tensor<2>,
     weight: &Tensor<2>,
     targets: &Tensor<1, Int>,
+    config: LogitsConfig,
 ) -> (Tensor<1>, Option<Tensor<2>>, Option<Tensor<2>>) {
-    let loss = f(hidden.clone(), weight.clone(), targets.clone());
+    let loss = f(hidden.clone(), weight.clone(), targets.clone(), config);
     let grads = (loss.clone() * 0.7).backward();
     (loss, hidden.grad(&grads), weight.grad(&grads))
 }
 
-fn check(tokens: usize, n: usize, vocab: usize, ignored_every: usize, device: &Device) {
+fn check(
+    [tokens, n, vocab]: [usize; 3],
+    ignored_every: usize,
+    config: LogitsConfig,
+    device: &Device,
+) {
     let device = device.clone().autodiff();
     let targets = targets(tokens, vocab, ignored_every, &device);
     for (hidden_tracked, weight_tracked) in [(true, false), (true, true), (false, true)] {
@@ -61,8 +93,8 @@ fn check(tokens: usize, n: usize, vocab: usize, ignored_every: usize, device: &D
         };
         let hidden = operand(1, [tokens, n], hidden_tracked);
         let weight = operand(2, [vocab, n], weight_tracked);
-        let actual = run(&linear_cross_entropy, &hidden, &weight, &targets);
-        let expected = run(&reference, &hidden, &weight, &targets);
+        let actual = run(&linear_cross_entropy, &hidden, &weight, &targets, config);
+        let expected = run(&reference, &hidden, &weight, &targets, config);
         assert_close("loss", actual.0, expected.0);
         assert_eq!(actual.1.is_some(), hidden_tracked);
         assert_eq!(actual.2.is_some(), weight_tracked);
@@ -78,10 +110,22 @@ fn check(tokens: usize, n: usize, vocab: usize, ignored_every: usize, device: &D
 #[test]
 fn equals_the_composed_form() {
     for device in devices() {
-        check(1, 4, 3, 7, &device);
-        check(7, 8, 5, 3, &device);
-        check(33, 20, 700, 4, &device);
-        check(300, 64, 1100, 1000, &device);
+        let config = LogitsConfig::default();
+        check([1, 4, 3], 7, config, &device);
+        check([7, 8, 5], 3, config, &device);
+        check([33, 20, 700], 4, config, &device);
+        check([300, 64, 1100], 1000, config, &device);
+    }
+}
+
+#[test]
+fn scaled_and_capped_logits_equal_the_composed_form() {
+    for device in devices() {
+        for config in CONFIGS {
+            check([2, 4, 3], 7, config, &device);
+            check([7, 9, 5], 3, config, &device);
+            check([300, 64, 1100], 4, config, &device);
+        }
     }
 }
 
@@ -90,7 +134,7 @@ fn equals_the_composed_form() {
 #[test]
 fn many_chunks_equal_the_composed_form() {
     for device in devices() {
-        check(2_600, 24, 7_000, 5, &device);
+        check([2_600, 24, 7_000], 5, LogitsConfig::default(), &device);
     }
 }
 
@@ -99,8 +143,12 @@ fn works_without_autodiff() {
     for device in devices() {
         let (hidden, weight) = (tensor(1, [90, 16], &device), tensor(2, [600, 16], &device));
         let targets = targets(90, 600, 4, &device);
-        let actual = linear_cross_entropy(hidden.clone(), weight.clone(), targets.clone());
-        assert_close("loss", actual, reference(hidden, weight, targets));
+        for config in CONFIGS.into_iter().chain([LogitsConfig::default()]) {
+            let (hidden, weight, targets) = (hidden.clone(), weight.clone(), targets.clone());
+            let actual =
+                linear_cross_entropy(hidden.clone(), weight.clone(), targets.clone(), config);
+            assert_close("loss", actual, reference(hidden, weight, targets, config));
+        }
     }
 }
 
@@ -110,14 +158,17 @@ fn only_ignored_targets_make_zero_and_zero_gradients() {
         let device = device.autodiff();
         let (hidden, weight) = (leaf(1, [5, 8], &device), leaf(2, [11, 8], &device));
         let targets = targets(5, 11, 1, &device);
-        let (loss, dhidden, dweight) = run(&linear_cross_entropy, &hidden, &weight, &targets);
-        assert_eq!(values(loss), [0.0]);
-        assert!(values(dhidden.unwrap()).iter().all(|x| *x == 0.0));
-        assert!(values(dweight.unwrap()).iter().all(|x| *x == 0.0));
+        for config in [LogitsConfig::default(), CONFIGS[2]] {
+            let (loss, dhidden, dweight) =
+                run(&linear_cross_entropy, &hidden, &weight, &targets, config);
+            assert_eq!(values(loss), [0.0]);
+            assert!(values(dhidden.unwrap()).iter().all(|x| *x == 0.0));
+            assert!(values(dweight.unwrap()).iter().all(|x| *x == 0.0));
+        }
     }
 }
 
-/// Logits of ±1000 and more: nothing overflows on the way to the log-sum-exp.
+/// Logits of ±1000 and more: nothing overflows on the way to the log-sum-exp, nor in the cap.
 #[test]
 fn large_logits_stay_finite() {
     for device in devices() {
@@ -125,10 +176,45 @@ fn large_logits_stay_finite() {
         let hidden = (tensor(1, [40, 16], &device) * 300.0).require_grad();
         let weight = tensor(2, [1500, 16], &device) * 3.0;
         let targets = targets(40, 1500, 9, &device);
-        let actual = run(&linear_cross_entropy, &hidden, &weight, &targets);
-        let expected = run(&reference, &hidden, &weight, &targets);
-        assert_close("loss", actual.0, expected.0);
-        assert_close("dhidden", actual.1.unwrap(), expected.1.unwrap());
+        for config in [LogitsConfig::default(), CONFIGS[1]] {
+            let actual = run(&linear_cross_entropy, &hidden, &weight, &targets, config);
+            let expected = run(&reference, &hidden, &weight, &targets, config);
+            assert_close("loss", actual.0, expected.0);
+            assert_close("dhidden", actual.1.unwrap(), expected.1.unwrap());
+        }
+    }
+}
+
+/// What a model generates by is what it is trained on.
+#[test]
+fn the_loss_is_of_the_logits_that_are_applied() {
+    for device in devices() {
+        let (hidden, weight) = (tensor(1, [9, 16], &device), tensor(2, [50, 16], &device));
+        let targets = targets(9, 50, 4, &device);
+        for config in CONFIGS {
+            let logits = config.apply(hidden.clone().matmul(weight.clone().transpose()));
+            let identity = Tensor::eye(50, &device);
+            let plain = LogitsConfig::default();
+            let expected = linear_cross_entropy(logits, identity, targets.clone(), plain);
+            let (hidden, weight, targets) = (hidden.clone(), weight.clone(), targets.clone());
+            let actual = linear_cross_entropy(hidden, weight, targets, config);
+            assert_close("loss", actual, expected);
+        }
+    }
+}
+
+#[test]
+fn a_bound_of_zero_is_refused() {
+    for softcap in [0.0, -1.0, f64::NAN] {
+        let outcome = std::panic::catch_unwind(|| {
+            let device = devices().remove(0);
+            let config = LogitsConfig::default().with_softcap(Some(softcap));
+            config.apply(tensor::<2>(1, [2, 3], &device))
+        });
+        let panic = outcome.expect_err("a bound of 0 makes no logits");
+        let message = panic.downcast_ref::<String>().unwrap();
+        let expected = "the soft cap of the logits must be a finite number above 0";
+        assert!(message.contains(expected), "{message}");
     }
 }
 
@@ -143,6 +229,7 @@ fn a_target_outside_the_vocabulary_never_passes_for_a_class() {
                     tensor(1, [2, 8], &device),
                     tensor(2, [11, 8], &device),
                     Tensor::from_data(targets, &device),
+                    LogitsConfig::default(),
                 );
                 values(loss)[0]
             });

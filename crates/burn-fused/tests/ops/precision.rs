@@ -1,7 +1,9 @@
 //! f16 and bf16 operands are computed in f32, f64 ones in f64; results have the operand's dtype.
 
 use burn_core::tensor::{DType, Device, Tensor};
-use burn_fused::{add_rms_norm, causal_attention, linear_cross_entropy, rms_norm, rope, swiglu};
+use burn_fused::{
+    LogitsConfig, add_rms_norm, causal_attention, linear_cross_entropy, rms_norm, rope, swiglu,
+};
 
 use crate::{
     common::{assert_close_within, devices, is_flex, loss, tensor},
@@ -111,7 +113,7 @@ fn attention_of([batch, seq, heads, d]: [usize; 4]) {
     );
 }
 
-fn cross_entropy_of([tokens, n, vocab]: [usize; 3]) {
+fn cross_entropy_of([tokens, n, vocab]: [usize; 3], config: LogitsConfig) {
     check(
         "cross entropy",
         [tokens, n],
@@ -122,7 +124,7 @@ fn cross_entropy_of([tokens, n, vocab]: [usize; 3]) {
         |x, dtype| {
             let weight = tensor(2, [vocab, n], &x.device()).cast(dtype);
             let targets = targets(tokens, vocab, 4, &x.device());
-            linear_cross_entropy(x, weight, targets)
+            linear_cross_entropy(x, weight, targets, config)
         },
     );
 }
@@ -154,7 +156,22 @@ fn attention_works() {
 
 #[test]
 fn cross_entropy_works_and_its_loss_is_f32_at_least() {
-    cross_entropy_of([9, 40, 50]);
+    let config = LogitsConfig::default();
+    cross_entropy_of([9, 40, 50], config);
+    cross_entropy_of([9, 40, 50], config.with_scale(0.4).with_softcap(Some(4.0)));
+}
+
+#[test]
+fn logits_keep_their_dtype() {
+    check(
+        "logits",
+        [9, 50],
+        |dtype| dtype,
+        |x, _| {
+            let config = LogitsConfig::default().with_scale(3.0);
+            config.with_softcap(Some(2.0)).apply(x)
+        },
+    );
 }
 
 /// Sizes at which kernels go piece by piece and on several threads.
@@ -165,5 +182,5 @@ fn large_operands_work() {
     swiglu_of([70, 601]);
     rope_of([2, 90, 6, 64]);
     attention_of([2, 110, 4, 32]);
-    cross_entropy_of([130, 64, 1100]);
+    cross_entropy_of([130, 64, 1100], LogitsConfig::default());
 }

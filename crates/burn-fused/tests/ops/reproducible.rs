@@ -3,7 +3,9 @@
 #![cfg(feature = "flex")]
 
 use burn_core::tensor::{Device, Tensor};
-use burn_fused::{add_rms_norm, causal_attention, linear_cross_entropy, rms_norm, rope, swiglu};
+use burn_fused::{
+    LogitsConfig, add_rms_norm, causal_attention, linear_cross_entropy, rms_norm, rope, swiglu,
+};
 use qlora_test_support::values;
 
 use crate::{
@@ -30,7 +32,10 @@ fn everything() -> Vec<u32> {
     let out = causal_attention(q, k.clone(), v.clone(), 0.3);
     let hidden: Tensor<2> = out.clone().reshape([batch * seq, heads * d]);
     let targets = targets(batch * seq, 1300, 5, &device);
-    let total = linear_cross_entropy(hidden, head.clone(), targets) + loss(out);
+    let config = LogitsConfig::default()
+        .with_scale(0.7)
+        .with_softcap(Some(5.0));
+    let total = linear_cross_entropy(hidden, head.clone(), targets, config) + loss(out);
     let grads = total.clone().backward();
 
     [

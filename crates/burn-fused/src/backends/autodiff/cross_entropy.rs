@@ -13,6 +13,7 @@ use burn_core::{
 };
 
 use super::tracked::is_tracked;
+use crate::config::LogitsConfig;
 use crate::ops::FusedOps;
 use crate::reference::precision::cast;
 
@@ -38,6 +39,7 @@ pub(super) fn linear_cross_entropy<B: FusedOps, C: CheckpointStrategy>(
     hidden: FloatTensor<Autodiff<B, C>>,
     weight: FloatTensor<Autodiff<B, C>>,
     targets: IntTensor<B>,
+    config: LogitsConfig,
 ) -> FloatTensor<Autodiff<B, C>> {
     let weight_tracked = is_tracked::<B, C>(&weight);
     let (hidden, hidden_node) = hidden.into_parts();
@@ -49,13 +51,17 @@ pub(super) fn linear_cross_entropy<B: FusedOps, C: CheckpointStrategy>(
         .stateful()
     {
         OpsKind::Tracked(prep) if weight_tracked => {
-            let (loss, dhidden, dweight) = B::linear_cross_entropy_grads(hidden, weight, targets);
+            let (loss, dhidden, dweight) =
+                B::linear_cross_entropy_grads(hidden, weight, targets, config);
             prep.finish([Some(dhidden), Some(dweight)], loss)
         }
         OpsKind::Tracked(prep) => {
-            let (loss, dhidden) = B::linear_cross_entropy_grad_hidden(hidden, weight, targets);
+            let (loss, dhidden) =
+                B::linear_cross_entropy_grad_hidden(hidden, weight, targets, config);
             prep.finish([Some(dhidden), None], loss)
         }
-        OpsKind::UnTracked(prep) => prep.finish(B::linear_cross_entropy(hidden, weight, targets)),
+        OpsKind::UnTracked(prep) => {
+            prep.finish(B::linear_cross_entropy(hidden, weight, targets, config))
+        }
     }
 }

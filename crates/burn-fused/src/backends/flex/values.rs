@@ -10,6 +10,7 @@ use burn_flex::{FlexTensor, Layout};
 use qlora_cpu::attention::{HeadsRef, Operands};
 use qlora_cpu::{Isa, convert, cross_entropy};
 
+use crate::config::LogitsConfig;
 use crate::element::with_element;
 use crate::ops::AttentionMask;
 
@@ -111,15 +112,22 @@ pub(super) struct Head<E> {
     weight: Values<E>,
     shape: [usize; 2],
     targets: FlexTensor,
+    config: LogitsConfig,
 }
 
 impl<E: FlexElement> Head<E> {
-    pub(super) fn new(hidden: FlexTensor, weight: FlexTensor, targets: FlexTensor) -> Self {
+    pub(super) fn new(
+        hidden: FlexTensor,
+        weight: FlexTensor,
+        targets: FlexTensor,
+        config: LogitsConfig,
+    ) -> Self {
         Self {
             shape: weight.shape().dims(),
             hidden: Values::new(hidden),
             weight: Values::new(weight),
             targets: integers(targets),
+            config,
         }
     }
 
@@ -129,6 +137,8 @@ impl<E: FlexElement> Head<E> {
             weight: &self.weight,
             shape: self.shape,
             targets: self.targets.storage(),
+            scale: self.config.scale as f32,
+            softcap: self.config.softcap.map(|cap| cap as f32),
         }
     }
 }

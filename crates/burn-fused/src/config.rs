@@ -1,0 +1,3 @@
+mod logits;
+
+pub use logits::LogitsConfig;
