@@ -40,8 +40,7 @@ fn a_text_is_as_likely_as_to_transformers() {
 
 #[test]
 #[ignore = "needs scripts/fetch-gemma3.sh"]
-fn it_knows_the_capital_of_france() {
-    let prompt = "The capital of France is";
+fn a_prompt_goes_on_as_with_transformers() {
     let run = finetune!(
         "generate",
         "--model",
@@ -49,12 +48,14 @@ fn it_knows_the_capital_of_france() {
         "--quant",
         "none",
         "--prompt",
-        prompt,
+        "The capital of France is",
         "--max-tokens",
-        "8"
+        "12"
     )
     .ok();
-    assert!(run.stdout.contains("Paris"), "{}", run.stdout);
+    // Greedy, in float32; the model is small.
+    let expected = "the capital of the country of France. It is the largest";
+    assert_eq!(run.stdout.trim(), expected);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::{RopeConfig, RopeScaling};
 
-/// How far two frequencies may be apart that stand for one. Computed in f32 in two ways they differ by 2e-6 where the ramp
-/// begins; half a per mille of a factor would already be another scaling.
+/// How far two frequencies may be apart that stand for one, of the greater. Converters that compute in f32 and in f64 differ
+/// by 3e-7; a context of 8191 for 8192 moves a frequency by 2e-4.
 const TOLERANCE: f32 = 1e-5;
 
 impl RopeScaling {

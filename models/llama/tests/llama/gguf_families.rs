@@ -1,5 +1,7 @@
 //! GGUF files of the decoder families as llama.cpp's converter wrote them, and metadata of those of which there is no file.
 
+use std::path::Path;
+
 use burn::tensor::{Int, Tensor, TensorData};
 use burn_qlora_llama::rope::{RopeConfig, RopeScaling};
 use burn_qlora_llama::{Checkpoint, Decoder, DecoderConfig, LayerConfig, LoadOptions};
@@ -248,5 +250,39 @@ fn a_pattern_of_windows_is_a_period_or_a_list() {
     assert_eq!(
         config.rotations[config.layers[1].rotation.expect("rotates")],
         local
+    );
+}
+
+#[test]
+fn the_factors_of_llama_31_are_written_as_its_scaling_and_others_are_refused() {
+    let config = described("llama_yarn");
+    let theta = 500_000.0;
+    let plain = RopeConfig::new().with_theta(theta);
+    let scaling = RopeScaling::Llama3 {
+        factor: 32.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192.0,
+    };
+    let scaled = plain.clone().with_scaling(scaling.clone());
+    let [plain, scaled] = [plain, scaled].map(|rope| rope.inverse_frequencies(config.head_dim, 1));
+    let factors: Vec<f32> = plain
+        .iter()
+        .zip(&scaled)
+        .map(|(plain, scaled)| plain / scaled)
+        .collect();
+    let written = |factors: &[f32]| {
+        let mut file = metadata("llama", &config);
+        file.float("llama.rope.freq_base", theta as f32);
+        file.floats("rope_freqs.weight", &[factors.len()], factors);
+        read(&file).to_hf_json("float32", Path::new("config.json"))
+    };
+    let json = written(&factors).expect("is written").to_string();
+    let (again, _) = DecoderConfig::from_hf_json(&json, Path::new("config.json")).expect("reads");
+    assert_eq!(again.rotations[0].scaling, scaling);
+    let refused = written(&vec![2.0; factors.len()]).expect_err("is refused");
+    assert!(
+        refused.to_string().contains("rope_freqs.weight"),
+        "{refused}"
     );
 }
