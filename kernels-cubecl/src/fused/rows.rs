@@ -28,7 +28,8 @@ impl RowLaunch {
             };
         }
         let lanes = plane_size(client).unwrap_or(1);
-        let planes = (UNITS / lanes).max(1);
+        // Planes without a row would compute the last one again.
+        let planes = (UNITS / lanes).clamp(1, rows.next_power_of_two() as u32);
         let cube_dim = CubeDim::new_2d(lanes, planes);
         Self {
             cubes: cubecl::calculate_cube_count_elemwise(client, rows * lanes as usize, cube_dim),
