@@ -19,7 +19,7 @@ pub mod attention;
 pub mod cross_entropy;
 pub mod rms_norm;
 pub mod rope;
-pub(crate) mod rows;
+mod rows;
 pub mod swiglu;
 
 use cubecl::ir::{ElemType, FloatKind};

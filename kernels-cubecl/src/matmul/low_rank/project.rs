@@ -11,10 +11,11 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
+use super::super::planes::{Lanes, PLANES, lane_sum};
 use super::super::problem::Rows;
 use super::factors::{Factor, Projected, ThinSizes, Vectors};
 use crate::error::KernelError;
-use crate::fused::rows::{RowLaunch, first_row, lane_sum};
+use crate::launch::{LaunchConfig, is_cpu};
 
 /// The most elements of a vector.
 const MAX_VECTOR: usize = 16;
@@ -53,7 +54,12 @@ pub(super) fn project(
     let tile = Tile::new(x.m, rank);
     let tiles = x.m.div_ceil(tile.rows) * rank.div_ceil(tile.ranks);
     let vectors = Vectors::new(client, MAX_VECTOR, width, x.stride);
-    let config = RowLaunch::new(client, tiles);
+    let lanes = if is_cpu(client) {
+        Lanes::ONE
+    } else {
+        Lanes::of(client)
+    };
+    let config = grid(client, tiles, lanes);
     // SAFETY: the kernel guards every access by the sizes, which are those of the buffers.
     unsafe {
         project_kernel::launch_unchecked(
@@ -66,13 +72,34 @@ pub(super) fn project(
             projected.arg(),
             vectors.sizes_arg(x.m, rank),
             scale,
-            config.per_plane,
+            config.per_unit,
             tile,
-            config.lanes,
+            lanes,
             x.dtype,
         );
     }
     Ok(projected)
+}
+
+/// Returns the grid of planes of so many lanes, each with a tile; on a CPU a core has its share of them.
+fn grid(client: &Client, tiles: usize, lanes: Lanes) -> LaunchConfig {
+    if lanes == Lanes::ONE {
+        let config = LaunchConfig::new(client, tiles, 1);
+        let cube_dim = CubeDim::new_2d(1, config.cube_dim.x);
+        return LaunchConfig { cube_dim, ..config };
+    }
+    // Planes without a tile would compute the last one again.
+    let planes = PLANES.min(tiles.next_power_of_two() as u32);
+    let cube_dim = CubeDim::new_2d(lanes.count, planes);
+    LaunchConfig {
+        cubes: cubecl::calculate_cube_count_elemwise(
+            client,
+            tiles * lanes.count as usize,
+            cube_dim,
+        ),
+        cube_dim,
+        per_unit: 1,
+    }
 }
 
 #[cube(launch_unchecked)]
@@ -84,13 +111,14 @@ fn project_kernel<F: Float, N: Size>(
     scale: f32,
     per_plane: u32,
     #[comptime] tile: Tile,
-    #[comptime] lanes: usize,
+    #[comptime] lanes: Lanes,
     #[define(F)] _dtype: ElemType,
 ) {
     let rank_tiles = sizes.rank.div_ceil(comptime!(tile.ranks as u32));
     let tiles = sizes.m.div_ceil(comptime!(tile.rows as u32)) * rank_tiles;
+    let first_tile = (CUBE_POS as u32 * CUBE_DIM_Y + UNIT_POS_Y) * per_plane;
     for t in 0..per_plane {
-        let asked = first_row(per_plane) + t;
+        let asked = first_tile + t;
         // Planes stay together: those beyond the last tile compute it again and write nothing.
         let at = min(asked, tiles - 1);
         let first_row = at / rank_tiles * comptime!(tile.rows as u32);
@@ -127,7 +155,7 @@ fn project_kernel<F: Float, N: Size>(
                     sums[comptime!(i * tile.ranks + j)] += values[i] * of_factor;
                 }
             }
-            vector += comptime!(lanes as u32);
+            vector += comptime!(lanes.count);
         }
         #[unroll]
         for i in 0..tile.rows {
