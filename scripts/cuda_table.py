@@ -217,7 +217,8 @@ def measured(job):
         "tensor": sum(bool(re.match(r"[A-Z0-9]*MMA\b", it.opcode)) for it in instructions),
         "load_bits": None,
         "per_weight": None,
-        "many_rows": any((case["rows"] or 0) > 8 for case in kernel["cases"]),
+        "many_rows": kernel["packed_buffer"] is not None
+        and any((case["rows"] or 0) > 8 for case in kernel["cases"]),
     }
     if kernel["packed_buffer"] is not None:
         lines = packed_loads(ptx, kernel["entry"], kernel["packed_buffer"])

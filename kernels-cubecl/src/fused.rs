@@ -20,7 +20,7 @@ pub mod cross_entropy;
 pub mod glu;
 pub mod rms_norm;
 pub mod rope;
-pub(crate) mod rows;
+mod rows;
 mod tanh;
 
 use cubecl::ir::{ElemType, FloatKind};

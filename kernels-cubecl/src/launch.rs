@@ -29,6 +29,15 @@ impl LaunchConfig {
             per_unit: 1,
         }
     }
+
+    /// Returns the grid of as many launches over `items` as there are `layers`, which lie along the cubes' `y`: what depends on
+    /// the layer alone is the same for all units of a cube, and loaded once for them.
+    pub(crate) fn in_layers(client: &Client, items: usize, units: u32, layers: usize) -> Self {
+        let mut config = Self::new(client, items, units);
+        let per_cube = config.cube_dim.x as usize * config.per_unit as usize;
+        config.cubes = CubeCount::Static(items.div_ceil(per_cube) as u32, layers as u32, 1);
+        config
+    }
 }
 
 /// Returns whether this is CubeCL's CPU runtime, whose units are threads.

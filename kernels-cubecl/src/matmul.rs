@@ -18,6 +18,7 @@ mod gemv;
 mod loader;
 pub mod low_rank;
 mod panels;
+mod planes;
 mod problem;
 mod register_tiled;
 mod select;

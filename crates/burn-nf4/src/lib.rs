@@ -23,7 +23,7 @@ mod reference;
 mod tensor;
 
 pub use error::Nf4TensorError;
-pub use memory::{lora_backward_workspace_bytes, lora_forward_workspace_bytes, lora_saved_bytes};
+pub use memory::{lora_backward_workspace_bytes, lora_saved_bytes};
 pub use nf4::{self, Codebook, Layout, QuantConfig, QuantizedMatrix};
 pub use ops::{Nf4Ops, Nf4Primitive};
 pub use tensor::Nf4Tensor;

@@ -50,6 +50,27 @@ pub(crate) fn lora_backward_factors<B: Nf4Ops>(
     factor_gradients::<B>(x, a, scale, grad, dxa)
 }
 
+/// Returns the bytes that [`lora_backward`] takes beside operands and results, for `m` rows, a matrix whose `widths` are
+/// `[in_features, out_features]`, and `x` in `dtype_bytes`: the gradient of `x · A` and, one after another, the gradient in f32;
+/// the branch's part of `dx` in f32 and in half precision; `x` and the gradient in f32, and `x · A`.
+#[cfg(any(not(feature = "cubecl-backend"), feature = "fusion"))]
+pub(crate) fn backward_workspace_bytes(
+    m: u128,
+    [in_features, out_features]: [u128; 2],
+    rank: u128,
+    dtype_bytes: u128,
+) -> u128 {
+    const F32: u128 = 4;
+    let is_half = dtype_bytes < F32;
+    let widened = |elements| if is_half { F32 * elements } else { 0 };
+    let narrowed = |elements| if is_half { dtype_bytes * elements } else { 0 };
+    let xa = F32 * m * rank;
+    let grad = widened(m * out_features);
+    let delta = F32 * m * in_features + narrowed(m * in_features);
+    let factors = widened(m * in_features) + grad + xa;
+    xa + grad.max(delta).max(factors)
+}
+
 /// Returns `scale · grad · Bᵀ`, the gradient of `x · A`, `[m, rank]`.
 fn xa_gradient<B: Nf4Ops>(grad: &FloatTensor<B>, b: &FloatTensor<B>, scale: f64) -> FloatTensor<B> {
     let grad = rows::<B>(grad.clone(), b.dtype());
@@ -92,5 +113,19 @@ fn cast<B: Nf4Ops>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
         tensor
     } else {
         B::float_cast(tensor, dtype.into())
+    }
+}
+
+#[cfg(all(test, any(not(feature = "cubecl-backend"), feature = "fusion")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_in_half_precision_widens_its_operands() {
+        let (m, widths, rank) = (512, [4096, 11008], 16);
+        let single = backward_workspace_bytes(m, widths, rank, 4);
+        assert_eq!(single, 4 * m * (rank + widths[0]));
+        let half = backward_workspace_bytes(m, widths, rank, 2);
+        assert_eq!(half, 4 * m * (widths[0] + widths[1] + 2 * rank));
     }
 }

@@ -208,8 +208,29 @@ impl Nf4Tensor {
         b: Tensor<2>,
         scale: f64,
     ) -> Result<Tensor<D>, Nf4TensorError> {
+        self.check_lora(&x, &a, &b)?;
+        let y = <Dispatch as Nf4Ops>::nf4_lora_matmul(
+            x.into_dispatch(),
+            self.clone().into_primitive(),
+            a.into_dispatch(),
+            b.into_dispatch(),
+            scale,
+        );
+        Ok(Tensor::from_dispatch(y))
+    }
+
+    /// Checks the operands of [`lora_matmul`](Self::lora_matmul), for who calls the operation of [`Nf4Ops`] itself.
+    ///
+    /// # Errors
+    /// As [`try_lora_matmul`](Self::try_lora_matmul).
+    pub fn check_lora<const D: usize>(
+        &self,
+        x: &Tensor<D>,
+        a: &Tensor<2>,
+        b: &Tensor<2>,
+    ) -> Result<(), Nf4TensorError> {
         const OPERATION: &str = "nf4 lora_matmul";
-        self.check_operand(OPERATION, &x, self.layout.in_features())?;
+        self.check_operand(OPERATION, x, self.layout.in_features())?;
         let [out_features, in_features] = self.layout.shape();
         let (a_shape, b_shape) = (a.dims(), b.dims());
         let rank = a_shape[1];
@@ -221,25 +242,15 @@ impl Nf4Tensor {
                 in_features,
             });
         }
-        for (what, factor) in [("factor A", &a), ("factor B", &b)] {
-            self.check_device(OPERATION, what, &factor.device())?;
+        for (what, factor) in [("factor A", a), ("factor B", b)] {
+            let device = factor.device();
+            self.check_device(OPERATION, what, &device)?;
             if factor.dtype() != DType::F32 {
-                let device = factor.device();
-                return Err(Nf4TensorError::unsupported(
-                    OPERATION,
-                    factor.dtype(),
-                    &device,
-                ));
+                let dtype = factor.dtype();
+                return Err(Nf4TensorError::unsupported(OPERATION, dtype, &device));
             }
         }
-        let y = <Dispatch as Nf4Ops>::nf4_lora_matmul(
-            x.into_dispatch(),
-            self.primitive(),
-            a.into_dispatch(),
-            b.into_dispatch(),
-            scale,
-        );
-        Ok(Tensor::from_dispatch(y))
+        Ok(())
     }
 
     /// Returns the shape, codebook, block size and double quantization.
@@ -260,6 +271,15 @@ impl Nf4Tensor {
     /// Returns the word tensors and their layout, for a module that keeps them as parameters.
     pub fn into_parts(self) -> (Tensor<1, Int>, Tensor<1, Int>, Layout) {
         (self.packed, self.absmax, self.layout)
+    }
+
+    /// Returns the words as the operations of [`Nf4Ops`] take them.
+    pub fn into_primitive(self) -> Nf4Primitive<Dispatch> {
+        Nf4Primitive {
+            packed: self.packed.into_dispatch(),
+            absmax: self.absmax.into_dispatch(),
+            layout: self.layout,
+        }
     }
 
     /// Returns the device that holds the words.
@@ -285,7 +305,11 @@ impl Nf4Tensor {
     ) -> Result<Tensor<D>, Nf4TensorError> {
         let [expected, _] = direction.widths(self.layout.shape());
         self.check_operand(operation, &x, expected)?;
-        let y = <Dispatch as Nf4Ops>::nf4_matmul(x.into_dispatch(), self.primitive(), direction);
+        let y = <Dispatch as Nf4Ops>::nf4_matmul(
+            x.into_dispatch(),
+            self.clone().into_primitive(),
+            direction,
+        );
         Ok(Tensor::from_dispatch(y))
     }
 
@@ -334,17 +358,9 @@ impl Nf4Tensor {
 
     fn dequantize_unchecked(&self, dtype: FloatDType) -> Tensor<2> {
         Tensor::from_dispatch(<Dispatch as Nf4Ops>::nf4_dequantize(
-            self.primitive(),
+            self.clone().into_primitive(),
             dtype,
         ))
-    }
-
-    fn primitive(&self) -> Nf4Primitive<Dispatch> {
-        Nf4Primitive {
-            packed: self.packed.clone().into_dispatch(),
-            absmax: self.absmax.clone().into_dispatch(),
-            layout: self.layout,
-        }
     }
 }
 

@@ -10,6 +10,7 @@
 //! - [`PagedState`]: what it keeps for a parameter, and its record. [`Moments`]: the same outside the pages.
 //! - [`PagingReport`]: what a step moved.
 //! - [`PagedError`]: what can go wrong.
+//! - [`process`]: the memory of this process.
 //!
 //! Inside, `pool` is the policy, on what `residency` and `table` know of the pages; `store` is the trait of where pages are, which
 //! `host` (RAM and a file) and `device` (a CubeCL device and RAM) implement; `ops` is the backend extension.
@@ -26,7 +27,7 @@ mod host;
 mod moments;
 mod ops;
 mod pool;
-mod process;
+pub mod process;
 mod report;
 mod residency;
 mod slot;

@@ -1,16 +1,28 @@
-//! The process's peak resident memory, and the memory it could have, where the system tells (Linux).
+//! The process's memory, now and at its peak, and the memory it could have, in bytes, where the system tells (Linux).
 
 use crate::store::MemoryUse;
 
-/// Returns the peak resident set of the process, and as its limit what is resident now and what the system could give
-/// beside it without swapping.
+/// Returns the peak resident set of this process.
+pub fn peak_rss_bytes() -> Option<u64> {
+    kib("/proc/self/status", "VmHWM:")
+}
+
+/// Returns the resident set of this process.
+pub fn rss_bytes() -> Option<u64> {
+    kib("/proc/self/status", "VmRSS:")
+}
+
+/// Returns what the machine could give to a process without swapping.
+pub fn available_bytes() -> Option<u64> {
+    kib("/proc/meminfo", "MemAvailable:")
+}
+
+/// Returns the peak, and as its limit what is resident now and what the system could give beside it.
 pub(crate) fn memory() -> MemoryUse {
-    let status = |field| kib("/proc/self/status", field);
-    let available = kib("/proc/meminfo", "MemAvailable:");
     MemoryUse {
-        peak: status("VmHWM:"),
-        limit: status("VmRSS:")
-            .zip(available)
+        peak: peak_rss_bytes(),
+        limit: rss_bytes()
+            .zip(available_bytes())
             .map(|(now, more)| now + more),
     }
 }

@@ -3,10 +3,11 @@
 use crate::branch::LoraBranch;
 use crate::error::LoraError;
 use crate::nf4_weight::Nf4Weight;
+use burn::backend::Dispatch;
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::{DType, Device, Tensor};
-use burn_nf4::Nf4Tensor;
+use burn_nf4::{Nf4Ops, Nf4Tensor};
 use nf4::QuantConfig;
 
 /// A linear layer with a frozen base weight and an optional LoRA branch:
@@ -91,7 +92,7 @@ impl QLoraLinear {
     /// Maps `x: [..., in_features]` to `[..., out_features]`, in x's dtype.
     ///
     /// # Panics
-    /// When the last axis of `x` is not `in_features`.
+    /// When the last axis of `x` is not `in_features`, `x` is on another device, or the adapter's factors do not fit.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let [out_features, in_features] = self.shape();
         let mut dims = x.dims();
@@ -106,10 +107,15 @@ impl QLoraLinear {
 
         let mut y = match (&self.weight, &self.adapter) {
             (BaseWeight::Quantized(weight), Some(branch)) if branch.is_plain() => {
-                let lora = &branch.lora;
+                let (weight, lora) = (weight.tensor(), &branch.lora);
+                let (a, b) = (lora.a.val(), lora.b.val());
                 weight
-                    .tensor()
-                    .lora_matmul(x, lora.a.val(), lora.b.val(), lora.scale)
+                    .check_lora(&x, &a, &b)
+                    .unwrap_or_else(|error| panic!("{error}"));
+                // Both products in one operation, which keeps nothing but `x` and the factors.
+                let [x, a, b] = [x, a, b].map(Tensor::into_dispatch);
+                let weight = weight.into_primitive();
+                Tensor::from_dispatch(Dispatch::nf4_lora_matmul(x, weight, a, b, lora.scale))
             }
             (weight, branch) => {
                 let base = match weight {

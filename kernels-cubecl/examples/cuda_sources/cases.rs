@@ -11,6 +11,7 @@ use cubecl::std::tensor::TensorHandle;
 use nf4::adamw::{AdamWStep, BLOCK, BLOCK_BYTES};
 use nf4::{Direction, Layout, QuantConfig};
 use qlora_cubecl::adamw::{self, Run};
+use qlora_cubecl::matmul::low_rank::{self, LowRank};
 use qlora_cubecl::{KernelError, Weight, dequantize, matmul, quantize};
 
 use crate::fused::{self, Fused};
@@ -24,12 +25,17 @@ const ROWS: [usize; 4] = [1, 8, 16, 512];
 
 const FLOATS: [FloatKind; 3] = [FloatKind::BF16, FloatKind::F16, FloatKind::F32];
 
+/// The rank of a LoRA layer.
+const RANK: usize = 16;
+
 /// A launch function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Quantize,
     Dequantize,
     Matmul(Direction, usize),
+    LowRank(usize),
+    LowRankBackward(usize),
     AdamW,
     AdamW8bit,
     Fused(Fused),
@@ -72,6 +78,10 @@ pub fn all() -> Vec<Case> {
                     for direction in [Direction::Forward, Direction::Transposed] {
                         case(Operation::Matmul(direction, rows), dtype, double_quant);
                     }
+                    if double_quant {
+                        case(Operation::LowRank(rows), dtype, double_quant);
+                        case(Operation::LowRankBackward(rows), dtype, double_quant);
+                    }
                 }
             }
         }
@@ -111,11 +121,23 @@ impl Case {
             Operation::Matmul(direction, m) => {
                 let weight = self.weight(client);
                 let [k, _] = direction.widths(self.shape);
-                let x = client.empty(dtype.size() * m * k);
-                let x = TensorHandle::new_contiguous([m, k], x, dtype);
+                let x = matrix(client, [m, k], dtype);
                 let packed = weight.packed.clone();
                 matmul::matmul(client, x, weight, direction)?;
                 Ok(Some(packed))
+            }
+            Operation::LowRank(m) => {
+                let [_, k] = self.shape;
+                let (weight, x) = (self.weight(client), matrix(client, [m, k], dtype));
+                low_rank::forward(client, x, weight, self.factors(client))?;
+                Ok(None)
+            }
+            Operation::LowRankBackward(m) => {
+                let [n, k] = self.shape;
+                let (weight, factors) = (self.weight(client), self.factors(client));
+                let (x, dy) = (matrix(client, [m, k], dtype), matrix(client, [m, n], dtype));
+                low_rank::backward(client, x, weight, factors, dy)?;
+                Ok(None)
             }
             Operation::Fused(fused) => fused.launch(client, self.dtype).map(|()| None),
             Operation::AdamW => {
@@ -133,6 +155,16 @@ impl Case {
                 adamw::update_dynamic8(client, buffers.each_ref(), &page, &maps, run, STEP)?;
                 Ok(None)
             }
+        }
+    }
+
+    fn factors(&self, client: &Client) -> LowRank {
+        let [n, k] = self.shape;
+        let f32 = ElemType::Float(FloatKind::F32);
+        LowRank {
+            a: matrix(client, [k, RANK], f32),
+            b: matrix(client, [RANK, n], f32),
+            scale: 1.0,
         }
     }
 
@@ -161,11 +193,18 @@ impl fmt::Display for Case {
             Operation::Dequantize => write!(f, "dequantize"),
             Operation::Matmul(Direction::Forward, _) => write!(f, "x · Wᵀ"),
             Operation::Matmul(Direction::Transposed, _) => write!(f, "x · W"),
+            Operation::LowRank(_) => write!(f, "LoRA layer"),
+            Operation::LowRankBackward(_) => write!(f, "LoRA layer, backward"),
             Operation::AdamW => write!(f, "AdamW"),
             Operation::AdamW8bit => write!(f, "AdamW, 8-bit"),
             Operation::Fused(fused) => write!(f, "{fused}"),
         }
     }
+}
+
+fn matrix(client: &Client, shape: [usize; 2], dtype: ElemType) -> TensorHandle {
+    let handle = client.empty(dtype.size() * shape[0] * shape[1]);
+    TensorHandle::new_contiguous(shape, handle, dtype)
 }
 
 /// Returns a parameter, its gradient and the buffer of the result.

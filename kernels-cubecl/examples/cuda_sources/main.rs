@@ -54,6 +54,20 @@ fn launched(recorder: &Recorder) -> Result<BTreeMap<String, Kernel>, Box<dyn Err
         let packed = packed?;
         for kernel in launched {
             let position = packed.as_ref().and_then(|packed| kernel.position(packed));
+            // A layer's product with the weight is listed as that.
+            let is_of_layer = |case: &Case| {
+                let operation = case.operation;
+                matches!(
+                    operation,
+                    Operation::LowRank(_) | Operation::LowRankBackward(_)
+                )
+            };
+            let listed = kernels.get(&kernel.entry);
+            if listed.is_some_and(|(_, _, cases): &Kernel| !is_of_layer(&cases[0]))
+                && is_of_layer(&case)
+            {
+                continue;
+            }
             let (_, _, cases) = kernels
                 .entry(kernel.entry.clone())
                 .or_insert_with(|| (kernel, position, Vec::new()));
@@ -73,7 +87,9 @@ fn described(version: u32, file: &str, (kernel, packed, cases): &Kernel) -> Valu
                 "operation": case.to_string(),
                 "dtype": format!("{:?}", case.dtype).to_lowercase(),
                 "rows": match case.operation {
-                    Operation::Matmul(_, rows) => Some(rows),
+                    Operation::Matmul(_, rows)
+                    | Operation::LowRank(rows)
+                    | Operation::LowRankBackward(rows) => Some(rows),
                     _ => None,
                 },
                 "shape": case.shape,

@@ -8,17 +8,17 @@ use crate::launch::plane_size;
 const UNITS: u32 = 256;
 
 /// The grid of a launch over rows.
-pub(crate) struct RowLaunch {
-    pub(crate) cubes: CubeCount,
-    pub(crate) cube_dim: CubeDim,
+pub(super) struct RowLaunch {
+    pub(super) cubes: CubeCount,
+    pub(super) cube_dim: CubeDim,
     /// Units that share a row, those of a plane; 1 where planes have no sums, or their size is not known beforehand.
-    pub(crate) lanes: usize,
+    pub(super) lanes: usize,
     /// Neighbouring rows that they go through.
-    pub(crate) per_plane: u32,
+    per_plane: u32,
 }
 
 impl RowLaunch {
-    pub(crate) fn new(client: &Client, rows: usize) -> Self {
+    pub(super) fn new(client: &Client, rows: usize) -> Self {
         if let Some(cores) = client.properties().hardware.num_cpu_cores {
             return Self {
                 cubes: CubeCount::new_single(),
@@ -56,7 +56,7 @@ pub(super) struct RowSizes {
 
 /// Returns the first of the rows of the plane that asks.
 #[cube]
-pub(crate) fn first_row(per_plane: u32) -> u32 {
+pub(super) fn first_row(per_plane: u32) -> u32 {
     (CUBE_POS as u32 * CUBE_DIM_Y + UNIT_POS_Y) * per_plane
 }
 
@@ -78,7 +78,7 @@ pub(super) fn row_mean<N: Size>(
 
 /// Returns the sum over all lanes.
 #[cube]
-pub(crate) fn lane_sum(partial: f32, #[comptime] lanes: usize) -> f32 {
+pub(super) fn lane_sum(partial: f32, #[comptime] lanes: usize) -> f32 {
     if comptime!(lanes > 1) {
         plane_sum(partial)
     } else {

@@ -30,10 +30,10 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use nf4::Direction;
 
+use super::planes::{Lanes, PLANES, lane_sum};
 use super::problem::{Alignment, PackedFormat, Problem, Sizes};
 use crate::decode::{Scales, fill_table, scale_of};
 use crate::error::KernelError;
-use crate::launch::plane_size;
 use crate::operand::buffer;
 
 /// The most rows of `x` of the kernel for few rows: up to this many a GPU reads the weight for longer than it multiplies by
@@ -42,10 +42,6 @@ pub const MAX_ROWS: usize = 8;
 
 /// Words of a 128-bit load.
 const WIDE: usize = 4;
-/// Units of a plane where the device names no size.
-const LANES: u32 = 32;
-/// Planes of a cube, forward.
-const PLANES: u32 = 4;
 /// Rows of the weight that a plane multiplies at once: what it reads of `x` serves both.
 const FEATURES: usize = 2;
 
@@ -100,8 +96,7 @@ fn kept_rows(problem: &Problem) -> usize {
 
 fn launch_rows(problem: &Problem, output: &Handle) {
     let client = &problem.client;
-    let plane_size = plane_size(client);
-    let lanes = plane_size.unwrap_or(LANES);
+    let lanes = Lanes::of(client);
     let x_vector = if problem.x.stride.is_multiple_of(4) {
         4
     } else {
@@ -112,7 +107,7 @@ fn launch_rows(problem: &Problem, output: &Handle) {
         rows_kernel::launch_unchecked(
             client,
             CubeCount::Static(problem.n.div_ceil(FEATURES * PLANES as usize) as u32, 1, 1),
-            CubeDim::new_2d(lanes, PLANES),
+            CubeDim::new_2d(lanes.count, PLANES),
             x_vector,
             load_width(problem),
             problem.x_arg(),
@@ -122,8 +117,7 @@ fn launch_rows(problem: &Problem, output: &Handle) {
             problem.sizes_arg(),
             problem.format(),
             kept_rows(problem),
-            lanes as usize,
-            plane_size.is_some(),
+            lanes,
             problem.x.dtype,
         );
     }
@@ -138,8 +132,7 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
     sizes: &Sizes,
     #[comptime] format: PackedFormat,
     #[comptime] rows: usize,
-    #[comptime] lanes: usize,
-    #[comptime] plane_sums: bool,
+    #[comptime] lanes: Lanes,
     #[define(F)] _dtype: ElemType,
 ) {
     let width = NW::value();
@@ -203,7 +196,7 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
                 }
             }
         }
-        load += comptime!(lanes as u32);
+        load += comptime!(lanes.count);
     }
 
     #[unroll]
@@ -212,37 +205,13 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
         #[unroll]
         for i in 0..rows {
             let partial = sums[comptime!(f * rows + i)];
-            let total = if plane_sums {
-                plane_sum(partial)
-            } else {
-                sum_through_memory(partial, lanes)
-            };
+            let total = lane_sum(partial, lanes);
             let row = comptime!(i as u32);
             if UNIT_POS_X == 0 && feature < sizes.n && row < sizes.m {
                 output[(row * sizes.n + feature) as usize] = F::cast_from(total);
             }
         }
     }
-}
-
-/// Returns the sum over the units of the cube's first dimension, in the first of them.
-#[cube]
-fn sum_through_memory(partial: f32, #[comptime] lanes: usize) -> f32 {
-    let mut memory = Shared::<[f32]>::new_slice(comptime!(lanes * PLANES as usize));
-    memory[UNIT_POS as usize] = partial;
-    sync_cube();
-    let mut half = comptime!(lanes as u32 / 2).runtime();
-    while half > 0 {
-        if UNIT_POS_X < half {
-            let other = memory[(UNIT_POS + half) as usize];
-            memory[UNIT_POS as usize] += other;
-        }
-        sync_cube();
-        half >>= 1;
-    }
-    let total = memory[UNIT_POS as usize];
-    sync_cube();
-    total
 }
 
 /// Returns the cubes along the output's columns, the tiles along `k`, and the ranges of `k` that cubes share these in.

@@ -11,7 +11,7 @@
 //! - `project`: `s·(x·Fᵀ)`, from a layer's width to the rank
 //! - `expand`: `y += t·F`, from the rank to a layer's width
 //! - `accumulate`: `tᵀ·x`, the gradient of a factor
-//! - `workspace`: the memory that both passes need
+//! - `workspace`: the memory that the backward pass needs
 
 mod accumulate;
 mod backward;
@@ -24,4 +24,4 @@ mod workspace;
 pub use backward::{Gradients, backward, backward_factors};
 pub use factors::LowRank;
 pub use forward::forward;
-pub use workspace::{backward_workspace_bytes, forward_workspace_bytes};
+pub use workspace::backward_workspace_bytes;

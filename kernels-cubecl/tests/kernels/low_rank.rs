@@ -230,7 +230,7 @@ pub fn factors_that_do_not_fit_are_refused(client: &Client) {
     let layer = Layer::new(client, F32, (3, [24, 80], 4), 0);
     let refusal = |a: [usize; 2], b: [usize; 2], dtype: ElemType| {
         let zeros = |shape: [usize; 2]| {
-            let (handle, _) = upload_values(client, &vec![0.0; shape[0] * shape[1]], F32);
+            let (handle, _) = upload_values(client, &vec![0.0; (shape[0] * shape[1]).max(1)], F32);
             TensorHandle::new_contiguous(shape, handle, dtype)
         };
         let (a, b, scale) = (zeros(a), zeros(b), SCALE);
@@ -242,6 +242,7 @@ pub fn factors_that_do_not_fit_are_refused(client: &Client) {
         ([24, 4], [4, 80], "first factor's rows"),
         ([80, 4], [5, 24], "second factor's rows"),
         ([80, 4], [4, 80], "second factor's columns"),
+        ([80, 0], [0, 24], "rank"),
     ] {
         let error = refusal(a, b, F32);
         assert!(

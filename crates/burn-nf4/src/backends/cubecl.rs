@@ -1,9 +1,8 @@
-//! CubeCL: hands the tensors to the kernels of `qlora-cubecl`. The thin products of a LoRA layer are the backend's own.
+//! CubeCL: hands the tensors to the kernels of `qlora-cubecl`.
 
 use burn_core::backend::{
     TensorMetadata,
     cubecl::{dtype_to_storage_type, elem_type_to_dtype},
-    ops::FloatTensorOps,
     tensor::FloatTensor,
 };
 use burn_core::tensor::{DType, FloatDType, Shape};
@@ -14,6 +13,7 @@ use burn_cubecl::{
 };
 use cubecl::{client::Client, server::Handle, std::tensor::TensorHandle};
 use nf4::{Direction, Layout, QuantConfig};
+use qlora_cubecl::matmul::low_rank::{self, LowRank};
 use qlora_cubecl::{KernelError, Weight, dequantize, matmul, quantize};
 
 use crate::ops::{Nf4Ops, Nf4Primitive};
@@ -23,7 +23,7 @@ impl Nf4Ops for CubeBackend {
         let layout = Layout::new(weight.shape().dims(), config)
             .unwrap_or_else(|error| panic!("nf4_quantize: {error}"));
         let context = Context::of(&weight);
-        let words = quantize::quantize(&context.client, untile(weight).into(), layout);
+        let words = quantize::quantize(&context.client, lend(weight), layout);
         let words = words.unwrap_or_else(|error| panic!("{error}"));
         Nf4Primitive {
             packed: context.words(words.packed, layout.packed_words()),
@@ -48,7 +48,7 @@ impl Nf4Ops for CubeBackend {
         direction: Direction,
     ) -> FloatTensor<Self> {
         let context = Context::of(&x);
-        let y = matmul::matmul(&context.client, untile(x).into(), words(weight), direction);
+        let y = matmul::matmul(&context.client, lend(x), words(weight), direction);
         context.tensor(y)
     }
 
@@ -59,9 +59,10 @@ impl Nf4Ops for CubeBackend {
         b: FloatTensor<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        let y = Self::nf4_matmul(x.clone(), weight, Direction::Forward);
-        let xa = scaled(product(rows(x), a), scale);
-        add(y, product(xa, b))
+        let context = Context::of(&x);
+        let factors = factors(a, b, scale);
+        let y = low_rank::forward(&context.client, lend(x), words(weight), factors);
+        context.tensor(y)
     }
 
     fn nf4_lora_backward(
@@ -72,74 +73,25 @@ impl Nf4Ops for CubeBackend {
         scale: f64,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let dx = Self::nf4_matmul(grad.clone(), weight, Direction::Transposed);
-        let dxa = scaled(product(rows(grad.clone()), transposed(b)), scale);
-        let dx = add(dx, product(dxa.clone(), transposed(a.clone())));
-        let (da, db) = factor_gradients(x, a, scale, grad, dxa);
-        (dx, da, db)
+        let context = Context::of(&x);
+        let (factors, weight) = (factors(a, b, scale), words(weight));
+        let gradients = low_rank::backward(&context.client, lend(x), weight, factors, lend(grad));
+        context.tensors(gradients.map(|g| [g.x, g.a, g.b])).into()
     }
 
     fn nf4_lora_backward_factors(
         x: FloatTensor<Self>,
-        _: Nf4Primitive<Self>,
+        weight: Nf4Primitive<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let dxa = scaled(product(rows(grad.clone()), transposed(b)), scale);
-        factor_gradients(x, a, scale, grad, dxa)
-    }
-}
-
-/// Returns `xᵀ · dxa` and `(scale · x · A)ᵀ · grad`.
-fn factor_gradients(
-    x: CubeTensor,
-    a: CubeTensor,
-    scale: f64,
-    grad: CubeTensor,
-    dxa: CubeTensor,
-) -> (CubeTensor, CubeTensor) {
-    let x = rows(x);
-    let da = product(transposed(x.clone()), dxa);
-    let xa = scaled(product(x, a), scale);
-    (da, product(transposed(xa), rows(grad)))
-}
-
-/// Returns the tensor as an f32 matrix of its rows.
-fn rows(tensor: CubeTensor) -> CubeTensor {
-    let shape = tensor.shape();
-    let last = shape[shape.num_dims() - 1];
-    let m = shape.iter().rev().skip(1).product();
-    cast(
-        CubeBackend::float_reshape(tensor, Shape::new([m, last])),
-        DType::F32,
-    )
-}
-
-fn product(lhs: CubeTensor, rhs: CubeTensor) -> CubeTensor {
-    CubeBackend::float_matmul(lhs, rhs)
-}
-
-fn transposed(matrix: CubeTensor) -> CubeTensor {
-    CubeBackend::float_transpose(matrix)
-}
-
-fn scaled(tensor: CubeTensor, scale: f64) -> CubeTensor {
-    CubeBackend::float_mul_scalar(tensor, scale.into())
-}
-
-/// Returns `y` plus a matrix of as many values.
-fn add(y: CubeTensor, delta: CubeTensor) -> CubeTensor {
-    let delta = CubeBackend::float_reshape(cast(delta, y.dtype), y.shape());
-    CubeBackend::float_add(y, delta)
-}
-
-fn cast(tensor: CubeTensor, dtype: DType) -> CubeTensor {
-    if tensor.dtype == dtype {
-        tensor
-    } else {
-        CubeBackend::float_cast(tensor, dtype.into())
+        let context = Context::of(&x);
+        let (factors, layout) = (factors(a, b, scale), weight.layout);
+        let gradients =
+            low_rank::backward_factors(&context.client, lend(x), layout, factors, lend(grad));
+        context.tensors(gradients).into()
     }
 }
 
@@ -162,16 +114,44 @@ impl Context {
     /// # Panics
     /// When the kernel refused its operands, with its reason.
     fn tensor(&self, result: Result<TensorHandle, KernelError>) -> CubeTensor {
-        let tensor = result.unwrap_or_else(|error| panic!("{error}"));
-        let (client, device) = (self.client.clone(), self.device.clone());
-        let dtype = elem_type_to_dtype(tensor.dtype);
-        CubeTensor::new(client, tensor.handle, *tensor.metadata, device, dtype)
+        let [tensor] = self.tensors(result.map(|tensor| [tensor]));
+        tensor
+    }
+
+    /// Returns a kernel's results.
+    ///
+    /// # Panics
+    /// As [`Self::tensor`].
+    fn tensors<const N: usize>(
+        &self,
+        results: Result<[TensorHandle; N], KernelError>,
+    ) -> [CubeTensor; N] {
+        let tensors = results.unwrap_or_else(|error| panic!("{error}"));
+        tensors.map(|tensor| {
+            let (client, device) = (self.client.clone(), self.device.clone());
+            let dtype = elem_type_to_dtype(tensor.dtype);
+            CubeTensor::new(client, tensor.handle, *tensor.metadata, device, dtype)
+        })
     }
 
     /// Returns `len` words.
     fn words(&self, handle: Handle, len: usize) -> CubeTensor {
         let (client, device) = (self.client.clone(), self.device.clone());
         CubeTensor::new_contiguous(client, device, Shape::new([len]), handle, DType::U32)
+    }
+}
+
+/// Returns the tensor as kernels take it.
+fn lend(tensor: CubeTensor) -> TensorHandle {
+    untile(tensor).into()
+}
+
+/// Returns the factors of a LoRA layer as kernels take them.
+fn factors(a: CubeTensor, b: CubeTensor, scale: f64) -> LowRank {
+    LowRank {
+        a: lend(a),
+        b: lend(b),
+        scale: scale as f32,
     }
 }
 

@@ -46,7 +46,7 @@ pub fn backward(
         return Ok(Gradients { x: dx, a, b });
     }
     let dxa = layer.project_gradient(&problem.x)?;
-    expand(client, &dxa, &layer.factors.a_transposed, &dx);
+    expand(client, &dxa, &layer.factors.a_transposed, &dx)?;
     let [a, b] = layer.factor_gradients(&problem.x, &dxa)?;
     Ok(Gradients { x: dx, a, b })
 }

@@ -10,6 +10,7 @@ use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
 
 use super::factors::{Factor, Projected, ThinSizes, Vectors};
+use crate::error::KernelError;
 use crate::launch::LaunchConfig;
 use crate::operand::tensor_buffer;
 
@@ -18,15 +19,31 @@ const MAX_VECTOR: usize = 16;
 /// The most rows of a unit.
 const MAX_ROWS: usize = 8;
 /// Units of a cube.
-const UNITS: u32 = 128;
+const UNITS: u32 = 64;
 
 /// Adds `t·F` to a contiguous `y` of `t`'s rows and the factor's width; at least one row and one column.
-pub(super) fn expand(client: &Client, projected: &Projected, factor: &Factor, y: &TensorHandle) {
+///
+/// # Errors
+/// [`KernelError::TooManyRows`].
+pub(super) fn expand(
+    client: &Client,
+    projected: &Projected,
+    factor: &Factor,
+    y: &TensorHandle,
+) -> Result<(), KernelError> {
     let &Projected { m, rank, .. } = projected;
     let rows = m.next_power_of_two().min(MAX_ROWS);
+    let tiles = m.div_ceil(rows);
+    let limit = client.properties().hardware.max_cube_count.1;
+    if tiles > limit as usize {
+        return Err(KernelError::TooManyRows {
+            rows: m,
+            cubes: tiles as u32,
+            limit,
+        });
+    }
     let vectors = Vectors::new(client, MAX_VECTOR, factor.width, factor.width);
-    let items = m.div_ceil(rows) * vectors.count;
-    let config = LaunchConfig::new(client, items, UNITS);
+    let config = LaunchConfig::in_layers(client, vectors.count, UNITS, tiles);
     // SAFETY: the kernel guards every access by the sizes, which are those of the buffers.
     unsafe {
         expand_kernel::launch_unchecked(
@@ -43,6 +60,7 @@ pub(super) fn expand(client: &Client, projected: &Projected, factor: &Factor, y:
             y.dtype,
         );
     }
+    Ok(())
 }
 
 #[cube(launch_unchecked)]
@@ -55,11 +73,9 @@ fn expand_kernel<F: Float, N: Size>(
     #[comptime] rows: usize,
     #[define(F)] _dtype: ElemType,
 ) {
-    let items = sizes.m.div_ceil(comptime!(rows as u32)) * sizes.vectors;
-    let first_item = ABSOLUTE_POS as u32 * per_unit;
-    for item in first_item..min(first_item + per_unit, items) {
-        let column = item % sizes.vectors;
-        let first_row = item / sizes.vectors * comptime!(rows as u32);
+    let first_row = CUBE_POS_Y * comptime!(rows as u32);
+    let first_column = ABSOLUTE_POS_X * per_unit;
+    for column in first_column..min(first_column + per_unit, sizes.vectors) {
         // Rows beyond the last are computed from the last and never written.
         let mut row = Array::<u32>::new(rows);
         let mut sums = Array::<Vector<f32, N>>::new(rows);

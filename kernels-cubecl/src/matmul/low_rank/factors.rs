@@ -47,6 +47,7 @@ impl Factors {
             check_length(OPERATION, "factor's dimensions", factor.shape().len(), 2)?;
         }
         let rank = a.shape()[1];
+        check_length(OPERATION, "rank", rank, rank.max(1))?;
         check_length(OPERATION, "first factor's rows", a.shape()[0], in_features)?;
         check_length(OPERATION, "second factor's rows", b.shape()[0], rank)?;
         check_length(

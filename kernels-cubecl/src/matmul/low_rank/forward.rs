@@ -31,7 +31,7 @@ pub fn forward(
     chosen(&problem)(&problem, &y.handle)?;
     if !problem.is_empty() {
         let xa = project(client, &problem.x, &factors.a_transposed, factors.scale)?;
-        expand(client, &xa, &factors.b, &y);
+        expand(client, &xa, &factors.b, &y)?;
     }
     Ok(y)
 }
