@@ -147,7 +147,7 @@ impl Attention {
 
     /// Allocates an f32 for each row of scores, `[batch, q_len, heads]`.
     fn one_a_row(&self, client: &Client) -> TensorHandle {
-        empty(client, self.shape.rows(), F32)
+        empty(client, self.shape.score_rows(), F32)
     }
 
     /// Returns the operands as kernels take them.

@@ -2,6 +2,7 @@ use burn_core::tensor::Device;
 use burn_fused::{AttentionConfig, causal_attention};
 
 mod composed;
+mod hidden;
 mod packed;
 mod settings;
 

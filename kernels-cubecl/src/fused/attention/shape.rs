@@ -46,7 +46,7 @@ impl AttentionShape {
     }
 
     /// Returns the shape of a number for each row of scores.
-    pub(super) const fn rows(&self) -> [usize; 3] {
+    pub(super) const fn score_rows(&self) -> [usize; 3] {
         [self.batch, self.q_len, self.heads()]
     }
 
