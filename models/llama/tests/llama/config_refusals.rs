@@ -147,6 +147,8 @@ fn keys_without_effect_pass() {
             "pad_token_id": -1,
             "temperature": 0.6,
             "unsloth_version": "2025.1",
+            "is_llama_config": true,
+            "transformers.js_config": { "dtype": "q4" },
         }),
     );
 }
@@ -249,6 +251,12 @@ fn rotations_that_are_not_built_are_refused_by_name() {
         assert_refused(model, rope(keys), part);
     }
     assert_refused("llama_yarn", json!({ "rope_scaling": 4 }), "rope_scaling");
+    let factor = rope(json!({ "rope_type": "yarn", "factor": 4.0, "attn_factor": 0.88 }));
+    let warnings = read("llama_yarn", &factor).expect("reads");
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("rope_parameters.attn_factor"),
+        "{warnings:?}"
+    );
     let left_over = rope(json!({ "rope_type": "default", "factor": 4.0, "rope_theta": 1e4 }));
     let warnings = read("llama_yarn", &left_over).expect("reads");
     assert!(

@@ -13,6 +13,8 @@ const WITHOUT_EFFECT: &[&str] = &[
     "architectures",
     "model_type",
     "auto_map",
+    "is_llama_config",
+    "transformers.js_config",
     "transformers_version",
     "unsloth_*",
     "torch_dtype",
