@@ -7,20 +7,20 @@
 //!
 //! - [`attention`]: some lanes a query, or a key.
 //! - [`rms_norm`], with and without the residual add, and [`cross_entropy`]: a plane a row (`rows`).
-//! - [`swiglu`], [`rope`]: a vector of elements a unit.
+//! - [`glu`], [`rope`]: a vector of elements a unit.
 //!
-//! Only attention takes memory beside operands and results, and says how much ([`attention::Sizes`]), in `u128`, for a plan may
-//! ask for sizes that no device has. The caller computes otherwise what a kernel does not [serve](rms_norm::serves), and
-//! knows what it keeps for the backward pass.
+//! Only attention takes memory beside operands and results, and says how much ([`attention::AttentionShape`]), in `u128`,
+//! for a plan may ask for sizes that no device has. The caller computes otherwise what a kernel does not
+//! [serve](rms_norm::serves), and knows what it keeps for the backward pass.
 //!
 //! [`burn-fused`]: https://github.com/burn-qlora/burn-qlora/tree/main/crates/burn-fused
 
 pub mod attention;
 pub mod cross_entropy;
+pub mod glu;
 pub mod rms_norm;
 pub mod rope;
 mod rows;
-pub mod swiglu;
 mod tanh;
 
 use cubecl::ir::{ElemType, FloatKind};

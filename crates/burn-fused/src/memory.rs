@@ -92,21 +92,19 @@ impl Implementation {
                 largest: 0,
             }, else reference),
             #[cfg(feature = "cubecl-backend")]
-            Self::CubeCl if config.window.is_some() || config.softcap.is_some() => reference,
-            #[cfg(feature = "cubecl-backend")]
             Self::CubeCl => {
-                let sizes = qlora_cubecl::fused::attention::Sizes {
+                let shape = qlora_cubecl::fused::attention::AttentionShape {
                     batch: shape.batch,
                     q_len: shape.q_len,
-                    heads: shape.heads(),
                     kv_len: shape.kv_len,
                     kv_heads: shape.kv_heads,
+                    group: shape.group,
                     head_dim: shape.head_dim,
                 };
                 OpMemory {
                     saved,
-                    forward: sizes.forward_workspace_bytes(),
-                    backward: sizes.backward_workspace_bytes(),
+                    forward: shape.forward_workspace_bytes(),
+                    backward: shape.backward_workspace_bytes(),
                     largest: 0,
                 }
             }

@@ -6,10 +6,11 @@ use burn_finetune::ScheduleKind;
 use burn_paged::Budget;
 use burn_qlora::{Checkpointing, Codebook};
 use burn_qlora_llama::ComputeDtype;
-use clap::builder::PossibleValue;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceName;
+use crate::known_models;
 
 /// Fine-tune a LLaMA in 4 bits, on the device you have.
 ///
@@ -28,6 +29,7 @@ const EXAMPLES: &str = "\
 Examples:
   finetune train --model SmolLM2.gguf --data notes.jsonl --output run --epochs 3
   finetune plan --model SmolLM2.gguf --seq-len 4096 --checkpointing layer
+  finetune plan --like qwen3-8b --device cuda --compute-dtype bf16
   finetune eval --model SmolLM2.gguf --adapter run --data held-out.jsonl --exact-match
   finetune generate --model SmolLM2.gguf --adapter run --chat
   finetune quantize --model SmolLM2.gguf --output SmolLM2-nf4";
@@ -45,10 +47,11 @@ pub enum Command {
     Train(Box<TrainFlags>),
     /// Tell what a training run would take in memory, before it loads anything
     #[command(
-        override_usage = "finetune plan --model <MODEL> [OPTIONS OF TRAIN]",
-        after_help = PLAN_HELP
+        override_usage = "finetune plan --model <MODEL>|--like <NAME> [OPTIONS OF TRAIN]",
+        after_help = PLAN_HELP,
+        mut_arg("model", |arg| arg.required_unless_present_any(["config", "like"]))
     )]
-    Plan(Box<TrainFlags>),
+    Plan(Box<PlanFlags>),
     /// Measure loss and perplexity on a data set, and how many answers come out exactly right
     Eval(EvalFlags),
     /// Let the model write: one prompt, or a chat
@@ -67,7 +70,25 @@ checkpoints to resume from. Ctrl-C finishes the step, saves, and says how to go 
 
 const PLAN_HELP: &str = "\
 Takes the flags and config files of `train`. With --data the rows are as long as they are there, without
-it as long as --seq-len allows. No weight is read.";
+it as long as --seq-len allows. No weight is read, and with --like no file at all.";
+
+/// `finetune plan`.
+#[derive(Args, Debug)]
+pub struct PlanFlags {
+    /// Plan for a well-known model instead of one that is here
+    #[arg(
+        long,
+        value_name = "NAME",
+        help_heading = "Model",
+        value_parser = PossibleValuesParser::new(known_models::names()),
+        conflicts_with_all = ["model", "data"]
+    )]
+    pub like: Option<String>,
+
+    /// The run.
+    #[command(flatten)]
+    pub train: TrainFlags,
+}
 
 /// `finetune train` and `finetune plan`.
 #[derive(Args, Debug)]

@@ -16,6 +16,8 @@ mod exact_match;
 mod flags;
 /// Ctrl-C.
 mod interrupt;
+/// The shapes of well-known models.
+mod known_models;
 /// The step log.
 mod log;
 /// An opened model with its tokenizer and chat template.

@@ -10,6 +10,7 @@ use burn_qlora::{QuantConfig, peft};
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
 
+use crate::plan::Planned;
 use crate::run::{Model, RowLimits};
 use crate::{progress, source};
 
@@ -102,6 +103,18 @@ impl OpenedModel {
             Weights::Quantized(config) => Some(config),
             Weights::Dense | Weights::Trainable => None,
             Weights::AsStored => self.checkpoint.stored_quantization()?,
+        })
+    }
+
+    /// Returns what a plan for it needs to know.
+    ///
+    /// # Errors
+    /// As for [`quantization`](Self::quantization).
+    pub fn planned(&self) -> Result<Planned> {
+        Ok(Planned {
+            name: self.checkpoint.path().display().to_string(),
+            config: self.checkpoint.config().clone(),
+            quantization: self.quantization()?,
         })
     }
 

@@ -3,13 +3,23 @@
 
 use anyhow::Result;
 use burn_paged::{PAGE_BYTES, PagedAdamWConfig};
-use burn_qlora::LoraConfig;
+use burn_qlora::{LoraConfig, QuantConfig};
+use burn_qlora_llama::DecoderConfig;
 use burn_qlora_llama::memory::{Implementation, ModelMemory, Tensors, Workload};
-use burn_qlora_llama::{DecoderConfig, LayerConfig};
 
 use crate::allocator;
-use crate::opened_model::OpenedModel;
 use crate::run::Training;
+
+/// The model that a plan is for.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// What it is called.
+    pub name: String,
+    /// Its dimensions.
+    pub config: DecoderConfig,
+    /// The 4-bit format of its weights once they are loaded; `None` for none.
+    pub quantization: Option<QuantConfig>,
+}
 
 /// A run and the memory it takes.
 #[derive(Clone, Debug)]
@@ -34,10 +44,10 @@ impl Plan {
     /// `program` bytes before anything is loaded.
     ///
     /// # Errors
-    /// Targets that the model does not have, a model that cannot be read.
+    /// Targets that the model does not have.
     pub fn new(
         training: &Training,
-        opened: &OpenedModel,
+        model: &Planned,
         lora: &LoraConfig,
         longest: usize,
         program: Option<u64>,
@@ -46,7 +56,7 @@ impl Plan {
         let workload = Workload {
             batch: training.batch_size(),
             seq: longest,
-            quantization: opened.quantization()?,
+            quantization: model.quantization,
             compute_dtype: training.model.compute_dtype,
             lora: lora.clone(),
             checkpointing: training.checkpointing,
@@ -57,7 +67,7 @@ impl Plan {
             },
         };
         let program = if flex { program.unwrap_or(0) } else { 0 };
-        Self::of(opened.checkpoint.config(), training, workload, program)
+        Self::of(&model.config, training, workload, program)
     }
 
     /// Plans `workload` on a model of these dimensions, with the optimizer and the accumulation of `training`.
@@ -164,18 +174,4 @@ impl Plan {
 /// Returns whether it is the process that has the memory.
 fn of_the_process(workload: &Workload) -> bool {
     matches!(workload.kernels, Implementation::Cpu { .. })
-}
-
-/// The models of the QLoRA paper: LLaMA of 7, 13, 33 and 65 billion parameters (arXiv 2302.13971, table 2).
-pub fn paper_models() -> [(&'static str, DecoderConfig); 4] {
-    let llama = |hidden: usize, inner, layers, heads| {
-        let layers = vec![LayerConfig::default(); layers];
-        DecoderConfig::new(32_000, hidden, inner, heads, heads, hidden / heads, layers)
-    };
-    [
-        ("7B", llama(4096, 11_008, 32, 32)),
-        ("13B", llama(5120, 13_824, 40, 40)),
-        ("33B", llama(6656, 17_920, 60, 52)),
-        ("65B", llama(8192, 22_016, 80, 64)),
-    ]
 }

@@ -20,4 +20,4 @@ pub use generate::{GenerateRun, Input};
 pub use model::Model;
 pub use quantize::QuantizeRun;
 pub use rows::RowLimits;
-pub use train::{Adapter, Output, PlanRun, TrainRun, Training};
+pub use train::{Adapter, Output, PlanRun, PlannedModel, TrainRun, Training};

@@ -302,7 +302,8 @@ impl Tasks<'_> {
         let total = self.shape.batch * len * row;
         let pairs = self.gradients.chunks(self.count);
         let pairs: Vec<_> = pairs.collect();
-        // SAFETY: the rows make up the whole; each pair's first part writes every element of its share.
+        // SAFETY: the rows make up the whole; of each every element is written, by each pair's first part its share, or
+        // 0 where there is none.
         unsafe {
             written(total, |all| {
                 let rows = all.par_chunks_mut(row.max(1)).enumerate();

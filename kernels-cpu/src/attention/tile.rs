@@ -196,3 +196,44 @@ kernel! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::first_keys::FirstKeys;
+    use super::*;
+
+    /// Returns the scores that are computed for one head.
+    fn scores(shape: &AttentionShape, window: Option<usize>) -> usize {
+        let first_keys = FirstKeys::new(None, window, shape);
+        let step = positions(shape);
+        let starts = (0..shape.q_len).step_by(step);
+        starts
+            .map(|start| {
+                let queries = start..(start + step).min(shape.q_len);
+                let first_keys = first_keys.of(0, queries.clone());
+                let keys = key_tiles(shape, queries.end - 1, first_keys);
+                queries.len() * keys.map(|keys| keys.len()).sum::<usize>()
+            })
+            .sum()
+    }
+
+    #[test]
+    fn what_a_window_hides_from_a_tile_is_not_computed() {
+        let (len, window) = (8192, 512);
+        let shape = AttentionShape {
+            batch: 1,
+            q_len: len,
+            kv_len: len,
+            kv_heads: 1,
+            group: 3,
+            head_dim: 64,
+        };
+        let seen = len * window - window * (window - 1) / 2;
+        let computed = scores(&shape, Some(window));
+        assert!(
+            computed >= seen && computed < seen * 11 / 10,
+            "{computed}, {seen} seen"
+        );
+        assert!(computed * 7 < scores(&shape, None));
+    }
+}

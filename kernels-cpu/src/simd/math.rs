@@ -117,12 +117,6 @@ mod tests {
     use crate::simd::{Isa, kernel};
 
     kernel! {
-        fn tanh_all<S: Simd>(values: &mut [f32]) {
-            for value in values {
-                *value = tanh::<S>(*value);
-            }
-        }
-
         fn exp_all<S: Simd>(values: &mut [f32]) {
             for value in values {
                 *value = exp::<S>(*value);

@@ -7,7 +7,9 @@ use cubecl::ir::{ElemType, FloatKind, IntKind};
 use cubecl::std::tensor::TensorHandle;
 use qlora_cubecl::KernelError;
 use qlora_cubecl::fused::attention::{self, Operands};
-use qlora_cubecl::fused::{cross_entropy, rms_norm, rope, swiglu};
+use qlora_cubecl::fused::glu::{self, Activation};
+use qlora_cubecl::fused::rms_norm::{self, Saved};
+use qlora_cubecl::fused::{cross_entropy, rope};
 
 const TOKENS: usize = 512;
 const HIDDEN: usize = 4096;
@@ -25,42 +27,69 @@ pub const SHAPE: [usize; 2] = [TOKENS, HIDDEN];
 /// A launch function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fused {
-    Norm,
+    Norm(Factor),
     AddNorm,
-    NormBackward,
+    NormBackward(Factor),
     AddNormBackward,
-    SwiGlu,
-    SwiGluBackward,
+    Glu(Activation),
+    GluBackward(Activation),
     Rope,
+    PartialRope,
     CrossEntropy,
     CrossEntropyGradient,
     /// Of scaled and capped logits.
     CappedCrossEntropy,
     CappedCrossEntropyGradient,
-    Attention,
-    AttentionBackward,
-    /// With packed rows.
-    PackedAttention,
-    PackedAttentionBackward,
+    Attention(Keys),
+    AttentionBackward(Keys),
+}
+
+/// The factor of a norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Factor {
+    Weight,
+    OneMore,
+}
+
+/// The keys that a query sees, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    All,
+    Packed,
+    Windowed,
+    Capped,
+    /// All three.
+    PackedWindowedCapped,
 }
 
 impl Fused {
-    pub const ALL: [Self; 15] = [
-        Self::Norm,
+    pub const ALL: [Self; 26] = [
+        Self::Norm(Factor::Weight),
+        Self::Norm(Factor::OneMore),
         Self::AddNorm,
-        Self::NormBackward,
+        Self::NormBackward(Factor::Weight),
+        Self::NormBackward(Factor::OneMore),
         Self::AddNormBackward,
-        Self::SwiGlu,
-        Self::SwiGluBackward,
+        Self::Glu(Activation::Silu),
+        Self::Glu(Activation::GeluTanh),
+        Self::GluBackward(Activation::Silu),
+        Self::GluBackward(Activation::GeluTanh),
         Self::Rope,
+        Self::PartialRope,
         Self::CrossEntropy,
         Self::CrossEntropyGradient,
         Self::CappedCrossEntropy,
         Self::CappedCrossEntropyGradient,
-        Self::Attention,
-        Self::AttentionBackward,
-        Self::PackedAttention,
-        Self::PackedAttentionBackward,
+        Self::Attention(Keys::All),
+        Self::Attention(Keys::Packed),
+        Self::Attention(Keys::Windowed),
+        Self::Attention(Keys::Capped),
+        Self::Attention(Keys::PackedWindowedCapped),
+        Self::AttentionBackward(Keys::All),
+        Self::AttentionBackward(Keys::Packed),
+        Self::AttentionBackward(Keys::Windowed),
+        Self::AttentionBackward(Keys::Capped),
+        Self::AttentionBackward(Keys::PackedWindowedCapped),
     ];
 
     /// Returns whether it works in `dtype`: logits are f32.
@@ -84,23 +113,55 @@ impl Fused {
         };
         let x = || empty(&[TOKENS, HIDDEN], dtype);
         let gate = || empty(&[TOKENS, INTERMEDIATE], dtype);
+        let heads = || empty(&[1, TOKENS, HEADS, HEAD_DIM], dtype);
         let one_a_token = |dtype| empty(&[TOKENS, 1], dtype);
-        let weight = empty(&[HIDDEN], dtype);
-        let eps = 1e-5;
+        let weight = || empty(&[HIDDEN], dtype);
+        let norm = |factor| rms_norm::Config {
+            eps: 1e-5,
+            unit_offset: factor == Factor::OneMore,
+        };
+        let saved = || Saved {
+            x: x(),
+            weight: weight(),
+            inv_rms: one_a_token(F32),
+        };
+        let operands = |keys: Keys| Operands {
+            q: heads(),
+            k: heads(),
+            v: heads(),
+            starts: keys.are_packed().then(|| empty(&[1, TOKENS], I32)),
+            config: attention::Config {
+                scale: 1.0,
+                window: keys.are_windowed().then_some(TOKENS / 4),
+                softcap: keys.are_capped().then_some(50.0),
+            },
+        };
         match self {
-            Self::Norm => rms_norm::forward(client, x(), weight, eps).map(|_| ()),
-            Self::AddNorm => rms_norm::add_forward(client, x(), x(), weight, eps).map(|_| ()),
-            Self::NormBackward | Self::AddNormBackward => {
-                let inv_rms = one_a_token(F32);
-                let grad_sum = (self == Self::AddNormBackward).then(x);
-                rms_norm::backward(client, x(), weight, inv_rms, x(), grad_sum).map(|_| ())
+            Self::Norm(factor) => {
+                rms_norm::forward(client, x(), weight(), norm(factor)).map(|_| ())
             }
-            Self::SwiGlu => swiglu::forward(client, gate(), gate()).map(|_| ()),
-            Self::SwiGluBackward => swiglu::backward(client, gate(), gate(), gate()).map(|_| ()),
-            Self::Rope => {
-                let heads = empty(&[1, TOKENS, HEADS, HEAD_DIM], dtype);
-                let angles = || empty(&[TOKENS, HEAD_DIM / 2], F32);
-                rope::rotate(client, heads, angles(), angles(), false).map(|_| ())
+            Self::AddNorm => {
+                let config = norm(Factor::Weight);
+                rms_norm::add_forward(client, x(), x(), weight(), config).map(|_| ())
+            }
+            Self::NormBackward(factor) => {
+                rms_norm::backward(client, saved(), x(), None, norm(factor)).map(|_| ())
+            }
+            Self::AddNormBackward => {
+                let config = norm(Factor::Weight);
+                rms_norm::backward(client, saved(), x(), Some(x()), config).map(|_| ())
+            }
+            Self::Glu(activation) => glu::forward(client, gate(), gate(), activation).map(|_| ()),
+            Self::GluBackward(activation) => {
+                glu::backward(client, gate(), gate(), gate(), activation).map(|_| ())
+            }
+            Self::Rope | Self::PartialRope => {
+                let turned = match self {
+                    Self::Rope => HEAD_DIM,
+                    _ => HEAD_DIM / 2,
+                };
+                let angles = || empty(&[TOKENS, turned / 2], F32);
+                rope::rotate(client, heads(), angles(), angles(), false).map(|_| ())
             }
             Self::CrossEntropy
             | Self::CrossEntropyGradient
@@ -122,47 +183,76 @@ impl Fused {
                 }
                 cross_entropy::losses_and_gradient(client, operands).map(|_| ())
             }
-            Self::Attention
-            | Self::PackedAttention
-            | Self::AttentionBackward
-            | Self::PackedAttentionBackward => {
-                let packed = matches!(self, Self::PackedAttention | Self::PackedAttentionBackward);
-                let heads = || empty(&[1, TOKENS, HEADS, HEAD_DIM], dtype);
-                let operands = Operands {
-                    q: heads(),
-                    k: heads(),
-                    v: heads(),
-                    starts: packed.then(|| empty(&[1, TOKENS], I32)),
-                    scale: 1.0,
-                };
-                if matches!(self, Self::Attention | Self::PackedAttention) {
-                    return attention::forward(client, operands).map(|_| ());
-                }
-                let lse = empty(&[1, TOKENS, HEADS], F32);
-                attention::backward(client, operands, [heads(), lse], heads()).map(|_| ())
+            Self::Attention(keys) => attention::forward(client, operands(keys)).map(|_| ()),
+            Self::AttentionBackward(keys) => {
+                let results = [heads(), empty(&[1, TOKENS, HEADS], F32)];
+                attention::backward(client, operands(keys), results, heads()).map(|_| ())
             }
         }
     }
 }
 
+impl Keys {
+    fn are_packed(self) -> bool {
+        matches!(self, Self::Packed | Self::PackedWindowedCapped)
+    }
+
+    fn are_windowed(self) -> bool {
+        matches!(self, Self::Windowed | Self::PackedWindowedCapped)
+    }
+
+    fn are_capped(self) -> bool {
+        matches!(self, Self::Capped | Self::PackedWindowedCapped)
+    }
+}
+
 impl fmt::Display for Fused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Norm(factor) => write!(f, "RMSNorm{factor}"),
+            Self::AddNorm => f.write_str("RMSNorm with residual"),
+            Self::NormBackward(factor) => write!(f, "RMSNorm{factor}, backward"),
+            Self::AddNormBackward => f.write_str("RMSNorm with residual, backward"),
+            Self::Glu(activation) => f.write_str(glu_name(*activation)),
+            Self::GluBackward(activation) => write!(f, "{}, backward", glu_name(*activation)),
+            Self::Rope => f.write_str("RoPE"),
+            Self::PartialRope => f.write_str("RoPE of half a head"),
+            Self::CrossEntropy => f.write_str("cross-entropy"),
+            Self::CrossEntropyGradient => f.write_str("cross-entropy and its gradient"),
+            Self::CappedCrossEntropy => f.write_str("cross-entropy of capped logits"),
+            Self::CappedCrossEntropyGradient => {
+                f.write_str("cross-entropy of capped logits and its gradient")
+            }
+            Self::Attention(keys) => write!(f, "attention{keys}"),
+            Self::AttentionBackward(keys) => write!(f, "attention{keys}, backward"),
+        }
+    }
+}
+
+impl fmt::Display for Factor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Norm => "RMSNorm",
-            Self::AddNorm => "RMSNorm with residual",
-            Self::NormBackward => "RMSNorm, backward",
-            Self::AddNormBackward => "RMSNorm with residual, backward",
-            Self::SwiGlu => "SwiGLU",
-            Self::SwiGluBackward => "SwiGLU, backward",
-            Self::Rope => "RoPE",
-            Self::CrossEntropy => "cross-entropy",
-            Self::CrossEntropyGradient => "cross-entropy and its gradient",
-            Self::CappedCrossEntropy => "cross-entropy of capped logits",
-            Self::CappedCrossEntropyGradient => "cross-entropy of capped logits and its gradient",
-            Self::Attention => "attention",
-            Self::AttentionBackward => "attention, backward",
-            Self::PackedAttention => "attention of packed rows",
-            Self::PackedAttentionBackward => "attention of packed rows, backward",
+            Self::Weight => "",
+            Self::OneMore => " by 1 + w",
+        })
+    }
+}
+
+fn glu_name(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Silu => "SwiGLU",
+        Activation::GeluTanh => "GeGLU",
+    }
+}
+
+impl fmt::Display for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::All => "",
+            Self::Packed => " of packed rows",
+            Self::Windowed => " in a window",
+            Self::Capped => " with a soft cap",
+            Self::PackedWindowedCapped => " of packed rows in a window with a soft cap",
         })
     }
 }

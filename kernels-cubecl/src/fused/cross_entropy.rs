@@ -87,7 +87,10 @@ fn launch(
         let config = RowLaunch::new(client, products.rows);
         let vector = vector_size(products.dtype(), products.columns);
         let sizes = config.sizes_arg(products.rows, products.columns / vector);
-        let scale = (scale != 1.0).then_some(scale);
+        let transform = Transform {
+            scale: (scale != 1.0).then_some(scale.to_bits()),
+            softcap: softcap.map(f32::to_bits),
+        };
         // SAFETY: the kernel keeps to the rows and columns of the products, and there is one class and weight a row.
         unsafe {
             losses_kernel::launch_unchecked(
@@ -100,8 +103,7 @@ fn launch(
                 products.one_a_row_arg(&weights),
                 products.one_a_row_arg(&losses),
                 sizes,
-                scale.into(),
-                softcap.into(),
+                transform,
                 gradient,
                 config.lanes,
                 classes.dtype,
@@ -111,6 +113,15 @@ fn launch(
     Ok([losses, products.tensor])
 }
 
+/// What the logits are of the products: constants of a model, and so of the kernel that is compiled for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Transform {
+    /// The bits of the factor; `None` for 1.
+    scale: Option<u32>,
+    /// The bits of the bound.
+    softcap: Option<u32>,
+}
+
 #[cube(launch_unchecked)]
 fn losses_kernel<I: Int, N: Size>(
     products: &mut [Vector<f32, N>],
@@ -118,8 +129,7 @@ fn losses_kernel<I: Int, N: Size>(
     weights: &[f32],
     losses: &mut [f32],
     sizes: &RowSizes,
-    scale: ComptimeOption<f32>,
-    softcap: ComptimeOption<f32>,
+    #[comptime] transform: Transform,
     #[comptime] gradient: bool,
     #[comptime] lanes: usize,
     #[define(I)] _classes_dtype: ElemType,
@@ -137,7 +147,7 @@ fn losses_kernel<I: Int, N: Size>(
         let mut sum = f32::new(0.0);
         let mut i = UNIT_POS_X;
         while i < sizes.vectors {
-            let values = logits_of(products[(start + i) as usize], scale, softcap);
+            let values = logits_of(products[(start + i) as usize], transform);
             let before = maximum;
             #[unroll]
             for e in 0..size {
@@ -159,7 +169,7 @@ fn losses_kernel<I: Int, N: Size>(
                 let at = (start + i) as usize;
                 let first = i * comptime!(size as u32);
                 if comptime!(gradient) {
-                    let values = logits_of(products[at], scale, softcap);
+                    let values = logits_of(products[at], transform);
                     let mut slopes = Vector::<f32, N>::zeroed();
                     #[unroll]
                     for e in 0..size {
@@ -169,11 +179,11 @@ fn losses_kernel<I: Int, N: Size>(
                             losses[row as usize] = (lse - value) * weight;
                             slope -= weight;
                         }
-                        slopes.insert(e, product_slope(slope, value, scale, softcap));
+                        slopes.insert(e, product_slope(slope, value, transform));
                     }
                     products[at] = slopes;
                 } else if class - first < comptime!(size as u32) {
-                    let values = logits_of(products[at], scale, softcap);
+                    let values = logits_of(products[at], transform);
                     #[unroll]
                     for e in 0..size {
                         if first + comptime!(e as u32) == class {
@@ -191,23 +201,33 @@ fn losses_kernel<I: Int, N: Size>(
 #[cube]
 fn logits_of<N: Size>(
     products: Vector<f32, N>,
-    scale: ComptimeOption<f32>,
-    softcap: ComptimeOption<f32>,
+    #[comptime] transform: Transform,
 ) -> Vector<f32, N> {
-    let scaled = scale.map_or::<Vector<f32, N>, _>(products, |scale| products * Vector::new(scale));
-    softcap.map_or::<Vector<f32, N>, _>(scaled, |cap| capped::<N>(scaled, cap))
+    let scaled = if comptime!(transform.scale.is_some()) {
+        products * Vector::new(constant(transform.scale))
+    } else {
+        products
+    };
+    if comptime!(transform.softcap.is_some()) {
+        capped::<N>(scaled, constant(transform.softcap))
+    } else {
+        scaled
+    }
 }
 
 /// Returns the derivative of the loss by a product from that by its logit, `slope`.
 #[cube]
-fn product_slope(
-    slope: f32,
-    logit: f32,
-    scale: ComptimeOption<f32>,
-    softcap: ComptimeOption<f32>,
-) -> f32 {
-    let uncapped = softcap.map_or::<f32, _>(slope, |cap| slope * cap_slope(logit, cap));
-    scale.map_or::<f32, _>(uncapped, |scale| uncapped * scale)
+fn product_slope(slope: f32, logit: f32, #[comptime] transform: Transform) -> f32 {
+    let uncapped = if comptime!(transform.softcap.is_some()) {
+        slope * cap_slope(logit, constant(transform.softcap))
+    } else {
+        slope
+    };
+    if comptime!(transform.scale.is_some()) {
+        uncapped * constant(transform.scale)
+    } else {
+        uncapped
+    }
 }
 
 #[cube]
@@ -226,4 +246,10 @@ fn capped<N: Size>(values: Vector<f32, N>, cap: f32) -> Vector<f32, N> {
 fn cap_slope(capped: f32, cap: f32) -> f32 {
     let tanh = capped / cap;
     1.0 - tanh * tanh
+}
+
+/// Returns the number with these bits, 1 for none.
+#[cube]
+fn constant(#[comptime] bits: Option<u32>) -> f32 {
+    f32::new(comptime!(bits.map_or(1.0, f32::from_bits)))
 }

@@ -1,4 +1,4 @@
-//! `y = x / rms(x) · weight` over rows, `rms(x) = sqrt(mean(x²) + eps)`, and its gradient.
+//! `y = x / rms(x) · w` over rows, `rms(x) = sqrt(mean(x²) + eps)`, and its gradient; `w` is the weight, or 1 more than it.
 //!
 //! Bytes: forward reads `x` and writes `y`; with a residual it reads that too and writes the sum. Backward reads `x` and
 //! `grad` and writes `dx`; with a residual it reads the sum's gradient too. A row's second pass finds it in the first-level
@@ -18,6 +18,26 @@ const OPERATION: &str = "rms_norm";
 /// Returns whether there is a kernel for a weight of type `weight` and for all other operands, of types `others`.
 pub fn serves(others: &[ElemType], weight: ElemType) -> bool {
     are_served_alike(others) && is_served(weight)
+}
+
+/// How rows are normalized by their root mean square.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Config {
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Whether the factor is `1 + weight`, in f32, and not `weight` (Gemma).
+    pub unit_offset: bool,
+}
+
+/// What a norm keeps for its backward pass.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// What was normalized, `[.., n]`.
+    pub x: TensorHandle,
+    /// `[n]`.
+    pub weight: TensorHandle,
+    /// As [`forward`] returned it.
+    pub inv_rms: TensorHandle,
 }
 
 /// Checked operands of a norm.
@@ -44,33 +64,29 @@ impl Norm {
         &self,
         client: &Client,
         added: Option<[&TensorHandle; 2]>,
-        eps: f32,
+        config: Config,
     ) -> [TensorHandle; 2] {
         let Self { x, weight, vector } = self;
         let y = x.empty(client);
         let inv_rms = x.one_a_row(client);
         if x.elements() > 0 {
-            let config = RowLaunch::new(client, x.rows);
-            let sizes = config.sizes_arg(x.rows, x.columns / vector);
-            // Where nothing is added, neither is looked at.
-            let [residual, sum] = added.unwrap_or([&x.tensor, &y]);
+            let grid = RowLaunch::new(client, x.rows);
+            let sizes = grid.sizes_arg(x.rows, x.columns / vector);
+            let [residual, sum] = [0, 1].map(|i| added.map(|added| tensor_buffer(added[i])));
             // SAFETY: the kernel keeps to the rows and columns that all buffers have; there is a number a row of `inv_rms`.
             unsafe {
                 forward_kernel::launch_unchecked(
                     client,
-                    config.cubes,
-                    config.cube_dim,
+                    grid.cubes,
+                    grid.cube_dim,
                     *vector,
                     x.arg(),
-                    tensor_buffer(residual),
-                    tensor_buffer(weight),
-                    tensor_buffer(sum),
-                    tensor_buffer(&y),
-                    x.one_a_row_arg(&inv_rms),
+                    residual.into(),
+                    FactorsLaunch::new(tensor_buffer(weight), config.unit_offset),
+                    ResultsLaunch::new(sum.into(), tensor_buffer(&y), x.one_a_row_arg(&inv_rms)),
                     sizes,
-                    eps,
-                    added.is_some(),
-                    config.lanes,
+                    config.eps,
+                    grid.lanes,
                     x.dtype(),
                     weight.dtype,
                 );
@@ -90,9 +106,9 @@ pub fn forward(
     client: &Client,
     x: TensorHandle,
     weight: TensorHandle,
-    eps: f32,
+    config: Config,
 ) -> Result<[TensorHandle; 2], KernelError> {
-    Ok(Norm::new(client, x, weight)?.normalize(client, None, eps))
+    Ok(Norm::new(client, x, weight)?.normalize(client, None, config))
 }
 
 /// Returns the sum `x + residual`, rounded to their type, and [`forward`] of it: `[sum, y, inv_rms]`.
@@ -104,60 +120,56 @@ pub fn add_forward(
     x: TensorHandle,
     residual: TensorHandle,
     weight: TensorHandle,
-    eps: f32,
+    config: Config,
 ) -> Result<[TensorHandle; 3], KernelError> {
     let norm = Norm::new(client, x, weight)?;
     let residual = norm.x.like(client, OPERATION, residual)?;
     let sum = norm.x.empty(client);
-    let [y, inv_rms] = norm.normalize(client, Some([&residual, &sum]), eps);
+    let [y, inv_rms] = norm.normalize(client, Some([&residual, &sum]), config);
     Ok([sum, y, inv_rms])
 }
 
 /// Returns the gradient of `x` from that of `y`: `dx = r · (g·w − x · r² · mean(g·w·x))` with `r = 1 / rms`; plus
 /// `grad_sum`, what comes to the sum of [`add_forward`] from elsewhere.
 ///
-/// `grad` and `grad_sum` are like `x`, `inv_rms` is as [`forward`] returned it.
+/// `grad` and `grad_sum` are like `x`; `config` is as in the forward pass.
 ///
 /// # Errors
 /// As [`forward`].
 pub fn backward(
     client: &Client,
-    x: TensorHandle,
-    weight: TensorHandle,
-    inv_rms: TensorHandle,
+    saved: Saved,
     grad: TensorHandle,
     grad_sum: Option<TensorHandle>,
+    config: Config,
 ) -> Result<TensorHandle, KernelError> {
+    let Saved { x, weight, inv_rms } = saved;
     let Norm { x, weight, vector } = Norm::new(client, x, weight)?;
     check_length(OPERATION, "inverse root", elements(&inv_rms), x.rows)?;
     let inv_rms = contiguous(client, inv_rms);
     let grad = x.like(client, OPERATION, grad)?;
-    let adds = grad_sum.is_some();
-    let grad_sum = match grad_sum {
-        Some(grad_sum) => x.like(client, OPERATION, grad_sum)?,
-        // Not looked at where there is none.
-        None => grad.clone(),
-    };
+    let grad_sum = grad_sum
+        .map(|grad_sum| x.like(client, OPERATION, grad_sum))
+        .transpose()?;
     let dx = x.empty(client);
     if x.elements() > 0 {
-        let config = RowLaunch::new(client, x.rows);
-        let sizes = config.sizes_arg(x.rows, x.columns / vector);
+        let grid = RowLaunch::new(client, x.rows);
+        let sizes = grid.sizes_arg(x.rows, x.columns / vector);
         // SAFETY: the kernel keeps to the rows and columns that all buffers have, and to one number a row of `inv_rms`.
         unsafe {
             backward_kernel::launch_unchecked(
                 client,
-                config.cubes,
-                config.cube_dim,
+                grid.cubes,
+                grid.cube_dim,
                 vector,
                 x.arg(),
-                tensor_buffer(&weight),
+                FactorsLaunch::new(tensor_buffer(&weight), config.unit_offset),
                 x.one_a_row_arg(&inv_rms),
                 tensor_buffer(&grad),
-                tensor_buffer(&grad_sum),
+                grad_sum.as_ref().map(tensor_buffer).into(),
                 tensor_buffer(&dx),
                 sizes,
-                adds,
-                config.lanes,
+                grid.lanes,
                 x.dtype(),
                 weight.dtype,
             );
@@ -166,17 +178,43 @@ pub fn backward(
     Ok(dx)
 }
 
+/// The factors of the columns in a kernel.
+#[derive(CubeType, CubeLaunch)]
+struct Factors<'a, W: Float, N: Size> {
+    weight: &'a [Vector<W, N>],
+    #[cube(comptime)]
+    unit_offset: bool,
+}
+
+#[cube]
+impl<'a, W: Float, N: Size> Factors<'a, W, N> {
+    fn at(&self, column: u32) -> Vector<f32, N> {
+        let weight = Vector::<f32, N>::cast_from(self.weight[column as usize]);
+        if comptime!(self.unit_offset) {
+            weight + Vector::new(f32::new(1.0))
+        } else {
+            weight
+        }
+    }
+}
+
+/// The results of a forward pass in a kernel.
+#[derive(CubeType, CubeLaunch)]
+struct Results<'a, F: Float, N: Size> {
+    /// That of `x` and the residual, where there is one.
+    sum: ComptimeOption<&'a mut [Vector<F, N>]>,
+    y: &'a mut [Vector<F, N>],
+    inv_rms: &'a mut [f32],
+}
+
 #[cube(launch_unchecked)]
 fn forward_kernel<F: Float, W: Float, N: Size>(
     x: &[Vector<F, N>],
-    residual: &[Vector<F, N>],
-    weight: &[Vector<W, N>],
-    sum: &mut [Vector<F, N>],
-    y: &mut [Vector<F, N>],
-    inv_rms: &mut [f32],
+    residual: ComptimeOption<&[Vector<F, N>]>,
+    factors: Factors<'_, W, N>,
+    mut results: Results<'_, F, N>,
     sizes: &RowSizes,
     eps: f32,
-    #[comptime] adds: bool,
     #[comptime] lanes: usize,
     #[define(F)] _dtype: ElemType,
     #[define(W)] _weight_dtype: ElemType,
@@ -189,7 +227,7 @@ fn forward_kernel<F: Float, W: Float, N: Size>(
         let mut squares = Vector::<f32, N>::zeroed();
         let mut i = UNIT_POS_X;
         while i < sizes.vectors {
-            let value = normalized_value(x, residual, (start + i) as usize, adds);
+            let value = normalized_value(x, residual, (start + i) as usize);
             squares += value * value;
             i += comptime!(lanes as u32);
         }
@@ -198,16 +236,16 @@ fn forward_kernel<F: Float, W: Float, N: Size>(
             let mut i = UNIT_POS_X;
             while i < sizes.vectors {
                 let at = (start + i) as usize;
-                let value = normalized_value(x, residual, at, adds);
-                if comptime!(adds) {
+                let value = normalized_value(x, residual, at);
+                #[comptime]
+                if let ComptimeOption::Some(sum) = &mut results.sum {
                     sum[at] = Vector::cast_from(value);
                 }
-                let weight = Vector::<f32, N>::cast_from(weight[i as usize]);
-                y[at] = Vector::cast_from(value * Vector::new(inverse) * weight);
+                results.y[at] = Vector::cast_from(value * Vector::new(inverse) * factors.at(i));
                 i += comptime!(lanes as u32);
             }
             if UNIT_POS_X == 0 {
-                inv_rms[row as usize] = inverse;
+                results.inv_rms[row as usize] = inverse;
             }
         }
     }
@@ -216,13 +254,12 @@ fn forward_kernel<F: Float, W: Float, N: Size>(
 #[cube(launch_unchecked)]
 fn backward_kernel<F: Float, W: Float, N: Size>(
     x: &[Vector<F, N>],
-    weight: &[Vector<W, N>],
+    factors: Factors<'_, W, N>,
     inv_rms: &[f32],
     grad: &[Vector<F, N>],
-    grad_sum: &[Vector<F, N>],
+    grad_sum: ComptimeOption<&[Vector<F, N>]>,
     dx: &mut [Vector<F, N>],
     sizes: &RowSizes,
-    #[comptime] adds: bool,
     #[comptime] lanes: usize,
     #[define(F)] _dtype: ElemType,
     #[define(W)] _weight_dtype: ElemType,
@@ -235,7 +272,8 @@ fn backward_kernel<F: Float, W: Float, N: Size>(
         let mut i = UNIT_POS_X;
         while i < sizes.vectors {
             let at = (start + i) as usize;
-            products += weighted(grad[at], weight[i as usize]) * Vector::cast_from(x[at]);
+            let weighted = Vector::<f32, N>::cast_from(grad[at]) * factors.at(i);
+            products += weighted * Vector::cast_from(x[at]);
             i += comptime!(lanes as u32);
         }
         let inverse = inv_rms[row as usize];
@@ -246,9 +284,10 @@ fn backward_kernel<F: Float, W: Float, N: Size>(
             while i < sizes.vectors {
                 let at = (start + i) as usize;
                 let value = Vector::<f32, N>::cast_from(x[at]);
-                let mut result = (weighted(grad[at], weight[i as usize]) - value * factor)
-                    * Vector::new(inverse);
-                if comptime!(adds) {
+                let weighted = Vector::<f32, N>::cast_from(grad[at]) * factors.at(i);
+                let mut result = (weighted - value * factor) * Vector::new(inverse);
+                #[comptime]
+                if let ComptimeOption::Some(grad_sum) = grad_sum {
                     result += Vector::cast_from(grad_sum[at]);
                 }
                 dx[at] = Vector::cast_from(result);
@@ -262,23 +301,16 @@ fn backward_kernel<F: Float, W: Float, N: Size>(
 #[cube]
 fn normalized_value<F: Float, N: Size>(
     x: &[Vector<F, N>],
-    residual: &[Vector<F, N>],
+    residual: ComptimeOption<&[Vector<F, N>]>,
     at: usize,
-    #[comptime] adds: bool,
 ) -> Vector<f32, N> {
     let value = Vector::<f32, N>::cast_from(x[at]);
-    if comptime!(adds) {
-        let sum = value + Vector::cast_from(residual[at]);
-        Vector::cast_from(Vector::<F, N>::cast_from(sum))
-    } else {
-        value
+    #[comptime]
+    match residual {
+        ComptimeOption::Some(residual) => {
+            let sum = value + Vector::cast_from(residual[at]);
+            Vector::cast_from(Vector::<F, N>::cast_from(sum))
+        }
+        ComptimeOption::None => value,
     }
-}
-
-#[cube]
-fn weighted<F: Float, W: Float, N: Size>(
-    grad: Vector<F, N>,
-    weight: Vector<W, N>,
-) -> Vector<f32, N> {
-    Vector::<f32, N>::cast_from(grad) * Vector::cast_from(weight)
 }

@@ -1,9 +1,11 @@
 //! The kernels against recordings of bitsandbytes and against the host implementation, on every runtime that the features compile in.
 
 mod adamw;
+mod attention;
 mod products;
 mod recorded;
 mod refusals;
+mod rows;
 mod support;
 mod words;
 
@@ -21,6 +23,16 @@ qlora_test_support::on_every_runtime! {
     products::an_empty_product_is_empty_or_zero,
     adamw::f32_moments_match_the_reference,
     adamw::coded_moments_match_the_reference,
+    attention::windows_match_the_formula,
+    attention::soft_caps_match_the_formula,
+    attention::keys_behind_the_window_are_not_looked_at,
+    attention::queries_past_the_window_are_not_looked_at,
+    attention::a_soft_cap_passes_nan,
+    rows::norms_by_one_more_match_the_formula,
+    rows::gelu_gates_match_the_formula,
+    rows::gelu_gates_saturate,
+    rows::parts_of_heads_turn,
+    rows::more_angles_than_a_head_has_are_refused,
     refusals::types_that_are_no_floats,
     refusals::what_32_bits_cannot_index,
     refusals::kernels_that_the_device_cannot_run,

@@ -44,21 +44,24 @@ fn with_adapters_on_some_blocks_only() {
     }
 }
 
-/// Norms after and around attention and MLP, the multipliers and the fused projections of the other families, with and
-/// without dropout.
+/// Norms after and around attention and MLP, the multipliers and the fused projections of the other families; with
+/// dropout too where the bits are compared.
 #[test]
 fn with_other_families() {
     for test in devices() {
-        for (family, dropout) in FAMILIES.into_iter().flat_map(|f| [(f, 0.0), (f, 0.3)]) {
+        for family in FAMILIES {
             let curve = Curve::of_family(family);
             let device = test.device.clone().autodiff();
-            let mut model = curve.model(ComputeDtype::F32, &device);
-            for (_, linear) in model.lora_linears_mut() {
-                linear.adapter.as_mut().unwrap().dropout.prob = dropout;
-            }
             let batch = curve.batches().whole(0, &device);
-            let what = format!("{family} on {}, dropout {dropout}", test.name);
-            same(&test, &what, &freeze_base(model.train()), &batch, 1);
+            let dropouts: &[f64] = if test.is_flex() { &[0.0, 0.3] } else { &[0.0] };
+            for &dropout in dropouts {
+                let mut model = curve.model(ComputeDtype::F32, &device);
+                for (_, linear) in model.lora_linears_mut() {
+                    linear.adapter.as_mut().unwrap().dropout.prob = dropout;
+                }
+                let what = format!("{family} on {}, dropout {dropout}", test.name);
+                same(&test, &what, &freeze_base(model.train()), &batch, 1);
+            }
         }
     }
 }

@@ -12,7 +12,9 @@ use qlora_cubecl::{
     KernelError,
     fused::{
         attention::{self, Operands},
-        cross_entropy, rms_norm, rope, swiglu,
+        cross_entropy, glu,
+        rms_norm::{self, Saved},
+        rope,
     },
 };
 
@@ -28,11 +30,11 @@ impl FusedOps for CubeBackend {
         weight: FloatTensor<Self>,
         config: RmsNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if config.unit_offset || !rms_norm::serves(&types([&x]), dtype(&weight)) {
+        if !rms_norm::serves(&types([&x]), dtype(&weight)) {
             return reference::rms_norm::forward::<Self>(x, weight, config);
         }
         let context = Context::of(&x);
-        let results = rms_norm::forward(&context.client, lend(x), lend(weight), config.eps as f32);
+        let results = rms_norm::forward(&context.client, lend(x), lend(weight), config.into());
         context.tensors(results).into()
     }
 
@@ -43,12 +45,12 @@ impl FusedOps for CubeBackend {
         grad: FloatTensor<Self>,
         config: RmsNormConfig,
     ) -> FloatTensor<Self> {
-        if config.unit_offset || !rms_norm::serves(&types([&x, &grad]), dtype(&weight)) {
+        if !rms_norm::serves(&types([&x, &grad]), dtype(&weight)) {
             return reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad, config);
         }
         let context = Context::of(&x);
-        let [x, weight, inv_rms, grad] = [x, weight, inv_rms, grad].map(lend);
-        let dx = rms_norm::backward(&context.client, x, weight, inv_rms, grad, None);
+        let saved = saved([x, weight, inv_rms]);
+        let dx = rms_norm::backward(&context.client, saved, lend(grad), None, config.into());
         context.tensor(dx)
     }
 
@@ -58,13 +60,12 @@ impl FusedOps for CubeBackend {
         weight: FloatTensor<Self>,
         config: RmsNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if config.unit_offset || !rms_norm::serves(&types([&x, &residual]), dtype(&weight)) {
+        if !rms_norm::serves(&types([&x, &residual]), dtype(&weight)) {
             return reference::rms_norm::add_forward::<Self>(x, residual, weight, config);
         }
         let context = Context::of(&x);
         let [x, residual, weight] = [x, residual, weight].map(lend);
-        let results =
-            rms_norm::add_forward(&context.client, x, residual, weight, config.eps as f32);
+        let results = rms_norm::add_forward(&context.client, x, residual, weight, config.into());
         context.tensors(results).into()
     }
 
@@ -77,15 +78,16 @@ impl FusedOps for CubeBackend {
         config: RmsNormConfig,
     ) -> FloatTensor<Self> {
         let types = types([&sum, &grad_sum, &grad]);
-        if config.unit_offset || !rms_norm::serves(&types, dtype(&weight)) {
+        if !rms_norm::serves(&types, dtype(&weight)) {
             return reference::rms_norm::add_backward::<Self>(
                 sum, weight, inv_rms, grad_sum, grad, config,
             );
         }
         let context = Context::of(&sum);
-        let [sum, weight, inv_rms, grad] = [sum, weight, inv_rms, grad].map(lend);
-        let grad_sum = Some(lend(grad_sum));
-        let dx = rms_norm::backward(&context.client, sum, weight, inv_rms, grad, grad_sum);
+        let saved = saved([sum, weight, inv_rms]);
+        let [grad_sum, grad] = [grad_sum, grad].map(lend);
+        let client = &context.client;
+        let dx = rms_norm::backward(client, saved, grad, Some(grad_sum), config.into());
         context.tensor(dx)
     }
 
@@ -94,11 +96,13 @@ impl FusedOps for CubeBackend {
         up: FloatTensor<Self>,
         activation: Activation,
     ) -> FloatTensor<Self> {
-        if activation != Activation::Silu || !swiglu::serves(&types([&gate, &up])) {
+        if !glu::serves(&types([&gate, &up])) {
             return reference::glu::forward::<Self>(gate, up, activation);
         }
         let context = Context::of(&gate);
-        context.tensor(swiglu::forward(&context.client, lend(gate), lend(up)))
+        let [gate, up] = [gate, up].map(lend);
+        let activation = kernels_activation(activation);
+        context.tensor(glu::forward(&context.client, gate, up, activation))
     }
 
     fn glu_backward(
@@ -107,12 +111,13 @@ impl FusedOps for CubeBackend {
         grad: FloatTensor<Self>,
         activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if activation != Activation::Silu || !swiglu::serves(&types([&gate, &up, &grad])) {
+        if !glu::serves(&types([&gate, &up, &grad])) {
             return reference::glu::backward::<Self>(gate, up, grad, activation);
         }
         let context = Context::of(&gate);
         let [gate, up, grad] = [gate, up, grad].map(lend);
-        let gradients = swiglu::backward(&context.client, gate, up, grad);
+        let activation = kernels_activation(activation);
+        let gradients = glu::backward(&context.client, gate, up, grad, activation);
         context.tensors(gradients).into()
     }
 
@@ -122,8 +127,7 @@ impl FusedOps for CubeBackend {
         sin: FloatTensor<Self>,
         inverse: bool,
     ) -> FloatTensor<Self> {
-        let ([_, _, _, d], [_, pairs]) = (x.shape().dims(), cos.shape().dims());
-        if 2 * pairs != d || !rope::serves(dtype(&x), types([&cos, &sin])) {
+        if !rope::serves(dtype(&x), types([&cos, &sin])) {
             return reference::rope::rotate::<Self>(x, cos, sin, inverse);
         }
         let context = Context::of(&x);
@@ -138,12 +142,11 @@ impl FusedOps for CubeBackend {
         mask: AttentionMask<Self>,
         config: AttentionConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let composed = config.window.is_some() || config.softcap.is_some();
-        if composed || !attention::serves(&types([&q, &k, &v]), elements([&q, &k])) {
+        if !attention::serves(&types([&q, &k, &v]), elements([&q, &k])) {
             return reference::attention::forward::<Self>(q, k, v, mask, config);
         }
         let context = Context::of(&q);
-        let results = attention::forward(&context.client, operands([q, k, v], mask, config.scale));
+        let results = attention::forward(&context.client, operands([q, k, v], mask, config));
         context.tensors(results).into()
     }
 
@@ -157,14 +160,13 @@ impl FusedOps for CubeBackend {
         grad: FloatTensor<Self>,
         config: AttentionConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let composed = config.window.is_some() || config.softcap.is_some();
         let types = types([&q, &k, &v, &out, &grad]);
-        if composed || !attention::serves(&types, elements([&q, &k])) {
+        if !attention::serves(&types, elements([&q, &k])) {
             let all = [q, k, v, out, lse, grad];
             return reference::attention::backward::<Self>(all, mask, config);
         }
         let context = Context::of(&q);
-        let operands = operands([q, k, v], mask, config.scale);
+        let operands = operands([q, k, v], mask, config);
         let results = [out, lse].map(lend);
         let gradients = attention::backward(&context.client, operands, results, lend(grad));
         context.tensors(gradients).into()
@@ -245,14 +247,50 @@ fn lend(tensor: CubeTensor) -> TensorHandle {
     untile(tensor).into()
 }
 
-fn operands([q, k, v]: [CubeTensor; 3], mask: AttentionMask<CubeBackend>, scale: f64) -> Operands {
+/// Returns what a norm kept, as kernels take it.
+fn saved(kept: [CubeTensor; 3]) -> Saved {
+    let [x, weight, inv_rms] = kept.map(lend);
+    Saved { x, weight, inv_rms }
+}
+
+fn operands(
+    [q, k, v]: [CubeTensor; 3],
+    mask: AttentionMask<CubeBackend>,
+    config: AttentionConfig,
+) -> Operands {
     let [q, k, v] = [q, k, v].map(lend);
     Operands {
         q,
         k,
         v,
         starts: mask.starts().map(lend),
-        scale: scale as f32,
+        config: config.into(),
+    }
+}
+
+impl From<AttentionConfig> for attention::Config {
+    fn from(config: AttentionConfig) -> Self {
+        Self {
+            scale: config.scale as f32,
+            window: config.window,
+            softcap: config.softcap.map(|cap| cap as f32),
+        }
+    }
+}
+
+impl From<RmsNormConfig> for rms_norm::Config {
+    fn from(config: RmsNormConfig) -> Self {
+        Self {
+            eps: config.eps as f32,
+            unit_offset: config.unit_offset,
+        }
+    }
+}
+
+const fn kernels_activation(activation: Activation) -> glu::Activation {
+    match activation {
+        Activation::Silu => glu::Activation::Silu,
+        Activation::GeluTanh => glu::Activation::GeluTanh,
     }
 }
 

@@ -203,6 +203,18 @@ fn the_loss_is_of_the_logits_that_are_applied() {
     }
 }
 
+/// A cap takes infinities to the bound; what is no number must not pass for one.
+#[test]
+fn nan_goes_through_the_cap() {
+    for device in devices() {
+        let hidden = Tensor::<2>::from_floats([[0.5, f32::NAN]], &device);
+        let weight = tensor(2, [11, 2], &device);
+        let targets = Tensor::from_data(TensorData::new(vec![3i64], [1]), &device);
+        let loss = linear_cross_entropy(hidden, weight, targets, CONFIGS[1]);
+        assert!(values(loss)[0].is_nan());
+    }
+}
+
 #[test]
 fn a_bound_of_zero_is_refused() {
     for softcap in [0.0, -1.0, f64::NAN] {

@@ -1,13 +1,17 @@
 //! `finetune plan`: what a training run would take, before it loads anything.
 
+use std::path::Path;
+
 use anyhow::Result;
 use burn_finetune::memory;
 use burn_qlora::peft::{AdapterConfig, CONFIG_FILE};
+use burn_qlora_llama::Weights;
 
+use crate::known_models;
 use crate::opened_model::OpenedModel;
-use crate::plan::{Plan, paper_models};
+use crate::plan::{Plan, Planned};
 use crate::progress::human_bytes;
-use crate::run::{Adapter, PlanRun};
+use crate::run::{Adapter, PlanRun, PlannedModel, Training};
 
 /// Prints the terms and the peak for the model, and for the models of the QLoRA paper under the same flags.
 ///
@@ -15,22 +19,19 @@ use crate::run::{Adapter, PlanRun};
 /// Whatever is wrong with the model's files, the data or an adapter's configuration.
 pub fn run(run: &PlanRun) -> Result<()> {
     let training = &run.training;
-    let opened = OpenedModel::open(&training.model)?;
-    let longest = match &run.data {
-        Some(path) => opened
-            .training_data(path, training.limits, training.packing)?
-            .longest(),
-        None => opened.seq_len(training.limits)?,
+    let (model, longest) = match &run.model {
+        PlannedModel::Known(name) => known(name, training)?,
+        PlannedModel::Files { data } => opened(data.as_deref(), training)?,
     };
     let lora = match &training.adapter {
         Adapter::Trained(dir) => AdapterConfig::read(&dir.join(CONFIG_FILE))?,
         Adapter::Fresh(config) => config.clone(),
     };
-    let plan = Plan::new(training, &opened, &lora, longest, memory::rss_bytes())?;
+    let plan = Plan::new(training, &model, &lora, longest, memory::rss_bytes())?;
 
     println!(
         "{} on {}: batches of {} × {longest} tokens, rank {}, in {}, checkpointing: {}",
-        opened.checkpoint.path().display(),
+        model.name,
         training.model.device_name,
         training.batch_size(),
         lora.rank,
@@ -55,7 +56,8 @@ pub fn run(run: &PlanRun) -> Result<()> {
         print!("{name:>width$}");
     }
     println!("{:>11}", "peak");
-    for (name, config) in paper_models() {
+    for (name, known) in known_models::OF_THE_PAPER {
+        let config = known_models::config(known)?;
         let plan = Plan::of(&config, training, plan.workload.clone(), plan.program)?;
         print!("{name:<5}");
         for ((_, bytes), width) in plan.terms().into_iter().zip(widths) {
@@ -64,4 +66,32 @@ pub fn run(run: &PlanRun) -> Result<()> {
         println!("{:>11}", human_bytes(plan.peak()));
     }
     Ok(())
+}
+
+/// Returns a well-known model, and the length of its rows.
+fn known(name: &str, training: &Training) -> Result<(Planned, usize)> {
+    let config = known_models::config(name)?;
+    let longest = training.limits.seq_len(config.max_position_embeddings)?;
+    let quantization = match training.model.quantization.weights(false)? {
+        Weights::Quantized(format) => Some(format),
+        Weights::AsStored | Weights::Dense | Weights::Trainable => None,
+    };
+    let model = Planned {
+        name: name.into(),
+        config,
+        quantization,
+    };
+    Ok((model, longest))
+}
+
+/// Returns the model of files, and the length of its longest row.
+fn opened(data: Option<&Path>, training: &Training) -> Result<(Planned, usize)> {
+    let opened = OpenedModel::open(&training.model)?;
+    let longest = match data {
+        Some(path) => opened
+            .training_data(path, training.limits, training.packing)?
+            .longest(),
+        None => opened.seq_len(training.limits)?,
+    };
+    Ok((opened.planned()?, longest))
 }

@@ -43,7 +43,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let program = memory::rss_bytes();
     let mut model = opened.load(&training.model.device.clone().autodiff())?;
     let lora = adapt(&mut model, &training.adapter, config.seed)?;
-    let plan = Plan::new(training, &opened, &lora, data.longest(), program)?;
+    let plan = Plan::new(training, &opened.planned()?, &lora, data.longest(), program)?;
     let parameters = num_adapter_params(&model);
     let builder = TrainerBuilder::new(model, config)?.with_checkpointing(training.checkpointing)?;
 

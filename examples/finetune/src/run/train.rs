@@ -7,7 +7,7 @@ use burn_qlora::{Checkpointing, LoraConfig, Targets};
 use super::model::Model;
 use super::optimizer::Optimizer;
 use super::rows::RowLimits;
-use crate::flags::TrainFlags;
+use crate::flags::{PlanFlags, TrainFlags};
 
 /// `finetune train`.
 #[derive(Debug)]
@@ -27,8 +27,20 @@ pub struct TrainRun {
 pub struct PlanRun {
     /// The run to plan.
     pub training: Training,
-    /// The rows it would train on, if they are known.
-    pub data: Option<PathBuf>,
+    /// The model that it is planned for.
+    pub model: PlannedModel,
+}
+
+/// The model that a run is planned for.
+#[derive(Debug)]
+pub enum PlannedModel {
+    /// The one that the run would train.
+    Files {
+        /// The rows it would train on, if they are known.
+        data: Option<PathBuf>,
+    },
+    /// A well-known one by its name, without its files.
+    Known(String),
 }
 
 /// A training run, as `train` does it and `plan` plans it.
@@ -113,10 +125,20 @@ impl PlanRun {
     ///
     /// # Errors
     /// As [`Training`]'s.
-    pub fn resolve(mut flags: TrainFlags) -> Result<Self> {
+    pub fn resolve(flags: PlanFlags) -> Result<Self> {
+        let PlanFlags { mut train, like } = flags;
+        let model = match like {
+            Some(name) => {
+                train.model.model = Some(name.clone());
+                PlannedModel::Known(name)
+            }
+            None => PlannedModel::Files {
+                data: train.data.take(),
+            },
+        };
         Ok(Self {
-            data: flags.data.take(),
-            training: Training::resolve(flags)?,
+            training: Training::resolve(train)?,
+            model,
         })
     }
 }

@@ -96,10 +96,47 @@ fn rows_are_as_long_as_the_data_says() {
 }
 
 #[test]
+fn a_well_known_model_is_planned_without_its_files() {
+    let peak = |name: &str, quant: &str| -> String {
+        let run = finetune!("plan", "--like", name, "--seq-len", "256", "--quant", quant).ok();
+        let first = run.stdout.lines().next().unwrap();
+        assert!(
+            first.starts_with(name) && first.contains("4 × 256 tokens"),
+            "{first}"
+        );
+        let peak = run.stdout.lines().find(|line| line.starts_with("peak"));
+        peak.unwrap().to_owned()
+    };
+    // The model of the paper is the same by either way to it.
+    let run = finetune!("plan", "--like", "llama-7b").ok();
+    let peaks: Vec<&str> = run
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with("peak") || line.starts_with("7B"))
+        .collect();
+    let last = |line: &str| {
+        line.split_whitespace()
+            .rev()
+            .take(2)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(last(peaks[0]), last(peaks[1]), "{peaks:?}");
+    for name in ["qwen3-4b", "mistral-7b", "gemma3-4b", "llama3-8b"] {
+        assert_ne!(peak(name, "nf4"), peak(name, "none"), "{name}");
+    }
+}
+
+#[test]
 fn what_cannot_be_planned_is_refused() {
     let place = Place::new();
     let model = place.model("tiny_llama");
     finetune!("plan").refused(&["--model"]);
+    finetune!("plan", "--like", "gpt-5").refused(&["--like", "gpt-5", "qwen3-8b"]);
+    finetune!("plan", "--like", "qwen3-8b", "--model", &model).refused(&["--like", "--model"]);
+    let text = place.text();
+    finetune!("plan", "--like", "qwen3-8b", "--data", &text).refused(&["--like", "--data"]);
+    finetune!("plan", "--like", "mistral-7b", "--seq-len", "100000").refused(&["32768"]);
     finetune!("plan", "--model", &model, "--target", "x_proj").refused(&["x_proj"]);
     finetune!("plan", "--model", &model, "--seq-len", "100000").refused(&["--seq-len", "512"]);
     finetune!("plan", "--model", &model, "--optimizer-budget", "1MiB")

@@ -1,14 +1,15 @@
-//! The gradients: with `p = exp(s − lse)`, `dv = pᵀ·g`, `ds = p ∘ (g·vᵀ − rowsum(g ∘ y))`, `dq = ds·k`, `dk = dsᵀ·q`. One
-//! kernel goes through the keys of each query, another through the queries of each key; nothing is added up in memory.
+//! The gradients: with `p = exp(s − lse)`, `dv = pᵀ·g`, `ds = p ∘ (g·vᵀ − rowsum(g ∘ y))`, `dq = ds·k`, `dk = dsᵀ·q`, where a
+//! soft cap `c` takes `ds` times `1 − (s/c)²`. One kernel goes through the keys of each query, another through the queries
+//! of each key; nothing is added up in memory.
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
 
-use super::{
-    Attention, HeadLaunch, KernelSizes, LanePart, OPERATION, Operands, Query, add_row, dot,
-    load_row, store_row, zeroed,
-};
+use super::grid::Grid;
+use super::inputs::{Inputs, Query};
+use super::lane::{add_row, dot, load_row, store_row, zeroed};
+use super::{Attention, OPERATION, Operands};
 use crate::error::{KernelError, check_length, check_single};
 use crate::operand::{contiguous, elements, tensor_buffer};
 
@@ -24,57 +25,45 @@ pub fn backward(
     grad: TensorHandle,
 ) -> Result<[TensorHandle; 3], KernelError> {
     let attention = Attention::new(client, operands)?;
-    let Attention { q, k, v, sizes, .. } = &attention;
+    let Attention { q, k, v, shape, .. } = &attention;
     check_single(OPERATION, lse.dtype)?;
-    check_length(OPERATION, "log-sum-exp", elements(&lse), sizes.rows())?;
+    let rows = shape.rows().iter().product();
+    check_length(OPERATION, "log-sum-exp", elements(&lse), rows)?;
     let lse = contiguous(client, lse);
     let y = attention.like_q(client, y)?;
     let grad = attention.like_q(client, grad)?;
     let [dq, dk, dv] = [q, k, v].map(|operand| attention.empty_like(client, operand));
     let delta = attention.one_a_row(client);
-    let config = HeadLaunch::new(client, q.dtype, sizes.head_dim);
-    let [(starts, starts_dtype), (starts_again, _)] = [(); 2].map(|()| attention.starts_arg());
+    let grid = Grid::new(client, q.dtype, shape.head_dim);
     // SAFETY: the kernels clamp queries and keys to those there are, and write only what was asked for.
     unsafe {
         queries_kernel::launch_unchecked(
             client,
-            config.cubes(sizes.q_len, sizes.heads, sizes.batch),
-            config.cube_dim(),
-            config.vector,
-            tensor_buffer(q),
-            tensor_buffer(k),
-            tensor_buffer(v),
-            starts,
+            grid.cubes(shape.q_len, shape.heads(), shape.batch),
+            grid.cube_dim(),
+            grid.vector,
+            attention.inputs_arg(grid.part),
             tensor_buffer(&y),
             tensor_buffer(&lse),
             tensor_buffer(&grad),
             tensor_buffer(&delta),
             tensor_buffer(&dq),
-            attention.sizes_arg(),
-            attention.starts.is_some(),
-            config.part,
             q.dtype,
-            starts_dtype,
+            attention.starts_dtype(),
         );
         keys_kernel::launch_unchecked(
             client,
-            config.cubes(sizes.kv_len, sizes.kv_heads, sizes.batch),
-            config.cube_dim(),
-            config.vector,
-            tensor_buffer(q),
-            tensor_buffer(k),
-            tensor_buffer(v),
-            starts_again,
+            grid.cubes(shape.kv_len, shape.kv_heads, shape.batch),
+            grid.cube_dim(),
+            grid.vector,
+            attention.inputs_arg(grid.part),
             tensor_buffer(&lse),
             tensor_buffer(&grad),
             tensor_buffer(&delta),
             tensor_buffer(&dk),
             tensor_buffer(&dv),
-            attention.sizes_arg(),
-            attention.starts.is_some(),
-            config.part,
             q.dtype,
-            starts_dtype,
+            attention.starts_dtype(),
         );
     }
     Ok([dq, dk, dv])
@@ -83,36 +72,34 @@ pub fn backward(
 /// Writes `dq`, and `delta = rowsum(g ∘ y)` for [`keys_kernel`].
 #[cube(launch_unchecked)]
 fn queries_kernel<F: Float, I: Int, N: Size>(
-    q: &[Vector<F, N>],
-    k: &[Vector<F, N>],
-    v: &[Vector<F, N>],
-    starts: &[I],
+    inputs: Inputs<'_, F, I, N>,
     y: &[Vector<F, N>],
     lse: &[f32],
     grad: &[Vector<F, N>],
     delta: &mut [f32],
     dq: &mut [Vector<F, N>],
-    sizes: &KernelSizes,
-    #[comptime] packed: bool,
-    #[comptime] part: LanePart,
     #[define(F)] _dtype: ElemType,
     #[define(I)] _starts_dtype: ElemType,
 ) {
-    let query = Query::new::<I>(sizes, starts, packed);
-    let q = load_row::<F, N>(q, query.row, sizes.scale, part);
+    let part = comptime!(inputs.part);
+    let (sizes, scores) = (inputs.sizes, inputs.scores);
+    let query = Query::new::<F, I, N>(&inputs);
+    let q = load_row::<F, N>(inputs.q, query.row, scores.factor(), part);
     let g = load_row::<F, N>(grad, query.row, f32::new(1.0), part);
     let row_delta = dot::<F, N>(&g, y, query.row, part);
     let row_lse = lse[query.row as usize];
     let mut sums = zeroed::<N>(part.vectors);
-    for key in 0..query.end {
+    for key in query.begin..query.end {
         let key_row = sizes.key_row(key, query.kv_head);
-        let p = (dot::<F, N>(&q, k, key_row, part) - row_lse).exp();
+        let score = scores.score(dot::<F, N>(&q, inputs.k, key_row, part));
+        let p = (score - row_lse).exp();
         let p = select(query.sees(key), p, f32::new(0.0));
-        let ds = p * (dot::<F, N>(&g, v, key_row, part) - row_delta);
-        add_row::<F, N>(&mut sums, ds, k, key_row, part);
+        let ds = p * (dot::<F, N>(&g, inputs.v, key_row, part) - row_delta);
+        let ds = scores.through(ds, score);
+        add_row::<F, N>(&mut sums, ds, inputs.k, key_row, part);
     }
     if query.exists {
-        store_row::<F, N>(dq, query.row, &sums, sizes.scale, part);
+        store_row::<F, N>(dq, query.row, &sums, scores.scale, part);
         if UNIT_POS_X == 0 {
             delta[query.row as usize] = row_delta;
         }
@@ -122,49 +109,48 @@ fn queries_kernel<F: Float, I: Int, N: Size>(
 /// Writes `dk` and `dv`.
 #[cube(launch_unchecked)]
 fn keys_kernel<F: Float, I: Int, N: Size>(
-    q: &[Vector<F, N>],
-    k: &[Vector<F, N>],
-    v: &[Vector<F, N>],
-    starts: &[I],
+    inputs: Inputs<'_, F, I, N>,
     lse: &[f32],
     grad: &[Vector<F, N>],
     delta: &[f32],
     dk: &mut [Vector<F, N>],
     dv: &mut [Vector<F, N>],
-    sizes: &KernelSizes,
-    #[comptime] packed: bool,
-    #[comptime] part: LanePart,
     #[define(F)] _dtype: ElemType,
     #[define(I)] _starts_dtype: ElemType,
 ) {
+    let part = comptime!(inputs.part);
+    let (sizes, scores) = (inputs.sizes, inputs.scores);
     let asked = CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y;
     let key = min(asked, sizes.kv_len - 1);
     let kv_head = CUBE_POS_Y;
     let group = sizes.heads / sizes.kv_heads;
     let key_row = sizes.key_row(key, kv_head);
-    // The first query that sees the cube's first key, the same for all of its rows.
+    // The queries that see any of the cube's keys, the same for all of its rows.
     let first_key = CUBE_POS_X * CUBE_DIM_Y;
     let before = sizes.own(0);
     let first_query = max(first_key, before) - before;
+    let last_key = first_key + (CUBE_DIM_Y - 1);
+    let end_query = inputs.window_end(last_key);
 
-    let k = load_row::<F, N>(k, key_row, sizes.scale, part);
-    let v = load_row::<F, N>(v, key_row, f32::new(1.0), part);
+    let k = load_row::<F, N>(inputs.k, key_row, scores.factor(), part);
+    let v = load_row::<F, N>(inputs.v, key_row, f32::new(1.0), part);
     let mut k_sums = zeroed::<N>(part.vectors);
     let mut v_sums = zeroed::<N>(part.vectors);
-    for query in first_query..sizes.q_len {
-        let visible = key >= sizes.first::<I>(starts, query, packed) && key <= sizes.own(query);
+    for query in first_query..end_query {
+        let visible = key >= inputs.first(query) && key <= sizes.own(query);
         for member in 0..group {
             let row = sizes.row(query, kv_head * group + member);
-            let score = dot::<F, N>(&k, q, row, part);
+            let score = scores.score(dot::<F, N>(&k, inputs.q, row, part));
             let p = (score - lse[row as usize]).exp();
             let p = select(visible, p, f32::new(0.0));
             let ds = p * (dot::<F, N>(&v, grad, row, part) - delta[row as usize]);
+            let ds = scores.through(ds, score);
             add_row::<F, N>(&mut v_sums, p, grad, row, part);
-            add_row::<F, N>(&mut k_sums, ds, q, row, part);
+            add_row::<F, N>(&mut k_sums, ds, inputs.q, row, part);
         }
     }
     if asked < sizes.kv_len {
-        store_row::<F, N>(dk, key_row, &k_sums, sizes.scale, part);
+        store_row::<F, N>(dk, key_row, &k_sums, scores.scale, part);
         store_row::<F, N>(dv, key_row, &v_sums, f32::new(1.0), part);
     }
 }

@@ -4,10 +4,10 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
 
-use super::{
-    Attention, HeadLaunch, KernelSizes, LOWEST, LanePart, Operands, Query, add_row, dot, load_row,
-    store_row, zeroed,
-};
+use super::grid::Grid;
+use super::inputs::{Inputs, Query};
+use super::lane::{add_row, dot, load_row, store_row, zeroed};
+use super::{Attention, LOWEST, Operands};
 use crate::error::KernelError;
 use crate::operand::tensor_buffer;
 
@@ -20,29 +20,22 @@ const TILE: usize = 4;
 /// [`KernelError::UnsupportedType`], [`KernelError::ShapeMismatch`], [`KernelError::TooLarge`].
 pub fn forward(client: &Client, operands: Operands) -> Result<[TensorHandle; 2], KernelError> {
     let attention = Attention::new(client, operands)?;
-    let Attention { q, k, v, sizes, .. } = &attention;
-    let config = HeadLaunch::new(client, q.dtype, sizes.head_dim);
+    let Attention { q, shape, .. } = &attention;
+    let grid = Grid::new(client, q.dtype, shape.head_dim);
     let y = attention.empty_like(client, q);
     let lse = attention.one_a_row(client);
-    let (starts, starts_dtype) = attention.starts_arg();
     // SAFETY: the kernel clamps queries and keys to those there are, and writes only what was asked for.
     unsafe {
         forward_kernel::launch_unchecked(
             client,
-            config.cubes(sizes.q_len, sizes.heads, sizes.batch),
-            config.cube_dim(),
-            config.vector,
-            tensor_buffer(q),
-            tensor_buffer(k),
-            tensor_buffer(v),
-            starts,
+            grid.cubes(shape.q_len, shape.heads(), shape.batch),
+            grid.cube_dim(),
+            grid.vector,
+            attention.inputs_arg(grid.part),
             tensor_buffer(&y),
             tensor_buffer(&lse),
-            attention.sizes_arg(),
-            attention.starts.is_some(),
-            config.part,
             q.dtype,
-            starts_dtype,
+            attention.starts_dtype(),
         );
     }
     Ok([y, lse])
@@ -50,24 +43,20 @@ pub fn forward(client: &Client, operands: Operands) -> Result<[TensorHandle; 2],
 
 #[cube(launch_unchecked)]
 fn forward_kernel<F: Float, I: Int, N: Size>(
-    q: &[Vector<F, N>],
-    k: &[Vector<F, N>],
-    v: &[Vector<F, N>],
-    starts: &[I],
+    inputs: Inputs<'_, F, I, N>,
     y: &mut [Vector<F, N>],
     lse: &mut [f32],
-    sizes: &KernelSizes,
-    #[comptime] packed: bool,
-    #[comptime] part: LanePart,
     #[define(F)] _dtype: ElemType,
     #[define(I)] _starts_dtype: ElemType,
 ) {
-    let query = Query::new::<I>(sizes, starts, packed);
-    let q = load_row::<F, N>(q, query.row, sizes.scale, part);
+    let part = comptime!(inputs.part);
+    let (sizes, scoring) = (inputs.sizes, inputs.scores);
+    let query = Query::new::<F, I, N>(&inputs);
+    let q = load_row::<F, N>(inputs.q, query.row, scoring.factor(), part);
     let mut out = zeroed::<N>(part.vectors);
     let mut maximum = f32::new(LOWEST);
     let mut sum = f32::new(0.0);
-    let mut tile = 0u32;
+    let mut tile = query.begin;
     while tile < query.end {
         let before = maximum;
         let mut scores = Array::<f32>::new(TILE);
@@ -75,7 +64,7 @@ fn forward_kernel<F: Float, I: Int, N: Size>(
         for t in 0..TILE {
             let key = tile + comptime!(t as u32);
             let key_row = sizes.key_row(min(key, sizes.kv_len - 1), query.kv_head);
-            let score = dot::<F, N>(&q, k, key_row, part);
+            let score = scoring.score(dot::<F, N>(&q, inputs.k, key_row, part));
             scores[t] = select(query.sees(key), score, f32::new(LOWEST));
             maximum = max(maximum, scores[t]);
         }
@@ -92,7 +81,7 @@ fn forward_kernel<F: Float, I: Int, N: Size>(
             let p = (scores[t] - maximum).exp();
             let p = select(query.sees(key), p, f32::new(0.0));
             sum += p;
-            add_row::<F, N>(&mut out, p, v, key_row, part);
+            add_row::<F, N>(&mut out, p, inputs.v, key_row, part);
         }
         tile += comptime!(TILE as u32);
     }

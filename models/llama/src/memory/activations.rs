@@ -44,9 +44,15 @@ impl Terms<'_> {
     }
 
     /// `q` and `out`, `[tokens, heads · head_dim]`, `k` and `v`, `[tokens, kv_heads · head_dim]`, and `lse`,
-    /// f32 `[tokens, heads]`.
+    /// f32 `[tokens, heads]`. Where one matrix gave `q`, `k` and `v`, the last is a part of that matrix's output and keeps
+    /// the rest of it; queries and keys are on their own once they rotate.
     fn kept_by_attention(&self, block: &AdaptedBlock) -> Tensors {
-        Tensors::one(self.attention(block.window).saved)
+        let rest = if self.config.fused_projections {
+            self.rows(self.wide()) + self.rows(self.narrow())
+        } else {
+            Tensors::default()
+        };
+        rest + Tensors::one(self.attention(block.window).saved)
     }
 
     /// `gate` and `up`, `[tokens, intermediate]`.

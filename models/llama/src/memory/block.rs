@@ -29,26 +29,29 @@ impl Terms<'_> {
         }
     }
 
-    /// What is gone when the gradient reaches attention: what the MLP kept, and its norms.
+    /// What is gone when the gradient reaches attention: what the MLP kept, its norms, and the norm of attention's output.
     fn freed_by_mlp(&self) -> Tensors {
-        self.kept_by_mlp() + self.norms() * self.rows(self.hidden())
+        let after = u128::from(self.config.norm_placement.after());
+        self.kept_by_mlp() + (self.norms() + after) * self.rows(self.hidden())
     }
 
     /// The gradient of the block's output, `[tokens, hidden]`, and, when a block is run again, its output and the product
-    /// that hands the gradient in; another where a norm or a factor follows the MLP, before that; the gradient of
-    /// `down`'s input, `[tokens, intermediate]`; and what `down` needs to compute that, or the gated product's own
-    /// gradients.
+    /// that hands the gradient in; the gradient of `down`'s input, `[tokens, intermediate]`; and what `down` needs to
+    /// compute that, or the gated product's own gradients. Where a norm or a factor follows the MLP, `down` has a gradient
+    /// of its own, and what that norm kept is gone.
     fn mlp_backward(&self) -> Tensors {
         let rows = match self.workload.checkpointing {
             Checkpointing::None => 1,
             Checkpointing::Layer => 3,
         };
         let config = self.config;
-        let changed = config.norm_placement.after() || config.residual_multiplier != 1.0;
+        let after = config.norm_placement.after();
+        let changed = u128::from(after || config.residual_multiplier != 1.0);
         let down = [config.intermediate_size, config.hidden_size];
-        let passed =
-            (rows + u128::from(changed)) * self.rows(self.hidden()) + self.rows(self.inner());
-        passed + self.product_backward(down).max(self.glu_backward())
+        let down = changed * self.rows(self.hidden()) + self.product_backward(down);
+        let passed = rows * self.rows(self.hidden()) + self.rows(self.inner());
+        let freed = u128::from(after) * Tensors::one(self.norm().saved);
+        (passed + down.max(self.glu_backward())).without(freed)
     }
 
     /// The gradients of `gate` and `up`, `[tokens, intermediate]`, of which one has the place of `down`'s input, which

@@ -70,6 +70,35 @@ fn a_cache_holds_the_dtype_and_gives_the_same_logits() {
     }
 }
 
+/// transformers has Gemma's factor, the root of the width, in the dtype of the weights.
+#[test]
+fn the_factor_of_embeddings_is_rounded_to_the_dtype() {
+    let factor = 48f32.sqrt();
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let source = fixture("families/granite");
+    let config = std::fs::read(source.join("config.json")).expect("reads");
+    let mut config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
+    config["embedding_multiplier"] = factor.into();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).expect("writes");
+    let weights = "model.safetensors";
+    std::fs::copy(source.join(weights), folder.path().join(weights)).expect("copies");
+    let checkpoint = Checkpoint::open(folder.path()).expect("opens");
+    for device in devices() {
+        if !device.supports_dtype(DType::BF16) {
+            continue;
+        }
+        let options = LoadOptions::default().with_compute_dtype(ComputeDtype::Bf16);
+        let model = Decoder::load(&checkpoint, &options, &device).expect("loads");
+        let ids = Reference::of("families/granite").input_ids(&device);
+        let found = model.hidden_states(ids.clone()).remove(0);
+        let rows = model.embed_tokens.forward(ids).cast(DType::F32);
+        let rounded = half::bf16::from_f32(factor).to_f32();
+        assert_ne!(rounded, factor);
+        let expected = (rows * rounded).cast(DType::BF16);
+        assert_eq!(found.into_data(), expected.into_data(), "{device:?}");
+    }
+}
+
 #[test]
 fn a_device_without_the_dtype_is_refused_before_anything_is_read() {
     for device in devices() {

@@ -1,6 +1,6 @@
 //! Logits, hidden states, losses and greedy tokens of transformers.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_qlora_llama::{Checkpoint, DecoderConfig, KvCache, SamplingConfig, Weights};
 use std::ops::ControlFlow;
 
@@ -196,21 +196,31 @@ fn a_trainable_model_gives_a_gradient_to_every_parameter() {
             self.2 += usize::from(param.val().grad(self.0).is_some());
         }
     }
-    for device in devices() {
-        for (weights, all) in [(Weights::Trainable, true), (Weights::Dense, false)] {
-            let device = device.clone().autodiff();
-            let reference = Reference::of("tiny_llama");
-            let model = load("tiny_llama", weights, &device);
-            let ids = reference.input_ids(&device);
-            let loss = model.nll_sum(ids.clone(), None, ids);
-            if !all {
-                assert!(!loss.is_require_grad());
-                continue;
-            }
+    let count = |name: &str, weights, device: &Device| {
+        let device = device.clone().autodiff();
+        let model = load(name, weights, &device);
+        let ids = Reference::of(name).input_ids(&device);
+        let loss = model.nll_sum(ids.clone(), None, ids);
+        loss.is_require_grad().then(|| {
             let gradients = loss.backward();
             let mut count = Count(&gradients, 0, 0);
             model.visit(&mut count);
-            assert_eq!((count.1, count.2), (3 + 3 * 9, 3 + 3 * 9), "{device:?}");
+            (count.1, count.2)
+        })
+    };
+    for device in devices() {
+        let counted = count("tiny_llama", Weights::Trainable, &device);
+        assert_eq!(counted, Some((3 + 3 * 9, 3 + 3 * 9)), "{device:?}");
+        assert_eq!(count("tiny_llama", Weights::Dense, &device), None);
+        // Tied; biases; norms of queries and keys; four norms a block; two fused matrices and two norms.
+        for (family, parameters) in [
+            ("qwen2", 2 + 4 * 12),
+            ("qwen3", 3 + 4 * 11),
+            ("gemma3", 2 + 6 * 13),
+            ("phi3", 2 + 4 * 6),
+        ] {
+            let counted = count(&format!("families/{family}"), Weights::Trainable, &device);
+            assert_eq!(counted, Some((parameters, parameters)), "{family}");
         }
     }
 }
