@@ -85,6 +85,10 @@ fn a_switch_of_another_family_is_refused_by_name() {
         ("attention_chunk_size", json!(8192)),
         ("is_encoder_decoder", json!(true)),
         ("num_nextn_predict_layers", json!(1)),
+        ("qk_nope_head_dim", json!(128)),
+        ("attention_value_scale", json!(0.7)),
+        ("shared_intermediate_size", json!(1024)),
+        ("zero_expert_num", json!(256)),
     ] {
         let mut changes = json!({});
         changes[key] = value;
