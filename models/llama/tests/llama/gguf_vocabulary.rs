@@ -1,5 +1,6 @@
-//! Vocabularies for GGUF files: taken from another file, or from a tokenizer.json as llama.cpp's converter does it.
+//! Vocabularies for GGUF files: taken from another file, or from a tokenizer's own as llama.cpp's converter does it.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::Value;
@@ -112,13 +113,7 @@ pub fn of_tokenizer_json(folder: &Path, pre: &str) -> GgufBuilder {
         };
         put(&token["id"], text, kind);
     }
-    let mut file = GgufBuilder::metadata_of_a_tiny_llama();
-    file.number("llama.vocab_size", 300_000);
-    file.text("tokenizer.ggml.pre", pre);
-    file.text(
-        "tokenizer.ggml.model",
-        if sentencepiece { "llama" } else { "gpt2" },
-    );
+    let mut file = vocabulary(if sentencepiece { "llama" } else { "gpt2" }, pre);
     let texts = pieces.iter().map(|(text, _)| string(text));
     array(&mut file, "tokens", STRING, texts.collect());
     let kinds = pieces.iter().map(|(_, kind)| kind.to_le_bytes().to_vec());
@@ -166,4 +161,163 @@ pub fn array(file: &mut GgufBuilder, name: &str, kind: u32, elements: Vec<Vec<u8
     bytes.extend((elements.len() as u64).to_le_bytes());
     bytes.extend(elements.concat());
     file.entry(&format!("tokenizer.ggml.{name}"), ARRAY, bytes);
+}
+
+/// A GGUF file without a model, and with the beginning of a vocabulary.
+fn vocabulary(model: &str, pre: &str) -> GgufBuilder {
+    let mut file = GgufBuilder::metadata_of_a_tiny_llama();
+    file.number("llama.vocab_size", 300_000);
+    file.text("tokenizer.ggml.model", model);
+    file.text("tokenizer.ggml.pre", pre);
+    file
+}
+
+/// The vocabulary of a SentencePiece model file in a GGUF file.
+pub fn of_sentencepiece_model(path: &Path) -> GgufBuilder {
+    let bytes = std::fs::read(path).expect("reads");
+    let (mut texts, mut scores, mut kinds) = (Vec::new(), Vec::new(), Vec::new());
+    for (field, piece) in fields(&bytes) {
+        // sentencepiece_model.proto: the pieces are field 1, and of each text, score and type 1 to 3.
+        if field != 1 {
+            continue;
+        }
+        let (mut text, mut score, mut kind) = (&[][..], &[0; 4][..], NORMAL);
+        for (field, value) in fields(piece) {
+            match field {
+                1 => text = value,
+                2 => score = value,
+                3 => kind = i32::from(value[0]),
+                _ => {}
+            }
+        }
+        texts.push(string(std::str::from_utf8(text).expect("a text")));
+        scores.push(score.to_vec());
+        kinds.push(kind.to_le_bytes().to_vec());
+    }
+    let mut file = vocabulary("llama", "default");
+    array(&mut file, "tokens", STRING, texts);
+    array(&mut file, "scores", FLOAT, scores);
+    array(&mut file, "token_type", INT, kinds);
+    file
+}
+
+/// The fields of a message in Protocol Buffers' wire format.
+fn fields(mut message: &[u8]) -> Vec<(u64, &[u8])> {
+    fn varint(bytes: &mut &[u8]) -> u64 {
+        let end = bytes
+            .iter()
+            .position(|byte| byte & 0x80 == 0)
+            .expect("an end");
+        let (number, rest) = bytes.split_at(end + 1);
+        *bytes = rest;
+        let add = |sum, byte: &u8| sum << 7 | u64::from(byte & 0x7f);
+        number.iter().rev().fold(0, add)
+    }
+    let mut fields = Vec::new();
+    while !message.is_empty() {
+        let tag = varint(&mut message);
+        let before = message;
+        let length = match tag & 7 {
+            0 => {
+                varint(&mut message);
+                let length = before.len() - message.len();
+                message = before;
+                length
+            }
+            1 => 8,
+            2 => varint(&mut message) as usize,
+            _ => 4,
+        };
+        let (value, rest) = message.split_at(length);
+        fields.push((tag >> 3, value));
+        message = rest;
+    }
+    fields
+}
+
+/// The vocabulary of a tekken.json in a GGUF file. It has tokens by rank and no merges: every way to make a token of two
+/// others is one, in the order of the token's rank and then of its parts' (transformers' `TikTokenConverter`).
+pub fn of_tekken(path: &Path) -> GgufBuilder {
+    let text = std::fs::read(path).expect("reads");
+    let source: Value = serde_json::from_slice(&text).expect("JSON");
+    let number = |key: &str| source["config"][key].as_u64().expect("a number") as usize;
+    let special = number("default_num_special_tokens");
+    let vocab = source["vocab"].as_array().expect("a vocabulary");
+    let tokens: Vec<Vec<u8>> = vocab[..number("default_vocab_size") - special]
+        .iter()
+        .map(|token| base64(token["token_bytes"].as_str().expect("bytes")))
+        .collect();
+    let ranks: HashMap<&[u8], usize> = tokens
+        .iter()
+        .enumerate()
+        .map(|(rank, token)| (token.as_slice(), rank))
+        .collect();
+    let mut merges = Vec::new();
+    for token in &tokens {
+        let cuts = (1..token.len()).map(|at| token.split_at(at));
+        let mut pairs: Vec<_> = cuts
+            .filter_map(|(left, right)| Some((*ranks.get(left)?, *ranks.get(right)?)))
+            .collect();
+        pairs.sort_unstable();
+        merges.extend(pairs);
+    }
+    let letters: Vec<String> = tokens.iter().map(|token| in_letters(token)).collect();
+    let merges = merges.into_iter();
+    let merges =
+        merges.map(|(left, right)| string(&format!("{} {}", letters[left], letters[right])));
+    let named = ["<unk>", "<s>", "</s>"].map(str::to_owned);
+    let filler = (named.len()..special).map(|id| format!("<SPECIAL_{id}>"));
+    let texts = named.into_iter().chain(filler).chain(letters.clone());
+    let kinds = (0..special + letters.len()).map(|id| if id < special { CONTROL } else { NORMAL });
+    let mut file = vocabulary("gpt2", "tekken");
+    array(
+        &mut file,
+        "tokens",
+        STRING,
+        texts.map(|text| string(&text)).collect(),
+    );
+    array(
+        &mut file,
+        "token_type",
+        INT,
+        kinds.map(|kind| kind.to_le_bytes().to_vec()).collect(),
+    );
+    array(&mut file, "merges", STRING, merges.collect());
+    file.number("tokenizer.ggml.bos_token_id", 1);
+    file.number("tokenizer.ggml.eos_token_id", 2);
+    file
+}
+
+fn base64(text: &str) -> Vec<u8> {
+    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits = text
+        .bytes()
+        .filter_map(|letter| LETTERS.iter().position(|known| *known == letter));
+    let mut bytes = Vec::new();
+    let (mut bits, mut count) = (0usize, 0);
+    for digit in digits {
+        bits = bits << 6 | digit;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    bytes
+}
+
+/// GPT-2's letters for bytes: printable ones are themselves, the others follow from U+0100 on.
+fn in_letters(bytes: &[u8]) -> String {
+    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let letter = |byte: u8| {
+        let others = (0..byte).filter(|before| !printable(*before)).count();
+        let code = if printable(byte) {
+            u32::from(byte)
+        } else {
+            0x100 + others as u32
+        };
+        char::from_u32(code).expect("a letter")
+    };
+    bytes.iter().map(|byte| letter(*byte)).collect()
 }

@@ -4,7 +4,7 @@ use candle_core::quantized::gguf_file::Value;
 use tokenizers::Tokenizer;
 
 use super::GgufFile;
-use super::metadata::as_integer;
+use super::metadata::{as_integer, kind};
 use crate::checkpoint::special::{SpecialToken, SpecialTokens};
 use crate::error::DecoderError;
 use crate::tokenizer::{TokenKind, Vocabulary};
@@ -111,7 +111,7 @@ impl GgufFile {
             .iter()
             .map(|value| {
                 element(value).ok_or_else(|| {
-                    keys.invalid(key, format!("an array with {value:.60?}"), expected)
+                    keys.invalid(key, format!("an array with {}", kind(value)), expected)
                 })
             })
             .collect()

@@ -89,7 +89,8 @@ const KNOWN: &[PreTokenizer] = &[
     ),
     // OLMo 2 and Phi-4 are "dbrx".
     plain(&["dbrx"], &[Cut::Regex(CL100K)]),
-    // LLaMA 3's vocabulary without its bos: SmolLM3, whose tokenizer.json takes whole words as LLaMA 3's does.
+    // LLaMA 3's vocabulary without its bos: Smaug, SmolLM3. 588 of its words are reached only if they are taken whole, as tiktoken
+    // does with every vocabulary; llama.cpp does not under this name.
     PreTokenizer {
         takes_whole_words: true,
         ..plain(&["smaug-bpe"], &[Cut::Regex(CL100K)])
