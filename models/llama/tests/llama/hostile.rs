@@ -339,6 +339,9 @@ mod gguf {
         let mut file = good;
         file.entry("a.flag", 7, vec![2]);
         error(&file.bytes());
+        let pointer = b"version https://git-lfs.github.com/spec/v1\n";
+        assert_names(&error(pointer), &["Git LFS"]);
+        assert_names(&error(b"<!DOCTYPE html><html></html>"), &["web page"]);
         assert_names(
             &error(b"PK\x03\x04 not a model at all, but long enough"),
             &["GGUF"],
@@ -361,7 +364,7 @@ mod gguf {
         intermediate.tensor("token_embd.weight", &[4, 64], 9, vec![0; 8 * 36]);
         assert_names(
             &error(&intermediate.bytes()),
-            &["token_embd.weight", "type 9"],
+            &["token_embd.weight", "type 9 (Q8_1)"],
         );
     }
 
@@ -382,6 +385,9 @@ mod gguf {
         let mut other = good.clone();
         other.text("general.architecture", "gpt-oss");
         assert_names(&error(&other.bytes()), &["gpt-oss", "known are llama"]);
+        let mut part = good.without("general.architecture");
+        part.number("split.count", 2);
+        assert_names(&error(&part.bytes()), &["split file", "--merge"]);
         let mut other = good.clone();
         other.number("llama.expert_count", 8);
         assert_names(&error(&other.bytes()), &["experts"]);

@@ -65,7 +65,7 @@ impl GgufKeys<'_> {
             .with_eos_token_ids(self.file().end_tokens()?))
     }
 
-    /// Refuses what is another kind of model under a known name, and a part of one.
+    /// Refuses what is another kind of model under a known name.
     fn refuse_other_kinds(&self) -> Result<(), DecoderError> {
         if self.positive_integer("expert_count")?.is_some() {
             let found = "expert_count";
@@ -74,10 +74,6 @@ impl GgufKeys<'_> {
         if self.flag("attention.causal")? == Some(false) {
             let expected = "models whose tokens see only what stands before them are built";
             return Err(self.unsupported("attention", "without a causal mask", expected));
-        }
-        if self.metadata().integer("split.count")?.unwrap_or(1) > 1 {
-            let expected = "join the parts with llama-gguf-split --merge";
-            return Err(self.unsupported("split file", "split.count", expected));
         }
         Ok(())
     }

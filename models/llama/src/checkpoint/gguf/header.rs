@@ -67,9 +67,16 @@ impl<R: Read + Seek> Scan<R> {
     fn header(&mut self) -> Result<(), Fault> {
         let magic = self.bytes::<4>()?;
         if &magic != b"GGUF" {
-            return Err(Fault::Header(format!(
-                "it begins with {magic:?} instead of `GGUF`"
-            )));
+            let what = match &magic {
+                b"vers" => {
+                    "a Git LFS pointer in place of the file; fetch it with git lfs pull".into()
+                }
+                b"<!DO" | b"<!do" | b"<htm" => {
+                    "a web page in place of the file; fetch it again".into()
+                }
+                _ => format!("it begins with {magic:?} instead of `GGUF`"),
+            };
+            return Err(Fault::Header(what));
         }
         self.wide = match self.u32()? {
             1 => false,
@@ -170,7 +177,8 @@ impl<R: Read + Seek> Scan<R> {
         let kind = self.u32()?;
         if !READ_TYPES.contains(&kind) {
             return Err(Fault::Header(format!(
-                "tensor `{shown}` is of type {kind}, which is not read; convert it to F16, BF16, Q8_0 or a K-quant"
+                "tensor `{shown}` is of type {kind}{}, which is not read; convert it to F16, BF16, Q8_0 or a K-quant",
+                type_name(kind)
             )));
         }
         self.skip(8)?;
@@ -235,5 +243,32 @@ fn size_of_value(kind: u32, key: &[u8]) -> Result<u64, Fault> {
             "`{}` has the unknown value type {kind}",
             String::from_utf8_lossy(key)
         ))),
+    }
+}
+
+/// Returns ggml's name of a tensor type that is not read, in brackets.
+fn type_name(kind: u32) -> &'static str {
+    match kind {
+        9 => " (Q8_1)",
+        15 => " (Q8_K)",
+        16 => " (IQ2_XXS)",
+        17 => " (IQ2_XS)",
+        18 => " (IQ3_XXS)",
+        19 => " (IQ1_S)",
+        20 => " (IQ4_NL)",
+        21 => " (IQ3_S)",
+        22 => " (IQ2_S)",
+        23 => " (IQ4_XS)",
+        24 => " (I8)",
+        25 => " (I16)",
+        26 => " (I32)",
+        27 => " (I64)",
+        28 => " (F64)",
+        29 => " (IQ1_M)",
+        34 => " (TQ1_0)",
+        35 => " (TQ2_0)",
+        39 => " (MXFP4)",
+        40 => " (NVFP4)",
+        _ => "",
     }
 }

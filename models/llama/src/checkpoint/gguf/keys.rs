@@ -35,6 +35,11 @@ pub(crate) struct GgufKeys<'a> {
 impl<'a> GgufKeys<'a> {
     pub(super) fn of(file: &'a GgufFile) -> Result<Self, DecoderError> {
         let metadata = file.metadata();
+        // Only the first part says what model it is of.
+        if metadata.integer("split.count")?.unwrap_or(1) > 1 {
+            let expected = "join the parts with llama-gguf-split --merge";
+            return Err(metadata.unsupported("split file", "split.count", expected));
+        }
         let key = "general.architecture";
         let name = metadata.text(key)?.ok_or_else(|| metadata.missing(key))?;
         let definition = Family::of_gguf(name)
