@@ -31,6 +31,31 @@ fn edit_config(model: &Path, edit: impl FnOnce(&mut serde_json::Map<String, Valu
 }
 
 #[test]
+fn settings_that_are_not_known_are_warned_of_or_refused() {
+    let place = Place::new();
+    let model = place.model("tiny_llama");
+    let quiet = finetune!("plan", "--model", &model).ok();
+    assert_eq!(quiet.stderr, "");
+    edit_config(&model, |config| {
+        config.insert("a_setting_of_next_year".into(), 3.into());
+    });
+    let output = place.path("out");
+    for run in [
+        finetune!("plan", "--model", &model).ok(),
+        finetune!("quantize", "--model", &model, "--output", &output).ok(),
+    ] {
+        let lines: Vec<&str> = run.stderr.lines().collect();
+        let warnings = lines.iter().filter(|line| line.starts_with("warning: "));
+        let named = warnings.filter(|line| line.contains("a_setting_of_next_year"));
+        assert_eq!(named.count(), 1, "{lines:?}");
+    }
+    edit_config(&model, |config| {
+        config.insert("embedding_multiplier".into(), 12.into());
+    });
+    finetune!("plan", "--model", &model).refused(&["config.json", "embedding_multiplier"]);
+}
+
+#[test]
 fn weights_that_are_missing_or_truncated() {
     let place = Place::new();
     let (model, rows) = (place.model("tiny_llama"), place.rows(4));

@@ -246,6 +246,10 @@ fn check_quantization(text: &str, path: &Path) -> Result<(), DecoderError> {
     let config: Value = serde_json::from_str(text)
         .map_err(|error| DecoderError::malformed(path, format!("not valid JSON: {error}")))?;
     let quantization = &config["quantization_config"];
+    // mlx-lm writes a key of its own, and beside it at times the same under the usual one.
+    if !config["quantization"].is_null() {
+        return Err(refused("mlx: key `quantization`".into()));
+    }
     if quantization.is_null() {
         return Ok(());
     }

@@ -36,6 +36,14 @@ const ABOUT_IMAGES: [&str; 4] = [
 /// its parts; a head and an embedding that cannot be compared.
 pub(super) fn reconcile(read: &mut HfConfig, directory: &HfDirectory) -> Result<(), DecoderError> {
     let weights = directory.weights();
+    if !read.decoder.tie_word_embeddings && !weights.contains(HEAD) {
+        return Err(DecoderError::InvalidValue {
+            path: weights.path_of(HEAD).to_path_buf(),
+            key: HEAD.into(),
+            found: "missing".into(),
+            expected: "a head, or `tie_word_embeddings` in config.json".into(),
+        });
+    }
     untie_another_head(read, weights)?;
     adopt_biases(read, weights);
     let mut used = HashSet::new();

@@ -99,8 +99,8 @@ impl HfConfig {
             None => Family::of_hf(&keys)?,
         };
         let mut decoder = (family.definition().read_hf)(decoder_keys)?;
-        let silent_about_biases = !decoder_keys.states("attention_bias");
         decoder_keys.judge_the_rest()?;
+        let silent_about_biases = !decoder_keys.states("attention_bias");
         if text.is_some() {
             keys.read_around_text_model(&mut decoder)?;
         }

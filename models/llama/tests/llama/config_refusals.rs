@@ -85,6 +85,10 @@ fn a_switch_of_another_family_is_refused_by_name() {
         ("attention_chunk_size", json!(8192)),
         ("is_encoder_decoder", json!(true)),
         ("num_nextn_predict_layers", json!(1)),
+        ("qk_nope_head_dim", json!(128)),
+        ("attention_value_scale", json!(0.7)),
+        ("shared_intermediate_size", json!(1024)),
+        ("zero_expert_num", json!(256)),
     ] {
         let mut changes = json!({});
         changes[key] = value;
@@ -143,6 +147,8 @@ fn keys_without_effect_pass() {
             "pad_token_id": -1,
             "temperature": 0.6,
             "unsloth_version": "2025.1",
+            "is_llama_config": true,
+            "transformers.js_config": { "dtype": "q4" },
         }),
     );
 }
@@ -245,6 +251,12 @@ fn rotations_that_are_not_built_are_refused_by_name() {
         assert_refused(model, rope(keys), part);
     }
     assert_refused("llama_yarn", json!({ "rope_scaling": 4 }), "rope_scaling");
+    let factor = rope(json!({ "rope_type": "yarn", "factor": 4.0, "attn_factor": 0.88 }));
+    let warnings = read("llama_yarn", &factor).expect("reads");
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("rope_parameters.attn_factor"),
+        "{warnings:?}"
+    );
     let left_over = rope(json!({ "rope_type": "default", "factor": 4.0, "rope_theta": 1e4 }));
     let warnings = read("llama_yarn", &left_over).expect("reads");
     assert!(

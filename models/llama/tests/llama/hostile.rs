@@ -153,7 +153,7 @@ fn tensors_that_do_not_fit_the_configuration_are_named() {
 
 #[test]
 fn configurations_that_cannot_be_built_are_refused_by_key() {
-    let edits: [(&str, Value, &[&str]); 9] = [
+    let edits: [(&str, Value, &[&str]); 10] = [
         (
             "vocab_size",
             Value::Null,
@@ -182,6 +182,11 @@ fn configurations_that_cannot_be_built_are_refused_by_key() {
             "quantization_config",
             json!({"quant_method": "gptq"}),
             &["gptq"],
+        ),
+        (
+            "quantization",
+            json!({"group_size": 64, "bits": 4}),
+            &["quantization", "mlx"],
         ),
     ];
     for (key, value, parts) in edits {

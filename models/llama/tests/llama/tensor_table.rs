@@ -101,6 +101,13 @@ fn tensors_that_the_model_does_not_use_are_refused_by_name() {
 }
 
 #[test]
+fn a_missing_head_is_named_with_the_key_that_would_explain_it() {
+    let mut model = Model::of("tiny_llama");
+    model.tensors.remove("lm_head.weight");
+    model.assert_refused(&["lm_head.weight", "missing", "tie_word_embeddings"]);
+}
+
+#[test]
 fn what_transformers_once_saved_beside_the_weights_passes() {
     let mut model = Model::of("tiny_llama");
     model.add("model.layers.0.self_attn.rotary_emb.inv_freq", &[8]);

@@ -29,6 +29,9 @@ const OF_SOME_SCALING: &[&str] = &[
 /// Words without effect anywhere.
 const WITHOUT_EFFECT: &[&str] = &["finetuned", "max_position_embeddings", "type", "rope_type"];
 
+/// Factors that other programs have beside yarn.
+const IGNORED_FACTORS: [&str; 2] = ["attn_factor", "extrapolation_factor"];
+
 /// The keys of one rotation: an object of its own, and keys beside that.
 pub(crate) struct RopeKeys<'k, 'a> {
     /// The model's.
@@ -214,10 +217,11 @@ impl RopeKeys<'_, '_> {
                     .warn(key, &format!("is without effect beside rope type {kind}"));
                 continue;
             }
-            // Factors that some programs write beside yarn, and that say nothing at 1.
-            let factor = key == "attn_factor" || key == "extrapolation_factor";
-            if !(factor && value.as_f64() == Some(1.0)) {
+            if !IGNORED_FACTORS.contains(&key) {
                 return Err(self.own.unsupported_setting(key, value));
+            }
+            if value.as_f64() != Some(1.0) {
+                self.own.warn(key, "is left out, as transformers does");
             }
         }
         Ok(())

@@ -26,7 +26,11 @@ impl DecoderConfig {
             .rotations
             .iter()
             .map(|rope| rope.to_hf(self.head_dim, path));
-        let rotations = rotations.collect::<Result<Vec<_>, _>>()?;
+        let mut rotations = rotations.collect::<Result<Vec<_>, _>>()?;
+        if rotations.is_empty() {
+            // Layers that never rotate have no need of one; the file has it all the same.
+            rotations.push(RopeConfig::new().to_hf(self.head_dim, path)?);
+        }
         let mut object = json!({
             "architectures": [definition.names.hf_architectures[0]],
             "model_type": definition.names.hf_model_type,
