@@ -209,13 +209,12 @@ impl DecoderConfig {
         rotations.try_for_each(|rotation| rotation.validate(self.head_dim, path))
     }
 
-    /// Returns the length in tokens of the longest row: [`max_position_embeddings`](Self::max_position_embeddings), or a
-    /// multiple of it where a rotation [goes on beyond](crate::rope::RopeScaling::extension).
+    /// Returns the length in tokens of the longest row: [`max_position_embeddings`](Self::max_position_embeddings), or what
+    /// a rotation [stretches](crate::rope::RopeScaling::stretched_context) the context to.
     pub fn context_len(&self) -> usize {
         let rotations = self.rotations.iter();
-        let extensions = rotations.map(|rotation| rotation.scaling.extension());
-        let extension = extensions.fold(1.0, f64::max);
-        (self.max_position_embeddings as f64 * extension) as usize
+        let stretched = rotations.filter_map(|rotation| rotation.scaling.stretched_context());
+        stretched.fold(self.max_position_embeddings, usize::max)
     }
 
     /// Returns the width of the query projection: heads times head width.

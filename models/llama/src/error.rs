@@ -160,8 +160,8 @@ pub enum DecoderError {
     },
     /// The cached keys were rotated for short sequences, and the sequence is now a long one.
     #[error(
-        "the {cached} cached tokens do not go with one of {length}: beyond the context of pretraining all positions rotate otherwise; \
-         clear the cache and give all tokens again"
+        "the {cached} cached tokens are rotated as a short sequence, but {length} tokens make a long one; clear the cache \
+         and give all tokens again"
     )]
     OutdatedCache {
         /// The tokens in the cache.

@@ -86,7 +86,7 @@ fn with_other_families_too() {
 /// The first of these losses, in bf16.
 #[test]
 fn in_half_precision_with_other_families_too() {
-    let mut runs = 0;
+    let mut worst = 0f64;
     for test in devices() {
         if ComputeDtype::Bf16.check(&test.device).is_err() {
             continue;
@@ -109,11 +109,11 @@ fn in_half_precision_with_other_families_too() {
             // Each of some forty roundings a layer is by up to 0.4 %.
             assert!(loss <= 1e-2, "{family}: loss off by {loss:e}");
             assert!(norm <= 5e-2, "{family}: norm off by {norm:e}");
-            assert!(loss > 1e-6, "{family} should round: {loss:e}");
-            runs += 1;
+            worst = worst.max(loss);
         }
     }
-    assert!(runs > 0, "a device should have bf16");
+    // In f32 they are off by 1e-6; it is 0 if no device has bf16.
+    assert!(worst > 1e-5, "bf16 should round: {worst:e}");
 }
 
 /// Holds every step of a run to what was recorded of it.

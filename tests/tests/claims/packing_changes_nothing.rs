@@ -11,15 +11,20 @@ use qlora_tests::{Curve, adapted, devices};
 /// The longest row.
 const SEQ: usize = 24;
 
-/// Examples of many lengths, each with a prompt that is not learnt.
-fn examples(vocab: usize) -> Dataset {
+/// Lengths of examples, of which the longest fills a row.
+const LENGTHS: &[usize] = &[5, 24, 9, 3, 11, 7, 2, 15, 6, 10];
+
+/// Lengths of examples that are all shorter than the contexts that rotations are stretched from.
+const SHORT: &[usize] = &[5, 9, 3, 11, 7, 2, 6, 10];
+
+/// Examples of these lengths, each with a prompt that is not learnt.
+fn examples(vocab: usize, lengths: &[usize]) -> Dataset {
     let example = |(index, len): (usize, &usize)| {
         let token = |place| ((index * 7919 + place * 104_729 + 3) % vocab) as u32;
         let ids = (0..*len).map(token).collect();
         let learn = (0..*len).map(|place| place > index % 3).collect();
         Row::new(ids, learn)
     };
-    let lengths = [5, 24, 9, 3, 11, 7, 2, 15, 6, 10];
     Dataset::from_rows(lengths.iter().enumerate().map(example).collect())
 }
 
@@ -46,12 +51,12 @@ fn loss_and_gradients_are_those_of_the_examples_apart() {
         let device = test.device.clone().autodiff();
         let model = adapted("tiny_llama_nf4", "peft_adapter", &device);
         for checkpointing in [Checkpointing::None, Checkpointing::Layer] {
-            same_apart(&test, test.name, model.clone(), checkpointing);
+            same_apart(&test, test.name, model.clone(), LENGTHS, checkpointing);
         }
     }
 }
 
-/// With windows, and with rotations that depend on the length of the longest example: the longest is alone in its row.
+/// With windows, and with rotations that depend on the length of the longest example, not on that of the rows.
 #[test]
 fn with_other_families_too() {
     for test in devices() {
@@ -59,15 +64,25 @@ fn with_other_families_too() {
         for family in FAMILIES {
             let model = Curve::of_family(family).model(ComputeDtype::F32, &device);
             let what = format!("{family} on {}", test.name);
-            same_apart(&test, &what, model, Checkpointing::None);
+            let mut rotations = model.config().rotations.iter();
+            if rotations.any(|rotation| rotation.scaling.depends_on_length()) {
+                same_apart(&test, &what, model.clone(), SHORT, Checkpointing::None);
+            }
+            same_apart(&test, &what, model, LENGTHS, Checkpointing::None);
         }
     }
 }
 
-fn same_apart(test: &TestDevice, what: &str, model: Decoder, checkpointing: Checkpointing) {
+fn same_apart(
+    test: &TestDevice,
+    what: &str,
+    model: Decoder,
+    lengths: &[usize],
+    checkpointing: Checkpointing,
+) {
     let device = test.device.clone().autodiff();
     let model = freeze_base(model.train());
-    let data = examples(model.config().vocab_size);
+    let data = examples(model.config().vocab_size, lengths);
     let apart = batch(&data, &device);
     let packed = data.packed(SEQ);
     assert!(
@@ -85,7 +100,7 @@ fn same_apart(test: &TestDevice, what: &str, model: Decoder, checkpointing: Chec
         "f32 sums in another order; measured at most 1e-6 of the largest of a factor on Flex";
     let part = if test.is_flex() { 1e-5 } else { 1e-4 };
     let tolerance = Tolerance::of_largest(part, reason);
-    let loss_tolerance = Tolerance::of_largest(1e-6, reason);
+    let loss_tolerance = Tolerance::of_largest(0.1 * part, reason);
     let (loss, gradients) = backward(&model, &apart, Checkpointing::None);
     let (again, packed) = backward(&model, &packed, checkpointing);
     assert_close(what, &[again], &[loss], loss_tolerance);

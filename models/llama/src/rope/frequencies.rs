@@ -223,6 +223,6 @@ mod tests {
         let plain = RopeConfig::new().inverse_frequencies(16, 1);
         assert_eq!(config.inverse_frequencies(16, 16), plain);
         assert!(config.inverse_frequencies(16, 20)[7] < plain[7]);
-        assert_eq!(config.scaling.extension(), 4.0);
+        assert_eq!(config.scaling.stretched_context(), Some(64));
     }
 }

@@ -73,12 +73,20 @@ impl RopeScaling {
         matches!(self, Self::Dynamic { .. } | Self::LongRope { .. })
     }
 
-    /// Returns how many times the model's `max_position_embeddings` a row may be long: dynamic scaling begins there, the
-    /// others are counted in.
-    pub fn extension(&self) -> f64 {
+    /// Returns the length in tokens that it stretches the context to, where a configuration need not count that in its
+    /// `max_position_embeddings`: dynamic scaling begins there, and YaRN is put on models as they are.
+    pub fn stretched_context(&self) -> Option<usize> {
         match *self {
-            Self::Dynamic { factor, .. } => factor.max(1.0),
-            _ => 1.0,
+            Self::Dynamic {
+                factor,
+                max_position_embeddings: context,
+            }
+            | Self::Yarn {
+                factor,
+                original_max_position_embeddings: context,
+                ..
+            } => Some((factor * context) as usize),
+            _ => None,
         }
     }
 

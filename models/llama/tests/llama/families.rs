@@ -179,7 +179,8 @@ fn cached_logits_equal_uncached_ones() {
             start += step;
             let cached = model.forward_cached(part, &mut cache).expect("fits");
             let expected = whole.clone().slice([0..batch, start - 1..start, 0..vocab]);
-            let tolerance = Tolerance::absolute(1e-5, "the same sums in another order");
+            let limit = if case.test.is_flex() { 1e-5 } else { 1e-4 };
+            let tolerance = Tolerance::absolute(limit, "the same sums in another order");
             let what = format!("{} at {start}", case.what);
             assert_close(&what, &values(cached), &values(expected), tolerance);
         }
