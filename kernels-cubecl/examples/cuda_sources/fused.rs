@@ -7,7 +7,7 @@ use cubecl::ir::{ElemType, FloatKind, IntKind};
 use cubecl::std::tensor::TensorHandle;
 use qlora_cubecl::KernelError;
 use qlora_cubecl::fused::attention::{self, Operands};
-use qlora_cubecl::fused::glu::{self, Activation};
+use qlora_cubecl::fused::glu::{self, GeluTanh, Silu};
 use qlora_cubecl::fused::rms_norm::{self, Saved};
 use qlora_cubecl::fused::{cross_entropy, rope};
 
@@ -31,8 +31,10 @@ pub enum Fused {
     AddNorm,
     NormBackward(Factor),
     AddNormBackward,
-    Glu(Activation),
-    GluBackward(Activation),
+    SwiGlu,
+    SwiGluBackward,
+    GeGlu,
+    GeGluBackward,
     Rope,
     PartialRope,
     CrossEntropy,
@@ -70,10 +72,10 @@ impl Fused {
         Self::NormBackward(Factor::Weight),
         Self::NormBackward(Factor::OneMore),
         Self::AddNormBackward,
-        Self::Glu(Activation::Silu),
-        Self::Glu(Activation::GeluTanh),
-        Self::GluBackward(Activation::Silu),
-        Self::GluBackward(Activation::GeluTanh),
+        Self::SwiGlu,
+        Self::GeGlu,
+        Self::SwiGluBackward,
+        Self::GeGluBackward,
         Self::Rope,
         Self::PartialRope,
         Self::CrossEntropy,
@@ -151,9 +153,13 @@ impl Fused {
                 let config = norm(Factor::Weight);
                 rms_norm::backward(client, saved(), x(), Some(x()), config).map(|_| ())
             }
-            Self::Glu(activation) => glu::forward(client, gate(), gate(), activation).map(|_| ()),
-            Self::GluBackward(activation) => {
-                glu::backward(client, gate(), gate(), gate(), activation).map(|_| ())
+            Self::SwiGlu => glu::forward::<Silu>(client, gate(), gate()).map(|_| ()),
+            Self::GeGlu => glu::forward::<GeluTanh>(client, gate(), gate()).map(|_| ()),
+            Self::SwiGluBackward => {
+                glu::backward::<Silu>(client, gate(), gate(), gate()).map(|_| ())
+            }
+            Self::GeGluBackward => {
+                glu::backward::<GeluTanh>(client, gate(), gate(), gate()).map(|_| ())
             }
             Self::Rope | Self::PartialRope => {
                 let turned = match self {
@@ -213,8 +219,10 @@ impl fmt::Display for Fused {
             Self::AddNorm => f.write_str("RMSNorm with residual"),
             Self::NormBackward(factor) => write!(f, "RMSNorm{factor}, backward"),
             Self::AddNormBackward => f.write_str("RMSNorm with residual, backward"),
-            Self::Glu(activation) => f.write_str(glu_name(*activation)),
-            Self::GluBackward(activation) => write!(f, "{}, backward", glu_name(*activation)),
+            Self::SwiGlu => f.write_str("SwiGLU"),
+            Self::SwiGluBackward => f.write_str("SwiGLU, backward"),
+            Self::GeGlu => f.write_str("GeGLU"),
+            Self::GeGluBackward => f.write_str("GeGLU, backward"),
             Self::Rope => f.write_str("RoPE"),
             Self::PartialRope => f.write_str("RoPE of half a head"),
             Self::CrossEntropy => f.write_str("cross-entropy"),
@@ -235,13 +243,6 @@ impl fmt::Display for Factor {
             Self::Weight => "",
             Self::OneMore => " by 1 + w",
         })
-    }
-}
-
-fn glu_name(activation: Activation) -> &'static str {
-    match activation {
-        Activation::Silu => "SwiGLU",
-        Activation::GeluTanh => "GeGLU",
     }
 }
 

@@ -20,13 +20,58 @@ const OPERATION: &str = "glu";
 /// Units of a cube.
 const UNITS: u32 = 256;
 
-/// What is applied to the gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Activation {
-    /// `x · sigmoid(x)` (LLaMA).
-    Silu,
-    /// The tanh form of GELU, `0.5x · (1 + tanh(sqrt(2/π) · (x + 0.044715x³)))` (Gemma).
-    GeluTanh,
+/// What is applied to the gate, as `x · sigmoid(z)`: [`Silu`] or [`GeluTanh`].
+// What the macro adds to the trait has no documentation.
+#[allow(missing_docs)]
+#[cube]
+pub trait Activation: Send + Sync + 'static {
+    /// Returns `z`.
+    fn argument<N: Size>(gate: Vector<f32, N>) -> Vector<f32, N>;
+
+    /// Returns the slope at `gate`, given `sigmoid(z)` and the activated gate.
+    fn slope<N: Size>(
+        gate: Vector<f32, N>,
+        sigmoid: Vector<f32, N>,
+        activated: Vector<f32, N>,
+    ) -> Vector<f32, N>;
+}
+
+/// `x · sigmoid(x)` (LLaMA).
+#[derive(Clone, Copy, Debug)]
+pub struct Silu;
+
+/// The tanh form of GELU, `0.5x · (1 + tanh(sqrt(2/π) · (x + 0.044715x³)))` (Gemma).
+#[derive(Clone, Copy, Debug)]
+pub struct GeluTanh;
+
+#[cube]
+impl Activation for Silu {
+    fn argument<N: Size>(gate: Vector<f32, N>) -> Vector<f32, N> {
+        gate
+    }
+
+    fn slope<N: Size>(
+        _gate: Vector<f32, N>,
+        sigmoid: Vector<f32, N>,
+        activated: Vector<f32, N>,
+    ) -> Vector<f32, N> {
+        sigmoid + activated - activated * sigmoid
+    }
+}
+
+#[cube]
+impl Activation for GeluTanh {
+    fn argument<N: Size>(gate: Vector<f32, N>) -> Vector<f32, N> {
+        gelu_argument(gate)
+    }
+
+    fn slope<N: Size>(
+        gate: Vector<f32, N>,
+        sigmoid: Vector<f32, N>,
+        activated: Vector<f32, N>,
+    ) -> Vector<f32, N> {
+        sigmoid + (activated - activated * sigmoid) * gelu_argument_slope(gate)
+    }
 }
 
 /// Returns whether there is a kernel for operands of these types.
@@ -58,11 +103,10 @@ impl Gated {
 ///
 /// # Errors
 /// [`KernelError::UnsupportedType`], [`KernelError::ShapeMismatch`], [`KernelError::TooLarge`].
-pub fn forward(
+pub fn forward<A: Activation>(
     client: &Client,
     gate: TensorHandle,
     up: TensorHandle,
-    activation: Activation,
 ) -> Result<TensorHandle, KernelError> {
     let Gated { gate, up, vector } = Gated::new(client, gate, up)?;
     let y = gate.empty(client);
@@ -71,7 +115,7 @@ pub fn forward(
         let config = LaunchConfig::new(client, vectors, UNITS);
         // SAFETY: the kernel guards every access by the number of vectors, and all buffers have that many.
         unsafe {
-            forward_kernel::launch_unchecked(
+            forward_kernel::launch_unchecked::<A>(
                 client,
                 config.cubes,
                 config.cube_dim,
@@ -81,7 +125,6 @@ pub fn forward(
                 tensor_buffer(&y),
                 vectors as u32,
                 config.per_unit,
-                activation,
                 gate.dtype(),
             );
         }
@@ -94,12 +137,11 @@ pub fn forward(
 ///
 /// # Errors
 /// As [`forward`].
-pub fn backward(
+pub fn backward<A: Activation>(
     client: &Client,
     gate: TensorHandle,
     up: TensorHandle,
     grad: TensorHandle,
-    activation: Activation,
 ) -> Result<[TensorHandle; 2], KernelError> {
     let Gated { gate, up, vector } = Gated::new(client, gate, up)?;
     let grad = gate.like(client, OPERATION, grad)?;
@@ -109,7 +151,7 @@ pub fn backward(
         let config = LaunchConfig::new(client, vectors, UNITS);
         // SAFETY: the kernel guards every access by the number of vectors, and all buffers have that many.
         unsafe {
-            backward_kernel::launch_unchecked(
+            backward_kernel::launch_unchecked::<A>(
                 client,
                 config.cubes,
                 config.cube_dim,
@@ -121,7 +163,6 @@ pub fn backward(
                 tensor_buffer(&dup),
                 vectors as u32,
                 config.per_unit,
-                activation,
                 gate.dtype(),
             );
         }
@@ -130,26 +171,25 @@ pub fn backward(
 }
 
 #[cube(launch_unchecked)]
-fn forward_kernel<F: Float, N: Size>(
+fn forward_kernel<A: Activation, F: Float, N: Size>(
     gate: &[Vector<F, N>],
     up: &[Vector<F, N>],
     y: &mut [Vector<F, N>],
     vectors: u32,
     per_unit: u32,
-    #[comptime] activation: Activation,
     #[define(F)] _dtype: ElemType,
 ) {
     let first = ABSOLUTE_POS as u32 * per_unit;
     for i in first..min(first + per_unit, vectors) {
         let at = i as usize;
         let gate = Vector::<f32, N>::cast_from(gate[at]);
-        let activated = gate * gate_sigmoid(gate, activation);
+        let activated = gate * sigmoid(A::argument(gate));
         y[at] = Vector::cast_from(activated * Vector::cast_from(up[at]));
     }
 }
 
 #[cube(launch_unchecked)]
-fn backward_kernel<F: Float, N: Size>(
+fn backward_kernel<A: Activation, F: Float, N: Size>(
     gate: &[Vector<F, N>],
     up: &[Vector<F, N>],
     grad: &[Vector<F, N>],
@@ -157,7 +197,6 @@ fn backward_kernel<F: Float, N: Size>(
     dup: &mut [Vector<F, N>],
     vectors: u32,
     per_unit: u32,
-    #[comptime] activation: Activation,
     #[define(F)] _dtype: ElemType,
 ) {
     let first = ABSOLUTE_POS as u32 * per_unit;
@@ -165,29 +204,12 @@ fn backward_kernel<F: Float, N: Size>(
         let at = i as usize;
         let gate = Vector::<f32, N>::cast_from(gate[at]);
         let grad = Vector::<f32, N>::cast_from(grad[at]);
-        let sigmoid = gate_sigmoid(gate, activation);
+        let sigmoid = sigmoid(A::argument(gate));
         let activated = gate * sigmoid;
         // s·(1 + gate·(1 − s)·z') = s + (a − a·s)·z'
-        let slope = match comptime!(activation) {
-            Activation::Silu => sigmoid + activated - activated * sigmoid,
-            Activation::GeluTanh => {
-                sigmoid + (activated - activated * sigmoid) * gelu_argument_slope(gate)
-            }
-        };
+        let slope = A::slope(gate, sigmoid, activated);
         dgate[at] = Vector::cast_from(grad * Vector::cast_from(up[at]) * slope);
         dup[at] = Vector::cast_from(grad * activated);
-    }
-}
-
-/// Returns the sigmoid by which the activation multiplies the gate.
-#[cube]
-fn gate_sigmoid<N: Size>(
-    gate: Vector<f32, N>,
-    #[comptime] activation: Activation,
-) -> Vector<f32, N> {
-    match comptime!(activation) {
-        Activation::Silu => sigmoid(gate),
-        Activation::GeluTanh => sigmoid(gelu_argument(gate)),
     }
 }
 

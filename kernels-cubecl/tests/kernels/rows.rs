@@ -3,7 +3,7 @@
 use cubecl::client::Client;
 use cubecl::std::tensor::TensorHandle;
 use qlora_cubecl::KernelError;
-use qlora_cubecl::fused::glu::{self, Activation};
+use qlora_cubecl::fused::glu::{self, GeluTanh};
 use qlora_cubecl::fused::rms_norm::{self, Config, Saved};
 use qlora_cubecl::fused::rope;
 use qlora_test_support::random::uniform;
@@ -77,10 +77,9 @@ fn gelu(x: f64) -> (f64, f64) {
 
 fn geglu(client: &Client, gate: &[f32], up: &[f32], grad: &[f32]) -> [Vec<f32>; 3] {
     let tensor = |values: &[f32]| tensor(client, values, [1, values.len()]);
-    let activation = Activation::GeluTanh;
-    let y = glu::forward(client, tensor(gate), tensor(up), activation).unwrap();
+    let y = glu::forward::<GeluTanh>(client, tensor(gate), tensor(up)).unwrap();
     let [dgate, dup] =
-        glu::backward(client, tensor(gate), tensor(up), tensor(grad), activation).unwrap();
+        glu::backward::<GeluTanh>(client, tensor(gate), tensor(up), tensor(grad)).unwrap();
     [y, dgate, dup].map(|tensor| read(client, tensor))
 }
 

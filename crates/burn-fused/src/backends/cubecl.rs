@@ -12,7 +12,8 @@ use qlora_cubecl::{
     KernelError,
     fused::{
         attention::{self, Operands},
-        cross_entropy, glu,
+        cross_entropy,
+        glu::{self, GeluTanh, Silu},
         rms_norm::{self, Saved},
         rope,
     },
@@ -101,8 +102,11 @@ impl FusedOps for CubeBackend {
         }
         let context = Context::of(&gate);
         let [gate, up] = [gate, up].map(lend);
-        let activation = kernels_activation(activation);
-        context.tensor(glu::forward(&context.client, gate, up, activation))
+        let forward = match activation {
+            Activation::Silu => glu::forward::<Silu>,
+            Activation::GeluTanh => glu::forward::<GeluTanh>,
+        };
+        context.tensor(forward(&context.client, gate, up))
     }
 
     fn glu_backward(
@@ -116,8 +120,11 @@ impl FusedOps for CubeBackend {
         }
         let context = Context::of(&gate);
         let [gate, up, grad] = [gate, up, grad].map(lend);
-        let activation = kernels_activation(activation);
-        let gradients = glu::backward(&context.client, gate, up, grad, activation);
+        let backward = match activation {
+            Activation::Silu => glu::backward::<Silu>,
+            Activation::GeluTanh => glu::backward::<GeluTanh>,
+        };
+        let gradients = backward(&context.client, gate, up, grad);
         context.tensors(gradients).into()
     }
 
@@ -284,13 +291,6 @@ impl From<RmsNormConfig> for rms_norm::Config {
             eps: config.eps as f32,
             unit_offset: config.unit_offset,
         }
-    }
-}
-
-const fn kernels_activation(activation: Activation) -> glu::Activation {
-    match activation {
-        Activation::Silu => glu::Activation::Silu,
-        Activation::GeluTanh => glu::Activation::GeluTanh,
     }
 }
 
