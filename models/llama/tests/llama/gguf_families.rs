@@ -4,7 +4,9 @@ use std::path::Path;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use burn_qlora_llama::rope::{RopeConfig, RopeScaling};
-use burn_qlora_llama::{Checkpoint, Decoder, DecoderConfig, LayerConfig, LoadOptions};
+use burn_qlora_llama::{
+    Checkpoint, Decoder, DecoderConfig, Family, LayerConfig, LoadOptions, NormPlacement,
+};
 use qlora_test_support::{Recording, fixture};
 
 use crate::gguf_file::GgufBuilder;
@@ -70,7 +72,7 @@ fn a_file_describes_what_the_config_does_but_for_what_it_cannot_say() {
         match family {
             // The window; and with it the family is LLaMA.
             "mistral" => {
-                expected.family = burn_qlora_llama::Family::Llama;
+                expected.family = Family::Llama;
                 expected.layers = vec![LayerConfig::default(); expected.layers.len()];
             }
             // The factor of the scores, which llama.cpp takes from the width of a head.
@@ -285,4 +287,20 @@ fn the_factors_of_llama_31_are_written_as_its_scaling_and_others_are_refused() {
         refused.to_string().contains("rope_freqs.weight"),
         "{refused}"
     );
+}
+
+#[test]
+fn the_first_gemma_has_norms_before_its_blocks_and_nothing_of_the_later_ones() {
+    let sizes = described("gemma2");
+    let found = read(&metadata("gemma", &sizes));
+    assert_eq!(found.family, Family::Gemma);
+    assert_eq!(found.norm_placement, NormPlacement::Before);
+    assert!(found.norm_unit_offset && found.tie_word_embeddings);
+    assert_eq!(found.activation, sizes.activation);
+    assert_eq!(found.embedding_multiplier, 8.0);
+    assert_eq!(
+        (found.attention_softcap, found.logits_softcap),
+        (None, None)
+    );
+    assert_eq!(found.layers, vec![LayerConfig::default(); 4]);
 }
