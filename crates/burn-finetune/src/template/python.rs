@@ -9,7 +9,9 @@ use std::sync::Arc;
 pub(super) fn install(environment: &mut Environment<'static>) {
     environment.set_unknown_method_callback(method);
     environment.add_function("joiner", globals::joiner);
-    environment.add_function("cycler", globals::cycler);
+    environment.add_function("cycler", |items: Rest<Value>| {
+        globals::cycler(items.to_vec())
+    });
     environment.add_filter("default", default);
     environment.add_filter("d", default);
     environment.add_filter("wordcount", word_count);

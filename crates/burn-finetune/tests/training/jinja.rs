@@ -77,6 +77,10 @@ fn methods_filters_and_tests_are_pythons() {
             "TrueTrueTrue",
         ),
         (
+            "{% set c = cycler('x', 'y') %}{{ c.next() }}{{ c.next() }}{{ c.next() }}",
+            "xyx",
+        ),
+        (
             "{% set next = joiner(', ') %}{{ next() }}a{{ next() }}b",
             "a, b",
         ),

@@ -1,5 +1,7 @@
 //! The tokens that tokenizer_config.json and special_tokens_map.json add to tokenizer.json, as transformers adds them.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
@@ -34,12 +36,14 @@ pub(super) fn add(
         });
         tokens.extend(named.chain(listed).filter_map(|token| read(token, true)));
     }
-    for token in tokens {
-        let known = tokenizer.get_added_vocabulary().get_vocab();
-        if token.content.is_empty() || known.contains_key(&token.content) {
-            continue;
-        }
-        tokenizer.add_tokens([token])?;
+    let known = tokenizer.get_added_vocabulary().get_vocab();
+    let mut seen = HashSet::new();
+    tokens.retain(|token| {
+        let text = &token.content;
+        !text.is_empty() && !known.contains_key(text) && seen.insert(text.clone())
+    });
+    if !tokens.is_empty() {
+        tokenizer.add_tokens(tokens)?;
     }
     Ok(())
 }
