@@ -237,7 +237,7 @@ impl Shown<'_> {
     ) -> Result<(Vec<Rendering>, Vec<RowWarning>), RowProblem> {
         if let Some(learnt) = self.marked(&text, turns)? {
             let told = turns.iter().filter(|turn| turn.learnt);
-            let warnings = told.filter_map(|turn| self.left_out(turn.place, &text));
+            let warnings = told.filter_map(|turn| self.left_out(turn.place, &text, 0..text.len()));
             let warnings = warnings.collect();
             return Ok((vec![Rendering { text, learnt }], warnings));
         }
@@ -247,13 +247,16 @@ impl Shown<'_> {
         for turn in turns.iter().filter(|turn| turn.learnt) {
             match self.span_in(&text, turn.place, self.messages().len())? {
                 Some(span) => {
-                    warnings.extend(self.left_out(turn.place, &text[..span.end]));
+                    warnings.extend(self.left_out(turn.place, &text, span.clone()));
                     in_whole.push(span);
                 }
                 None => {
-                    let alone = self.alone(turn.place)?;
-                    warnings.extend(self.left_out(turn.place, &alone.text));
-                    renderings.push(alone);
+                    let (text, span) = self.alone(turn.place)?;
+                    warnings.extend(self.left_out(turn.place, &text, span.clone()));
+                    renderings.push(Rendering {
+                        text,
+                        learnt: vec![span],
+                    });
                 }
             }
         }
@@ -266,16 +269,11 @@ impl Shown<'_> {
         Ok((renderings, warnings))
     }
 
-    /// Returns the conversation up to the answer at `place`, of which that answer is learnt.
-    fn alone(&self, place: usize) -> Result<Rendering, RowProblem> {
+    /// Returns the conversation up to the answer at `place`, and where that answer is in it.
+    fn alone(&self, place: usize) -> Result<(String, Range<usize>), RowProblem> {
         let text = self.render(&self.messages()[..=place], false)?;
-        let span = self
-            .span_in(&text, place, place + 1)?
-            .ok_or(not_found(place))?;
-        Ok(Rendering {
-            text,
-            learnt: vec![span],
-        })
+        let span = self.span_in(&text, place, place + 1)?;
+        Ok((text, span.ok_or(not_found(place))?))
     }
 
     /// Returns the learnt spans by the template's own marks, if it has any.
@@ -404,11 +402,13 @@ impl Shown<'_> {
         }
     }
 
-    /// Warns when not all words of the answer at `place` are in `text`, in their order.
-    fn left_out(&self, place: usize, text: &str) -> Option<RowWarning> {
+    /// Warns when not all words of the answer at `place` are in `text` up to the end of the answer's `span`, in their order,
+    /// or a tool that it calls is not named in the span.
+    fn left_out(&self, place: usize, text: &str, span: Range<usize>) -> Option<RowWarning> {
         let message = &self.messages()[place];
-        let is_there = |answer: &str| {
-            let mut rest = text;
+        let is_written = |answer: &str| {
+            // The prompt for the answer may have written its first words, such as `<think>`.
+            let mut rest = &text[..span.end];
             answer.split_whitespace().all(|word| match rest.find(word) {
                 Some(at) => {
                     rest = &rest[at + word.len()..];
@@ -417,7 +417,11 @@ impl Shown<'_> {
                 None => false,
             })
         };
-        (!message.words().all(is_there)).then_some(RowWarning::LeftOut { turn: place + 1 })
+        let written = &text[span.clone()];
+        let calls = message.called_tools();
+        let whole =
+            message.words().all(is_written) && calls.iter().all(|tool| written.contains(tool));
+        (!whole).then_some(RowWarning::LeftOut { turn: place + 1 })
     }
 }
 

@@ -123,6 +123,20 @@ impl Message {
         texts.filter_map(|key| self.get(key)?.as_str())
     }
 
+    /// Returns the names of the tools that the speaker calls.
+    pub(crate) fn called_tools(&self) -> Vec<String> {
+        let calls = self
+            .get("tool_calls")
+            .and_then(|calls| calls.try_iter().ok());
+        let name = |call: Value| {
+            let function = call.get_attr("function").ok();
+            let function = function.filter(|function| !function.is_undefined());
+            let name = function.unwrap_or(call).get_attr("name").ok()?;
+            name.as_str().map(str::to_owned)
+        };
+        calls.into_iter().flatten().filter_map(name).collect()
+    }
+
     /// Returns the message as a template sees it.
     pub(crate) fn value(&self) -> Value {
         self.value.clone()

@@ -305,6 +305,12 @@ fn a_part_that_the_template_leaves_out_is_told() {
     let encoded = encode(REASONS_WHEN_ASKED, &row).unwrap();
     assert_eq!(encoded.warnings, [RowWarning::LeftOut { turn: 2 }]);
     assert_eq!(parts(&encoded), ["ho[eos]"]);
+    let call = r#"{"messages": [{"role": "user", "content": "add"}, {"role": "assistant", "content": "",
+        "tool_calls": [{"function": {"name": "add"}}]}]}"#;
+    for (source, told) in [(CHATML, true), (CALLS_TOOLS, false)] {
+        let encoded = encode(source, call).unwrap();
+        assert_eq!(!encoded.warnings.is_empty(), told, "{source}");
+    }
 }
 
 #[test]
