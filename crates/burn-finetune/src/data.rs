@@ -1,17 +1,23 @@
 //! Rows of tokens and where they come from.
 
+/// The assistant's part of a conversation.
+mod answers;
 /// Rows as tensors.
 mod batch;
-/// The assistant's part of a conversation.
-mod chat;
-/// From a JSON object or a text to token rows with their targets.
+/// From an example to token rows with their targets.
 mod encode;
 /// The rows of a file.
 mod file;
+/// The example of a line.
+mod line;
 /// The rows of a step.
 mod order;
+/// Texts as tokens.
+mod tokens;
 
+pub use answers::Learn;
 pub use batch::Batch;
-pub use encode::{Row, RowEncoder};
+pub use encode::{Encoded, Row, RowEncoder};
 pub use file::Dataset;
 pub use order::Order;
+pub use tokens::TextEncoder;

@@ -183,20 +183,36 @@ pub enum RowProblem {
     #[error("{0}")]
     WrongType(String),
     /// A chat row, but no chat template.
-    #[error("\"messages\" needs a chat template, and this model has none")]
+    #[error(
+        "\"messages\" needs a chat template, and this model has none: put a chat_template.jinja beside its files, \
+         or name a template with --chat-template (chatml, llama3, gemma, mistral, alpaca or a file)"
+    )]
     NoTemplate,
     /// The chat template failed on the row.
     #[error("chat template: {0}")]
     Template(String),
-    /// The template renders a conversation so that what was said up to a turn does not begin what is said
-    /// after it, and no span can be called the assistant's.
+    /// The assistant's part cannot be told from the rest of what the template writes.
     #[error(
-        "the chat template is not incremental: message {turn} changes how the text before it is \
-         rendered, so the assistant's part cannot be found"
+        "the chat template is not incremental: what it writes for message {turn} cannot be told from the rest; put \
+         {{% generation %}} and {{% endgeneration %}} around the assistant's part of the template, or name another one \
+         with --chat-template"
     )]
     NotIncremental {
         /// The assistant's message, counted from 1.
         turn: usize,
+    },
+    /// A token that the model has no embedding for.
+    #[error(
+        "token {id} ({token:?}) is outside the vocabulary of {size}: the model has no embedding for it; take the \
+         tokenizer that belongs to the model, or resize its embedding"
+    )]
+    OutsideVocabulary {
+        /// The token's text.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// The number of embeddings.
+        size: usize,
     },
     /// No token of the row is to be learnt.
     #[error("nothing to learn: {0}")]
@@ -212,4 +228,22 @@ pub enum RowProblem {
     /// The tokenizer failed.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+}
+
+/// What the user should hear of a row that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowWarning {
+    /// The template does not write all of an answer.
+    #[error("the chat template leaves out a part of message {turn}, which is not learnt")]
+    LeftOut {
+        /// The assistant's message, counted from 1.
+        turn: usize,
+    },
+    /// No end token is known.
+    #[error(
+        "no file names an end token (eos_token in tokenizer_config.json), so texts and completions get none and a model \
+         trained on them does not stop"
+    )]
+    NoEnd,
 }

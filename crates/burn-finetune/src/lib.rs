@@ -26,12 +26,14 @@ mod template;
 mod train;
 
 pub use checkpoint::RunDir;
-pub use data::{Batch, Dataset, Order, Row, RowEncoder};
-pub use error::{FinetuneError, RowProblem};
+pub use data::{Batch, Dataset, Encoded, Learn, Order, Row, RowEncoder, TextEncoder};
+pub use error::{FinetuneError, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};
 pub use optimizer::OptimizerKind;
 pub use schedule::{Schedule, ScheduleKind};
-pub use template::{ChatTemplate, Message};
+pub use template::{
+    ChatTemplate, Message, TemplateVariables, builtin_template, builtin_template_names,
+};
 pub use train::{Event, Outcome, RunOptions, StepReport, TrainConfig, Trainer, TrainerBuilder};
 
 /// Compiles and runs the example of the package's README.

@@ -1,51 +1,43 @@
 //! The Jinja chat templates that come with models, rendered as transformers renders them.
 
+/// Well-known templates for models that have none.
+mod builtin;
+/// `tojson`.
+mod json;
+/// `{% generation %}`.
+mod marks;
+/// The turns, and the variables beside them.
+mod message;
+/// What is Python's in Jinja.
+mod python;
+
+pub use builtin::{builtin_template, builtin_template_names};
+pub use message::{Message, TemplateVariables};
+
 use crate::error::FinetuneError;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value};
-use minijinja::{Environment, Error, ErrorKind, context};
-use serde::{Deserialize, Serialize};
-use serde_json::ser::{Formatter, PrettyFormatter};
+use minijinja::value::Value;
+use minijinja::{Environment, Error, ErrorKind};
 use std::collections::BTreeMap;
-use std::io;
-
-/// One turn of a conversation.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant` or what else the template knows.
-    pub role: String,
-    /// The text of the turn: a string, or another value that the template knows.
-    #[serde(default)]
-    pub content: Value,
-    /// Further keys, such as `tool_calls`.
-    #[serde(flatten)]
-    pub other: BTreeMap<String, Value>,
-}
-
-impl Message {
-    /// Returns a message of plain text.
-    pub fn new(role: &str, content: &str) -> Self {
-        Self {
-            role: role.to_owned(),
-            content: Value::from(content),
-            other: BTreeMap::new(),
-        }
-    }
-}
+use std::ops::Range;
 
 /// A compiled chat template.
 ///
-/// It sees what transformers shows it: `messages`, `add_generation_prompt`, the special tokens,
-/// `raise_exception`, `strftime_now`, Python's string and dictionary methods, a `tojson` that does not
-/// escape HTML, and blocks that leave no blank lines behind.
+/// It sees what transformers shows it: `messages`, `tools` and `documents` (none where there are none),
+/// `add_generation_prompt`, the special tokens, `raise_exception`, `strftime_now`, Python's string and dictionary methods,
+/// a `tojson` that does not escape HTML, and blocks that leave no blank lines behind.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     special_tokens: BTreeMap<String, String>,
+    has_marks: bool,
+    goes_through_parts: bool,
 }
 
-/// Name of the one template in the environment. It has no extension, so nothing is escaped.
+/// Names of the template in the environment, and of the same one that writes where its marks are. They have no extension,
+/// so nothing is escaped.
 const NAME: &str = "chat";
+const MARKED: &str = "marked";
 
 impl ChatTemplate {
     /// Compiles `source`. `special_tokens` are the variables it may use, `bos_token` and `eos_token` above
@@ -64,18 +56,26 @@ impl ChatTemplate {
             .build()
             .map_err(template_error)?;
         environment.set_syntax(syntax);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", to_json);
+        python::install(&mut environment);
+        environment.add_filter("tojson", json::to_json);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
-            .map_err(template_error)?;
-        Ok(Self {
+        let has_marks = marks::has_marks(source);
+        for (name, written) in [(NAME, false), (MARKED, true)] {
+            if has_marks || !written {
+                environment
+                    .add_template_owned(name, marks::replaced(source, written))
+                    .map_err(template_error)?;
+            }
+        }
+        let mut template = Self {
             environment,
             special_tokens,
-        })
+            has_marks,
+            goes_through_parts: false,
+        };
+        template.goes_through_parts = template.shows_parts();
+        Ok(template)
     }
 
     /// Returns the conversation as text. With `add_generation_prompt` it ends where the assistant's answer begins.
@@ -87,15 +87,83 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, FinetuneError> {
+        self.render_with(
+            messages,
+            &TemplateVariables::default(),
+            add_generation_prompt,
+        )
+    }
+
+    /// Returns the conversation as text, with tools, documents and switches for the template.
+    ///
+    /// # Errors
+    /// As for [`render`](Self::render).
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        variables: &TemplateVariables,
+        add_generation_prompt: bool,
+    ) -> Result<String, FinetuneError> {
+        self.render_as(NAME, messages, variables, add_generation_prompt)
+    }
+
+    /// Returns the byte ranges of `text`, the rendering without a generation prompt, that the template marks as the
+    /// assistant's by `{% generation %}`; `None` where it has no such marks, or changes what they enclose.
+    ///
+    /// # Errors
+    /// As for [`render`](Self::render).
+    pub(crate) fn marked(
+        &self,
+        messages: &[Message],
+        variables: &TemplateVariables,
+        text: &str,
+    ) -> Result<Option<Vec<Range<usize>>>, FinetuneError> {
+        if !self.has_marks {
+            return Ok(None);
+        }
+        let marked = self.render_as(MARKED, messages, variables, false)?;
+        Ok(marks::spans(&marked, text).filter(|spans| !spans.is_empty()))
+    }
+
+    /// Returns whether the template takes a content in parts apart, rather than printing the list or failing on it.
+    pub(crate) fn goes_through_parts(&self) -> bool {
+        self.goes_through_parts
+    }
+
+    fn shows_parts(&self) -> bool {
+        const WORD: &str = "word";
+        let part = BTreeMap::from([("type", "text"), ("text", WORD)]);
+        let parts = Value::from_iter([Value::from(part)]);
+        let message = Message::new("user", WORD).with_content(parts);
+        let printed = ["'type'", "\"type\""];
+        self.render(&[message], false)
+            .is_ok_and(|text| text.contains(WORD) && !printed.iter().any(|key| text.contains(key)))
+    }
+
+    fn render_as(
+        &self,
+        name: &str,
+        messages: &[Message],
+        variables: &TemplateVariables,
+        add_generation_prompt: bool,
+    ) -> Result<String, FinetuneError> {
+        let or_none = |value: &Option<Value>| value.clone().unwrap_or_else(|| Value::from(()));
+        let special = self.special_tokens.iter();
+        let special = special.map(|(name, token)| (name.clone(), Value::from(token.as_str())));
+        let mut context: BTreeMap<String, Value> = special.collect();
+        context.extend(variables.other.iter().cloned());
+        context.extend(
+            [
+                ("messages", messages.iter().map(Message::value).collect()),
+                ("tools", or_none(&variables.tools)),
+                ("documents", or_none(&variables.documents)),
+                ("add_generation_prompt", Value::from(add_generation_prompt)),
+            ]
+            .map(|(name, value)| (name.to_owned(), value)),
+        );
         self.environment
-            .get_template(NAME)
-            .and_then(|template| {
-                template.render(context! {
-                    messages => Value::from(Serde(messages)),
-                    add_generation_prompt,
-                    ..Value::from(Serde(&self.special_tokens))
-                })
-            })
+            .get_template(name)
+            .and_then(|template| template.render(Value::from(context)))
             .map_err(template_error)
     }
 }
@@ -109,34 +177,6 @@ fn template_error(error: Error) -> FinetuneError {
         source = cause.source();
     }
     FinetuneError::Template(text)
-}
-
-/// transformers marks the assistant's part with `{% generation %}` for its own masks; the text is the same
-/// without, and masks come from the conversation's structure here.
-fn without_generation_tags(source: &str) -> String {
-    let mut text = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(end) = rest[start..].find("%}").map(|end| start + end + 2) else {
-            break;
-        };
-        let tag = rest[start + 2..end - 2].trim_matches(['-', '+', ' ', '\t', '\n', '\r']);
-        let keep = if matches!(tag, "generation" | "endgeneration") {
-            start
-        } else {
-            end
-        };
-        text.push_str(&rest[..keep]);
-        if keep == start {
-            // An empty block keeps the whitespace control of the tag it replaces.
-            let [open, close] = [&rest[start + 2..start + 3], &rest[end - 3..end - 2]]
-                .map(|mark| if mark == "-" { "-" } else { "" });
-            text.push_str(&format!("{{%{open} if true %}}{{% endif {close}%}}"));
-        }
-        rest = &rest[end..];
-    }
-    text.push_str(rest);
-    text
 }
 
 /// Implements `raise_exception(message)`.
@@ -155,74 +195,6 @@ fn strftime_now(format: String) -> Result<String, Error> {
         )
     })?;
     Ok(text)
-}
-
-/// Implements `value | tojson(indent=n)` as Python's `json.dumps(value, ensure_ascii=False)` writes it.
-fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    // Python's defaults cover the rest of what transformers lets a template say.
-    let _: Option<bool> = options.get("ensure_ascii")?;
-    let _: Option<bool> = options.get("sort_keys")?;
-    options.assert_all_used()?;
-    let mut bytes = Vec::new();
-    let result = match indent {
-        Some(width) => {
-            let indent = " ".repeat(width);
-            write_json(
-                &value,
-                PrettyFormatter::with_indent(indent.as_bytes()),
-                &mut bytes,
-            )
-        }
-        None => write_json(&value, OneLine, &mut bytes),
-    };
-    result
-        .and_then(|()| String::from_utf8(bytes).map_err(serde::ser::Error::custom))
-        .map(Value::from_safe_string)
-        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
-}
-
-fn write_json(
-    value: &Value,
-    formatter: impl Formatter,
-    bytes: &mut Vec<u8>,
-) -> Result<(), serde_json::Error> {
-    value.serialize(&mut serde_json::Serializer::with_formatter(
-        bytes, formatter,
-    ))
-}
-
-/// Python's separators: `, ` and `: `.
-struct OneLine;
-
-impl Formatter for OneLine {
-    fn begin_array_value<W: ?Sized + io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        if first {
-            Ok(())
-        } else {
-            writer.write_all(b", ")
-        }
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        if first {
-            Ok(())
-        } else {
-            writer.write_all(b", ")
-        }
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(b": ")
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use burn_finetune::ScheduleKind;
+use burn_finetune::{Learn, ScheduleKind};
 use burn_paged::Budget;
 use burn_qlora::{Checkpointing, Codebook};
 use burn_qlora_llama::ComputeDtype;
@@ -274,6 +274,15 @@ pub struct GenerateFlags {
     /// Talk with the model, turn by turn, in its own chat format
     #[arg(long, help_heading = "Text")]
     pub chat: bool,
+    /// Begin the chat with this system prompt
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help_heading = "Text",
+        conflicts_with = "prompt",
+        allow_hyphen_values = true
+    )]
+    pub system: Option<String>,
     /// Most tokens to write, in a chat per turn
     #[arg(long, value_name = "N", default_value = "256", value_parser = positive, help_heading = "Text")]
     pub max_tokens: usize,
@@ -327,6 +336,9 @@ pub struct ModelFlags {
     /// What the model computes in; its 4-bit weights, the adapters and the optimizer do not depend on it
     #[arg(long, value_enum, default_value_t = ComputeDtype::F32)]
     pub compute_dtype: ComputeDtype,
+    /// Chat template in place of the model's own: chatml, llama3, gemma, mistral, alpaca, or a file with Jinja
+    #[arg(long, value_name = "NAME|FILE")]
+    pub chat_template: Option<String>,
     /// The 4-bit format of its weights.
     #[command(flatten)]
     pub quant: QuantFlags,
@@ -353,6 +365,10 @@ pub struct RowFlags {
     /// Cut rows that are longer than --seq-len, instead of refusing them
     #[arg(long)]
     pub truncate: bool,
+    /// The part of a row that is learnt. Of a conversation's turns those with "weight": 0 or "train": false never are; a
+    /// text is learnt whole
+    #[arg(long, value_enum, default_value_t = Learn::AllAnswers)]
+    pub learn: Learn,
 }
 
 /// The 4-bit format of the base weights.

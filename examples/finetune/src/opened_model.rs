@@ -5,14 +5,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
-use burn_finetune::{ChatTemplate, Dataset, RowEncoder};
+use burn_finetune::{ChatTemplate, Dataset, RowEncoder, TextEncoder};
 use burn_qlora::{QuantConfig, peft};
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
 
 use crate::plan::Planned;
 use crate::run::{Model, RowLimits};
-use crate::{progress, source};
+use crate::{progress, report, source};
 
 /// A model on disk with all that is needed to turn text into tokens and back.
 pub struct OpenedModel {
@@ -31,17 +31,22 @@ impl OpenedModel {
     /// Opens the model, fetching it if need be.
     ///
     /// # Errors
-    /// A model that cannot be found, read or used, or that lacks a tokenizer; a block size that does not exist.
+    /// A model that cannot be found, read or used, or that lacks a tokenizer; a template that cannot be read or is none; a
+    /// block size that does not exist.
     pub fn open(model: &Model) -> Result<Self> {
         let checkpoint = source::open(&model.name)?;
         let special = checkpoint.special_tokens()?;
-        let template = match checkpoint.chat_template()? {
-            Some(source) => Some(
-                ChatTemplate::new(&source, special_variables(&special))
-                    .with_context(|| format!("model {}", checkpoint.path().display()))?,
+        let (source, named) = match &model.chat_template {
+            Some(given) => (Some(given.source()?), given.to_string()),
+            None => (
+                checkpoint.chat_template()?,
+                format!("model {}", checkpoint.path().display()),
             ),
-            None => None,
         };
+        let template = source
+            .map(|source| ChatTemplate::new(&source, special_variables(&special)))
+            .transpose()
+            .context(named)?;
         let weights = model.quantization.weights(checkpoint.is_bitsandbytes())?;
         Ok(Self {
             tokenizer: checkpoint.tokenizer()?,
@@ -68,11 +73,25 @@ impl OpenedModel {
         let encoder = RowEncoder {
             tokenizer: &self.tokenizer,
             template: self.template.as_ref(),
-            eos: self.special.eos.as_ref().map(|token| token.id),
+            eos: self.texts().eos,
+            vocab_size: Some(self.checkpoint.config().vocab_size),
+            learn: limits.learn,
             max_len: self.seq_len(limits)?,
             truncate: limits.truncate,
         };
-        Ok(Dataset::read(path, &encoder)?)
+        let data = Dataset::read(path, &encoder)?;
+        for warning in data.warnings() {
+            eprintln!("warning: {}", report::words(warning));
+        }
+        Ok(data)
+    }
+
+    /// Returns what turns texts into the model's tokens.
+    pub fn texts(&self) -> TextEncoder<'_> {
+        TextEncoder {
+            tokenizer: &self.tokenizer,
+            eos: self.special.eos.as_ref().map(|token| token.id),
+        }
     }
 
     /// Reads a data file as [`dataset`](Self::dataset) does, and packs its examples into rows if `packing`.

@@ -1,11 +1,10 @@
 //! From text to rows of tokens.
 
-use crate::data::chat;
-use crate::error::RowProblem;
-use crate::template::{ChatTemplate, Message};
-use minijinja::value::Value;
-use serde::Deserialize;
-use std::collections::BTreeMap;
+use crate::data::answers::{self, Conversation, Learn, Rendering};
+use crate::data::line::Example;
+use crate::data::tokens::TextEncoder;
+use crate::error::{RowProblem, RowWarning};
+use crate::template::ChatTemplate;
 use std::ops::Range;
 use tokenizers::Tokenizer;
 
@@ -84,135 +83,132 @@ pub struct RowEncoder<'a> {
     pub tokenizer: &'a Tokenizer,
     /// The model's chat template, needed for rows with `messages`.
     pub template: Option<&'a ChatTemplate>,
-    /// The token that ends a text, appended to `text` rows and completions.
+    /// The token that ends a text, appended to `text` rows and completions that do not end in it.
     pub eos: Option<u32>,
+    /// The tokens that the model has embeddings for; a row with any other is refused. `None` lets all pass.
+    pub vocab_size: Option<usize>,
+    /// The part of a row that is learnt.
+    pub learn: Learn,
     /// The longest row allowed, in tokens.
     pub max_len: usize,
     /// Whether longer rows are cut (at their end) instead of refused.
     pub truncate: bool,
 }
 
-/// The keys that a line of a JSONL file may hold.
-#[derive(Deserialize)]
-struct Line {
-    messages: Option<Vec<Message>>,
-    prompt: Option<Value>,
-    completion: Option<Value>,
-    text: Option<Value>,
-    #[serde(flatten)]
-    other: BTreeMap<String, Value>,
+/// The rows of one example, and what the user should hear of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// One row, or one for each answer where the chat template shows an answer otherwise once another turn follows.
+    pub rows: Vec<Row>,
+    /// What is not as the user may expect it.
+    pub warnings: Vec<RowWarning>,
 }
 
-impl RowEncoder<'_> {
+impl<'a> RowEncoder<'a> {
     /// Encodes one line of a JSONL file: an object with `messages`, with `prompt` and `completion`, or
     /// with `text`.
     ///
-    /// - `messages`: the assistant's turns are learnt, nothing else.
-    /// - `prompt`, `completion`: the completion and the end token are learnt. The two are tokenised apart,
-    ///   since the model will be given a prompt that was tokenised alone.
+    /// - `messages`: the assistant's turns are learnt, nothing else, except for those with `"weight": 0` or
+    ///   `"train": false`. `tools`, `documents` and `chat_template_kwargs` go to the template.
+    /// - `prompt`, `completion`: the completion and the end token are learnt.
     /// - `text`: everything is learnt, the end token included.
+    ///
+    /// [`Learn`] says otherwise.
     ///
     /// # Errors
     /// The [`RowProblem`] of the line.
-    pub fn json_line(&self, line: &str) -> Result<Row, RowProblem> {
-        let not_json = |error: serde_json::Error| RowProblem::NotJson(error.to_string());
-        let value: Value = serde_json::from_str(line).map_err(not_json)?;
-        if value.kind() != minijinja::value::ValueKind::Map {
-            return Err(RowProblem::UnknownKeys {
-                found: format!("no object but a {}", value.kind()),
-            });
-        }
-        let line: Line = serde_json::from_str(line).map_err(|error| {
-            RowProblem::WrongType(format!("\"messages\" cannot be read: {error}"))
-        })?;
-        let row = match line {
-            Line {
-                messages: Some(messages),
-                ..
-            } => self.chat(&messages)?,
-            Line {
-                prompt: Some(prompt),
-                completion: Some(completion),
-                ..
-            } => self.completion(
-                string("prompt", &prompt)?,
-                string("completion", &completion)?,
-            )?,
-            Line {
-                text: Some(text), ..
-            } => self.text(string("text", &text)?)?,
-            Line {
-                prompt,
-                completion,
-                other,
-                ..
-            } => {
-                let half = [
-                    ("prompt", prompt.is_some()),
-                    ("completion", completion.is_some()),
-                ]
-                .into_iter()
-                .filter(|(_, there)| *there)
-                .map(|(name, _)| name.to_owned());
-                let mut found: Vec<String> = half.chain(other.into_keys()).collect();
-                found.sort();
-                let found = if found.is_empty() {
-                    "none".to_owned()
-                } else {
-                    found.join(", ")
+    pub fn json_line(&self, line: &str) -> Result<Encoded, RowProblem> {
+        let (rows, warnings) = match Example::parse(line)? {
+            Example::Chat(conversation) => self.chat(conversation)?,
+            Example::Completion { prompt, completion } => {
+                let (ids, prompt_len) = self.texts().completion(&prompt, &completion)?;
+                let (ids, warnings) = self.ended(ids);
+                let learnt_from = match self.learn {
+                    Learn::Everything => 1,
+                    Learn::AllAnswers | Learn::LastAnswer => prompt_len.max(1),
                 };
-                return Err(RowProblem::UnknownKeys { found });
+                let learn = (0..ids.len()).map(|place| place >= learnt_from).collect();
+                (vec![Row::new(ids, learn)], warnings)
+            }
+            Example::Text(text) => {
+                let (ids, warnings) = self.ended(self.texts().text(&text)?);
+                (vec![Row::all(ids)], warnings)
             }
         };
-        self.fit(row)
+        let several = rows.len() > 1;
+        let mut fitting = Vec::with_capacity(rows.len());
+        let mut without_targets = None;
+        for row in rows {
+            match self.fit(row) {
+                Ok(row) => fitting.push(row),
+                Err(problem @ RowProblem::NoTargets(_)) if several => {
+                    without_targets = Some(problem);
+                }
+                Err(problem) => return Err(problem),
+            }
+        }
+        match without_targets {
+            Some(problem) if fitting.is_empty() => Err(problem),
+            _ => Ok(Encoded {
+                rows: fitting,
+                warnings,
+            }),
+        }
     }
 
-    /// Encodes a conversation, of which the assistant's turns are learnt.
-    fn chat(&self, messages: &[Message]) -> Result<Row, RowProblem> {
+    /// Encodes a conversation.
+    fn chat(&self, conversation: Conversation) -> Result<(Vec<Row>, Vec<RowWarning>), RowProblem> {
         let template = self.template.ok_or(RowProblem::NoTemplate)?;
-        let (text, spans) = chat::assistant_spans(template, messages)?;
+        let (renderings, warnings) = answers::find(template, conversation, self.learn)?;
+        let rows = renderings.iter().map(|rendering| self.rendered(rendering));
+        Ok((rows.collect::<Result<_, _>>()?, warnings))
+    }
+
+    fn rendered(&self, rendering: &Rendering) -> Result<Row, RowProblem> {
         // The template writes the special tokens itself.
         let encoding = self
             .tokenizer
-            .encode(text, false)
+            .encode(rendering.text.as_str(), false)
             .map_err(|error| RowProblem::Tokenizer(error.to_string()))?;
-        let learn = chat::tokens_in(&spans, encoding.get_offsets());
+        let learn = answers::tokens_in(&rendering.learnt, encoding.get_offsets());
         Ok(Row::new(encoding.get_ids().to_vec(), learn))
     }
 
-    fn completion(&self, prompt: &str, completion: &str) -> Result<Row, RowProblem> {
-        let mut ids = self.encode(prompt, true)?;
-        let prompt_len = ids.len();
-        ids.extend(self.encode(completion, false)?);
-        ids.extend(self.eos);
-        let learn = (0..ids.len())
-            .map(|place| place > 0 && place >= prompt_len)
-            .collect();
-        Ok(Row::new(ids, learn))
+    /// Ends a text's tokens, and warns where no end token is known.
+    fn ended(&self, ids: Vec<u32>) -> (Vec<u32>, Vec<RowWarning>) {
+        let warnings = if self.eos.is_none() {
+            vec![RowWarning::NoEnd]
+        } else {
+            Vec::new()
+        };
+        (self.texts().ended(ids), warnings)
     }
 
-    fn text(&self, text: &str) -> Result<Row, RowProblem> {
-        let mut ids = self.encode(text, true)?;
-        ids.extend(self.eos);
-        Ok(Row::all(ids))
+    fn texts(&self) -> TextEncoder<'a> {
+        TextEncoder {
+            tokenizer: self.tokenizer,
+            eos: self.eos,
+        }
     }
 
     /// Cuts a whole text into consecutive rows of `max_len` tokens, each predicting its own next tokens. A
     /// last token on its own is left out: nothing predicts it.
     ///
     /// # Errors
-    /// [`RowProblem::Tokenizer`].
+    /// [`RowProblem::Tokenizer`], [`RowProblem::OutsideVocabulary`].
     pub fn pack(&self, text: &str) -> Result<Vec<Row>, RowProblem> {
-        Ok(self
-            .encode(text, true)?
+        let ids = self.texts().text(text)?;
+        self.check_vocabulary(&ids)?;
+        Ok(ids
             .chunks(self.max_len)
             .filter(|ids| ids.len() > 1)
             .map(|ids| Row::all(ids.to_vec()))
             .collect())
     }
 
-    /// Limits a row to `max_len` tokens, and refuses one without targets.
+    /// Limits a row to `max_len` tokens, and refuses one without targets or with a token that the model does not have.
     fn fit(&self, mut row: Row) -> Result<Row, RowProblem> {
+        self.check_vocabulary(&row.ids)?;
         if row.len() > self.max_len {
             if !self.truncate {
                 return Err(RowProblem::TooLong {
@@ -235,17 +231,17 @@ impl RowEncoder<'_> {
         Ok(row)
     }
 
-    fn encode(&self, text: &str, special_tokens: bool) -> Result<Vec<u32>, RowProblem> {
-        self.tokenizer
-            .encode(text, special_tokens)
-            .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|error| RowProblem::Tokenizer(error.to_string()))
+    fn check_vocabulary(&self, ids: &[u32]) -> Result<(), RowProblem> {
+        let Some(size) = self.vocab_size else {
+            return Ok(());
+        };
+        match ids.iter().find(|id| **id as usize >= size) {
+            Some(id) => Err(RowProblem::OutsideVocabulary {
+                token: self.tokenizer.id_to_token(*id).unwrap_or_default(),
+                id: *id,
+                size,
+            }),
+            None => Ok(()),
+        }
     }
-}
-
-/// Returns the string under a key.
-fn string<'a>(key: &str, value: &'a Value) -> Result<&'a str, RowProblem> {
-    value.as_str().ok_or_else(|| {
-        RowProblem::WrongType(format!("\"{key}\" is a {}, not a string", value.kind()))
-    })
 }

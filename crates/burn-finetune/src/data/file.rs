@@ -1,7 +1,7 @@
 //! The rows of a file.
 
 use crate::data::encode::{Row, RowEncoder};
-use crate::error::{FinetuneError, RowProblem};
+use crate::error::{FinetuneError, RowProblem, RowWarning};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -11,6 +11,7 @@ use std::path::Path;
 #[derive(Debug, Clone, Default)]
 pub struct Dataset {
     rows: Vec<Row>,
+    warnings: Vec<String>,
 }
 
 impl Dataset {
@@ -30,12 +31,12 @@ impl Dataset {
         let is_text = path
             .extension()
             .is_some_and(|extension| extension.eq_ignore_ascii_case("txt"));
-        let rows = if is_text {
-            read_text(path, encoder)?
+        let data = if is_text {
+            Self::from_rows(read_text(path, encoder)?)
         } else {
             read_json_lines(path, encoder)?
         };
-        if rows.is_empty() {
+        if data.is_empty() {
             return Err(FinetuneError::NoData {
                 path: path.to_owned(),
                 reason: if is_text {
@@ -45,12 +46,20 @@ impl Dataset {
                 },
             });
         }
-        Ok(Self { rows })
+        Ok(data)
     }
 
     /// Returns a data set of the given rows.
     pub fn from_rows(rows: Vec<Row>) -> Self {
-        Self { rows }
+        Self {
+            rows,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Returns what the user should hear of the rows, a line for each kind with the first line of the file it is true of.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Returns the rows in the order of the file.
@@ -124,6 +133,7 @@ impl Dataset {
         };
         Self {
             rows: bins.into_iter().filter_map(joined).collect(),
+            warnings: self.warnings,
         }
     }
 
@@ -147,9 +157,10 @@ fn read_text(path: &Path, encoder: &RowEncoder<'_>) -> Result<Vec<Row>, Finetune
         .map_err(|problem| line_error(path, 1, problem))
 }
 
-fn read_json_lines(path: &Path, encoder: &RowEncoder<'_>) -> Result<Vec<Row>, FinetuneError> {
+fn read_json_lines(path: &Path, encoder: &RowEncoder<'_>) -> Result<Dataset, FinetuneError> {
     let file = File::open(path).map_err(|source| read_error(path, source))?;
     let mut rows = Vec::new();
+    let mut warnings = Warnings::default();
     for (place, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(|source| read_error(path, source))?;
         // Editors on Windows put a byte-order mark at the start of a file.
@@ -157,12 +168,45 @@ fn read_json_lines(path: &Path, encoder: &RowEncoder<'_>) -> Result<Vec<Row>, Fi
         if line.is_empty() {
             continue;
         }
-        let row = encoder
+        let encoded = encoder
             .json_line(line)
             .map_err(|problem| line_error(path, place + 1, problem))?;
-        rows.push(row);
+        rows.extend(encoded.rows);
+        for warning in encoded.warnings {
+            warnings.add(place + 1, warning);
+        }
     }
-    Ok(rows)
+    Ok(Dataset {
+        rows,
+        warnings: warnings.told(path),
+    })
+}
+
+/// The first warning of each kind with its line, and the number of its lines.
+#[derive(Default)]
+struct Warnings(Vec<(usize, RowWarning, usize)>);
+
+impl Warnings {
+    fn add(&mut self, line: usize, warning: RowWarning) {
+        let kind = std::mem::discriminant(&warning);
+        let known = self.0.iter_mut();
+        let mut known = known.filter(|(_, first, _)| std::mem::discriminant(first) == kind);
+        match known.next() {
+            Some((_, _, count)) => *count += 1,
+            None => self.0.push((line, warning, 1)),
+        }
+    }
+
+    fn told(self, path: &Path) -> Vec<String> {
+        let told = |(line, warning, count): (usize, RowWarning, usize)| {
+            let first = format!("{}:{line}: {warning}", path.display());
+            match count - 1 {
+                0 => first,
+                more => format!("{first} ({} such lines)", more + 1),
+            }
+        };
+        self.0.into_iter().map(told).collect()
+    }
 }
 
 fn read_error(path: &Path, source: std::io::Error) -> FinetuneError {

@@ -1,9 +1,14 @@
 //! One suite: rows from files on the host, and training on every device that the features compile in.
 
+mod answers;
+mod bytes;
 mod checkpoints;
+mod jinja;
+mod peers;
 mod rows;
 mod steps;
 mod support;
+mod tokens;
 
 qlora_test_support::on_every_device! {
     in crate::support::run:

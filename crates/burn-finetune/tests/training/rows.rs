@@ -1,31 +1,13 @@
-//! Rows from files. The tokenizer has one token a byte, so that lengths and masks can be read off.
+//! Rows from files.
 
-use burn_finetune::{ChatTemplate, Dataset, FinetuneError, Row, RowEncoder, RowProblem};
+use burn_finetune::{ChatTemplate, Dataset, FinetuneError, Learn, Row, RowEncoder, RowProblem};
 use std::collections::BTreeMap;
 use std::fs;
 use tokenizers::Tokenizer;
-use tokenizers::models::bpe::BPE;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+use crate::bytes::{learnt, tokenizer};
 
 const EOS: u32 = 900;
-
-fn tokenizer() -> Tokenizer {
-    let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
-    alphabet.sort_unstable();
-    let vocab: Vec<(String, u32)> = alphabet
-        .into_iter()
-        .enumerate()
-        .map(|(id, letter)| (letter.to_string(), id as u32))
-        .collect();
-    let vocab: [(String, u32); 256] = vocab.try_into().unwrap();
-    let model = BPE::builder()
-        .vocab_and_merges(vocab, vec![])
-        .build()
-        .unwrap();
-    let mut tokenizer = Tokenizer::new(model);
-    tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, false, false)));
-    tokenizer
-}
 
 fn template() -> ChatTemplate {
     let source = "{% for m in messages %}<{{ m.role[0] }}>{{ m.content }}.{% endfor %}\
@@ -33,25 +15,23 @@ fn template() -> ChatTemplate {
     ChatTemplate::new(source, BTreeMap::new()).unwrap()
 }
 
-/// Returns the part of a row that is learnt, as text; the end token is `$`.
-fn learnt(row: &Row, tokenizer: &Tokenizer) -> String {
-    let tokens = row.ids.iter().zip(&row.learn).filter(|(_, learn)| **learn);
-    tokens
-        .map(|(id, _)| match tokenizer.id_to_token(*id) {
-            Some(token) => token.replace('Ġ', " "),
-            None => "$".to_owned(),
-        })
-        .collect()
-}
-
 fn encoder<'a>(tokenizer: &'a Tokenizer, template: &'a ChatTemplate) -> RowEncoder<'a> {
     RowEncoder {
         tokenizer,
         template: Some(template),
         eos: Some(EOS),
+        vocab_size: None,
+        learn: Learn::AllAnswers,
         max_len: 40,
         truncate: false,
     }
+}
+
+/// The one row of a line.
+fn row(encoder: &RowEncoder<'_>, line: &str) -> Row {
+    let mut rows = encoder.json_line(line).unwrap().rows;
+    assert_eq!(rows.len(), 1);
+    rows.remove(0)
 }
 
 #[test]
@@ -68,10 +48,10 @@ fn each_kind_of_row_learns_its_answer() {
             "ho.y.",
         ),
     ] {
-        let row = encoder.json_line(line).unwrap();
+        let row = row(&encoder, line);
         assert_eq!(learnt(&row, &tokenizer), expected, "{line}");
     }
-    assert_eq!(encoder.json_line(r#"{"text": "abc"}"#).unwrap().len(), 4);
+    assert_eq!(row(&encoder, r#"{"text": "abc"}"#).len(), 4);
 }
 
 #[test]
@@ -163,9 +143,7 @@ fn truncation_cuts_the_end_and_keeps_something_to_learn() {
         truncate: true,
         ..encoder(&tokenizer, &template)
     };
-    let row = encoder
-        .json_line(r#"{"prompt": "abc", "completion": "defg"}"#)
-        .unwrap();
+    let row = row(&encoder, r#"{"prompt": "abc", "completion": "defg"}"#);
     assert_eq!((row.len(), learnt(&row, &tokenizer).as_str()), (5, "de"));
     let error = encoder
         .json_line(r#"{"prompt": "abcdef", "completion": "g"}"#)
@@ -180,6 +158,8 @@ fn a_chat_needs_a_template() {
         tokenizer: &tokenizer,
         template: None,
         eos: None,
+        vocab_size: None,
+        learn: Learn::AllAnswers,
         max_len: 8,
         truncate: false,
     };

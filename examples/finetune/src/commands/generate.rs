@@ -19,12 +19,15 @@ pub fn run(run: &GenerateRun) -> Result<()> {
     let opened = OpenedModel::open(&run.model)?;
     let conversation = match &run.input {
         Input::Prompt(prompt) => Conversation::Prompt(prompt),
-        Input::Chat => Conversation::Chat(opened.template.as_ref().with_context(|| {
-            format!(
-                "model {} has no chat template; give a --prompt",
-                opened.checkpoint.path().display()
-            )
-        })?),
+        Input::Chat { system } => {
+            let template = opened.template.as_ref().with_context(|| {
+                format!(
+                    "model {} has no chat template; name one with --chat-template, or give a --prompt",
+                    opened.checkpoint.path().display()
+                )
+            })?;
+            Conversation::Chat(template, system.as_deref())
+        }
     };
     let llama = opened.load_with_adapter(run.adapter.as_deref(), &run.model.device)?;
     let writer = Writer {
@@ -35,17 +38,17 @@ pub fn run(run: &GenerateRun) -> Result<()> {
     };
     match conversation {
         Conversation::Prompt(prompt) => {
-            let ids = encode(&opened.tokenizer, prompt, true)?;
+            let ids = opened.texts().prompt(prompt)?;
             writer.write(&ids, 0).map(drop)
         }
-        Conversation::Chat(template) => chat(&writer, template),
+        Conversation::Chat(template, system) => chat(&writer, template, system),
     }
 }
 
 /// An [`Input`] that the model can be given.
 enum Conversation<'a> {
     Prompt(&'a str),
-    Chat(&'a ChatTemplate),
+    Chat(&'a ChatTemplate, Option<&'a str>),
 }
 
 /// The model with all that is needed to let it write.
@@ -91,10 +94,12 @@ impl Writer<'_> {
 }
 
 /// Answers line by line. Ends with the input.
-fn chat(writer: &Writer<'_>, template: &ChatTemplate) -> Result<()> {
+fn chat(writer: &Writer<'_>, template: &ChatTemplate, system: Option<&str>) -> Result<()> {
     let terminal = io::stdin().is_terminal();
     let context = writer.llama.config().context_len();
-    let mut messages: Vec<Message> = Vec::new();
+    let system = system.map(|text| Message::new("system", text));
+    let mut messages: Vec<Message> = system.into_iter().collect();
+    let first_turn = messages.len();
     if terminal {
         eprintln!("Talk to the model; Ctrl-D ends the chat.");
     }
@@ -103,13 +108,13 @@ fn chat(writer: &Writer<'_>, template: &ChatTemplate) -> Result<()> {
             break;
         };
         messages.push(Message::new("user", &line));
-        let mut ids = encode(writer.tokenizer, &template.render(&messages, true)?, false)?;
+        let mut ids = encode(writer.tokenizer, &template.render(&messages, true)?)?;
         // The oldest turns go when the conversation has outgrown the model, room for an answer kept.
         while ids.len() + writer.sampling.max_tokens.min(context / 2) > context
-            && messages.len() > 2
+            && messages.len() > first_turn + 2
         {
-            messages.drain(..2);
-            ids = encode(writer.tokenizer, &template.render(&messages, true)?, false)?;
+            messages.drain(first_turn..first_turn + 2);
+            ids = encode(writer.tokenizer, &template.render(&messages, true)?)?;
         }
         let answer = writer.write(&ids, turn)?;
         messages.push(Message::new("assistant", &answer));
@@ -139,8 +144,9 @@ fn read_line(terminal: bool) -> Result<Option<String>> {
     }
 }
 
-fn encode(tokenizer: &Tokenizer, text: &str, special_tokens: bool) -> Result<Vec<u32>> {
-    let encoding = tokenizer.encode(text, special_tokens);
+/// Returns the tokens of a rendered text, in which the template has written the special ones.
+fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let encoding = tokenizer.encode(text, false);
     Ok(encoding
         .map_err(|error| anyhow!("tokenizer: {error}"))?
         .get_ids()

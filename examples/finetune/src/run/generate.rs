@@ -27,7 +27,10 @@ pub enum Input {
     /// A prompt to continue.
     Prompt(String),
     /// The turns of a chat, read from stdin.
-    Chat,
+    Chat {
+        /// The system prompt that it begins with.
+        system: Option<String>,
+    },
 }
 
 impl GenerateRun {
@@ -38,7 +41,9 @@ impl GenerateRun {
     pub fn resolve(flags: GenerateFlags) -> Result<Self> {
         let input = match flags.prompt {
             Some(prompt) => Input::Prompt(prompt),
-            None if flags.chat => Input::Chat,
+            None if flags.chat => Input::Chat {
+                system: flags.system,
+            },
             None => bail!("nothing to continue; give --prompt TEXT, or --chat to talk"),
         };
         Ok(Self {

@@ -1,5 +1,8 @@
+use std::fmt::{self, Display, Formatter};
+
 use anyhow::{Context, Result};
 use burn::tensor::Device;
+use burn_finetune::{builtin_template, builtin_template_names};
 use burn_qlora::{Codebook, QuantConfig};
 use burn_qlora_llama::{ComputeDtype, Weights};
 
@@ -19,6 +22,8 @@ pub struct Model {
     pub compute_dtype: ComputeDtype,
     /// The format of the base weights.
     pub quantization: Quantization,
+    /// The chat template to use in place of its own.
+    pub chat_template: Option<GivenTemplate>,
 }
 
 /// The format of the base weights.
@@ -49,7 +54,37 @@ impl Model {
             device,
             compute_dtype,
             quantization: Quantization::of(&flags.quant),
+            chat_template: flags.chat_template.map(GivenTemplate),
         })
+    }
+}
+
+/// A chat template by the name of a well-known one, or by its file.
+#[derive(Clone, Debug)]
+pub struct GivenTemplate(String);
+
+impl GivenTemplate {
+    /// Returns the template's source.
+    ///
+    /// # Errors
+    /// Neither a known name nor a file that can be read.
+    pub fn source(&self) -> Result<String> {
+        if let Some(source) = builtin_template(&self.0) {
+            return Ok(source.to_owned());
+        }
+        std::fs::read_to_string(&self.0).with_context(|| {
+            let names: Vec<_> = builtin_template_names().collect();
+            format!(
+                "{self}: neither a file that can be read nor one of {}",
+                names.join(", ")
+            )
+        })
+    }
+}
+
+impl Display for GivenTemplate {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "--chat-template {}", self.0)
     }
 }
 

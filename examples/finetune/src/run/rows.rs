@@ -1,4 +1,5 @@
 use anyhow::{Result, ensure};
+use burn_finetune::Learn;
 
 use crate::flags::RowFlags;
 
@@ -12,6 +13,8 @@ pub struct RowLimits {
     seq_len: Option<usize>,
     /// Whether longer rows are cut instead of refused.
     pub truncate: bool,
+    /// The part of a row that is learnt.
+    pub learn: Learn,
 }
 
 impl From<RowFlags> for RowLimits {
@@ -19,6 +22,7 @@ impl From<RowFlags> for RowLimits {
         Self {
             seq_len: flags.seq_len,
             truncate: flags.truncate,
+            learn: flags.learn,
         }
     }
 }

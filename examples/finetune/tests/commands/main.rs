@@ -2,6 +2,7 @@
 //!
 //! - [`support`]: runs the binary, makes models, data and broken files.
 //! - [`train`], [`plan`], [`eval`], [`generate`], [`quantize`]: what each command does.
+//! - [`chat_data`]: conversations as data.
 //! - [`families`]: all of that on the families beside LLaMA.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
 //! - [`paging`]: optimizer state that does not stay in memory.
@@ -11,6 +12,7 @@
 //! - [`device_memory`]: the memory plan on a device that tells what it has reserved.
 //! - [`full_disk`]: the same when the disk is full while saving.
 
+mod chat_data;
 #[cfg(feature = "wgpu")]
 mod device_memory;
 mod eval;

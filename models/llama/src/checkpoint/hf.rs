@@ -1,5 +1,7 @@
 //! Hugging Face directories: config.json, safetensors, tokenizer files; plain or bitsandbytes 4-bit.
 
+mod added_tokens;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -97,14 +99,22 @@ impl HfDirectory {
             return Err(DecoderError::MissingFile { path, hint });
         }
         let text = std::fs::read(&path).map_err(DecoderError::io(&path))?;
-        let refused = |error: tokenizers::Error| DecoderError::Tokenizer {
+        let refused = |reason: String| DecoderError::Tokenizer {
             path: path.clone(),
-            reason: error.to_string(),
+            reason,
         };
-        let mut tokenizer = Tokenizer::from_bytes(text).map_err(refused)?;
+        added_tokens::check_normalizer(&text).map_err(refused)?;
+        let mut tokenizer =
+            Tokenizer::from_bytes(text).map_err(|error| refused(error.to_string()))?;
         // Whoever saved it may have cut and padded the rows of a training run of theirs.
-        tokenizer.with_truncation(None).map_err(refused)?;
+        tokenizer
+            .with_truncation(None)
+            .map_err(|error| refused(error.to_string()))?;
         tokenizer.with_padding(None);
+        let config = self.tokenizer_config()?;
+        let map = self.json_file("special_tokens_map.json")?;
+        added_tokens::add(&mut tokenizer, &config, &map)
+            .map_err(|error| refused(error.to_string()))?;
         Ok(tokenizer)
     }
 
@@ -131,6 +141,7 @@ impl HfDirectory {
     ) -> Result<SpecialTokens, DecoderError> {
         let tokenizer = self.tokenizer()?;
         let settings = self.tokenizer_config()?;
+        let map = self.json_file("special_tokens_map.json")?;
         let by_id = |id: u32| {
             tokenizer
                 .id_to_token(id)
@@ -138,14 +149,21 @@ impl HfDirectory {
         };
         let named = |key: &str| {
             // Either the text itself or an object with the text as `content`.
-            let value = settings.get(key)?;
+            let value = [&settings, &map]
+                .into_iter()
+                .find_map(|file| file.get(key))?;
             let text = value.as_str().or_else(|| value["content"].as_str())?;
             tokenizer.token_to_id(text).map(|id| SpecialToken {
                 id,
                 text: text.into(),
             })
         };
-        let bos = named("bos_token").or_else(|| config.bos_token_id.and_then(by_id));
+        // A tokenizer that is described and names no token for the beginning has none, whatever the model's configuration says.
+        let is_described = !settings.is_empty() || !map.is_empty();
+        let bos = named("bos_token").or_else(|| match is_described {
+            true => None,
+            false => config.bos_token_id.and_then(by_id),
+        });
         let eos =
             named("eos_token").or_else(|| config.eos_token_ids.first().copied().and_then(by_id));
         // What the tokenizer really adds is in its post-processor; asking it is the only reliable way.
@@ -218,7 +236,12 @@ impl HfDirectory {
     }
 
     fn tokenizer_config(&self) -> Result<Map<String, Value>, DecoderError> {
-        let path = self.path.join("tokenizer_config.json");
+        self.json_file("tokenizer_config.json")
+    }
+
+    /// Reads a file with a JSON object; one that is not there is empty.
+    fn json_file(&self, name: &str) -> Result<Map<String, Value>, DecoderError> {
+        let path = self.path.join(name);
         if !path.exists() {
             return Ok(Map::new());
         }

@@ -1,0 +1,147 @@
+//! Chat templates print what Python's Jinja prints, as transformers sets it up.
+
+use burn_finetune::{
+    ChatTemplate, Message, TemplateVariables, builtin_template, builtin_template_names,
+};
+use std::collections::BTreeMap;
+
+fn render(source: &str, messages: &[Message], prompt: bool) -> String {
+    let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")];
+    let tokens = tokens.map(|(name, token)| (name.to_owned(), token.to_owned()));
+    let template = ChatTemplate::new(source, BTreeMap::from(tokens)).unwrap();
+    template
+        .render_with(messages, &TemplateVariables::default(), prompt)
+        .unwrap_or_else(|error| panic!("{source}: {error}"))
+}
+
+#[test]
+fn methods_filters_and_tests_are_pythons() {
+    for (source, expected) in [
+        (
+            "{{ 'one-two-three'.rsplit('-', 1) | join('|') }}",
+            "one-two|three",
+        ),
+        ("{{ ' one  two '.rsplit(none, 1) | join('|') }}", " one|two"),
+        (
+            "{{ 'unhappy'.removeprefix('un') }} {{ 'happy'.removeprefix('un') }}",
+            "happy happy",
+        ),
+        ("{{ 'a.txt'.removesuffix('.txt') }}", "a"),
+        ("{{ 'äbäb'.index('b') }} {{ 'äbäb'.rindex('b') }}", "1 3"),
+        ("{{ 'aBc'.swapcase() }}", "AbC"),
+        ("{{ '-7'.zfill(4) }}{{ '12345'.zfill(3) }}", "-00712345"),
+        (
+            "{{ 'ab'.ljust(4, '.') }}{{ 'ab'.rjust(4) }}{{ 'ab'.center(5) }}|",
+            "ab..  ab  ab |",
+        ),
+        (
+            "{{ 'k=v=w'.partition('=') | join('|') }} {{ 'k=v=w'.rpartition('=') | join('|') }}",
+            "k|=|v=w k=v|=|w",
+        ),
+        (
+            "{{ 'kv'.partition('=') | join('|') }} {{ 'kv'.rpartition('=') | join('|') }}",
+            "kv|| ||kv",
+        ),
+        (
+            "{{ '' | default('d', boolean=true) }}{{ none | d('e', true) }}{{ 0 | default(3) }}",
+            "de0",
+        ),
+        ("{{ 'one, two_2 three' | wordcount }}", "3"),
+        ("{{ 'one two three' | truncate(9, leeway=0) }}", "one..."),
+        (
+            "{{ 'one two three' | truncate(7, true, '') }}{{ 'abc' | truncate(2) }}",
+            "one twoabc",
+        ),
+        (
+            "{{ 'ab' is sequence }}{{ {} is sequence }}{{ 3 is sequence }}{{ none is iterable }}{{ 'x' is iterable }}",
+            "TrueTrueFalseFalseTrue",
+        ),
+        (
+            "{{ [2e-7, 1.0, 3e16, 5] | tojson }}",
+            "[2e-07, 1.0, 3e+16, 5]",
+        ),
+        (
+            "{{ {'b': 1, 'a': [1, 2]} | tojson(separators=(',', ':'), sort_keys=true) }}",
+            r#"{"a":[1,2],"b":1}"#,
+        ),
+        (
+            "{{ 'é\t👍' | tojson(ensure_ascii=true) }}{{ 'é<' | tojson }}",
+            "\"\\u00e9\\t\\ud83d\\udc4d\"\"é<\"",
+        ),
+        (
+            "{{ {'a': [], 'b': [1]} | tojson(indent=1) }}",
+            "{\n \"a\": [],\n \"b\": [\n  1\n ]\n}",
+        ),
+        (
+            "{{ tools is none }}{{ documents is none }}{{ tools is defined }}",
+            "TrueTrueTrue",
+        ),
+        (
+            "{% set c = cycler('x', 'y') %}{{ c.next() }}{{ c.next() }}{{ c.next() }}",
+            "xyx",
+        ),
+        (
+            "{% set next = joiner(', ') %}{{ next() }}a{{ next() }}b",
+            "a, b",
+        ),
+    ] {
+        assert_eq!(render(source, &[], false), expected, "{source}");
+    }
+}
+
+#[test]
+fn a_message_is_written_in_its_own_order() {
+    let message: Message = serde_json::from_str(
+        r#"{"role": "user", "z": 1, "content": null, "a": {"y": null, "b": 2}}"#,
+    )
+    .unwrap();
+    let text = render("{{ messages[0] | tojson }}", &[message], false);
+    assert_eq!(
+        text,
+        r#"{"role": "user", "z": 1, "a": {"y": null, "b": 2}}"#
+    );
+}
+
+#[test]
+fn the_built_in_templates_write_the_documented_formats() {
+    let chat = [
+        Message::new("system", "Be kind."),
+        Message::new("user", "Hi"),
+        Message::new("assistant", "Ho"),
+        Message::new("user", "Bye"),
+    ];
+    let formats = [
+        (
+            "chatml",
+            "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n\
+             Ho<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            "llama3",
+            "<s><|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|><|start_header_id|>user\
+             <|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nHo<|eot_id|>\
+             <|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|><|start_header_id|>assistant\
+             <|end_header_id|>\n\n",
+        ),
+        (
+            "gemma",
+            "<s><start_of_turn>user\nBe kind.\n\nHi<end_of_turn>\n<start_of_turn>model\nHo<end_of_turn>\n\
+             <start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n",
+        ),
+        (
+            "mistral",
+            "<s>[INST] Be kind.\n\nHi [/INST] Ho</s>[INST] Bye [/INST]",
+        ),
+        (
+            "alpaca",
+            "<s>Be kind.\n\n### Instruction:\nHi\n\n### Response:\nHo</s>\n\n### Instruction:\nBye\n\n### Response:\n",
+        ),
+    ];
+    let names: Vec<_> = formats.iter().map(|(name, _)| *name).collect();
+    assert_eq!(builtin_template_names().collect::<Vec<_>>(), names);
+    for (name, expected) in formats {
+        let source = builtin_template(name).unwrap();
+        assert_eq!(render(source, &chat, true), expected, "{name}");
+    }
+    assert!(builtin_template("vicuna").is_none());
+}
