@@ -9,7 +9,7 @@ use burn_qlora::{
     freeze_base,
 };
 use burn_qlora_llama::{ComputeDtype, Decoder};
-use qlora_test_support::{FAMILIES, TestDevice, Tolerance, assert_close, values};
+use qlora_test_support::{FAMILIES, TestDevice, Tolerance, alone, assert_close, values};
 use qlora_tests::{Curve, adapted, devices, model};
 
 #[test]
@@ -21,10 +21,11 @@ fn on_a_trained_adapter() {
     }
 }
 
-/// Both passes over a block draw the same masks; another seed draws others. Both are one test, because
-/// Burn's generators are one for the whole process.
+/// Both passes over a block draw the same masks; another seed draws others.
 #[test]
 fn with_dropout() {
+    // Burn's generators are one for the whole process.
+    let _turn = alone();
     for test in devices() {
         let config = LoraConfig::new(8, 16.0).with_dropout(0.3);
         let model = fresh(&test.device, &config);
@@ -48,6 +49,8 @@ fn with_adapters_on_some_blocks_only() {
 /// dropout too where the bits are compared.
 #[test]
 fn with_other_families() {
+    // Burn's generators are one for the whole process.
+    let _turn = alone();
     for test in devices() {
         for family in FAMILIES {
             let curve = Curve::of_family(family);

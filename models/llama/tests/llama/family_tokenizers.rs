@@ -50,11 +50,14 @@ pub fn assert_as_recorded(tokenizer: &Tokenizer, name: &str) {
     }
 }
 
-/// The file, written and opened.
+/// At least as many as any of the vocabularies has.
+const VOCABULARY: usize = 300_000;
+
+/// The file with a model, written and opened.
 pub fn opened(file: &GgufBuilder) -> Checkpoint {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("model.gguf");
-    file.write(&path);
+    file.with_tensors_of_a_tiny_llama(VOCABULARY).write(&path);
     Checkpoint::open(&path).expect("opens")
 }
 
@@ -138,7 +141,6 @@ fn tekken_in_gguf_gives_the_ids_of_mistrals_own_library() {
 /// A GGUF file with these entries and no model.
 pub fn with_entries(entries: &[(String, u32, Vec<u8>)]) -> GgufBuilder {
     let mut file = GgufBuilder::metadata_of_a_tiny_llama();
-    file.number("llama.vocab_size", 300_000);
     for (key, kind, bytes) in entries {
         file.entry(key, *kind, bytes.clone());
     }
@@ -191,7 +193,6 @@ fn llama_cpps_own_vocabularies_give_the_ids_of_transformers() {
 fn a_vocabulary_that_contradicts_itself_is_refused() {
     let file = || {
         let mut file = GgufBuilder::metadata_of_a_tiny_llama();
-        file.number("llama.vocab_size", 512);
         file.text("tokenizer.ggml.model", "llama");
         array(
             &mut file,

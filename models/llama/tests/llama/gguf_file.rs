@@ -123,6 +123,27 @@ impl GgufBuilder {
         builder
     }
 
+    /// The same file with the tensors that [`Self::metadata_of_a_tiny_llama`] speaks of, all zero.
+    pub fn with_tensors_of_a_tiny_llama(&self, vocab_size: usize) -> Self {
+        const Q4_0: u32 = 2;
+        let mut file = self.clone();
+        let mut zeros = |name: &str, rows: usize| {
+            // A row of 64 elements is two blocks of 18 bytes.
+            file.tensor(name, &[rows, 64], Q4_0, vec![0; rows * 2 * 18]);
+        };
+        zeros("token_embd.weight", vocab_size);
+        for name in ["attn_q", "attn_k", "attn_v", "attn_output"] {
+            zeros(&format!("blk.0.{name}.weight"), 64);
+        }
+        for name in ["ffn_gate", "ffn_up", "ffn_down"] {
+            zeros(&format!("blk.0.{name}.weight"), 64);
+        }
+        for name in ["output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"] {
+            file.floats(&format!("{name}.weight"), &[64], &[0.0; 64]);
+        }
+        file
+    }
+
     pub fn entry(&mut self, key: &str, kind: u32, bytes: Vec<u8>) {
         self.entries.retain(|(existing, _, _)| existing != key);
         self.entries.push((key.into(), kind, bytes));
