@@ -106,7 +106,7 @@ impl QLoraLinear {
         let dtype = x.dtype();
 
         let mut y = match (&self.weight, &self.adapter) {
-            (BaseWeight::Quantized(weight), Some(branch)) if branch.is_plain() => {
+            (BaseWeight::Quantized(weight), Some(branch)) if branch.is_plain(&x) => {
                 let (weight, lora) = (weight.tensor(), &branch.lora);
                 let (a, b) = (lora.a.val(), lora.b.val());
                 weight
