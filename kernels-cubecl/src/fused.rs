@@ -13,6 +13,10 @@
 //! for a plan may ask for sizes that no device has. The caller computes otherwise what a kernel does not
 //! [serve](rms_norm::serves), and knows what it keeps for the backward pass.
 //!
+//! A kernel with a [`ComptimeOption`] takes besides, by value, whether it is `Some`: CubeCL's stable hash of an instance leaves
+//! out the variant of an enum (0.11.3, `KernelId::stable_hash`). It is the key of the kernels kept on disk, where an
+//! instance would be taken for the other.
+//!
 //! [`burn-fused`]: https://github.com/burn-qlora/burn-qlora/tree/main/crates/burn-fused
 
 pub mod attention;

@@ -86,10 +86,10 @@ impl LoraBranch {
         .find(|(_, has, says)| has != says)
     }
 
-    /// Returns whether the branch is two products of `x` and nothing else, which a packed weight takes into its own.
+    /// Returns whether the branch of `x` is two products and nothing else, which a packed weight takes into its own: dropout falls
+    /// in training alone.
     pub(crate) fn is_plain(&self, x: &Tensor<2>) -> bool {
         let f32 = |factor: &Param<Tensor<2>>| factor.val().dtype() == DType::F32;
-        // Where nothing is to go back, dropout lets everything pass.
         let drops = self.dropout.prob != 0.0 && x.device().is_autodiff();
         !drops && f32(&self.lora.a) && f32(&self.lora.b)
     }

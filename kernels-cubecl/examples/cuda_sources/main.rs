@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut kernels = Vec::new();
     for architecture in ARCHITECTURES {
         let recorder = Recorder::new(architecture);
-        for (entry, kernel) in launched(&recorder)? {
+        for (entry, kernel) in launched(&recorder, cases::all())? {
             let file = format!("{}_{entry}.cu", architecture.version);
             fs::write(folder.join(&file), &kernel.0.source)?;
             kernels.push(described(architecture.version, &file, &kernel));
@@ -46,10 +46,16 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// A kernel, its packed words among its buffers, and the cases that launch it.
 type Kernel = (Launched, Option<usize>, Vec<Case>);
 
-/// Returns all kernels by their entry, which names the instance.
-fn launched(recorder: &Recorder) -> Result<BTreeMap<String, Kernel>, Box<dyn Error>> {
+/// Returns the kernels of the cases by their entry, which names the instance.
+///
+/// # Errors
+/// What a launch returns, and that two kernels have one entry: CubeCL keeps kernels on disk by the hash in it.
+fn launched(
+    recorder: &Recorder,
+    cases: Vec<Case>,
+) -> Result<BTreeMap<String, Kernel>, Box<dyn Error>> {
     let mut kernels = BTreeMap::new();
-    for case in cases::all() {
+    for case in cases {
         let (packed, launched) = recorder.record(|client| case.launch(client))?;
         let packed = packed?;
         for kernel in launched {
@@ -67,6 +73,9 @@ fn launched(recorder: &Recorder) -> Result<BTreeMap<String, Kernel>, Box<dyn Err
                 && is_of_layer(&case)
             {
                 continue;
+            }
+            if listed.is_some_and(|(listed, _, _)| listed.source != kernel.source) {
+                return Err(format!("two kernels are named {}: {case}", kernel.entry).into());
             }
             let (_, _, cases) = kernels
                 .entry(kernel.entry.clone())
@@ -110,4 +119,17 @@ fn described(version: u32, file: &str, (kernel, packed, cases): &Kernel) -> Valu
 
 fn write(path: &Path, kernels: &[Value]) -> Result<(), Box<dyn Error>> {
     Ok(fs::write(path, serde_json::to_vec_pretty(kernels)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fused_instance_has_an_entry_of_its_own() {
+        let mut cases = cases::all();
+        cases.retain(|case| matches!(case.operation, Operation::Fused(_)));
+        let kernels = launched(&Recorder::new(ARCHITECTURES[0]), cases).unwrap();
+        assert!(!kernels.is_empty());
+    }
 }

@@ -32,7 +32,7 @@ use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
 
 use self::grid::LanePart;
-use self::inputs::{InputsLaunch, SizesLaunch};
+use self::inputs::{InputsLaunch, Present, SizesLaunch};
 use self::scores::ScoresLaunch;
 use super::{F32, are_served_alike};
 use crate::error::{KernelError, check_float, check_length, check_size};
@@ -172,6 +172,11 @@ impl Attention {
             window.map(|window| window.max(1) as u32).into(),
             ScoresLaunch::new(self.config.scale, self.config.softcap.into()),
             part,
+            Present {
+                starts: self.starts.is_some(),
+                window: window.is_some(),
+                softcap: self.config.softcap.is_some(),
+            },
         )
     }
 

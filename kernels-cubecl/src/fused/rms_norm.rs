@@ -82,6 +82,7 @@ impl Norm {
                     *vector,
                     x.arg(),
                     residual.into(),
+                    added.is_some(),
                     FactorsLaunch::new(tensor_buffer(weight), config.unit_offset),
                     ResultsLaunch::new(sum.into(), tensor_buffer(&y), x.one_a_row_arg(&inv_rms)),
                     sizes,
@@ -167,6 +168,7 @@ pub fn backward(
                 x.one_a_row_arg(&inv_rms),
                 tensor_buffer(&grad),
                 grad_sum.as_ref().map(tensor_buffer).into(),
+                grad_sum.is_some(),
                 tensor_buffer(&dx),
                 sizes,
                 grid.lanes,
@@ -211,6 +213,8 @@ struct Results<'a, F: Float, N: Size> {
 fn forward_kernel<F: Float, W: Float, N: Size>(
     x: &[Vector<F, N>],
     residual: ComptimeOption<&[Vector<F, N>]>,
+    // Tells instances apart: see `fused`.
+    #[comptime] _adds: bool,
     factors: Factors<'_, W, N>,
     mut results: Results<'_, F, N>,
     sizes: &RowSizes,
@@ -258,6 +262,8 @@ fn backward_kernel<F: Float, W: Float, N: Size>(
     inv_rms: &[f32],
     grad: &[Vector<F, N>],
     grad_sum: ComptimeOption<&[Vector<F, N>]>,
+    // Tells instances apart: see `fused`.
+    #[comptime] _adds: bool,
     dx: &mut [Vector<F, N>],
     sizes: &RowSizes,
     #[comptime] lanes: usize,

@@ -76,6 +76,7 @@ pub fn rotate(
                 ),
                 tensor_buffer(&y),
                 (passed > 0).then_some((passed / vector) as u32).into(),
+                passed > 0,
                 items as u32,
                 config.per_unit,
                 x.dtype(),
@@ -108,6 +109,8 @@ fn rotate_kernel<F: Float, A: Float, N: Size>(
     angles: Angles<'_, A, N>,
     y: &mut [Vector<F, N>],
     passed: ComptimeOption<u32>,
+    // Tells instances apart: see `fused`.
+    #[comptime] _passes: bool,
     items: u32,
     per_unit: u32,
     #[define(F)] _dtype: ElemType,

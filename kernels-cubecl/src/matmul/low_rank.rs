@@ -24,4 +24,5 @@ mod workspace;
 pub use backward::{Gradients, backward, backward_factors};
 pub use factors::LowRank;
 pub use forward::forward;
+pub use project::Projection;
 pub use workspace::backward_workspace_bytes;

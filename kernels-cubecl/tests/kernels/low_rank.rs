@@ -4,7 +4,7 @@ use cubecl::client::Client;
 use cubecl::ir::ElemType;
 use cubecl::std::tensor::TensorHandle;
 use nf4::{Direction, QuantConfig};
-use qlora_cubecl::matmul::low_rank::{self, LowRank};
+use qlora_cubecl::matmul::low_rank::{self, LowRank, Projection};
 use qlora_cubecl::{KernelError, Weight, check_float};
 use qlora_test_support::random::uniform;
 
@@ -168,6 +168,28 @@ fn sum(values: &[f64], added: &Matrix) -> Vec<f64> {
 pub fn a_layer_matches_its_sums_in_f64(client: &Client) {
     for case in CASES {
         Layer::new(client, F32, case, 0).check(client);
+    }
+}
+
+pub fn every_projection_is_forced(client: &Client) {
+    for (m, width, rank) in [(1, 51, 1), (5, 104, 3), (70, 64, 16), (130, 1000, 33)] {
+        for padding in [0, 16] {
+            let stride = width + padding;
+            let (x, x_values) = upload_values(client, &uniform(5, m * stride), F32);
+            let (factor, factor_values) = upload_values(client, &uniform(7, rank * width), F32);
+            let factor_values = Matrix::new(&factor_values, [rank, width], width);
+            let expected = Matrix::new(&x_values, [m, width], stride)
+                .times(&factor_values.transposed())
+                .scaled();
+            for kernel in Projection::ALL {
+                let x = strided_rows(x.clone(), F32, [m, width], stride);
+                let factor = rows(factor.clone(), F32, rank, width);
+                let found = kernel.multiply(client, x, factor, SCALE).unwrap();
+                let found = read_values(client, found.handle, F32);
+                let what = format!("{kernel:?} of {m} rows of {width} onto {rank}");
+                assert_close(&found, &expected.values, tolerance(F32), &what);
+            }
+        }
     }
 }
 

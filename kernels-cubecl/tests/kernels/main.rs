@@ -23,6 +23,7 @@ qlora_test_support::on_every_runtime! {
     products::rows_may_lie_apart,
     products::an_empty_product_is_empty_or_zero,
     low_rank::a_layer_matches_its_sums_in_f64,
+    low_rank::every_projection_is_forced,
     low_rank::half_precision_is_summed_in_single,
     low_rank::rows_of_a_layer_may_lie_apart,
     low_rank::factors_may_be_transposed,

@@ -19,6 +19,17 @@ pub(super) struct Inputs<'a, F: Float, I: Int, N: Size> {
     pub(super) scores: Scores,
     #[cube(comptime)]
     pub(super) part: LanePart,
+    // Tells instances apart: see `fused`.
+    #[cube(comptime)]
+    _present: Present,
+}
+
+/// Which of the operands that a kernel may lack there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Present {
+    pub(super) starts: bool,
+    pub(super) window: bool,
+    pub(super) softcap: bool,
 }
 
 #[cube]

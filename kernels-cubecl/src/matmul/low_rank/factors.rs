@@ -81,7 +81,7 @@ pub(super) struct Factor {
 }
 
 impl Factor {
-    fn new(client: &Client, factor: TensorHandle) -> Self {
+    pub(super) fn new(client: &Client, factor: TensorHandle) -> Self {
         Self {
             rank: factor.shape()[0],
             width: factor.shape()[1],
@@ -96,7 +96,7 @@ impl Factor {
 
 /// Rows of the width of the rank, `[m, rank]`, f32: what lies between the factors.
 pub(super) struct Projected {
-    values: TensorHandle,
+    pub(super) values: TensorHandle,
     pub(super) m: usize,
     pub(super) rank: usize,
 }
