@@ -5,9 +5,8 @@ use burn::nn::{Embedding, Linear};
 use burn::tensor::{Device, Tensor, TensorData};
 #[cfg(feature = "qlora")]
 use burn_qlora::{Nf4Tensor, QLoraLinear};
-use nf4::QuantConfig;
 #[cfg(feature = "qlora")]
-use nf4::QuantizedMatrix;
+use nf4::{QuantConfig, QuantizedMatrix};
 
 use crate::attention::{Attention, AttentionLayers};
 use crate::block::Block;

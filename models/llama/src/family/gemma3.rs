@@ -11,9 +11,9 @@ use super::gemma2::{self, Bounds};
 use super::{Definition, Family, Names};
 #[cfg(feature = "gguf")]
 use crate::checkpoint::GgufKeys;
-use crate::config::{
-    DecoderConfig, Defaults, FULL, Keys, NormPlacement, QueryKeyNorm, RopeKeys, SLIDING,
-};
+#[cfg(feature = "gguf")]
+use crate::config::NormPlacement;
+use crate::config::{DecoderConfig, Defaults, FULL, Keys, QueryKeyNorm, RopeKeys, SLIDING};
 use crate::error::DecoderError;
 use crate::rope::RopeConfig;
 
