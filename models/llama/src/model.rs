@@ -62,9 +62,7 @@ impl DecoderConfig {
             lm_head,
         ))
     }
-}
 
-impl DecoderConfig {
     /// Returns what becomes of the head's products.
     pub(crate) fn logits(&self) -> LogitsConfig {
         LogitsConfig::default()

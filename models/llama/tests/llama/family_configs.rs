@@ -4,25 +4,8 @@ use std::path::{Path, PathBuf};
 
 use burn_qlora_llama::rope::{QueryScaling, RopeScaling};
 use burn_qlora_llama::{DecoderConfig, Family, NormPlacement, QueryKeyNorm};
-use qlora_test_support::fixture;
+use qlora_test_support::{FAMILIES, fixture};
 use serde_json::{Value, json};
-
-/// The recorded models of the families that are built.
-const MODELS: [&str; 13] = [
-    "gemma2",
-    "gemma3",
-    "granite",
-    "llama_dynamic",
-    "llama_yarn",
-    "ministral3",
-    "mistral",
-    "olmo2",
-    "phi3",
-    "phi3_longrope",
-    "qwen2",
-    "qwen3",
-    "smollm3",
-];
 
 fn path(model: &str, file: &str) -> PathBuf {
     fixture("families").join(model).join(file)
@@ -54,7 +37,7 @@ fn without_tokens(config: DecoderConfig) -> DecoderConfig {
 
 #[test]
 fn both_spellings_mean_the_same() {
-    for model in MODELS {
+    for model in FAMILIES {
         let (new, warnings) = read(&recorded(model, "config.json"));
         assert!(warnings.is_empty(), "{model}: {warnings:?}");
         let (wild, warnings) = read(&recorded(model, "config_wild.json"));
@@ -70,7 +53,7 @@ fn both_spellings_mean_the_same() {
 
 #[test]
 fn what_is_written_reads_back_equal() {
-    for model in MODELS {
+    for model in FAMILIES {
         let original = config(model);
         let path = path(model, "config.json");
         let written = original.to_hf_json("bfloat16", &path).expect("can be said");

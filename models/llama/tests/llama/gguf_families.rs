@@ -86,22 +86,11 @@ fn a_file_describes_what_the_config_does_but_for_what_it_cannot_say() {
 /// Metadata in the words of llama.cpp, with as many tensors as there are layers.
 fn metadata(architecture: &str, config: &DecoderConfig) -> GgufBuilder {
     let mut file = GgufBuilder::new();
-    file.text("general.architecture", architecture);
-    for (key, value) in [
-        ("block_count", config.layers.len()),
-        ("embedding_length", config.hidden_size),
-        ("feed_forward_length", config.intermediate_size),
-        ("attention.head_count", config.num_attention_heads),
-        ("attention.head_count_kv", config.num_key_value_heads),
-        ("attention.key_length", config.head_dim),
-        ("attention.value_length", config.head_dim),
-        ("context_length", config.max_position_embeddings),
-        ("vocab_size", config.vocab_size),
-    ] {
-        file.number(&format!("{architecture}.{key}"), value as u32);
-    }
-    let epsilon = format!("{architecture}.attention.layer_norm_rms_epsilon");
-    file.float(&epsilon, config.rms_norm_eps as f32);
+    file.describe(architecture, config);
+    file.number(
+        &format!("{architecture}.vocab_size"),
+        config.vocab_size as u32,
+    );
     file.number("tokenizer.ggml.bos_token_id", 1);
     file.number("tokenizer.ggml.eos_token_id", 2);
     for layer in 0..config.layers.len() {

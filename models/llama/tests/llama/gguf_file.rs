@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use burn_qlora_llama::Checkpoint;
 use burn_qlora_llama::rope::RopeConfig;
+use burn_qlora_llama::{Checkpoint, DecoderConfig};
 
 use qlora_test_support::fixture;
 
@@ -121,6 +121,25 @@ impl GgufBuilder {
         }
         builder.float("llama.attention.layer_norm_rms_epsilon", 1e-5);
         builder
+    }
+
+    /// Puts in the keys of a model that all architectures have.
+    pub fn describe(&mut self, architecture: &str, config: &DecoderConfig) {
+        self.text("general.architecture", architecture);
+        for (key, value) in [
+            ("block_count", config.layers.len()),
+            ("embedding_length", config.hidden_size),
+            ("feed_forward_length", config.intermediate_size),
+            ("attention.head_count", config.num_attention_heads),
+            ("attention.head_count_kv", config.num_key_value_heads),
+            ("attention.key_length", config.head_dim),
+            ("attention.value_length", config.head_dim),
+            ("context_length", config.max_position_embeddings),
+        ] {
+            self.number(&format!("{architecture}.{key}"), value as u32);
+        }
+        let epsilon = format!("{architecture}.attention.layer_norm_rms_epsilon");
+        self.float(&epsilon, config.rms_norm_eps as f32);
     }
 
     /// The same file with the tensors that [`Self::metadata_of_a_tiny_llama`] speaks of, all zero.
@@ -278,24 +297,8 @@ pub fn tiny_llama(name: &str, with_factors: bool) -> GgufBuilder {
     let source = Checkpoint::open(fixture(name)).expect("the fixture opens");
     let config = source.config();
     let mut file = GgufBuilder::new();
-    file.text("general.architecture", "llama");
-    for (key, value) in [
-        ("block_count", config.layers.len()),
-        ("embedding_length", config.hidden_size),
-        ("feed_forward_length", config.intermediate_size),
-        ("attention.head_count", config.num_attention_heads),
-        ("attention.head_count_kv", config.num_key_value_heads),
-        ("attention.key_length", config.head_dim),
-        ("attention.value_length", config.head_dim),
-        ("rope.dimension_count", config.head_dim),
-        ("context_length", config.max_position_embeddings),
-    ] {
-        file.number(&format!("llama.{key}"), value as u32);
-    }
-    file.float(
-        "llama.attention.layer_norm_rms_epsilon",
-        config.rms_norm_eps as f32,
-    );
+    file.describe("llama", config);
+    file.number("llama.rope.dimension_count", config.head_dim as u32);
     file.float("llama.rope.freq_base", config.rotations[0].theta as f32);
     file.number(
         "tokenizer.ggml.bos_token_id",
