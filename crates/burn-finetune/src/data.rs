@@ -4,6 +4,8 @@
 mod answers;
 /// Rows as tensors.
 mod batch;
+/// Tokenised rows.
+mod dataset;
 /// From an example to token rows with their targets.
 mod encode;
 /// The rows of a file.
@@ -17,7 +19,7 @@ mod tokens;
 
 pub use answers::Learn;
 pub use batch::Batch;
+pub use dataset::Dataset;
 pub use encode::{Encoded, Row, RowEncoder};
-pub use file::Dataset;
 pub use order::Order;
 pub use tokens::TextEncoder;
