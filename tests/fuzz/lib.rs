@@ -1,0 +1,1 @@
+//! Every parser of burn-qlora on damaged and hostile input; the targets are tests.

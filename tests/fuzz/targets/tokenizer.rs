@@ -1,0 +1,25 @@
+//! tokenizer.json and what is said beside it.
+
+use crate::target::{Folder, fuzz};
+use burn_qlora_llama::Checkpoint;
+use qlora_test_support::{byte_tokenizer, read_fixture};
+
+#[test]
+fn tokenizers() {
+    let good = [
+        byte_tokenizer().to_string().into_bytes(),
+        read_fixture("chat_masks/tokenizer.json"),
+    ];
+    let folder = Folder::new();
+    for name in ["config.json", "model.safetensors"] {
+        folder.write(name, &read_fixture(format!("tiny_llama/{name}")));
+    }
+    let checkpoint = Checkpoint::open(folder.path()).expect("a whole checkpoint");
+    fuzz(&good, |bytes| {
+        folder.write("tokenizer.json", bytes);
+        if let Ok(tokenizer) = checkpoint.tokenizer() {
+            let _ = tokenizer.encode("A text, <s> and \u{301}öß.", true);
+        }
+        let _ = checkpoint.special_tokens();
+    });
+}
