@@ -42,7 +42,12 @@ pub use allocator::keep_freed_memory;
 /// stderr, with exit code 2.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     keep_freed_memory();
-    match config::parse(arguments).and_then(|cli| commands::run(cli.command)) {
+    let run = |cli: flags::Cli| {
+        // Kernels would end the program.
+        qlora_cpu::Isa::selected()?;
+        commands::run(cli.command)
+    };
+    match config::parse(arguments).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", report::one_line(&error));
