@@ -23,18 +23,13 @@ pub fn one_line(error: &anyhow::Error) -> String {
 /// a terminal's cursor, colour it or turn the direction of writing, in the form of an escape (`\x1b`). A long text loses its
 /// middle.
 pub fn words(text: &str) -> String {
-    let mut line = String::with_capacity(text.len().min(4 * (HEAD + TAIL)));
-    for part in text.trim().split_inclusive(breaks) {
-        let rest = part.trim_end_matches(breaks);
-        if rest.len() < part.len() {
-            // What is indented goes on where the line before it ended.
-            push(&mut line, rest.trim());
+    let parts = text.split(breaks).map(str::trim);
+    let mut line = String::new();
+    for part in parts.filter(|part| !part.is_empty()) {
+        if !line.is_empty() {
             line.push(' ');
-        } else if line.ends_with(' ') {
-            push(&mut line, rest.trim_start());
-        } else {
-            push(&mut line, rest);
         }
+        push(&mut line, part);
     }
     shortened(line)
 }
@@ -108,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_long_line_keeps_its_ends() {
-        let name = "ä".repeat(10 << 20);
+        let name = "ä".repeat(1 << 20);
         let line = one_line(&anyhow::anyhow!("key `{name}` is not known; leave it out"));
         assert!(line.chars().count() < 1500, "{}", line.len());
         assert!(line.starts_with("key `ä") && line.ends_with("leave it out"));
