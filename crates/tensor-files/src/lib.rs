@@ -24,6 +24,7 @@ mod error;
 mod file_group;
 mod header;
 mod input;
+mod mount;
 mod spool;
 mod staged_dir;
 mod sync;

@@ -10,6 +10,7 @@ use burn_qlora::{QuantConfig, peft};
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
 
+use crate::console::tell;
 use crate::plan::Planned;
 use crate::run::{Model, RowLimits};
 use crate::{progress, report, source};
@@ -81,7 +82,7 @@ impl OpenedModel {
         };
         let data = Dataset::read(path, &encoder)?;
         for warning in data.warnings() {
-            eprintln!("warning: {}", report::words(warning));
+            tell!("warning: {}", report::words(warning));
         }
         Ok(data)
     }

@@ -12,12 +12,14 @@ use burn_qlora::{LoraConfig, attach_adapters, num_adapter_params, peft};
 use burn_qlora_llama::Decoder;
 use serde_json::{Map, Value, json};
 
+use crate::console::{say, tell};
 use crate::interrupt::Interrupt;
 use crate::log::StepLog;
 use crate::opened_model::OpenedModel;
 use crate::plan::Plan;
 use crate::progress::{TrainDisplay, human_bytes};
 use crate::run::{Adapter, Output, TrainRun};
+use crate::shell::resume_command;
 
 /// The optimizer's scratch space in the output directory.
 const PAGE_FILE: &str = "optimizer.pages";
@@ -41,9 +43,19 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let config = training.config(data.len())?;
 
     let program = memory::rss_bytes();
+    let planned = opened.planned()?;
+    let plan = |lora: &LoraConfig| -> Result<Plan> {
+        let plan = Plan::new(training, &planned, lora, (&data).into(), program)?;
+        plan.check(memory::total_bytes())?;
+        Ok(plan)
+    };
+    // Those of a file are as large as the file; fresh ones may be larger than any memory.
+    if let Adapter::Fresh(lora) = &training.adapter {
+        plan(lora)?;
+    }
     let mut model = opened.load(&training.model.device.clone().autodiff())?;
     let lora = adapt(&mut model, &training.adapter, config.seed)?;
-    let plan = Plan::new(training, &opened.planned()?, &lora, data.longest(), program)?;
+    let plan = plan(&lora)?;
     let parameters = num_adapter_params(&model);
     let builder = TrainerBuilder::new(model, config)?.with_checkpointing(training.checkpointing)?;
 
@@ -74,7 +86,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     } else {
         run_dir.restore(&mut trainer)?
     };
-    println!(
+    say!(
         "{} {parameters} adapter parameters on {}: {} steps of {} rows{}",
         if output.resume {
             "Go on training"
@@ -90,7 +102,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
             String::new()
         },
     );
-    println!(
+    say!(
         "Compute in {} on {}, checkpointing: {}, planned peak memory {}",
         training.model.compute_dtype,
         training.model.device_name,
@@ -139,7 +151,7 @@ fn take_steps(
     let mut display = TrainDisplay::new(steps, done);
     // A log that cannot be written stops the run as Ctrl-C does, so that what was learnt is saved.
     let log_failed = RefCell::new(None);
-    let stop = || interrupt.pressed() || log_failed.borrow().is_some();
+    let stop = || interrupt.requested() || log_failed.borrow().is_some();
     let options = RunOptions {
         eval,
         eval_every: output.eval_every,
@@ -172,22 +184,22 @@ fn take_steps(
             run_dir.save_adapter(trainer.model())?;
             let paging = display.paging();
             if paging.bytes_moved > 0 {
-                println!(
+                say!(
                     "The optimizer's state is {}, of which {} stayed resident and {} were moved a step",
                     human_bytes(paging.state_bytes),
                     human_bytes(paging.resident_bytes),
                     human_bytes(paging.bytes_moved),
                 );
             }
-            println!(
+            say!(
                 "The adapter is in {} ({:.0} tokens/s)",
                 run_dir.path().display(),
                 display.tokens_per_second(),
             );
         }
         Outcome::Interrupted { step } => {
-            println!("Stopped after step {step} of {steps}, saved");
-            eprintln!("Go on with: {}", resume_command(std::env::args()));
+            say!("Stopped after step {step} of {steps}, saved");
+            tell!("Go on with: {}", resume_command(std::env::args_os()));
         }
     }
     Ok(())
@@ -197,13 +209,13 @@ fn take_steps(
 fn compare(plan: &Plan, run: &TrainRun, of_the_device: Option<u64>) {
     let planned = human_bytes(plan.peak());
     if let Some(measured) = of_the_device {
-        println!(
+        say!(
             "Peak memory: planned {planned} on {}, measured {} by the device",
             run.training.model.device_name,
             human_bytes(measured)
         );
     } else if let Some(measured) = memory::peak_rss_bytes() {
-        println!(
+        say!(
             "Peak memory: planned {planned}, measured {}",
             human_bytes(measured)
         );
@@ -248,7 +260,7 @@ fn settings(
                 "compute-dtype",
                 json!(training.model.compute_dtype.to_string()),
             ),
-            ("data", json!(run.data)),
+            ("data", json!(run.data.to_string_lossy())),
             // In hexadecimal, because JSON numbers hold fewer bits.
             (
                 "data-fingerprint",
@@ -256,7 +268,10 @@ fn settings(
             ),
             ("seq-len", json!(opened.seq_len(training.limits)?)),
             ("packing", json!(training.packing)),
-            ("init-adapter", json!(training.adapter.dir())),
+            (
+                "init-adapter",
+                json!(training.adapter.dir().map(Path::to_string_lossy)),
+            ),
         ]
         .map(|(key, value)| (key.to_string(), value)),
     );
@@ -269,46 +284,4 @@ fn remove_empty_run(path: &Path) {
     let _ = std::fs::remove_file(path.join("run.json"));
     let _ = std::fs::remove_dir(path.join("checkpoints"));
     let _ = std::fs::remove_dir(path);
-}
-
-/// Returns the command line that goes on with this run, to be pasted into a shell.
-fn resume_command(arguments: impl Iterator<Item = String>) -> String {
-    let mut words: Vec<String> = arguments.map(|word| quoted(&word)).collect();
-    if !words.iter().any(|word| word == "--resume") {
-        words.push("--resume".to_string());
-    }
-    words.join(" ")
-}
-
-/// A word as a POSIX shell reads it back.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_string()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_way_on_can_be_pasted() {
-        let words = [
-            "finetune",
-            "train",
-            "--data",
-            "my notes.jsonl",
-            "--output",
-            "it's",
-        ];
-        assert_eq!(
-            resume_command(words.iter().map(|word| word.to_string())),
-            r"finetune train --data 'my notes.jsonl' --output 'it'\''s' --resume"
-        );
-        let again = ["finetune", "train", "--resume"].map(str::to_string);
-        assert_eq!(resume_command(again.into_iter()), "finetune train --resume");
-    }
 }

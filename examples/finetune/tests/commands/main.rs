@@ -5,6 +5,9 @@
 //! - [`chat_data`]: conversations as data.
 //! - [`families`]: all of that on the families beside LLaMA.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
+//! - [`console`]: nobody reads what is printed.
+//! - [`names`]: files and texts whose names are not fit to print.
+//! - [`numbers`]: numbers at the ends of their ranges.
 //! - [`paging`]: optimizer state that does not stay in memory.
 //! - [`refusals`]: bad input, each one line, exit code 2 and nothing half-written.
 //! - [`smollm2`]: the memory plan of a real model.
@@ -13,6 +16,7 @@
 //! - [`full_disk`]: the same when the disk is full while saving.
 
 mod chat_data;
+mod console;
 #[cfg(feature = "wgpu")]
 mod device_memory;
 mod eval;
@@ -21,6 +25,8 @@ mod full_disk;
 mod gemma3;
 mod generate;
 mod interrupt;
+mod names;
+mod numbers;
 mod paging;
 mod plan;
 mod quantize;
