@@ -27,11 +27,13 @@ impl InputFile {
     /// # Errors
     /// [`TensorFileError::Read`]; [`Malformation::NotRegular`] for a folder, a device or a pipe.
     pub fn open(path: &Path) -> Result<Self, TensorFileError> {
-        let file = File::open(path).map_err(TensorFileError::read(path))?;
-        let metadata = file.metadata().map_err(TensorFileError::read(path))?;
+        // Before it is opened: a pipe would wait for its other end.
+        let metadata = std::fs::metadata(path).map_err(TensorFileError::read(path))?;
         if !metadata.is_file() {
             return Err(TensorFileError::malformed(path)(Malformation::NotRegular));
         }
+        let file = File::open(path).map_err(TensorFileError::read(path))?;
+        let metadata = file.metadata().map_err(TensorFileError::read(path))?;
         Ok(Self {
             path: path.to_owned(),
             file: Mutex::new(file),

@@ -56,3 +56,14 @@ fn a_reader_goes_on_where_it_is_and_ends_with_the_file() {
     }
     assert!(reader.seek(SeekFrom::End(-11)).is_err());
 }
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_refused_without_waiting_for_its_other_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    let error = InputFile::open(&path).unwrap_err().to_string();
+    assert!(error.contains("not a regular file"), "{error}");
+}
