@@ -53,7 +53,8 @@ pub(super) fn check(weights: &SafeTensorFiles) -> Result<(), DecoderError> {
         true => String::new(),
         false => format!("tensor `{EMBEDDING}` is missing; "),
     };
-    let unknown = || Some((weights.names().min()?, "the names of another kind of model"));
+    let body = || weights.names().filter(|name| !name.starts_with("lm_head."));
+    let unknown = || Some((body().min()?, "the names of another kind of model"));
     let reason = match known.or_else(unknown) {
         Some((name, whose)) => format!("{missing}`{name}` is there: {whose}"),
         None => format!("{missing}there is no tensor at all"),
