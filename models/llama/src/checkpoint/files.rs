@@ -89,9 +89,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, DecoderError> {
     let is_text_of_another_kind = bytes.starts_with(b"version") || bytes.starts_with(b"<");
     match tensor_files::recognize(&bytes) {
         Some(what) if is_text_of_another_kind => Err(DecoderError::malformed(path, what)),
-        _ if bytes.iter().all(u8::is_ascii_whitespace) => {
-            Err(DecoderError::malformed(path, "empty; fetch it again"))
-        }
+        _ if bytes.iter().all(u8::is_ascii_whitespace) => Err(DecoderError::malformed(
+            path,
+            "empty; fetch it again, or remove it if the model needs none",
+        )),
         _ => Ok(bytes),
     }
 }

@@ -37,7 +37,7 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The element type of an unquantized tensor in a file.
+/// The element type that an unquantized tensor of a file is read as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FloatType {
     F32,
@@ -143,7 +143,8 @@ impl SafeTensorFiles {
     pub(crate) fn all_are_floats(&self) -> bool {
         self.shards.iter().all(|shard| {
             let mut tensors = shard.names().filter_map(|name| shard.tensor(name));
-            tensors.all(|tensor| matches!(tensor.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16))
+            let floats = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64];
+            tensors.all(|tensor| floats.contains(&tensor.dtype()))
         })
     }
 
@@ -160,6 +161,9 @@ impl SafeTensorFiles {
                 found: stored.shape().to_vec(),
                 expected: shape.to_vec(),
             });
+        }
+        if stored.dtype() == Dtype::F64 {
+            return narrowed(&stored);
         }
         let kind = self.stored_as(name, &stored)?;
         // The file was found to have this many elements when it was opened, so the size is real.
@@ -181,17 +185,29 @@ impl SafeTensorFiles {
 
     fn stored_as(&self, name: &str, stored: &StoredTensor<'_>) -> Result<FloatType, DecoderError> {
         match stored.dtype() {
-            Dtype::F32 => Ok(FloatType::F32),
+            // Rounded as it is read.
+            Dtype::F32 | Dtype::F64 => Ok(FloatType::F32),
             Dtype::F16 => Ok(FloatType::F16),
             Dtype::BF16 => Ok(FloatType::Bf16),
             other => Err(DecoderError::TensorType {
                 path: self.path_of(name).to_path_buf(),
                 tensor: stored.name().into(),
                 found: other.to_string(),
-                expected: "F32, F16 or BF16",
+                expected: "F32, F16, BF16 or F64",
             }),
         }
     }
+}
+
+/// Reads values of 64 bits, each rounded to the nearest f32.
+fn narrowed(stored: &StoredTensor<'_>) -> Result<Vec<f32>, DecoderError> {
+    let mut values = Vec::with_capacity(stored.byte_len() / size_of::<f64>());
+    stored.for_each_chunk(|bytes| {
+        let (all, _) = bytes.as_chunks();
+        values.extend(all.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32));
+        Ok::<_, DecoderError>(())
+    })?;
+    Ok(values)
 }
 
 /// Opens the shards in a directory that has no index for them.

@@ -121,6 +121,22 @@ fn tensors_beside_the_decoder_are_left_out_with_a_warning() {
 }
 
 #[test]
+fn values_of_64_bits_are_rounded() {
+    const NORM: &str = "model.norm.weight";
+    let mut model = Model::of("tiny_llama");
+    let values = (0..64).map(|i| 1.0 + f64::from(i) * 1e-9);
+    let bytes = values.clone().flat_map(f64::to_le_bytes).collect();
+    model
+        .tensors
+        .insert(NORM.into(), (Dtype::F64, vec![64], bytes));
+    assert_eq!(model.open().expect("loads"), Vec::<String>::new());
+    let directory = model.write();
+    let checkpoint = Checkpoint::open(directory.path()).expect("opens");
+    let read = checkpoint.read_f32(NORM, &[64]).expect("reads");
+    assert_eq!(read, values.map(|value| value as f32).collect::<Vec<_>>());
+}
+
+#[test]
 fn names_of_other_programs_are_told() {
     for (from, to, words) in [
         ("model.", "base_model.model.model.", "merge_and_unload"),
