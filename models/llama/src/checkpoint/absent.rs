@@ -5,14 +5,13 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::files;
+use super::names::are_weights;
 use crate::error::DecoderError;
 
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// Weights in forms that are not read, by the ends of their names in the order in which one speaks for the directory.
 const FORMS: [(&str, &str, &str); 15] = [
-    ("consolidated", ".pth", META),
-    ("consolidated", ".pt", META),
     (
         "",
         ".distcp",
@@ -26,6 +25,8 @@ const FORMS: [(&str, &str, &str); 15] = [
     ("pytorch_model", ".bin", PYTORCH),
     ("model", ".bin", PYTORCH),
     ("", ".ckpt", PYTORCH),
+    ("consolidated", ".pth", META),
+    ("consolidated", ".pt", META),
     ("weights", ".npz", MLX),
     ("weights", ".safetensors", MLX),
     (
@@ -70,7 +71,7 @@ const FLAX_OR_KERAS: &str = "is the form of the weights of Flax or Keras, which 
                              .save_pretrained(folder)";
 const ANOTHER: &str = "is for another program (ONNX, OpenVINO, TensorRT or Core ML) and is not read; fetch the model's safetensors";
 
-/// Files of a training run that are no weights.
+/// Beginnings of the names of what a training run leaves beside the weights.
 const OF_A_RUN: [&str; 5] = [
     "training_args",
     "optimizer",
@@ -153,14 +154,15 @@ fn names(directory: &Path) -> Result<Vec<String>, DecoderError> {
 
 /// Returns in words in which form the weights are.
 fn another_form(names: &[String]) -> Option<String> {
-    let is_of_a_run = |name: &str| OF_A_RUN.iter().any(|start| name.starts_with(start));
+    let is_known =
+        |name: &str| are_weights(name) || OF_A_RUN.iter().any(|start| name.starts_with(start));
     FORMS
         .iter()
         .chain(&OTHER_FORMS)
         .find_map(|(start, end, words)| {
-            let name = names.iter().find(|name| {
-                name.starts_with(start) && name.ends_with(end) && !is_of_a_run(name)
-            })?;
+            let name = names
+                .iter()
+                .find(|name| name.starts_with(start) && name.ends_with(end) && !is_known(name))?;
             Some(format!("`{name}` {words}"))
         })
 }

@@ -149,6 +149,9 @@ fn what_lies_in_a_models_place_is_named_with_what_to_do() {
     }
     let place = place();
     assert_refused(place.path(), &["config.json", "not found"]);
+    let bare = model(place.path(), "bare");
+    fs::remove_file(bare.join("config.json")).expect("removes");
+    assert_refused(&bare, &["config.json", "not found", "fetch it"]);
     model(place.path(), "checkpoint-500");
     assert_refused(place.path(), &["config.json", "checkpoint-500"]);
     model(place.path(), "checkpoint-1000");
