@@ -8,6 +8,9 @@ use super::{RopeConfig, RopeScaling};
 /// by 3e-7; a context of 8191 for 8192 moves a frequency by 2e-4.
 const TOLERANCE: f32 = 1e-5;
 
+/// Factors that are closer to 1 or to the largest, of it, differ by rounding alone.
+const MARGIN: f64 = 1e-4;
+
 /// The ends of the ramp, as wavelengths over the context of pretraining.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Ramp {
@@ -42,7 +45,8 @@ impl Ramp {
         let points: Vec<(f64, f64)> = turns.zip(factors.iter().copied().map(f64::from)).collect();
         let high = LLAMA_31.high;
         let height = |f: f64| (1.0 / f - 1.0 / factor) / (1.0 - 1.0 / factor);
-        let mut on_ramp = points.iter().filter(|(_, f)| *f > 1.0 && *f < factor);
+        let between = (1.0 + MARGIN)..factor * (1.0 - MARGIN);
+        let mut on_ramp = points.iter().filter(|(_, f)| between.contains(f));
         match (on_ramp.next(), on_ramp.next_back()) {
             (Some(first), Some(last)) => {
                 let slope = (height(first.1) - height(last.1)) / (first.0 - last.0);
@@ -57,7 +61,7 @@ impl Ramp {
                 high,
             }),
             (None, _) => {
-                let (turns, _) = points.iter().find(|(_, f)| *f > 1.0)?;
+                let (turns, _) = points.iter().find(|(_, f)| *f >= between.end)?;
                 let original = (1.0 / turns).floor();
                 Some(Self { original, high })
             }
