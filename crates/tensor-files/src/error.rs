@@ -144,6 +144,12 @@ pub enum Malformation {
         /// The file's length in bytes.
         len: u64,
     },
+    /// Something else than a safetensors file.
+    #[error("not a safetensors file but {what}")]
+    AnotherFormat {
+        /// What it is, and what to do.
+        what: &'static str,
+    },
     /// The header is not the JSON of a safetensors header.
     #[error("invalid safetensors header: {reason}")]
     HeaderJson {

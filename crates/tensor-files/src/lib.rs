@@ -11,6 +11,7 @@
 //!   they are complete.
 //! - [`StagedDir`]: a folder that takes its name when it is complete.
 //! - [`InputFile`]: a file read at positions that are checked first.
+//! - [`recognize`]: what a file is that is not what its name says.
 //! - [`TensorFileError`], and [`Malformation`], the ways in which a file can be broken.
 //!
 //! # Why not another crate
@@ -22,6 +23,7 @@
 mod atomic_file;
 mod error;
 mod file_group;
+mod format;
 mod header;
 mod input;
 mod mount;
@@ -34,6 +36,7 @@ mod writer;
 pub use atomic_file::AtomicFile;
 pub use error::{Malformation, TensorFileError};
 pub use file_group::FileGroup;
+pub use format::recognize;
 pub use input::{InputFile, InputReader};
 pub use safetensors::Dtype;
 pub use spool::TensorSpool;

@@ -7,6 +7,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 
 use crate::error::{Malformation, TensorFileError};
+use crate::format::recognize;
 use crate::header::{Header, LENGTH_BYTES, MAX_HEADER};
 use crate::input::InputFile;
 
@@ -45,8 +46,9 @@ impl TensorFile {
         input.read_at(0, &mut length)?;
         let claimed = u64::from_le_bytes(length);
         if claimed > MAX_HEADER || claimed > len - LENGTH_BYTES {
-            let fault = Malformation::HeaderLength { claimed, len };
-            return Err(TensorFileError::malformed(path)(fault));
+            return Err(TensorFileError::malformed(path)(no_header(
+                &input, claimed,
+            )?));
         }
         let mut text = vec![0; claimed as usize];
         input.read_at(LENGTH_BYTES, &mut text)?;
@@ -99,6 +101,18 @@ impl TensorFile {
             info,
         })
     }
+}
+
+/// Returns what is wrong with a file whose first bytes are no header's length.
+fn no_header(input: &InputFile, claimed: u64) -> Result<Malformation, TensorFileError> {
+    let len = input.len();
+    let mut start = [0; 24];
+    let start = &mut start[..len.min(24) as usize];
+    input.read_at(0, start)?;
+    Ok(match recognize(start) {
+        Some(what) => Malformation::AnotherFormat { what },
+        None => Malformation::HeaderLength { claimed, len },
+    })
 }
 
 impl<'a> StoredTensor<'a> {

@@ -24,7 +24,30 @@ pub enum DecoderError {
         /// The file that is missing.
         path: PathBuf,
         /// Its use, and the remedy.
-        hint: &'static str,
+        hint: String,
+    },
+    /// A path that stands for no model, or for several.
+    #[error("{path}: {reason}", path = path.display())]
+    NotAModel {
+        /// The path.
+        path: PathBuf,
+        /// What it is instead, and what to give.
+        reason: String,
+    },
+    /// An adapter in a model's place.
+    #[error(
+        "{path}: an adapter, not a model; {base}",
+        path = path.display(),
+        base = match base {
+            Some(base) => format!("it belongs to {base}: give that as the model and this as its adapter"),
+            None => "give the model that it was trained on, and this as its adapter".into(),
+        }
+    )]
+    Adapter {
+        /// The adapter's directory or file.
+        path: PathBuf,
+        /// The model that it says it was trained on.
+        base: Option<String>,
     },
     /// A file does not follow its own format: truncated, lying sizes, not JSON and the like.
     #[error("{path}: {reason}", path = path.display())]
@@ -230,6 +253,13 @@ impl DecoderError {
         move |source| Self::Io {
             path: path.to_path_buf(),
             source,
+        }
+    }
+
+    pub(crate) fn not_a_model(path: &Path, reason: impl Into<String>) -> Self {
+        Self::NotAModel {
+            path: path.to_path_buf(),
+            reason: reason.into(),
         }
     }
 

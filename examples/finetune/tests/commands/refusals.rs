@@ -91,6 +91,61 @@ fn weights_that_are_missing_or_truncated() {
 }
 
 #[test]
+fn what_lies_in_a_models_place() {
+    let place = Place::new();
+    let (model, rows) = (place.model("tiny_llama"), place.rows(4));
+    let weights = model.join("model.safetensors");
+    let pickled = model.join("pytorch_model.bin");
+    fs::rename(&weights, &pickled).unwrap();
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        [],
+        &["pytorch_model.bin", "save_pretrained"]
+    );
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n";
+    fs::write(&weights, pointer).unwrap();
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        [],
+        &["model.safetensors", "git lfs pull"]
+    );
+    let adapter = fixture("peft_adapter");
+    for path in [&adapter, &adapter.join("adapter_model.safetensors")] {
+        train_refused!(place, path, &rows, [], &["adapter", "not a model"]);
+    }
+    fs::rename(&pickled, &weights).unwrap();
+    fs::remove_file(model.join("tokenizer.json")).unwrap();
+    fs::write(model.join("tekken.json"), "{}").unwrap();
+    train_refused!(place, &model, &rows, [], &["tokenizer.json", "tekken.json"]);
+}
+
+/// By one of its files, and by a folder of the Hub's cache.
+#[test]
+fn a_model_is_found_by_what_people_name() {
+    let place = Place::new();
+    let model = place.model("tiny_llama");
+    let found = |path: &Path, model: &Path| {
+        let plan = finetune!("plan", "--model", path).ok().stdout;
+        let model = format!("{} on flex", model.display());
+        assert!(plan.contains(&model), "{model} is not in {plan}");
+    };
+    found(&model, &model);
+    found(&model.join("config.json"), &model);
+    let top = place.path("models--someone--tiny");
+    for folder in ["refs", "snapshots"] {
+        fs::create_dir_all(top.join(folder)).unwrap();
+    }
+    fs::write(top.join("refs").join("main"), "0aa1").unwrap();
+    let snapshot = top.join("snapshots").join("0aa1");
+    fs::rename(&model, &snapshot).unwrap();
+    found(&top, &snapshot);
+}
+
+#[test]
 fn a_model_that_is_nowhere() {
     let place = Place::new();
     let rows = place.rows(4);

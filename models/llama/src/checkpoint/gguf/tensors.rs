@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use candle_core::CpuStorage;
 use candle_core::quantized::gguf_file::TensorInfo;
 
-use super::GgufFile;
 use super::layout::Stored;
+use super::{GgufFile, Part};
 use crate::error::DecoderError;
 
 /// Bytes decoded at a time, rounded to whole rows.
@@ -15,15 +15,26 @@ const CHUNK: usize = 1 << 20;
 impl GgufFile {
     /// Returns the first extent of a tensor's shape.
     pub(super) fn tensor_rows(&self, name: &str) -> Option<usize> {
-        self.content
-            .tensor_infos
-            .get(name)?
-            .shape
-            .dims()
-            .first()
-            .copied()
+        let (_, info) = self.tensor(name)?;
+        info.shape.dims().first().copied()
     }
 
+    /// Decodes a tensor, a few rows at a time, into the order and the values in which it is used.
+    pub(super) fn read_f32(
+        &self,
+        stored: &Stored,
+        shape: &[usize],
+    ) -> Result<Vec<f32>, DecoderError> {
+        let found = self.tensor(&stored.name);
+        let (part, info) = found.ok_or_else(|| DecoderError::MissingTensor {
+            path: self.path().to_path_buf(),
+            tensor: stored.name.clone(),
+        })?;
+        part.read_f32(stored, info, shape)
+    }
+}
+
+impl Part {
     /// Checks that every tensor lies inside the file.
     pub(super) fn check_tensors(&self) -> Result<(), DecoderError> {
         for (name, info) in &self.content.tensor_infos {
@@ -48,18 +59,12 @@ impl GgufFile {
         self.content.tensor_data_offset.checked_add(info.offset)
     }
 
-    /// Decodes a tensor, a few rows at a time, into the order and the values in which it is used.
-    pub(super) fn read_f32(
+    fn read_f32(
         &self,
         stored: &Stored,
+        info: &TensorInfo,
         shape: &[usize],
     ) -> Result<Vec<f32>, DecoderError> {
-        let info = self.content.tensor_infos.get(&stored.name).ok_or_else(|| {
-            DecoderError::MissingTensor {
-                path: self.path().to_path_buf(),
-                tensor: stored.name.clone(),
-            }
-        })?;
         if info.shape.dims() != shape {
             return Err(DecoderError::TensorShape {
                 path: self.path().to_path_buf(),

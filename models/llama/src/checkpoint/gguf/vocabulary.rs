@@ -20,7 +20,7 @@ impl GgufFile {
     }
 
     pub(crate) fn chat_template(&self) -> Option<String> {
-        match self.content.metadata.get("tokenizer.chat_template") {
+        match self.values().get("tokenizer.chat_template") {
             Some(Value::String(template)) => Some(template.clone()),
             _ => None,
         }
