@@ -31,11 +31,7 @@ fn integers_are_extended_and_cut() {
 fn floats_become_integers() {
     for (mode, expected) in [("rni", -2), ("rzi", -1), ("rmi", -2), ("rpi", -1)] {
         let found = converted(&format!("{mode}.s32.f32"), "s32", "f32", float(-1.5));
-        assert_eq!(
-            found,
-            u64::from(i32::cast_unsigned(expected)),
-            "{mode}"
-        );
+        assert_eq!(found, u64::from(i32::cast_unsigned(expected)), "{mode}");
     }
     assert_eq!(converted("rzi.u32.f32", "u32", "f32", float(-3.0)), 0);
     assert_eq!(
