@@ -2,10 +2,13 @@
 # Makes mistakes in the kernels' compiled code, one at a time, and fails where the tests pass all the same: what the software
 # CUDA device does not see and no test notices would be no proof.
 #
-# usage: scripts/ptx-mutations.sh TESTS     the executable of kernels-cubecl's suite, built with the feature `cuda`
+# usage: eval "$(scripts/ptx-device.sh)"
+#        scripts/ptx-mutations.sh [CARGO ARGUMENTS]     what to build the suite with; default -p qlora-cubecl --features cuda
 set -euo pipefail
-tests=$(realpath "$1")
-cd "$(dirname "$0")/../kernels-cubecl"
+cd "$(dirname "$0")/.."
+
+if [ $# = 0 ]; then set -- -p qlora-cubecl --features cuda; fi
+suite=(cargo test --quiet --release "$@" --test kernels --)
 
 # What is wrong, the text and what it becomes, the tests that must notice, the compute capability.
 mutations=(
@@ -25,11 +28,11 @@ mutations=(
 missed=0
 for mutation in "${mutations[@]}"; do
   IFS='|' read -r what text noticed capability <<<"$mutation"
-  if ! PTX_DEVICE_SM=$capability "$tests" "cuda::$noticed" >/dev/null 2>&1; then
+  if ! PTX_DEVICE_SM=$capability "${suite[@]}" "cuda::$noticed" >/dev/null 2>&1; then
     echo "error: cuda::$noticed fails without a mutation" >&2
     exit 1
   fi
-  if PTX_DEVICE_SM=$capability PTX_DEVICE_MUTATE=$text "$tests" "cuda::$noticed" >/dev/null 2>&1; then
+  if PTX_DEVICE_SM=$capability PTX_DEVICE_MUTATE=$text "${suite[@]}" "cuda::$noticed" >/dev/null 2>&1; then
     printf 'missed: %s (%s)\n' "$what" "$text"
     missed=$((missed + 1))
   else
