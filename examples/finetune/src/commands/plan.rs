@@ -4,11 +4,10 @@ use std::path::Path;
 
 use anyhow::Result;
 use burn_finetune::memory;
-use burn_qlora::peft::{AdapterConfig, CONFIG_FILE};
 use burn_qlora_llama::Weights;
 
 use crate::known_models;
-use crate::opened_model::OpenedModel;
+use crate::opened_model::{OpenedModel, open_adapter};
 use crate::plan::{Plan, Planned};
 use crate::progress::human_bytes;
 use crate::run::{Adapter, PlanRun, PlannedModel, Training};
@@ -24,7 +23,7 @@ pub fn run(run: &PlanRun) -> Result<()> {
         PlannedModel::Files { data } => opened(data.as_deref(), training)?,
     };
     let lora = match &training.adapter {
-        Adapter::Trained(dir) => AdapterConfig::read(&dir.join(CONFIG_FILE))?,
+        Adapter::Trained(dir) => open_adapter(dir)?.config(&model.config.projection_paths())?,
         Adapter::Fresh(config) => config.clone(),
     };
     let plan = Plan::new(training, &model, &lora, longest, memory::rss_bytes())?;
@@ -58,7 +57,9 @@ pub fn run(run: &PlanRun) -> Result<()> {
     println!("{:>11}", "peak");
     for (name, known) in known_models::OF_THE_PAPER {
         let config = known_models::config(known)?;
-        let plan = Plan::of(&config, training, plan.workload.clone(), plan.program)?;
+        let mut workload = plan.workload.clone();
+        workload.lora = workload.lora.fitted_to(&config.projection_paths())?;
+        let plan = Plan::of(&config, training, workload, plan.program)?;
         print!("{name:<5}");
         for ((_, bytes), width) in plan.terms().into_iter().zip(widths) {
             print!("{:>width$}", human_bytes(bytes));
