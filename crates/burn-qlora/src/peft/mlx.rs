@@ -120,3 +120,32 @@ fn block_of(path: &str) -> Option<(usize, &str)> {
     let (number, below) = path[at..].split_once('.')?;
     Some((number.parse().ok()?, below))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(text: &str) -> Scope {
+        read(text.as_bytes(), Path::new("adapter_config.json"))
+            .unwrap()
+            .1
+    }
+
+    #[test]
+    fn layers_are_counted_from_the_last_block() {
+        let text = |layers: i64, keys: &str| {
+            format!(
+                r#"{{"num_layers": {layers}, "lora_parameters": {{"rank": 2, "scale": 1.0, "keys": {keys}}}}}"#
+            )
+        };
+        let q = |layer: usize| format!("model.layers.{layer}.self_attn.q_proj");
+        let one = scope(&text(1, "null"));
+        assert!(one.passes_over(&q(0), 2).is_some());
+        assert!(one.passes_over(&q(1), 2).is_none());
+        for all in [0, -1, 2, 9] {
+            assert!(scope(&text(all, "null")).passes_over(&q(0), 2).is_none());
+        }
+        let v = scope(&text(-1, r#"["self_attn.v_proj"]"#));
+        assert!(v.passes_over(&q(1), 2).is_some());
+    }
+}
