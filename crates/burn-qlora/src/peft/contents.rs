@@ -95,14 +95,14 @@ impl<'f> Contents<'f> {
     /// [`LoraError::AnotherModel`] when it is not there.
     pub(super) fn need(&mut self, path: &str, part: Part) -> Result<Stored<'f>, LoraError> {
         self.take(path, part).ok_or_else(|| {
-            let factor = match part {
+            let what = match part {
+                Part::A | Part::EmbeddingA => "lora_A",
                 Part::B | Part::EmbeddingB => "lora_B",
-                _ => "lora_A",
+                Part::Weight | Part::Original => "weight",
             };
-            another_model(
-                self.file.path(),
-                format!("it has no tensor `{path}.{factor}.weight`"),
-            )
+            let reason =
+                format!("it has no {what} for the layer `{path}`, which it says it adapts");
+            another_model(self.file.path(), reason)
         })
     }
 

@@ -122,7 +122,7 @@ impl Location {
             )
         } else if beside("config.json") {
             format!(
-                "there is a config.json, of a model, and no {CONFIG_FILE}; give it with --model"
+                "there is a config.json and no {CONFIG_FILE}: it is a model, on which an adapter is put"
             )
         } else if self.holds("gguf") {
             format!(

@@ -34,9 +34,11 @@ pub(super) fn attach<M: LoraModel>(
 
     // Everything is checked and made before the first layer is touched.
     let mut contents = adapter.contents()?;
-    let beside = whole.iter().map(|weight| weight.path.clone());
-    contents.find_layers(&beside.chain(paths.clone()).collect::<Vec<_>>());
-    let config = describe(adapter, &contents, &paths)?;
+    let beside: Vec<String> = whole.iter().map(|weight| weight.path.clone()).collect();
+    contents.find_layers(&[beside.clone(), paths.clone()].concat());
+    let config = describe(adapter, &contents, &paths, |path| {
+        beside.iter().any(|known| known == path)
+    })?;
     let layers = if config.targets == Targets::Names(Vec::new()) {
         vec![None; paths.len()]
     } else {
@@ -72,13 +74,19 @@ pub(super) fn attach<M: LoraModel>(
 pub(super) fn config(adapter: &Adapter, paths: &[String]) -> Result<LoraConfig, LoraError> {
     let mut contents = adapter.contents()?;
     contents.find_layers(paths);
-    describe(adapter, &contents, paths)
+    describe(adapter, &contents, paths, |path| {
+        EMBEDDING_LAYER_NAMES.contains(&short_name(path))
+    })
 }
+
+/// What embedding and head are called in peft, where the model is not at hand.
+const EMBEDDING_LAYER_NAMES: [&str; 2] = ["embed_tokens", "lm_head"];
 
 fn describe(
     adapter: &Adapter,
     contents: &Contents<'_>,
     paths: &[String],
+    is_whole: impl Fn(&str) -> bool,
 ) -> Result<LoraConfig, LoraError> {
     let file = adapter.weights.path();
     if let Format::Mlx(scope) = &adapter.format {
@@ -97,7 +105,7 @@ fn describe(
     }
     let mut beside: Vec<String> = contents
         .layers()
-        .filter(|path| !is_linear(path))
+        .filter(|path| is_whole(path))
         .map(|path| short_name(path).to_owned())
         .collect();
     beside.dedup();
@@ -278,8 +286,8 @@ fn read_whole(saved: &Stored<'_>, shape: [usize; 2]) -> Result<Vec<f32>, LoraErr
         && width == hidden
     {
         let reason = format!(
-            "its tensor `{}` has {rows} rows: the vocabulary was resized before it was trained; this model has {vocab}, \
-             so give the resized model with --model",
+            "its tensor `{}` has {rows} rows, of a vocabulary that was resized before it was trained; this model's has \
+             {vocab}: put it on the resized model",
             saved.name()
         );
         return Err(another_model(&saved.file(), reason));

@@ -127,9 +127,12 @@ fn factors(dir: &Path, rename: impl Fn(&str) -> String) -> Factors {
             .map(|word| f32::from_le_bytes(word.try_into().unwrap()))
             .collect()
     };
-    file.iter()
+    let mut factors: Factors = file
+        .iter()
         .map(|(name, view)| (rename(name), view.shape().to_vec(), values(view.data())))
-        .collect()
+        .collect();
+    factors.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+    factors
 }
 
 fn write_factors(path: &Path, factors: &Factors) {
@@ -279,9 +282,9 @@ pub fn damaged_factors_are_refused_by_name(device: &Device) {
     let (_, dir) = saved(device);
     let path = dir.path().join(peft::WEIGHTS_FILE);
     let plain = factors(dir.path(), str::to_owned);
-    let reason_of = |change: &dyn Fn(&mut Factor)| {
+    let reason_of = |change: &dyn Fn(&mut Factors)| {
         let mut changed = plain.clone();
-        change(&mut changed[0]);
+        change(&mut changed);
         write_factors(&path, &changed);
         let mut pair = Pair::new(device);
         let error = peft::load(&mut pair, dir.path()).unwrap_err();
@@ -290,23 +293,32 @@ pub fn damaged_factors_are_refused_by_name(device: &Device) {
     };
     let name = &plain[0].0;
     for value in [f32::NAN, f32::INFINITY] {
-        let reason = reason_of(&|(_, _, values)| values[3] = value);
+        let reason = reason_of(&|factors| factors[0].2[3] = value);
         assert!(reason.contains(&format!("`{name}`")), "{reason}");
         assert!(reason.contains(&format!("holds {value}")), "{reason}");
     }
-    let empty = reason_of(&|(_, shape, values)| {
-        *shape = vec![0];
-        values.clear();
+    let empty = reason_of(&|factors| {
+        factors[0].1 = vec![0];
+        factors[0].2.clear();
     });
     assert!(
         empty.contains("shape [0]") && empty.contains("ZeRO-3"),
         "{empty}"
     );
-    let dora =
-        reason_of(&|(name, ..)| *name = name.replace("lora_A.weight", "lora_magnitude_vector"));
+    let beside =
+        |name: &str| reason_of(&|factors| factors.push((name.to_owned(), vec![1, 1], vec![1.0])));
+    let first = "base_model.model.block.first";
+    let dora = beside(&format!("{first}.lora_magnitude_vector"));
     assert!(dora.contains("use_dora"), "{dora}");
-    let whole = reason_of(&|(name, ..)| *name = "base_model.model.norm.weight".into());
-    assert!(whole.contains("base_model.model."), "{whole}");
+    let norm = beside("base_model.model.norm.weight");
+    assert!(norm.contains("`base_model.model.norm.weight`"), "{norm}");
+    let bias = beside(&format!("{first}.bias"));
+    assert!(bias.contains("trained biases"), "{bias}");
+    let missing = reason_of(&|factors| drop(factors.remove(1)));
+    assert!(
+        missing.contains("no lora_B for the layer `block.first`"),
+        "{missing}"
+    );
 }
 
 pub fn adapters_that_diverged_are_not_saved(device: &Device) {
@@ -346,7 +358,7 @@ pub fn a_path_without_an_adapter_says_what_is_there(device: &Device) {
     put("lora.gguf", b"GGUF");
     assert!(reason_of(&other.path().join("lora.gguf")).contains("give the folder"));
     put("config.json", b"{}");
-    assert!(reason_of(other.path()).contains("--model"));
+    assert!(reason_of(other.path()).contains("it is a model"));
     let step = other.path().join("checkpoints/step-00000002");
     fs::create_dir_all(&step).unwrap();
     fs::copy(
