@@ -57,6 +57,10 @@ pub(super) fn attach<M: LoraModel>(
     if let Some(left) = contents.left() {
         return Err(another_model(file.path(), fits_nothing(left, adapter)));
     }
+    if replaced.is_empty() && branches.iter().all(Option::is_none) {
+        let reason = "it has no tensor for any layer of this one".to_owned();
+        return Err(another_model(file.path(), reason));
+    }
 
     for ((_, linear), branch) in model.lora_linears_mut().into_iter().zip(branches) {
         linear.adapter = branch;

@@ -268,6 +268,10 @@ pub fn adapters_of_mlx_lm_are_read(device: &Device) {
             .to_string();
         assert!(error.contains(key), "{error}");
     }
+    write(&config(json!({"rank": 4, "scale": scale})));
+    write_factors(&mlx.path().join("adapters.safetensors"), &Factors::new());
+    let empty = peft::load(&mut Pair::new(device), mlx.path()).unwrap_err();
+    assert!(matches!(empty, LoraError::AnotherModel { .. }), "{empty}");
     for kind in ["dora", "full"] {
         write(&json!({"fine_tune_type": kind, "num_layers": 4}));
         let error = peft::load(&mut Pair::new(device), mlx.path()).unwrap_err();
