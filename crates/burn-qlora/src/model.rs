@@ -5,6 +5,7 @@ use crate::config::LoraConfig;
 use crate::error::LoraError;
 use crate::linear::QLoraLinear;
 use burn::module::{Module, ParamGroup, ParamId};
+use burn::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -18,6 +19,28 @@ pub trait LoraModel {
 
     /// Returns the same layers, to be changed.
     fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)>;
+
+    /// Returns the weights beside these layers that an adapter may bring: of a language model the embedding and the head.
+    fn whole_weights(&self) -> Vec<WholeWeight> {
+        Vec::new()
+    }
+
+    /// Puts `weight` in the place of the one that [`whole_weights`](Self::whole_weights) names `path`, of the same shape and
+    /// dtype, frozen. A head that was the embedding is a weight of its own from then on.
+    fn replace_weight(&mut self, path: &str, weight: Tensor<2>) {
+        let _ = (path, weight);
+    }
+}
+
+/// The embedding or the head of a model, which carry no adapter of their own.
+#[derive(Debug, Clone)]
+pub struct WholeWeight {
+    /// The path of the module, as Hugging Face gives it.
+    pub path: String,
+    /// The weight, `[vocab, hidden]`.
+    pub weight: Tensor<2>,
+    /// Whether it is the weight of the one before: the head's of a model with tied embeddings.
+    pub shared: bool,
 }
 
 /// Attaches fresh adapters to the configured layers; other layers lose theirs.
@@ -37,16 +60,15 @@ pub fn attach_adapters<M: LoraModel>(
     config.validate()?;
     let mut linears = model.lora_linears_mut();
     let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
-    let selected = config.targets.select(&paths)?;
+    let layers = config.of_layers(&paths)?;
     let mut branches = Vec::with_capacity(linears.len());
-    for (index, ((_, linear), selected)) in linears.iter().zip(selected).enumerate() {
-        branches.push(if selected {
+    for (index, ((_, linear), layer)) in linears.iter().zip(layers).enumerate() {
+        let branch = layer.map(|layer| {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(index as u64);
-            Some(fresh_branch(linear, config, &mut rng)?)
-        } else {
-            None
+            fresh_branch(linear, &layer, &mut rng)
         });
+        branches.push(branch.transpose()?);
     }
     for ((_, linear), branch) in linears.iter_mut().zip(branches) {
         linear.adapter = branch;

@@ -137,7 +137,7 @@ pub struct TrainFlags {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Output")]
     pub save_every: usize,
 
-    /// peft adapter to start from, in place of a fresh one
+    /// Adapter of peft or mlx-lm to start from, in place of a fresh one: its folder, or a file in it
     #[arg(long, value_name = "DIR", help_heading = "Adapter", conflicts_with_all = ["rank", "alpha", "dropout", "rslora", "target"])]
     pub init_adapter: Option<PathBuf>,
     /// Rank of the adapters
@@ -351,7 +351,7 @@ pub struct AdaptedModelFlags {
     /// The model itself.
     #[command(flatten)]
     pub base: ModelFlags,
-    /// peft adapter to put on the model
+    /// Adapter of peft or mlx-lm to put on the model: its folder, or a file in it
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use burn_finetune::{ChatTemplate, Dataset, RowEncoder, TextEncoder};
-use burn_qlora::{QuantConfig, peft};
+use burn_qlora::QuantConfig;
+use burn_qlora::peft::Adapter;
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
 
@@ -149,17 +150,29 @@ impl OpenedModel {
         Ok(llama)
     }
 
-    /// Loads the weights and puts the adapter of a peft directory on them, for everything but training.
+    /// Loads the weights and puts an adapter on them, for everything but training.
     ///
     /// # Errors
     /// As [`load`](Self::load), and an adapter that is damaged or for another model.
     pub fn load_with_adapter(&self, adapter: Option<&Path>, device: &Device) -> Result<Decoder> {
         let mut model = self.load(device)?;
         if let Some(adapter) = adapter {
-            peft::load(&mut model, adapter)?;
+            open_adapter(adapter)?.attach(&mut model)?;
         }
         Ok(model)
     }
+}
+
+/// Opens an adapter, and says what a user should know about it.
+///
+/// # Errors
+/// A path where there is none; one that cannot be read or computed.
+pub fn open_adapter(path: &Path) -> Result<Adapter> {
+    let adapter = Adapter::open(path)?;
+    for warning in adapter.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    Ok(adapter)
 }
 
 /// Returns the special tokens as chat templates know them.

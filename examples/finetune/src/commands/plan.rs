@@ -4,12 +4,11 @@ use std::path::Path;
 
 use anyhow::Result;
 use burn_finetune::memory;
-use burn_qlora::peft::{AdapterConfig, CONFIG_FILE};
 use burn_qlora_llama::Weights;
 
 use crate::console::say;
 use crate::known_models;
-use crate::opened_model::OpenedModel;
+use crate::opened_model::{OpenedModel, open_adapter};
 use crate::plan::{Plan, Planned, PlannedRows};
 use crate::progress::human_bytes;
 use crate::run::{Adapter, PlanRun, PlannedModel, Training};
@@ -25,7 +24,7 @@ pub fn run(run: &PlanRun) -> Result<()> {
         PlannedModel::Files { data } => opened(data.as_deref(), training)?,
     };
     let lora = match &training.adapter {
-        Adapter::Trained(dir) => AdapterConfig::read(&dir.join(CONFIG_FILE))?,
+        Adapter::Trained(dir) => open_adapter(dir)?.config(&model.config.projection_paths())?,
         Adapter::Fresh(config) => config.clone(),
     };
     let plan = Plan::new(training, &model, &lora, rows, memory::rss_bytes())?;
@@ -60,7 +59,9 @@ pub fn run(run: &PlanRun) -> Result<()> {
     say!("     {header}{:>11}", "peak");
     for (name, known) in known_models::OF_THE_PAPER {
         let config = known_models::config(known)?;
-        let plan = Plan::of(&config, training, plan.workload.clone(), plan.program)?;
+        let mut workload = plan.workload.clone();
+        workload.lora = workload.lora.fitted_to(&config.projection_paths())?;
+        let plan = Plan::of(&config, training, workload, plan.program)?;
         let columns = plan.terms().into_iter().zip(widths);
         let terms: String = columns
             .map(|((_, bytes), width)| format!("{:>width$}", human_bytes(bytes)))

@@ -8,14 +8,14 @@ use burn_finetune::{
     Dataset, Event, FinetuneError, Outcome, RunDir, RunOptions, TrainConfig, Trainer,
     TrainerBuilder, memory,
 };
-use burn_qlora::{LoraConfig, attach_adapters, num_adapter_params, peft};
+use burn_qlora::{LoraConfig, attach_adapters, num_adapter_params};
 use burn_qlora_llama::Decoder;
 use serde_json::{Map, Value, json};
 
 use crate::console::{say, tell};
 use crate::interrupt::Interrupt;
 use crate::log::StepLog;
-use crate::opened_model::OpenedModel;
+use crate::opened_model::{OpenedModel, open_adapter};
 use crate::plan::Plan;
 use crate::progress::{TrainDisplay, human_bytes};
 use crate::run::{Adapter, Output, TrainRun};
@@ -225,7 +225,7 @@ fn compare(plan: &Plan, run: &TrainRun, of_the_device: Option<u64>) {
 /// Puts the adapters to start from on the model, and returns their configuration.
 fn adapt(model: &mut Decoder, adapter: &Adapter, seed: u64) -> Result<LoraConfig> {
     match adapter {
-        Adapter::Trained(dir) => Ok(peft::load(model, dir)?),
+        Adapter::Trained(dir) => Ok(open_adapter(dir)?.attach(model)?),
         Adapter::Fresh(config) => {
             attach_adapters(model, config, seed).context("--target")?;
             Ok(config.clone())

@@ -329,6 +329,38 @@ fn adapters_that_do_not_fit() {
         &adapter
     )
     .refused(&["peft_adapter", "shape"]);
+    // What is not known is refused, or told, by what it may change.
+    let text = fs::read_to_string(fixture("peft_adapter").join("adapter_config.json")).unwrap();
+    let copy = place.path("copy");
+    fs::create_dir(&copy).unwrap();
+    let weights = fixture("peft_adapter").join("adapter_model.safetensors");
+    fs::copy(weights, copy.join("adapter_model.safetensors")).unwrap();
+    let eval = |key: &str| {
+        let text = text.replacen('{', &format!("{{{key},"), 1);
+        fs::write(copy.join("adapter_config.json"), text).unwrap();
+        finetune!(
+            "eval",
+            "--model",
+            &model,
+            "--data",
+            &rows,
+            "--adapter",
+            &copy
+        )
+    };
+    eval(r#""something_new": true"#).refused(&["adapter_config.json", "`something_new`"]);
+    let told = eval(r#""something_new": 0.5"#).ok();
+    assert!(told.stderr.contains("warning: ") && told.stderr.contains("`something_new`"));
+    finetune!(
+        "eval",
+        "--model",
+        &model,
+        "--data",
+        &rows,
+        "--adapter",
+        &model
+    )
+    .refused(&["tiny_llama", "adapter_config.json", "it is a model"]);
     let missing = place.path("no-adapter");
     train_refused!(
         place,
