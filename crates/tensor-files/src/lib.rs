@@ -11,6 +11,7 @@
 //!   they are complete.
 //! - [`StagedDir`]: a folder that takes its name when it is complete.
 //! - [`InputFile`]: a file read at positions that are checked first.
+//! - [`catch_panic`]: a reader of another library whose panic becomes an error.
 //! - [`TensorFileError`], and [`Malformation`], the ways in which a file can be broken.
 //!
 //! # Why not another crate
@@ -22,6 +23,7 @@
 mod atomic_file;
 mod error;
 mod file_group;
+mod foreign;
 mod header;
 mod input;
 mod spool;
@@ -33,6 +35,7 @@ mod writer;
 pub use atomic_file::AtomicFile;
 pub use error::{Malformation, TensorFileError};
 pub use file_group::FileGroup;
+pub use foreign::catch_panic;
 pub use input::{InputFile, InputReader};
 pub use safetensors::Dtype;
 pub use spool::TensorSpool;

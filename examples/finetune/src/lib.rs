@@ -32,6 +32,8 @@ mod report;
 mod run;
 /// A model by path or from the Hugging Face Hub.
 mod source;
+/// Where an answer ends.
+mod stop;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
