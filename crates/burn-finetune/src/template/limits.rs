@@ -37,8 +37,7 @@ pub fn install(environment: &mut Environment<'static>) {
 pub fn check_source(source: &str) -> Result<(), String> {
     if source.len() > MOST_SOURCE {
         return Err(format!(
-            "it has {} bytes, and {MOST_SOURCE} are the most a template may have",
-            source.len()
+            "it has more than {MOST_SOURCE} bytes, which is the most a template may have"
         ));
     }
     match longest_tag(source) {
