@@ -12,6 +12,8 @@ mod limits;
 mod marks;
 /// The turns, and the variables beside them.
 mod message;
+/// The operator `%` of strings.
+mod percent;
 /// What is Python's in Jinja.
 mod python;
 
@@ -66,14 +68,16 @@ impl ChatTemplate {
         environment.set_syntax(syntax);
         limits::install(&mut environment);
         python::install(&mut environment);
+        percent::install(&mut environment);
         environment.add_filter("tojson", json::to_json);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        let has_marks = marks::has_marks(source);
+        let source = percent::replaced(source);
+        let has_marks = marks::has_marks(&source);
         let compiled = limits::on_deep_stack(|| {
             for (name, written) in [(NAME, false), (MARKED, true)] {
                 if has_marks || !written {
-                    environment.add_template_owned(name, marks::replaced(source, written))?;
+                    environment.add_template_owned(name, marks::replaced(&source, written))?;
                 }
             }
             Ok(())

@@ -81,6 +81,10 @@ fn methods_filters_and_tests_are_pythons() {
             "xyx",
         ),
         (
+            "{% set t = ('a', 2.5) %}{{ '%s-%d' % ('b', 3) }} {{ '%s|%.2f' % t }} {{ '%5s%%' % 'z' ~ '!' }} {{ '%s' % none }}",
+            "b-3 a|2.50     z%! None",
+        ),
+        (
             "{% set next = joiner(', ') %}{{ next() }}a{{ next() }}b",
             "a, b",
         ),
@@ -197,6 +201,10 @@ fn templates_that_would_take_all_time_or_memory_are_refused() {
         (doubled("{{ ns.x | tojson }}").as_str(), "8388608"),
         (nested("{{ ns.x | tojson }}").as_str(), "200"),
         ("{{ messages | pprint }}", "pprint"),
+        ("{{ '%s' % (1, 2) }}", "not all arguments"),
+        ("{{ '%s %s' % 1 }}", "argument"),
+        ("{{ messages % 2 }}", "operator"),
+        ("{{ '%99999999999s' % 2 }}", "steps"),
         (chain("+x").as_str(), "2048"),
         (long.as_str(), "262144"),
         ("{%}", "syntax"),
