@@ -162,8 +162,8 @@ mod tests {
             let part = part.reshape([1, step, 1, 2]);
             cache.reserve(step).unwrap();
             let (keys, values) = cache.layer(0).append(part.clone(), part.neg());
-            assert_eq!(keys.to_data().to_vec::<f32>().unwrap(), expected);
-            assert_eq!(values.neg().to_data().to_vec::<f32>().unwrap(), expected);
+            assert_eq!(qlora_test_support::values(keys), expected);
+            assert_eq!(qlora_test_support::values(values.neg()), expected);
         }
         cache.clear();
         let part = Tensor::ones([1, 1, 1, 2], &device);
