@@ -43,9 +43,8 @@ mod tests {
     #[test]
     fn a_panic_is_returned_as_its_message() {
         assert_eq!(catch_panic(|| 3), Ok(3));
-        let absent: Option<u8> = None;
-        let message = catch_panic(|| absent.expect("no byte")).unwrap_err();
-        assert_eq!(message, "no byte");
+        let message = catch_panic(|| "x".parse::<u8>().expect("no byte")).unwrap_err();
+        assert!(message.starts_with("no byte"), "{message}");
         let message = catch_panic(|| catch_panic(|| 1).map(|one| [0; 1][one])).unwrap_err();
         assert!(message.contains("index out of bounds"), "{message}");
         assert!(!QUIET.get());
