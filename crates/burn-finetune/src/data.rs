@@ -22,4 +22,4 @@ pub use batch::Batch;
 pub use dataset::Dataset;
 pub use encode::{Encoded, Row, RowEncoder};
 pub use order::Order;
-pub use tokens::TextEncoder;
+pub use tokens::{TextEncoder, TextStream};

@@ -11,7 +11,7 @@ use serde::Serialize;
 pub struct EvalReport {
     /// Mean negative log-likelihood of a target token, in nats.
     pub nll: f64,
-    /// `exp(nll)`.
+    /// `exp(nll)`, or the largest `f64` where that is beyond it.
     pub perplexity: f64,
     /// Number of target tokens.
     pub tokens: usize,
@@ -42,7 +42,7 @@ pub fn evaluate<M: CausalLm>(
     let nll = sum / tokens.max(1) as f64;
     Ok(EvalReport {
         nll,
-        perplexity: nll.exp(),
+        perplexity: nll.exp().min(f64::MAX),
         tokens,
     })
 }

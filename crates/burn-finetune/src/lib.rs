@@ -26,7 +26,7 @@ mod template;
 mod train;
 
 pub use checkpoint::RunDir;
-pub use data::{Batch, Dataset, Encoded, Learn, Order, Row, RowEncoder, TextEncoder};
+pub use data::{Batch, Dataset, Encoded, Learn, Order, Row, RowEncoder, TextEncoder, TextStream};
 pub use error::{FinetuneError, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};
 pub use optimizer::OptimizerKind;

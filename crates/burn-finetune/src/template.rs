@@ -2,12 +2,18 @@
 
 /// Well-known templates for models that have none.
 mod builtin;
+/// What ends an answer.
+mod end;
 /// `tojson`.
 mod json;
+/// What a template may cost.
+mod limits;
 /// `{% generation %}`.
 mod marks;
 /// The turns, and the variables beside them.
 mod message;
+/// The operator `%` of strings.
+mod percent;
 /// What is Python's in Jinja.
 mod python;
 
@@ -40,15 +46,19 @@ const NAME: &str = "chat";
 const MARKED: &str = "marked";
 
 impl ChatTemplate {
+    /// The longest source of a template, in bytes.
+    pub const MOST_SOURCE: usize = limits::MOST_SOURCE;
+
     /// Compiles `source`. `special_tokens` are the variables it may use, `bos_token` and `eos_token` above
     /// all.
     ///
     /// # Errors
-    /// [`FinetuneError::Template`] when it is not a template.
+    /// [`FinetuneError::Template`] when it is not a template, or is longer than [`MOST_SOURCE`](Self::MOST_SOURCE).
     pub fn new(
         source: &str,
         special_tokens: BTreeMap<String, String>,
     ) -> Result<Self, FinetuneError> {
+        limits::check_source(source).map_err(FinetuneError::Template)?;
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder()
             .trim_blocks(true)
@@ -56,18 +66,25 @@ impl ChatTemplate {
             .build()
             .map_err(template_error)?;
         environment.set_syntax(syntax);
+        limits::install(&mut environment);
         python::install(&mut environment);
+        percent::install(&mut environment);
         environment.add_filter("tojson", json::to_json);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        let has_marks = marks::has_marks(source);
-        for (name, written) in [(NAME, false), (MARKED, true)] {
-            if has_marks || !written {
-                environment
-                    .add_template_owned(name, marks::replaced(source, written))
-                    .map_err(template_error)?;
+        let source = percent::replaced(source);
+        let has_marks = marks::has_marks(&source);
+        let compiled = limits::on_deep_stack(|| {
+            for (name, written) in [(NAME, false), (MARKED, true)] {
+                if has_marks || !written {
+                    environment.add_template_owned(name, marks::replaced(&source, written))?;
+                }
             }
-        }
+            Ok(())
+        });
+        compiled
+            .map_err(FinetuneError::Template)?
+            .map_err(template_error)?;
         let mut template = Self {
             environment,
             special_tokens,
@@ -161,15 +178,33 @@ impl ChatTemplate {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        self.environment
-            .get_template(name)
-            .and_then(|template| template.render(Value::from(context)))
+        let context = Value::from(context);
+        match run(&self.environment, name, &context) {
+            Err(error) if limits::is_out_of_fuel(&error) => {}
+            rendered => return rendered.map_err(template_error),
+        }
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(limits::MOST_WORK));
+        limits::on_deep_stack(|| run(&environment, name, &context))
+            .map_err(FinetuneError::Template)?
             .map_err(template_error)
     }
 }
 
+fn run(environment: &Environment<'static>, name: &str, context: &Value) -> Result<String, Error> {
+    environment.get_template(name)?.render(context)
+}
+
 /// Returns an error with its cause, in one line.
 fn template_error(error: Error) -> FinetuneError {
+    if limits::is_out_of_fuel(&error) {
+        return FinetuneError::Template(format!(
+            "it takes more than {} steps, or makes more than {} bytes of text: shorten the conversation, or take another \
+             template (--chat-template)",
+            limits::MOST_WORK,
+            64 * limits::MOST_WORK
+        ));
+    }
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {

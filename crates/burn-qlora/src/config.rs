@@ -58,9 +58,6 @@ pub struct LoraConfig {
     pub modules_to_save: Vec<String>,
 }
 
-/// The largest rank: beyond the width of any layer, and small enough that no size computed from it overflows.
-const MAX_RANK: usize = 1 << 20;
-
 impl Default for LoraConfig {
     /// Returns rank 16, alpha 16, no dropout, all linear layers.
     fn default() -> Self {
@@ -69,8 +66,8 @@ impl Default for LoraConfig {
 }
 
 impl LoraConfig {
-    /// The largest rank, beyond that of any weight that an adapter is made for.
-    pub const MAX_RANK: usize = 1 << 16;
+    /// The largest rank: beyond the width of any layer, and small enough that no size computed from it overflows.
+    pub const MAX_RANK: usize = 1 << 20;
 
     /// Adapters of `rank` and `alpha` on all linear layers, without dropout.
     pub fn new(rank: usize, alpha: f64) -> Self {
@@ -220,7 +217,7 @@ impl LoraConfig {
             .map(|(_, rank)| ("rank_pattern", rank));
         for (field, rank) in ranks.chain([("rank", self.rank)]) {
             if !(1..=Self::MAX_RANK).contains(&rank) {
-                return invalid(field, rank.to_string(), "from 1 to 65536");
+                return invalid(field, rank.to_string(), "from 1 to 1048576");
             }
         }
         let alphas = self

@@ -12,6 +12,7 @@
 //! - [`StagedDir`]: a folder that takes its name when it is complete.
 //! - [`InputFile`]: a file read at positions that are checked first.
 //! - [`recognize`]: what a file is that is not what its name says.
+//! - [`catch_panic`]: a reader of another library whose panic becomes an error.
 //! - [`TensorFileError`], and [`Malformation`], the ways in which a file can be broken.
 //!
 //! # Why not another crate
@@ -24,6 +25,7 @@ mod atomic_file;
 mod error;
 mod file_group;
 mod format;
+mod foreign;
 mod header;
 mod input;
 mod mount;
@@ -37,6 +39,7 @@ pub use atomic_file::AtomicFile;
 pub use error::{Malformation, TensorFileError};
 pub use file_group::FileGroup;
 pub use format::recognize;
+pub use foreign::catch_panic;
 pub use input::{InputFile, InputReader};
 pub use safetensors::Dtype;
 pub use spool::TensorSpool;

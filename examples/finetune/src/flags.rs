@@ -296,6 +296,13 @@ pub struct GenerateFlags {
     /// Choose among the likeliest tokens that together have probability P
     #[arg(long, value_name = "P", value_parser = share, help_heading = "Sampling")]
     pub top_p: Option<f64>,
+    /// Choose among the tokens that are at least P times as likely as the likeliest
+    #[arg(long, value_name = "P", value_parser = part, help_heading = "Sampling")]
+    pub min_p: Option<f64>,
+    /// Make the tokens of the prompt and of the text so far less likely, by dividing their positive logits and multiplying
+    /// their negative ones; 1 changes nothing. It acts at temperature 0 too
+    #[arg(long, value_name = "X", default_value = "1", value_parser = positive_number, help_heading = "Sampling")]
+    pub repetition_penalty: f64,
     /// Seed of the sampling
     #[arg(
         long,
@@ -462,4 +469,8 @@ fn probability(text: &str) -> Result<f64, String> {
 
 fn share(text: &str) -> Result<f64, String> {
     number(text, |n| n > 0.0 && n <= 1.0, "above 0 and at most 1")
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    number(text, |n| (0.0..=1.0).contains(&n), "from 0 to 1")
 }

@@ -39,6 +39,8 @@ mod run;
 mod shell;
 /// A model by path or from the Hugging Face Hub.
 mod source;
+/// Where an answer ends.
+mod stop;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

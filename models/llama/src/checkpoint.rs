@@ -242,3 +242,13 @@ impl Checkpoint {
         }
     }
 }
+
+/// Runs work of the tokenizers library, which panics on some damaged files; the error is a reason in words.
+fn tokenizers_result<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match tensor_files::catch_panic(work) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => Err(format!(
+            "the tokenizers library fails on it ({panic}); the file is damaged, save the tokenizer again"
+        )),
+    }
+}

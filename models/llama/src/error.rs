@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::DType;
 use tensor_files::TensorFileError;
 
 use crate::dtype::ComputeDtype;
@@ -215,6 +216,16 @@ pub enum DecoderError {
         /// Its range.
         expected: &'static str,
     },
+    /// The model's logits are no numbers to choose a token by.
+    #[error("behind {tokens} tokens the model, computing in {name}, gives {what}; {remedy}", name = dtype.name(), remedy = remedy(*dtype))]
+    NotFinite {
+        /// The tokens that the model was given.
+        tokens: usize,
+        /// What is wrong with the logits.
+        what: String,
+        /// The dtype.
+        dtype: DType,
+    },
     /// The output directory holds something already.
     #[error("{path}: already holds files; choose a new directory or remove it first", path = path.display())]
     OutputExists {
@@ -237,6 +248,15 @@ pub enum DecoderError {
         /// The device's reason.
         reason: String,
     },
+}
+
+/// Returns what to do about numbers that a dtype cannot hold.
+fn remedy(dtype: DType) -> &'static str {
+    if dtype == DType::F16 {
+        "f16 ends at 65504: compute in bf16 or f32 (--compute-dtype), whose range is larger"
+    } else {
+        "a weight of the model or of its adapter is not finite, or far too large: take another checkpoint"
+    }
 }
 
 /// Returns the words for `others` more.

@@ -166,10 +166,7 @@ impl<'a> RowEncoder<'a> {
 
     fn rendered(&self, rendering: &Rendering) -> Result<Row, RowProblem> {
         // The template writes the special tokens itself.
-        let encoding = self
-            .tokenizer
-            .encode(rendering.text.as_str(), false)
-            .map_err(|error| RowProblem::Tokenizer(error.to_string()))?;
+        let encoding = self.texts().encode(&rendering.text, false)?;
         let learn = answers::tokens_in(&rendering.learnt, encoding.get_offsets());
         Ok(Row::new(encoding.get_ids().to_vec(), learn))
     }

@@ -26,7 +26,7 @@ pub fn run(run: &EvalRun) -> Result<()> {
     let opened = OpenedModel::open(&run.model)?;
     let data = opened.dataset(&run.data, run.limits)?.head(run.max_rows);
     let questions = if run.exact_match {
-        Some(exact_match::questions(&opened, &data)?)
+        Some(exact_match::questions(&data)?)
     } else {
         None
     };

@@ -1,5 +1,4 @@
 //! Hugging Face directories: config.json, safetensors, tokenizer files; plain or bitsandbytes 4-bit.
-
 //!
 //! - `added_tokens`: tokens that other files add to tokenizer.json.
 //! - `quantization`: methods that are not read.
@@ -19,7 +18,7 @@ use tokenizers::Tokenizer;
 
 use super::safetensors::SafeTensorFiles;
 use super::special::{SpecialToken, SpecialTokens};
-use super::{absent, files, table};
+use super::{absent, files, table, tokenizers_result};
 use crate::config::{DecoderConfig, HfConfig, generation_eos};
 use crate::error::DecoderError;
 
@@ -104,18 +103,17 @@ impl HfDirectory {
             reason,
         };
         added_tokens::check_normalizer(&text).map_err(refused)?;
-        let mut tokenizer =
-            Tokenizer::from_bytes(text).map_err(|error| refused(error.to_string()))?;
-        // Whoever saved it may have cut and padded the rows of a training run of theirs.
-        tokenizer
-            .with_truncation(None)
-            .map_err(|error| refused(error.to_string()))?;
-        tokenizer.with_padding(None);
         let config = self.tokenizer_config()?;
         let map = self.json_file("special_tokens_map.json")?;
-        added_tokens::add(&mut tokenizer, &config, &map)
-            .map_err(|error| refused(error.to_string()))?;
-        Ok(tokenizer)
+        tokenizers_result(|| {
+            let mut tokenizer = Tokenizer::from_bytes(text)?;
+            // Whoever saved it may have cut and padded the rows of a training run of theirs.
+            tokenizer.with_truncation(None)?;
+            tokenizer.with_padding(None);
+            added_tokens::add(&mut tokenizer, &config, &map)?;
+            Ok(tokenizer)
+        })
+        .map_err(refused)
     }
 
     pub(crate) fn chat_template(&self) -> Result<Option<String>, DecoderError> {
@@ -167,8 +165,7 @@ impl HfDirectory {
         let eos =
             named("eos_token").or_else(|| config.eos_token_ids.first().copied().and_then(by_id));
         // What the tokenizer really adds is in its post-processor; asking it is the only reliable way.
-        let added = tokenizer
-            .encode("", true)
+        let added = tokenizers_result(|| tokenizer.encode("", true))
             .map(|encoding| encoding.get_ids().to_vec())
             .unwrap_or_default();
         let adds = |token: &Option<SpecialToken>, place: Option<&u32>| {

@@ -584,3 +584,34 @@ mod gguf {
         Some(error)
     }
 }
+
+/// Files on which the tokenizers library panics, in its readers of decoders and of normalizers.
+#[test]
+fn a_tokenizer_that_its_library_fails_on_is_an_error() {
+    let copy = Copy::of("tiny_llama");
+    let model = json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"});
+    for (part, damaged) in [
+        (
+            "decoder",
+            json!({"type": "Replace", "pattern": {"Regex": "a"}, "content": 3}),
+        ),
+        ("decoder", json!([1])),
+        (
+            "normalizer",
+            json!({"type": "Sequence", "normalizers": [{"type": "Precompiled"}]}),
+        ),
+        ("normalizer", json!("NFC")),
+        (
+            "pre_tokenizer",
+            json!({"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": false}),
+        ),
+        ("post_processor", json!({"type": "TemplateProcessing"})),
+    ] {
+        let mut tokenizer = json!({"version": "1.0", "added_tokens": [], "model": model});
+        tokenizer[part] = damaged;
+        std::fs::write(copy.file("tokenizer.json"), tokenizer.to_string()).expect("writes");
+        let checkpoint = Checkpoint::open(copy.directory.path()).expect("opens");
+        let error = checkpoint.tokenizer().expect_err("is damaged");
+        assert_names(&error, &["tokenizer.json"]);
+    }
+}
