@@ -39,6 +39,12 @@ pub enum TensorFileError {
         /// The folder.
         path: PathBuf,
     },
+    /// Another process holds the file.
+    #[error("{} is in use by another process; wait for its end", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
     /// A path without a last component, such as `/` or `..`.
     #[error("{}: cannot be an output directory; give the name of a new one", path.display())]
     NoName {

@@ -10,7 +10,9 @@
 //! - [`AtomicFile`], [`FileGroup`]: one file, and several files of one folder, that take their names when
 //!   they are complete.
 //! - [`StagedDir`]: a folder that takes its name when it is complete.
+//! - [`LockedFile`]: a file that one process holds.
 //! - [`InputFile`]: a file read at positions that are checked first.
+//! - [`Checksum`]: what tells that bytes are the same.
 //! - [`TensorFileError`], and [`Malformation`], the ways in which a file can be broken.
 //!
 //! # Why not another crate
@@ -20,10 +22,12 @@
 //! need Burn, so `tempfile` stands below [`AtomicFile`] here; neither has folders that replace another.
 
 mod atomic_file;
+mod checksum;
 mod error;
 mod file_group;
 mod header;
 mod input;
+mod locked_file;
 mod spool;
 mod staged_dir;
 mod sync;
@@ -31,9 +35,11 @@ mod tensor_file;
 mod writer;
 
 pub use atomic_file::AtomicFile;
+pub use checksum::Checksum;
 pub use error::{Malformation, TensorFileError};
 pub use file_group::FileGroup;
 pub use input::{InputFile, InputReader};
+pub use locked_file::LockedFile;
 pub use safetensors::Dtype;
 pub use spool::TensorSpool;
 pub use staged_dir::StagedDir;
