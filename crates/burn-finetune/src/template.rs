@@ -15,6 +15,7 @@ pub use builtin::{builtin_template, builtin_template_names};
 pub use message::{Message, TemplateVariables};
 
 use crate::error::FinetuneError;
+use crate::moment::Moment;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind};
@@ -59,7 +60,7 @@ impl ChatTemplate {
         python::install(&mut environment);
         environment.add_filter("tojson", json::to_json);
         environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
+        environment.add_function("strftime_now", |format| strftime(Moment::now(), format));
         let has_marks = marks::has_marks(source);
         for (name, written) in [(NAME, false), (MARKED, true)] {
             if has_marks || !written {
@@ -76,6 +77,14 @@ impl ChatTemplate {
         };
         template.goes_through_parts = template.shows_parts();
         Ok(template)
+    }
+
+    /// Shows the template the date and time `now` in place of the clock's.
+    #[must_use]
+    pub fn with_now(mut self, now: Moment) -> Self {
+        let strftime_now = move |format| strftime(now, format);
+        self.environment.add_function("strftime_now", strftime_now);
+        self
     }
 
     /// Returns the conversation as text. With `add_generation_prompt` it ends where the assistant's answer begins.
@@ -184,17 +193,14 @@ fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// Implements `strftime_now(format)`: the local time in Python's notation.
-fn strftime_now(format: String) -> Result<String, Error> {
-    use std::fmt::Write;
-    let mut text = String::new();
-    write!(text, "{}", chrono::Local::now().format(&format)).map_err(|_| {
+/// Implements `strftime_now(format)`: the time `now` in Python's notation.
+fn strftime(now: Moment, format: String) -> Result<String, Error> {
+    now.strftime(&format).ok_or_else(|| {
         Error::new(
             ErrorKind::InvalidOperation,
             format!("strftime_now does not know the format {format:?}"),
         )
-    })?;
-    Ok(text)
+    })
 }
 
 #[cfg(test)]
@@ -256,6 +262,16 @@ mod tests {
     fn generation_tags_leave_the_text_alone() {
         let source = "a\n{%- generation %}b{% endgeneration -%} \nc";
         assert_eq!(render(source, &[], false).unwrap(), "abc");
+    }
+
+    /// As a run does that began before midnight and goes on after it.
+    #[test]
+    fn the_date_is_the_one_that_was_given() {
+        let before: Moment = "2026-11-26T23:59:58.5+01:00".parse().unwrap();
+        let template =
+            ChatTemplate::new("{{ strftime_now('%d %b %Y %H:%M:%S') }}", BTreeMap::new());
+        let template = template.unwrap().with_now(before);
+        assert_eq!(template.render(&[], false).unwrap(), "26 Nov 2026 23:59:58");
     }
 
     #[test]

@@ -11,6 +11,10 @@ mod quantize;
 /// `finetune train`.
 mod train;
 
+use anyhow::Error;
+use burn_finetune::FinetuneError;
+use burn_qlora_llama::ComputeDtype;
+
 use crate::flags::Command;
 use crate::run::{EvalRun, GenerateRun, PlanRun, QuantizeRun, TrainRun};
 
@@ -25,5 +29,20 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Eval(flags) => eval::run(&EvalRun::resolve(flags)?),
         Command::Generate(flags) => generate::run(&GenerateRun::resolve(flags)?),
         Command::Quantize(flags) => quantize::run(&QuantizeRun::resolve(flags)?),
+    }
+}
+
+/// Names the dtype that was computed in where it may be why a loss is no number.
+fn with_dtype(error: Error, dtype: ComputeDtype) -> Error {
+    let not_finite = matches!(
+        error.downcast_ref(),
+        Some(FinetuneError::NotFinite { .. } | FinetuneError::EvalNotFinite { .. })
+    );
+    if not_finite && dtype == ComputeDtype::F16 {
+        error.context(
+            "f16 holds nothing above 65504; --compute-dtype bf16 or f32 has the range that this model may need",
+        )
+    } else {
+        error
     }
 }

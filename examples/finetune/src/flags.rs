@@ -121,7 +121,8 @@ pub struct TrainFlags {
     /// Directory for the adapter and the checkpoints
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub output: Option<PathBuf>,
-    /// Go on from the last checkpoint in the output directory
+    /// Go on from the last checkpoint in the output directory. Model and data may have moved, but not changed; with a
+    /// constant schedule there may be more steps
     #[arg(long, help_heading = "Output")]
     pub resume: bool,
     /// Append one JSON object a step: step, loss, grad_norm, lr, tokens, tokens_per_second,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
-use burn_finetune::{ChatTemplate, Dataset, RowEncoder, TextEncoder};
+use burn_finetune::{ChatTemplate, Dataset, Moment, RowEncoder, TextEncoder};
 use burn_qlora::{QuantConfig, peft};
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
@@ -55,6 +55,13 @@ impl OpenedModel {
             template,
             options: LoadOptions::new(weights).with_compute_dtype(model.compute_dtype),
         })
+    }
+
+    /// Shows the chat template the date and time `now` in place of the clock's.
+    #[must_use]
+    pub fn with_now(mut self, now: Moment) -> Self {
+        self.template = self.template.map(|template| template.with_now(now));
+        self
     }
 
     /// Returns the most tokens in a row.

@@ -63,6 +63,22 @@ impl Dataset {
         self.rows.iter().map(Row::len).max().unwrap_or(0)
     }
 
+    /// Returns where `rows` are, for a message: a few of them by their numbers from 1, and how many more there are.
+    pub(crate) fn places(&self, rows: impl IntoIterator<Item = usize>) -> Vec<String> {
+        const NAMED: usize = 8;
+        let mut rows = rows.into_iter();
+        let mut places: Vec<String> = rows
+            .by_ref()
+            .take(NAMED)
+            .map(|row| format!("row {}", row + 1))
+            .collect();
+        match rows.count() {
+            0 => {}
+            more => places.push(format!("{more} more")),
+        }
+        places
+    }
+
     /// Returns a hash of the rows in their order (FNV-1a over ids, targets and boundaries): a run's settings hold it,
     /// so that resumption notices changed data.
     pub fn fingerprint(&self) -> u64 {

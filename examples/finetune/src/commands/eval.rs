@@ -4,6 +4,7 @@ use anyhow::Result;
 use burn_finetune::{EvalReport, evaluate};
 use serde::Serialize;
 
+use super::with_dtype;
 use crate::exact_match::{self, ExactMatch};
 use crate::opened_model::OpenedModel;
 use crate::run::EvalRun;
@@ -31,7 +32,8 @@ pub fn run(run: &EvalRun) -> Result<()> {
     };
     let llama = opened.load_with_adapter(run.adapter.as_deref(), &run.model.device)?;
 
-    let loss = evaluate(&llama, &data, run.batch_size)?;
+    let loss = evaluate(&llama, &data, run.batch_size)
+        .map_err(|error| with_dtype(error.into(), run.model.compute_dtype))?;
     let answers = questions
         .map(|questions| exact_match::ask(&opened, &llama, &questions))
         .transpose()?;

@@ -119,6 +119,26 @@ fn a_stopped_run_goes_on_with_the_same_bits() {
     assert_eq!(losses(&place.path("whole.jsonl")), whole);
 }
 
+/// The evaluation after the last step takes long; the steps are saved before it.
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_stopped_in_its_last_evaluation_is_done() {
+    let place = Place::new();
+    let (model, text) = (place.model("tiny_llama"), place.long_text());
+    place.rows(8);
+    let log = place.path("last.jsonl");
+    let mut command = train(&place, &model, "last");
+    command.arg("--eval-data").arg(text);
+    command.args(["--epochs", "1"]);
+    // The last of two steps is in the log when the evaluation begins.
+    let run = stop_after(&mut command, &log, 1, "-INT").ok();
+    for words in ["evaluation after the last step", "the adapter is in"] {
+        assert!(run.stdout.contains(words), "{}", run.stdout);
+    }
+    assert_eq!(place.listing("last/checkpoints").len(), 1);
+    assert!(place.path("last/adapter_model.safetensors").is_file());
+}
+
 #[test]
 fn resuming_with_other_settings_is_refused() {
     let place = Place::new();
@@ -147,5 +167,5 @@ fn resuming_with_other_settings_is_refused() {
     let text = std::fs::read_to_string(&rows).unwrap();
     let (first, rest) = text.split_once('\n').unwrap();
     std::fs::write(&rows, format!("{rest}{first}\n")).unwrap();
-    base(&["--rank", "4", "--resume"]).refused(&["data"]);
+    base(&["--rank", "4", "--resume"]).refused(&["another data"]);
 }

@@ -5,6 +5,8 @@
 //! - [`chat_data`]: conversations as data.
 //! - [`families`]: all of that on the families beside LLaMA.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
+//! - [`kills`]: the same at many random moments.
+//! - [`resume`]: what may have changed when a run goes on, and what is never lost.
 //! - [`paging`]: optimizer state that does not stay in memory.
 //! - [`refusals`]: bad input, each one line, exit code 2 and nothing half-written.
 //! - [`smollm2`]: the memory plan of a real model.
@@ -21,10 +23,12 @@ mod full_disk;
 mod gemma3;
 mod generate;
 mod interrupt;
+mod kills;
 mod paging;
 mod plan;
 mod quantize;
 mod refusals;
+mod resume;
 mod smollm2;
 mod support;
 mod train;
