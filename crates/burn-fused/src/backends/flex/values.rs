@@ -8,7 +8,7 @@ use burn_core::backend::{Bytes, Flex, TensorMetadata};
 use burn_core::tensor::{DType, Element, IntDType, Shape};
 use burn_flex::{FlexTensor, Layout};
 use qlora_cpu::attention::{HeadsRef, Operands};
-use qlora_cpu::{Isa, convert, cross_entropy};
+use qlora_cpu::{convert, cross_entropy, isa};
 
 use crate::config::{AttentionConfig, LogitsConfig};
 use crate::element::with_element;
@@ -160,7 +160,7 @@ pub(super) fn cast<E: FlexElement>(from: FlexTensor) -> FlexTensor {
     with_element!(from.dtype(), A => {
         let shape = from.shape();
         let values = Values::<A>::new(from);
-        tensor(shape, convert::<A, E>(Isa::best(), &values))
+        tensor(shape, convert::<A, E>(isa(), &values))
     }, else Flex::float_cast(from, E::dtype().into()))
 }
 
