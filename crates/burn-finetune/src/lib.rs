@@ -26,7 +26,10 @@ mod template;
 mod train;
 
 pub use checkpoint::RunDir;
-pub use data::{Batch, Dataset, Encoded, Learn, Order, Row, RowEncoder, TextEncoder};
+pub use data::{
+    Batch, Counts, Dataset, DatasetBuilder, Encoded, Learn, Order, Row, RowEncoder, Split,
+    TextEncoder, Told,
+};
 pub use error::{FinetuneError, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};
 pub use optimizer::OptimizerKind;

@@ -252,7 +252,7 @@ fn settings(
             // In hexadecimal, because JSON numbers hold fewer bits.
             (
                 "data-fingerprint",
-                json!(format!("{:016x}", data.fingerprint())),
+                json!(format!("{:016x}", data.fingerprint()?)),
             ),
             ("seq-len", json!(opened.seq_len(training.limits)?)),
             ("packing", json!(training.packing)),
