@@ -20,7 +20,8 @@ pub struct EvalReport {
 /// Runs `model` over `dataset`, without gradients and dropout, and returns the mean over all target tokens.
 ///
 /// # Errors
-/// [`FinetuneError::Device`] when a loss cannot be read, [`FinetuneError::EvalNotFinite`] when it is no number.
+/// [`FinetuneError::Device`] when a loss cannot be read, [`FinetuneError::EvalNotFinite`] when it is no number,
+/// [`FinetuneError::Read`] when a row cannot be read.
 ///
 /// # Panics
 /// When `batch_size` is 0.
@@ -44,12 +45,16 @@ pub(crate) fn evaluate_until<M: CausalLm>(
     let device = model.device().without_autodiff();
     let mut sum = 0.0;
     let mut tokens = 0;
-    for (batch, rows) in dataset.rows().chunks(batch_size).enumerate() {
+    for start in (0..dataset.len()).step_by(batch_size) {
         if stop() {
             return Ok(None);
         }
-        let places = batch * batch_size..batch * batch_size + rows.len();
-        let batch = Batch::collate(&rows.iter().collect::<Vec<&Row>>(), &device);
+        let places = start..(start + batch_size).min(dataset.len());
+        let rows: Vec<Row> = places
+            .clone()
+            .map(|place| dataset.row(place))
+            .collect::<Result<_, _>>()?;
+        let batch = Batch::collate(&rows, &device);
         tokens += batch.target_tokens;
         // Read batch by batch, so that a device never has more than one in flight.
         let loss = scalar("evaluation loss", model.loss_sum(&batch.tensors))?;

@@ -27,7 +27,10 @@ mod template;
 /// The loop, with its configuration, reports and interruption.
 mod train;
 
-pub use data::{Batch, Dataset, Encoded, Learn, Order, Row, RowEncoder, TextEncoder};
+pub use data::{
+    Batch, Counts, Dataset, DatasetBuilder, Encoded, Learn, Order, Row, RowEncoder, Split,
+    TextEncoder, Told,
+};
 pub use error::{FinetuneError, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};
 pub use moment::Moment;

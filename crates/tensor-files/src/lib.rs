@@ -13,6 +13,7 @@
 //! - [`LockedFile`]: a file that one process holds.
 //! - [`InputFile`]: a file read at positions that are checked first.
 //! - [`Checksum`]: what tells that bytes are the same.
+//! - [`ScratchFile`]: a nameless file for what is too much for memory.
 //! - [`TensorFileError`], and [`Malformation`], the ways in which a file can be broken.
 //!
 //! # Why not another crate
@@ -28,6 +29,7 @@ mod file_group;
 mod header;
 mod input;
 mod locked_file;
+mod scratch_file;
 mod spool;
 mod staged_dir;
 mod sync;
@@ -41,6 +43,7 @@ pub use file_group::FileGroup;
 pub use input::{InputFile, InputReader};
 pub use locked_file::LockedFile;
 pub use safetensors::Dtype;
+pub use scratch_file::ScratchFile;
 pub use spool::TensorSpool;
 pub use staged_dir::StagedDir;
 pub use tensor_file::{StoredTensor, TensorFile};

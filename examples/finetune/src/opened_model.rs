@@ -87,8 +87,9 @@ impl OpenedModel {
             truncate: limits.truncate,
         };
         let data = Dataset::read(path, &encoder)?;
-        for warning in data.warnings() {
-            eprintln!("warning: {}", report::words(warning));
+        let counts = data.counts();
+        for told in counts.dropped.iter().chain(&counts.warnings) {
+            eprintln!("warning: {}", report::words(&told.line()));
         }
         Ok(data)
     }
@@ -108,7 +109,7 @@ impl OpenedModel {
     pub fn training_data(&self, path: &Path, limits: RowLimits, packing: bool) -> Result<Dataset> {
         let data = self.dataset(path, limits)?;
         Ok(if packing {
-            data.packed(self.seq_len(limits)?)
+            data.packed(self.seq_len(limits)?)?
         } else {
             data
         })

@@ -73,7 +73,8 @@ impl<M: CausalLm> Trainer<M> {
         let mut saves = Saves::new(options.run_dir, self.steps_done());
         while self.steps_done() < config.steps {
             let places = order.rows_of(self.steps_done());
-            let rows: Vec<&Row> = places.iter().map(|row| &data.rows()[*row]).collect();
+            let rows = places.iter().map(|row| data.row(*row));
+            let rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
             let batches: Vec<Batch> = rows
                 .chunks(config.batch_size)
                 .map(|rows| Batch::collate(rows, &device))

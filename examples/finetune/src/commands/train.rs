@@ -288,7 +288,7 @@ fn settings(
         RunSource {
             name: "data",
             path: Some(run.data.to_string_lossy().into_owned()),
-            fingerprint: Some(data.fingerprint()),
+            fingerprint: Some(data.fingerprint()?),
         },
         match training.adapter.dir() {
             None => RunSource::none("init-adapter"),
@@ -306,6 +306,13 @@ fn settings(
     }
     let device = model.device_name.to_string();
     settings.machine.insert("device".into(), device.into());
+    let isa = match model.device_name.is_flex() {
+        true => Some(qlora_cpu::Isa::selected()?.name()),
+        false => None,
+    };
+    settings
+        .machine
+        .insert("instruction-set".into(), isa.into());
     Ok(settings)
 }
 
