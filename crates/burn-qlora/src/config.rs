@@ -24,6 +24,9 @@ pub struct LoraConfig {
     pub targets: Targets,
 }
 
+/// The largest rank: beyond the width of any layer, and small enough that no size computed from it overflows.
+const MAX_RANK: usize = 1 << 20;
+
 impl Default for LoraConfig {
     /// Returns rank 16, alpha 16, no dropout, all linear layers.
     fn default() -> Self {
@@ -70,8 +73,8 @@ impl LoraConfig {
     /// Checks every field for itself.
     ///
     /// # Errors
-    /// [`LoraError::InvalidConfig`] for a rank of 0, an alpha that is not finite, a dropout outside
-    /// `[0, 1)`, or an empty list of names.
+    /// [`LoraError::InvalidConfig`] for a rank of 0 or above 1048576, an alpha that is not finite or whose scale is beyond
+    /// f32, a dropout outside `[0, 1)`, or an empty list of names.
     pub fn validate(&self) -> Result<(), LoraError> {
         let invalid = |field, value: String, expected| {
             Err(LoraError::InvalidConfig {
@@ -80,11 +83,20 @@ impl LoraConfig {
                 expected,
             })
         };
-        if self.rank == 0 {
-            return invalid("rank", "0".into(), "at least 1");
+        if self.rank == 0 || self.rank > MAX_RANK {
+            return invalid("rank", self.rank.to_string(), "from 1 to 1048576");
         }
         if !self.alpha.is_finite() {
             return invalid("alpha", self.alpha.to_string(), "a finite number");
+        }
+        let scale = self.scale() as f32;
+        if !scale.is_finite() || (scale == 0.0 && self.alpha != 0.0) {
+            let value = format!("{:e}", self.alpha);
+            return invalid(
+                "alpha",
+                value,
+                "such that the scale is neither beyond f32 nor rounded to 0",
+            );
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return invalid("dropout", self.dropout.to_string(), "in [0, 1)");

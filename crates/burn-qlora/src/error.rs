@@ -17,6 +17,18 @@ pub enum LoraError {
         /// The values it can have.
         expected: &'static str,
     },
+    /// Factors that there is no memory for.
+    #[error(
+        "the factors of rank {rank} of a layer of [{}, {}] do not fit into memory; lower the rank",
+        shape[0],
+        shape[1]
+    )]
+    TooLarge {
+        /// The rank.
+        rank: usize,
+        /// The layer's `[out_features, in_features]`.
+        shape: [usize; 2],
+    },
     /// A target name that no linear layer of the model has.
     #[error("no linear layer is called `{target}`; this model has: {}", known.join(", "))]
     UnknownTarget {

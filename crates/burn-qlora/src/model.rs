@@ -1,6 +1,6 @@
 //! The layers of a model that can carry adapters, and what is done to all of them.
 
-use crate::branch::LoraBranch;
+use crate::branch::{LoraBranch, room_for};
 use crate::config::LoraConfig;
 use crate::error::LoraError;
 use crate::linear::QLoraLinear;
@@ -27,8 +27,8 @@ pub trait LoraModel {
 /// or on which other layers are adapted.
 ///
 /// # Errors
-/// [`LoraError::InvalidConfig`], [`LoraError::UnknownTarget`] and [`LoraError::InvalidPattern`]; the
-/// model is then unchanged.
+/// [`LoraError::InvalidConfig`], [`LoraError::UnknownTarget`], [`LoraError::InvalidPattern`] and
+/// [`LoraError::TooLarge`]; the model is then unchanged.
 pub fn attach_adapters<M: LoraModel>(
     model: &mut M,
     config: &LoraConfig,
@@ -38,14 +38,18 @@ pub fn attach_adapters<M: LoraModel>(
     let mut linears = model.lora_linears_mut();
     let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
     let selected = config.targets.select(&paths)?;
-    for (index, ((_, linear), selected)) in linears.iter_mut().zip(selected).enumerate() {
-        linear.adapter = if selected {
+    let mut branches = Vec::with_capacity(linears.len());
+    for (index, ((_, linear), selected)) in linears.iter().zip(selected).enumerate() {
+        branches.push(if selected {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(index as u64);
             Some(fresh_branch(linear, config, &mut rng)?)
         } else {
             None
-        };
+        });
+    }
+    for ((_, linear), branch) in linears.iter_mut().zip(branches) {
+        linear.adapter = branch;
     }
     Ok(())
 }
@@ -56,14 +60,15 @@ fn fresh_branch(
     config: &LoraConfig,
     rng: &mut ChaCha8Rng,
 ) -> Result<LoraBranch, LoraError> {
-    let [out_features, in_features] = linear.shape();
-    let bound = 1.0 / (in_features as f32).sqrt();
+    let (rank, shape) = (config.rank, linear.shape());
+    let [b_len, a_len] = shape.map(|width| width.saturating_mul(rank));
+    let bound = 1.0 / (shape[1] as f32).sqrt();
+    let mut a = room_for(a_len, rank, shape)?;
     // Drawn in peft's order, [rank, in_features].
-    let values: Vec<f32> = (0..config.rank * in_features)
-        .map(|_| bound * (2.0 * unit(rng) - 1.0))
-        .collect();
-    let zeros = vec![0.0; out_features * config.rank];
-    LoraBranch::from_peft(&values, &zeros, config, &linear.device())
+    a.extend((0..a_len).map(|_| bound * (2.0 * unit(rng) - 1.0)));
+    let mut b = room_for(b_len, rank, shape)?;
+    b.resize(b_len, 0.0);
+    LoraBranch::from_peft(&a, &b, config, &linear.device())
 }
 
 /// Returns a number in `[0, 1)` from the upper 24 bits of a word: spelled out so that no release of a library

@@ -45,6 +45,16 @@ pub enum TensorFileError {
         /// The file.
         path: PathBuf,
     },
+    /// A folder that is to be replaced, when it is complete, but at which a file system is mounted.
+    #[error(
+        "{}: a file system is mounted there, so it cannot be replaced as a whole; give the name of a new directory \
+         in it",
+        path.display()
+    )]
+    MountPoint {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A path without a last component, such as `/` or `..`.
     #[error("{}: cannot be an output directory; give the name of a new one", path.display())]
     NoName {

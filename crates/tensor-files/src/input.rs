@@ -1,6 +1,6 @@
 //! A file read at positions that are checked first.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -32,11 +32,13 @@ impl InputFile {
     /// # Errors
     /// [`TensorFileError::Read`]; [`Malformation::NotRegular`] for a folder, a device or a pipe.
     pub fn open(path: &Path) -> Result<Self, TensorFileError> {
-        let file = File::open(path).map_err(TensorFileError::read(path))?;
-        let metadata = file.metadata().map_err(TensorFileError::read(path))?;
+        // Before it is opened, for that waits at a pipe until somebody writes to it.
+        let metadata = fs::metadata(path).map_err(TensorFileError::read(path))?;
         if !metadata.is_file() {
             return Err(TensorFileError::malformed(path)(Malformation::NotRegular));
         }
+        let file = File::open(path).map_err(TensorFileError::read(path))?;
+        let metadata = file.metadata().map_err(TensorFileError::read(path))?;
         Ok(Self {
             path: path.to_owned(),
             file: Mutex::new(file),

@@ -29,6 +29,7 @@ mod file_group;
 mod header;
 mod input;
 mod locked_file;
+mod mount;
 mod scratch_file;
 mod spool;
 mod staged_dir;

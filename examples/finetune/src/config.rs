@@ -13,6 +13,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use toml::{Table, Value};
 
 use crate::flags::Cli;
+use crate::shell::quoted;
 
 /// Parses the command line, with the config file it names under it.
 ///
@@ -21,7 +22,8 @@ use crate::flags::Cli;
 /// or value that the command does not know, with the file's name and the key's.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
-    let matches = matches_or_help(Cli::command(), arguments.clone()).map_err(one_line)?;
+    let matches = matches_or_help(Cli::command(), arguments.clone())
+        .map_err(|error| named_or(error, &arguments))?;
     let (name, given) = matches.subcommand().context("no command is given")?;
     if let Some(path) = given.get_one::<PathBuf>("config") {
         arguments.extend(flags_of_file(path, name, given)?);
@@ -44,6 +46,22 @@ fn matches_or_help(
             DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
             _ => error,
         })
+}
+
+/// Returns clap's message, where it is that some argument is not UTF-8 with those that are not.
+fn named_or(error: clap::Error, arguments: &[OsString]) -> anyhow::Error {
+    if error.kind() != clap::error::ErrorKind::InvalidUtf8 {
+        return one_line(error);
+    }
+    let others = arguments
+        .iter()
+        .filter(|argument| argument.to_str().is_none());
+    let others: Vec<String> = others.map(|argument| quoted(argument)).collect();
+    anyhow!(
+        "not UTF-8: {}; files and folders that are read or written may have such names, but not a model, and no text or \
+         number; give the model's folder another name, or a link to it",
+        others.join(" ")
+    )
 }
 
 /// Returns clap's message without its usage text and tips, on one line.

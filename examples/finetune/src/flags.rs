@@ -66,7 +66,8 @@ file, which is tokenised whole and cut into rows. Of messages and completions on
 are trained on.
 
 The output directory gets the adapter (adapter_config.json, adapter_model.safetensors) and the
-checkpoints to resume from. Ctrl-C finishes the step, saves, and says how to go on.";
+checkpoints to resume from. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and say how to go on; so
+does a closed pipe behind the output.";
 
 const PLAN_HELP: &str = "\
 Takes the flags and config files of `train`. With --data the rows are as long as they are there, without

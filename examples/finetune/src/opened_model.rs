@@ -10,6 +10,7 @@ use burn_qlora::{QuantConfig, peft};
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
 
+use crate::console::tell;
 use crate::plan::Planned;
 use crate::run::{Model, RowLimits};
 use crate::{progress, report, source};
@@ -89,7 +90,7 @@ impl OpenedModel {
         let data = Dataset::read(path, &encoder)?;
         let counts = data.counts();
         for told in counts.dropped.iter().chain(&counts.warnings) {
-            eprintln!("warning: {}", report::words(&told.line()));
+            tell!("warning: {}", report::words(&told.line()));
         }
         Ok(data)
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use burn_qlora_llama::Checkpoint;
 
+use crate::console::tell;
 use crate::report;
 
 /// Opens the model that `--model` names, and says on the error stream what the user should hear of it.
@@ -14,7 +15,7 @@ use crate::report;
 pub fn open(model: &str) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(resolve(model)?)?;
     for warning in checkpoint.warnings() {
-        eprintln!("warning: {}", report::words(warning));
+        tell!("warning: {}", report::words(warning));
     }
     Ok(checkpoint)
 }
@@ -88,6 +89,7 @@ fn fetch(id: &HubId) -> Result<PathBuf> {
     use hf_hub::api::sync::ApiBuilder;
     use hf_hub::{Cache, Repo, RepoType};
 
+    ensure_cache(&id.repo)?;
     let repo = || Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision.clone());
     let api = ApiBuilder::from_env()
         .with_progress(true)
@@ -144,6 +146,24 @@ fn fetch(id: &HubId) -> Result<PathBuf> {
                 .unwrap_or_default()
         ),
     }
+}
+
+/// Checks that there is a place for downloads, without which hf-hub panics.
+///
+/// # Errors
+/// Neither `HF_HOME` nor a home folder, as in a container with a user of its own.
+#[cfg(feature = "hub")]
+pub fn ensure_cache(wanted: &str) -> Result<()> {
+    // hf-hub reads the variable as text.
+    if std::env::var("HF_HOME").is_err()
+        && std::env::home_dir().is_none_or(|home| home.as_os_str().is_empty())
+    {
+        bail!(
+            "{wanted}: no folder for downloads, because this user has no home folder; name one with the environment \
+             variable HF_HOME"
+        );
+    }
+    Ok(())
 }
 
 #[cfg(feature = "hub")]

@@ -5,6 +5,7 @@ use burn_finetune::{EvalReport, evaluate};
 use serde::Serialize;
 
 use super::with_dtype;
+use crate::console::say;
 use crate::exact_match::{self, ExactMatch};
 use crate::opened_model::OpenedModel;
 use crate::run::EvalRun;
@@ -37,13 +38,13 @@ pub fn run(run: &EvalRun) -> Result<()> {
     let answers = questions
         .map(|questions| exact_match::ask(&opened, &llama, &questions))
         .transpose()?;
-    println!("computed in {}", run.model.compute_dtype);
-    println!("rows        {}", data.len());
-    println!("tokens      {}", loss.tokens);
-    println!("loss        {:.4} nats a token", loss.nll);
-    println!("perplexity  {:.4}", loss.perplexity);
+    say!("computed in {}", run.model.compute_dtype);
+    say!("rows        {}", data.len());
+    say!("tokens      {}", loss.tokens);
+    say!("loss        {:.4} nats a token", loss.nll);
+    say!("perplexity  {:.4}", loss.perplexity);
     if let Some(answers) = &answers {
-        println!(
+        say!(
             "exact match {:.1} % ({} of {} answers)",
             100.0 * answers.exact_match,
             answers.matched,
@@ -51,7 +52,7 @@ pub fn run(run: &EvalRun) -> Result<()> {
         );
     }
     if run.json {
-        println!("{}", serde_json::to_string(&Measured { loss, answers })?);
+        say!("{}", serde_json::to_string(&Measured { loss, answers })?);
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use burn_finetune::{ChatTemplate, Message};
 use burn_qlora_llama::{Decoder, SamplingConfig};
 use tokenizers::Tokenizer;
 
+use crate::console::tell;
 use crate::opened_model::OpenedModel;
 use crate::run::{GenerateRun, Input};
 
@@ -101,7 +102,7 @@ fn chat(writer: &Writer<'_>, template: &ChatTemplate, system: Option<&str>) -> R
     let mut messages: Vec<Message> = system.into_iter().collect();
     let first_turn = messages.len();
     if terminal {
-        eprintln!("Talk to the model; Ctrl-D ends the chat.");
+        tell!("Talk to the model; Ctrl-D ends the chat.");
     }
     for turn in 0.. {
         let Some(line) = read_line(terminal)? else {

@@ -12,12 +12,14 @@ use burn_qlora_llama::Decoder;
 use serde_json::json;
 
 use super::with_dtype;
+use crate::console::{say, tell};
 use crate::interrupt::Interrupt;
 use crate::log::StepLog;
 use crate::opened_model::OpenedModel;
 use crate::plan::Plan;
 use crate::progress::{TrainDisplay, human_bytes};
 use crate::run::{Adapter, Output, TrainRun};
+use crate::shell::resume_command;
 
 /// Trains adapters and saves them.
 ///
@@ -47,9 +49,11 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let config = training.config(data.len())?;
 
     let program = memory::rss_bytes();
+    let (planned, lora) = (opened.planned()?, training.adapter.config()?);
+    let plan = Plan::new(training, &planned, &lora, (&data).into(), program)?;
+    plan.check(memory::total_bytes())?;
     let mut model = opened.load(&training.model.device.clone().autodiff())?;
     let lora = adapt(&mut model, &training.adapter, config.seed)?;
-    let plan = Plan::new(training, &opened.planned()?, &lora, data.longest(), program)?;
     let parameters = num_adapter_params(&model);
     let builder = TrainerBuilder::new(model, config)?.with_checkpointing(training.checkpointing)?;
 
@@ -58,7 +62,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let run_dir = match recorded {
         Some(recorded) => {
             for change in recorded.changes(&settings) {
-                eprintln!("warning: {change}");
+                tell!("warning: {change}");
             }
             recorded.resume(&settings)
         }
@@ -66,7 +70,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     };
     let run_dir = run_dir.map_err(in_flags)?;
     if !run_dir.is_locked() {
-        eprintln!(
+        tell!(
             "warning: the file system of {} has no locks; let no other process train there",
             output.dir.display()
         );
@@ -82,7 +86,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     } else {
         run_dir.restore(&mut trainer).map_err(in_flags)?
     };
-    println!(
+    say!(
         "{} {parameters} adapter parameters on {}: {} steps of {} rows{}",
         if output.resume {
             "Go on training"
@@ -98,7 +102,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
             String::new()
         },
     );
-    println!(
+    say!(
         "Compute in {} on {}, checkpointing: {}, planned peak memory {}",
         training.model.compute_dtype,
         training.model.device_name,
@@ -175,7 +179,7 @@ fn take_steps(
     let mut display = TrainDisplay::new(steps, done);
     // A log that cannot be written stops the run as Ctrl-C does, so that what was learnt is saved.
     let log_failed = RefCell::new(None);
-    let stop = || interrupt.pressed() || log_failed.borrow().is_some();
+    let stop = || interrupt.requested() || log_failed.borrow().is_some();
     let options = RunOptions {
         eval,
         eval_every: output.eval_every,
@@ -208,14 +212,14 @@ fn take_steps(
             run_dir.save_adapter(trainer.model())?;
             let paging = display.paging();
             if paging.bytes_moved > 0 {
-                println!(
+                say!(
                     "The optimizer's state is {}, of which {} stayed resident and {} were moved a step",
                     human_bytes(paging.state_bytes),
                     human_bytes(paging.resident_bytes),
                     human_bytes(paging.bytes_moved),
                 );
             }
-            println!(
+            say!(
                 "The adapter is in {} ({:.0} tokens/s)",
                 run_dir.path().display(),
                 display.tokens_per_second(),
@@ -224,14 +228,14 @@ fn take_steps(
         // What was left is the evaluation.
         Outcome::Interrupted { step } if step == steps => {
             run_dir.save_adapter(trainer.model())?;
-            println!(
+            say!(
                 "Stopped in the evaluation after the last step; the adapter is in {}",
                 run_dir.path().display()
             );
         }
         Outcome::Interrupted { step } => {
-            println!("Stopped after step {step} of {steps}, saved");
-            eprintln!("Go on with: {}", resume_command(std::env::args()));
+            say!("Stopped after step {step} of {steps}, saved");
+            tell!("Go on with: {}", resume_command(std::env::args_os()));
         }
     }
     Ok(())
@@ -241,13 +245,13 @@ fn take_steps(
 fn compare(plan: &Plan, run: &TrainRun, of_the_device: Option<u64>) {
     let planned = human_bytes(plan.peak());
     if let Some(measured) = of_the_device {
-        println!(
+        say!(
             "Peak memory: planned {planned} on {}, measured {} by the device",
             run.training.model.device_name,
             human_bytes(measured)
         );
     } else if let Some(measured) = memory::peak_rss_bytes() {
-        println!(
+        say!(
             "Peak memory: planned {planned}, measured {}",
             human_bytes(measured)
         );
@@ -314,46 +318,4 @@ fn settings(
         .machine
         .insert("instruction-set".into(), isa.into());
     Ok(settings)
-}
-
-/// Returns the command line that goes on with this run, to be pasted into a shell.
-fn resume_command(arguments: impl Iterator<Item = String>) -> String {
-    let mut words: Vec<String> = arguments.map(|word| quoted(&word)).collect();
-    if !words.iter().any(|word| word == "--resume") {
-        words.push("--resume".to_string());
-    }
-    words.join(" ")
-}
-
-/// A word as a POSIX shell reads it back.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_string()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_way_on_can_be_pasted() {
-        let words = [
-            "finetune",
-            "train",
-            "--data",
-            "my notes.jsonl",
-            "--output",
-            "it's",
-        ];
-        assert_eq!(
-            resume_command(words.iter().map(|word| word.to_string())),
-            r"finetune train --data 'my notes.jsonl' --output 'it'\''s' --resume"
-        );
-        let again = ["finetune", "train", "--resume"].map(str::to_string);
-        assert_eq!(resume_command(again.into_iter()), "finetune train --resume");
-    }
 }

@@ -7,6 +7,9 @@
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
 //! - [`kills`]: the same at many random moments.
 //! - [`resume`]: what may have changed when a run goes on, and what is never lost.
+//! - [`console`]: nobody reads what is printed.
+//! - [`names`]: files and texts whose names are not fit to print.
+//! - [`numbers`]: numbers at the ends of their ranges.
 //! - [`paging`]: optimizer state that does not stay in memory.
 //! - [`refusals`]: bad input, each one line, exit code 2 and nothing half-written.
 //! - [`smollm2`]: the memory plan of a real model.
@@ -15,6 +18,7 @@
 //! - [`full_disk`]: the same when the disk is full while saving.
 
 mod chat_data;
+mod console;
 #[cfg(feature = "wgpu")]
 mod device_memory;
 mod eval;
@@ -24,6 +28,8 @@ mod gemma3;
 mod generate;
 mod interrupt;
 mod kills;
+mod names;
+mod numbers;
 mod paging;
 mod plan;
 mod quantize;
