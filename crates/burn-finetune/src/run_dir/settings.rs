@@ -249,7 +249,8 @@ mod tests {
     #[test]
     fn what_decides_is_told_by_name() {
         let recorded = settings().recorded();
-        let cases: [(&str, fn(&mut RunSettings)); 6] = [
+        type Change = fn(&mut RunSettings);
+        let cases: [(&str, Change); 6] = [
             ("lr = 0.0002, but now it is 0.01", |s| s.config.lr = 0.01),
             ("rank = 4, but now it is 8", |s| s.lora.rank = 8),
             ("seq-len = 64, but now it is 32", |s| {
