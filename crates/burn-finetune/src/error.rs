@@ -109,7 +109,7 @@ pub enum FinetuneError {
     },
     /// An update after which parameters might not be finite; they were not touched.
     #[error(
-        "step {step}: an update at learning rate {lr} could take parameters beyond what f32 holds; the step was not \
+        "step {step}: an update at learning rate {lr:e} could take parameters beyond what f32 holds; the step was not \
          taken: lower the learning rate"
     )]
     UpdateTooLarge {

@@ -169,10 +169,15 @@ fn a_run_that_is_stopped_in_its_last_evaluation_is_done() {
     let (model, text) = (place.model("tiny_llama"), place.long_text());
     place.rows(8);
     let log = place.path("last.jsonl");
-    let mut command = train(&place, &model, "last");
+    let mut command = Command::new(FINETUNE);
+    command.arg("train").arg("--model").arg(&model);
+    command.arg("--data").arg(place.path("rows.jsonl"));
     command.arg("--eval-data").arg(text);
-    command.args(["--epochs", "1"]);
-    // The last of two steps is in the log when the evaluation begins.
+    command.arg("--output").arg(place.path("last"));
+    command.arg("--log-json").arg(&log);
+    command.args(["--steps", "1", "--seq-len", "64"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // The only step is in the log when the evaluation begins.
     let run = stop_after(&mut command, &log, 1, "-INT").ok();
     for words in ["evaluation after the last step", "the adapter is in"] {
         assert!(run.stdout.contains(words), "{}", run.stdout);

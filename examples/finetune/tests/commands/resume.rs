@@ -31,7 +31,10 @@ impl Short {
         command.arg("train").arg("--model").arg(model);
         command.arg("--data").arg(data);
         command.arg("--output").arg(self.place.path(name));
-        command.args(["--seq-len", "64", "--rank", "2", "--lr", "5e-3"]);
+        command.args(["--seq-len", "64", "--rank", "2"]);
+        if !more.contains(&"--lr") {
+            command.args(["--lr", "5e-3"]);
+        }
         crate::support::run(command.args(more))
     }
 
