@@ -324,8 +324,10 @@ fn in_f16_the_dtype_and_the_way_out_are_named() {
     let weights = short.model.join("model.safetensors");
     let mut bytes = fs::read(&weights).expect("read");
     let start = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight")) as usize;
-    for value in bytes[start..].as_chunks_mut::<4>().0 {
-        *value = (f32::from_le_bytes(*value) * 4e3).to_le_bytes();
+    for value in bytes[start..].as_chunks_mut::<2>().0 {
+        // bf16 is the upper half of f32.
+        let wide = f32::from_bits(u32::from(u16::from_le_bytes(*value)) << 16);
+        *value = (((wide * 4096.0).to_bits() >> 16) as u16).to_le_bytes();
     }
     fs::write(&weights, bytes).expect("written");
     let half = ["--compute-dtype", "f16"];
