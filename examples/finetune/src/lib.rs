@@ -51,7 +51,12 @@ use console::tell;
 /// stderr, with exit code 2, which is also the code where what was to be printed could not be.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     keep_freed_memory();
-    let outcome = config::parse(arguments).and_then(|cli| commands::run(cli.command));
+    let run = |cli: flags::Cli| {
+        // Kernels would end the program.
+        qlora_cpu::Isa::selected()?;
+        commands::run(cli.command)
+    };
+    let outcome = config::parse(arguments).and_then(run);
     match (outcome, console::failure()) {
         (Ok(()), None) => return ExitCode::SUCCESS,
         (Ok(()), Some(failure)) if failure.is_closed_pipe() => {}

@@ -21,6 +21,8 @@ mod close;
 #[cfg(feature = "burn")]
 mod device;
 mod families;
+#[cfg(any(feature = "burn", feature = "cubecl"))]
+mod features;
 mod fixtures;
 mod losses;
 mod own_process;

@@ -5,18 +5,17 @@ mod values;
 
 use burn_core::backend::tensor::{FloatTensor, IntTensor};
 use burn_core::backend::{Flex, TensorMetadata};
+use burn_operands::flex::{Values, cast, cast_to, tensor, update};
+use burn_operands::with_element;
+use nf4::glu::Activation;
 use qlora_cpu::attention::{self, Results};
-use qlora_cpu::glu::Activation;
 use qlora_cpu::rope::Angles;
 use qlora_cpu::{cross_entropy, glu, isa, rms_norm, rope};
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
-use crate::element::with_element;
 use crate::ops::{AttentionMask, FusedOps};
 use crate::reference;
-use values::{
-    Attention, Head, Heads, Values, cast, cast_to, head_dtype, one_a_row, tensor, update,
-};
+use values::{Attention, Head, Heads, head_dtype, one_a_row};
 
 impl FusedOps for Flex {
     fn rms_norm_forward(

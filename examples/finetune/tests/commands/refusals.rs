@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
 use crate::finetune;
 use qlora_test_support::fixture;
 
-use crate::support::Place;
+use crate::support::{FINETUNE, Place, run};
 
 /// Trains with everything right but what `extra` says, and checks the refusal.
 macro_rules! train_refused {
@@ -53,6 +54,20 @@ fn settings_that_are_not_known_are_warned_of_or_refused() {
         config.insert("embedding_multiplier".into(), 12.into());
     });
     finetune!("plan", "--model", &model).refused(&["config.json", "embedding_multiplier"]);
+}
+
+#[test]
+fn an_instruction_set_that_the_machine_lacks() {
+    let place = Place::new();
+    let model = place.model("tiny_llama");
+    let output = place.path("out");
+    let mut command = Command::new(FINETUNE);
+    command.args(["quantize", "--model"]).arg(&model);
+    command.arg("--output").arg(&output);
+    command.env("QLORA_CPU_ISA", "mmx");
+    run(&mut command).refused(&["QLORA_CPU_ISA", "\"mmx\"", "this machine has"]);
+    assert!(!output.exists(), "something was written");
+    run(command.env("QLORA_CPU_ISA", "portable")).ok();
 }
 
 #[test]
