@@ -225,7 +225,7 @@ mod tests {
     use super::*;
     use crate::flags::{Cli, Command};
     use crate::known_models;
-    use crate::run::PlanRun;
+    use crate::run::{Adapter, PlanRun};
     use clap::Parser;
 
     #[test]
@@ -245,8 +245,10 @@ mod tests {
                 longest: 512,
                 count: Some(100),
             };
-            let lora = run.training.adapter.config().unwrap();
-            Plan::new(&run.training, &model, &lora, rows, None).unwrap()
+            let Adapter::Fresh(lora) = &run.training.adapter else {
+                panic!("not fresh");
+            };
+            Plan::new(&run.training, &model, lora, rows, None).unwrap()
         };
         let usual = plan(&[]);
         usual.check(Some(usual.peak())).unwrap();

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use burn_finetune::memory;
+use burn_qlora::peft::{AdapterConfig, CONFIG_FILE};
 use burn_qlora_llama::Weights;
 
 use crate::console::say;
@@ -11,7 +12,7 @@ use crate::known_models;
 use crate::opened_model::OpenedModel;
 use crate::plan::{Plan, Planned, PlannedRows};
 use crate::progress::human_bytes;
-use crate::run::{PlanRun, PlannedModel, Training};
+use crate::run::{Adapter, PlanRun, PlannedModel, Training};
 
 /// Prints the terms and the peak for the model, and for the models of the QLoRA paper under the same flags.
 ///
@@ -23,7 +24,10 @@ pub fn run(run: &PlanRun) -> Result<()> {
         PlannedModel::Known(name) => known(name, training)?,
         PlannedModel::Files { data } => opened(data.as_deref(), training)?,
     };
-    let lora = training.adapter.config()?;
+    let lora = match &training.adapter {
+        Adapter::Trained(dir) => AdapterConfig::read(&dir.join(CONFIG_FILE))?,
+        Adapter::Fresh(config) => config.clone(),
+    };
     let plan = Plan::new(training, &model, &lora, rows, memory::rss_bytes())?;
 
     say!(

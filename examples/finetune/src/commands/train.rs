@@ -49,11 +49,19 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let config = training.config(data.len())?;
 
     let program = memory::rss_bytes();
-    let (planned, lora) = (opened.planned()?, training.adapter.config()?);
-    let plan = Plan::new(training, &planned, &lora, (&data).into(), program)?;
-    plan.check(memory::total_bytes())?;
+    let planned = opened.planned()?;
+    let plan = |lora: &LoraConfig| -> Result<Plan> {
+        let plan = Plan::new(training, &planned, lora, (&data).into(), program)?;
+        plan.check(memory::total_bytes())?;
+        Ok(plan)
+    };
+    // Those of a file are as large as the file; fresh ones may be larger than any memory.
+    if let Adapter::Fresh(lora) = &training.adapter {
+        plan(lora)?;
+    }
     let mut model = opened.load(&training.model.device.clone().autodiff())?;
     let lora = adapt(&mut model, &training.adapter, config.seed)?;
+    let plan = plan(&lora)?;
     let parameters = num_adapter_params(&model);
     let builder = TrainerBuilder::new(model, config)?.with_checkpointing(training.checkpointing)?;
 

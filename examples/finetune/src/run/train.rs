@@ -2,7 +2,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use burn_finetune::TrainConfig;
-use burn_qlora::peft::{AdapterConfig, CONFIG_FILE};
 use burn_qlora::{Checkpointing, LoraConfig, Targets};
 
 use super::model::Model;
@@ -211,17 +210,6 @@ impl Training {
 }
 
 impl Adapter {
-    /// Returns the configuration of the adapters.
-    ///
-    /// # Errors
-    /// That of a peft directory cannot be read or used.
-    pub fn config(&self) -> Result<LoraConfig> {
-        Ok(match self {
-            Self::Fresh(config) => config.clone(),
-            Self::Trained(dir) => AdapterConfig::read(&dir.join(CONFIG_FILE))?,
-        })
-    }
-
     /// Returns the peft directory, if there is one.
     pub fn dir(&self) -> Option<&Path> {
         match self {
