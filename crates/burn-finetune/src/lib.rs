@@ -27,8 +27,8 @@ mod train;
 
 pub use checkpoint::RunDir;
 pub use data::{
-    Batch, Counts, Dataset, DatasetBuilder, Encoded, Learn, Order, Row, RowEncoder, Split,
-    TextEncoder, Told,
+    Batch, Counts, Dataset, DatasetBuilder, Encoded, Learn, Order, Row, RowCache, RowEncoder,
+    Split, TextEncoder, Told,
 };
 pub use error::{FinetuneError, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};

@@ -1,10 +1,9 @@
 //! A data set that grows example by example.
 
 use crate::data::counts::Counts;
-use crate::data::dataset::{Dataset, Summary};
+use crate::data::dataset::Dataset;
 use crate::data::encode::{Encoded, RowEncoder};
 use crate::data::file;
-use crate::data::fingerprint::Fingerprint;
 use crate::data::row::Row;
 use crate::data::store::RowWriter;
 use crate::error::{FinetuneError, RowProblem};
@@ -16,9 +15,6 @@ pub struct DatasetBuilder {
     dir: PathBuf,
     rows: RowWriter,
     counts: Counts,
-    fingerprint: Fingerprint,
-    longest: usize,
-    sequences: usize,
     goes_on: bool,
 }
 
@@ -45,9 +41,6 @@ impl DatasetBuilder {
             rows: RowWriter::into_dir(&dir),
             dir,
             counts: Counts::default(),
-            fingerprint: Fingerprint::default(),
-            longest: 0,
-            sequences: 0,
             goes_on: false,
         }
     }
@@ -156,13 +149,8 @@ impl DatasetBuilder {
     /// # Errors
     /// [`FinetuneError::Write`].
     pub fn finish(self) -> Result<Dataset, FinetuneError> {
-        let summary = Summary {
-            longest: self.longest,
-            sequences: self.sequences,
-            fingerprint: self.fingerprint.value(),
-            counts: self.counts,
-        };
-        Ok(Dataset::of_store(self.rows.finish()?, summary, self.dir))
+        let store = self.rows.finish(self.counts)?;
+        Ok(Dataset::of_store(store, self.dir))
     }
 
     /// Appends the rows of an example.
@@ -195,9 +183,6 @@ impl DatasetBuilder {
     fn append(&mut self, row: &Row) -> Result<(), FinetuneError> {
         self.rows.push(row, self.goes_on)?;
         self.goes_on = true;
-        self.fingerprint.add(row);
-        self.longest = self.longest.max(row.len());
-        self.sequences += row.sequences().count();
         self.counts.rows += 1;
         self.counts.tokens += row.len() as u64;
         self.counts.targets += row.targets() as u64;

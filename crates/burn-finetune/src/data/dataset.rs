@@ -6,6 +6,7 @@ use crate::data::encode::RowEncoder;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::groups::{Groups, GroupsWriter};
 use crate::data::row::Row;
+use crate::data::spill::Stored;
 use crate::data::store::RowStore;
 use crate::error::FinetuneError;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,6 @@ pub struct Dataset {
     fingerprint: Option<u64>,
     /// The folder for what is too much for memory.
     dir: PathBuf,
-    counts: Arc<Counts>,
 }
 
 impl Dataset {
@@ -56,28 +56,46 @@ impl Dataset {
     }
 
     /// Returns the rows of a store in their order.
-    pub(super) fn of_store(store: RowStore, summary: Summary, dir: PathBuf) -> Self {
-        let Summary {
-            longest,
-            sequences,
-            fingerprint,
-            counts,
-        } = summary;
+    pub(super) fn of_store(store: RowStore, dir: PathBuf) -> Self {
+        let summary = &store.summary;
         Self {
             len: store.len(),
-            store: Arc::new(store),
             groups: None,
-            longest,
-            sequences,
-            fingerprint: Some(fingerprint),
+            longest: summary.longest,
+            sequences: summary.sequences,
+            fingerprint: Some(summary.fingerprint),
             dir,
-            counts: Arc::new(counts),
+            store: Arc::new(store),
         }
+    }
+
+    /// Returns the rows that it is made of.
+    pub(super) fn store(&self) -> &RowStore {
+        &self.store
+    }
+
+    /// Returns it made of the same rows in another place.
+    pub(super) fn with_store(self, store: Arc<RowStore>) -> Self {
+        Self { store, ..self }
+    }
+
+    /// Returns it standing where `other` does, which is made of the same rows.
+    #[must_use]
+    pub fn beside(self, other: &Self) -> Self {
+        let is_same = self.store.summary == other.store.summary;
+        let store = if is_same { &other.store } else { &self.store };
+        let store = Arc::clone(store);
+        self.with_store(store)
+    }
+
+    /// Returns whether its rows are too much for memory and lie in a file.
+    pub fn is_in_file(&self) -> bool {
+        matches!(self.store.rows, Stored::File { .. })
     }
 
     /// Returns what became of the examples of the files, and what the user should hear of them.
     pub fn counts(&self) -> &Counts {
-        &self.counts
+        &self.store.summary.counts
     }
 
     /// Returns the row at `place`.
@@ -216,19 +234,6 @@ impl Dataset {
             None => Ok(vec![row]),
         }
     }
-}
-
-/// What is known of the rows of a store without reading them.
-#[derive(Debug)]
-pub(super) struct Summary {
-    /// The tokens of the longest.
-    pub longest: usize,
-    /// The sequences in them.
-    pub sequences: usize,
-    /// Their hash.
-    pub fingerprint: u64,
-    /// What became of the examples.
-    pub counts: Counts,
 }
 
 /// Rows made of rows of a data set, one after the other.

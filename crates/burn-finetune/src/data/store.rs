@@ -1,8 +1,11 @@
 //! Tokenised rows, of which none stays in memory but the one that is asked for.
 
+use crate::data::counts::Counts;
+use crate::data::fingerprint::Fingerprint;
 use crate::data::row::Row;
 use crate::data::spill::{Spill, Stored};
 use crate::error::FinetuneError;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Bytes of a row's entry in the index.
@@ -57,6 +60,21 @@ pub struct RowStore {
     pub rows: Stored,
     /// An [`Entry`] a row.
     pub index: Stored,
+    /// What is known of them.
+    pub summary: Summary,
+}
+
+/// What is known of rows without reading them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The tokens of the longest.
+    pub longest: usize,
+    /// The sequences in them.
+    pub sequences: usize,
+    /// Their hash.
+    pub fingerprint: u64,
+    /// What became of the examples.
+    pub counts: Counts,
 }
 
 impl RowStore {
@@ -148,6 +166,9 @@ pub struct RowWriter {
     rows: Spill,
     index: Spill,
     buffer: Vec<u8>,
+    longest: usize,
+    sequences: usize,
+    fingerprint: Fingerprint,
 }
 
 impl RowWriter {
@@ -158,6 +179,9 @@ impl RowWriter {
             rows: Spill::into_dir(&dir),
             index: Spill::into_dir(dir),
             buffer: Vec::new(),
+            longest: 0,
+            sequences: 0,
+            fingerprint: Fingerprint::default(),
         }
     }
 
@@ -196,18 +220,27 @@ impl RowWriter {
         };
         self.buffer.clear();
         append(row, &mut self.buffer);
+        self.longest = self.longest.max(row.len());
+        self.sequences += 1 + entry.more as usize;
+        self.fingerprint.add(row);
         self.rows.write(&self.buffer)?;
         self.index.write(&entry.bytes())
     }
 
-    /// Ends the writing.
+    /// Ends the writing; `counts` say what became of the examples.
     ///
     /// # Errors
     /// [`FinetuneError::Write`].
-    pub fn finish(self) -> Result<RowStore, FinetuneError> {
+    pub fn finish(self, counts: Counts) -> Result<RowStore, FinetuneError> {
         Ok(RowStore {
             rows: self.rows.finish()?,
             index: self.index.finish()?,
+            summary: Summary {
+                longest: self.longest,
+                sequences: self.sequences,
+                fingerprint: self.fingerprint.value(),
+                counts,
+            },
         })
     }
 }
@@ -241,7 +274,7 @@ mod tests {
             for (place, row) in rows().iter().enumerate() {
                 writer.push(row, place % 5 == 2).unwrap();
             }
-            let store = writer.finish().unwrap();
+            let store = writer.finish(Counts::default()).unwrap();
             assert_eq!(store.len(), 20);
             for (place, row) in rows().iter().enumerate().rev() {
                 assert_eq!(&store.row(place).unwrap(), row, "{limit} {place}");
