@@ -5,7 +5,7 @@ use crate::data::dataset::Dataset;
 use crate::data::encode::{Encoded, RowEncoder};
 use crate::data::file;
 use crate::data::row::Row;
-use crate::data::store::RowWriter;
+use crate::data::store::{Origin, RowWriter};
 use crate::error::{FinetuneError, RowProblem};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,8 @@ pub struct DatasetBuilder {
     dir: PathBuf,
     rows: RowWriter,
     counts: Counts,
+    files: Vec<String>,
+    origin: Origin,
     goes_on: bool,
 }
 
@@ -41,6 +43,8 @@ impl DatasetBuilder {
             rows: RowWriter::into_dir(&dir),
             dir,
             counts: Counts::default(),
+            files: Vec::new(),
+            origin: Origin::default(),
             goes_on: false,
         }
     }
@@ -68,6 +72,7 @@ impl DatasetBuilder {
     /// [`FinetuneError::Write`].
     pub fn push_example(&mut self, rows: &[Row]) -> Result<(), FinetuneError> {
         self.counts.examples += 1;
+        self.origin = Origin::default();
         self.goes_on = false;
         for row in rows {
             self.counts.measure(row.len());
@@ -81,6 +86,7 @@ impl DatasetBuilder {
     /// # Errors
     /// As for that. Rows that are too long are counted to the file's end, so that the error can name them all.
     pub fn read(&mut self, path: &Path, encoder: &RowEncoder<'_>) -> Result<(), FinetuneError> {
+        self.files.push(path.display().to_string());
         let mut too_long = TooLong::default();
         let (before, rows) = (self.counts.examples, self.counts.rows);
         file::read(path, encoder, &mut |line, encoded| match encoded {
@@ -131,6 +137,7 @@ impl DatasetBuilder {
     /// # Errors
     /// [`FinetuneError::Read`], [`FinetuneError::RowLength`], [`FinetuneError::Write`].
     pub fn survey(&mut self, path: &Path, encoder: &RowEncoder<'_>) -> Result<(), FinetuneError> {
+        self.files.push(path.display().to_string());
         file::read(path, encoder, &mut |line, encoded| match encoded {
             Ok(encoded) => self.take(path, line, encoded, encoder.max_len),
             Err(problem) => {
@@ -149,7 +156,7 @@ impl DatasetBuilder {
     /// # Errors
     /// [`FinetuneError::Write`].
     pub fn finish(self) -> Result<Dataset, FinetuneError> {
-        let store = self.rows.finish(self.counts)?;
+        let store = self.rows.finish(self.files, self.counts)?;
         Ok(Dataset::of_store(store, self.dir))
     }
 
@@ -162,6 +169,10 @@ impl DatasetBuilder {
         max_len: usize,
     ) -> Result<(), FinetuneError> {
         self.counts.examples += 1;
+        self.origin = Origin {
+            file: self.files.len() as u32,
+            line: u32::try_from(line).unwrap_or(u32::MAX),
+        };
         self.goes_on = false;
         for row in &encoded.rows {
             self.append(row)?;
@@ -181,7 +192,7 @@ impl DatasetBuilder {
     }
 
     fn append(&mut self, row: &Row) -> Result<(), FinetuneError> {
-        self.rows.push(row, self.goes_on)?;
+        self.rows.push(row, self.origin, self.goes_on)?;
         self.goes_on = true;
         self.counts.rows += 1;
         self.counts.tokens += row.len() as u64;

@@ -41,6 +41,8 @@ struct Header {
     key: u64,
     row_bytes: u64,
     rows: u64,
+    /// The hash of the index.
+    index: u64,
     summary: Summary,
 }
 
@@ -87,12 +89,10 @@ impl RowCache {
     /// damaged: all of it is read and held against its hash. What is made of the rows goes to the folder `dir` where it
     /// is too much for memory.
     pub fn open(&self, dir: &Path) -> Option<Dataset> {
-        let (header, store) = self.sections(None).ok().flatten()?;
-        let whole = header.summary.fingerprint;
-        let found = store.verified().ok().flatten()?;
-        let summary = &header.summary;
-        let known = (whole, summary.longest, summary.sequences);
-        (known == found).then(|| Dataset::of_store(store, dir.to_owned()))
+        let (store, index) = self.store().ok().flatten()?;
+        let is_whole = store.index_hash().is_ok_and(|hash| hash == index)
+            && store.is_verified().is_ok_and(|whole| whole);
+        is_whole.then(|| Dataset::of_store(store, dir.to_owned()))
     }
 
     /// Writes the rows that `data` is made of, and returns it standing on the file. What the file held before is gone.
@@ -106,6 +106,7 @@ impl RowCache {
             key: self.key,
             row_bytes: store.rows.len(),
             rows: store.len() as u64,
+            index: store.index_hash()?,
             summary: store.summary.clone(),
         };
         let text = serde_json::to_vec(&header).map_err(|error| FinetuneError::Write {
@@ -120,10 +121,16 @@ impl RowCache {
             copy(part, &mut file)?;
         }
         file.commit()?;
-        let (_, store) = self
-            .sections(Some(&header))?
-            .ok_or_else(|| self.malformed("it changed while it was written"))?;
-        Ok(data.clone().with_store(Arc::new(store)))
+        match self.store()? {
+            Some((kept, _)) if kept.summary == header.summary => {
+                Ok(data.clone().with_store(Arc::new(kept)))
+            }
+            _ => Err(FinetuneError::Malformed {
+                path: self.path.clone(),
+                expected: "file of rows",
+                reason: "it changed while it was written".into(),
+            }),
+        }
     }
 
     /// Removes the file, if there is one.
@@ -140,11 +147,8 @@ impl RowCache {
         }
     }
 
-    /// Returns the header and the rows that it speaks of, `None` where they are another's or do not fit the file.
-    fn sections(
-        &self,
-        expected: Option<&Header>,
-    ) -> Result<Option<(Header, RowStore)>, FinetuneError> {
+    /// Returns the rows of the file and the hash of their index, `None` where they are another's or do not fit the file.
+    fn store(&self) -> Result<Option<(RowStore, u64)>, FinetuneError> {
         let file = Arc::new(InputFile::open(&self.path)?);
         let mut start = [0; 24];
         file.read_at(0, &mut start)?;
@@ -162,9 +166,7 @@ impl RowCache {
         let index_bytes = header.rows.checked_mul(ENTRY as u64);
         let end = |index: u64| rows.checked_add(header.row_bytes)?.checked_add(index);
         let fits = index_bytes.and_then(end) == Some(file.len());
-        let is_ours = header.version == VERSION
-            && header.key == self.key
-            && expected.is_none_or(|expected| expected.summary == header.summary);
+        let is_ours = header.version == VERSION && header.key == self.key;
         if !(fits && is_ours) {
             return Ok(None);
         }
@@ -176,17 +178,9 @@ impl RowCache {
         let store = RowStore {
             rows: part(rows, header.row_bytes),
             index: part(rows + header.row_bytes, header.rows * ENTRY as u64),
-            summary: header.summary.clone(),
+            summary: header.summary,
         };
-        Ok(Some((header, store)))
-    }
-
-    fn malformed(&self, reason: &str) -> FinetuneError {
-        FinetuneError::Malformed {
-            path: self.path.clone(),
-            expected: "file of rows",
-            reason: reason.to_owned(),
-        }
+        Ok(Some((store, header.index)))
     }
 }
 
@@ -221,24 +215,33 @@ impl RowEncoder<'_> {
 }
 
 impl RowStore {
-    /// Returns hash, longest row and number of sequences, as all rows in their order give them; `None` where the index does
-    /// not lead from one row to the next.
-    fn verified(&self) -> Result<Option<(u64, usize, usize)>, FinetuneError> {
+    fn index_hash(&self) -> Result<u64, FinetuneError> {
+        let mut hash = Fingerprint::default();
+        for entry in self.index.items::<ENTRY>(0) {
+            hash.add_bytes(entry?);
+        }
+        Ok(hash.value())
+    }
+
+    /// Returns whether all rows in their order give what is known of them.
+    fn is_verified(&self) -> Result<bool, FinetuneError> {
         let mut hash = Fingerprint::default();
         let (mut offset, mut longest, mut sequences) = (0, 0, 0);
         for entry in self.entries() {
             let entry = entry?;
             let row = match self.read(entry)? {
                 Some(row) if entry.offset == offset => row,
-                _ => return Ok(None),
+                _ => return Ok(false),
             };
             offset += entry.row_bytes();
             longest = longest.max(row.len());
             sequences += row.sequences().count();
             hash.add(&row);
         }
-        let is_whole = offset == self.rows.len();
-        Ok(is_whole.then(|| (hash.value(), longest, sequences)))
+        let known = &self.summary;
+        let found = (hash.value(), longest, sequences);
+        Ok(offset == self.rows.len()
+            && found == (known.fingerprint, known.longest, known.sequences))
     }
 }
 
@@ -315,17 +318,20 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         let rows = data().store().rows.len() as usize;
         let index = data().store().index.len() as usize;
+        let header = whole.len() - rows - index;
         let mut taken = 0;
         for at in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[at] ^= 1 << (at % 8);
             fs::write(&path, damaged).unwrap();
-            let opened = cache.open(dir.path());
-            // What is only told of the rows is not held against them.
-            taken += usize::from(opened.is_some_and(|_| at + rows + index >= whole.len()));
+            if let Some(opened) = cache.open(dir.path()) {
+                assert!(at >= 24, "{at}");
+                assert_eq!(opened.fingerprint().unwrap(), data().fingerprint().unwrap());
+                taken += usize::from(at >= header);
+            }
         }
-        // The bits of the last byte of each row's mask beyond the row, and the marks of examples.
-        assert!(taken < 60, "{taken}");
+        // The bits of a mask beyond its row are nothing.
+        assert!(taken < data().len(), "{taken}");
         for len in [0, 10, 24, whole.len() - 1] {
             fs::write(&path, &whole[..len]).unwrap();
             assert!(cache.open(dir.path()).is_none(), "{len}");

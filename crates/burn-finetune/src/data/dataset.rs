@@ -161,6 +161,38 @@ impl Dataset {
         }
     }
 
+    /// Returns where `rows` come from, for a message: file and line of a few of their examples, and how many more there
+    /// are. Rows of no file, and those that cannot be read, go by their numbers from 1.
+    pub fn places(&self, rows: impl IntoIterator<Item = usize>) -> Vec<String> {
+        const NAMED: usize = 8;
+        let mut places = Vec::new();
+        let mut more = 0;
+        for row in rows {
+            for member in self.members(row).unwrap_or_else(|_| vec![row]) {
+                if places.len() < NAMED {
+                    places.push(self.place(member));
+                } else {
+                    more += 1;
+                }
+            }
+        }
+        if more > 0 {
+            places.push(format!("{more} more"));
+        }
+        places
+    }
+
+    /// Returns where a row of the store comes from.
+    fn place(&self, member: usize) -> String {
+        let origin = self.store.entry(member).map(|entry| entry.origin);
+        let named = origin.ok().and_then(|origin| {
+            let file = (origin.file as usize).checked_sub(1)?;
+            let file = self.store.summary.files.get(file)?;
+            Some(format!("{file}:{}", origin.line))
+        });
+        named.unwrap_or_else(|| format!("row {}", member + 1))
+    }
+
     /// Returns a hash of the rows in their order (FNV-1a over ids, targets and boundaries): a run's settings hold it,
     /// so that resumption notices changed data.
     ///
