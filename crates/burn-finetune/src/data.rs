@@ -6,6 +6,8 @@ mod answers;
 mod batch;
 /// A data set that grows example by example.
 mod builder;
+/// A file of tokenised rows.
+mod cache;
 /// What became of the examples of a data set.
 mod counts;
 /// Tokenised rows by their place.
@@ -42,6 +44,7 @@ mod tokens;
 pub use answers::Learn;
 pub use batch::Batch;
 pub use builder::DatasetBuilder;
+pub use cache::RowCache;
 pub use counts::{Counts, Told};
 pub use dataset::Dataset;
 pub use encode::{Encoded, RowEncoder};

@@ -28,8 +28,8 @@ mod template;
 mod train;
 
 pub use data::{
-    Batch, Counts, Dataset, DatasetBuilder, Encoded, Learn, Order, Row, RowEncoder, Split,
-    TextEncoder, Told,
+    Batch, Counts, Dataset, DatasetBuilder, Encoded, Learn, Order, Row, RowCache, RowEncoder,
+    Split, TextEncoder, Told,
 };
 pub use error::{FinetuneError, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};

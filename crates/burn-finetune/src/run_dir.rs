@@ -231,6 +231,13 @@ impl RunDir {
         self.lock.is_locked()
     }
 
+    /// Returns whether the run was created by this value and nothing was saved in it, so that it goes with it.
+    pub fn is_unsaved(&self) -> bool {
+        self.made != Made::Nothing
+            && self.checkpoints().is_ok_and(|saved| saved.is_empty())
+            && !self.path.join(peft::WEIGHTS_FILE).exists()
+    }
+
     /// Finds the complete checkpoints, oldest first: their steps and folders.
     ///
     /// # Errors
@@ -322,9 +329,7 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        let saved = self.checkpoints().map_or(true, |saved| !saved.is_empty())
-            || self.path.join(peft::WEIGHTS_FILE).exists();
-        if self.made == Made::Nothing || saved {
+        if !self.is_unsaved() {
             return;
         }
         // The run has failed already; what cannot be removed changes nothing about that.

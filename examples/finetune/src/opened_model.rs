@@ -1,11 +1,13 @@
 //! An opened model: its files are checked, its tokenizer is ready; its weights are loaded on demand.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use burn::tensor::Device;
-use burn_finetune::{ChatTemplate, Dataset, Moment, RowEncoder, TextEncoder};
+use burn_finetune::{
+    ChatTemplate, Dataset, DatasetBuilder, FinetuneError, Moment, RowCache, RowEncoder, TextEncoder,
+};
 use burn_qlora::{QuantConfig, peft};
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
@@ -73,12 +75,49 @@ impl OpenedModel {
         limits.seq_len(self.checkpoint.config().context_len())
     }
 
-    /// Reads a data file into rows of tokens.
+    /// Reads a data file into rows of tokens, and tells what was left out and what the user should hear of the rows.
     ///
     /// # Errors
     /// A file that cannot be read or has a line that cannot be used, by its number.
     pub fn dataset(&self, path: &Path, limits: RowLimits) -> Result<Dataset> {
-        let encoder = RowEncoder {
+        self.dataset_in(&std::env::temp_dir(), path, limits)
+    }
+
+    /// Reads a data file as [`dataset`](Self::dataset) does. What is too much for memory goes to the folder `dir`.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn dataset_in(&self, dir: &Path, path: &Path, limits: RowLimits) -> Result<Dataset> {
+        let mut builder = DatasetBuilder::in_dir(dir);
+        builder
+            .read(path, &self.encoder(limits)?)
+            .map_err(|error| self.in_context(error))?;
+        let data = builder.finish()?;
+        tell(&data);
+        Ok(data)
+    }
+
+    /// Reads what can be used of a data file, and counts what cannot.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn survey(&self, path: &Path, limits: RowLimits) -> Result<Dataset> {
+        let mut builder = DatasetBuilder::default();
+        builder.survey(path, &self.encoder(limits)?)?;
+        Ok(builder.finish()?)
+    }
+
+    /// Returns the place `path` for the rows of a data file.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn cache(&self, path: PathBuf, data: &Path, limits: RowLimits) -> Result<RowCache> {
+        Ok(RowCache::new(path, &self.encoder(limits)?, &[data])?)
+    }
+
+    /// Returns what turns examples into rows.
+    fn encoder(&self, limits: RowLimits) -> Result<RowEncoder<'_>> {
+        Ok(RowEncoder {
             tokenizer: &self.tokenizer,
             template: self.template.as_ref(),
             eos: self.texts().eos,
@@ -86,13 +125,18 @@ impl OpenedModel {
             learn: limits.learn,
             max_len: self.seq_len(limits)?,
             truncate: limits.truncate,
-        };
-        let data = Dataset::read(path, &encoder)?;
-        let counts = data.counts();
-        for told in counts.dropped.iter().chain(&counts.warnings) {
-            tell!("warning: {}", report::words(&told.line()));
+        })
+    }
+
+    /// Adds that the model could not take rows whole that are beyond its context.
+    fn in_context(&self, error: FinetuneError) -> Error {
+        let context = self.checkpoint.config().context_len();
+        match error {
+            FinetuneError::TooLong { longest, .. } if longest > context => anyhow!(
+                "{error}; the model's context is {context} tokens, so --seq-len cannot be more"
+            ),
+            other => other.into(),
         }
-        Ok(data)
     }
 
     /// Returns what turns texts into the model's tokens.
@@ -167,6 +211,14 @@ impl OpenedModel {
             peft::load(&mut model, adapter)?;
         }
         Ok(model)
+    }
+}
+
+/// Tells what was left out of a data set, and what the user should hear of its rows.
+pub fn tell(data: &Dataset) {
+    let counts = data.counts();
+    for told in counts.dropped.iter().chain(&counts.warnings) {
+        tell!("warning: {}", report::words(&told.line()));
     }
 }
 

@@ -1,12 +1,11 @@
 //! A data set that grows example by example.
 
 use crate::data::counts::Counts;
-use crate::data::dataset::{Dataset, Summary};
+use crate::data::dataset::Dataset;
 use crate::data::encode::{Encoded, RowEncoder};
 use crate::data::file;
-use crate::data::fingerprint::Fingerprint;
 use crate::data::row::Row;
-use crate::data::store::RowWriter;
+use crate::data::store::{Origin, RowWriter};
 use crate::error::{FinetuneError, RowProblem};
 use std::path::{Path, PathBuf};
 
@@ -16,9 +15,8 @@ pub struct DatasetBuilder {
     dir: PathBuf,
     rows: RowWriter,
     counts: Counts,
-    fingerprint: Fingerprint,
-    longest: usize,
-    sequences: usize,
+    files: Vec<String>,
+    origin: Origin,
     goes_on: bool,
 }
 
@@ -45,9 +43,8 @@ impl DatasetBuilder {
             rows: RowWriter::into_dir(&dir),
             dir,
             counts: Counts::default(),
-            fingerprint: Fingerprint::default(),
-            longest: 0,
-            sequences: 0,
+            files: Vec::new(),
+            origin: Origin::default(),
             goes_on: false,
         }
     }
@@ -75,6 +72,7 @@ impl DatasetBuilder {
     /// [`FinetuneError::Write`].
     pub fn push_example(&mut self, rows: &[Row]) -> Result<(), FinetuneError> {
         self.counts.examples += 1;
+        self.origin = Origin::default();
         self.goes_on = false;
         for row in rows {
             self.counts.measure(row.len());
@@ -88,6 +86,7 @@ impl DatasetBuilder {
     /// # Errors
     /// As for that. Rows that are too long are counted to the file's end, so that the error can name them all.
     pub fn read(&mut self, path: &Path, encoder: &RowEncoder<'_>) -> Result<(), FinetuneError> {
+        self.files.push(path.display().to_string());
         let mut too_long = TooLong::default();
         let (before, rows) = (self.counts.examples, self.counts.rows);
         file::read(path, encoder, &mut |line, encoded| match encoded {
@@ -138,6 +137,7 @@ impl DatasetBuilder {
     /// # Errors
     /// [`FinetuneError::Read`], [`FinetuneError::RowLength`], [`FinetuneError::Write`].
     pub fn survey(&mut self, path: &Path, encoder: &RowEncoder<'_>) -> Result<(), FinetuneError> {
+        self.files.push(path.display().to_string());
         file::read(path, encoder, &mut |line, encoded| match encoded {
             Ok(encoded) => self.take(path, line, encoded, encoder.max_len),
             Err(problem) => {
@@ -156,13 +156,8 @@ impl DatasetBuilder {
     /// # Errors
     /// [`FinetuneError::Write`].
     pub fn finish(self) -> Result<Dataset, FinetuneError> {
-        let summary = Summary {
-            longest: self.longest,
-            sequences: self.sequences,
-            fingerprint: self.fingerprint.value(),
-            counts: self.counts,
-        };
-        Ok(Dataset::of_store(self.rows.finish()?, summary, self.dir))
+        let store = self.rows.finish(self.files, self.counts)?;
+        Ok(Dataset::of_store(store, self.dir))
     }
 
     /// Appends the rows of an example.
@@ -174,6 +169,10 @@ impl DatasetBuilder {
         max_len: usize,
     ) -> Result<(), FinetuneError> {
         self.counts.examples += 1;
+        self.origin = Origin {
+            file: self.files.len() as u32,
+            line: u32::try_from(line).unwrap_or(u32::MAX),
+        };
         self.goes_on = false;
         for row in &encoded.rows {
             self.append(row)?;
@@ -193,11 +192,8 @@ impl DatasetBuilder {
     }
 
     fn append(&mut self, row: &Row) -> Result<(), FinetuneError> {
-        self.rows.push(row, self.goes_on)?;
+        self.rows.push(row, self.origin, self.goes_on)?;
         self.goes_on = true;
-        self.fingerprint.add(row);
-        self.longest = self.longest.max(row.len());
-        self.sequences += row.sequences().count();
         self.counts.rows += 1;
         self.counts.tokens += row.len() as u64;
         self.counts.targets += row.targets() as u64;

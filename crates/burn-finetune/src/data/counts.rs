@@ -1,12 +1,12 @@
 //! What became of the examples of a data set.
 
 use crate::error::{RowProblem, RowWarning};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What became of the examples of a data set.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Counts {
     /// Examples that were looked at.
@@ -32,11 +32,11 @@ pub struct Counts {
 }
 
 /// The first example of which something is true, and their number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Told {
     /// What it is.
-    pub kind: &'static str,
+    pub kind: String,
     /// Where the first is: file and line.
     pub first: String,
     /// What is to be said of the first.
@@ -95,7 +95,7 @@ impl Counts {
 impl Told {
     fn new(kind: &'static str, path: &Path, line: usize, message: String) -> Self {
         Self {
-            kind,
+            kind: kind.to_owned(),
             first: format!("{}:{line}", path.display()),
             message,
             count: 1,

@@ -6,6 +6,7 @@ use crate::data::encode::RowEncoder;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::groups::{Groups, GroupsWriter};
 use crate::data::row::Row;
+use crate::data::spill::Stored;
 use crate::data::store::RowStore;
 use crate::error::FinetuneError;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,6 @@ pub struct Dataset {
     fingerprint: Option<u64>,
     /// The folder for what is too much for memory.
     dir: PathBuf,
-    counts: Arc<Counts>,
 }
 
 impl Dataset {
@@ -56,28 +56,46 @@ impl Dataset {
     }
 
     /// Returns the rows of a store in their order.
-    pub(super) fn of_store(store: RowStore, summary: Summary, dir: PathBuf) -> Self {
-        let Summary {
-            longest,
-            sequences,
-            fingerprint,
-            counts,
-        } = summary;
+    pub(super) fn of_store(store: RowStore, dir: PathBuf) -> Self {
+        let summary = &store.summary;
         Self {
             len: store.len(),
-            store: Arc::new(store),
             groups: None,
-            longest,
-            sequences,
-            fingerprint: Some(fingerprint),
+            longest: summary.longest,
+            sequences: summary.sequences,
+            fingerprint: Some(summary.fingerprint),
             dir,
-            counts: Arc::new(counts),
+            store: Arc::new(store),
         }
+    }
+
+    /// Returns the rows that it is made of.
+    pub(super) fn store(&self) -> &RowStore {
+        &self.store
+    }
+
+    /// Returns it made of the same rows in another place.
+    pub(super) fn with_store(self, store: Arc<RowStore>) -> Self {
+        Self { store, ..self }
+    }
+
+    /// Returns it standing where `other` does, which is made of the same rows.
+    #[must_use]
+    pub fn beside(self, other: &Self) -> Self {
+        let is_same = self.store.summary == other.store.summary;
+        let store = if is_same { &other.store } else { &self.store };
+        let store = Arc::clone(store);
+        self.with_store(store)
+    }
+
+    /// Returns whether its rows are too much for memory and lie in a file.
+    pub fn is_in_file(&self) -> bool {
+        matches!(self.store.rows, Stored::File { .. })
     }
 
     /// Returns what became of the examples of the files, and what the user should hear of them.
     pub fn counts(&self) -> &Counts {
-        &self.counts
+        &self.store.summary.counts
     }
 
     /// Returns the row at `place`.
@@ -141,6 +159,38 @@ impl Dataset {
             Some(groups) => groups.len_of(place),
             None => Ok(self.store.entry(place)?.len as usize),
         }
+    }
+
+    /// Returns where `rows` come from, for a message: file and line of a few of their examples, and how many more there
+    /// are. Rows of no file, and those that cannot be read, go by their numbers from 1.
+    pub fn places(&self, rows: impl IntoIterator<Item = usize>) -> Vec<String> {
+        const NAMED: usize = 8;
+        let mut places = Vec::new();
+        let mut more = 0;
+        for row in rows {
+            for member in self.members(row).unwrap_or_else(|_| vec![row]) {
+                if places.len() < NAMED {
+                    places.push(self.place(member));
+                } else {
+                    more += 1;
+                }
+            }
+        }
+        if more > 0 {
+            places.push(format!("{more} more"));
+        }
+        places
+    }
+
+    /// Returns where a row of the store comes from.
+    fn place(&self, member: usize) -> String {
+        let origin = self.store.entry(member).map(|entry| entry.origin);
+        let named = origin.ok().and_then(|origin| {
+            let file = (origin.file as usize).checked_sub(1)?;
+            let file = self.store.summary.files.get(file)?;
+            Some(format!("{file}:{}", origin.line))
+        });
+        named.unwrap_or_else(|| format!("row {}", member + 1))
     }
 
     /// Returns a hash of the rows in their order (FNV-1a over ids, targets and boundaries): a run's settings hold it,
@@ -233,19 +283,6 @@ impl Dataset {
             None => Ok(vec![row]),
         }
     }
-}
-
-/// What is known of the rows of a store without reading them.
-#[derive(Debug)]
-pub(super) struct Summary {
-    /// The tokens of the longest.
-    pub longest: usize,
-    /// The sequences in them.
-    pub sequences: usize,
-    /// Their hash.
-    pub fingerprint: u64,
-    /// What became of the examples.
-    pub counts: Counts,
 }
 
 /// Rows made of rows of a data set, one after the other.

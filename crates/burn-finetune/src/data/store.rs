@@ -1,12 +1,15 @@
 //! Tokenised rows, of which none stays in memory but the one that is asked for.
 
+use crate::data::counts::Counts;
+use crate::data::fingerprint::Fingerprint;
 use crate::data::row::Row;
 use crate::data::spill::{Spill, Stored};
 use crate::error::FinetuneError;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Bytes of a row's entry in the index.
-pub const ENTRY: usize = 16;
+pub const ENTRY: usize = 24;
 /// Set beside the number of boundaries of a row that comes from the same example as the one before it.
 const GOES_ON: u32 = 1 << 31;
 
@@ -21,6 +24,17 @@ pub struct Entry {
     pub more: u32,
     /// Whether it comes from the same example as the row before it.
     pub goes_on: bool,
+    /// Where the example is.
+    pub origin: Origin,
+}
+
+/// Where an example comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The file's place among the files from 1; 0 for none.
+    pub file: u32,
+    /// The line in it from 1.
+    pub line: u32,
 }
 
 impl Entry {
@@ -29,18 +43,26 @@ impl Entry {
         let flag = if self.goes_on { GOES_ON } else { 0 };
         bytes[..8].copy_from_slice(&self.offset.to_le_bytes());
         bytes[8..12].copy_from_slice(&self.len.to_le_bytes());
-        bytes[12..].copy_from_slice(&(self.more | flag).to_le_bytes());
+        bytes[12..16].copy_from_slice(&(self.more | flag).to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.origin.file.to_le_bytes());
+        bytes[20..].copy_from_slice(&self.origin.line.to_le_bytes());
         bytes
     }
 
     fn of(bytes: [u8; ENTRY]) -> Self {
-        let [offset @ .., l0, l1, l2, l3, m0, m1, m2, m3] = bytes;
-        let more = u32::from_le_bytes([m0, m1, m2, m3]);
+        let number = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        let more = number(12);
         Self {
-            offset: u64::from_le_bytes(offset),
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
+            offset: u64::from(number(0)) | u64::from(number(4)) << 32,
+            len: number(8),
             more: more & !GOES_ON,
             goes_on: more & GOES_ON != 0,
+            origin: Origin {
+                file: number(16),
+                line: number(20),
+            },
         }
     }
 
@@ -57,6 +79,23 @@ pub struct RowStore {
     pub rows: Stored,
     /// An [`Entry`] a row.
     pub index: Stored,
+    /// What is known of them.
+    pub summary: Summary,
+}
+
+/// What is known of rows without reading them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The tokens of the longest.
+    pub longest: usize,
+    /// The sequences in them.
+    pub sequences: usize,
+    /// Their hash.
+    pub fingerprint: u64,
+    /// The files they come from.
+    pub files: Vec<String>,
+    /// What became of the examples.
+    pub counts: Counts,
 }
 
 impl RowStore {
@@ -148,6 +187,9 @@ pub struct RowWriter {
     rows: Spill,
     index: Spill,
     buffer: Vec<u8>,
+    longest: usize,
+    sequences: usize,
+    fingerprint: Fingerprint,
 }
 
 impl RowWriter {
@@ -158,6 +200,9 @@ impl RowWriter {
             rows: Spill::into_dir(&dir),
             index: Spill::into_dir(dir),
             buffer: Vec::new(),
+            longest: 0,
+            sequences: 0,
+            fingerprint: Fingerprint::default(),
         }
     }
 
@@ -180,7 +225,7 @@ impl RowWriter {
     ///
     /// # Errors
     /// [`FinetuneError::Write`]; [`FinetuneError::InvalidConfig`] for more rows than can be counted.
-    pub fn push(&mut self, row: &Row, goes_on: bool) -> Result<(), FinetuneError> {
+    pub fn push(&mut self, row: &Row, origin: Origin, goes_on: bool) -> Result<(), FinetuneError> {
         let (Ok(len), Ok(_)) = (u32::try_from(row.len()), u32::try_from(self.len() + 1)) else {
             return Err(FinetuneError::InvalidConfig {
                 field: "data",
@@ -193,21 +238,33 @@ impl RowWriter {
             len,
             more: row.sequences().skip(1).count() as u32,
             goes_on,
+            origin,
         };
         self.buffer.clear();
         append(row, &mut self.buffer);
+        self.longest = self.longest.max(row.len());
+        self.sequences += 1 + entry.more as usize;
+        self.fingerprint.add(row);
         self.rows.write(&self.buffer)?;
         self.index.write(&entry.bytes())
     }
 
-    /// Ends the writing.
+    /// Ends the writing; `files` are those that origins name, `counts` say what became of
+    /// the examples.
     ///
     /// # Errors
     /// [`FinetuneError::Write`].
-    pub fn finish(self) -> Result<RowStore, FinetuneError> {
+    pub fn finish(self, files: Vec<String>, counts: Counts) -> Result<RowStore, FinetuneError> {
         Ok(RowStore {
             rows: self.rows.finish()?,
             index: self.index.finish()?,
+            summary: Summary {
+                longest: self.longest,
+                sequences: self.sequences,
+                fingerprint: self.fingerprint.value(),
+                files,
+                counts,
+            },
         })
     }
 }
@@ -233,15 +290,22 @@ mod tests {
         (0..20).map(row).collect()
     }
 
+    fn origin(place: usize) -> Origin {
+        Origin {
+            file: 1,
+            line: 3 * place as u32,
+        }
+    }
+
     #[test]
     fn rows_come_back_as_they_were() {
         let dir = tempfile::tempdir().unwrap();
         for limit in [0, 200, 1 << 20] {
             let mut writer = RowWriter::into_dir(dir.path()).with_limit(limit);
             for (place, row) in rows().iter().enumerate() {
-                writer.push(row, place % 5 == 2).unwrap();
+                writer.push(row, origin(place), place % 5 == 2).unwrap();
             }
-            let store = writer.finish().unwrap();
+            let store = writer.finish(Vec::new(), Counts::default()).unwrap();
             assert_eq!(store.len(), 20);
             for (place, row) in rows().iter().enumerate().rev() {
                 assert_eq!(&store.row(place).unwrap(), row, "{limit} {place}");
@@ -249,6 +313,7 @@ mod tests {
             let entries: Vec<_> = store.entries().map(Result::unwrap).collect();
             for (place, entry) in entries.iter().enumerate() {
                 assert_eq!(entry.goes_on, place % 5 == 2);
+                assert_eq!(entry.origin, origin(place));
                 assert_eq!(*entry, store.entry(place).unwrap());
             }
             let beyond = Entry {

@@ -10,6 +10,8 @@
 mod joint;
 /// Rows from a stream of tokens.
 mod rows;
+#[cfg(test)]
+mod tests;
 /// Text from a stream of bytes.
 mod utf8;
 

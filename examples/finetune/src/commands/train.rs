@@ -20,6 +20,7 @@ use crate::plan::Plan;
 use crate::progress::{TrainDisplay, human_bytes};
 use crate::run::{Adapter, Output, TrainRun};
 use crate::shell::resume_command;
+use crate::training_data::TrainingData;
 
 /// Trains adapters and saves them.
 ///
@@ -40,18 +41,13 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let started = recorded.as_ref().map(RecordedRun::started).transpose()?;
     let started = started.flatten().unwrap_or_else(Moment::now);
     let opened = OpenedModel::open(&training.model)?.with_now(started);
-    let data = opened.training_data(&run.data, training.limits, training.packing)?;
-    let eval = run
-        .eval_data
-        .as_ref()
-        .map(|path| opened.dataset(path, training.limits))
-        .transpose()?;
-    let config = training.config(data.len())?;
+    let mut data = TrainingData::read(run, &opened)?;
+    let config = training.config(data.train.len())?;
 
     let program = memory::rss_bytes();
     let planned = opened.planned()?;
     let plan = |lora: &LoraConfig| -> Result<Plan> {
-        let plan = Plan::new(training, &planned, lora, (&data).into(), program)?;
+        let plan = Plan::new(training, &planned, lora, (&data.train).into(), program)?;
         plan.check(memory::total_bytes())?;
         Ok(plan)
     };
@@ -66,7 +62,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let builder = TrainerBuilder::new(model, config)?.with_checkpointing(training.checkpointing)?;
 
     // Nothing is written before this line.
-    let settings = settings(run, &opened, builder.config(), lora, &data, started)?;
+    let settings = settings(run, &opened, builder.config(), lora, &data.train, started)?;
     let run_dir = match recorded {
         Some(recorded) => {
             for change in recorded.changes(&settings) {
@@ -83,6 +79,9 @@ pub fn run(run: &TrainRun) -> Result<()> {
             output.dir.display()
         );
     }
+    // Dropped before the run, which goes if nothing was saved in it.
+    let _rows = KeptRows(&run_dir);
+    data.keep(run, &opened);
     let optimizer = training
         .optimizer
         .placement
@@ -101,7 +100,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
         } else {
             "Train"
         },
-        described(&data),
+        described(&data.train),
         trainer.config().steps,
         trainer.config().rows_per_step(),
         if done > 0 {
@@ -117,7 +116,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
         training.checkpointing,
         human_bytes(plan.peak())
     );
-    take_steps(output, &mut trainer, &data, eval.as_ref(), &run_dir, done)
+    take_steps(output, &mut trainer, &data, &run_dir, done)
         .map_err(|error| with_dtype(error, training.model.compute_dtype))?;
     compare(&plan, run, trainer.peak_device_bytes());
     Ok(())
@@ -169,8 +168,7 @@ fn described(data: &Dataset) -> String {
 fn take_steps(
     output: &Output,
     trainer: &mut Trainer<Decoder>,
-    data: &Dataset,
-    eval: Option<&Dataset>,
+    data: &TrainingData,
     run_dir: &RunDir,
     done: usize,
 ) -> Result<()> {
@@ -189,13 +187,13 @@ fn take_steps(
     let log_failed = RefCell::new(None);
     let stop = || interrupt.requested() || log_failed.borrow().is_some();
     let options = RunOptions {
-        eval,
+        eval: data.eval.as_ref(),
         eval_every: output.eval_every,
         run_dir: Some(run_dir),
         save_every: output.save_every,
         interrupted: Some(&stop),
     };
-    let outcome = trainer.run(data, &options, &mut |event| match event {
+    let outcome = trainer.run(&data.train, &options, &mut |event| match event {
         Event::Step(report) => {
             display.step(report);
             if let Some(Err(error)) = log.as_mut().map(|log| log.append(report)) {
@@ -218,6 +216,7 @@ fn take_steps(
     match outcome? {
         Outcome::Finished => {
             run_dir.save_adapter(trainer.model())?;
+            TrainingData::remove(run_dir.path());
             let paging = display.paging();
             if paging.bytes_moved > 0 {
                 say!(
@@ -316,6 +315,9 @@ fn settings(
     for (key, value) in others {
         settings.others.insert(key.into(), value);
     }
+    if let Some(share) = run.eval_split {
+        settings.others.insert("eval-split".into(), json!(share));
+    }
     let device = model.device_name.to_string();
     settings.machine.insert("device".into(), device.into());
     let isa = match model.device_name.is_flex() {
@@ -326,4 +328,15 @@ fn settings(
         .machine
         .insert("instruction-set".into(), isa.into());
     Ok(settings)
+}
+
+/// Removes the kept rows of a run that goes because nothing was saved in it.
+struct KeptRows<'a>(&'a RunDir);
+
+impl Drop for KeptRows<'_> {
+    fn drop(&mut self) {
+        if self.0.is_unsaved() {
+            TrainingData::remove(self.0.path());
+        }
+    }
 }
