@@ -261,7 +261,7 @@ pub fn a_step_is_saved_before_it_is_evaluated(device: &Device) {
     let eval = rows(7);
     // After each step but the last it asks once, before each of the three batches of an evaluation too.
     let whole = tell(
-        &mut trainer(device, 0.0, 3),
+        &mut trainer(device, DROPOUT, 3),
         &eval,
         &create(&path("whole")),
         99,
@@ -280,7 +280,7 @@ pub fn a_step_is_saved_before_it_is_evaluated(device: &Device) {
     assert!(matches!(whole.outcome, Ok(Outcome::Finished)));
 
     let middle = tell(
-        &mut trainer(device, 0.0, 3),
+        &mut trainer(device, DROPOUT, 3),
         &eval,
         &create(&path("middle")),
         3,
@@ -292,7 +292,7 @@ pub fn a_step_is_saved_before_it_is_evaluated(device: &Device) {
     ));
 
     let last = tell(
-        &mut trainer(device, 0.0, 3),
+        &mut trainer(device, DROPOUT, 3),
         &eval,
         &create(&path("last")),
         6,
@@ -304,7 +304,7 @@ pub fn a_step_is_saved_before_it_is_evaluated(device: &Device) {
 /// A run whose held-out rows have a token that makes the loss no number, and one whose rate grows beyond all measure.
 pub fn what_was_learnt_is_saved_before_numbers_are_none(device: &Device) {
     let dir = tempfile::tempdir().unwrap();
-    let mut toy = Toy::new(device, 0.0);
+    let mut toy = Toy::new(device, DROPOUT);
     toy.spoil(crate::support::VOCAB - 1);
     let eval = Dataset::from_rows(vec![
         Row::all(vec![0, 1, 2]),
@@ -353,7 +353,7 @@ pub fn what_was_learnt_is_saved_before_numbers_are_none(device: &Device) {
     let mut absurd = config(2);
     absurd.warmup_steps = 0;
     absurd.lr = 1e39;
-    let mut trainer = Trainer::new(Toy::new(device, 0.0), absurd).unwrap();
+    let mut trainer = Trainer::new(Toy::new(device, DROPOUT), absurd).unwrap();
     let before = trainer.model().factors();
     let run_dir = create(&dir.path().join("absurd"));
     let options = RunOptions {

@@ -46,10 +46,10 @@ impl Toy {
 
     /// Makes every loss on a row with `token` in it no number.
     pub fn spoil(&mut self, token: usize) {
-        self.embedding = self.embedding.clone().map(|embedding| {
-            let row = Tensor::full([1, HIDDEN], f32::NAN, &embedding.device());
-            embedding.slice_assign([token..token + 1, 0..HIDDEN], row)
-        });
+        let embedding = self.embedding.val();
+        let row = Tensor::full([1, HIDDEN], f32::NAN, &embedding.device());
+        let spoiled = embedding.slice_assign([token..token + 1, 0..HIDDEN], row);
+        self.embedding = Param::from_tensor(spoiled.detach());
     }
 
     /// The values of every factor, in order.
