@@ -85,7 +85,9 @@ impl<M: CausalLm> Trainer<M> {
                     if leaves_the_trainer_whole(&error) {
                         saves.save(self, on_event)?;
                     }
-                    return Err(with_rows(error, data.places(places.iter().copied())));
+                    let mut places = places;
+                    places.sort_unstable();
+                    return Err(with_rows(error, data.places(places)));
                 }
             };
             on_event(Event::Step(&report));
