@@ -37,7 +37,7 @@ fn train(place: &Place, model: &Path, name: &str) -> Command {
 }
 
 /// Starts a run, waits until its log has `lines` lines, and sends it a signal.
-fn stop_after(command: &mut Command, log: &Path, lines: usize, signal: &str) -> Run {
+pub fn stop_after(command: &mut Command, log: &Path, lines: usize, signal: &str) -> Run {
     stop(command.spawn().unwrap(), log, lines, signal)
 }
 
@@ -68,7 +68,7 @@ fn send(signal: &str, child: &Child) {
     assert!(sent.success());
 }
 
-fn losses(log: &Path) -> Vec<(f64, f64, f64)> {
+pub fn losses(log: &Path) -> Vec<(f64, f64, f64)> {
     let triple = |line| {
         (
             number(line, "step"),

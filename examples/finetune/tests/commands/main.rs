@@ -3,6 +3,7 @@
 //! - [`support`]: runs the binary, makes models, data and broken files.
 //! - [`train`], [`plan`], [`eval`], [`generate`], [`quantize`]: what each command does.
 //! - [`chat_data`]: conversations as data.
+//! - [`data`]: what a data set becomes, rows held out, and rows that are too much for memory.
 //! - [`families`]: all of that on the families beside LLaMA.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
 //! - [`kills`]: the same at many random moments.
@@ -19,6 +20,7 @@
 
 mod chat_data;
 mod console;
+mod data;
 #[cfg(feature = "wgpu")]
 mod device_memory;
 mod eval;
