@@ -259,23 +259,6 @@ impl Dataset {
         }
     }
 
-    /// Returns where `rows` are, for a message: some of them by their numbers in the data, from 1, and how many more there
-    /// are.
-    pub(crate) fn places(&self, rows: impl IntoIterator<Item = usize>) -> Vec<String> {
-        const NAMED: usize = 8;
-        let mut members = rows.into_iter().flat_map(|row| {
-            // The message is about something else than a row that cannot be read.
-            self.members(row).unwrap_or_else(|_| vec![row])
-        });
-        let named = members.by_ref().take(NAMED);
-        let mut places: Vec<String> = named.map(|row| format!("row {}", row + 1)).collect();
-        match members.count() {
-            0 => {}
-            more => places.push(format!("{more} more")),
-        }
-        places
-    }
-
     /// Returns the rows of the store that are in a row.
     fn members(&self, row: usize) -> Result<Vec<usize>, FinetuneError> {
         match &self.groups {

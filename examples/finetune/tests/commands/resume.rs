@@ -303,7 +303,7 @@ fn what_was_learnt_before_a_loss_that_is_no_number_is_saved() {
     assert_eq!(run.code, Some(2), "{run:#?}");
     let last = run.stderr.lines().last().unwrap_or_default();
     let named = format!("step {}: ", steps + 1);
-    for needle in ["error: ", &named, "row"] {
+    for needle in ["error: ", &named, "rows.jsonl:"] {
         assert!(last.contains(needle), "{needle}: {last}");
     }
     assert!(steps > 0);
@@ -333,7 +333,7 @@ fn in_f16_the_dtype_and_the_way_out_are_named() {
     let half = ["--compute-dtype", "f16"];
     short
         .train("run", &[&half[..], &["--steps", "2"]].concat())
-        .refused(&["f16", "bf16 or f32", "step 1", "row"]);
+        .refused(&["f16", "bf16 or f32", "step 1", "rows.jsonl:"]);
     assert!(!short.place.path("run").exists());
     let mut eval = Command::new(FINETUNE);
     eval.args(["eval", "--json"]).args(half);
@@ -341,7 +341,12 @@ fn in_f16_the_dtype_and_the_way_out_are_named() {
         .arg(&short.model)
         .arg("--data")
         .arg(&short.rows);
-    crate::support::run(&mut eval).refused(&["f16", "bf16 or f32", "held-out rows"]);
+    crate::support::run(&mut eval).refused(&[
+        "f16",
+        "bf16 or f32",
+        "held-out rows",
+        "rows.jsonl:1",
+    ]);
 }
 
 /// A log whose last line was torn by a full disk.
