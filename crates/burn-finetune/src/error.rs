@@ -1,5 +1,6 @@
 //! Errors of a fine-tuning run.
 
+use crate::schedule::ScheduleKind;
 use burn_paged::PagedError;
 use burn_qlora::LoraError;
 use std::path::PathBuf;
@@ -34,6 +35,26 @@ pub enum FinetuneError {
         line: usize,
         /// The fault.
         problem: RowProblem,
+    },
+    /// Rows of a data file that are longer than the longest allowed.
+    #[error(
+        "{}:{line}: {count} of {examples} rows {} longer than {max} tokens, this one first; the longest has {longest}: \
+         take them whole with --seq-len {longest}, or cut them with --truncate",
+        path.display(), if *count == 1 { "is" } else { "are" }
+    )]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The line of the first, counted from 1.
+        line: usize,
+        /// How many there are.
+        count: usize,
+        /// How many examples the file has.
+        examples: usize,
+        /// The tokens of the longest.
+        longest: usize,
+        /// The longest allowed.
+        max: usize,
     },
     /// A data file with nothing in it to learn from.
     #[error("{} has no data: {reason}", path.display())]
@@ -73,7 +94,8 @@ pub enum FinetuneError {
     /// The loss or the gradient is no longer a number; the parameters were not touched.
     #[error(
         "step {step}: {what} is {value}; the step was not taken: lower the learning rate or look for \
-         a broken row in the data"
+         a broken row in the data{}",
+        listed(rows)
     )]
     NotFinite {
         /// The step, counted from 1.
@@ -82,6 +104,39 @@ pub enum FinetuneError {
         what: &'static str,
         /// The value.
         value: f64,
+        /// The rows of the step, where they are known.
+        rows: Vec<String>,
+    },
+    /// An update after which parameters might not be finite; they were not touched.
+    #[error(
+        "step {step}: an update at learning rate {lr:e} could take parameters beyond what f32 holds; the step was not \
+         taken: lower the learning rate"
+    )]
+    UpdateTooLarge {
+        /// The step, counted from 1.
+        step: usize,
+        /// Its learning rate.
+        lr: f64,
+    },
+    /// The loss on held-out rows is no number.
+    #[error(
+        "the loss on held-out rows is {value}; look at the first such rows{}",
+        listed(rows)
+    )]
+    EvalNotFinite {
+        /// The value.
+        value: f64,
+        /// The rows of the first batch whose loss is not.
+        rows: Vec<String>,
+    },
+    /// Adapters that are not to be saved or taken.
+    #[error(
+        "the adapter of {layer} holds values that are no finite numbers: lower the learning rate, or begin with another \
+         adapter"
+    )]
+    AdapterNotFinite {
+        /// The layer.
+        layer: String,
     },
     /// The output folder is taken.
     #[error(
@@ -116,6 +171,70 @@ pub enum FinetuneError {
         /// Its value now.
         current: String,
     },
+    /// The run to resume was started with other data, another model or another adapter.
+    #[error(
+        "{} was started with another {what}: what is in {current} is not what was in {recorded}; resume with the same or \
+         start another run",
+        path.display()
+    )]
+    ContentChanged {
+        /// The run's folder.
+        path: PathBuf,
+        /// The data, the model or the adapter, by its name among the settings.
+        what: &'static str,
+        /// Where it was when the run began.
+        recorded: String,
+        /// Where it is now.
+        current: String,
+    },
+    /// The run to resume is to have another number of steps, on which its schedule depends.
+    #[error(
+        "{} was started with steps = {recorded}, but now it is {current}, and the learning rate of a {schedule} schedule \
+         depends on it; resume with steps = {recorded}, or start another run from its adapter",
+        path.display()
+    )]
+    LengthChanged {
+        /// The run's folder.
+        path: PathBuf,
+        /// The schedule.
+        schedule: ScheduleKind,
+        /// The steps when the run began.
+        recorded: String,
+        /// The steps now.
+        current: usize,
+    },
+    /// The run to resume has done more steps than it is to have.
+    #[error(
+        "{} has done {done} steps already, and {steps} are asked for; ask for {done} or more, or start another run",
+        path.display()
+    )]
+    AlreadyFurther {
+        /// The run's folder.
+        path: PathBuf,
+        /// The steps of its last checkpoint.
+        done: usize,
+        /// The steps asked for.
+        steps: usize,
+    },
+    /// Another process trains in the run's folder.
+    #[error(
+        "{} is in use: another process trains there; wait for its end or give another folder",
+        path.display()
+    )]
+    RunInUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A checkpoint that is damaged, or another run's.
+    #[error("{source}; remove {} {}", folder.display(), way_on(*before))]
+    Checkpoint {
+        /// What is wrong.
+        source: Box<FinetuneError>,
+        /// The checkpoint.
+        folder: PathBuf,
+        /// The step of the checkpoint before it, if there is one.
+        before: Option<usize>,
+    },
     /// A checkpoint file that does not follow its format.
     #[error("{} is not a valid {expected}: {reason}", path.display())]
     Malformed {
@@ -143,6 +262,21 @@ pub enum FinetuneError {
     /// Any other problem with a file.
     #[error(transparent)]
     File(TensorFileError),
+}
+
+/// Returns where `rows` are, to stand behind a sentence.
+fn listed(rows: &[String]) -> String {
+    match rows {
+        [] => String::new(),
+        rows => format!(" ({})", rows.join(", ")),
+    }
+}
+
+fn way_on(before: Option<usize>) -> String {
+    match before {
+        Some(step) => format!("to go on from step {step}"),
+        None => "to begin anew".into(),
+    }
 }
 
 impl From<TensorFileError> for FinetuneError {
@@ -218,7 +352,9 @@ pub enum RowProblem {
     #[error("nothing to learn: {0}")]
     NoTargets(&'static str),
     /// The row is longer than the longest allowed.
-    #[error("{len} tokens, but {max} is the longest allowed; shorten it or ask for truncation")]
+    #[error(
+        "{len} tokens, but {max} is the longest allowed; raise --seq-len or cut it with --truncate"
+    )]
     TooLong {
         /// Its length in tokens.
         len: usize,
@@ -246,4 +382,32 @@ pub enum RowWarning {
          trained on them does not stop"
     )]
     NoEnd,
+}
+
+impl RowProblem {
+    /// Returns the kind of fault as one word, for counting and for machines.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotJson(_) => "not_json",
+            Self::UnknownKeys { .. } => "unknown_keys",
+            Self::WrongType(_) => "wrong_type",
+            Self::NoTemplate => "no_template",
+            Self::Template(_) => "template",
+            Self::NotIncremental { .. } => "not_incremental",
+            Self::OutsideVocabulary { .. } => "outside_vocabulary",
+            Self::NoTargets(_) => "no_targets",
+            Self::TooLong { .. } => "too_long",
+            Self::Tokenizer(_) => "tokenizer",
+        }
+    }
+}
+
+impl RowWarning {
+    /// Returns the kind of warning as one word, for counting and for machines.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::LeftOut { .. } => "left_out",
+            Self::NoEnd => "no_end",
+        }
+    }
 }

@@ -21,6 +21,7 @@ pub use builtin::{builtin_template, builtin_template_names};
 pub use message::{Message, TemplateVariables};
 
 use crate::error::FinetuneError;
+use crate::moment::Moment;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind};
@@ -38,6 +39,8 @@ pub struct ChatTemplate {
     special_tokens: BTreeMap<String, String>,
     has_marks: bool,
     goes_through_parts: bool,
+    /// What it is shown in place of the clock's date and time.
+    now: Option<Moment>,
 }
 
 /// Names of the template in the environment, and of the same one that writes where its marks are. They have no extension,
@@ -71,7 +74,7 @@ impl ChatTemplate {
         percent::install(&mut environment);
         environment.add_filter("tojson", json::to_json);
         environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
+        environment.add_function("strftime_now", |format| strftime(Moment::now(), format));
         let source = percent::replaced(source);
         let has_marks = marks::has_marks(&source);
         let compiled = limits::on_deep_stack(|| {
@@ -90,9 +93,19 @@ impl ChatTemplate {
             special_tokens,
             has_marks,
             goes_through_parts: false,
+            now: None,
         };
         template.goes_through_parts = template.shows_parts();
         Ok(template)
+    }
+
+    /// Shows the template the date and time `now` in place of the clock's.
+    #[must_use]
+    pub fn with_now(mut self, now: Moment) -> Self {
+        let strftime_now = move |format| strftime(now, format);
+        self.environment.add_function("strftime_now", strftime_now);
+        self.now = Some(now);
+        self
     }
 
     /// Returns the conversation as text. With `add_generation_prompt` it ends where the assistant's answer begins.
@@ -140,6 +153,21 @@ impl ChatTemplate {
         }
         let marked = self.render_as(MARKED, messages, variables, false)?;
         Ok(marks::spans(&marked, text).filter(|spans| !spans.is_empty()))
+    }
+
+    /// Returns all that decides what it writes: its source, the special tokens and, if it asks for it, the date.
+    pub(crate) fn identity(&self) -> String {
+        let source = self.environment.get_template(NAME);
+        let source = source.as_ref().map_or("", |template| template.source());
+        let date = match self.now {
+            Some(now) => now.to_string(),
+            None => Moment::now().strftime("%F").unwrap_or_default(),
+        };
+        let date = source.contains("strftime_now").then_some(date);
+        format!(
+            "{source:?} {} {:?} {date:?}",
+            self.has_marks, self.special_tokens
+        )
     }
 
     /// Returns whether the template takes a content in parts apart, rather than printing the list or failing on it.
@@ -219,17 +247,14 @@ fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// Implements `strftime_now(format)`: the local time in Python's notation.
-fn strftime_now(format: String) -> Result<String, Error> {
-    use std::fmt::Write;
-    let mut text = String::new();
-    write!(text, "{}", chrono::Local::now().format(&format)).map_err(|_| {
+/// Implements `strftime_now(format)`: the time `now` in Python's notation.
+fn strftime(now: Moment, format: String) -> Result<String, Error> {
+    now.strftime(&format).ok_or_else(|| {
         Error::new(
             ErrorKind::InvalidOperation,
             format!("strftime_now does not know the format {format:?}"),
         )
-    })?;
-    Ok(text)
+    })
 }
 
 #[cfg(test)]
@@ -291,6 +316,16 @@ mod tests {
     fn generation_tags_leave_the_text_alone() {
         let source = "a\n{%- generation %}b{% endgeneration -%} \nc";
         assert_eq!(render(source, &[], false).unwrap(), "abc");
+    }
+
+    /// As a run does that began before midnight and goes on after it.
+    #[test]
+    fn the_date_is_the_one_that_was_given() {
+        let before: Moment = "2026-11-26T23:59:58.5+01:00".parse().unwrap();
+        let template =
+            ChatTemplate::new("{{ strftime_now('%d %b %Y %H:%M:%S') }}", BTreeMap::new());
+        let template = template.unwrap().with_now(before);
+        assert_eq!(template.render(&[], false).unwrap(), "26 Nov 2026 23:59:58");
     }
 
     #[test]

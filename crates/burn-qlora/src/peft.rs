@@ -95,6 +95,11 @@ impl Adapter {
         reading::config(self, paths)
     }
 
+    /// Returns the file that its weights are in.
+    pub fn weights_path(&self) -> &Path {
+        self.weights.path()
+    }
+
     /// Returns what a user should know about it, a line each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings

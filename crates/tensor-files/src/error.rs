@@ -39,6 +39,12 @@ pub enum TensorFileError {
         /// The folder.
         path: PathBuf,
     },
+    /// Another process holds the file.
+    #[error("{} is in use by another process; wait for its end", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
     /// A folder that is to be replaced, when it is complete, but at which a file system is mounted.
     #[error(
         "{}: a file system is mounted there, so it cannot be replaced as a whole; give the name of a new directory \

@@ -6,6 +6,7 @@ use std::path::Path;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 
+use crate::checksum::Checksum;
 use crate::error::{Malformation, TensorFileError};
 use crate::format::recognize;
 use crate::header::{Header, LENGTH_BYTES, MAX_HEADER};
@@ -180,6 +181,18 @@ impl<'a> StoredTensor<'a> {
             use_chunk(chunk)?;
         }
         Ok(())
+    }
+
+    /// Adds name, type and shape, and a [sample](InputFile::sample) of the bytes, to `sum`.
+    ///
+    /// # Errors
+    /// [`TensorFileError::Read`].
+    pub fn sample(&self, sum: &mut Checksum) -> Result<(), TensorFileError> {
+        let described = format!("{} {} {:?}", self.name, self.dtype(), self.shape());
+        sum.add_framed(described.as_bytes());
+        self.file
+            .input
+            .sample(self.offset(0), self.byte_len() as u64, sum)
     }
 
     /// Returns whether it has the same type, shape and bytes as `other`, reading 1 MiB of each at a time.

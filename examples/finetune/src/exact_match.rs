@@ -37,9 +37,9 @@ pub struct Question {
 /// # Errors
 /// A row without a prompt, as those of plain text are.
 pub fn questions(data: &Dataset) -> Result<Vec<Question>> {
-    let rows = data.rows().iter().enumerate();
+    let rows = data.rows().enumerate();
     rows.map(|(place, row)| {
-        question(row).with_context(|| format!("--exact-match, row {}", place + 1))
+        question(&row?).with_context(|| format!("--exact-match, row {}", place + 1))
     })
     .collect()
 }

@@ -37,10 +37,14 @@ mod report;
 mod run;
 /// Command lines to be pasted into a shell.
 mod shell;
+/// Rows as they are shown.
+mod shown_rows;
 /// A model by path or from the Hugging Face Hub.
 mod source;
 /// Where an answer ends.
 mod stop;
+/// The rows of a training run.
+mod training_data;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

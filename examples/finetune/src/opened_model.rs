@@ -1,11 +1,13 @@
 //! An opened model: its files are checked, its tokenizer is ready; its weights are loaded on demand.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use burn::tensor::Device;
-use burn_finetune::{ChatTemplate, Dataset, RowEncoder, TextEncoder};
+use burn_finetune::{
+    ChatTemplate, Dataset, DatasetBuilder, FinetuneError, Moment, RowCache, RowEncoder, TextEncoder,
+};
 use burn_qlora::QuantConfig;
 use burn_qlora::peft::Adapter;
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
@@ -59,6 +61,13 @@ impl OpenedModel {
         })
     }
 
+    /// Shows the chat template the date and time `now` in place of the clock's.
+    #[must_use]
+    pub fn with_now(mut self, now: Moment) -> Self {
+        self.template = self.template.map(|template| template.with_now(now));
+        self
+    }
+
     /// Returns the most tokens in a row.
     ///
     /// # Errors
@@ -67,12 +76,49 @@ impl OpenedModel {
         limits.seq_len(self.checkpoint.config().context_len())
     }
 
-    /// Reads a data file into rows of tokens.
+    /// Reads a data file into rows of tokens, and tells what was left out and what the user should hear of the rows.
     ///
     /// # Errors
     /// A file that cannot be read or has a line that cannot be used, by its number.
     pub fn dataset(&self, path: &Path, limits: RowLimits) -> Result<Dataset> {
-        let encoder = RowEncoder {
+        self.dataset_in(&std::env::temp_dir(), path, limits)
+    }
+
+    /// Reads a data file as [`dataset`](Self::dataset) does. What is too much for memory goes to the folder `dir`.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn dataset_in(&self, dir: &Path, path: &Path, limits: RowLimits) -> Result<Dataset> {
+        let mut builder = DatasetBuilder::in_dir(dir);
+        builder
+            .read(path, &self.encoder(limits)?)
+            .map_err(|error| self.in_context(error))?;
+        let data = builder.finish()?;
+        tell(&data);
+        Ok(data)
+    }
+
+    /// Reads what can be used of a data file, and counts what cannot.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn survey(&self, path: &Path, limits: RowLimits) -> Result<Dataset> {
+        let mut builder = DatasetBuilder::default();
+        builder.survey(path, &self.encoder(limits)?)?;
+        Ok(builder.finish()?)
+    }
+
+    /// Returns the place `path` for the rows of a data file.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn cache(&self, path: PathBuf, data: &Path, limits: RowLimits) -> Result<RowCache> {
+        Ok(RowCache::new(path, &self.encoder(limits)?, &[data])?)
+    }
+
+    /// Returns what turns examples into rows.
+    fn encoder(&self, limits: RowLimits) -> Result<RowEncoder<'_>> {
+        Ok(RowEncoder {
             tokenizer: &self.tokenizer,
             template: self.template.as_ref(),
             eos: self.texts().eos,
@@ -80,12 +126,18 @@ impl OpenedModel {
             learn: limits.learn,
             max_len: self.seq_len(limits)?,
             truncate: limits.truncate,
-        };
-        let data = Dataset::read(path, &encoder)?;
-        for warning in data.warnings() {
-            tell!("warning: {}", report::words(warning));
+        })
+    }
+
+    /// Adds that the model could not take rows whole that are beyond its context.
+    fn in_context(&self, error: FinetuneError) -> Error {
+        let context = self.checkpoint.config().context_len();
+        match error {
+            FinetuneError::TooLong { longest, .. } if longest > context => anyhow!(
+                "{error}; the model's context is {context} tokens, so --seq-len cannot be more"
+            ),
+            other => other.into(),
         }
-        Ok(data)
     }
 
     /// Returns what turns texts into the model's tokens.
@@ -103,7 +155,7 @@ impl OpenedModel {
     pub fn training_data(&self, path: &Path, limits: RowLimits, packing: bool) -> Result<Dataset> {
         let data = self.dataset(path, limits)?;
         Ok(if packing {
-            data.packed(self.seq_len(limits)?)
+            data.packed(self.seq_len(limits)?)?
         } else {
             data
         })
@@ -170,9 +222,17 @@ impl OpenedModel {
 pub fn open_adapter(path: &Path) -> Result<Adapter> {
     let adapter = Adapter::open(path)?;
     for warning in adapter.warnings() {
-        eprintln!("warning: {warning}");
+        tell!("warning: {}", report::words(&warning));
     }
     Ok(adapter)
+}
+
+/// Tells what was left out of a data set, and what the user should hear of its rows.
+pub fn tell(data: &Dataset) {
+    let counts = data.counts();
+    for told in counts.dropped.iter().chain(&counts.warnings) {
+        tell!("warning: {}", report::words(&told.line()));
+    }
 }
 
 /// Returns the special tokens as chat templates know them.

@@ -25,6 +25,7 @@ mod table;
 use std::path::{Path, PathBuf};
 
 use nf4::QuantizedMatrix;
+use tensor_files::Checksum;
 use tokenizers::Tokenizer;
 
 #[cfg(feature = "gguf")]
@@ -167,6 +168,22 @@ impl Checkpoint {
             #[cfg(feature = "gguf")]
             Source::Gguf(_) => false,
         }
+    }
+
+    /// Returns a checksum of what decides what the model computes: config.json or the GGUF metadata, the names, types and
+    /// shapes of all tensors, and of each tensor 64 KiB, which are all of a small one and pages at equal distances of a
+    /// large one. It says nothing of where the files lie and how tensors are spread over them.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn fingerprint(&self) -> Result<u64, DecoderError> {
+        let mut sum = Checksum::default();
+        match &self.source {
+            Source::HuggingFace(directory) => directory.fingerprint(&mut sum)?,
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.file.fingerprint(&mut sum)?,
+        }
+        Ok(sum.value())
     }
 
     /// Reads a tensor as f32, row-major; one stored in 4 bits is dequantized.

@@ -4,6 +4,7 @@ use anyhow::Result;
 use burn_finetune::{EvalReport, evaluate};
 use serde::Serialize;
 
+use super::with_dtype;
 use crate::console::say;
 use crate::exact_match::{self, ExactMatch};
 use crate::opened_model::OpenedModel;
@@ -24,7 +25,7 @@ struct Measured {
 /// Whatever is wrong with the model, the adapter or the data.
 pub fn run(run: &EvalRun) -> Result<()> {
     let opened = OpenedModel::open(&run.model)?;
-    let data = opened.dataset(&run.data, run.limits)?.head(run.max_rows);
+    let data = opened.dataset(&run.data, run.limits)?.head(run.max_rows)?;
     let questions = if run.exact_match {
         Some(exact_match::questions(&data)?)
     } else {
@@ -32,7 +33,8 @@ pub fn run(run: &EvalRun) -> Result<()> {
     };
     let llama = opened.load_with_adapter(run.adapter.as_deref(), &run.model.device)?;
 
-    let loss = evaluate(&llama, &data, run.batch_size)?;
+    let loss = evaluate(&llama, &data, run.batch_size)
+        .map_err(|error| with_dtype(error.into(), run.model.compute_dtype))?;
     let answers = questions
         .map(|questions| exact_match::ask(&opened, &llama, &questions))
         .transpose()?;

@@ -37,7 +37,7 @@ fn train(place: &Place, model: &Path, name: &str) -> Command {
 }
 
 /// Starts a run, waits until its log has `lines` lines, and sends it a signal.
-fn stop_after(command: &mut Command, log: &Path, lines: usize, signal: &str) -> Run {
+pub fn stop_after(command: &mut Command, log: &Path, lines: usize, signal: &str) -> Run {
     stop(command.spawn().unwrap(), log, lines, signal)
 }
 
@@ -68,7 +68,7 @@ fn send(signal: &str, child: &Child) {
     assert!(sent.success());
 }
 
-fn losses(log: &Path) -> Vec<(f64, f64, f64)> {
+pub fn losses(log: &Path) -> Vec<(f64, f64, f64)> {
     let triple = |line| {
         (
             number(line, "step"),
@@ -161,6 +161,31 @@ fn a_stopped_run_goes_on_with_the_same_bits() {
     assert_eq!(losses(&place.path("whole.jsonl")), whole);
 }
 
+/// The evaluation after the last step takes long; the steps are saved before it.
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_stopped_in_its_last_evaluation_is_done() {
+    let place = Place::new();
+    let (model, text) = (place.model("tiny_llama"), place.long_text());
+    place.rows(8);
+    let log = place.path("last.jsonl");
+    let mut command = Command::new(FINETUNE);
+    command.arg("train").arg("--model").arg(&model);
+    command.arg("--data").arg(place.path("rows.jsonl"));
+    command.arg("--eval-data").arg(text);
+    command.arg("--output").arg(place.path("last"));
+    command.arg("--log-json").arg(&log);
+    command.args(["--steps", "1", "--seq-len", "64"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // The only step is in the log when the evaluation begins.
+    let run = stop_after(&mut command, &log, 1, "-INT").ok();
+    for words in ["evaluation after the last step", "the adapter is in"] {
+        assert!(run.stdout.contains(words), "{}", run.stdout);
+    }
+    assert_eq!(place.listing("last/checkpoints").len(), 1);
+    assert!(place.path("last/adapter_model.safetensors").is_file());
+}
+
 #[test]
 fn resuming_with_other_settings_is_refused() {
     let place = Place::new();
@@ -189,5 +214,5 @@ fn resuming_with_other_settings_is_refused() {
     let text = std::fs::read_to_string(&rows).unwrap();
     let (first, rest) = text.split_once('\n').unwrap();
     std::fs::write(&rows, format!("{rest}{first}\n")).unwrap();
-    base(&["--rank", "4", "--resume"]).refused(&["data"]);
+    base(&["--rank", "4", "--resume"]).refused(&["another data"]);
 }

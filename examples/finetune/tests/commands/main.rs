@@ -3,8 +3,11 @@
 //! - [`support`]: runs the binary, makes models, data and broken files.
 //! - [`train`], [`plan`], [`eval`], [`generate`], [`quantize`]: what each command does.
 //! - [`chat_data`]: conversations as data.
+//! - [`data`]: what a data set becomes, rows held out, and rows that are too much for memory.
 //! - [`families`]: all of that on the families beside LLaMA.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
+//! - [`kills`]: the same at many random moments.
+//! - [`resume`]: what may have changed when a run goes on, and what is never lost.
 //! - [`console`]: nobody reads what is printed.
 //! - [`names`]: files and texts whose names are not fit to print.
 //! - [`numbers`]: numbers at the ends of their ranges.
@@ -17,6 +20,7 @@
 
 mod chat_data;
 mod console;
+mod data;
 #[cfg(feature = "wgpu")]
 mod device_memory;
 mod eval;
@@ -25,12 +29,14 @@ mod full_disk;
 mod gemma3;
 mod generate;
 mod interrupt;
+mod kills;
 mod names;
 mod numbers;
 mod paging;
 mod plan;
 mod quantize;
 mod refusals;
+mod resume;
 mod smollm2;
 mod support;
 mod train;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nf4::bitsandbytes::{self, Entry};
 use nf4::{Codebook, QuantizedMatrix};
 use serde_json::{Map, Value};
-use tensor_files::Dtype;
+use tensor_files::{Checksum, Dtype};
 use tokenizers::Tokenizer;
 
 use super::safetensors::SafeTensorFiles;
@@ -77,6 +77,13 @@ impl HfDirectory {
 
     pub(crate) fn weights(&self) -> &SafeTensorFiles {
         &self.weights
+    }
+
+    /// Adds config.json and a sample of every tensor to `sum`.
+    pub(crate) fn fingerprint(&self, sum: &mut Checksum) -> Result<(), DecoderError> {
+        let config = self.path.join("config.json");
+        sum.add_framed(&std::fs::read(&config).map_err(DecoderError::io(&config))?);
+        self.weights.sample(sum)
     }
 
     pub(crate) fn is_bitsandbytes(&self) -> bool {

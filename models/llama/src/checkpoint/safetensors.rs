@@ -9,7 +9,7 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use serde::Deserialize;
-use tensor_files::{Dtype, StoredTensor, TensorFile};
+use tensor_files::{Checksum, Dtype, StoredTensor, TensorFile};
 
 use self::prefix::Prefix;
 use super::names::{INDEX, Part, SINGLE};
@@ -146,6 +146,16 @@ impl SafeTensorFiles {
             let floats = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64];
             tensors.all(|tensor| floats.contains(&tensor.dtype()))
         })
+    }
+
+    /// Adds a sample of every tensor to `sum`, by their names.
+    pub(crate) fn sample(&self, sum: &mut Checksum) -> Result<(), DecoderError> {
+        let mut names: Vec<&str> = self.names().collect();
+        names.sort_unstable();
+        for name in names {
+            self.find(name)?.sample(sum)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn float_type(&self, name: &str) -> Result<FloatType, DecoderError> {

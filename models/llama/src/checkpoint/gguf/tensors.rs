@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use candle_core::CpuStorage;
 use candle_core::quantized::gguf_file::TensorInfo;
+use tensor_files::Checksum;
 
 use super::layout::Stored;
 use super::{GgufFile, Part};
@@ -32,6 +33,11 @@ impl GgufFile {
         })?;
         part.read_f32(stored, info, shape)
     }
+
+    /// Adds the metadata and a sample of every tensor of every part to `sum`.
+    pub(crate) fn fingerprint(&self, sum: &mut Checksum) -> Result<(), DecoderError> {
+        self.parts().try_for_each(|part| part.fingerprint(sum))
+    }
 }
 
 impl Part {
@@ -50,6 +56,25 @@ impl Part {
                         self.input.len()
                     ),
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the metadata, which the table of the tensors is behind, and a sample of every tensor to `sum`.
+    fn fingerprint(&self, sum: &mut Checksum) -> Result<(), DecoderError> {
+        let header = self.content.tensor_data_offset.min(self.input.len());
+        let mut buffer = vec![0; CHUNK];
+        for start in (0..header).step_by(CHUNK) {
+            let bytes = &mut buffer[..CHUNK.min((header - start) as usize)];
+            self.input.read_at(start, bytes)?;
+            sum.add(bytes);
+        }
+        let mut tensors: Vec<_> = self.content.tensor_infos.iter().collect();
+        tensors.sort_unstable_by_key(|(name, _)| *name);
+        for (_, info) in tensors {
+            if let (Some(start), Some(bytes)) = (self.start(info), byte_size(info)) {
+                self.input.sample(start, bytes, sum)?;
             }
         }
         Ok(())
