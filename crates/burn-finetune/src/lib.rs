@@ -8,7 +8,7 @@
 mod checkpoint;
 /// Clipping by the global norm.
 mod clip;
-/// Rows of tokens from JSONL and text files, and batches of them.
+/// Rows of tokens from files of data, and batches of them.
 mod data;
 /// Everything that can go wrong.
 mod error;
@@ -26,8 +26,11 @@ mod template;
 mod train;
 
 pub use checkpoint::RunDir;
-pub use data::{Batch, Dataset, Encoded, Learn, Order, Row, RowEncoder, TextEncoder};
-pub use error::{FinetuneError, RowProblem, RowWarning};
+pub use data::{
+    Batch, Columns, Dataset, Encoded, Learn, Order, Row, RowEncoder, Source, Sources, TextEncoder,
+    is_data_file,
+};
+pub use error::{FinetuneError, Place, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};
 pub use optimizer::OptimizerKind;
 pub use schedule::{Schedule, ScheduleKind};

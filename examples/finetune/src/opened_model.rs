@@ -11,7 +11,7 @@ use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights}
 use tokenizers::Tokenizer;
 
 use crate::plan::Planned;
-use crate::run::{Model, RowLimits};
+use crate::run::{DataFiles, Model, RowLimits};
 use crate::{progress, report, source};
 
 /// A model on disk with all that is needed to turn text into tokens and back.
@@ -65,11 +65,11 @@ impl OpenedModel {
         limits.seq_len(self.checkpoint.config().context_len())
     }
 
-    /// Reads a data file into rows of tokens.
+    /// Reads data files into rows of tokens, fetching them if need be.
     ///
     /// # Errors
-    /// A file that cannot be read or has a line that cannot be used, by its number.
-    pub fn dataset(&self, path: &Path, limits: RowLimits) -> Result<Dataset> {
+    /// A file that cannot be read or has a row that cannot be used, by its place.
+    pub fn dataset(&self, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
         let encoder = RowEncoder {
             tokenizer: &self.tokenizer,
             template: self.template.as_ref(),
@@ -79,7 +79,7 @@ impl OpenedModel {
             max_len: self.seq_len(limits)?,
             truncate: limits.truncate,
         };
-        let data = Dataset::read(path, &encoder)?;
+        let data = Dataset::read(&files.sources()?, &encoder)?;
         for warning in data.warnings() {
             eprintln!("warning: {}", report::words(warning));
         }
@@ -94,12 +94,17 @@ impl OpenedModel {
         }
     }
 
-    /// Reads a data file as [`dataset`](Self::dataset) does, and packs its examples into rows if `packing`.
+    /// Reads data files as [`dataset`](Self::dataset) does, and packs its examples into rows if `packing`.
     ///
     /// # Errors
     /// As for that.
-    pub fn training_data(&self, path: &Path, limits: RowLimits, packing: bool) -> Result<Dataset> {
-        let data = self.dataset(path, limits)?;
+    pub fn training_data(
+        &self,
+        files: &DataFiles,
+        limits: RowLimits,
+        packing: bool,
+    ) -> Result<Dataset> {
+        let data = self.dataset(files, limits)?;
         Ok(if packing {
             data.packed(self.seq_len(limits)?)
         } else {

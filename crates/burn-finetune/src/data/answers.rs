@@ -28,6 +28,8 @@ pub enum Learn {
 pub struct Conversation {
     /// The turns in their order.
     pub messages: Vec<Message>,
+    /// The number of turns at the beginning that are a prompt, whose answers are not learnt.
+    pub learnt_from: usize,
     /// Tools, documents and switches.
     pub variables: TemplateVariables,
 }
@@ -57,7 +59,7 @@ pub fn find(
     learn: Learn,
 ) -> Result<(Vec<Rendering>, Vec<RowWarning>), RowProblem> {
     join_parts(template, &mut conversation.messages)?;
-    let turns = turns(&conversation.messages, learn)?;
+    let turns = turns(&conversation, learn)?;
     let shown = Shown {
         template,
         conversation: &conversation,
@@ -99,10 +101,12 @@ struct Turn {
     learnt: bool,
 }
 
-fn turns(messages: &[Message], learn: Learn) -> Result<Vec<Turn>, RowProblem> {
+fn turns(conversation: &Conversation, learn: Learn) -> Result<Vec<Turn>, RowProblem> {
     let mut turns = Vec::new();
-    for (place, message) in messages.iter().enumerate() {
-        let learnt = is_learnt(place, message)?;
+    for (place, message) in conversation.messages.iter().enumerate() {
+        // All of a prompt is learnt, or nothing.
+        let of_the_prompt = place < conversation.learnt_from && learn != Learn::Everything;
+        let learnt = is_learnt(place, message)? && !of_the_prompt;
         if message.role() == "assistant" {
             turns.push(Turn { place, learnt });
         }

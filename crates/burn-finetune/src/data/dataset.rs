@@ -2,11 +2,11 @@
 
 use crate::data::encode::{Row, RowEncoder};
 use crate::data::file;
+use crate::data::source::Sources;
 use crate::error::FinetuneError;
 use std::collections::BTreeSet;
-use std::path::Path;
 
-/// All rows of a data file, tokenised.
+/// All rows of data files, tokenised.
 #[derive(Debug, Clone, Default)]
 pub struct Dataset {
     rows: Vec<Row>,
@@ -14,14 +14,15 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads a file: `.txt` as one text cut into rows ([`RowEncoder::pack`]), anything else as JSONL, one
-    /// row a line ([`RowEncoder::json_line`]); blank lines are skipped.
+    /// Reads files, those of a folder by their names: a `.txt` file as one text cut into rows ([`RowEncoder::pack`]),
+    /// anything else as rows ([`RowEncoder::json_line`] says which): objects in JSON, one after another or in arrays, CSV
+    /// and TSV whose first line names the columns, and Parquet. All but Parquet may be in gzip or zstd.
     ///
     /// # Errors
-    /// [`FinetuneError::Read`], [`FinetuneError::Line`] with the line's number,
-    /// [`FinetuneError::NoData`], and [`FinetuneError::RowLength`] for a length under 2.
-    pub fn read(path: &Path, encoder: &RowEncoder<'_>) -> Result<Self, FinetuneError> {
-        file::read(path, encoder)
+    /// [`FinetuneError::Read`], [`FinetuneError::Format`] for a file that is not read, [`FinetuneError::Line`] with the
+    /// place of a row, [`FinetuneError::NoData`], and [`FinetuneError::RowLength`] for a length under 2.
+    pub fn read(sources: &Sources, encoder: &RowEncoder<'_>) -> Result<Self, FinetuneError> {
+        file::read(sources, encoder)
     }
 
     /// Returns a data set of the given rows.

@@ -1,105 +1,132 @@
-//! The rows of a file.
+//! The rows of files.
 
 use crate::data::dataset::Dataset;
 use crate::data::encode::{Row, RowEncoder};
-use crate::error::{FinetuneError, RowProblem, RowWarning};
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use crate::data::example::Example;
+use crate::data::source::{self, Content, Record, Share, Sources, Utf8};
+use crate::data::warnings::Warnings;
+use crate::error::{FinetuneError, Place, RowProblem};
+use std::io::Read;
 use std::path::Path;
 
-/// Reads a file as [`Dataset::read`] says.
-pub fn read(path: &Path, encoder: &RowEncoder<'_>) -> Result<Dataset, FinetuneError> {
+/// Reads files as [`Dataset::read`] says.
+pub fn read(sources: &Sources, encoder: &RowEncoder<'_>) -> Result<Dataset, FinetuneError> {
     if encoder.max_len < 2 {
         return Err(FinetuneError::RowLength {
             value: encoder.max_len,
             reason: "a row needs a token and its successor".into(),
         });
     }
-    let is_text = path
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("txt"));
-    let data = if is_text {
-        Dataset::from_rows(read_text(path, encoder)?)
-    } else {
-        read_json_lines(path, encoder)?
-    };
-    if data.is_empty() {
-        return Err(FinetuneError::NoData {
-            path: path.to_owned(),
-            reason: if is_text {
-                "a text needs at least two tokens"
-            } else {
-                "every line is blank; a row is a JSON object on a line of its own"
-            },
-        });
-    }
-    Ok(data)
-}
-
-fn read_text(path: &Path, encoder: &RowEncoder<'_>) -> Result<Vec<Row>, FinetuneError> {
-    let text = std::fs::read_to_string(path).map_err(|source| read_error(path, source))?;
-    encoder
-        .pack(&text)
-        .map_err(|problem| line_error(path, 1, problem))
-}
-
-fn read_json_lines(path: &Path, encoder: &RowEncoder<'_>) -> Result<Dataset, FinetuneError> {
-    let file = File::open(path).map_err(|source| read_error(path, source))?;
+    let (files, mut warnings) = sources.files()?;
     let mut rows = Vec::new();
-    let mut warnings = Warnings::default();
-    for (place, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(|source| read_error(path, source))?;
-        // Editors on Windows put a byte-order mark at the start of a file.
-        let line = line.trim_start_matches('\u{feff}').trim();
-        if line.is_empty() {
-            continue;
-        }
-        let encoded = encoder
-            .json_line(line)
-            .map_err(|problem| line_error(path, place + 1, problem))?;
-        rows.extend(encoded.rows);
-        for warning in encoded.warnings {
-            warnings.add(place + 1, warning);
-        }
-    }
-    Ok(Dataset::from_rows(rows).with_warnings(warnings.told(path)))
-}
-
-/// The first warning of each kind with its line, and the number of its lines.
-#[derive(Default)]
-struct Warnings(Vec<(usize, RowWarning, usize)>);
-
-impl Warnings {
-    fn add(&mut self, line: usize, warning: RowWarning) {
-        let kind = std::mem::discriminant(&warning);
-        let known = self.0.iter_mut();
-        let mut known = known.filter(|(_, first, _)| std::mem::discriminant(first) == kind);
-        match known.next() {
-            Some((_, _, count)) => *count += 1,
-            None => self.0.push((line, warning, 1)),
-        }
-    }
-
-    fn told(self, path: &Path) -> Vec<String> {
-        let told = |(line, warning, count): (usize, RowWarning, usize)| {
-            let first = format!("{}:{line}: {warning}", path.display());
-            match count - 1 {
-                0 => first,
-                more => format!("{first} ({} such lines)", more + 1),
+    for (place, file) in files.iter().enumerate() {
+        let path = file.path();
+        let share = Share::new(file.weight(), place);
+        let content = source::open(path, sources.columns()).map_err(|fault| fault.of(path))?;
+        match content {
+            Content::Text(text) => rows.extend(read_text(path, text, share, encoder)?),
+            Content::Rows {
+                rows: records,
+                unread,
+            } => {
+                let mut told = Warnings::new(path, unread);
+                let mut reader = RecordReader {
+                    path,
+                    sources,
+                    encoder,
+                    share,
+                    rows: &mut rows,
+                    warnings: &mut told,
+                };
+                reader.read(records)?;
+                warnings.extend(told.told());
             }
-        };
-        self.0.into_iter().map(told).collect()
+        }
+    }
+    Ok(Dataset::from_rows(rows).with_warnings(warnings))
+}
+
+fn read_text(
+    path: &Path,
+    mut text: Utf8<impl Read>,
+    mut share: Share,
+    encoder: &RowEncoder<'_>,
+) -> Result<Vec<Row>, FinetuneError> {
+    let mut whole = String::new();
+    text.read_to_string(&mut whole)
+        .map_err(|source| FinetuneError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+    let rows = encoder
+        .pack(&whole)
+        .map_err(|problem| line_error(path, Place::Line(1), problem))?;
+    if rows.is_empty() {
+        return Err(no_data(path, "a text needs at least two tokens"));
+    }
+    let rows = rows.into_iter();
+    Ok(rows
+        .flat_map(|row| {
+            let times = share.next();
+            std::iter::repeat_n(row, times)
+        })
+        .collect())
+}
+
+/// Turns the records of a file into rows.
+struct RecordReader<'a, 'e> {
+    path: &'a Path,
+    sources: &'a Sources,
+    encoder: &'a RowEncoder<'e>,
+    share: Share,
+    rows: &'a mut Vec<Row>,
+    warnings: &'a mut Warnings,
+}
+
+impl RecordReader<'_, '_> {
+    fn read(
+        &mut self,
+        records: impl Iterator<Item = Result<Record, source::Fault>>,
+    ) -> Result<(), FinetuneError> {
+        let mut is_empty = true;
+        for record in records {
+            let record = record.map_err(|fault| fault.of(self.path))?;
+            is_empty = false;
+            let times = self.share.next();
+            if times > 0 {
+                self.record(&record, times)
+                    .map_err(|problem| line_error(self.path, record.place, problem))?;
+            }
+        }
+        if is_empty {
+            return Err(no_data(self.path, "there is no row in it"));
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, record: &Record, times: usize) -> Result<(), RowProblem> {
+        let (example, unread) = Example::read(&record.value, self.sources.columns())?;
+        self.warnings.add_unread(unread);
+        let encoded = self.encoder.example(example)?;
+        for warning in encoded.warnings {
+            self.warnings.add(record.place, warning);
+        }
+        for _ in 1..times {
+            self.rows.extend(encoded.rows.iter().cloned());
+        }
+        self.rows.extend(encoded.rows);
+        Ok(())
     }
 }
 
-fn read_error(path: &Path, source: std::io::Error) -> FinetuneError {
-    FinetuneError::Read {
+fn no_data(path: &Path, reason: &'static str) -> FinetuneError {
+    FinetuneError::NoData {
         path: path.to_owned(),
-        source,
+        reason,
     }
 }
 
-fn line_error(path: &Path, line: usize, problem: RowProblem) -> FinetuneError {
+fn line_error(path: &Path, line: Place, problem: RowProblem) -> FinetuneError {
     FinetuneError::Line {
         path: path.to_owned(),
         line,

@@ -207,7 +207,8 @@ fn a_text_without_an_end_is_told_once_a_file() {
         "\n{\"text\": \"cat\"}\n{\"prompt\": \"c\", \"completion\": \"at\"}\n",
     )
     .unwrap();
-    let data = burn_finetune::Dataset::read(&path, &encoder).unwrap();
+    let data =
+        burn_finetune::Dataset::read(&burn_finetune::Sources::file(&path), &encoder).unwrap();
     let [warning] = data.warnings() else {
         panic!("{:?}", data.warnings())
     };
@@ -215,5 +216,5 @@ fn a_text_without_an_end_is_told_once_a_file() {
         warning.contains("rows.jsonl:2: no file names an end token"),
         "{warning}"
     );
-    assert!(warning.ends_with("(2 such lines)"), "{warning}");
+    assert!(warning.ends_with("(2 such rows)"), "{warning}");
 }

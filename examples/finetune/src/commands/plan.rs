@@ -1,7 +1,5 @@
 //! `finetune plan`: what a training run would take, before it loads anything.
 
-use std::path::Path;
-
 use anyhow::Result;
 use burn_finetune::memory;
 use burn_qlora::peft::{AdapterConfig, CONFIG_FILE};
@@ -11,7 +9,7 @@ use crate::known_models;
 use crate::opened_model::OpenedModel;
 use crate::plan::{Plan, Planned};
 use crate::progress::human_bytes;
-use crate::run::{Adapter, PlanRun, PlannedModel, Training};
+use crate::run::{Adapter, DataFiles, PlanRun, PlannedModel, Training};
 
 /// Prints the terms and the peak for the model, and for the models of the QLoRA paper under the same flags.
 ///
@@ -21,7 +19,7 @@ pub fn run(run: &PlanRun) -> Result<()> {
     let training = &run.training;
     let (model, longest) = match &run.model {
         PlannedModel::Known(name) => known(name, training)?,
-        PlannedModel::Files { data } => opened(data.as_deref(), training)?,
+        PlannedModel::Files { data } => opened(data.as_ref(), training)?,
     };
     let lora = match &training.adapter {
         Adapter::Trained(dir) => AdapterConfig::read(&dir.join(CONFIG_FILE))?,
@@ -85,11 +83,11 @@ fn known(name: &str, training: &Training) -> Result<(Planned, usize)> {
 }
 
 /// Returns the model of files, and the length of its longest row.
-fn opened(data: Option<&Path>, training: &Training) -> Result<(Planned, usize)> {
+fn opened(data: Option<&DataFiles>, training: &Training) -> Result<(Planned, usize)> {
     let opened = OpenedModel::open(&training.model)?;
     let longest = match data {
-        Some(path) => opened
-            .training_data(path, training.limits, training.packing)?
+        Some(files) => opened
+            .training_data(files, training.limits, training.packing)?
             .longest(),
         None => opened.seq_len(training.limits)?,
     };

@@ -36,7 +36,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let eval = run
         .eval_data
         .as_ref()
-        .map(|path| opened.dataset(path, training.limits))
+        .map(|files| opened.dataset(files, training.limits))
         .transpose()?;
     let config = training.config(data.len())?;
 
@@ -248,7 +248,7 @@ fn settings(
                 "compute-dtype",
                 json!(training.model.compute_dtype.to_string()),
             ),
-            ("data", json!(run.data)),
+            ("data", run.data.setting()),
             // In hexadecimal, because JSON numbers hold fewer bits.
             (
                 "data-fingerprint",

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use burn_finetune::TrainConfig;
 use burn_qlora::{Checkpointing, LoraConfig, Targets};
 
+use super::data::DataFiles;
 use super::model::Model;
 use super::optimizer::Optimizer;
 use super::rows::RowLimits;
@@ -15,9 +16,9 @@ pub struct TrainRun {
     /// The run itself.
     pub training: Training,
     /// The rows to train on.
-    pub data: PathBuf,
+    pub data: DataFiles,
     /// The rows to measure the loss on.
-    pub eval_data: Option<PathBuf>,
+    pub eval_data: Option<DataFiles>,
     /// Everything that is written.
     pub output: Output,
 }
@@ -37,7 +38,7 @@ pub enum PlannedModel {
     /// The one that the run would train.
     Files {
         /// The rows it would train on, if they are known.
-        data: Option<PathBuf>,
+        data: Option<DataFiles>,
     },
     /// A well-known one by its name, without its files.
     Known(String),
@@ -103,7 +104,8 @@ impl TrainRun {
     /// # Errors
     /// No data or no output directory, and as [`Training`]'s.
     pub fn resolve(mut flags: TrainFlags) -> Result<Self> {
-        let data = flags.data.take();
+        let data = training_data(&mut flags)?;
+        let eval_data = std::mem::take(&mut flags.eval_data);
         let dir = flags.output.take();
         Ok(Self {
             data: data.context("no data is given; name a file with --data")?,
@@ -114,7 +116,7 @@ impl TrainRun {
                 eval_every: (flags.eval_every > 0).then_some(flags.eval_every),
                 save_every: (flags.save_every > 0).then_some(flags.save_every),
             },
-            eval_data: flags.eval_data.take(),
+            eval_data: DataFiles::resolve(eval_data, &[], &flags.rows.columns)?,
             training: Training::resolve(flags)?,
         })
     }
@@ -133,7 +135,7 @@ impl PlanRun {
                 PlannedModel::Known(name)
             }
             None => PlannedModel::Files {
-                data: train.data.take(),
+                data: training_data(&mut train)?,
             },
         };
         Ok(Self {
@@ -217,6 +219,12 @@ impl Adapter {
             Self::Trained(dir) => Some(dir),
         }
     }
+}
+
+/// Returns the rows to train on, if any are named.
+fn training_data(flags: &mut TrainFlags) -> Result<Option<DataFiles>> {
+    let names = std::mem::take(&mut flags.data);
+    DataFiles::resolve(names, &flags.data_weights, &flags.rows.columns)
 }
 
 /// Returns the configuration of fresh adapters.

@@ -3,6 +3,7 @@
 //! - [`support`]: runs the binary, makes models, data and broken files.
 //! - [`train`], [`plan`], [`eval`], [`generate`], [`quantize`]: what each command does.
 //! - [`chat_data`]: conversations as data.
+//! - [`data_files`]: data in the formats people have.
 //! - [`families`]: all of that on the families beside LLaMA.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
 //! - [`paging`]: optimizer state that does not stay in memory.
@@ -13,6 +14,7 @@
 //! - [`full_disk`]: the same when the disk is full while saving.
 
 mod chat_data;
+mod data_files;
 #[cfg(feature = "wgpu")]
 mod device_memory;
 mod eval;
