@@ -43,7 +43,13 @@ pub fn read(sources: &Sources, encoder: &RowEncoder<'_>) -> Result<Dataset, Fine
             }
         }
     }
-    Ok(Dataset::from_rows(rows).with_warnings(warnings))
+    match files.first() {
+        Some(file) if rows.is_empty() => Err(no_data(
+            file.path(),
+            "the weights take none of the rows; raise them",
+        )),
+        _ => Ok(Dataset::from_rows(rows).with_warnings(warnings)),
+    }
 }
 
 fn read_text(

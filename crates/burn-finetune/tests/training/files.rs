@@ -514,6 +514,9 @@ fn several_files_and_folders_are_read_in_order() {
         let error = source("a.csv").with_weight(weight).unwrap_err().to_string();
         assert!(error.contains("above 0"), "{error}");
     }
+    let nothing = Sources::new([source("a.csv").with_weight(1e-9).unwrap()]);
+    let error = model.read(&nothing).unwrap_err();
+    assert!(error.contains("take none of the rows"), "{error}");
     let empty = tempfile::tempdir().unwrap();
     let error = model.read(&Sources::file(empty.path())).unwrap_err();
     assert!(
