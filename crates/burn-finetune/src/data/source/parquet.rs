@@ -1,5 +1,5 @@
-/// A decoder for pages in zstd.
-mod zstd;
+/// The pages of a column.
+mod pages;
 
 use super::open::{Fault, Record};
 use crate::data::columns::Columns;
@@ -7,6 +7,7 @@ use crate::data::example;
 use crate::error::{Place, RowProblem};
 use crate::template::object;
 use minijinja::value::Value;
+use pages::Pages;
 use parquet::basic::{Compression, ConvertedType, Repetition, Type as Physical};
 use parquet::bloom_filter::Sbbf;
 use parquet::column::page::PageReader;
@@ -136,30 +137,38 @@ impl RowGroupReader for Group<'_> {
 
     fn get_column_page_reader(&self, column: usize) -> Result<Box<dyn PageReader>, ParquetError> {
         let chunk = self.metadata.column(column);
-        let rows = usize::try_from(self.metadata.num_rows())?;
-        match chunk.compression() {
+        let start = chunk.dictionary_page_offset().unwrap_or(i64::MAX);
+        let start = start.min(chunk.data_page_offset());
+        let end = start.checked_add(chunk.compressed_size());
+        let len = i64::try_from(self.file.metadata()?.len())?;
+        if start < 0 || end.is_none_or(|end| end < start || end > len) {
+            return Err(ParquetError::General(format!(
+                "its column {} does not lie within the file; it is cut off or damaged, fetch it again",
+                chunk.column_path()
+            )));
+        }
+        let in_zstd = matches!(chunk.compression(), Compression::ZSTD(_));
+        let chunk = match chunk.compression() {
+            // Without a codec the pages come as they are in the file.
             Compression::ZSTD(_) => {
-                // Without a codec the pages come as they are in the file.
                 let plain = chunk.clone().into_builder();
-                let plain = plain.set_compression(Compression::UNCOMPRESSED).build()?;
-                let packed = SerializedPageReader::new(self.file.clone(), &plain, rows, None)?;
-                Ok(Box::new(zstd::Pages::new(packed)))
+                plain.set_compression(Compression::UNCOMPRESSED).build()?
             }
             Compression::UNCOMPRESSED
             | Compression::SNAPPY
             | Compression::GZIP(_)
             | Compression::LZ4
-            | Compression::LZ4_RAW => Ok(Box::new(SerializedPageReader::new(
-                self.file.clone(),
-                chunk,
-                rows,
-                None,
-            )?)),
-            other => Err(ParquetError::General(format!(
-                "its column {} is packed with {other}, which is not built in; write the file with zstd or snappy",
-                chunk.column_path()
-            ))),
-        }
+            | Compression::LZ4_RAW => chunk.clone(),
+            other => {
+                return Err(ParquetError::General(format!(
+                    "its column {} is packed with {other}, which is not built in; write the file with zstd or snappy",
+                    chunk.column_path()
+                )));
+            }
+        };
+        let rows = usize::try_from(self.metadata.num_rows())?;
+        let pages = SerializedPageReader::new(self.file.clone(), &chunk, rows, None)?;
+        Ok(Box::new(Pages::new(pages, in_zstd)))
     }
 
     fn get_column_bloom_filter(&self, _column: usize) -> Option<&Sbbf> {
