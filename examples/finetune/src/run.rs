@@ -1,7 +1,7 @@
 //! The command line resolved: plain values, each checked once, which are all that the commands read.
 
 /// The files of a data set.
-mod data;
+mod data_files;
 /// `finetune eval`.
 mod eval;
 /// `finetune generate`.
@@ -17,7 +17,7 @@ mod rows;
 /// `finetune train` and `finetune plan`.
 mod train;
 
-pub use data::DataFiles;
+pub use data_files::DataFiles;
 pub use eval::EvalRun;
 pub use generate::{GenerateRun, Input};
 pub use model::Model;

@@ -1,54 +1,94 @@
 //! The rows of files.
 
+use crate::data::columns::Columns;
 use crate::data::dataset::Dataset;
-use crate::data::encode::{Row, RowEncoder};
+use crate::data::encode::{Encoded, RowEncoder};
 use crate::data::example::Example;
-use crate::data::source::{self, Content, Record, Share, Sources, Utf8};
+use crate::data::source::{self, Content, Fault, Record, Share, Source, Sources, Utf8};
 use crate::data::warnings::Warnings;
 use crate::error::{FinetuneError, Place, RowProblem};
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
 
+/// Takes what became of an example, and may end the reading.
+pub type Push<'a> = dyn FnMut(Place, Result<Encoded, RowProblem>) -> Result<(), FinetuneError> + 'a;
+
+/// Most columns that are remembered as not read; of endless names a warning tells a few.
+const UNREAD: usize = 1000;
+
 /// Reads files as [`Dataset::read`] says.
 pub fn read(sources: &Sources, encoder: &RowEncoder<'_>) -> Result<Dataset, FinetuneError> {
-    if encoder.max_len < 2 {
-        return Err(FinetuneError::RowLength {
-            value: encoder.max_len,
-            reason: "a row needs a token and its successor".into(),
-        });
-    }
-    let (files, mut warnings) = sources.files()?;
+    let (files, mut told) = sources.files()?;
     let mut rows = Vec::new();
     for (place, file) in files.iter().enumerate() {
         let path = file.path();
+        let mut warnings = Warnings::new(path);
         let share = Share::new(file.weight(), place);
-        let content = source::open(path, sources.columns()).map_err(|fault| fault.of(path))?;
-        match content {
-            Content::Text(text) => rows.extend(read_text(path, text, share, encoder)?),
-            Content::Rows {
-                rows: records,
-                unread,
-            } => {
-                let mut told = Warnings::new(path, unread);
-                let mut reader = RecordReader {
-                    path,
-                    sources,
-                    encoder,
-                    share,
-                    rows: &mut rows,
-                    warnings: &mut told,
-                };
-                reader.read(records)?;
-                warnings.extend(told.told());
-            }
-        }
+        let unread = read_file(
+            file,
+            share,
+            sources.columns(),
+            encoder,
+            &mut |place, encoded| {
+                let encoded = encoded.map_err(|problem| FinetuneError::Line {
+                    path: path.to_owned(),
+                    line: place,
+                    problem,
+                })?;
+                rows.extend(encoded.rows);
+                for warning in encoded.warnings {
+                    warnings.add(place, warning);
+                }
+                Ok(())
+            },
+        )?;
+        told.extend(warnings.told(unread));
     }
     match files.first() {
         Some(file) if rows.is_empty() => Err(no_data(
             file.path(),
             "the weights take none of the rows; raise them",
         )),
-        _ => Ok(Dataset::from_rows(rows).with_warnings(warnings)),
+        _ => Ok(Dataset::from_rows(rows).with_warnings(told)),
+    }
+}
+
+/// Hands the rows of a file to `push`, one example at a time, and returns the columns that were not read.
+///
+/// # Errors
+/// A file that cannot be read or holds nothing, [`FinetuneError::RowLength`] for a length under 2, and those of `push`.
+fn read_file(
+    file: &Source,
+    share: Share,
+    columns: &Columns,
+    encoder: &RowEncoder<'_>,
+    push: &mut Push<'_>,
+) -> Result<BTreeSet<String>, FinetuneError> {
+    if encoder.max_len < 2 {
+        return Err(FinetuneError::RowLength {
+            value: encoder.max_len,
+            reason: "a row needs a token and its successor".into(),
+        });
+    }
+    let path = file.path();
+    match source::open(path, columns).map_err(|fault| fault.of(path))? {
+        Content::Text(text) => {
+            read_text(path, text, share, encoder, push)?;
+            Ok(BTreeSet::new())
+        }
+        Content::Rows { rows, unread } => {
+            let mut unread: BTreeSet<String> = unread.into_iter().collect();
+            let mut encode = |record: &Record| {
+                let (example, others) = Example::read(&record.value, columns)?;
+                if unread.len() < UNREAD {
+                    unread.extend(others);
+                }
+                encoder.example(example)
+            };
+            read_rows(path, rows, share, &mut encode, push)?;
+            Ok(unread)
+        }
     }
 }
 
@@ -57,85 +97,63 @@ fn read_text(
     mut text: Utf8<impl Read>,
     mut share: Share,
     encoder: &RowEncoder<'_>,
-) -> Result<Vec<Row>, FinetuneError> {
+    push: &mut Push<'_>,
+) -> Result<(), FinetuneError> {
     let mut whole = String::new();
     text.read_to_string(&mut whole)
-        .map_err(|source| FinetuneError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-    let rows = encoder
-        .pack(&whole)
-        .map_err(|problem| line_error(path, Place::Line(1), problem))?;
-    if rows.is_empty() {
-        return Err(no_data(path, "a text needs at least two tokens"));
+        .map_err(|source| Fault::Read(source).of(path))?;
+    let place = Place::Line(1);
+    let rows = match encoder.pack(&whole) {
+        Ok(rows) if rows.is_empty() => {
+            return Err(no_data(path, "a text needs at least two tokens"));
+        }
+        Ok(rows) => rows,
+        Err(problem) => return push(place, Err(problem)),
+    };
+    for row in rows {
+        for _ in 0..share.next() {
+            let encoded = Encoded {
+                rows: vec![row.clone()],
+                ..Encoded::default()
+            };
+            push(place, Ok(encoded))?;
+        }
     }
-    let rows = rows.into_iter();
-    Ok(rows
-        .flat_map(|row| {
-            let times = share.next();
-            std::iter::repeat_n(row, times)
-        })
-        .collect())
+    Ok(())
 }
 
-/// Turns the records of a file into rows.
-struct RecordReader<'a, 'e> {
-    path: &'a Path,
-    sources: &'a Sources,
-    encoder: &'a RowEncoder<'e>,
-    share: Share,
-    rows: &'a mut Vec<Row>,
-    warnings: &'a mut Warnings,
-}
-
-impl RecordReader<'_, '_> {
-    fn read(
-        &mut self,
-        records: impl Iterator<Item = Result<Record, source::Fault>>,
-    ) -> Result<(), FinetuneError> {
-        let mut is_empty = true;
-        for record in records {
-            let record = record.map_err(|fault| fault.of(self.path))?;
-            is_empty = false;
-            let times = self.share.next();
-            if times > 0 {
-                self.record(&record, times)
-                    .map_err(|problem| line_error(self.path, record.place, problem))?;
+fn read_rows(
+    path: &Path,
+    rows: impl Iterator<Item = Result<Record, Fault>>,
+    mut share: Share,
+    encode: &mut dyn FnMut(&Record) -> Result<Encoded, RowProblem>,
+    push: &mut Push<'_>,
+) -> Result<(), FinetuneError> {
+    let mut is_empty = true;
+    for record in rows {
+        let record = record.map_err(|fault| fault.of(path))?;
+        is_empty = false;
+        let times = share.next();
+        if times == 0 {
+            continue;
+        }
+        let encoded = encode(&record);
+        if let Ok(encoded) = &encoded {
+            for _ in 1..times {
+                push(record.place, Ok(encoded.clone()))?;
             }
         }
-        if is_empty {
-            return Err(no_data(self.path, "there is no row in it"));
-        }
-        Ok(())
+        push(record.place, encoded)?;
     }
-
-    fn record(&mut self, record: &Record, times: usize) -> Result<(), RowProblem> {
-        let (example, unread) = Example::read(&record.value, self.sources.columns())?;
-        self.warnings.add_unread(unread);
-        let encoded = self.encoder.example(example)?;
-        for warning in encoded.warnings {
-            self.warnings.add(record.place, warning);
-        }
-        for _ in 1..times {
-            self.rows.extend(encoded.rows.iter().cloned());
-        }
-        self.rows.extend(encoded.rows);
-        Ok(())
+    if is_empty {
+        return Err(no_data(path, "there is no row in it"));
     }
+    Ok(())
 }
 
 fn no_data(path: &Path, reason: &'static str) -> FinetuneError {
     FinetuneError::NoData {
         path: path.to_owned(),
         reason,
-    }
-}
-
-fn line_error(path: &Path, line: Place, problem: RowProblem) -> FinetuneError {
-    FinetuneError::Line {
-        path: path.to_owned(),
-        line,
-        problem,
     }
 }

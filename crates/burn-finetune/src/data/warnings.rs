@@ -5,20 +5,18 @@ use crate::error::{Place, RowWarning};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// The first warning of each kind with its place and the number of such rows, and the columns that are not read.
+/// The first warning of each kind with its place, and the number of such rows.
 pub struct Warnings {
     path: PathBuf,
     first: Vec<(Place, RowWarning, usize)>,
-    unread: BTreeSet<String>,
 }
 
 impl Warnings {
-    /// Returns those of a file, with columns that are not read.
-    pub fn new(path: &Path, unread: Vec<String>) -> Self {
+    /// Returns those of a file.
+    pub fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
             first: Vec::new(),
-            unread: unread.into_iter().collect(),
         }
     }
 
@@ -33,17 +31,8 @@ impl Warnings {
         }
     }
 
-    /// Adds columns of a row that are not read.
-    pub fn add_unread(&mut self, columns: Vec<String>) {
-        // Of endless names a warning tells a few.
-        const MOST: usize = 1000;
-        if self.unread.len() < MOST {
-            self.unread.extend(columns);
-        }
-    }
-
-    /// Returns them as lines.
-    pub fn told(self) -> Vec<String> {
+    /// Returns them as lines, with one of the columns that were not read.
+    pub fn told(self, unread: BTreeSet<String>) -> Vec<String> {
         let path = self.path.display();
         let told_of_row = |(place, warning, count): (Place, RowWarning, usize)| {
             let first = format!("{path}{place}: {warning}");
@@ -53,8 +42,8 @@ impl Warnings {
             }
         };
         let mut lines: Vec<String> = self.first.into_iter().map(told_of_row).collect();
-        if !self.unread.is_empty() {
-            let names: Vec<String> = self.unread.into_iter().collect();
+        if !unread.is_empty() {
+            let names: Vec<String> = unread.into_iter().collect();
             lines.push(format!("{path}: not read: {}", told(&names)));
         }
         lines

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::data::DataFiles;
+use super::data_files::DataFiles;
 use super::model::Model;
 use super::rows::RowLimits;
 use crate::flags::EvalFlags;

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use burn_finetune::TrainConfig;
 use burn_qlora::{Checkpointing, LoraConfig, Targets};
 
-use super::data::DataFiles;
+use super::data_files::DataFiles;
 use super::model::Model;
 use super::optimizer::Optimizer;
 use super::rows::RowLimits;
