@@ -47,6 +47,26 @@ pub enum FinetuneError {
     /// Names of columns that cannot be used.
     #[error("column {0}")]
     Columns(String),
+    /// Rows of a data file that are longer than the longest allowed.
+    #[error(
+        "{}{line}: {count} of {examples} rows {} longer than {max} tokens, this one first; the longest has {longest}: \
+         take them whole with --seq-len {longest}, or cut them with --truncate",
+        path.display(), if *count == 1 { "is" } else { "are" }
+    )]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The place of the first.
+        line: Place,
+        /// How many there are.
+        count: usize,
+        /// How many examples the file has.
+        examples: usize,
+        /// The tokens of the longest.
+        longest: usize,
+        /// The longest allowed.
+        max: usize,
+    },
     /// A data file with nothing in it to learn from.
     #[error("{} has no data: {reason}", path.display())]
     NoData {
@@ -270,7 +290,9 @@ pub enum RowProblem {
     #[error("nothing to learn: {0}")]
     NoTargets(&'static str),
     /// The row is longer than the longest allowed.
-    #[error("{len} tokens, but {max} is the longest allowed; shorten it or ask for truncation")]
+    #[error(
+        "{len} tokens, but {max} is the longest allowed; raise --seq-len or cut it with --truncate"
+    )]
     TooLong {
         /// Its length in tokens.
         len: usize,
@@ -298,4 +320,34 @@ pub enum RowWarning {
          trained on them does not stop"
     )]
     NoEnd,
+}
+
+impl RowProblem {
+    /// Returns the kind of fault as one word, for counting and for machines.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotJson(_) => "not_json",
+            Self::NotObject(_) => "not_object",
+            Self::Preference { .. } => "preference",
+            Self::UnknownKeys { .. } => "unknown_keys",
+            Self::WrongType(_) => "wrong_type",
+            Self::NoTemplate => "no_template",
+            Self::Template(_) => "template",
+            Self::NotIncremental { .. } => "not_incremental",
+            Self::OutsideVocabulary { .. } => "outside_vocabulary",
+            Self::NoTargets(_) => "no_targets",
+            Self::TooLong { .. } => "too_long",
+            Self::Tokenizer(_) => "tokenizer",
+        }
+    }
+}
+
+impl RowWarning {
+    /// Returns the kind of warning as one word, for counting and for machines.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::LeftOut { .. } => "left_out",
+            Self::NoEnd => "no_end",
+        }
+    }
 }

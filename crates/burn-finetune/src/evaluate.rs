@@ -20,7 +20,7 @@ pub struct EvalReport {
 /// Runs `model` over `dataset`, without gradients and dropout, and returns the mean over all target tokens.
 ///
 /// # Errors
-/// [`FinetuneError::Device`] when a loss cannot be read.
+/// [`FinetuneError::Device`] when a loss cannot be read, [`FinetuneError::Read`] when a row cannot.
 ///
 /// # Panics
 /// When `batch_size` is 0.
@@ -33,8 +33,12 @@ pub fn evaluate<M: CausalLm>(
     let device = model.device().without_autodiff();
     let mut sum = 0.0;
     let mut tokens = 0;
-    for rows in dataset.rows().chunks(batch_size) {
-        let batch = Batch::collate(&rows.iter().collect::<Vec<&Row>>(), &device);
+    for start in (0..dataset.len()).step_by(batch_size) {
+        let places = start..(start + batch_size).min(dataset.len());
+        let rows: Vec<Row> = places
+            .map(|place| dataset.row(place))
+            .collect::<Result<_, _>>()?;
+        let batch = Batch::collate(&rows, &device);
         tokens += batch.target_tokens;
         // Read batch by batch, so that a device never has more than one in flight.
         sum += scalar("evaluation loss", model.loss_sum(&batch.tensors))?;

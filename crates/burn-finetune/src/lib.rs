@@ -27,8 +27,8 @@ mod train;
 
 pub use checkpoint::RunDir;
 pub use data::{
-    Batch, Columns, Dataset, Encoded, Learn, Order, Row, RowEncoder, Source, Sources, TextEncoder,
-    is_data_file,
+    Batch, Columns, Counts, Dataset, DatasetBuilder, Encoded, Learn, Order, Row, RowCache,
+    RowEncoder, Source, Sources, Split, TextEncoder, Told, is_data_file,
 };
 pub use error::{FinetuneError, Place, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};

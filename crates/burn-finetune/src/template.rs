@@ -126,6 +126,18 @@ impl ChatTemplate {
         Ok(marks::spans(&marked, text).filter(|spans| !spans.is_empty()))
     }
 
+    /// Returns all that decides what it writes: its source, the special tokens and, if it asks for it, the date.
+    pub(crate) fn identity(&self) -> String {
+        let source = self.environment.get_template(NAME);
+        let source = source.as_ref().map_or("", |template| template.source());
+        let date = chrono::Local::now().format("%F");
+        let date = source.contains("strftime_now").then(|| date.to_string());
+        format!(
+            "{source:?} {} {:?} {date:?}",
+            self.has_marks, self.special_tokens
+        )
+    }
+
     /// Returns whether the template takes a content in parts apart, rather than printing the list or failing on it.
     pub(crate) fn goes_through_parts(&self) -> bool {
         self.goes_through_parts

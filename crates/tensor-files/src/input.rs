@@ -39,6 +39,15 @@ impl InputFile {
         })
     }
 
+    /// Returns an open file to read from, known by `path` in errors.
+    pub(crate) fn of(file: File, path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            len: file.metadata()?.len(),
+            path: path.to_owned(),
+            file: Mutex::new(file),
+        })
+    }
+
     /// Returns the path it was opened at.
     pub fn path(&self) -> &Path {
         &self.path

@@ -11,6 +11,7 @@
 //!   they are complete.
 //! - [`StagedDir`]: a folder that takes its name when it is complete.
 //! - [`InputFile`]: a file read at positions that are checked first.
+//! - [`ScratchFile`]: a nameless file for what is too much for memory.
 //! - [`TensorFileError`], and [`Malformation`], the ways in which a file can be broken.
 //!
 //! # Why not another crate
@@ -24,6 +25,7 @@ mod error;
 mod file_group;
 mod header;
 mod input;
+mod scratch_file;
 mod spool;
 mod staged_dir;
 mod sync;
@@ -35,6 +37,7 @@ pub use error::{Malformation, TensorFileError};
 pub use file_group::FileGroup;
 pub use input::{InputFile, InputReader};
 pub use safetensors::Dtype;
+pub use scratch_file::ScratchFile;
 pub use spool::TensorSpool;
 pub use staged_dir::StagedDir;
 pub use tensor_file::{StoredTensor, TensorFile};

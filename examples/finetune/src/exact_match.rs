@@ -37,9 +37,9 @@ pub struct Question {
 /// # Errors
 /// A row without a prompt, as those of plain text are.
 pub fn questions(opened: &OpenedModel, data: &Dataset) -> Result<Vec<Question>> {
-    let rows = data.rows().iter().enumerate();
+    let rows = data.rows().enumerate();
     rows.map(|(place, row)| {
-        question(opened, row).with_context(|| format!("--exact-match, row {}", place + 1))
+        question(opened, &row?).with_context(|| format!("--exact-match, row {}", place + 1))
     })
     .collect()
 }

@@ -30,6 +30,7 @@ Examples:
   finetune train --model SmolLM2.gguf --data notes.jsonl --output run --epochs 3
   finetune plan --model SmolLM2.gguf --seq-len 4096 --checkpointing layer
   finetune plan --like qwen3-8b --device cuda --compute-dtype bf16
+  finetune data --model SmolLM2.gguf --data notes.jsonl --show 5
   finetune eval --model SmolLM2.gguf --adapter run --data held-out.jsonl --exact-match
   finetune generate --model SmolLM2.gguf --adapter run --chat
   finetune quantize --model SmolLM2.gguf --output SmolLM2-nf4";
@@ -52,6 +53,13 @@ pub enum Command {
         mut_arg("model", |arg| arg.required_unless_present_any(["config", "like"]))
     )]
     Plan(Box<PlanFlags>),
+    /// See what a data set becomes: rows with the part that is learnt, lengths, and what cannot be used and why
+    #[command(
+        override_usage = "finetune data --model <MODEL> --data <FILE> [OPTIONS OF TRAIN]",
+        after_help = DATA_HELP,
+        mut_arg("data", |arg| arg.required_unless_present("config"))
+    )]
+    Data(Box<DataFlags>),
     /// Measure loss and perplexity on a data set, and how many answers come out exactly right
     Eval(EvalFlags),
     /// Let the model write: one prompt, or a chat
@@ -71,6 +79,28 @@ checkpoints to resume from. Ctrl-C finishes the step, saves, and says how to go 
 const PLAN_HELP: &str = "\
 Takes the flags and config files of `train`. With --data the rows are as long as they are there, without
 it as long as --seq-len allows. No weight is read, and with --like no file at all.";
+
+const DATA_HELP: &str = "\
+Takes the flags and config files of `train`, of which those of the data, --batch-size and --grad-accum count. It goes on
+after a line that `train` would refuse and counts such lines by what is wrong. No weight is read.
+
+The learnt part is green on a terminal, and elsewhere, or with NO_COLOR, between ⟦ and ⟧. Special tokens are shown, and
+bytes that would steer the terminal are escaped.";
+
+/// `finetune data`.
+#[derive(Args, Debug)]
+pub struct DataFlags {
+    /// Print the first N rows
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Output")]
+    pub show: usize,
+    /// Print one JSON object as the last line
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+
+    /// The run.
+    #[command(flatten)]
+    pub train: TrainFlags,
+}
 
 /// `finetune plan`.
 #[derive(Args, Debug)]
@@ -112,6 +142,15 @@ pub struct TrainFlags {
     /// Data to measure the loss on during and after training, named as --data is
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub eval_data: Vec<PathBuf>,
+    /// Hold this share of --data's examples out from training, drawn by --seed, and measure the loss on them
+    #[arg(
+        long,
+        value_name = "SHARE",
+        value_parser = part,
+        help_heading = "Data",
+        conflicts_with = "eval_data"
+    )]
+    pub eval_split: Option<f64>,
     /// The limits of its rows.
     #[command(flatten)]
     pub rows: RowFlags,
@@ -134,7 +173,7 @@ pub struct TrainFlags {
     /// optimizer_bytes_moved
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub log_json: Option<PathBuf>,
-    /// Measure the loss on --eval-data every N steps (0: only at the end)
+    /// Measure the loss on --eval-data, or on the rows of --eval-split, every N steps (0: only at the end)
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Output")]
     pub eval_every: usize,
     /// Save a checkpoint every N steps (0: only at the end)
@@ -368,7 +407,8 @@ pub struct RowFlags {
     /// Most tokens in a row [default: 512, or the model's context if that is shorter]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub seq_len: Option<usize>,
-    /// Cut rows that are longer than --seq-len, instead of refusing them
+    /// Cut rows that are longer than --seq-len, instead of refusing them; those that have nothing to learn then are left
+    /// out and counted
     #[arg(long)]
     pub truncate: bool,
     /// The part of a row that is learnt. Of a conversation's turns those with "weight": 0 or "train": false never are; a
@@ -475,6 +515,10 @@ fn probability(text: &str) -> Result<f64, String> {
         |n| (0.0..1.0).contains(&n),
         "of at least 0 and below 1",
     )
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    number(text, |n| n > 0.0 && n < 1.0, "above 0 and below 1")
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -32,8 +32,12 @@ mod progress;
 mod report;
 /// The command line resolved.
 mod run;
+/// Rows as they are shown.
+mod shown_rows;
 /// A model by path or from the Hugging Face Hub.
 mod source;
+/// The rows of a training run.
+mod training_data;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

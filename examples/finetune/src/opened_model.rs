@@ -1,11 +1,13 @@
 //! An opened model: its files are checked, its tokenizer is ready; its weights are loaded on demand.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use burn::tensor::Device;
-use burn_finetune::{ChatTemplate, Dataset, RowEncoder, TextEncoder};
+use burn_finetune::{
+    ChatTemplate, Dataset, DatasetBuilder, FinetuneError, RowCache, RowEncoder, TextEncoder,
+};
 use burn_qlora::{QuantConfig, peft};
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
@@ -65,12 +67,54 @@ impl OpenedModel {
         limits.seq_len(self.checkpoint.config().context_len())
     }
 
-    /// Reads data files into rows of tokens, fetching them if need be.
+    /// Reads data files into rows of tokens, fetching them if need be, and tells what was left out and what the user should
+    /// hear of the rows.
     ///
     /// # Errors
     /// A file that cannot be read or has a row that cannot be used, by its place.
     pub fn dataset(&self, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
-        let encoder = RowEncoder {
+        self.dataset_in(&std::env::temp_dir(), files, limits)
+    }
+
+    /// Reads data files as [`dataset`](Self::dataset) does. What is too much for memory goes to the folder `dir`.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn dataset_in(&self, dir: &Path, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
+        let mut builder = DatasetBuilder::in_dir(dir);
+        builder
+            .read(&files.sources()?, &self.encoder(limits)?)
+            .map_err(|error| self.in_context(error))?;
+        let data = builder.finish()?;
+        tell(&data);
+        Ok(data)
+    }
+
+    /// Reads what can be used of data files, and counts what cannot.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn survey(&self, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
+        let mut builder = DatasetBuilder::default();
+        builder.survey(&files.sources()?, &self.encoder(limits)?)?;
+        Ok(builder.finish()?)
+    }
+
+    /// Returns the place `path` for the rows of data files.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn cache(&self, path: PathBuf, files: &DataFiles, limits: RowLimits) -> Result<RowCache> {
+        Ok(RowCache::new(
+            path,
+            &self.encoder(limits)?,
+            &files.sources()?,
+        )?)
+    }
+
+    /// Returns what turns examples into rows.
+    fn encoder(&self, limits: RowLimits) -> Result<RowEncoder<'_>> {
+        Ok(RowEncoder {
             tokenizer: &self.tokenizer,
             template: self.template.as_ref(),
             eos: self.texts().eos,
@@ -78,12 +122,18 @@ impl OpenedModel {
             learn: limits.learn,
             max_len: self.seq_len(limits)?,
             truncate: limits.truncate,
-        };
-        let data = Dataset::read(&files.sources()?, &encoder)?;
-        for warning in data.warnings() {
-            eprintln!("warning: {}", report::words(warning));
+        })
+    }
+
+    /// Adds that the model could not take rows whole that are beyond its context.
+    fn in_context(&self, error: FinetuneError) -> Error {
+        let context = self.checkpoint.config().context_len();
+        match error {
+            FinetuneError::TooLong { longest, .. } if longest > context => anyhow!(
+                "{error}; the model's context is {context} tokens, so --seq-len cannot be more"
+            ),
+            other => other.into(),
         }
-        Ok(data)
     }
 
     /// Returns what turns texts into the model's tokens.
@@ -106,7 +156,7 @@ impl OpenedModel {
     ) -> Result<Dataset> {
         let data = self.dataset(files, limits)?;
         Ok(if packing {
-            data.packed(self.seq_len(limits)?)
+            data.packed(self.seq_len(limits)?)?
         } else {
             data
         })
@@ -163,6 +213,14 @@ impl OpenedModel {
             peft::load(&mut model, adapter)?;
         }
         Ok(model)
+    }
+}
+
+/// Tells what was left out of a data set, and what the user should hear of its rows.
+pub fn tell(data: &Dataset) {
+    let counts = data.counts();
+    for told in counts.dropped.iter().chain(&counts.warnings) {
+        eprintln!("warning: {}", report::words(&told.line()));
     }
 }
 

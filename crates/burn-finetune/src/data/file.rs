@@ -1,11 +1,10 @@
 //! The rows of files.
 
 use crate::data::columns::Columns;
-use crate::data::dataset::Dataset;
 use crate::data::encode::{Encoded, RowEncoder};
 use crate::data::example::Example;
-use crate::data::source::{self, Content, Fault, Record, Share, Source, Sources, Utf8};
-use crate::data::warnings::Warnings;
+use crate::data::source::{self, Content, Fault, Record, Share, Utf8};
+use crate::data::text::{self, Windows};
 use crate::error::{FinetuneError, Place, RowProblem};
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -17,49 +16,12 @@ pub type Push<'a> = dyn FnMut(Place, Result<Encoded, RowProblem>) -> Result<(), 
 /// Most columns that are remembered as not read; of endless names a warning tells a few.
 const UNREAD: usize = 1000;
 
-/// Reads files as [`Dataset::read`] says.
-pub fn read(sources: &Sources, encoder: &RowEncoder<'_>) -> Result<Dataset, FinetuneError> {
-    let (files, mut told) = sources.files()?;
-    let mut rows = Vec::new();
-    for (place, file) in files.iter().enumerate() {
-        let path = file.path();
-        let mut warnings = Warnings::new(path);
-        let share = Share::new(file.weight(), place);
-        let unread = read_file(
-            file,
-            share,
-            sources.columns(),
-            encoder,
-            &mut |place, encoded| {
-                let encoded = encoded.map_err(|problem| FinetuneError::Line {
-                    path: path.to_owned(),
-                    line: place,
-                    problem,
-                })?;
-                rows.extend(encoded.rows);
-                for warning in encoded.warnings {
-                    warnings.add(place, warning);
-                }
-                Ok(())
-            },
-        )?;
-        told.extend(warnings.told(unread));
-    }
-    match files.first() {
-        Some(file) if rows.is_empty() => Err(no_data(
-            file.path(),
-            "the weights take none of the rows; raise them",
-        )),
-        _ => Ok(Dataset::from_rows(rows).with_warnings(told)),
-    }
-}
-
 /// Hands the rows of a file to `push`, one example at a time, and returns the columns that were not read.
 ///
 /// # Errors
 /// A file that cannot be read or holds nothing, [`FinetuneError::RowLength`] for a length under 2, and those of `push`.
-fn read_file(
-    file: &Source,
+pub fn read(
+    path: &Path,
     share: Share,
     columns: &Columns,
     encoder: &RowEncoder<'_>,
@@ -71,7 +33,6 @@ fn read_file(
             reason: "a row needs a token and its successor".into(),
         });
     }
-    let path = file.path();
     match source::open(path, columns).map_err(|fault| fault.of(path))? {
         Content::Text(text) => {
             read_text(path, text, share, encoder, push)?;
@@ -99,25 +60,26 @@ fn read_text(
     encoder: &RowEncoder<'_>,
     push: &mut Push<'_>,
 ) -> Result<(), FinetuneError> {
-    let mut whole = String::new();
-    text.read_to_string(&mut whole)
-        .map_err(|source| Fault::Read(source).of(path))?;
-    let place = Place::Line(1);
-    let rows = match encoder.pack(&whole) {
-        Ok(rows) if rows.is_empty() => {
-            return Err(no_data(path, "a text needs at least two tokens"));
-        }
-        Ok(rows) => rows,
-        Err(problem) => return push(place, Err(problem)),
-    };
-    for row in rows {
-        for _ in 0..share.next() {
-            let encoded = Encoded {
-                rows: vec![row.clone()],
-                ..Encoded::default()
+    let mut is_empty = true;
+    let read_error = |source| Fault::Read(source).of(path);
+    text::read(
+        &mut text,
+        encoder,
+        Windows::default(),
+        &read_error,
+        &mut |place, encoded| {
+            is_empty = false;
+            let Ok(encoded) = encoded else {
+                return push(place, encoded);
             };
-            push(place, Ok(encoded))?;
-        }
+            for _ in 0..share.next() {
+                push(place, Ok(encoded.clone()))?;
+            }
+            Ok(())
+        },
+    )?;
+    if is_empty {
+        return Err(no_data(path, "a text needs at least two tokens"));
     }
     Ok(())
 }

@@ -118,13 +118,13 @@ impl Sources {
     /// # Errors
     /// [`FinetuneError::Read`] for what is not there, [`FinetuneError::Format`] for a folder without a file that is read
     /// and for what is neither a file nor a folder.
-    pub(super) fn files(&self) -> Result<(Vec<Source>, Vec<String>), FinetuneError> {
+    pub(super) fn files(&self) -> Result<(Vec<Source>, Vec<(PathBuf, String)>), FinetuneError> {
         let mut files = Vec::new();
-        let mut warnings = Vec::new();
+        let mut left_out = Vec::new();
         for source in &self.sources {
             if source.path.is_dir() {
-                let (paths, warning) = folder::files(&source.path)?;
-                warnings.extend(warning);
+                let (paths, others) = folder::files(&source.path)?;
+                left_out.extend(others.map(|others| (source.path.clone(), others)));
                 files.extend(paths.into_iter().map(|path| Source {
                     path,
                     weight: source.weight,
@@ -133,6 +133,6 @@ impl Sources {
                 files.push(source.clone());
             }
         }
-        Ok((files, warnings))
+        Ok((files, left_out))
     }
 }

@@ -13,15 +13,18 @@ pub struct TextEncoder<'a> {
 }
 
 /// A text's tokens between those that the tokenizer itself puts around it.
-struct Framed {
-    before: Vec<u32>,
-    text: Vec<u32>,
-    after: Vec<u32>,
+pub(super) struct Framed {
+    /// Those before.
+    pub before: Vec<u32>,
+    /// Its own.
+    pub text: Vec<u32>,
+    /// Those behind.
+    pub after: Vec<u32>,
 }
 
 impl Framed {
     /// Sorts the tokens of an encoding. A special token that the text repeats at its beginning or end is left out there.
-    fn new(encoding: &Encoding) -> Self {
+    pub fn new(encoding: &Encoding) -> Self {
         let (ids, added) = (encoding.get_ids(), encoding.get_special_tokens_mask());
         let is_added = |mask: &&u32| **mask == 1;
         let start = added.iter().take_while(is_added).count();
@@ -130,7 +133,11 @@ impl TextEncoder<'_> {
         Ok(Framed::new(&self.encode(text, true)?))
     }
 
-    fn encode(&self, text: &str, special_tokens: bool) -> Result<Encoding, RowProblem> {
+    /// Encodes a text, with the tokens that the tokenizer itself puts around it or without.
+    ///
+    /// # Errors
+    /// [`RowProblem::Tokenizer`].
+    pub(super) fn encode(&self, text: &str, special_tokens: bool) -> Result<Encoding, RowProblem> {
         let encoding = self.tokenizer.encode(text, special_tokens);
         encoding.map_err(|error| RowProblem::Tokenizer(error.to_string()))
     }

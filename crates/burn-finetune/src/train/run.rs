@@ -63,11 +63,8 @@ impl<M: CausalLm> Trainer<M> {
         let mut order = Order::new(data.len(), config.rows_per_step(), shuffle);
         let device = self.model().device();
         while self.steps_done() < config.steps {
-            let rows: Vec<&Row> = order
-                .rows_of(self.steps_done())
-                .iter()
-                .map(|row| &data.rows()[*row])
-                .collect();
+            let places = order.rows_of(self.steps_done()).into_iter();
+            let rows: Vec<Row> = places.map(|row| data.row(row)).collect::<Result<_, _>>()?;
             let batches: Vec<Batch> = rows
                 .chunks(config.batch_size)
                 .map(|rows| Batch::collate(rows, &device))

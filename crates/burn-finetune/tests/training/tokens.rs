@@ -183,7 +183,15 @@ fn a_token_that_the_model_does_not_have_is_named() {
             "{error}"
         );
     }
-    assert!(encoder.pack("cat<extra>").is_err());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("text.txt");
+    std::fs::write(&path, "cat\ncat<extra>").unwrap();
+    let error =
+        burn_finetune::Dataset::read(&burn_finetune::Sources::file(&path), &encoder).unwrap_err();
+    assert!(
+        error.to_string().contains("text.txt:2: token 12"),
+        "{error}"
+    );
     let beyond = RowEncoder {
         eos: Some(12),
         ..encoder
@@ -209,9 +217,10 @@ fn a_text_without_an_end_is_told_once_a_file() {
     .unwrap();
     let data =
         burn_finetune::Dataset::read(&burn_finetune::Sources::file(&path), &encoder).unwrap();
-    let [warning] = data.warnings() else {
-        panic!("{:?}", data.warnings())
+    let [warning] = data.counts().warnings.as_slice() else {
+        panic!("{:?}", data.counts())
     };
+    let warning = warning.line();
     assert!(
         warning.contains("rows.jsonl:2: no file names an end token"),
         "{warning}"

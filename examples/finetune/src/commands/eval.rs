@@ -23,7 +23,7 @@ struct Measured {
 /// Whatever is wrong with the model, the adapter or the data.
 pub fn run(run: &EvalRun) -> Result<()> {
     let opened = OpenedModel::open(&run.model)?;
-    let data = opened.dataset(&run.data, run.limits)?.head(run.max_rows);
+    let data = opened.dataset(&run.data, run.limits)?.head(run.max_rows)?;
     let questions = if run.exact_match {
         Some(exact_match::questions(&opened, &data)?)
     } else {

@@ -18,6 +18,7 @@ use crate::opened_model::OpenedModel;
 use crate::plan::Plan;
 use crate::progress::{TrainDisplay, human_bytes};
 use crate::run::{Adapter, Output, TrainRun};
+use crate::training_data::TrainingData;
 
 /// The optimizer's scratch space in the output directory.
 const PAGE_FILE: &str = "optimizer.pages";
@@ -32,23 +33,24 @@ pub fn run(run: &TrainRun) -> Result<()> {
         training, output, ..
     } = run;
     let opened = OpenedModel::open(&training.model)?;
-    let data = opened.training_data(&run.data, training.limits, training.packing)?;
-    let eval = run
-        .eval_data
-        .as_ref()
-        .map(|files| opened.dataset(files, training.limits))
-        .transpose()?;
-    let config = training.config(data.len())?;
+    let mut data = TrainingData::read(run, &opened)?;
+    let config = training.config(data.train.len())?;
 
     let program = memory::rss_bytes();
     let mut model = opened.load(&training.model.device.clone().autodiff())?;
     let lora = adapt(&mut model, &training.adapter, config.seed)?;
-    let plan = Plan::new(training, &opened.planned()?, &lora, data.longest(), program)?;
+    let plan = Plan::new(
+        training,
+        &opened.planned()?,
+        &lora,
+        data.train.longest(),
+        program,
+    )?;
     let parameters = num_adapter_params(&model);
     let builder = TrainerBuilder::new(model, config)?.with_checkpointing(training.checkpointing)?;
 
     // Nothing is written before this line.
-    let settings = settings(run, &opened, builder.config(), &lora, &data)?;
+    let settings = settings(run, &opened, builder.config(), &lora, &data.train)?;
     let open = if output.resume {
         RunDir::resume
     } else {
@@ -63,6 +65,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
             ),
             other => other.into(),
         })?;
+    data.keep(run, &opened);
     let optimizer = training
         .optimizer
         .placement
@@ -81,7 +84,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
         } else {
             "Train"
         },
-        described(&data),
+        described(&data.train),
         trainer.config().steps,
         trainer.config().rows_per_step(),
         if done > 0 {
@@ -97,7 +100,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
         training.checkpointing,
         human_bytes(plan.peak())
     );
-    let outcome = take_steps(output, &mut trainer, &data, eval.as_ref(), &run_dir, done);
+    let outcome = take_steps(output, &mut trainer, &data, &run_dir, done);
     if outcome.is_ok() {
         compare(&plan, run, trainer.peak_device_bytes());
     }
@@ -121,8 +124,7 @@ fn described(data: &Dataset) -> String {
 fn take_steps(
     output: &Output,
     trainer: &mut Trainer<Decoder>,
-    data: &Dataset,
-    eval: Option<&Dataset>,
+    data: &TrainingData,
     run_dir: &RunDir,
     done: usize,
 ) -> Result<()> {
@@ -141,13 +143,13 @@ fn take_steps(
     let log_failed = RefCell::new(None);
     let stop = || interrupt.pressed() || log_failed.borrow().is_some();
     let options = RunOptions {
-        eval,
+        eval: data.eval.as_ref(),
         eval_every: output.eval_every,
         run_dir: Some(run_dir),
         save_every: output.save_every,
         interrupted: Some(&stop),
     };
-    let outcome = trainer.run(data, &options, &mut |event| match event {
+    let outcome = trainer.run(&data.train, &options, &mut |event| match event {
         Event::Step(report) => {
             display.step(report);
             if let Some(Err(error)) = log.as_mut().map(|log| log.append(report)) {
@@ -170,6 +172,7 @@ fn take_steps(
     match outcome? {
         Outcome::Finished => {
             run_dir.save_adapter(trainer.model())?;
+            TrainingData::remove(run_dir.path());
             let paging = display.paging();
             if paging.bytes_moved > 0 {
                 println!(
@@ -252,7 +255,7 @@ fn settings(
             // In hexadecimal, because JSON numbers hold fewer bits.
             (
                 "data-fingerprint",
-                json!(format!("{:016x}", data.fingerprint())),
+                json!(format!("{:016x}", data.fingerprint()?)),
             ),
             ("seq-len", json!(opened.seq_len(training.limits)?)),
             ("packing", json!(training.packing)),
@@ -260,12 +263,16 @@ fn settings(
         ]
         .map(|(key, value)| (key.to_string(), value)),
     );
+    if let Some(share) = run.eval_split {
+        settings.insert("eval-split".into(), json!(share));
+    }
     Ok(settings)
 }
 
 /// Removes what a run without a checkpoint has written, so that the same command can begin again.
 fn remove_empty_run(path: &Path) {
     // The run has failed already; what cannot be removed changes nothing about that.
+    TrainingData::remove(path);
     let _ = std::fs::remove_file(path.join("run.json"));
     let _ = std::fs::remove_dir(path.join("checkpoints"));
     let _ = std::fs::remove_dir(path);

@@ -37,7 +37,7 @@ fn train(place: &Place, model: &Path, name: &str) -> Command {
 }
 
 /// Starts a run, waits until its log has `lines` lines, and sends it a signal.
-fn stop_after(command: &mut Command, log: &Path, lines: usize, signal: &str) -> Run {
+pub fn stop_after(command: &mut Command, log: &Path, lines: usize, signal: &str) -> Run {
     let child: Child = command.spawn().unwrap();
     let started = Instant::now();
     let written = || std::fs::read_to_string(log).map_or(0, |text| text.lines().count());
@@ -56,7 +56,7 @@ fn stop_after(command: &mut Command, log: &Path, lines: usize, signal: &str) -> 
     child.wait_with_output().unwrap().into()
 }
 
-fn losses(log: &Path) -> Vec<(f64, f64, f64)> {
+pub fn losses(log: &Path) -> Vec<(f64, f64, f64)> {
     let triple = |line| {
         (
             number(line, "step"),

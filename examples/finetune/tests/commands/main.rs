@@ -3,6 +3,7 @@
 //! - [`support`]: runs the binary, makes models, data and broken files.
 //! - [`train`], [`plan`], [`eval`], [`generate`], [`quantize`]: what each command does.
 //! - [`chat_data`]: conversations as data.
+//! - [`data`]: what a data set becomes, rows held out, and rows that are too much for memory.
 //! - [`data_files`]: data in the formats people have.
 //! - [`families`]: all of that on the families beside LLaMA.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
@@ -14,6 +15,7 @@
 //! - [`full_disk`]: the same when the disk is full while saving.
 
 mod chat_data;
+mod data;
 mod data_files;
 #[cfg(feature = "wgpu")]
 mod device_memory;

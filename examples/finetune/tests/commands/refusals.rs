@@ -199,7 +199,15 @@ fn data_that_cannot_be_used() {
         ("\n  \n".to_string(), &["bad.jsonl", "no data"]),
         (
             format!("{good}\n{{\"text\":\"{}\"}}\n", "x".repeat(600)),
-            &["bad.jsonl", ":2", "512"],
+            &[
+                "bad.jsonl",
+                ":2",
+                "1 of 2",
+                "512",
+                "--seq-len 601",
+                "--truncate",
+                "context",
+            ],
         ),
     ] {
         let data = place.file("bad.jsonl", text);
@@ -393,6 +401,44 @@ fn flags_that_make_no_sense() {
         "train", "--model", "m", "--data", "d", "--output", "o", "--steps", "1", "--epochs", "2"
     )
     .refused(&["--steps", "--epochs"]);
+    finetune!(
+        "train",
+        "--model",
+        "m",
+        "--data",
+        "d",
+        "--output",
+        "o",
+        "--eval-every",
+        "5"
+    )
+    .refused(&["--eval-every", "--eval-data", "--eval-split"]);
+    finetune!(
+        "train",
+        "--model",
+        "m",
+        "--data",
+        "d",
+        "--output",
+        "o",
+        "--eval-split",
+        "0.1",
+        "--eval-data",
+        "e"
+    )
+    .refused(&["--eval-split", "--eval-data"]);
+    finetune!(
+        "train",
+        "--model",
+        "m",
+        "--data",
+        "d",
+        "--output",
+        "o",
+        "--eval-split",
+        "1"
+    )
+    .refused(&["--eval-split", "below 1"]);
     finetune!(
         "train", "--model", "m", "--data", "d", "--output", "o", "--quant", "nf5"
     )

@@ -46,9 +46,8 @@ pub fn files(folder: &Path) -> Result<(Vec<PathBuf>, Option<String>), FinetuneEr
             ),
         });
     }
-    let warning = (!others.is_empty())
-        .then(|| format!("{}: not read: {}", folder.display(), listed(&others)));
-    Ok((files, warning))
+    let told = (!others.is_empty()).then(|| format!("not read: {}", listed(&others)));
+    Ok((files, told))
 }
 
 fn listed(names: &[String]) -> String {

@@ -1,5 +1,5 @@
 /// The rows of a file that are taken, one after another.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Share {
     whole: usize,
     fraction: f64,
