@@ -8,13 +8,17 @@ mod batch;
 mod builder;
 /// A file of tokenised rows.
 mod cache;
+/// The names of columns.
+mod columns;
 /// What became of the examples of a data set.
 mod counts;
 /// Tokenised rows by their place.
 mod dataset;
 /// From an example to token rows with their targets.
 mod encode;
-/// The rows of a file.
+/// The example of a row.
+mod example;
+/// The rows of files.
 mod file;
 /// A hash of rows in their order.
 mod fingerprint;
@@ -22,8 +26,6 @@ mod fingerprint;
 mod groups;
 /// Examples held out from training.
 mod hold_out;
-/// The example of a line.
-mod line;
 /// The rows of a step.
 mod order;
 /// Which examples share a row.
@@ -32,6 +34,8 @@ mod pack;
 mod packing;
 /// One row of a batch.
 mod row;
+/// Files and their formats.
+mod source;
 /// Bytes in memory or in a file.
 mod spill;
 /// Rows by their place in files.
@@ -45,10 +49,12 @@ pub use answers::Learn;
 pub use batch::Batch;
 pub use builder::DatasetBuilder;
 pub use cache::RowCache;
+pub use columns::Columns;
 pub use counts::{Counts, Told};
 pub use dataset::Dataset;
 pub use encode::{Encoded, RowEncoder};
 pub use hold_out::Split;
 pub use order::Order;
 pub use row::Row;
+pub use source::{Source, Sources, is_data_file};
 pub use tokens::{TextEncoder, TextStream};

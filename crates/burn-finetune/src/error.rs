@@ -3,6 +3,7 @@
 use crate::schedule::ScheduleKind;
 use burn_paged::PagedError;
 use burn_qlora::LoraError;
+use std::fmt;
 use std::path::PathBuf;
 use tensor_files::TensorFileError;
 
@@ -26,27 +27,38 @@ pub enum FinetuneError {
         /// The operating system's reason.
         reason: String,
     },
-    /// A line of a data file that cannot be used.
-    #[error("{}:{line}: {problem}", path.display())]
+    /// A row of a data file that cannot be used.
+    #[error("{}{line}: {problem}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
+        /// Its place.
+        line: Place,
         /// The fault.
         problem: RowProblem,
     },
+    /// A data file, or a folder of them, that is not read.
+    #[error("{}: {reason}", path.display())]
+    Format {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is, and what to do.
+        reason: String,
+    },
+    /// Names of columns that cannot be used.
+    #[error("column {0}")]
+    Columns(String),
     /// Rows of a data file that are longer than the longest allowed.
     #[error(
-        "{}:{line}: {count} of {examples} rows {} longer than {max} tokens, this one first; the longest has {longest}: \
+        "{}{line}: {count} of {examples} rows {} longer than {max} tokens, this one first; the longest has {longest}: \
          take them whole with --seq-len {longest}, or cut them with --truncate",
         path.display(), if *count == 1 { "is" } else { "are" }
     )]
     TooLong {
         /// The file.
         path: PathBuf,
-        /// The line of the first, counted from 1.
-        line: usize,
+        /// The place of the first.
+        line: Place,
         /// How many there are.
         count: usize,
         /// How many examples the file has.
@@ -297,29 +309,69 @@ impl From<TensorFileError> for FinetuneError {
     }
 }
 
+/// The place of a row in its file. It is written behind the file's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The line on which it begins, counted from 1.
+    Line(usize),
+    /// An element of an array.
+    Element {
+        /// The line on which it begins, counted from 1.
+        line: usize,
+        /// Its place among the rows, counted from 1.
+        row: usize,
+    },
+    /// Its place among the rows of a file without lines, counted from 1.
+    Row(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(line) => write!(f, ":{line}"),
+            Self::Element { line, row } => write!(f, ":{line} (row {row})"),
+            Self::Row(row) => write!(f, " (row {row})"),
+        }
+    }
+}
+
 /// A fault of one row of a data file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RowProblem {
-    /// The line is not JSON.
+    /// The row is not JSON.
     #[error("not JSON: {0}")]
     NotJson(String),
-    /// The line is JSON, but not an object this crate knows.
+    /// The row is no object.
+    #[error("a row is an object with named columns, and this is a {0}")]
+    NotObject(String),
+    /// The row is an object, but none that this crate knows.
     #[error(
-        "no known keys; a row needs \"messages\", or \"prompt\" and \"completion\", or \"text\" \
-         (found: {found})"
+        "no known keys; a row needs \"messages\" or \"conversations\", or \"prompt\" and \"completion\", or \
+         \"instruction\" and \"output\", or \"text\"; columns of other names are given them by --columns, say \
+         --columns prompt=question,completion=answer (found: {found})"
     )]
     UnknownKeys {
         /// The keys that are there.
         found: String,
+    },
+    /// The row holds two answers, of which one is preferred.
+    #[error(
+        "\"chosen\" and \"rejected\" are a row of preferences, for DPO, which is not done here; to learn the chosen \
+         answers alone, give --columns {name}=chosen"
+    )]
+    Preference {
+        /// What the chosen answer would be read as.
+        name: &'static str,
     },
     /// A known key holds something else than it should.
     #[error("{0}")]
     WrongType(String),
     /// A chat row, but no chat template.
     #[error(
-        "\"messages\" needs a chat template, and this model has none: put a chat_template.jinja beside its files, \
-         or name a template with --chat-template (chatml, llama3, gemma, mistral, alpaca or a file)"
+        "\"messages\", \"conversations\" and \"instruction\" need a chat template, and this model has none: put a \
+         chat_template.jinja beside its files, or name a template with --chat-template (chatml, llama3, gemma, mistral, \
+         alpaca, which is the published prompt of Alpaca for rows with \"instruction\", or a file)"
     )]
     NoTemplate,
     /// The chat template failed on the row.
@@ -389,6 +441,8 @@ impl RowProblem {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NotJson(_) => "not_json",
+            Self::NotObject(_) => "not_object",
+            Self::Preference { .. } => "preference",
             Self::UnknownKeys { .. } => "unknown_keys",
             Self::WrongType(_) => "wrong_type",
             Self::NoTemplate => "no_template",

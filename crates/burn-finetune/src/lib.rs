@@ -6,7 +6,7 @@
 
 /// Clipping by the global norm.
 mod clip;
-/// Rows of tokens from JSONL and text files, and batches of them.
+/// Rows of tokens from files of data, and batches of them.
 mod data;
 /// Everything that can go wrong.
 mod error;
@@ -28,10 +28,10 @@ mod template;
 mod train;
 
 pub use data::{
-    Batch, Counts, Dataset, DatasetBuilder, Encoded, Learn, Order, Row, RowCache, RowEncoder,
-    Split, TextEncoder, TextStream, Told,
+    Batch, Columns, Counts, Dataset, DatasetBuilder, Encoded, Learn, Order, Row, RowCache,
+    RowEncoder, Source, Sources, Split, TextEncoder, TextStream, Told, is_data_file,
 };
-pub use error::{FinetuneError, RowProblem, RowWarning};
+pub use error::{FinetuneError, Place, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};
 pub use moment::Moment;
 pub use optimizer::OptimizerKind;

@@ -18,6 +18,7 @@ mod percent;
 mod python;
 
 pub use builtin::{builtin_template, builtin_template_names};
+pub(crate) use message::object;
 pub use message::{Message, TemplateVariables};
 
 use crate::error::FinetuneError;

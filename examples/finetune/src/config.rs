@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 use toml::{Table, Value};
 
 use crate::flags::Cli;
@@ -103,24 +103,22 @@ fn flags_of_file(path: &Path, command: &str, given: &ArgMatches) -> Result<Vec<O
                  {command} --help`"
             );
         };
-        let Some(flag) = as_flag(&name, value, argument)
-            .with_context(|| format!("config {file}, key `{key}`"))?
-        else {
-            continue;
-        };
+        let of_key = as_flags(&name, value, argument)
+            .with_context(|| format!("config {file}, key `{key}`"))?;
         // Parsed alone first: an error then has the file and the key to blame.
+        let alone = ["finetune".into(), "--config=-".into()];
         known
             .clone()
-            .try_get_matches_from(["finetune".into(), "--config=-".into(), flag.clone()])
+            .try_get_matches_from(alone.into_iter().chain(of_key.clone()))
             .map_err(one_line)
             .with_context(|| format!("config {file}, key `{key}`"))?;
-        all.push(flag.clone());
+        all.extend(of_key.clone());
         let overridden = known.get_arguments().any(|other| {
             given.value_source(other.get_id().as_str()) == Some(ValueSource::CommandLine)
                 && (other.get_id() == argument.get_id() || exclude(&known, other, argument))
         });
         if !overridden {
-            flags.push(flag);
+            flags.extend(of_key);
         }
     }
     known
@@ -146,19 +144,23 @@ fn exclude(command: &clap::Command, one: &clap::Arg, other: &clap::Arg) -> bool 
     noted(one, other) || noted(other, one)
 }
 
-/// Returns the flag that a key with this value stands for; `None` for a switch that is off.
-fn as_flag(name: &str, value: &Value, argument: &clap::Arg) -> Result<Option<OsString>> {
-    let text = match (argument.get_action().takes_values(), value) {
-        (false, Value::Boolean(true)) => format!("--{name}"),
-        (false, Value::Boolean(false)) => return Ok(None),
-        (false, _) => bail!("a switch is true or false, not a {}", value.type_str()),
-        (true, _) => {
-            let value = plain(value)
-                .with_context(|| format!("a {} cannot be a flag's value", value.type_str()))?;
-            format!("--{name}={value}")
-        }
+/// Returns the flags that a key with this value stands for; none for a switch that is off. Of an array each element is a
+/// flag where the flag may be given several times.
+fn as_flags(name: &str, value: &Value, argument: &clap::Arg) -> Result<Vec<OsString>> {
+    let of_value = |value: &Value| {
+        let value = plain(value)
+            .with_context(|| format!("a {} cannot be a flag's value", value.type_str()))?;
+        Ok(format!("--{name}={value}").into())
     };
-    Ok(Some(text.into()))
+    let is_repeated = matches!(argument.get_action(), ArgAction::Append)
+        && argument.get_value_delimiter().is_none();
+    match (argument.get_action().takes_values(), value) {
+        (false, Value::Boolean(true)) => Ok(vec![format!("--{name}").into()]),
+        (false, Value::Boolean(false)) => Ok(Vec::new()),
+        (false, _) => bail!("a switch is true or false, not a {}", value.type_str()),
+        (true, Value::Array(values)) if is_repeated => values.iter().map(of_value).collect(),
+        (true, _) => Ok(vec![of_value(value)?]),
+    }
 }
 
 /// Returns a value as it is written on the command line; arrays become comma-separated.

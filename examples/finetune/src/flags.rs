@@ -69,9 +69,9 @@ pub enum Command {
 }
 
 const TRAIN_HELP: &str = "\
-Data: a .jsonl file whose lines have `messages`, `prompt` and `completion`, or `text`; or a .txt
-file, which is tokenised whole and cut into rows. Of messages and completions only the answers
-are trained on.
+Data: rows with `messages` or `conversations`, `prompt` and `completion`, `instruction` and `output`, or `text`,
+in JSON, CSV or Parquet; or a .txt file, which is tokenised whole and cut into rows. Of messages and completions
+only the answers are trained on.
 
 The output directory gets the adapter (adapter_config.json, adapter_model.safetensors) and the
 checkpoints to resume from. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and say how to go on; so
@@ -132,12 +132,17 @@ pub struct TrainFlags {
     #[command(flatten)]
     pub model: ModelFlags,
 
-    /// Training data: .jsonl or .txt
+    /// Training data: a file (.jsonl, .json, .csv, .tsv, .parquet or .txt, also .gz or .zst), a folder of them, or
+    /// hf://datasets/OWNER/NAME. Given several times, the rows of all are learnt
     #[arg(long, value_name = "FILE", help_heading = "Data")]
-    pub data: Option<PathBuf>,
-    /// Data to measure the loss on during and after training
+    pub data: Vec<PathBuf>,
+    /// How many times the rows of each --data are taken, comma-separated: 1,0.5 takes every row of the first and half
+    /// the rows of the second, the same half in every epoch [default: 1 each]
+    #[arg(long, value_name = "WEIGHTS", value_delimiter = ',', value_parser = positive_number, help_heading = "Data")]
+    pub data_weights: Vec<f64>,
+    /// Data to measure the loss on during and after training, named as --data is
     #[arg(long, value_name = "FILE", help_heading = "Data")]
-    pub eval_data: Option<PathBuf>,
+    pub eval_data: Vec<PathBuf>,
     /// Hold this share of --data's examples out from training, drawn by --seed, and measure the loss on them
     #[arg(
         long,
@@ -265,14 +270,15 @@ pub struct EvalFlags {
     /// The model.
     #[command(flatten)]
     pub model: AdaptedModelFlags,
-    /// Data to measure on: .jsonl or .txt
+    /// Data to measure on: a file (.jsonl, .json, .csv, .tsv, .parquet or .txt, also .gz or .zst), a folder of them, or
+    /// hf://datasets/OWNER/NAME; several may be given
     #[arg(
         long,
         value_name = "FILE",
         help_heading = "Data",
         required_unless_present = "config"
     )]
-    pub data: Option<PathBuf>,
+    pub data: Vec<PathBuf>,
     /// The limits of its rows.
     #[command(flatten)]
     pub rows: RowFlags,
@@ -418,6 +424,9 @@ pub struct RowFlags {
     /// text is learnt whole
     #[arg(long, value_enum, default_value_t = Learn::AllAnswers)]
     pub learn: Learn,
+    /// Columns that have other names than those that are read, comma-separated: prompt=question,completion=answer
+    #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',', value_parser = named_column)]
+    pub columns: Vec<(String, String)>,
 }
 
 /// The 4-bit format of the base weights.
@@ -468,6 +477,15 @@ pub enum OptimizerName {
     /// Paged, with 8-bit state (2.03 bytes for each parameter in place of 8)
     #[value(name = "paged-adamw-8bit")]
     PagedAdamw8bit,
+}
+
+fn named_column(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, column)) if !name.is_empty() && !column.is_empty() => {
+            Ok((name.trim().to_owned(), column.to_owned()))
+        }
+        _ => Err("must be a name and a column, as prompt=question".to_string()),
+    }
 }
 
 fn bytes(text: &str) -> Result<u64, String> {

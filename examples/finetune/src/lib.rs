@@ -19,6 +19,8 @@ mod device;
 mod exact_match;
 /// The command line as it is typed.
 mod flags;
+/// A data set by its name on the Hugging Face Hub.
+mod hub_dataset;
 /// Requests to stop.
 mod interrupt;
 /// The shapes of well-known models.

@@ -15,7 +15,7 @@ use tokenizers::Tokenizer;
 
 use crate::console::tell;
 use crate::plan::Planned;
-use crate::run::{Model, RowLimits};
+use crate::run::{DataFiles, Model, RowLimits};
 use crate::{progress, report, source};
 
 /// A model on disk with all that is needed to turn text into tokens and back.
@@ -76,44 +76,49 @@ impl OpenedModel {
         limits.seq_len(self.checkpoint.config().context_len())
     }
 
-    /// Reads a data file into rows of tokens, and tells what was left out and what the user should hear of the rows.
+    /// Reads data files into rows of tokens, fetching them if need be, and tells what was left out and what the user should
+    /// hear of the rows.
     ///
     /// # Errors
-    /// A file that cannot be read or has a line that cannot be used, by its number.
-    pub fn dataset(&self, path: &Path, limits: RowLimits) -> Result<Dataset> {
-        self.dataset_in(&std::env::temp_dir(), path, limits)
+    /// A file that cannot be read or has a row that cannot be used, by its place.
+    pub fn dataset(&self, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
+        self.dataset_in(&std::env::temp_dir(), files, limits)
     }
 
-    /// Reads a data file as [`dataset`](Self::dataset) does. What is too much for memory goes to the folder `dir`.
+    /// Reads data files as [`dataset`](Self::dataset) does. What is too much for memory goes to the folder `dir`.
     ///
     /// # Errors
     /// As for that.
-    pub fn dataset_in(&self, dir: &Path, path: &Path, limits: RowLimits) -> Result<Dataset> {
+    pub fn dataset_in(&self, dir: &Path, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
         let mut builder = DatasetBuilder::in_dir(dir);
         builder
-            .read(path, &self.encoder(limits)?)
+            .read(&files.sources()?, &self.encoder(limits)?)
             .map_err(|error| self.in_context(error))?;
         let data = builder.finish()?;
         tell(&data);
         Ok(data)
     }
 
-    /// Reads what can be used of a data file, and counts what cannot.
+    /// Reads what can be used of data files, and counts what cannot.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn survey(&self, path: &Path, limits: RowLimits) -> Result<Dataset> {
+    pub fn survey(&self, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
         let mut builder = DatasetBuilder::default();
-        builder.survey(path, &self.encoder(limits)?)?;
+        builder.survey(&files.sources()?, &self.encoder(limits)?)?;
         Ok(builder.finish()?)
     }
 
-    /// Returns the place `path` for the rows of a data file.
+    /// Returns the place `path` for the rows of data files.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn cache(&self, path: PathBuf, data: &Path, limits: RowLimits) -> Result<RowCache> {
-        Ok(RowCache::new(path, &self.encoder(limits)?, &[data])?)
+    pub fn cache(&self, path: PathBuf, files: &DataFiles, limits: RowLimits) -> Result<RowCache> {
+        Ok(RowCache::new(
+            path,
+            &self.encoder(limits)?,
+            &files.sources()?,
+        )?)
     }
 
     /// Returns what turns examples into rows.
@@ -148,12 +153,17 @@ impl OpenedModel {
         }
     }
 
-    /// Reads a data file as [`dataset`](Self::dataset) does, and packs its examples into rows if `packing`.
+    /// Reads data files as [`dataset`](Self::dataset) does, and packs its examples into rows if `packing`.
     ///
     /// # Errors
     /// As for that.
-    pub fn training_data(&self, path: &Path, limits: RowLimits, packing: bool) -> Result<Dataset> {
-        let data = self.dataset(path, limits)?;
+    pub fn training_data(
+        &self,
+        files: &DataFiles,
+        limits: RowLimits,
+        packing: bool,
+    ) -> Result<Dataset> {
+        let data = self.dataset(files, limits)?;
         Ok(if packing {
             data.packed(self.seq_len(limits)?)?
         } else {

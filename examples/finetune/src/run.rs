@@ -2,6 +2,8 @@
 
 /// `finetune data`.
 mod data;
+/// The files of a data set.
+mod data_files;
 /// `finetune eval`.
 mod eval;
 /// `finetune generate`.
@@ -18,6 +20,7 @@ mod rows;
 mod train;
 
 pub use data::DataRun;
+pub use data_files::DataFiles;
 pub use eval::EvalRun;
 pub use generate::{GenerateRun, Input};
 pub use model::Model;

@@ -11,7 +11,7 @@ use burn_finetune::{Dataset, RowCache};
 use crate::console;
 use crate::opened_model::{OpenedModel, tell};
 use crate::report;
-use crate::run::TrainRun;
+use crate::run::{DataFiles, TrainRun};
 
 /// The files of the rows to train on and to measure on, in a run's directory.
 const FILES: [&str; 2] = ["rows.cache", "eval-rows.cache"];
@@ -97,7 +97,12 @@ impl TrainingData {
 }
 
 /// Returns the rows of a data file, and whether they lie in the run's directory.
-fn rows(run: &TrainRun, opened: &OpenedModel, name: &str, data: &Path) -> Result<(Dataset, bool)> {
+fn rows(
+    run: &TrainRun,
+    opened: &OpenedModel,
+    name: &str,
+    data: &DataFiles,
+) -> Result<(Dataset, bool)> {
     let limits = run.training.limits;
     let dir = folder(&run.output.dir);
     let kept = run.output.dir.join(name);

@@ -37,6 +37,8 @@ pub enum Learn {
 pub struct Conversation {
     /// The turns in their order.
     pub messages: Vec<Message>,
+    /// The number of turns at the beginning that are a prompt, whose answers are not learnt.
+    pub learnt_from: usize,
     /// Tools, documents and switches.
     pub variables: TemplateVariables,
 }
@@ -62,7 +64,7 @@ pub fn find(
     learn: Learn,
 ) -> Result<(Vec<Rendering>, Vec<RowWarning>), RowProblem> {
     parts::join(template, &mut conversation.messages)?;
-    let turns = turns::of(&conversation.messages, learn)?;
+    let turns = turns::of(&conversation, learn)?;
     let shown = Shown {
         template,
         conversation: &conversation,

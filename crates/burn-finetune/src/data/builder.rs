@@ -1,12 +1,14 @@
 //! A data set that grows example by example.
 
+use crate::data::columns::Columns;
 use crate::data::counts::Counts;
 use crate::data::dataset::Dataset;
 use crate::data::encode::{Encoded, RowEncoder};
 use crate::data::file;
 use crate::data::row::Row;
+use crate::data::source::{Share, Source, Sources};
 use crate::data::store::{Origin, RowWriter};
-use crate::error::{FinetuneError, RowProblem};
+use crate::error::{FinetuneError, Place, RowProblem};
 use std::path::{Path, PathBuf};
 
 /// Reads files into a [`Dataset`] whose rows do not stay in memory.
@@ -23,7 +25,7 @@ pub struct DatasetBuilder {
 /// The rows that are too long for the encoder.
 #[derive(Debug, Default)]
 struct TooLong {
-    first: usize,
+    first: Option<Place>,
     count: usize,
     longest: usize,
 }
@@ -81,74 +83,131 @@ impl DatasetBuilder {
         Ok(())
     }
 
-    /// Appends the rows of a file, as [`Dataset::read`] does.
+    /// Appends the rows of files, as [`Dataset::read`] does.
     ///
     /// # Errors
-    /// As for that. Rows that are too long are counted to the file's end, so that the error can name them all.
-    pub fn read(&mut self, path: &Path, encoder: &RowEncoder<'_>) -> Result<(), FinetuneError> {
+    /// As for that. Rows that are too long are counted to a file's end, so that the error can name them all.
+    pub fn read(
+        &mut self,
+        sources: &Sources,
+        encoder: &RowEncoder<'_>,
+    ) -> Result<(), FinetuneError> {
+        let before = self.counts.rows;
+        let files = self.files_of(sources)?;
+        for file in &files {
+            self.read_file(file, sources.columns(), encoder)?;
+        }
+        match files.first() {
+            Some((file, _)) if self.counts.rows == before => Err(FinetuneError::NoData {
+                path: file.path().to_owned(),
+                reason: "the weights take none of the rows; raise them",
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn read_file(
+        &mut self,
+        (file, share): &(Source, Share),
+        columns: &Columns,
+        encoder: &RowEncoder<'_>,
+    ) -> Result<(), FinetuneError> {
+        let path = file.path();
         self.files.push(path.display().to_string());
         let mut too_long = TooLong::default();
         let (before, rows) = (self.counts.examples, self.counts.rows);
-        file::read(path, encoder, &mut |line, encoded| match encoded {
-            Err(RowProblem::TooLong { len, .. }) => {
-                if too_long.count == 0 {
-                    too_long.first = line;
+        let share = share.clone();
+        let unread = file::read(
+            path,
+            share,
+            columns,
+            encoder,
+            &mut |place, encoded| match encoded {
+                Err(RowProblem::TooLong { len, .. }) => {
+                    too_long.first.get_or_insert(place);
+                    too_long.count += 1;
+                    too_long.longest = too_long.longest.max(len);
+                    self.counts.examples += 1;
+                    Ok(())
                 }
-                too_long.count += 1;
-                too_long.longest = too_long.longest.max(len);
-                self.counts.examples += 1;
-                Ok(())
-            }
-            Err(problem) => Err(FinetuneError::Line {
-                path: path.to_owned(),
-                line,
-                problem,
-            }),
-            Ok(encoded) => self.take(path, line, encoded, encoder.max_len),
-        })?;
+                Err(problem) => Err(FinetuneError::Line {
+                    path: path.to_owned(),
+                    line: place,
+                    problem,
+                }),
+                Ok(encoded) => self.take(path, place, encoded, encoder.max_len),
+            },
+        )?;
+        self.counts.warn_of_columns(path, unread);
         let examples = self.counts.examples - before;
-        if too_long.count > 0 {
+        if let Some(first) = too_long.first {
             return Err(FinetuneError::TooLong {
                 path: path.to_owned(),
-                line: too_long.first,
+                line: first,
                 count: too_long.count,
                 examples,
                 longest: too_long.longest,
                 max: encoder.max_len,
             });
         }
-        if self.counts.rows == rows {
+        if self.counts.rows == rows && examples > 0 {
             return Err(FinetuneError::NoData {
                 path: path.to_owned(),
-                reason: if examples > 0 {
-                    "no row has anything to learn within the allowed length; give a larger --seq-len"
-                } else if file::is_text(path) {
-                    "a text needs at least two tokens"
-                } else {
-                    "every line is blank; a row is a JSON object on a line of its own"
-                },
+                reason: "no row has anything to learn within the allowed length; give a larger --seq-len",
             });
         }
         Ok(())
     }
 
-    /// Appends what can be used of a file, and counts what cannot.
+    /// Appends what can be used of files, and counts what cannot.
     ///
     /// # Errors
-    /// [`FinetuneError::Read`], [`FinetuneError::RowLength`], [`FinetuneError::Write`].
-    pub fn survey(&mut self, path: &Path, encoder: &RowEncoder<'_>) -> Result<(), FinetuneError> {
-        self.files.push(path.display().to_string());
-        file::read(path, encoder, &mut |line, encoded| match encoded {
-            Ok(encoded) => self.take(path, line, encoded, encoder.max_len),
-            Err(problem) => {
-                self.counts.examples += 1;
-                self.counts.refuse(path, line, &problem);
-                if let RowProblem::TooLong { len, .. } = problem {
-                    self.counts.measure(len);
-                }
-                Ok(())
-            }
-        })
+    /// [`FinetuneError::Read`], [`FinetuneError::Format`], [`FinetuneError::NoData`], [`FinetuneError::RowLength`],
+    /// [`FinetuneError::Write`], and [`FinetuneError::Line`] where a file cannot be read on.
+    pub fn survey(
+        &mut self,
+        sources: &Sources,
+        encoder: &RowEncoder<'_>,
+    ) -> Result<(), FinetuneError> {
+        for (file, share) in self.files_of(sources)? {
+            let path = file.path();
+            self.files.push(path.display().to_string());
+            let columns = sources.columns();
+            let unread =
+                file::read(
+                    path,
+                    share,
+                    columns,
+                    encoder,
+                    &mut |place, encoded| match encoded {
+                        Ok(encoded) => self.take(path, place, encoded, encoder.max_len),
+                        Err(problem) => {
+                            self.counts.examples += 1;
+                            self.counts.refuse(path, place, &problem);
+                            if let RowProblem::TooLong { len, .. } = problem {
+                                self.counts.measure(len);
+                            }
+                            Ok(())
+                        }
+                    },
+                )?;
+            self.counts.warn_of_columns(path, unread);
+        }
+        Ok(())
+    }
+
+    /// Returns the files with the share of each, and tells what is left out of folders.
+    fn files_of(&mut self, sources: &Sources) -> Result<Vec<(Source, Share)>, FinetuneError> {
+        let (files, left_out) = sources.files()?;
+        for (folder, message) in left_out {
+            self.counts.warn_of_folder(&folder, message);
+        }
+        let files = files.into_iter().enumerate();
+        let shared = files.map(|(place, file)| {
+            let share = Share::new(file.weight(), place);
+            (file, share)
+        });
+        Ok(shared.collect())
     }
 
     /// Returns the data set.
@@ -164,14 +223,14 @@ impl DatasetBuilder {
     fn take(
         &mut self,
         path: &Path,
-        line: usize,
+        place: Place,
         encoded: Encoded,
         max_len: usize,
     ) -> Result<(), FinetuneError> {
         self.counts.examples += 1;
         self.origin = Origin {
             file: self.files.len() as u32,
-            line: u32::try_from(line).unwrap_or(u32::MAX),
+            place,
         };
         self.goes_on = false;
         for row in &encoded.rows {
@@ -183,10 +242,10 @@ impl DatasetBuilder {
         self.counts.cut += encoded.cut.len();
         self.counts.cut_tokens += encoded.cut.iter().sum::<usize>() as u64;
         for _ in 0..encoded.dropped {
-            self.counts.drop_row(path, line, max_len);
+            self.counts.drop_row(path, place, max_len);
         }
         for warning in &encoded.warnings {
-            self.counts.warn(path, line, warning);
+            self.counts.warn(path, place, warning);
         }
         Ok(())
     }

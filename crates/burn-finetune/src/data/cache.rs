@@ -10,6 +10,7 @@
 use crate::data::dataset::Dataset;
 use crate::data::encode::RowEncoder;
 use crate::data::fingerprint::Fingerprint;
+use crate::data::source::Sources;
 use crate::data::spill::Stored;
 use crate::data::store::{ENTRY, RowStore, Summary};
 use crate::error::FinetuneError;
@@ -51,23 +52,25 @@ impl RowCache {
     /// their contents.
     ///
     /// # Errors
-    /// [`FinetuneError::Read`], [`FinetuneError::Tokenizer`].
+    /// [`FinetuneError::Read`], [`FinetuneError::Format`], [`FinetuneError::Tokenizer`].
     pub fn new(
         path: impl Into<PathBuf>,
         encoder: &RowEncoder<'_>,
-        sources: &[&Path],
+        sources: &Sources,
     ) -> Result<Self, FinetuneError> {
         let mut hash = Fingerprint::default();
         encoder.identify(&mut hash)?;
+        hash.add_bytes(format!("{:?}", sources.columns()).into_bytes());
         let mut piece = vec![0; PIECE];
-        for source in sources {
-            let format = source.extension().unwrap_or_default();
+        for source in sources.files()?.0 {
+            let format = source.path().extension().unwrap_or_default();
             hash.add_bytes(format.as_encoded_bytes().to_ascii_lowercase());
+            hash.add_bytes(source.weight().to_le_bytes());
             let read = |error| FinetuneError::Read {
-                path: source.to_path_buf(),
+                path: source.path().to_owned(),
                 source: error,
             };
-            let mut file = fs::File::open(source).map_err(read)?;
+            let mut file = fs::File::open(source.path()).map_err(read)?;
             let mut len = 0_u64;
             loop {
                 let count = io::Read::read(&mut file, &mut piece).map_err(read)?;
@@ -154,7 +157,7 @@ impl RowCache {
         file.read_at(0, &mut start)?;
         let [magic @ .., a, b, c, d, e, f, g, h] = start;
         let len = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-        if &magic != MAGIC || len > MAX_HEADER {
+        if &magic != MAGIC || len > MAX_HEADER.min(file.len()) {
             return Ok(None);
         }
         let mut text = vec![0; len as usize];
@@ -264,7 +267,7 @@ mod tests {
             max_len,
             truncate: false,
         };
-        RowCache::new(dir.join("rows"), &encoder, &[source]).unwrap()
+        RowCache::new(dir.join("rows"), &encoder, &Sources::file(source)).unwrap()
     }
 
     fn data() -> Dataset {

@@ -1,8 +1,9 @@
 //! What became of the examples of a data set.
 
-use crate::error::{RowProblem, RowWarning};
+use crate::data::example;
+use crate::error::{Place, RowProblem, RowWarning};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What became of the examples of a data set.
@@ -37,7 +38,7 @@ pub struct Counts {
 pub struct Told {
     /// What it is.
     pub kind: String,
-    /// Where the first is: file and line.
+    /// Where the first is: file and line or row.
     pub first: String,
     /// What is to be said of the first.
     pub message: String,
@@ -56,31 +57,54 @@ impl Told {
         } = self;
         match count {
             1 => format!("{first}: {message}"),
-            _ => format!("{first}: {message} ({count} such lines)"),
+            _ => format!("{first}: {message} ({count} such rows)"),
         }
     }
 }
 
 impl Counts {
     /// Counts a warning.
-    pub(super) fn warn(&mut self, path: &Path, line: usize, warning: &RowWarning) {
-        let told = Told::new(warning.kind(), path, line, warning.to_string());
+    pub(super) fn warn(&mut self, path: &Path, place: Place, warning: &RowWarning) {
+        let told = Told::new(warning.kind(), path, place, warning.to_string());
         add(&mut self.warnings, told);
     }
 
+    /// Tells what of a folder is not read.
+    pub(super) fn warn_of_folder(&mut self, path: &Path, message: String) {
+        self.tell(path, message);
+    }
+
+    /// Tells which columns of a file are not read.
+    pub(super) fn warn_of_columns(&mut self, path: &Path, unread: BTreeSet<String>) {
+        let names: Vec<String> = unread.into_iter().collect();
+        if !names.is_empty() {
+            self.tell(path, format!("not read: {}", example::told(&names)));
+        }
+    }
+
+    /// Tells something of a file, whatever is told of others.
+    fn tell(&mut self, path: &Path, message: String) {
+        self.warnings.push(Told {
+            kind: format!("not_read {}", path.display()),
+            first: path.display().to_string(),
+            message,
+            count: 1,
+        });
+    }
+
     /// Counts an example that cannot be used.
-    pub(super) fn refuse(&mut self, path: &Path, line: usize, problem: &RowProblem) {
-        let told = Told::new(problem.kind(), path, line, problem.to_string());
+    pub(super) fn refuse(&mut self, path: &Path, place: Place, problem: &RowProblem) {
+        let told = Told::new(problem.kind(), path, place, problem.to_string());
         add(&mut self.refused, told);
     }
 
     /// Counts a row that was left out.
-    pub(super) fn drop_row(&mut self, path: &Path, line: usize, max_len: usize) {
+    pub(super) fn drop_row(&mut self, path: &Path, place: Place, max_len: usize) {
         let dropped = self.dropped.get_or_insert_with(|| {
             let message = format!("nothing to learn within {max_len} tokens; left out");
             Told {
                 count: 0,
-                ..Told::new("dropped", path, line, message)
+                ..Told::new("dropped", path, place, message)
             }
         });
         dropped.count += 1;
@@ -93,10 +117,10 @@ impl Counts {
 }
 
 impl Told {
-    fn new(kind: &'static str, path: &Path, line: usize, message: String) -> Self {
+    fn new(kind: &'static str, path: &Path, place: Place, message: String) -> Self {
         Self {
             kind: kind.to_owned(),
-            first: format!("{}:{line}", path.display()),
+            first: format!("{}{place}", path.display()),
             message,
             count: 1,
         }

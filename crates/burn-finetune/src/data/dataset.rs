@@ -6,10 +6,11 @@ use crate::data::encode::RowEncoder;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::groups::{Groups, GroupsWriter};
 use crate::data::row::Row;
+use crate::data::source::Sources;
 use crate::data::spill::Stored;
 use crate::data::store::RowStore;
 use crate::error::FinetuneError;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Tokenised rows by their place.
@@ -31,16 +32,17 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads a file: `.txt` as one text cut into rows ([`RowEncoder::text`]), anything else as JSONL, one
-    /// row a line ([`RowEncoder::json_line`]); blank lines are skipped.
+    /// Reads files, those of a folder by their names: a `.txt` file as one text cut into consecutive rows, anything else as
+    /// rows ([`RowEncoder::json_line`] says which): objects in JSON, one after another or in arrays, CSV and TSV whose first
+    /// line names the columns, and Parquet. All but Parquet may be in gzip or zstd.
     ///
     /// # Errors
-    /// [`FinetuneError::Read`], [`FinetuneError::Line`] with the line's number, [`FinetuneError::TooLong`],
-    /// [`FinetuneError::NoData`], [`FinetuneError::RowLength`] for a length under 2, and [`FinetuneError::Write`] where
-    /// there is no room for the rows.
-    pub fn read(path: &Path, encoder: &RowEncoder<'_>) -> Result<Self, FinetuneError> {
+    /// [`FinetuneError::Read`], [`FinetuneError::Format`] for a file that is not read, [`FinetuneError::Line`] with the
+    /// place of a row, [`FinetuneError::TooLong`], [`FinetuneError::NoData`], [`FinetuneError::RowLength`] for a length
+    /// under 2, and [`FinetuneError::Write`] where there is no room for the rows.
+    pub fn read(sources: &Sources, encoder: &RowEncoder<'_>) -> Result<Self, FinetuneError> {
         let mut builder = DatasetBuilder::default();
-        builder.read(path, encoder)?;
+        builder.read(sources, encoder)?;
         builder.finish()
     }
 
@@ -188,7 +190,7 @@ impl Dataset {
         let named = origin.ok().and_then(|origin| {
             let file = (origin.file as usize).checked_sub(1)?;
             let file = self.store.summary.files.get(file)?;
-            Some(format!("{file}:{}", origin.line))
+            Some(format!("{file}{}", origin.place))
         });
         named.unwrap_or_else(|| format!("row {}", member + 1))
     }

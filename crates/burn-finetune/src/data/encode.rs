@@ -1,7 +1,8 @@
 //! From text to rows of tokens.
 
 use crate::data::answers::{self, Conversation, Learn, Rendering};
-use crate::data::line::Example;
+use crate::data::columns::Columns;
+use crate::data::example::Example;
 use crate::data::row::Row;
 use crate::data::tokens::TextEncoder;
 use crate::error::{RowProblem, RowWarning};
@@ -68,7 +69,15 @@ impl<'a> RowEncoder<'a> {
     /// # Errors
     /// The [`RowProblem`] of the line.
     pub fn json_line(&self, line: &str) -> Result<Encoded, RowProblem> {
-        let (rows, warnings) = match Example::parse(line)? {
+        let row = serde_json::from_str(line)
+            .map_err(|error: serde_json::Error| RowProblem::NotJson(error.to_string()))?;
+        let (example, _) = Example::read(&row, &Columns::default())?;
+        self.example(example)
+    }
+
+    /// Encodes an example.
+    pub(super) fn example(&self, example: Example) -> Result<Encoded, RowProblem> {
+        let (rows, warnings) = match example {
             Example::Chat(conversation) => self.chat(conversation)?,
             Example::Completion { prompt, completion } => {
                 let (ids, prompt_len) = self.texts().completion(&prompt, &completion)?;

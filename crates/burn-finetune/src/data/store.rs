@@ -4,7 +4,7 @@ use crate::data::counts::Counts;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::row::Row;
 use crate::data::spill::{Spill, Stored};
-use crate::error::FinetuneError;
+use crate::error::{FinetuneError, Place};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -12,6 +12,9 @@ use std::path::PathBuf;
 pub const ENTRY: usize = 24;
 /// Set beside the number of boundaries of a row that comes from the same example as the one before it.
 const GOES_ON: u32 = 1 << 31;
+
+/// Set beside a place that is the number of a row.
+const IS_ROW: u32 = 1 << 31;
 
 /// What the index says of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +32,41 @@ pub struct Entry {
 }
 
 /// Where an example comes from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
     /// The file's place among the files from 1; 0 for none.
     pub file: u32,
-    /// The line in it from 1.
-    pub line: u32,
+    /// Its place in it.
+    pub place: Place,
+}
+
+impl Origin {
+    /// Returns the place as four bytes: a line, or the number of a row, which counts more in an array.
+    fn packed_place(self) -> u32 {
+        let (number, flag) = match self.place {
+            Place::Line(line) => (line, 0),
+            Place::Element { row, .. } | Place::Row(row) => (row, IS_ROW),
+        };
+        u32::try_from(number).map_or(!IS_ROW, |number| number.min(!IS_ROW)) | flag
+    }
+
+    fn place_of(packed: u32) -> Place {
+        let number = (packed & !IS_ROW) as usize;
+        if packed & IS_ROW == 0 {
+            Place::Line(number)
+        } else {
+            Place::Row(number)
+        }
+    }
+}
+
+impl Default for Origin {
+    fn default() -> Self {
+        Self {
+            file: 0,
+            place: Place::Line(0),
+        }
+    }
 }
 
 impl Entry {
@@ -45,7 +77,7 @@ impl Entry {
         bytes[8..12].copy_from_slice(&self.len.to_le_bytes());
         bytes[12..16].copy_from_slice(&(self.more | flag).to_le_bytes());
         bytes[16..20].copy_from_slice(&self.origin.file.to_le_bytes());
-        bytes[20..].copy_from_slice(&self.origin.line.to_le_bytes());
+        bytes[20..].copy_from_slice(&self.origin.packed_place().to_le_bytes());
         bytes
     }
 
@@ -61,7 +93,7 @@ impl Entry {
             goes_on: more & GOES_ON != 0,
             origin: Origin {
                 file: number(16),
-                line: number(20),
+                place: Origin::place_of(number(20)),
             },
         }
     }
@@ -153,13 +185,17 @@ impl RowStore {
     /// Returns the row at `place`.
     ///
     /// # Errors
-    /// [`FinetuneError::Read`].
+    /// [`FinetuneError::Read`]; [`FinetuneError::Malformed`] when the file was changed since it was opened.
     ///
     /// # Panics
     /// When there is no such row.
     pub fn row(&self, place: usize) -> Result<Row, FinetuneError> {
         let row = self.read(self.entry(place)?)?;
-        Ok(row.expect("the index was made with the rows, or checked against them"))
+        row.ok_or_else(|| FinetuneError::Malformed {
+            path: self.rows.path(),
+            expected: "file of rows",
+            reason: "it was changed while it was in use".into(),
+        })
     }
 }
 
@@ -293,7 +329,10 @@ mod tests {
     fn origin(place: usize) -> Origin {
         Origin {
             file: 1,
-            line: 3 * place as u32,
+            place: match place % 2 {
+                0 => Place::Line(3 * place),
+                _ => Place::Row(3 * place),
+            },
         }
     }
 

@@ -3,6 +3,7 @@
 mod answers;
 mod bytes;
 mod checkpoints;
+mod files;
 mod jinja;
 mod peers;
 mod rows;

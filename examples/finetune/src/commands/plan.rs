@@ -1,7 +1,5 @@
 //! `finetune plan`: what a training run would take, before it loads anything.
 
-use std::path::Path;
-
 use anyhow::Result;
 use burn_finetune::memory;
 use burn_qlora_llama::Weights;
@@ -11,7 +9,7 @@ use crate::known_models;
 use crate::opened_model::{OpenedModel, open_adapter};
 use crate::plan::{Plan, Planned, PlannedRows};
 use crate::progress::human_bytes;
-use crate::run::{Adapter, PlanRun, PlannedModel, Training};
+use crate::run::{Adapter, DataFiles, PlanRun, PlannedModel, Training};
 
 /// Prints the terms and the peak for the model, and for the models of the QLoRA paper under the same flags.
 ///
@@ -21,7 +19,7 @@ pub fn run(run: &PlanRun) -> Result<()> {
     let training = &run.training;
     let (model, rows) = match &run.model {
         PlannedModel::Known(name) => known(name, training)?,
-        PlannedModel::Files { data } => opened(data.as_deref(), training)?,
+        PlannedModel::Files { data } => opened(data.as_ref(), training)?,
     };
     let lora = match &training.adapter {
         Adapter::Trained(dir) => open_adapter(dir)?.config(&model.config.projection_paths())?,
@@ -91,11 +89,11 @@ fn known(name: &str, training: &Training) -> Result<(Planned, PlannedRows)> {
 }
 
 /// Returns the model of files, and the rows of the data, or rows as long as they may be.
-fn opened(data: Option<&Path>, training: &Training) -> Result<(Planned, PlannedRows)> {
+fn opened(data: Option<&DataFiles>, training: &Training) -> Result<(Planned, PlannedRows)> {
     let opened = OpenedModel::open(&training.model)?;
     let rows = match data {
-        Some(path) => {
-            let data = opened.training_data(path, training.limits, training.packing)?;
+        Some(files) => {
+            let data = opened.training_data(files, training.limits, training.packing)?;
             PlannedRows::from(&data)
         }
         None => PlannedRows {

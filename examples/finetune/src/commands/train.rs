@@ -298,7 +298,7 @@ fn settings(
         },
         RunSource {
             name: "data",
-            path: Some(run.data.to_string_lossy().into_owned()),
+            path: Some(run.data.described()),
             fingerprint: Some(data.fingerprint()?),
         },
         match training.adapter.dir() {

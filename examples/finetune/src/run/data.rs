@@ -1,8 +1,7 @@
-use std::path::PathBuf;
-
 use anyhow::{Context, Result};
 
-use super::train::Training;
+use super::data_files::DataFiles;
+use super::train::{Training, training_data};
 use crate::flags::DataFlags;
 
 /// `finetune data`.
@@ -11,7 +10,7 @@ pub struct DataRun {
     /// The run that the data is for.
     pub training: Training,
     /// The rows to look at.
-    pub data: PathBuf,
+    pub data: DataFiles,
     /// The share of the examples that are held out from training.
     pub eval_split: Option<f64>,
     /// Rows to print.
@@ -26,7 +25,7 @@ impl DataRun {
     /// # Errors
     /// No data, and as [`Training`]'s.
     pub fn resolve(mut flags: DataFlags) -> Result<Self> {
-        let data = flags.train.data.take();
+        let data = training_data(&mut flags.train)?;
         Ok(Self {
             data: data.context("no data is given; name a file with --data")?,
             eval_split: flags.train.eval_split,

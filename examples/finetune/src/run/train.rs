@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use burn_finetune::{Order, TrainConfig};
 use burn_qlora::{Checkpointing, LoraConfig, Targets};
 
+use super::data_files::DataFiles;
 use super::model::Model;
 use super::optimizer::Optimizer;
 use super::rows::RowLimits;
@@ -15,9 +16,9 @@ pub struct TrainRun {
     /// The run itself.
     pub training: Training,
     /// The rows to train on.
-    pub data: PathBuf,
+    pub data: DataFiles,
     /// The rows to measure the loss on.
-    pub eval_data: Option<PathBuf>,
+    pub eval_data: Option<DataFiles>,
     /// The share of the rows to train on that is held out to measure the loss on.
     pub eval_split: Option<f64>,
     /// Everything that is written.
@@ -39,7 +40,7 @@ pub enum PlannedModel {
     /// The one that the run would train.
     Files {
         /// The rows it would train on, if they are known.
-        data: Option<PathBuf>,
+        data: Option<DataFiles>,
     },
     /// A well-known one by its name, without its files.
     Known(String),
@@ -105,9 +106,10 @@ impl TrainRun {
     /// # Errors
     /// No data or no output directory, evaluations without data for them, and as [`Training`]'s.
     pub fn resolve(mut flags: TrainFlags) -> Result<Self> {
-        let data = flags.data.take();
+        let data = training_data(&mut flags)?;
+        let eval_data = std::mem::take(&mut flags.eval_data);
         ensure!(
-            flags.eval_every == 0 || flags.eval_data.is_some() || flags.eval_split.is_some(),
+            flags.eval_every == 0 || !eval_data.is_empty() || flags.eval_split.is_some(),
             "--eval-every {} has nothing to measure the loss on; give --eval-data FILE, or hold rows out with \
              --eval-split 0.05",
             flags.eval_every
@@ -122,7 +124,7 @@ impl TrainRun {
                 eval_every: (flags.eval_every > 0).then_some(flags.eval_every),
                 save_every: (flags.save_every > 0).then_some(flags.save_every),
             },
-            eval_data: flags.eval_data.take(),
+            eval_data: DataFiles::resolve(eval_data, &[], &flags.rows.columns)?,
             eval_split: flags.eval_split,
             training: Training::resolve(flags)?,
         })
@@ -142,7 +144,7 @@ impl PlanRun {
                 PlannedModel::Known(name)
             }
             None => PlannedModel::Files {
-                data: train.data.take(),
+                data: training_data(&mut train)?,
             },
         };
         Ok(Self {
@@ -237,6 +239,12 @@ impl Adapter {
             Self::Trained(dir) => Some(dir),
         }
     }
+}
+
+/// Returns the rows to train on, if any are named.
+pub(super) fn training_data(flags: &mut TrainFlags) -> Result<Option<DataFiles>> {
+    let names = std::mem::take(&mut flags.data);
+    DataFiles::resolve(names, &flags.data_weights, &flags.rows.columns)
 }
 
 /// Returns the configuration of fresh adapters.

@@ -109,7 +109,7 @@ fn what_is_cut_and_left_out_is_counted() {
     assert!(
         run.stderr.starts_with("warning: ")
             && run.stderr.contains("rows.jsonl:3")
-            && run.stderr.contains("(2 such lines)"),
+            && run.stderr.contains("(2 such rows)"),
         "{}",
         run.stderr
     );

@@ -4,6 +4,7 @@
 //! - [`train`], [`plan`], [`eval`], [`generate`], [`quantize`]: what each command does.
 //! - [`chat_data`]: conversations as data.
 //! - [`data`]: what a data set becomes, rows held out, and rows that are too much for memory.
+//! - [`data_files`]: data in the formats people have.
 //! - [`families`]: all of that on the families beside LLaMA.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
 //! - [`kills`]: the same at many random moments.
@@ -21,6 +22,7 @@
 mod chat_data;
 mod console;
 mod data;
+mod data_files;
 #[cfg(feature = "wgpu")]
 mod device_memory;
 mod eval;

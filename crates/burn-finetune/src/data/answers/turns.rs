@@ -1,6 +1,6 @@
 //! The messages of the assistant.
 
-use super::Learn;
+use super::{Conversation, Learn};
 use crate::error::RowProblem;
 use crate::template::Message;
 use minijinja::value::{Value, ValueKind};
@@ -19,10 +19,12 @@ pub struct Turn {
 /// # Errors
 /// [`RowProblem::NoTargets`] where none is to be learnt though one should be, [`RowProblem::WrongType`] for a mark that is
 /// neither yes nor no.
-pub fn of(messages: &[Message], learn: Learn) -> Result<Vec<Turn>, RowProblem> {
+pub fn of(conversation: &Conversation, learn: Learn) -> Result<Vec<Turn>, RowProblem> {
     let mut turns = Vec::new();
-    for (place, message) in messages.iter().enumerate() {
-        let learnt = is_learnt(place, message)?;
+    for (place, message) in conversation.messages.iter().enumerate() {
+        // All of a prompt is learnt, or nothing.
+        let of_the_prompt = place < conversation.learnt_from && learn != Learn::Everything;
+        let learnt = is_learnt(place, message)? && !of_the_prompt;
         if message.role() == "assistant" {
             turns.push(Turn { place, learnt });
         }

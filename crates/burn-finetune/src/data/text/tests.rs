@@ -135,7 +135,7 @@ fn in_windows(tokenizer: &Tokenizer, text: &str, windows: Windows) -> Vec<u32> {
         truncate: false,
     };
     let mut ids = Vec::new();
-    let mut push = |_: usize, encoded: Result<Encoded, RowProblem>| {
+    let mut push = |_: Place, encoded: Result<Encoded, RowProblem>| {
         for row in encoded.unwrap().rows {
             assert!(row.learn[1..].iter().all(|learn| *learn));
             ids.extend(row.ids);
