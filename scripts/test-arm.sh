@@ -32,6 +32,8 @@ case ${1:-} in
       prepare
       export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
       export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+      # For tests that run themselves again.
+      export TEST_EMULATOR=$CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER
       cargo test --release -p nf4 -p qlora-cpu --target "$target"
     fi
     ;;

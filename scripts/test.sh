@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU) and on wgpu, those of
-# the kernels and of the paged optimizer also on CubeCL's CPU runtime, builds the book, checks the packages, compiles the
-# kernels for CUDA, and runs those with NEON in an emulator. Where no Vulkan device answers, Mesa's software Vulkan is installed
-# first. What needs LLVM, NVIDIA's compilers, the emulator or a real model is left out, saying so, where its package cannot be
-# had.
+# the kernels and of the paged optimizer also on CubeCL's CPU runtime, those of the kernels, of the 4-bit tensor and of the paged
+# optimizer also as CUDA code on a device in software, builds the book, checks the packages, compiles the kernels for CUDA, and
+# runs those with NEON in an emulator. Where no Vulkan device answers, Mesa's software Vulkan is installed first. What needs LLVM,
+# NVIDIA's compilers, the emulator or a real model is left out, saying so, where its package cannot be had.
 #
 # usage: scripts/test.sh
 set -euo pipefail
@@ -18,6 +18,13 @@ if llvm=$(scripts/stage-llvm.sh); then
   # The others multiply by Burn's own kernels, which without autotune take minutes on that runtime or do not fit it.
   tested+=,burn-paged/cpu,qlora-cubecl/cpu
   checked=$tested,qlora-tests/cpu,qlora-tests/cuda
+  if scripts/cuda-toolchain.sh >/dev/null; then
+    tested+=,qlora-cubecl/cuda,burn-nf4/cuda,burn-paged/cuda
+    device=$(scripts/ptx-device.sh)
+    eval "$device"
+  else
+    left_out+=("CUDA code on the software device: there is no libdevice")
+  fi
 else
   checked=$tested
   left_out+=("kernels and paged optimizer on CubeCL's CPU runtime, and the feature cuda: there is no LLVM")
@@ -31,6 +38,13 @@ step cargo fmt --all --check
 step cargo clippy --workspace --all-targets --features "$checked" -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --features "$checked"
 step cargo test --release --workspace --features "$tested"
+if [ -n "${device:-}" ]; then
+  # The test run above was compute capability 80.
+  for capability in 90 120; do
+    PTX_DEVICE_SM=$capability step cargo test --release --workspace --features "$tested" --test kernels -- cuda::
+  done
+  step scripts/ptx-mutations.sh --workspace --features "$tested"
+fi
 # The same binaries again: what is ignored because it needs a real model, which stands in modules of that name.
 if scripts/fetch-smollm2.sh; then
   step cargo test --release --workspace --features "$tested" --test burn_qlora_llama --test finetune_commands -- \

@@ -6,19 +6,17 @@
 //! are not computed.
 
 mod backward;
-mod config;
 mod first_keys;
 mod forward;
 mod heads;
 mod parts;
-mod shape;
 mod tile;
 
+use nf4::attention::AttentionShape;
+
 pub use backward::{Results, backward, backward_workspace_bytes};
-pub use config::Config;
 pub use forward::{forward, forward_workspace_bytes};
 pub use heads::{HeadsRef, Operands};
-pub use shape::AttentionShape;
 
 /// Returns the bytes that are kept for the backward pass: `q`, `k`, `v`, the output and one f32 a row; never the scores.
 pub fn saved_bytes(shape: &AttentionShape, element_bytes: usize) -> u128 {
@@ -33,6 +31,7 @@ pub fn saved_bytes(shape: &AttentionShape, element_bytes: usize) -> u128 {
 mod tests {
     use super::*;
     use crate::simd::Isa;
+    use nf4::attention::Config;
 
     fn wave(len: usize, step: f32) -> Vec<f32> {
         (0..len).map(|i| (i as f32 * step).sin()).collect()

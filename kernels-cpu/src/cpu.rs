@@ -1,8 +1,8 @@
 //! [`Cpu`], the instruction set and threads that kernels run on.
 
-use crate::simd::Isa;
+use crate::simd::{Isa, isa};
 
-/// The instruction set and the threads that operations use; [`Cpu::default`] is the fastest one and all of them.
+/// The instruction set and the threads that operations use; [`Cpu::default`] is [`isa`] and all of them.
 ///
 /// Every operation is a method of it. The free functions of the same names use the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Threads {
 
 impl Default for Cpu {
     fn default() -> Self {
-        Self::new(Isa::best(), Threads::All)
+        Self::new(isa(), Threads::All)
     }
 }
 
@@ -32,9 +32,9 @@ impl Cpu {
         Self { isa, threads }
     }
 
-    /// Runs kernels on the fastest instruction set and the calling thread.
+    /// Runs kernels on [`isa`] and the calling thread.
     pub fn calling_thread() -> Self {
-        Self::new(Isa::best(), Threads::Calling)
+        Self::new(isa(), Threads::Calling)
     }
 }
 

@@ -8,28 +8,13 @@
 
 use std::mem::MaybeUninit;
 
-use serde::{Deserialize, Serialize};
+use nf4::glu::{Activation, GELU_CUBIC, GELU_SLOPE};
 
 use crate::buffer::written;
 use crate::element::Element;
 use crate::pieces::{PIECE, for_each};
 use crate::simd::math::{exp, mul_add};
 use crate::simd::{Isa, Simd, kernel};
-
-/// What is applied to the gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Activation {
-    /// `x · sigmoid(x)` (LLaMA).
-    Silu,
-    /// The tanh form of GELU, `0.5x · (1 + tanh(sqrt(2/π) · (x + 0.044715x³)))` (Gemma).
-    GeluTanh,
-}
-
-/// The slope of [`Activation::GeluTanh`]'s sigmoid at 0, `2 · sqrt(2/π)`.
-pub const GELU_SLOPE: f64 = core::f64::consts::FRAC_2_SQRT_PI * core::f64::consts::SQRT_2;
-
-/// The factor of the cube in [`Activation::GeluTanh`].
-pub const GELU_CUBIC: f64 = 0.044715;
 
 /// A thread's memory for half-precision operands in f32.
 type Scratch = [Vec<f32>; 3];

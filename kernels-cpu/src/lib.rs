@@ -28,8 +28,10 @@
 //!
 //! Quantizing and decoding give the same bits on every machine. A product gives the same bits for any number of threads,
 //! but not on every instruction set: AVX-512, AVX2 with FMA, NEON and plain Rust, chosen when the program runs, sum
-//! in orders of their own. [`adamw`] gives the same bits everywhere. [`Cpu`] forces an instruction set, or the calling
-//! thread.
+//! in orders of their own. [`adamw`] gives the same bits everywhere.
+//!
+//! [`isa`] is the instruction set in use; the environment variable [`ISA_VARIABLE`] or [`Isa::select`] forces another on the
+//! process, [`Cpu`] on one operation. The products of f32 logits are the crate `gemm`'s, which chooses its own.
 
 pub mod adamw;
 pub mod attention;
@@ -54,7 +56,7 @@ pub use dequantize::{dequantize, dequantize_vec};
 pub use element::Element;
 pub use matmul::{dense, low_rank, matmul, matmul_vec};
 pub use quantize::quantize;
-pub use simd::Isa;
+pub use simd::{ISA_VARIABLE, Isa, IsaError, isa};
 
 /// Compiles and runs the example of the package's README.
 #[cfg(doctest)]

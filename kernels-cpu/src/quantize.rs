@@ -18,7 +18,7 @@ const CHUNK: usize = 32 * 1024;
 ///
 /// # Errors
 /// [`Nf4Error::BlockSize`], [`Nf4Error::TooLarge`], [`Nf4Error::InputLength`] if `values` does not fill the shape, and
-/// [`Nf4Error::NotFinite`] at the first infinity or NaN.
+/// [`Nf4Error::NotFinite`] at the first infinity or NaN, and [`Nf4Error::TooLargeToSum`].
 pub fn quantize<T: Element>(
     values: &[T],
     shape: [usize; 2],
@@ -64,6 +64,7 @@ impl Cpu {
         if !finite {
             return Err(first_not_finite(values, shape));
         }
+        layout.check_magnitude(scales.iter().copied().fold(0.0, f32::max))?;
         let absmax = encode_scales(self, layout, &scales);
         QuantizedMatrix::from_parts(layout, packed, absmax)
     }

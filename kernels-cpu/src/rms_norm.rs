@@ -6,6 +6,7 @@
 
 use std::{borrow::Cow, mem::MaybeUninit};
 
+use nf4::rms_norm::Config;
 use rayon::prelude::*;
 
 use crate::buffer::written;
@@ -23,23 +24,12 @@ fn rows_at_a_time(n: usize) -> usize {
     (PIECE / n.max(1)).max(1)
 }
 
-/// How rows are normalized.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Config {
-    /// Added to the mean square.
-    pub eps: f32,
-    /// Whether the factor is `1 + weight` and not `weight`.
-    pub unit_offset: bool,
-}
-
-impl Config {
-    /// Returns the factors of a row, `[n]`.
-    fn factors<'a>(&self, weight: &'a [f32]) -> Cow<'a, [f32]> {
-        if self.unit_offset {
-            weight.iter().map(|weight| 1.0 + weight).collect()
-        } else {
-            Cow::Borrowed(weight)
-        }
+/// Returns the factors of a row, `[n]`.
+fn factors(config: Config, weight: &[f32]) -> Cow<'_, [f32]> {
+    if config.unit_offset {
+        weight.iter().map(|weight| 1.0 + weight).collect()
+    } else {
+        Cow::Borrowed(weight)
     }
 }
 
@@ -110,7 +100,7 @@ fn normalized<'a, E: Element, P: Send + 'a>(
     config: Config,
 ) -> (Vec<E>, Vec<f32>) {
     let n = weight.len();
-    let (weight, eps) = (&*config.factors(weight), config.eps);
+    let (weight, eps) = (&*factors(config, weight), config.eps);
     let step = rows_at_a_time(n);
     let count = count(len, n);
     let mut inv_rms = vec![0f32; count];
@@ -156,7 +146,7 @@ pub fn backward<E: Element>(
     grad: &mut [E],
     config: Config,
 ) {
-    let weight = &*config.factors(weight);
+    let weight = &*factors(config, weight);
     by_rows(x, weight, inv_rms, grad, |[a, b], _, x, inv_rms, grad| {
         let x = E::read(isa, x, a);
         E::modify(isa, grad, b, |grad| {
@@ -181,7 +171,7 @@ pub fn add_backward<E: Element>(
     grad: &mut [E],
     config: Config,
 ) {
-    let weight = &*config.factors(weight);
+    let weight = &*factors(config, weight);
     assert_eq!(
         sum.len(),
         grad_sum.len(),

@@ -1,4 +1,4 @@
-//! Sixteen lanes of f32 and u32 on each instruction set, and the choice between them at run time.
+//! Sixteen lanes of f32 and u32 on each instruction set, and the choice between them at run time ([`Isa`]).
 //!
 //! A kernel is written once, generic over [`Simd`], and compiled once per instruction set by [`kernel!`]: in the operations
 //! of [`Simd`], or as plain loops that the compiler vectorises ([`math`]). Kernels that only multiply, add and compare
@@ -9,6 +9,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod isa;
 pub(crate) mod math;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
@@ -18,86 +19,11 @@ mod portable;
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
+pub(crate) use isa::Level;
+pub use isa::{ISA_VARIABLE, Isa, IsaError, isa};
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
-
-use std::fmt;
-
-/// An instruction set that this machine has, and that kernels can be asked to use.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Isa(pub(crate) Level);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Level {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// AVX-512 with the dot products of bf16 pairs.
-    #[cfg(target_arch = "x86_64")]
-    Avx512Bf16,
-    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-    Neon,
-}
-
-impl Isa {
-    /// Returns the fastest one, which [`Cpu::default`](crate::Cpu) uses.
-    pub fn best() -> Self {
-        Self::available()[0]
-    }
-
-    /// Returns plain Rust, which every machine has.
-    pub const fn portable() -> Self {
-        Self(Level::Portable)
-    }
-
-    /// Returns all that this machine has, fastest first.
-    pub fn available() -> &'static [Self] {
-        #[cfg(target_arch = "x86_64")]
-        {
-            const WITH_AVX2: &[Isa] = &[Isa(Level::Avx2), Isa(Level::Portable)];
-            const WITH_AVX512: &[Isa] =
-                &[Isa(Level::Avx512), Isa(Level::Avx2), Isa(Level::Portable)];
-            const WITH_AVX512_BF16: &[Isa] = &[
-                Isa(Level::Avx512Bf16),
-                Isa(Level::Avx512),
-                Isa(Level::Avx2),
-                Isa(Level::Portable),
-            ];
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl");
-            let bf16 = is_x86_feature_detected!("avx512bf16");
-            match (avx512, avx2) {
-                (true, true) if bf16 => WITH_AVX512_BF16,
-                (true, true) => WITH_AVX512,
-                (false, true) => WITH_AVX2,
-                _ => &[Isa(Level::Portable)],
-            }
-        }
-        // Every AArch64 target of the standard library includes NEON: there is nothing to detect.
-        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-        {
-            &[Isa(Level::Neon), Isa(Level::Portable)]
-        }
-        #[cfg(not(any(
-            target_arch = "x86_64",
-            all(target_arch = "aarch64", target_endian = "little")
-        )))]
-        {
-            &[Isa(Level::Portable)]
-        }
-    }
-}
-
-impl fmt::Debug for Isa {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// Defines functions that take an [`Isa`] and run a generic kernel compiled for it: an `#[inline(always)]` function
 /// whose first argument is the [`Simd`] to use, by its name, or a body that knows the instruction set as a type.

@@ -9,8 +9,8 @@
 //! - [`rms_norm`], with and without the residual add, and [`cross_entropy`]: a plane a row (`rows`).
 //! - [`glu`], [`rope`]: a vector of elements a unit.
 //!
-//! Only attention takes memory beside operands and results, and says how much ([`attention::AttentionShape`]), in `u128`,
-//! for a plan may ask for sizes that no device has. The caller computes otherwise what a kernel does not
+//! Only attention's backward pass takes memory beside operands and results, and says how much
+//! ([`attention::backward_workspace_bytes`]), in `u128`, for a plan may ask for sizes that no device has. The caller computes otherwise what a kernel does not
 //! [serve](rms_norm::serves), and knows what it keeps for the backward pass.
 //!
 //! A kernel with a [`ComptimeOption`] takes besides, by value, whether it is `Some`: CubeCL's stable hash of an instance leaves

@@ -2,10 +2,11 @@
 
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use cubecl::std::tensor::TensorHandle;
 use nf4::{Codebook, Layout};
 
 use crate::decode::{ScalesLaunch, WordsLaunch};
-use crate::operand::buffer;
+use crate::operand::{buffer, contiguous};
 
 /// A quantized `[out_features, in_features]` matrix on a device: two buffers of `u32` words and what they mean.
 #[derive(Clone, Debug)]
@@ -19,6 +20,31 @@ pub struct Weight {
 }
 
 impl Weight {
+    /// Takes tensors of `u32` words, which are copied where the words do not lie one after another.
+    pub fn new(
+        client: &Client,
+        packed: TensorHandle,
+        absmax: TensorHandle,
+        layout: Layout,
+    ) -> Self {
+        let [packed, absmax] = [packed, absmax].map(|words| contiguous(client, words).handle);
+        Self {
+            packed,
+            absmax,
+            layout,
+        }
+    }
+
+    /// Returns codes and scales as tensors of `u32` words, of one dimension each.
+    pub fn into_words(self) -> [TensorHandle; 2] {
+        let dtype = u32::elem_type_native();
+        [
+            (self.packed, self.layout.packed_words()),
+            (self.absmax, self.layout.absmax_words()),
+        ]
+        .map(|(words, len)| TensorHandle::new_contiguous([len], words, dtype))
+    }
+
     /// Returns the table of values that the codes stand for.
     pub(crate) fn codebook(&self) -> Codebook {
         self.layout.config().codebook

@@ -10,6 +10,9 @@ mod checkpointing_changes_nothing;
 mod curve_matches_peft;
 #[path = "claims/eight_bit_follows_the_curve.rs"]
 mod eight_bit_follows_the_curve;
+#[cfg(feature = "flex")]
+#[path = "claims/every_isa_follows_the_curve.rs"]
+mod every_isa_follows_the_curve;
 #[path = "claims/family_adapters_match_peft.rs"]
 mod family_adapters_match_peft;
 #[path = "claims/gradients_match_peft.rs"]

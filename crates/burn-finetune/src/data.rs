@@ -4,22 +4,57 @@
 mod answers;
 /// Rows as tensors.
 mod batch;
-/// Tokenised rows.
+/// A data set that grows example by example.
+mod builder;
+/// A file of tokenised rows.
+mod cache;
+/// The names of columns.
+mod columns;
+/// What became of the examples of a data set.
+mod counts;
+/// Tokenised rows by their place.
 mod dataset;
 /// From an example to token rows with their targets.
 mod encode;
-/// The rows of a file.
+/// The example of a row.
+mod example;
+/// The rows of files.
 mod file;
-/// The example of a line.
-mod line;
+/// A hash of rows in their order.
+mod fingerprint;
+/// Rows made of other rows.
+mod groups;
+/// Examples held out from training.
+mod hold_out;
 /// The rows of a step.
 mod order;
+/// Which examples share a row.
+mod pack;
+/// Several examples in a row.
+mod packing;
+/// One row of a batch.
+mod row;
+/// Files and their formats.
+mod source;
+/// Bytes in memory or in a file.
+mod spill;
+/// Rows by their place in files.
+mod store;
+/// A text that is too long to be tokenised at once.
+mod text;
 /// Texts as tokens.
 mod tokens;
 
 pub use answers::Learn;
 pub use batch::Batch;
+pub use builder::DatasetBuilder;
+pub use cache::RowCache;
+pub use columns::Columns;
+pub use counts::{Counts, Told};
 pub use dataset::Dataset;
-pub use encode::{Encoded, Row, RowEncoder};
+pub use encode::{Encoded, RowEncoder};
+pub use hold_out::Split;
 pub use order::Order;
-pub use tokens::TextEncoder;
+pub use row::Row;
+pub use source::{Source, Sources, is_data_file};
+pub use tokens::{TextEncoder, TextStream};

@@ -1,7 +1,9 @@
 //! Errors of a fine-tuning run.
 
+use crate::schedule::ScheduleKind;
 use burn_paged::PagedError;
 use burn_qlora::LoraError;
+use std::fmt;
 use std::path::PathBuf;
 use tensor_files::TensorFileError;
 
@@ -25,15 +27,46 @@ pub enum FinetuneError {
         /// The operating system's reason.
         reason: String,
     },
-    /// A line of a data file that cannot be used.
-    #[error("{}:{line}: {problem}", path.display())]
+    /// A row of a data file that cannot be used.
+    #[error("{}{line}: {problem}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
+        /// Its place.
+        line: Place,
         /// The fault.
         problem: RowProblem,
+    },
+    /// A data file, or a folder of them, that is not read.
+    #[error("{}: {reason}", path.display())]
+    Format {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is, and what to do.
+        reason: String,
+    },
+    /// Names of columns that cannot be used.
+    #[error("column {0}")]
+    Columns(String),
+    /// Rows of a data file that are longer than the longest allowed.
+    #[error(
+        "{}{line}: {count} of {examples} rows {} longer than {max} tokens, this one first; the longest has {longest}: \
+         take them whole with --seq-len {longest}, or cut them with --truncate",
+        path.display(), if *count == 1 { "is" } else { "are" }
+    )]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The place of the first.
+        line: Place,
+        /// How many there are.
+        count: usize,
+        /// How many examples the file has.
+        examples: usize,
+        /// The tokens of the longest.
+        longest: usize,
+        /// The longest allowed.
+        max: usize,
     },
     /// A data file with nothing in it to learn from.
     #[error("{} has no data: {reason}", path.display())]
@@ -73,7 +106,8 @@ pub enum FinetuneError {
     /// The loss or the gradient is no longer a number; the parameters were not touched.
     #[error(
         "step {step}: {what} is {value}; the step was not taken: lower the learning rate or look for \
-         a broken row in the data"
+         a broken row in the data{}",
+        listed(rows)
     )]
     NotFinite {
         /// The step, counted from 1.
@@ -82,6 +116,39 @@ pub enum FinetuneError {
         what: &'static str,
         /// The value.
         value: f64,
+        /// The rows of the step, where they are known.
+        rows: Vec<String>,
+    },
+    /// An update after which parameters might not be finite; they were not touched.
+    #[error(
+        "step {step}: an update at learning rate {lr:e} could take parameters beyond what f32 holds; the step was not \
+         taken: lower the learning rate"
+    )]
+    UpdateTooLarge {
+        /// The step, counted from 1.
+        step: usize,
+        /// Its learning rate.
+        lr: f64,
+    },
+    /// The loss on held-out rows is no number.
+    #[error(
+        "the loss on held-out rows is {value}; look at the first such rows{}",
+        listed(rows)
+    )]
+    EvalNotFinite {
+        /// The value.
+        value: f64,
+        /// The rows of the first batch whose loss is not.
+        rows: Vec<String>,
+    },
+    /// Adapters that are not to be saved or taken.
+    #[error(
+        "the adapter of {layer} holds values that are no finite numbers: lower the learning rate, or begin with another \
+         adapter"
+    )]
+    AdapterNotFinite {
+        /// The layer.
+        layer: String,
     },
     /// The output folder is taken.
     #[error(
@@ -116,6 +183,70 @@ pub enum FinetuneError {
         /// Its value now.
         current: String,
     },
+    /// The run to resume was started with other data, another model or another adapter.
+    #[error(
+        "{} was started with another {what}: what is in {current} is not what was in {recorded}; resume with the same or \
+         start another run",
+        path.display()
+    )]
+    ContentChanged {
+        /// The run's folder.
+        path: PathBuf,
+        /// The data, the model or the adapter, by its name among the settings.
+        what: &'static str,
+        /// Where it was when the run began.
+        recorded: String,
+        /// Where it is now.
+        current: String,
+    },
+    /// The run to resume is to have another number of steps, on which its schedule depends.
+    #[error(
+        "{} was started with steps = {recorded}, but now it is {current}, and the learning rate of a {schedule} schedule \
+         depends on it; resume with steps = {recorded}, or start another run from its adapter",
+        path.display()
+    )]
+    LengthChanged {
+        /// The run's folder.
+        path: PathBuf,
+        /// The schedule.
+        schedule: ScheduleKind,
+        /// The steps when the run began.
+        recorded: String,
+        /// The steps now.
+        current: usize,
+    },
+    /// The run to resume has done more steps than it is to have.
+    #[error(
+        "{} has done {done} steps already, and {steps} are asked for; ask for {done} or more, or start another run",
+        path.display()
+    )]
+    AlreadyFurther {
+        /// The run's folder.
+        path: PathBuf,
+        /// The steps of its last checkpoint.
+        done: usize,
+        /// The steps asked for.
+        steps: usize,
+    },
+    /// Another process trains in the run's folder.
+    #[error(
+        "{} is in use: another process trains there; wait for its end or give another folder",
+        path.display()
+    )]
+    RunInUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A checkpoint that is damaged, or another run's.
+    #[error("{source}; remove {} {}", folder.display(), way_on(*before))]
+    Checkpoint {
+        /// What is wrong.
+        source: Box<FinetuneError>,
+        /// The checkpoint.
+        folder: PathBuf,
+        /// The step of the checkpoint before it, if there is one.
+        before: Option<usize>,
+    },
     /// A checkpoint file that does not follow its format.
     #[error("{} is not a valid {expected}: {reason}", path.display())]
     Malformed {
@@ -145,6 +276,21 @@ pub enum FinetuneError {
     File(TensorFileError),
 }
 
+/// Returns where `rows` are, to stand behind a sentence.
+fn listed(rows: &[String]) -> String {
+    match rows {
+        [] => String::new(),
+        rows => format!(" ({})", rows.join(", ")),
+    }
+}
+
+fn way_on(before: Option<usize>) -> String {
+    match before {
+        Some(step) => format!("to go on from step {step}"),
+        None => "to begin anew".into(),
+    }
+}
+
 impl From<TensorFileError> for FinetuneError {
     fn from(error: TensorFileError) -> Self {
         match error {
@@ -163,29 +309,69 @@ impl From<TensorFileError> for FinetuneError {
     }
 }
 
+/// The place of a row in its file. It is written behind the file's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The line on which it begins, counted from 1.
+    Line(usize),
+    /// An element of an array.
+    Element {
+        /// The line on which it begins, counted from 1.
+        line: usize,
+        /// Its place among the rows, counted from 1.
+        row: usize,
+    },
+    /// Its place among the rows of a file without lines, counted from 1.
+    Row(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(line) => write!(f, ":{line}"),
+            Self::Element { line, row } => write!(f, ":{line} (row {row})"),
+            Self::Row(row) => write!(f, " (row {row})"),
+        }
+    }
+}
+
 /// A fault of one row of a data file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RowProblem {
-    /// The line is not JSON.
+    /// The row is not JSON.
     #[error("not JSON: {0}")]
     NotJson(String),
-    /// The line is JSON, but not an object this crate knows.
+    /// The row is no object.
+    #[error("a row is an object with named columns, and this is a {0}")]
+    NotObject(String),
+    /// The row is an object, but none that this crate knows.
     #[error(
-        "no known keys; a row needs \"messages\", or \"prompt\" and \"completion\", or \"text\" \
-         (found: {found})"
+        "no known keys; a row needs \"messages\" or \"conversations\", or \"prompt\" and \"completion\", or \
+         \"instruction\" and \"output\", or \"text\"; columns of other names are given them by --columns, say \
+         --columns prompt=question,completion=answer (found: {found})"
     )]
     UnknownKeys {
         /// The keys that are there.
         found: String,
+    },
+    /// The row holds two answers, of which one is preferred.
+    #[error(
+        "\"chosen\" and \"rejected\" are a row of preferences, for DPO, which is not done here; to learn the chosen \
+         answers alone, give --columns {name}=chosen"
+    )]
+    Preference {
+        /// What the chosen answer would be read as.
+        name: &'static str,
     },
     /// A known key holds something else than it should.
     #[error("{0}")]
     WrongType(String),
     /// A chat row, but no chat template.
     #[error(
-        "\"messages\" needs a chat template, and this model has none: put a chat_template.jinja beside its files, \
-         or name a template with --chat-template (chatml, llama3, gemma, mistral, alpaca or a file)"
+        "\"messages\", \"conversations\" and \"instruction\" need a chat template, and this model has none: put a \
+         chat_template.jinja beside its files, or name a template with --chat-template (chatml, llama3, gemma, mistral, \
+         alpaca, which is the published prompt of Alpaca for rows with \"instruction\", or a file)"
     )]
     NoTemplate,
     /// The chat template failed on the row.
@@ -218,7 +404,9 @@ pub enum RowProblem {
     #[error("nothing to learn: {0}")]
     NoTargets(&'static str),
     /// The row is longer than the longest allowed.
-    #[error("{len} tokens, but {max} is the longest allowed; shorten it or ask for truncation")]
+    #[error(
+        "{len} tokens, but {max} is the longest allowed; raise --seq-len or cut it with --truncate"
+    )]
     TooLong {
         /// Its length in tokens.
         len: usize,
@@ -246,4 +434,34 @@ pub enum RowWarning {
          trained on them does not stop"
     )]
     NoEnd,
+}
+
+impl RowProblem {
+    /// Returns the kind of fault as one word, for counting and for machines.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotJson(_) => "not_json",
+            Self::NotObject(_) => "not_object",
+            Self::Preference { .. } => "preference",
+            Self::UnknownKeys { .. } => "unknown_keys",
+            Self::WrongType(_) => "wrong_type",
+            Self::NoTemplate => "no_template",
+            Self::Template(_) => "template",
+            Self::NotIncremental { .. } => "not_incremental",
+            Self::OutsideVocabulary { .. } => "outside_vocabulary",
+            Self::NoTargets(_) => "no_targets",
+            Self::TooLong { .. } => "too_long",
+            Self::Tokenizer(_) => "tokenizer",
+        }
+    }
+}
+
+impl RowWarning {
+    /// Returns the kind of warning as one word, for counting and for machines.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::LeftOut { .. } => "left_out",
+            Self::NoEnd => "no_end",
+        }
+    }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 pub struct EvalReport {
     /// Mean negative log-likelihood of a target token, in nats.
     pub nll: f64,
-    /// `exp(nll)`.
+    /// `exp(nll)`, or the largest `f64` where that is beyond it.
     pub perplexity: f64,
     /// Number of target tokens.
     pub tokens: usize,
@@ -20,7 +20,8 @@ pub struct EvalReport {
 /// Runs `model` over `dataset`, without gradients and dropout, and returns the mean over all target tokens.
 ///
 /// # Errors
-/// [`FinetuneError::Device`] when a loss cannot be read.
+/// [`FinetuneError::Device`] when a loss cannot be read, [`FinetuneError::EvalNotFinite`] when it is no number,
+/// [`FinetuneError::Read`] when a row cannot be read.
 ///
 /// # Panics
 /// When `batch_size` is 0.
@@ -29,22 +30,48 @@ pub fn evaluate<M: CausalLm>(
     dataset: &Dataset,
     batch_size: usize,
 ) -> Result<EvalReport, FinetuneError> {
+    let report = evaluate_until(model, dataset, batch_size, &|| false)?;
+    Ok(report.expect("an evaluation that nobody stops comes to its end"))
+}
+
+/// Evaluates as [`evaluate`] does, but gives up, with `None`, when `stop` says so before a batch.
+pub(crate) fn evaluate_until<M: CausalLm>(
+    model: &M,
+    dataset: &Dataset,
+    batch_size: usize,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<EvalReport>, FinetuneError> {
     let model = model.valid();
     let device = model.device().without_autodiff();
     let mut sum = 0.0;
     let mut tokens = 0;
-    for rows in dataset.rows().chunks(batch_size) {
-        let batch = Batch::collate(&rows.iter().collect::<Vec<&Row>>(), &device);
+    for start in (0..dataset.len()).step_by(batch_size) {
+        if stop() {
+            return Ok(None);
+        }
+        let places = start..(start + batch_size).min(dataset.len());
+        let rows: Vec<Row> = places
+            .clone()
+            .map(|place| dataset.row(place))
+            .collect::<Result<_, _>>()?;
+        let batch = Batch::collate(&rows, &device);
         tokens += batch.target_tokens;
         // Read batch by batch, so that a device never has more than one in flight.
-        sum += scalar("evaluation loss", model.loss_sum(&batch.tensors))?;
+        let loss = scalar("evaluation loss", model.loss_sum(&batch.tensors))?;
+        if !loss.is_finite() {
+            return Err(FinetuneError::EvalNotFinite {
+                value: loss,
+                rows: dataset.places(places),
+            });
+        }
+        sum += loss;
     }
     let nll = sum / tokens.max(1) as f64;
-    Ok(EvalReport {
+    Ok(Some(EvalReport {
         nll,
-        perplexity: nll.exp(),
+        perplexity: nll.exp().min(f64::MAX),
         tokens,
-    })
+    }))
 }
 
 fn scalar(what: &str, value: Tensor<1>) -> Result<f64, FinetuneError> {

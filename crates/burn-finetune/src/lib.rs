@@ -4,11 +4,9 @@
 //! crate's own and stands on [`burn_paged`]'s AdamW, because burn-train saves whole models once an epoch, clips each
 //! tensor by itself and cannot divide a loss by the target tokens of a whole optimizer step.
 
-/// A run's folder, and exact resumption from it.
-mod checkpoint;
 /// Clipping by the global norm.
 mod clip;
-/// Rows of tokens from JSONL and text files, and batches of them.
+/// Rows of tokens from files of data, and batches of them.
 mod data;
 /// Everything that can go wrong.
 mod error;
@@ -16,8 +14,12 @@ mod error;
 mod evaluate;
 /// The memory of the process: what it has, has had at its peak, and could have.
 pub mod memory;
+/// A date and a time.
+mod moment;
 /// AdamW over the adapters, its moments in pages and named by layer.
 mod optimizer;
+/// A run's folder, and exact resumption from it.
+mod run_dir;
 /// The learning rate of a step.
 mod schedule;
 /// The Jinja templates that come with chat models.
@@ -25,11 +27,15 @@ mod template;
 /// The loop, with its configuration, reports and interruption.
 mod train;
 
-pub use checkpoint::RunDir;
-pub use data::{Batch, Dataset, Encoded, Learn, Order, Row, RowEncoder, TextEncoder};
-pub use error::{FinetuneError, RowProblem, RowWarning};
+pub use data::{
+    Batch, Columns, Counts, Dataset, DatasetBuilder, Encoded, Learn, Order, Row, RowCache,
+    RowEncoder, Source, Sources, Split, TextEncoder, TextStream, Told, is_data_file,
+};
+pub use error::{FinetuneError, Place, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};
+pub use moment::Moment;
 pub use optimizer::OptimizerKind;
+pub use run_dir::{RecordedRun, RunDir, RunSettings, RunSource};
 pub use schedule::{Schedule, ScheduleKind};
 pub use template::{
     ChatTemplate, Message, TemplateVariables, builtin_template, builtin_template_names,

@@ -1,7 +1,7 @@
 //! The process's memory, now and at its peak, and the memory it could have, where the system tells (Linux); a device's,
 //! where it tells.
 
-pub use burn_paged::process::{available_bytes, peak_rss_bytes, rss_bytes};
+pub use burn_paged::process::{available_bytes, peak_rss_bytes, rss_bytes, total_bytes};
 
 use burn::tensor::Device;
 

@@ -132,12 +132,17 @@ impl AdapterOptimizer {
         file::write(path, &states)
     }
 
-    /// Takes the moments back from the file at `path`, straight into pages.
+    /// Takes the moments after `steps` steps back from the file at `path`, straight into pages.
     ///
     /// # Errors
-    /// [`FinetuneError::Read`] when it cannot be read, [`FinetuneError::Malformed`] when it is broken or
-    /// does not fit the model's adapters; the states are what they were then. [`FinetuneError::Paged`].
-    pub fn load<M: LoraModel>(&mut self, model: &M, path: &Path) -> Result<(), FinetuneError> {
+    /// [`FinetuneError::Read`] when it cannot be read, [`FinetuneError::Malformed`] when it is broken, does not fit the
+    /// model's adapters or is of another step; the states are what they were then. [`FinetuneError::Paged`].
+    pub fn load<M: LoraModel>(
+        &mut self,
+        model: &M,
+        path: &Path,
+        steps: usize,
+    ) -> Result<(), FinetuneError> {
         let factors = factors(model);
         let file = file::StateFile::open(path)?;
         // All of it is checked before any of it is taken.
@@ -149,6 +154,7 @@ impl AdapterOptimizer {
             })
             .collect::<Result<Vec<_>, _>>()?;
         file.check_count(stored.iter().flatten())?;
+        file.check_steps(stored.iter().flatten(), steps)?;
         let mut states = Vec::new();
         for (factor, stored) in factors.iter().zip(stored) {
             states.push(match stored {

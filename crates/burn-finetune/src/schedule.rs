@@ -24,6 +24,16 @@ pub enum ScheduleKind {
     Cosine,
 }
 
+impl ScheduleKind {
+    /// Returns whether the learning rate of a step depends on how many steps there are to be.
+    pub fn depends_on_length(self) -> bool {
+        match self {
+            Self::Constant => false,
+            Self::Linear | Self::Cosine => true,
+        }
+    }
+}
+
 impl fmt::Display for ScheduleKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

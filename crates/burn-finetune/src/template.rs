@@ -2,19 +2,27 @@
 
 /// Well-known templates for models that have none.
 mod builtin;
+/// What ends an answer.
+mod end;
 /// `tojson`.
 mod json;
+/// What a template may cost.
+mod limits;
 /// `{% generation %}`.
 mod marks;
 /// The turns, and the variables beside them.
 mod message;
+/// The operator `%` of strings.
+mod percent;
 /// What is Python's in Jinja.
 mod python;
 
 pub use builtin::{builtin_template, builtin_template_names};
+pub(crate) use message::object;
 pub use message::{Message, TemplateVariables};
 
 use crate::error::FinetuneError;
+use crate::moment::Moment;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind};
@@ -32,6 +40,8 @@ pub struct ChatTemplate {
     special_tokens: BTreeMap<String, String>,
     has_marks: bool,
     goes_through_parts: bool,
+    /// What it is shown in place of the clock's date and time.
+    now: Option<Moment>,
 }
 
 /// Names of the template in the environment, and of the same one that writes where its marks are. They have no extension,
@@ -40,15 +50,19 @@ const NAME: &str = "chat";
 const MARKED: &str = "marked";
 
 impl ChatTemplate {
+    /// The longest source of a template, in bytes.
+    pub const MOST_SOURCE: usize = limits::MOST_SOURCE;
+
     /// Compiles `source`. `special_tokens` are the variables it may use, `bos_token` and `eos_token` above
     /// all.
     ///
     /// # Errors
-    /// [`FinetuneError::Template`] when it is not a template.
+    /// [`FinetuneError::Template`] when it is not a template, or is longer than [`MOST_SOURCE`](Self::MOST_SOURCE).
     pub fn new(
         source: &str,
         special_tokens: BTreeMap<String, String>,
     ) -> Result<Self, FinetuneError> {
+        limits::check_source(source).map_err(FinetuneError::Template)?;
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder()
             .trim_blocks(true)
@@ -56,26 +70,43 @@ impl ChatTemplate {
             .build()
             .map_err(template_error)?;
         environment.set_syntax(syntax);
+        limits::install(&mut environment);
         python::install(&mut environment);
+        percent::install(&mut environment);
         environment.add_filter("tojson", json::to_json);
         environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        let has_marks = marks::has_marks(source);
-        for (name, written) in [(NAME, false), (MARKED, true)] {
-            if has_marks || !written {
-                environment
-                    .add_template_owned(name, marks::replaced(source, written))
-                    .map_err(template_error)?;
+        environment.add_function("strftime_now", |format| strftime(Moment::now(), format));
+        let source = percent::replaced(source);
+        let has_marks = marks::has_marks(&source);
+        let compiled = limits::on_deep_stack(|| {
+            for (name, written) in [(NAME, false), (MARKED, true)] {
+                if has_marks || !written {
+                    environment.add_template_owned(name, marks::replaced(&source, written))?;
+                }
             }
-        }
+            Ok(())
+        });
+        compiled
+            .map_err(FinetuneError::Template)?
+            .map_err(template_error)?;
         let mut template = Self {
             environment,
             special_tokens,
             has_marks,
             goes_through_parts: false,
+            now: None,
         };
         template.goes_through_parts = template.shows_parts();
         Ok(template)
+    }
+
+    /// Shows the template the date and time `now` in place of the clock's.
+    #[must_use]
+    pub fn with_now(mut self, now: Moment) -> Self {
+        let strftime_now = move |format| strftime(now, format);
+        self.environment.add_function("strftime_now", strftime_now);
+        self.now = Some(now);
+        self
     }
 
     /// Returns the conversation as text. With `add_generation_prompt` it ends where the assistant's answer begins.
@@ -125,6 +156,21 @@ impl ChatTemplate {
         Ok(marks::spans(&marked, text).filter(|spans| !spans.is_empty()))
     }
 
+    /// Returns all that decides what it writes: its source, the special tokens and, if it asks for it, the date.
+    pub(crate) fn identity(&self) -> String {
+        let source = self.environment.get_template(NAME);
+        let source = source.as_ref().map_or("", |template| template.source());
+        let date = match self.now {
+            Some(now) => now.to_string(),
+            None => Moment::now().strftime("%F").unwrap_or_default(),
+        };
+        let date = source.contains("strftime_now").then_some(date);
+        format!(
+            "{source:?} {} {:?} {date:?}",
+            self.has_marks, self.special_tokens
+        )
+    }
+
     /// Returns whether the template takes a content in parts apart, rather than printing the list or failing on it.
     pub(crate) fn goes_through_parts(&self) -> bool {
         self.goes_through_parts
@@ -161,15 +207,33 @@ impl ChatTemplate {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        self.environment
-            .get_template(name)
-            .and_then(|template| template.render(Value::from(context)))
+        let context = Value::from(context);
+        match run(&self.environment, name, &context) {
+            Err(error) if limits::is_out_of_fuel(&error) => {}
+            rendered => return rendered.map_err(template_error),
+        }
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(limits::MOST_WORK));
+        limits::on_deep_stack(|| run(&environment, name, &context))
+            .map_err(FinetuneError::Template)?
             .map_err(template_error)
     }
 }
 
+fn run(environment: &Environment<'static>, name: &str, context: &Value) -> Result<String, Error> {
+    environment.get_template(name)?.render(context)
+}
+
 /// Returns an error with its cause, in one line.
 fn template_error(error: Error) -> FinetuneError {
+    if limits::is_out_of_fuel(&error) {
+        return FinetuneError::Template(format!(
+            "it takes more than {} steps, or makes more than {} bytes of text: shorten the conversation, or take another \
+             template (--chat-template)",
+            limits::MOST_WORK,
+            64 * limits::MOST_WORK
+        ));
+    }
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
@@ -184,17 +248,14 @@ fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// Implements `strftime_now(format)`: the local time in Python's notation.
-fn strftime_now(format: String) -> Result<String, Error> {
-    use std::fmt::Write;
-    let mut text = String::new();
-    write!(text, "{}", chrono::Local::now().format(&format)).map_err(|_| {
+/// Implements `strftime_now(format)`: the time `now` in Python's notation.
+fn strftime(now: Moment, format: String) -> Result<String, Error> {
+    now.strftime(&format).ok_or_else(|| {
         Error::new(
             ErrorKind::InvalidOperation,
             format!("strftime_now does not know the format {format:?}"),
         )
-    })?;
-    Ok(text)
+    })
 }
 
 #[cfg(test)]
@@ -256,6 +317,16 @@ mod tests {
     fn generation_tags_leave_the_text_alone() {
         let source = "a\n{%- generation %}b{% endgeneration -%} \nc";
         assert_eq!(render(source, &[], false).unwrap(), "abc");
+    }
+
+    /// As a run does that began before midnight and goes on after it.
+    #[test]
+    fn the_date_is_the_one_that_was_given() {
+        let before: Moment = "2026-11-26T23:59:58.5+01:00".parse().unwrap();
+        let template =
+            ChatTemplate::new("{{ strftime_now('%d %b %Y %H:%M:%S') }}", BTreeMap::new());
+        let template = template.unwrap().with_now(before);
+        assert_eq!(template.render(&[], false).unwrap(), "26 Nov 2026 23:59:58");
     }
 
     #[test]

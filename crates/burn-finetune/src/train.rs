@@ -4,6 +4,8 @@
 mod builder;
 /// The numbers of a run.
 mod config;
+/// How far parameters can be from 0.
+mod reach;
 /// The events that a run reports.
 mod report;
 /// The whole run: data, evaluation, checkpoints, interruption.

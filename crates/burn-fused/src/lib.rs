@@ -19,11 +19,9 @@
 //! - `backends`: an implementation for each backend, and the gradients
 //! - `reference`: default bodies, for backends and dtypes without a kernel
 //! - `memory`: [`Implementation`], the bytes that operations keep and need
-//! - `element`: the dtypes that the CPU's kernels serve
 
 mod backends;
 mod config;
-mod element;
 mod functions;
 mod memory;
 mod ops;
@@ -35,8 +33,8 @@ pub use functions::{
     packed_causal_attention, residual_rms_norm, rms_norm, rope, swiglu,
 };
 pub use memory::{Implementation, OpMemory};
+pub use nf4::attention::AttentionShape;
 pub use ops::{AttentionMask, FusedOps};
-pub use qlora_cpu::attention::AttentionShape;
 
 /// Compiles and runs the example of the package's README.
 #[cfg(doctest)]

@@ -1,9 +1,9 @@
 use burn_core::tensor::DType;
+use burn_operands::with_element;
 use qlora_cpu::{attention, cross_entropy, glu, rms_norm};
 
 use crate::AttentionShape;
 use crate::config::AttentionConfig;
-use crate::element::with_element;
 use crate::reference;
 
 /// The bodies of the operations that run; it tells what they take in memory.
@@ -92,22 +92,11 @@ impl Implementation {
                 largest: 0,
             }, else reference),
             #[cfg(feature = "cubecl-backend")]
-            Self::CubeCl => {
-                let shape = qlora_cubecl::fused::attention::AttentionShape {
-                    batch: shape.batch,
-                    q_len: shape.q_len,
-                    kv_len: shape.kv_len,
-                    kv_heads: shape.kv_heads,
-                    group: shape.group,
-                    head_dim: shape.head_dim,
-                };
-                OpMemory {
-                    saved,
-                    forward: shape.forward_workspace_bytes(),
-                    backward: shape.backward_workspace_bytes(),
-                    largest: 0,
-                }
-            }
+            Self::CubeCl => OpMemory {
+                saved,
+                backward: qlora_cubecl::fused::attention::backward_workspace_bytes(shape),
+                ..OpMemory::default()
+            },
             Self::Reference => reference,
         }
     }

@@ -3,7 +3,7 @@ use burn_core::backend::{
     Backend, ExtensionType, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
-use qlora_cpu::glu::Activation;
+use nf4::glu::Activation;
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 use crate::reference;

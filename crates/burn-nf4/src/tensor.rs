@@ -40,12 +40,13 @@ impl Nf4Tensor {
     /// once, to learn whether all values are finite.
     ///
     /// # Errors
-    /// A configuration or shape that [`Layout::new`] refuses; another dtype; an infinity or a NaN.
+    /// A configuration or shape that [`Layout::new`] refuses; another dtype; an infinity or a NaN, or a value beyond
+    /// [`Layout::largest_magnitude`].
     pub fn quantize(weight: Tensor<2>, config: QuantConfig) -> Result<Self, Nf4TensorError> {
-        Layout::new(weight.dims(), config)?;
+        let layout = Layout::new(weight.dims(), config)?;
         check_dtype("nf4 quantize", weight.dtype(), &weight.device())?;
         let weight = weight.without_autodiff().cast(DType::F32);
-        check_finite(&weight)?;
+        check_values(&weight, &layout)?;
         let words = <Dispatch as Nf4Ops>::nf4_quantize(weight.into_dispatch(), config);
         Ok(Self {
             packed: Tensor::from_dispatch(words.packed),
@@ -382,25 +383,38 @@ fn check_dtype(
     }
 }
 
-/// Refuses infinities and NaNs, which no block scale can stand for.
-fn check_finite(weight: &Tensor<2>) -> Result<(), Nf4TensorError> {
+/// Refuses infinities and NaNs, which no block scale can stand for, and scales that cannot be summed.
+fn check_values(weight: &Tensor<2>, layout: &Layout) -> Result<(), Nf4TensorError> {
     if weight.shape().num_elements() == 0 {
         return Ok(());
     }
-    let finite = weight.clone().is_finite().all();
-    let data = finite
+    let read = |part| move |source| Nf4TensorError::Read { part, source };
+    let limit = layout.largest_magnitude();
+    let (finite, magnitudes) = (weight.clone().is_finite(), weight.clone().abs());
+    let usable = finite
+        .clone()
+        .bool_and(magnitudes.clone().lower_equal_elem(limit));
+    let usable = usable
+        .all()
         .try_into_data()
-        .map_err(|source| Nf4TensorError::Read {
-            part: "weight's finiteness",
-            source,
-        })?;
-    if data.iter::<bool>().all(|finite| finite) {
-        Ok(())
-    } else {
-        Err(Nf4TensorError::NotFinite {
-            shape: weight.dims(),
-        })
+        .map_err(read("weight's range"))?;
+    if usable.iter::<bool>().all(|usable| usable) {
+        return Ok(());
     }
+    let finite = finite
+        .all()
+        .try_into_data()
+        .map_err(read("weight's finiteness"))?;
+    if !finite.iter::<bool>().all(|finite| finite) {
+        return Err(Nf4TensorError::NotFinite {
+            shape: weight.dims(),
+        });
+    }
+    let largest = magnitudes
+        .max()
+        .try_into_data()
+        .map_err(read("weight's maximum"))?;
+    Ok(layout.check_magnitude(largest.iter::<f32>().next().unwrap_or(f32::MAX))?)
 }
 
 fn check_words(

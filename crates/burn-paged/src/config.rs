@@ -72,7 +72,7 @@ pub struct StateMemory {
 impl StateMemory {
     /// Returns the bytes that are taken where the update runs.
     pub fn total(&self) -> u64 {
-        self.resident + self.workspace
+        self.resident.saturating_add(self.workspace)
     }
 }
 
@@ -124,7 +124,7 @@ impl PagedAdamWConfig {
         StateMemory {
             state,
             resident,
-            workspace: (state - resident).min(2 * self.page_bytes as u64),
+            workspace: (state - resident).min((self.page_bytes as u64).saturating_mul(2)),
         }
     }
 }

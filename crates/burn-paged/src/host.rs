@@ -16,5 +16,6 @@ mod pages;
 mod stream;
 mod update;
 
+pub use file::is_page_file;
 pub(crate) use pages::HostPages;
 pub(crate) use update::adamw;

@@ -10,6 +10,7 @@
 //! - [`PagedState`]: what it keeps for a parameter, and its record. [`Moments`]: the same outside the pages.
 //! - [`PagingReport`]: what a step moved.
 //! - [`PagedError`]: what can go wrong.
+//! - `is_page_file`: whether a file is a page file (feature `flex`).
 //! - [`process`]: the memory of this process.
 //!
 //! Inside, `pool` is the policy, on what `residency` and `table` know of the pages; `store` is the trait of where pages are, which
@@ -40,6 +41,8 @@ pub use adamw::PagedAdamW;
 pub use budget::Budget;
 pub use config::{MIN_8BIT_ELEMENTS, PAGE_BYTES, PagedAdamWConfig, StateMemory};
 pub use error::PagedError;
+#[cfg(feature = "flex")]
+pub use host::is_page_file;
 pub use moments::Moments;
 pub use report::PagingReport;
 pub use state::PagedState;

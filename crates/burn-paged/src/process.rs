@@ -17,6 +17,12 @@ pub fn available_bytes() -> Option<u64> {
     kib("/proc/meminfo", "MemAvailable:")
 }
 
+/// Returns all the memory of the machine, with what it can swap out.
+pub fn total_bytes() -> Option<u64> {
+    let memory = kib("/proc/meminfo", "MemTotal:")?;
+    Some(memory.saturating_add(kib("/proc/meminfo", "SwapTotal:").unwrap_or(0)))
+}
+
 /// Returns the peak, and as its limit what is resident now and what the system could give beside it.
 pub(crate) fn memory() -> MemoryUse {
     MemoryUse {

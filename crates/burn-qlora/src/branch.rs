@@ -48,26 +48,27 @@ impl LoraBranch {
     ///
     /// They are transposed on the host: a view would give the same numbers another memory layout than a
     /// trained or recorded factor has, and with it another rounding in the products.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and [`LoraError::TooLarge`].
     pub(crate) fn from_peft(
         a: &[f32],
         b: &[f32],
         config: &LoraConfig,
         device: &Device,
     ) -> Result<Self, LoraError> {
-        let factor = |values: &[f32], rows: usize| {
-            let columns = values.len() / rows;
-            let transposed: Vec<f32> = (0..values.len())
-                .map(|place| values[place % rows * columns + place / rows])
-                .collect();
-            let data = TensorData::new(transposed, [columns, rows]);
-            Tensor::<2>::from_data(data, (device, DType::F32))
-        };
         config.validate()?;
-        Self::new(
-            factor(a, config.rank),
-            factor(b, b.len() / config.rank),
-            config,
-        )
+        let shape = [b.len() / config.rank, a.len() / config.rank];
+        let factor = |values: &[f32], rows: usize| -> Result<Tensor<2>, LoraError> {
+            let columns = values.len() / rows;
+            let mut transposed = room_for(values.len(), config.rank, shape)?;
+            transposed.extend(
+                (0..values.len()).map(|place| values[place % rows * columns + place / rows]),
+            );
+            let data = TensorData::new(transposed, [columns, rows]);
+            Ok(Tensor::from_data(data, (device, DType::F32)))
+        };
+        Self::new(factor(a, config.rank)?, factor(b, shape[0])?, config)
     }
 
     /// Returns the rank of the product.
@@ -113,5 +114,17 @@ impl LoraBranch {
         };
         let y = x.matmul(a).mul_scalar(self.lora.scale).matmul(b);
         if y.dtype() == dtype { y } else { y.cast(dtype) }
+    }
+}
+
+/// Returns an empty list with room for `len` values of a factor of a layer of `shape`.
+///
+/// # Errors
+/// [`LoraError::TooLarge`].
+pub(crate) fn room_for(len: usize, rank: usize, shape: [usize; 2]) -> Result<Vec<f32>, LoraError> {
+    let mut values = Vec::new();
+    match values.try_reserve_exact(len) {
+        Ok(()) => Ok(values),
+        Err(_) => Err(LoraError::TooLarge { rank, shape }),
     }
 }

@@ -1,17 +1,35 @@
 //! Which layers are adapted, and how.
+//!
+//! - `targets`: sets of layers, by name or by regular expression
+//! - `blocks`: adapters on some of the blocks alone
+//! - `overrides`: ranks and alphas that differ from layer to layer
+//! - `pattern`: regular expressions as peft matches them
+
+mod blocks;
+mod overrides;
+mod pattern;
+mod targets;
+
+pub use blocks::Blocks;
+pub use overrides::Overrides;
+pub use targets::Targets;
+pub(crate) use targets::{is_named, short_name, short_names};
 
 use crate::error::LoraError;
 use serde::{Deserialize, Serialize};
+use targets::unknown_target;
 
 /// The shape of the adapters: `y = W x + s · B A x` with `A: [rank, in]`, `B: [out, rank]`.
 ///
-/// `s` is `alpha / rank`, or `alpha / √rank` with [`rslora`](Self::rslora) (arXiv 2312.03732).
+/// `s` is `alpha / rank`, or `alpha / √rank` with [`rslora`](Self::rslora) (arXiv 2312.03732). Rank and alpha are those of
+/// every layer but the ones that [`rank_pattern`](Self::rank_pattern) and [`alpha_pattern`](Self::alpha_pattern) name;
+/// [`of_layers`](Self::of_layers) tells what each layer gets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
-    /// Rank of the low-rank product, at least 1.
+    /// Rank of the low-rank product, from 1 to [`MAX_RANK`](Self::MAX_RANK).
     pub rank: usize,
-    /// Numerator of the scale.
+    /// Numerator of the scale, not 0.
     pub alpha: f64,
     /// Probability of dropping an input of the branch while training, in `[0, 1)`.
     #[serde(default)]
@@ -22,6 +40,22 @@ pub struct LoraConfig {
     /// The layers that get an adapter.
     #[serde(default)]
     pub targets: Targets,
+    /// Layers among these that get none after all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclude: Option<Targets>,
+    /// The blocks whose layers get adapters, `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<Blocks>,
+    /// Layers of another rank.
+    #[serde(default, skip_serializing_if = "Overrides::is_empty")]
+    pub rank_pattern: Overrides<usize>,
+    /// Layers of another alpha.
+    #[serde(default, skip_serializing_if = "Overrides::is_empty")]
+    pub alpha_pattern: Overrides<f64>,
+    /// Names of the layers beside the adapted ones, such as `lm_head`, whose whole weight belongs to the adapter. They are
+    /// frozen here, and saved with it as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modules_to_save: Vec<String>,
 }
 
 impl Default for LoraConfig {
@@ -32,6 +66,9 @@ impl Default for LoraConfig {
 }
 
 impl LoraConfig {
+    /// The largest rank: beyond the width of any layer, and small enough that no size computed from it overflows.
+    pub const MAX_RANK: usize = 1 << 20;
+
     /// Adapters of `rank` and `alpha` on all linear layers, without dropout.
     pub fn new(rank: usize, alpha: f64) -> Self {
         Self {
@@ -40,6 +77,11 @@ impl LoraConfig {
             dropout: 0.0,
             rslora: false,
             targets: Targets::AllLinear,
+            exclude: None,
+            blocks: None,
+            rank_pattern: Overrides::default(),
+            alpha_pattern: Overrides::default(),
+            modules_to_save: Vec::new(),
         }
     }
 
@@ -61,17 +103,106 @@ impl LoraConfig {
         self
     }
 
-    /// Returns the factor of the low-rank product.
+    /// Returns the same with other ranks where these patterns say so.
+    pub fn with_rank_pattern(mut self, ranks: Overrides<usize>) -> Self {
+        self.rank_pattern = ranks;
+        self
+    }
+
+    /// Returns the same with other alphas where these patterns say so.
+    pub fn with_alpha_pattern(mut self, alphas: Overrides<f64>) -> Self {
+        self.alpha_pattern = alphas;
+        self
+    }
+
+    /// Returns the factor of the low-rank product, of a layer that no pattern names.
     pub fn scale(&self) -> f64 {
         let rank = self.rank as f64;
         self.alpha / if self.rslora { rank.sqrt() } else { rank }
     }
 
+    /// Returns the configuration of each of the layers `paths` (such as `model.layers.0.self_attn.q_proj`), with that layer's rank
+    /// and alpha, `None` for a layer without an adapter.
+    ///
+    /// # Errors
+    /// [`LoraError::UnknownTarget`] when a name fits none of the paths, [`LoraError::InvalidPattern`] when a pattern is no
+    /// regular expression or fits none of the paths.
+    pub fn of_layers(&self, paths: &[String]) -> Result<Vec<Option<Self>>, LoraError> {
+        let selected = self.selected(self.targets.select(paths)?, paths)?;
+        let own = self.with_own_ranks(paths, true)?;
+        let layers = selected.into_iter().zip(own);
+        Ok(layers
+            .map(|(selected, own)| selected.then_some(own))
+            .collect())
+    }
+
+    /// Returns the same without the names and patterns that fit none of `paths`, as peft passes them over: adapters are written
+    /// with one list of names for many architectures.
+    ///
+    /// # Errors
+    /// [`LoraError::InvalidPattern`] when a pattern is no regular expression, and [`LoraError::UnknownTarget`] when no layer
+    /// would be left and nothing else is of the adapter.
+    pub fn fitted_to(mut self, paths: &[String]) -> Result<Self, LoraError> {
+        if let Targets::Names(names) = &mut self.targets {
+            let fits = |name: &str| paths.iter().any(|path| is_named(path, name));
+            if let Some(first) = names.first().cloned() {
+                names.retain(|name| fits(name));
+                if names.is_empty() && self.modules_to_save.is_empty() {
+                    return Err(unknown_target(&first, paths));
+                }
+            }
+        }
+        self.rank_pattern = self.rank_pattern.fitted_to(paths)?;
+        self.alpha_pattern = self.alpha_pattern.fitted_to(paths)?;
+        Ok(self)
+    }
+
+    /// peft's `check_target_module_exists`, given what the targets alone select.
+    fn selected(&self, targeted: Vec<bool>, paths: &[String]) -> Result<Vec<bool>, LoraError> {
+        let mut selected = targeted;
+        if let Some(exclude) = &self.exclude {
+            let excluded = exclude.matches(paths)?;
+            for (selected, excluded) in selected.iter_mut().zip(excluded) {
+                *selected &= !excluded;
+            }
+        }
+        if let (Some(blocks), Targets::Names(_)) = (&self.blocks, &self.targets) {
+            let contained = blocks.contain(paths)?;
+            for ((selected, contained), path) in selected.iter_mut().zip(contained).zip(paths) {
+                *selected &= contained || self.targets.names_whole(path);
+            }
+        }
+        Ok(selected)
+    }
+
+    /// Returns the configuration that each of `paths` has where it is adapted. `strict` asks every pattern to fit one.
+    fn with_own_ranks(&self, paths: &[String], strict: bool) -> Result<Vec<Self>, LoraError> {
+        let ranks = self.rank_pattern.of_layers(paths, strict)?;
+        let alphas = self.alpha_pattern.of_layers(paths, strict)?;
+        let layers = ranks.into_iter().zip(alphas);
+        Ok(layers
+            .map(|(rank, alpha)| {
+                Self::new(rank.unwrap_or(self.rank), alpha.unwrap_or(self.alpha))
+                    .with_dropout(self.dropout)
+                    .with_rslora(self.rslora)
+            })
+            .collect())
+    }
+
+    /// Returns the configuration that the layer `path` has where it is adapted.
+    ///
+    /// # Errors
+    /// [`LoraError::InvalidPattern`].
+    pub(crate) fn of_layer(&self, path: &str) -> Result<Self, LoraError> {
+        let mut own = self.with_own_ranks(&[path.to_owned()], false)?;
+        Ok(own.remove(0))
+    }
+
     /// Checks every field for itself.
     ///
     /// # Errors
-    /// [`LoraError::InvalidConfig`] for a rank of 0, an alpha that is not finite, a dropout outside
-    /// `[0, 1)`, or an empty list of names.
+    /// [`LoraError::InvalidConfig`] for a rank of 0 or beyond [`MAX_RANK`](Self::MAX_RANK), an alpha that is 0, not finite or such
+    /// that the scale is beyond f32, a dropout outside `[0, 1)`, or an empty list of names.
     pub fn validate(&self) -> Result<(), LoraError> {
         let invalid = |field, value: String, expected| {
             Err(LoraError::InvalidConfig {
@@ -80,11 +211,32 @@ impl LoraConfig {
                 expected,
             })
         };
-        if self.rank == 0 {
-            return invalid("rank", "0".into(), "at least 1");
+        let ranks = self
+            .rank_pattern
+            .iter()
+            .map(|(_, rank)| ("rank_pattern", rank));
+        for (field, rank) in ranks.chain([("rank", self.rank)]) {
+            if !(1..=Self::MAX_RANK).contains(&rank) {
+                return invalid(field, rank.to_string(), "from 1 to 1048576");
+            }
         }
-        if !self.alpha.is_finite() {
-            return invalid("alpha", self.alpha.to_string(), "a finite number");
+        let alphas = self
+            .alpha_pattern
+            .iter()
+            .map(|(_, alpha)| ("alpha_pattern", alpha));
+        for (field, alpha) in alphas.chain([("alpha", self.alpha)]) {
+            if !alpha.is_finite() || alpha == 0.0 {
+                return invalid(field, alpha.to_string(), "a finite number other than 0");
+            }
+        }
+        let scale = self.scale() as f32;
+        if !scale.is_finite() || scale == 0.0 {
+            let value = format!("{:e}", self.alpha);
+            return invalid(
+                "alpha",
+                value,
+                "such that the scale is neither beyond f32 nor rounded to 0",
+            );
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return invalid("dropout", self.dropout.to_string(), "in [0, 1)");
@@ -96,170 +248,24 @@ impl LoraConfig {
     }
 }
 
-/// The layers that get an adapter, as peft's `target_modules` says it.
-///
-/// In text form a list is [`Names`](Self::Names), the string `all-linear` is
-/// [`AllLinear`](Self::AllLinear) and any other string is a [`Regex`](Self::Regex).
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(from = "TargetsText", into = "TargetsText")]
-pub enum Targets {
-    /// Every linear layer the model offers (never the head).
-    #[default]
-    AllLinear,
-    /// Layers whose path is one of these names or ends in `.name`.
-    Names(Vec<String>),
-    /// Layers whose whole path matches this regular expression.
-    Regex(String),
-}
-
-/// The form of [`Targets`] in a file.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(untagged)]
-enum TargetsText {
-    List(Vec<String>),
-    Text(String),
-}
-
-impl From<TargetsText> for Targets {
-    fn from(text: TargetsText) -> Self {
-        match text {
-            TargetsText::List(names) => Self::Names(names),
-            TargetsText::Text(text) if text == ALL_LINEAR => Self::AllLinear,
-            TargetsText::Text(pattern) => Self::Regex(pattern),
-        }
-    }
-}
-
-impl From<Targets> for TargetsText {
-    fn from(targets: Targets) -> Self {
-        match targets {
-            Targets::AllLinear => Self::Text(ALL_LINEAR.into()),
-            Targets::Names(names) => Self::List(names),
-            Targets::Regex(pattern) => Self::Text(pattern),
-        }
-    }
-}
-
-/// peft's word for [`Targets::AllLinear`].
-const ALL_LINEAR: &str = "all-linear";
-
-impl Targets {
-    /// Marks which of `paths` (such as `model.layers.0.self_attn.q_proj`) are meant.
-    ///
-    /// # Errors
-    /// [`LoraError::UnknownTarget`] when a name fits none of the paths, [`LoraError::InvalidPattern`]
-    /// when a pattern is no regular expression or fits none of the paths.
-    pub fn select(&self, paths: &[String]) -> Result<Vec<bool>, LoraError> {
-        match self {
-            Self::AllLinear => Ok(vec![true; paths.len()]),
-            Self::Names(names) => {
-                if let Some(unknown) = names
-                    .iter()
-                    .find(|name| !paths.iter().any(|path| is_named(path, name)))
-                {
-                    return Err(LoraError::UnknownTarget {
-                        target: unknown.clone(),
-                        known: short_names(paths),
-                    });
-                }
-                Ok(paths
-                    .iter()
-                    .map(|path| names.iter().any(|name| is_named(path, name)))
-                    .collect())
-            }
-            Self::Regex(pattern) => {
-                let invalid = |reason: String| LoraError::InvalidPattern {
-                    pattern: pattern.clone(),
-                    reason,
-                    known: short_names(paths),
-                };
-                // peft matches the whole path (`re.fullmatch`).
-                let regex = regex::Regex::new(&format!("^(?:{pattern})$"))
-                    .map_err(|error| invalid(format!("cannot be compiled ({error})")))?;
-                let selected: Vec<bool> = paths.iter().map(|path| regex.is_match(path)).collect();
-                if !selected.contains(&true) {
-                    return Err(invalid("matches no layer".into()));
-                }
-                Ok(selected)
-            }
-        }
-    }
-}
-
-/// Returns whether `path` is `name` or ends in `.name`.
-fn is_named(path: &str, name: &str) -> bool {
-    path == name
-        || path
-            .strip_suffix(name)
-            .is_some_and(|head| head.ends_with('.'))
-}
-
-/// Returns the distinct last parts of `paths`, sorted.
-pub(crate) fn short_names(paths: &[String]) -> Vec<String> {
-    let mut names: Vec<String> = paths
-        .iter()
-        .filter_map(|path| path.rsplit('.').next())
-        .map(str::to_owned)
-        .collect();
-    names.sort();
-    names.dedup();
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn paths() -> Vec<String> {
-        ["layers.0.q_proj", "layers.0.o_proj", "layers.1.q_proj"]
-            .map(str::to_owned)
-            .to_vec()
-    }
-
-    #[test]
-    fn a_name_selects_by_whole_parts_of_the_path() {
-        let names = |name: &str| Targets::Names(vec![name.into()]).select(&paths());
-        assert_eq!(names("q_proj").unwrap(), [true, false, true]);
-        assert_eq!(names("0.q_proj").unwrap(), [true, false, false]);
-        let error = names("proj").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "no linear layer is called `proj`; this model has: o_proj, q_proj"
-        );
-    }
-
-    #[test]
-    fn a_pattern_must_match_the_whole_path() {
-        let regex = |pattern: &str| Targets::Regex(pattern.into()).select(&paths());
-        assert_eq!(regex(r".*\.0\..*").unwrap(), [true, true, false]);
-        assert_eq!(regex(r".*q_proj|.*o_proj").unwrap(), [true; 3]);
-        assert!(matches!(
-            regex("q_proj"),
-            Err(LoraError::InvalidPattern { .. })
-        ));
-        assert!(matches!(regex("("), Err(LoraError::InvalidPattern { .. })));
-    }
-
-    #[test]
-    fn targets_are_written_as_peft_writes_them() {
-        for (targets, json) in [
-            (Targets::AllLinear, r#""all-linear""#),
-            (Targets::Names(vec!["q".into()]), r#"["q"]"#),
-            (Targets::Regex(".*q".into()), r#"".*q""#),
-        ] {
-            assert_eq!(serde_json::to_string(&targets).unwrap(), json);
-            assert_eq!(serde_json::from_str::<Targets>(json).unwrap(), targets);
-        }
-    }
-
     #[test]
     fn impossible_configurations_are_refused() {
+        let ranks = |rank| [("q".to_owned(), rank)].into_iter().collect();
+        let alphas = |alpha| [("q".to_owned(), alpha)].into_iter().collect();
         for config in [
             LoraConfig::new(0, 16.0),
+            LoraConfig::new(LoraConfig::MAX_RANK + 1, 16.0),
             LoraConfig::new(8, f64::NAN),
+            LoraConfig::new(8, 0.0),
             LoraConfig::new(8, 16.0).with_dropout(1.0),
             LoraConfig::new(8, 16.0).with_dropout(-0.1),
             LoraConfig::new(8, 16.0).with_targets(Targets::Names(vec![])),
+            LoraConfig::new(8, 16.0).with_rank_pattern(ranks(0)),
+            LoraConfig::new(8, 16.0).with_alpha_pattern(alphas(f64::INFINITY)),
         ] {
             assert!(matches!(
                 config.validate(),
@@ -267,5 +273,50 @@ mod tests {
             ));
         }
         assert!(LoraConfig::default().validate().is_ok());
+    }
+
+    #[test]
+    fn every_layer_has_its_rank_and_alpha() {
+        let paths: Vec<String> = ["q", "k", "v"]
+            .iter()
+            .flat_map(|name| (0..2).map(move |layer| format!("model.layers.{layer}.{name}")))
+            .collect();
+        let config = LoraConfig {
+            exclude: Some(Targets::Regex(r".*\.v".into())),
+            blocks: Some(Blocks {
+                numbers: vec![1],
+                names: vec![],
+            }),
+            ..LoraConfig::new(8, 16.0)
+        }
+        .with_targets(Targets::Names(
+            ["q", "k", "v", "model.layers.0.q"]
+                .map(str::to_owned)
+                .to_vec(),
+        ))
+        .with_rank_pattern([("0.q".to_owned(), 2)].into_iter().collect())
+        .with_alpha_pattern([(r"layers\.\d\.k".to_owned(), 3.5)].into_iter().collect());
+        let layers = config.of_layers(&paths).unwrap();
+        let found: Vec<_> = layers
+            .iter()
+            .map(|layer| layer.as_ref().map(|layer| (layer.rank, layer.alpha)))
+            .collect();
+        let expected = [
+            Some((2, 16.0)),
+            Some((8, 16.0)),
+            None,
+            Some((8, 3.5)),
+            None,
+            None,
+        ];
+        assert_eq!(found, expected);
+
+        let typo = config.with_rank_pattern([("o".to_owned(), 2)].into_iter().collect());
+        assert!(matches!(
+            typo.of_layers(&paths),
+            Err(LoraError::InvalidPattern { .. })
+        ));
+        let fitted = typo.fitted_to(&paths).unwrap();
+        assert!(fitted.rank_pattern.is_empty() && fitted.of_layers(&paths).is_ok());
     }
 }

@@ -17,6 +17,18 @@ pub enum LoraError {
         /// The values it can have.
         expected: &'static str,
     },
+    /// Factors that there is no memory for.
+    #[error(
+        "the factors of rank {rank} of a layer of [{}, {}] do not fit into memory; lower the rank",
+        shape[0],
+        shape[1]
+    )]
+    TooLarge {
+        /// The rank.
+        rank: usize,
+        /// The layer's `[out_features, in_features]`.
+        shape: [usize; 2],
+    },
     /// A target name that no linear layer of the model has.
     #[error("no linear layer is called `{target}`; this model has: {}", known.join(", "))]
     UnknownTarget {
@@ -68,11 +80,7 @@ pub enum LoraError {
     #[error(transparent)]
     File(TensorFileError),
     /// An adapter that uses something this crate cannot compute.
-    #[error(
-        "{} sets `{key}` to {value}, which is not supported; \
-         train or convert the adapter without it",
-        path.display()
-    )]
+    #[error("{} sets `{key}` to {value}, which is not supported; {way_out}", path.display())]
     UnsupportedAdapter {
         /// The adapter's configuration file.
         path: PathBuf,
@@ -80,6 +88,44 @@ pub enum LoraError {
         key: String,
         /// Its value.
         value: String,
+        /// What to do about it.
+        way_out: &'static str,
+    },
+    /// A path where no adapter is.
+    #[error("{} is no adapter: {reason}", path.display())]
+    NoAdapter {
+        /// The path that was given.
+        path: PathBuf,
+        /// What is there instead, and what to give.
+        reason: String,
+    },
+    /// A value of an adapter that is NaN or infinite.
+    #[error(
+        "tensor `{tensor}` of {} holds {value}; the adapter is damaged, or its training diverged: \
+         take an earlier checkpoint of it",
+        path.display()
+    )]
+    NotFinite {
+        /// The adapter's weight file.
+        path: PathBuf,
+        /// The first tensor with such a value.
+        tensor: String,
+        /// The first such value.
+        value: f32,
+    },
+    /// A value to be saved that is NaN or infinite; nothing is written.
+    #[error(
+        "the adapter is not saved to {}: `{tensor}` holds {value}, its training diverged; \
+         go on from an earlier checkpoint with a lower learning rate",
+        path.display()
+    )]
+    Diverged {
+        /// The file that is not written.
+        path: PathBuf,
+        /// The first tensor with such a value, by its name in the file.
+        tensor: String,
+        /// The first such value.
+        value: f32,
     },
     /// An adapter whose tensors do not fit the model's layers.
     #[error("{} belongs to another model: {reason}", path.display())]

@@ -57,11 +57,13 @@ pub use backward::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradie
 pub use branch::LoraBranch;
 pub use burn_nf4::Nf4Tensor;
 pub use causal_lm::{CausalLm, TokenBatch};
-pub use config::{LoraConfig, Targets};
+pub use config::{Blocks, LoraConfig, Overrides, Targets};
 pub use error::LoraError;
 pub use linear::{BaseWeight, QLoraLinear};
 pub use merge::merge_linears;
-pub use model::{LoraModel, attach_adapters, freeze_base, num_adapter_params, trainable};
+pub use model::{
+    LoraModel, WholeWeight, attach_adapters, freeze_base, num_adapter_params, trainable,
+};
 pub use nf4::{Codebook, QuantConfig};
 pub use nf4_weight::Nf4Weight;
 

@@ -89,7 +89,8 @@ impl QLoraLinear {
         }
     }
 
-    /// Maps `x: [..., in_features]` to `[..., out_features]`, in x's dtype.
+    /// Maps `x: [..., in_features]` to `[..., out_features]`, in x's dtype. Of an `x` without rows the result has none
+    /// either, and is a constant.
     ///
     /// # Panics
     /// When the last axis of `x` is not `in_features`, `x` is on another device, or the adapter's factors do not fit.
@@ -102,8 +103,13 @@ impl QLoraLinear {
             "a QLoraLinear of [{out_features}, {in_features}] was given x of {dims:?}"
         );
         let rows = dims[..D - 1].iter().product();
-        let x: Tensor<2> = x.reshape([rows, in_features]);
         let dtype = x.dtype();
+        if rows == 0 {
+            // Burn's `reshape` takes a length of 0 for the one that the axis has.
+            dims[D - 1] = out_features;
+            return Tensor::zeros(dims, (&x.device(), dtype));
+        }
+        let x: Tensor<2> = x.reshape([rows, in_features]);
 
         let mut y = match (&self.weight, &self.adapter) {
             (BaseWeight::Quantized(weight), Some(branch)) if branch.is_plain(&x) => {

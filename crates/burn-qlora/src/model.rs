@@ -1,10 +1,11 @@
 //! The layers of a model that can carry adapters, and what is done to all of them.
 
-use crate::branch::LoraBranch;
+use crate::branch::{LoraBranch, room_for};
 use crate::config::LoraConfig;
 use crate::error::LoraError;
 use crate::linear::QLoraLinear;
 use burn::module::{Module, ParamGroup, ParamId};
+use burn::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -18,6 +19,28 @@ pub trait LoraModel {
 
     /// Returns the same layers, to be changed.
     fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)>;
+
+    /// Returns the weights beside these layers that an adapter may bring: of a language model the embedding and the head.
+    fn whole_weights(&self) -> Vec<WholeWeight> {
+        Vec::new()
+    }
+
+    /// Puts `weight` in the place of the one that [`whole_weights`](Self::whole_weights) names `path`, of the same shape and
+    /// dtype, frozen. A head that was the embedding is a weight of its own from then on.
+    fn replace_weight(&mut self, path: &str, weight: Tensor<2>) {
+        let _ = (path, weight);
+    }
+}
+
+/// The embedding or the head of a model, which carry no adapter of their own.
+#[derive(Debug, Clone)]
+pub struct WholeWeight {
+    /// The path of the module, as Hugging Face gives it.
+    pub path: String,
+    /// The weight, `[vocab, hidden]`.
+    pub weight: Tensor<2>,
+    /// Whether it is the weight of the one before: the head's of a model with tied embeddings.
+    pub shared: bool,
 }
 
 /// Attaches fresh adapters to the configured layers; other layers lose theirs.
@@ -27,8 +50,8 @@ pub trait LoraModel {
 /// or on which other layers are adapted.
 ///
 /// # Errors
-/// [`LoraError::InvalidConfig`], [`LoraError::UnknownTarget`] and [`LoraError::InvalidPattern`]; the
-/// model is then unchanged.
+/// [`LoraError::InvalidConfig`], [`LoraError::UnknownTarget`], [`LoraError::InvalidPattern`] and
+/// [`LoraError::TooLarge`]; the model is then unchanged.
 pub fn attach_adapters<M: LoraModel>(
     model: &mut M,
     config: &LoraConfig,
@@ -37,15 +60,18 @@ pub fn attach_adapters<M: LoraModel>(
     config.validate()?;
     let mut linears = model.lora_linears_mut();
     let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
-    let selected = config.targets.select(&paths)?;
-    for (index, ((_, linear), selected)) in linears.iter_mut().zip(selected).enumerate() {
-        linear.adapter = if selected {
+    let layers = config.of_layers(&paths)?;
+    let mut branches = Vec::with_capacity(linears.len());
+    for (index, ((_, linear), layer)) in linears.iter().zip(layers).enumerate() {
+        let branch = layer.map(|layer| {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(index as u64);
-            Some(fresh_branch(linear, config, &mut rng)?)
-        } else {
-            None
-        };
+            fresh_branch(linear, &layer, &mut rng)
+        });
+        branches.push(branch.transpose()?);
+    }
+    for ((_, linear), branch) in linears.iter_mut().zip(branches) {
+        linear.adapter = branch;
     }
     Ok(())
 }
@@ -56,14 +82,15 @@ fn fresh_branch(
     config: &LoraConfig,
     rng: &mut ChaCha8Rng,
 ) -> Result<LoraBranch, LoraError> {
-    let [out_features, in_features] = linear.shape();
-    let bound = 1.0 / (in_features as f32).sqrt();
+    let (rank, shape) = (config.rank, linear.shape());
+    let [b_len, a_len] = shape.map(|width| width.saturating_mul(rank));
+    let bound = 1.0 / (shape[1] as f32).sqrt();
+    let mut a = room_for(a_len, rank, shape)?;
     // Drawn in peft's order, [rank, in_features].
-    let values: Vec<f32> = (0..config.rank * in_features)
-        .map(|_| bound * (2.0 * unit(rng) - 1.0))
-        .collect();
-    let zeros = vec![0.0; out_features * config.rank];
-    LoraBranch::from_peft(&values, &zeros, config, &linear.device())
+    a.extend((0..a_len).map(|_| bound * (2.0 * unit(rng) - 1.0)));
+    let mut b = room_for(b_len, rank, shape)?;
+    b.resize(b_len, 0.0);
+    LoraBranch::from_peft(&a, &b, config, &linear.device())
 }
 
 /// Returns a number in `[0, 1)` from the upper 24 bits of a word: spelled out so that no release of a library

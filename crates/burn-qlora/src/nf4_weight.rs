@@ -1,21 +1,29 @@
 //! The packed weight as a Burn module.
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use burn_nf4::Nf4Tensor;
-use nf4::Layout;
+use nf4::{Codebook, Layout};
 
 /// A frozen 4-bit weight `[out_features, in_features]`.
 ///
 /// Its words are integer parameters of dtype u32: records, safetensors files and device moves carry
 /// them as they are, while gradients, optimizers, dtype casts and `unfreeze`, which all look at float
 /// parameters only, pass them by.
+///
+/// A record holds the words and what they mean: `format` has no elements, and as its shape
+/// `[out_features, in_features, block_size, codebook, double_quant, 0]`, the codebook by its place in [`Codebook::ALL`]. Loading
+/// compares shapes, so words of another format or matrix are refused as any parameter of another shape is. A record from
+/// before `format` is refused as incomplete; who knows that its format is the module's loads it with
+/// [`allow_partial`](burn::store::ModuleRecord::allow_partial).
 #[derive(Module, Debug)]
 pub struct Nf4Weight {
     /// 4-bit codes, eight a word: `[packed_words]`, u32.
     pub packed: Param<Tensor<1, Int>>,
     /// Block scales, double-quantized or f32 bit patterns: `[absmax_words]`, u32.
     pub absmax: Param<Tensor<1, Int>>,
+    /// The shape and format of the weight, as a shape without elements, u32.
+    pub format: Param<Tensor<6, Int>>,
     #[module(skip)]
     layout: Layout,
 }
@@ -24,7 +32,9 @@ impl Nf4Weight {
     /// Takes the tensor's words over without a copy.
     pub fn new(tensor: Nf4Tensor) -> Self {
         let (packed, absmax, layout) = tensor.into_parts();
+        let format = Tensor::empty(format_shape(&layout), (&packed.device(), DType::U32));
         Self {
+            format: Param::initialized(ParamId::new(), format),
             packed: Param::initialized(ParamId::new(), packed),
             absmax: Param::initialized(ParamId::new(), absmax),
             layout,
@@ -49,4 +59,20 @@ impl Nf4Weight {
     pub fn device(&self) -> Device {
         self.packed.lazy_device()
     }
+}
+
+/// Returns the shape that stands for a layout.
+fn format_shape(layout: &Layout) -> [usize; 6] {
+    let ([out_features, in_features], config) = (layout.shape(), layout.config());
+    let codebook = Codebook::ALL
+        .iter()
+        .take_while(|other| **other != config.codebook);
+    [
+        out_features,
+        in_features,
+        config.block_size,
+        codebook.count(),
+        usize::from(config.double_quant),
+        0,
+    ]
 }

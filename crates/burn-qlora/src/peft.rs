@@ -1,25 +1,122 @@
-//! Adapter directories of Hugging Face peft: `adapter_config.json` and `adapter_model.safetensors`.
+//! Adapter directories of Hugging Face peft: `adapter_config.json` and `adapter_model.safetensors`. Those of mlx-lm are
+//! read too.
 //!
-//! - `config`: the JSON file, with the keys peft 0.21 writes.
-//! - `weights`: the tensors, `base_model.model.<path>.lora_A.weight` `[rank, in]` and `lora_B`
-//!   `[out, rank]` (both transposed from Burn's adapter).
+//! - `location`: where the files are
+//! - `config`, `keys`: the JSON file, with the keys peft 0.21 writes
+//! - `mlx`: that of mlx-lm
+//! - `names`: `base_model.model.<path>.lora_A.weight` `[rank, in]` and `lora_B` `[out, rank]` (both transposed from Burn's
+//!   adapter), and how else tensors are called
+//! - `contents`: the tensors of a file by their layers
+//! - `reading`, `writing`: the adapters of a model
 
 mod config;
-mod weights;
-
-pub use config::AdapterConfig;
+mod contents;
+mod keys;
+mod location;
+mod mlx;
+mod names;
+mod reading;
+mod writing;
 
 use crate::config::LoraConfig;
 use crate::error::LoraError;
 use crate::model::LoraModel;
+use location::{Location, MLX_WEIGHTS_FILE};
+use serde_json::{Map, Value};
 use std::path::Path;
-use tensor_files::FileGroup;
-use weights::Factors;
+use tensor_files::TensorFile;
 
 /// Name of the configuration file.
 pub const CONFIG_FILE: &str = "adapter_config.json";
 /// Name of the weight file.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+
+/// An adapter on disk: its configuration is read, its weights are not.
+#[derive(Debug)]
+pub struct Adapter {
+    config: LoraConfig,
+    targets_of_the_tensors: bool,
+    format: Format,
+    weights: TensorFile,
+    warnings: Vec<String>,
+}
+
+/// Whose files they are.
+#[derive(Debug)]
+enum Format {
+    Peft,
+    Mlx(mlx::Scope),
+}
+
+impl Adapter {
+    /// Opens the adapter at `path`: a folder, or the configuration or the weight file in it.
+    ///
+    /// # Errors
+    /// [`LoraError::Read`], [`LoraError::NoAdapter`], [`LoraError::Malformed`] for files that are missing, something else or
+    /// broken, [`LoraError::UnsupportedAdapter`] for what this crate cannot compute.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, LoraError> {
+        let location = Location::find(path.as_ref())?;
+        let path = location.config();
+        let text = std::fs::read(&path).map_err(|source| LoraError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let keys: Map<String, Value> =
+            serde_json::from_slice(&text).map_err(|error| LoraError::Malformed {
+                path: path.clone(),
+                expected: "adapter configuration",
+                reason: error.to_string(),
+            })?;
+        if keys::are_of_mlx(&keys) {
+            let (config, scope) = mlx::read(&text, &path)?;
+            return Ok(Self {
+                config,
+                targets_of_the_tensors: true,
+                format: Format::Mlx(scope),
+                weights: TensorFile::open(&location.weights(MLX_WEIGHTS_FILE)?)?,
+                warnings: Vec::new(),
+            });
+        }
+        let description = config::read(&text, &keys, &path)?;
+        Ok(Self {
+            config: description.config,
+            targets_of_the_tensors: description.targets_of_the_tensors,
+            format: Format::Peft,
+            weights: TensorFile::open(&location.weights(WEIGHTS_FILE)?)?,
+            warnings: description.warnings,
+        })
+    }
+
+    /// Returns what describes it on a model whose layers that can carry adapters are `paths`.
+    ///
+    /// # Errors
+    /// [`LoraError::UnknownTarget`], [`LoraError::InvalidPattern`], [`LoraError::Malformed`].
+    pub fn config(&self, paths: &[String]) -> Result<LoraConfig, LoraError> {
+        reading::config(self, paths)
+    }
+
+    /// Returns the file that its weights are in.
+    pub fn weights_path(&self) -> &Path {
+        self.weights.path()
+    }
+
+    /// Returns what a user should know about it, a line each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Puts it on the model's layers, and returns what describes it there; layers it does not name lose theirs.
+    ///
+    /// What it brings of embedding and head, whole or as factors, takes the place of the model's own, so it is to be put on a model
+    /// as it was loaded; the result names them in [`LoraConfig::modules_to_save`].
+    ///
+    /// # Errors
+    /// [`LoraError::AnotherModel`] when a tensor is missing, left over or of another shape, [`LoraError::NotFinite`],
+    /// [`LoraError::Malformed`], [`LoraError::Read`]. The model is unchanged after an error.
+    pub fn attach<M: LoraModel>(&self, model: &mut M) -> Result<LoraConfig, LoraError> {
+        reading::attach(model, self)
+    }
+}
 
 /// Writes the model's adapters to `dir` as peft writes them. Both files are complete or neither is new.
 ///
@@ -27,45 +124,21 @@ pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 ///
 /// # Errors
 /// [`LoraError::NoAdapters`] when no layer has one, [`LoraError::AnotherConfig`] when `config` is not what
-/// they were made with, [`LoraError::Write`] when the disk is full or the folder cannot be written,
-/// [`LoraError::Device`] when a factor cannot be read.
+/// they were made with, [`LoraError::Diverged`] when a value is not finite, [`LoraError::Write`] when the disk is full or the
+/// folder cannot be written, [`LoraError::Device`] when a tensor cannot be read.
 pub fn save<M: LoraModel>(
     model: &M,
     config: &LoraConfig,
     base_model: &str,
     dir: impl AsRef<Path>,
 ) -> Result<(), LoraError> {
-    for (layer, linear) in model.lora_linears() {
-        let branch = linear.adapter.as_ref();
-        if let Some((field, has, says)) = branch.and_then(|branch| branch.difference(config)) {
-            return Err(LoraError::AnotherConfig {
-                layer,
-                field,
-                has,
-                says,
-            });
-        }
-    }
-    let factors = Factors::of(model)?;
-    let targets = weights::target_names(model, &config.targets);
-    let group = FileGroup::create(dir.as_ref())?;
-    let weights = factors.write(group.file(WEIGHTS_FILE)?)?;
-    let mut description = group.file(CONFIG_FILE)?;
-    let json = AdapterConfig::new(config, targets, base_model).to_json();
-    description.write_all(json.as_bytes())?;
-    Ok(group.commit([weights, description])?)
+    writing::save(model, config, base_model, dir.as_ref())
 }
 
-/// Puts the adapters of `dir` on the model's layers; layers it does not name lose theirs.
+/// Puts the adapter at `path` on the model's layers; layers it does not name lose theirs.
 ///
 /// # Errors
-/// [`LoraError::Read`], [`LoraError::Malformed`] for files that are missing or broken,
-/// [`LoraError::UnsupportedAdapter`] for what this crate cannot compute, and
-/// [`LoraError::AnotherModel`] when a tensor is missing, left over or of another shape. The model is
-/// unchanged after an error.
-pub fn load<M: LoraModel>(model: &mut M, dir: impl AsRef<Path>) -> Result<LoraConfig, LoraError> {
-    let dir = dir.as_ref();
-    let config = AdapterConfig::read(&dir.join(CONFIG_FILE))?;
-    weights::load(model, &config, &dir.join(WEIGHTS_FILE))?;
-    Ok(config)
+/// Those of [`Adapter::open`] and [`Adapter::attach`]. The model is unchanged after an error.
+pub fn load<M: LoraModel>(model: &mut M, path: impl AsRef<Path>) -> Result<LoraConfig, LoraError> {
+    Adapter::open(path)?.attach(model)
 }

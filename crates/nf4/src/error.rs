@@ -50,6 +50,17 @@ pub enum Nf4Error {
         /// Its column.
         column: usize,
     },
+    /// A block scale under double quantization is so large that the sum of all scales may be beyond f32.
+    #[error(
+        "a weight of {largest:e} is too large for double quantization, of {limit:e} at most here; look for a diverged or \
+         damaged weight, or leave the block scales in f32"
+    )]
+    TooLargeToSum {
+        /// The largest magnitude of the matrix.
+        largest: f32,
+        /// The largest that can be.
+        limit: f32,
+    },
     /// One of the word arrays of a quantized matrix has the wrong length.
     #[error(
         "`{part}` holds {len} u32 words where the layout needs {expected}; rebuild it with `quantize`"

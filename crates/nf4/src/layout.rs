@@ -148,6 +148,28 @@ impl Layout {
         start..start + NESTED_MAP
     }
 
+    /// Returns the largest magnitude that an element may have. Under double quantization as many scales must have a sum, from
+    /// which their offset comes, and a difference from it in f32.
+    pub fn largest_magnitude(&self) -> f32 {
+        if self.config.double_quant {
+            f32::MAX / 2.0 / self.blocks().max(1) as f32
+        } else {
+            f32::MAX
+        }
+    }
+
+    /// Checks the largest magnitude of the elements.
+    ///
+    /// # Errors
+    /// [`Nf4Error::TooLargeToSum`] if it is above [`largest_magnitude`](Self::largest_magnitude).
+    pub fn check_magnitude(&self, largest: f32) -> Result<(), Nf4Error> {
+        let limit = self.largest_magnitude();
+        if largest > limit {
+            return Err(Nf4Error::TooLargeToSum { largest, limit });
+        }
+        Ok(())
+    }
+
     /// Returns the bytes of both word arrays.
     pub const fn bytes(&self) -> usize {
         4 * (self.packed_words() + self.absmax_words())

@@ -5,7 +5,8 @@
 //! [`Layout`] says where in the words everything lies, [`bitsandbytes`] reads and writes the tensors that transformers
 //! stores, and [`mod@reference`] quantizes, decodes and multiplies by plain loops, which the kernels are held to.
 //! [`adamw`] is the same for the optimizer: the constants of an update, the blocks of its 8-bit moments, and the update
-//! by plain loops.
+//! by plain loops. [`attention`], [`glu`] and [`rms_norm`] are the sizes and settings of operations for which every device has
+//! kernels.
 //!
 //! ```
 //! use nf4::{Direction, QuantConfig, reference};
@@ -25,6 +26,7 @@
 //! ```
 
 pub mod adamw;
+pub mod attention;
 pub mod bitsandbytes;
 mod codebook;
 mod config;
@@ -32,9 +34,11 @@ mod direction;
 mod double_quant;
 mod dynamic_map;
 mod error;
+pub mod glu;
 mod layout;
 mod matrix;
 pub mod reference;
+pub mod rms_norm;
 
 pub use codebook::{Codebook, UnknownCodebook};
 pub use config::QuantConfig;

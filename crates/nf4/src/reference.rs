@@ -17,7 +17,7 @@ use crate::matrix::{MatrixRef, QuantizedMatrix};
 ///
 /// # Errors
 /// [`Nf4Error::BlockSize`], [`Nf4Error::TooLarge`], [`Nf4Error::InputLength`] if `values` does not fill the shape, and
-/// [`Nf4Error::NotFinite`] at the first infinity or NaN.
+/// [`Nf4Error::NotFinite`] at the first infinity or NaN, and [`Nf4Error::TooLargeToSum`].
 pub fn quantize(
     values: &[f32],
     shape: [usize; 2],
@@ -48,6 +48,7 @@ pub fn quantize(
             packed[at / 8] |= code << (4 * (at % 8));
         }
     }
+    layout.check_magnitude(largest_magnitude(&scales))?;
     QuantizedMatrix::from_parts(layout, packed, encode_scales(layout, &scales))
 }
 

@@ -39,6 +39,22 @@ pub enum TensorFileError {
         /// The folder.
         path: PathBuf,
     },
+    /// Another process holds the file.
+    #[error("{} is in use by another process; wait for its end", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A folder that is to be replaced, when it is complete, but at which a file system is mounted.
+    #[error(
+        "{}: a file system is mounted there, so it cannot be replaced as a whole; give the name of a new directory \
+         in it",
+        path.display()
+    )]
+    MountPoint {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A path without a last component, such as `/` or `..`.
     #[error("{}: cannot be an output directory; give the name of a new one", path.display())]
     NoName {
@@ -133,6 +149,12 @@ pub enum Malformation {
         claimed: u64,
         /// The file's length in bytes.
         len: u64,
+    },
+    /// Something else than a safetensors file.
+    #[error("not a safetensors file but {what}")]
+    AnotherFormat {
+        /// What it is, and what to do.
+        what: &'static str,
     },
     /// The header is not the JSON of a safetensors header.
     #[error("invalid safetensors header: {reason}")]

@@ -10,7 +10,12 @@
 //! - [`AtomicFile`], [`FileGroup`]: one file, and several files of one folder, that take their names when
 //!   they are complete.
 //! - [`StagedDir`]: a folder that takes its name when it is complete.
+//! - [`LockedFile`]: a file that one process holds.
 //! - [`InputFile`]: a file read at positions that are checked first.
+//! - [`recognize`]: what a file is that is not what its name says.
+//! - [`catch_panic`]: a reader of another library whose panic becomes an error.
+//! - [`Checksum`]: what tells that bytes are the same.
+//! - [`ScratchFile`]: a nameless file for what is too much for memory.
 //! - [`TensorFileError`], and [`Malformation`], the ways in which a file can be broken.
 //!
 //! # Why not another crate
@@ -20,10 +25,16 @@
 //! need Burn, so `tempfile` stands below [`AtomicFile`] here; neither has folders that replace another.
 
 mod atomic_file;
+mod checksum;
 mod error;
 mod file_group;
+mod foreign;
+mod format;
 mod header;
 mod input;
+mod locked_file;
+mod mount;
+mod scratch_file;
 mod spool;
 mod staged_dir;
 mod sync;
@@ -31,10 +42,15 @@ mod tensor_file;
 mod writer;
 
 pub use atomic_file::AtomicFile;
+pub use checksum::Checksum;
 pub use error::{Malformation, TensorFileError};
 pub use file_group::FileGroup;
+pub use foreign::catch_panic;
+pub use format::recognize;
 pub use input::{InputFile, InputReader};
+pub use locked_file::LockedFile;
 pub use safetensors::Dtype;
+pub use scratch_file::ScratchFile;
 pub use spool::TensorSpool;
 pub use staged_dir::StagedDir;
 pub use tensor_file::{StoredTensor, TensorFile};

@@ -6,7 +6,9 @@ use std::path::Path;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 
+use crate::checksum::Checksum;
 use crate::error::{Malformation, TensorFileError};
+use crate::format::recognize;
 use crate::header::{Header, LENGTH_BYTES, MAX_HEADER};
 use crate::input::InputFile;
 
@@ -45,8 +47,9 @@ impl TensorFile {
         input.read_at(0, &mut length)?;
         let claimed = u64::from_le_bytes(length);
         if claimed > MAX_HEADER || claimed > len - LENGTH_BYTES {
-            let fault = Malformation::HeaderLength { claimed, len };
-            return Err(TensorFileError::malformed(path)(fault));
+            return Err(TensorFileError::malformed(path)(no_header(
+                &input, claimed,
+            )?));
         }
         let mut text = vec![0; claimed as usize];
         input.read_at(LENGTH_BYTES, &mut text)?;
@@ -99,6 +102,18 @@ impl TensorFile {
             info,
         })
     }
+}
+
+/// Returns what is wrong with a file whose first bytes are no header's length.
+fn no_header(input: &InputFile, claimed: u64) -> Result<Malformation, TensorFileError> {
+    let len = input.len();
+    let mut start = [0; 24];
+    let start = &mut start[..len.min(24) as usize];
+    input.read_at(0, start)?;
+    Ok(match recognize(start) {
+        Some(what) => Malformation::AnotherFormat { what },
+        None => Malformation::HeaderLength { claimed, len },
+    })
 }
 
 impl<'a> StoredTensor<'a> {
@@ -166,6 +181,18 @@ impl<'a> StoredTensor<'a> {
             use_chunk(chunk)?;
         }
         Ok(())
+    }
+
+    /// Adds name, type and shape, and a [sample](InputFile::sample) of the bytes, to `sum`.
+    ///
+    /// # Errors
+    /// [`TensorFileError::Read`].
+    pub fn sample(&self, sum: &mut Checksum) -> Result<(), TensorFileError> {
+        let described = format!("{} {} {:?}", self.name, self.dtype(), self.shape());
+        sum.add_framed(described.as_bytes());
+        self.file
+            .input
+            .sample(self.offset(0), self.byte_len() as u64, sum)
     }
 
     /// Returns whether it has the same type, shape and bytes as `other`, reading 1 MiB of each at a time.

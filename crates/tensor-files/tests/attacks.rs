@@ -246,3 +246,37 @@ fn what_a_damaged_file_is_opened_with_can_be_read() {
     }
     assert!((1..5000).contains(&opened), "{opened} of 5000 were opened");
 }
+
+#[test]
+fn other_files_under_the_name_are_recognized() {
+    for (bytes, words) in [
+        (
+            &b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n"[..],
+            "git lfs pull",
+        ),
+        (
+            b"<!DOCTYPE html><html><body>Sign in</body></html>",
+            "web page",
+        ),
+        (b"PK\x03\x04\0\0\x08\x08 archive/data.pkl", "PyTorch"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "PyTorch"),
+        (b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\0", "GGUF"),
+        (b"{\"weight_map\": {\"a\": \"b.safetensors\"}}", "JSON"),
+    ] {
+        let fault = refused(bytes);
+        assert!(
+            matches!(&fault, Malformation::AnotherFormat { what } if what.contains(words)),
+            "{fault:?}"
+        );
+    }
+    // A header as long as the bytes that a pickle begins with is one.
+    let header = format!("{:<640}", beside_sound(&entry("U8", "2,2", "8,12")));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sound.safetensors");
+    fs::write(&path, file(&header, 12)).unwrap();
+    assert_eq!(TensorFile::open(&path).unwrap().len(), 2);
+    assert_eq!(
+        tensor_files::recognize(&file(&header, 12)[..24]),
+        Some("a safetensors file")
+    );
+}

@@ -56,3 +56,22 @@ fn a_reader_goes_on_where_it_is_and_ends_with_the_file() {
     }
     assert!(reader.seek(SeekFrom::End(-11)).is_err());
 }
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_refused_without_waiting_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo")
+        .arg(&pipe)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    for path in [&pipe, dir.path(), "/dev/zero".as_ref()] {
+        let error = InputFile::open(path).unwrap_err();
+        assert!(
+            matches!(&error, TensorFileError::Malformed { fault, .. } if **fault == Malformation::NotRegular),
+            "{error}"
+        );
+    }
+}

@@ -170,3 +170,64 @@ fn a_folder_that_replaces_another_does_so_when_it_is_published() {
     );
     assert_eq!(fs::read_to_string(file).unwrap(), "mine");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_killed_process_left_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let destination = dir.path().join("model");
+    let other = StagedDir::new(&destination).unwrap();
+    // A number that no process of Linux has, then names that are somebody's.
+    for name in [
+        ".model.4294967295.partial",
+        ".model.mine.partial",
+        ".models.1.partial",
+    ] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join(name).join("model.safetensors"), "half").unwrap();
+    }
+    fs::write(dir.path().join(".model.1.partial"), "a file").unwrap();
+    // The folder of the process that is still at it is locked, its number being that of the next one here.
+    let hidden = other.path().file_name().unwrap().to_owned();
+    let error = StagedDir::new(&destination).unwrap_err();
+    assert!(matches!(error, TensorFileError::Write { .. }), "{error}");
+    let mut kept = [
+        ".model.1.partial",
+        ".model.mine.partial",
+        ".models.1.partial",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    kept.push(hidden.into_string().unwrap());
+    kept.sort();
+    assert_eq!(listing(dir.path()), kept);
+    other.publish().unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_cannot_be_replaced_is_refused_before_anything_is_made() {
+    use std::os::unix::fs::symlink;
+    // Whatever this machine has mounted is a folder that holds something, or is refused as a mount.
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    for mounted in mounts.lines().filter_map(|line| line.split(' ').nth(4)) {
+        if let Ok(staged) = StagedDir::new(Path::new(mounted)) {
+            panic!("{mounted} is to be replaced by {}", staged.path().display());
+        }
+    }
+    // A link is followed: the folder it names is the one that is made.
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, link) = (dir.path().join("folder"), dir.path().join("link"));
+    fs::create_dir(&folder).unwrap();
+    symlink(&folder, &link).unwrap();
+    let staged = StagedDir::new(&link).unwrap();
+    staged.write("config.json", b"{}").unwrap();
+    staged.publish().unwrap();
+    assert_eq!(listing(&link), ["config.json"]);
+    fs::remove_dir_all(&folder).unwrap();
+    let error = StagedDir::new(&link).unwrap_err();
+    assert!(
+        matches!(&error, TensorFileError::Read { path, .. } if *path == link),
+        "{error}"
+    );
+}

@@ -1,5 +1,7 @@
 //! The commands, one module each.
 
+/// `finetune data`.
+mod data;
 /// `finetune eval`.
 mod eval;
 /// `finetune generate`.
@@ -11,8 +13,12 @@ mod quantize;
 /// `finetune train`.
 mod train;
 
+use anyhow::Error;
+use burn_finetune::FinetuneError;
+use burn_qlora_llama::ComputeDtype;
+
 use crate::flags::Command;
-use crate::run::{EvalRun, GenerateRun, PlanRun, QuantizeRun, TrainRun};
+use crate::run::{DataRun, EvalRun, GenerateRun, PlanRun, QuantizeRun, TrainRun};
 
 /// Runs a command.
 ///
@@ -22,8 +28,24 @@ pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Train(flags) => train::run(&TrainRun::resolve(*flags)?),
         Command::Plan(flags) => plan::run(&PlanRun::resolve(*flags)?),
+        Command::Data(flags) => data::run(&DataRun::resolve(*flags)?),
         Command::Eval(flags) => eval::run(&EvalRun::resolve(flags)?),
         Command::Generate(flags) => generate::run(&GenerateRun::resolve(flags)?),
         Command::Quantize(flags) => quantize::run(&QuantizeRun::resolve(flags)?),
+    }
+}
+
+/// Names the dtype that was computed in where it may be why a loss is no number.
+fn with_dtype(error: Error, dtype: ComputeDtype) -> Error {
+    let not_finite = matches!(
+        error.downcast_ref(),
+        Some(FinetuneError::NotFinite { .. } | FinetuneError::EvalNotFinite { .. })
+    );
+    if not_finite && dtype == ComputeDtype::F16 {
+        error.context(
+            "f16 holds nothing above 65504; --compute-dtype bf16 or f32 has the range that this model may need",
+        )
+    } else {
+        error
     }
 }

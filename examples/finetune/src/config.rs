@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 use toml::{Table, Value};
 
 use crate::flags::Cli;
+use crate::shell::quoted;
 
 /// Parses the command line, with the config file it names under it.
 ///
@@ -21,7 +22,8 @@ use crate::flags::Cli;
 /// or value that the command does not know, with the file's name and the key's.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
-    let matches = matches_or_help(Cli::command(), arguments.clone()).map_err(one_line)?;
+    let matches = matches_or_help(Cli::command(), arguments.clone())
+        .map_err(|error| named_or(error, &arguments))?;
     let (name, given) = matches.subcommand().context("no command is given")?;
     if let Some(path) = given.get_one::<PathBuf>("config") {
         arguments.extend(flags_of_file(path, name, given)?);
@@ -44,6 +46,22 @@ fn matches_or_help(
             DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
             _ => error,
         })
+}
+
+/// Returns clap's message, where it is that some argument is not UTF-8 with those that are not.
+fn named_or(error: clap::Error, arguments: &[OsString]) -> anyhow::Error {
+    if error.kind() != clap::error::ErrorKind::InvalidUtf8 {
+        return one_line(error);
+    }
+    let others = arguments
+        .iter()
+        .filter(|argument| argument.to_str().is_none());
+    let others: Vec<String> = others.map(|argument| quoted(argument)).collect();
+    anyhow!(
+        "not UTF-8: {}; files and folders that are read or written may have such names, but not a model, and no text or \
+         number; give the model's folder another name, or a link to it",
+        others.join(" ")
+    )
 }
 
 /// Returns clap's message without its usage text and tips, on one line.
@@ -85,24 +103,22 @@ fn flags_of_file(path: &Path, command: &str, given: &ArgMatches) -> Result<Vec<O
                  {command} --help`"
             );
         };
-        let Some(flag) = as_flag(&name, value, argument)
-            .with_context(|| format!("config {file}, key `{key}`"))?
-        else {
-            continue;
-        };
+        let of_key = as_flags(&name, value, argument)
+            .with_context(|| format!("config {file}, key `{key}`"))?;
         // Parsed alone first: an error then has the file and the key to blame.
+        let alone = ["finetune".into(), "--config=-".into()];
         known
             .clone()
-            .try_get_matches_from(["finetune".into(), "--config=-".into(), flag.clone()])
+            .try_get_matches_from(alone.into_iter().chain(of_key.clone()))
             .map_err(one_line)
             .with_context(|| format!("config {file}, key `{key}`"))?;
-        all.push(flag.clone());
+        all.extend(of_key.clone());
         let overridden = known.get_arguments().any(|other| {
             given.value_source(other.get_id().as_str()) == Some(ValueSource::CommandLine)
                 && (other.get_id() == argument.get_id() || exclude(&known, other, argument))
         });
         if !overridden {
-            flags.push(flag);
+            flags.extend(of_key);
         }
     }
     known
@@ -128,19 +144,23 @@ fn exclude(command: &clap::Command, one: &clap::Arg, other: &clap::Arg) -> bool 
     noted(one, other) || noted(other, one)
 }
 
-/// Returns the flag that a key with this value stands for; `None` for a switch that is off.
-fn as_flag(name: &str, value: &Value, argument: &clap::Arg) -> Result<Option<OsString>> {
-    let text = match (argument.get_action().takes_values(), value) {
-        (false, Value::Boolean(true)) => format!("--{name}"),
-        (false, Value::Boolean(false)) => return Ok(None),
-        (false, _) => bail!("a switch is true or false, not a {}", value.type_str()),
-        (true, _) => {
-            let value = plain(value)
-                .with_context(|| format!("a {} cannot be a flag's value", value.type_str()))?;
-            format!("--{name}={value}")
-        }
+/// Returns the flags that a key with this value stands for; none for a switch that is off. Of an array each element is a
+/// flag where the flag may be given several times.
+fn as_flags(name: &str, value: &Value, argument: &clap::Arg) -> Result<Vec<OsString>> {
+    let of_value = |value: &Value| {
+        let value = plain(value)
+            .with_context(|| format!("a {} cannot be a flag's value", value.type_str()))?;
+        Ok(format!("--{name}={value}").into())
     };
-    Ok(Some(text.into()))
+    let is_repeated = matches!(argument.get_action(), ArgAction::Append)
+        && argument.get_value_delimiter().is_none();
+    match (argument.get_action().takes_values(), value) {
+        (false, Value::Boolean(true)) => Ok(vec![format!("--{name}").into()]),
+        (false, Value::Boolean(false)) => Ok(Vec::new()),
+        (false, _) => bail!("a switch is true or false, not a {}", value.type_str()),
+        (true, Value::Array(values)) if is_repeated => values.iter().map(of_value).collect(),
+        (true, _) => Ok(vec![of_value(value)?]),
+    }
 }
 
 /// Returns a value as it is written on the command line; arrays become comma-separated.

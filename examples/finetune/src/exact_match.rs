@@ -2,14 +2,14 @@
 
 use std::ops::ControlFlow;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use burn_finetune::{Dataset, Row};
+use anyhow::{Context, Result, ensure};
+use burn_finetune::{Dataset, Row, TextEncoder};
 use burn_qlora_llama::{Decoder, SamplingConfig};
 use serde::Serialize;
-use tokenizers::Tokenizer;
 
 use crate::opened_model::OpenedModel;
 use crate::progress;
+use crate::stop::Stop;
 
 /// The number of answers that were right.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -23,28 +23,28 @@ pub struct ExactMatch {
     pub matched: usize,
 }
 
-/// A row as a question: the tokens before the answer, and the answer's text.
+/// A row as a question.
 #[derive(Debug)]
 pub struct Question {
+    /// The tokens before the answer.
     prompt: Vec<u32>,
-    expected: String,
-    /// Tokens that the expected answer takes, its end included.
-    tokens: usize,
+    /// Those of the expected answer and of its end.
+    answer: Vec<u32>,
 }
 
 /// Returns the last answer of every row, with the tokens before it.
 ///
 /// # Errors
 /// A row without a prompt, as those of plain text are.
-pub fn questions(opened: &OpenedModel, data: &Dataset) -> Result<Vec<Question>> {
-    let rows = data.rows().iter().enumerate();
+pub fn questions(data: &Dataset) -> Result<Vec<Question>> {
+    let rows = data.rows().enumerate();
     rows.map(|(place, row)| {
-        question(opened, row).with_context(|| format!("--exact-match, row {}", place + 1))
+        question(&row?).with_context(|| format!("--exact-match, row {}", place + 1))
     })
     .collect()
 }
 
-fn question(opened: &OpenedModel, row: &Row) -> Result<Question> {
+fn question(row: &Row) -> Result<Question> {
     let end = row
         .learn
         .iter()
@@ -58,17 +58,9 @@ fn question(opened: &OpenedModel, row: &Row) -> Result<Question> {
         start > 1,
         "it has no prompt to answer; use rows with a prompt or messages"
     );
-    let answer = &row.ids[start..end];
-    // What follows the end of a turn, a line break say, is the template's and not the answer's.
-    let stop = &opened.checkpoint.config().eos_token_ids;
-    let answer_len = answer
-        .iter()
-        .position(|token| stop.contains(token))
-        .unwrap_or(answer.len());
     Ok(Question {
         prompt: row.ids[..start].to_vec(),
-        expected: text(&opened.tokenizer, &answer[..answer_len])?,
-        tokens: answer.len(),
+        answer: row.ids[start..end].to_vec(),
     })
 }
 
@@ -76,13 +68,14 @@ fn question(opened: &OpenedModel, row: &Row) -> Result<Question> {
 /// end.
 ///
 /// # Errors
-/// A device that fails.
+/// Logits that are no numbers, a device or a tokenizer that fails.
 pub fn ask(opened: &OpenedModel, llama: &Decoder, questions: &[Question]) -> Result<ExactMatch> {
+    let stop = Stop::of(opened)?;
     let bar = progress::counter("answers");
     bar.set_length(questions.len() as u64);
     let mut matched = 0;
     for question in questions {
-        matched += usize::from(is_right(&opened.tokenizer, llama, question)?);
+        matched += usize::from(is_right(opened.texts(), &stop, llama, question)?);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -93,29 +86,33 @@ pub fn ask(opened: &OpenedModel, llama: &Decoder, questions: &[Question]) -> Res
     })
 }
 
-fn is_right(tokenizer: &Tokenizer, llama: &Decoder, question: &Question) -> Result<bool> {
+fn is_right(
+    texts: TextEncoder<'_>,
+    stop: &Stop,
+    llama: &Decoder,
+    question: &Question,
+) -> Result<bool> {
+    // What follows the end of a turn, a line break say, is the template's and not the answer's.
+    let expected = texts.decode(stop.answer(&question.answer))?;
+    let expected = stop.cut(&expected);
     // Two tokens more than expected: one to see that it ends, one for a text split otherwise.
-    let sampling = SamplingConfig::new().with_max_tokens(question.tokens + 2);
+    let sampling = SamplingConfig::new()
+        .with_max_tokens(question.answer.len() + 2)
+        .with_stop_tokens(Some(stop.tokens()));
     let mut written = Vec::new();
     let answer = llama.generate(&question.prompt, &sampling, 0, |token| {
         written.push(token);
-        match text(tokenizer, &written) {
-            // Half a character shows as U+FFFD until its other half comes.
-            Ok(so_far)
-                if !question
-                    .expected
-                    .starts_with(so_far.trim_end_matches('\u{fffd}')) =>
-            {
-                ControlFlow::Break(())
-            }
-            _ => ControlFlow::Continue(()),
+        let Ok(text) = texts.decode(&written) else {
+            return ControlFlow::Continue(());
+        };
+        let shown = stop.shown(&text);
+        // Half a character shows as U+FFFD until its other half comes.
+        let is_on_the_way = expected.starts_with(shown.text.trim_end_matches('\u{fffd}'));
+        if shown.ended || !is_on_the_way {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
         }
     })?;
-    Ok(text(tokenizer, &answer.tokens)? == question.expected)
-}
-
-fn text(tokenizer: &Tokenizer, tokens: &[u32]) -> Result<String> {
-    tokenizer
-        .decode(tokens, true)
-        .map_err(|error| anyhow!("tokenizer: {error}"))
+    Ok(stop.cut(&texts.decode(&answer.tokens)?) == expected)
 }

@@ -30,6 +30,7 @@ Examples:
   finetune train --model SmolLM2.gguf --data notes.jsonl --output run --epochs 3
   finetune plan --model SmolLM2.gguf --seq-len 4096 --checkpointing layer
   finetune plan --like qwen3-8b --device cuda --compute-dtype bf16
+  finetune data --model SmolLM2.gguf --data notes.jsonl --show 5
   finetune eval --model SmolLM2.gguf --adapter run --data held-out.jsonl --exact-match
   finetune generate --model SmolLM2.gguf --adapter run --chat
   finetune quantize --model SmolLM2.gguf --output SmolLM2-nf4";
@@ -52,6 +53,13 @@ pub enum Command {
         mut_arg("model", |arg| arg.required_unless_present_any(["config", "like"]))
     )]
     Plan(Box<PlanFlags>),
+    /// See what a data set becomes: rows with the part that is learnt, lengths, and what cannot be used and why
+    #[command(
+        override_usage = "finetune data --model <MODEL> --data <FILE> [OPTIONS OF TRAIN]",
+        after_help = DATA_HELP,
+        mut_arg("data", |arg| arg.required_unless_present("config"))
+    )]
+    Data(Box<DataFlags>),
     /// Measure loss and perplexity on a data set, and how many answers come out exactly right
     Eval(EvalFlags),
     /// Let the model write: one prompt, or a chat
@@ -61,16 +69,39 @@ pub enum Command {
 }
 
 const TRAIN_HELP: &str = "\
-Data: a .jsonl file whose lines have `messages`, `prompt` and `completion`, or `text`; or a .txt
-file, which is tokenised whole and cut into rows. Of messages and completions only the answers
-are trained on.
+Data: rows with `messages` or `conversations`, `prompt` and `completion`, `instruction` and `output`, or `text`,
+in JSON, CSV or Parquet; or a .txt file, which is tokenised whole and cut into rows. Of messages and completions
+only the answers are trained on.
 
 The output directory gets the adapter (adapter_config.json, adapter_model.safetensors) and the
-checkpoints to resume from. Ctrl-C finishes the step, saves, and says how to go on.";
+checkpoints to resume from. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and say how to go on; so
+does a closed pipe behind the output.";
 
 const PLAN_HELP: &str = "\
 Takes the flags and config files of `train`. With --data the rows are as long as they are there, without
 it as long as --seq-len allows. No weight is read, and with --like no file at all.";
+
+const DATA_HELP: &str = "\
+Takes the flags and config files of `train`, of which those of the data, --batch-size and --grad-accum count. It goes on
+after a line that `train` would refuse and counts such lines by what is wrong. No weight is read.
+
+The learnt part is green on a terminal, and elsewhere, or with NO_COLOR, between ⟦ and ⟧. Special tokens are shown, and
+bytes that would steer the terminal are escaped.";
+
+/// `finetune data`.
+#[derive(Args, Debug)]
+pub struct DataFlags {
+    /// Print the first N rows
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Output")]
+    pub show: usize,
+    /// Print one JSON object as the last line
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+
+    /// The run.
+    #[command(flatten)]
+    pub train: TrainFlags,
+}
 
 /// `finetune plan`.
 #[derive(Args, Debug)]
@@ -101,12 +132,26 @@ pub struct TrainFlags {
     #[command(flatten)]
     pub model: ModelFlags,
 
-    /// Training data: .jsonl or .txt
+    /// Training data: a file (.jsonl, .json, .csv, .tsv, .parquet or .txt, also .gz or .zst), a folder of them, or
+    /// hf://datasets/OWNER/NAME. Given several times, the rows of all are learnt
     #[arg(long, value_name = "FILE", help_heading = "Data")]
-    pub data: Option<PathBuf>,
-    /// Data to measure the loss on during and after training
+    pub data: Vec<PathBuf>,
+    /// How many times the rows of each --data are taken, comma-separated: 1,0.5 takes every row of the first and half
+    /// the rows of the second, the same half in every epoch [default: 1 each]
+    #[arg(long, value_name = "WEIGHTS", value_delimiter = ',', value_parser = positive_number, help_heading = "Data")]
+    pub data_weights: Vec<f64>,
+    /// Data to measure the loss on during and after training, named as --data is
     #[arg(long, value_name = "FILE", help_heading = "Data")]
-    pub eval_data: Option<PathBuf>,
+    pub eval_data: Vec<PathBuf>,
+    /// Hold this share of --data's examples out from training, drawn by --seed, and measure the loss on them
+    #[arg(
+        long,
+        value_name = "SHARE",
+        value_parser = part,
+        help_heading = "Data",
+        conflicts_with = "eval_data"
+    )]
+    pub eval_split: Option<f64>,
     /// The limits of its rows.
     #[command(flatten)]
     pub rows: RowFlags,
@@ -121,7 +166,8 @@ pub struct TrainFlags {
     /// Directory for the adapter and the checkpoints
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub output: Option<PathBuf>,
-    /// Go on from the last checkpoint in the output directory
+    /// Go on from the last checkpoint in the output directory. Model and data may have moved, but not changed; with a
+    /// constant schedule there may be more steps
     #[arg(long, help_heading = "Output")]
     pub resume: bool,
     /// Append one JSON object a step: step, loss, grad_norm, lr, tokens, tokens_per_second,
@@ -129,14 +175,14 @@ pub struct TrainFlags {
     /// optimizer_bytes_moved
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub log_json: Option<PathBuf>,
-    /// Measure the loss on --eval-data every N steps (0: only at the end)
+    /// Measure the loss on --eval-data, or on the rows of --eval-split, every N steps (0: only at the end)
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Output")]
     pub eval_every: usize,
     /// Save a checkpoint every N steps (0: only at the end)
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Output")]
     pub save_every: usize,
 
-    /// peft adapter to start from, in place of a fresh one
+    /// Adapter of peft or mlx-lm to start from, in place of a fresh one: its folder, or a file in it
     #[arg(long, value_name = "DIR", help_heading = "Adapter", conflicts_with_all = ["rank", "alpha", "dropout", "rslora", "target"])]
     pub init_adapter: Option<PathBuf>,
     /// Rank of the adapters
@@ -224,14 +270,15 @@ pub struct EvalFlags {
     /// The model.
     #[command(flatten)]
     pub model: AdaptedModelFlags,
-    /// Data to measure on: .jsonl or .txt
+    /// Data to measure on: a file (.jsonl, .json, .csv, .tsv, .parquet or .txt, also .gz or .zst), a folder of them, or
+    /// hf://datasets/OWNER/NAME; several may be given
     #[arg(
         long,
         value_name = "FILE",
         help_heading = "Data",
         required_unless_present = "config"
     )]
-    pub data: Option<PathBuf>,
+    pub data: Vec<PathBuf>,
     /// The limits of its rows.
     #[command(flatten)]
     pub rows: RowFlags,
@@ -295,6 +342,13 @@ pub struct GenerateFlags {
     /// Choose among the likeliest tokens that together have probability P
     #[arg(long, value_name = "P", value_parser = share, help_heading = "Sampling")]
     pub top_p: Option<f64>,
+    /// Choose among the tokens that are at least P times as likely as the likeliest
+    #[arg(long, value_name = "P", value_parser = at_most_one, help_heading = "Sampling")]
+    pub min_p: Option<f64>,
+    /// Make the tokens of the prompt and of the text so far less likely, by dividing their positive logits and multiplying
+    /// their negative ones; 1 changes nothing. It acts at temperature 0 too
+    #[arg(long, value_name = "X", default_value = "1", value_parser = positive_number, help_heading = "Sampling")]
+    pub repetition_penalty: f64,
     /// Seed of the sampling
     #[arg(
         long,
@@ -350,7 +404,7 @@ pub struct AdaptedModelFlags {
     /// The model itself.
     #[command(flatten)]
     pub base: ModelFlags,
-    /// peft adapter to put on the model
+    /// Adapter of peft or mlx-lm to put on the model: its folder, or a file in it
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
 }
@@ -362,13 +416,17 @@ pub struct RowFlags {
     /// Most tokens in a row [default: 512, or the model's context if that is shorter]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub seq_len: Option<usize>,
-    /// Cut rows that are longer than --seq-len, instead of refusing them
+    /// Cut rows that are longer than --seq-len, instead of refusing them; those that have nothing to learn then are left
+    /// out and counted
     #[arg(long)]
     pub truncate: bool,
     /// The part of a row that is learnt. Of a conversation's turns those with "weight": 0 or "train": false never are; a
     /// text is learnt whole
     #[arg(long, value_enum, default_value_t = Learn::AllAnswers)]
     pub learn: Learn,
+    /// Columns that have other names than those that are read, comma-separated: prompt=question,completion=answer
+    #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',', value_parser = named_column)]
+    pub columns: Vec<(String, String)>,
 }
 
 /// The 4-bit format of the base weights.
@@ -421,6 +479,15 @@ pub enum OptimizerName {
     PagedAdamw8bit,
 }
 
+fn named_column(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, column)) if !name.is_empty() && !column.is_empty() => {
+            Ok((name.trim().to_owned(), column.to_owned()))
+        }
+        _ => Err("must be a name and a column, as prompt=question".to_string()),
+    }
+}
+
 fn bytes(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(Budget::Bytes(bytes)) => Ok(bytes),
@@ -459,6 +526,14 @@ fn probability(text: &str) -> Result<f64, String> {
     )
 }
 
+fn part(text: &str) -> Result<f64, String> {
+    number(text, |n| n > 0.0 && n < 1.0, "above 0 and below 1")
+}
+
 fn share(text: &str) -> Result<f64, String> {
     number(text, |n| n > 0.0 && n <= 1.0, "above 0 and at most 1")
+}
+
+fn at_most_one(text: &str) -> Result<f64, String> {
+    number(text, |n| (0.0..=1.0).contains(&n), "from 0 to 1")
 }

@@ -1,6 +1,9 @@
 //! The binary `finetune`: a LLaMA fine-tuned in 4 bits from the command line.
 //!
-//! A flag goes from `flags`, as typed, through `run`, where it is resolved, to the command that reads it.
+//! A flag goes from `flags`, as typed, through `run`, where it is resolved, to the command that reads it. Everything that is
+//! printed goes through `console`.
+
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 /// The C library's allocator.
 mod allocator;
@@ -8,13 +11,17 @@ mod allocator;
 mod commands;
 /// The command line with a TOML file under it.
 mod config;
+/// Everything that is printed.
+mod console;
 /// The device by name.
 mod device;
 /// Answers compared to the letter.
 mod exact_match;
 /// The command line as it is typed.
 mod flags;
-/// Ctrl-C.
+/// A data set by its name on the Hugging Face Hub.
+mod hub_dataset;
+/// Requests to stop.
 mod interrupt;
 /// The shapes of well-known models.
 mod known_models;
@@ -30,23 +37,39 @@ mod progress;
 mod report;
 /// The command line resolved.
 mod run;
+/// Command lines to be pasted into a shell.
+mod shell;
+/// Rows as they are shown.
+mod shown_rows;
 /// A model by path or from the Hugging Face Hub.
 mod source;
+/// Where an answer ends.
+mod stop;
+/// The rows of a training run.
+mod training_data;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub use allocator::keep_freed_memory;
 
+use console::tell;
+
 /// Runs the command line `arguments`, the first of which is the program's name. An error is printed as one line on
-/// stderr, with exit code 2.
+/// stderr, with exit code 2, which is also the code where what was to be printed could not be.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     keep_freed_memory();
-    match config::parse(arguments).and_then(|cli| commands::run(cli.command)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", report::one_line(&error));
-            ExitCode::from(2)
-        }
+    let run = |cli: flags::Cli| {
+        // Kernels would end the program.
+        qlora_cpu::Isa::selected()?;
+        commands::run(cli.command)
+    };
+    let outcome = config::parse(arguments).and_then(run);
+    match (outcome, console::failure()) {
+        (Ok(()), None) => return ExitCode::SUCCESS,
+        (Ok(()), Some(failure)) if failure.is_closed_pipe() => {}
+        (Ok(()), Some(failure)) => tell!("error: {failure}"),
+        (Err(error), _) => tell!("error: {}", report::one_line(&error)),
     }
+    ExitCode::from(2)
 }

@@ -1,17 +1,21 @@
 //! An opened model: its files are checked, its tokenizer is ready; its weights are loaded on demand.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use burn::tensor::Device;
-use burn_finetune::{ChatTemplate, Dataset, RowEncoder, TextEncoder};
-use burn_qlora::{QuantConfig, peft};
+use burn_finetune::{
+    ChatTemplate, Dataset, DatasetBuilder, FinetuneError, Moment, RowCache, RowEncoder, TextEncoder,
+};
+use burn_qlora::QuantConfig;
+use burn_qlora::peft::Adapter;
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
 
+use crate::console::tell;
 use crate::plan::Planned;
-use crate::run::{Model, RowLimits};
+use crate::run::{DataFiles, Model, RowLimits};
 use crate::{progress, report, source};
 
 /// A model on disk with all that is needed to turn text into tokens and back.
@@ -57,6 +61,13 @@ impl OpenedModel {
         })
     }
 
+    /// Shows the chat template the date and time `now` in place of the clock's.
+    #[must_use]
+    pub fn with_now(mut self, now: Moment) -> Self {
+        self.template = self.template.map(|template| template.with_now(now));
+        self
+    }
+
     /// Returns the most tokens in a row.
     ///
     /// # Errors
@@ -65,12 +76,54 @@ impl OpenedModel {
         limits.seq_len(self.checkpoint.config().context_len())
     }
 
-    /// Reads a data file into rows of tokens.
+    /// Reads data files into rows of tokens, fetching them if need be, and tells what was left out and what the user should
+    /// hear of the rows.
     ///
     /// # Errors
-    /// A file that cannot be read or has a line that cannot be used, by its number.
-    pub fn dataset(&self, path: &Path, limits: RowLimits) -> Result<Dataset> {
-        let encoder = RowEncoder {
+    /// A file that cannot be read or has a row that cannot be used, by its place.
+    pub fn dataset(&self, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
+        self.dataset_in(&std::env::temp_dir(), files, limits)
+    }
+
+    /// Reads data files as [`dataset`](Self::dataset) does. What is too much for memory goes to the folder `dir`.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn dataset_in(&self, dir: &Path, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
+        let mut builder = DatasetBuilder::in_dir(dir);
+        builder
+            .read(&files.sources()?, &self.encoder(limits)?)
+            .map_err(|error| self.in_context(error))?;
+        let data = builder.finish()?;
+        tell(&data);
+        Ok(data)
+    }
+
+    /// Reads what can be used of data files, and counts what cannot.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn survey(&self, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
+        let mut builder = DatasetBuilder::default();
+        builder.survey(&files.sources()?, &self.encoder(limits)?)?;
+        Ok(builder.finish()?)
+    }
+
+    /// Returns the place `path` for the rows of data files.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn cache(&self, path: PathBuf, files: &DataFiles, limits: RowLimits) -> Result<RowCache> {
+        Ok(RowCache::new(
+            path,
+            &self.encoder(limits)?,
+            &files.sources()?,
+        )?)
+    }
+
+    /// Returns what turns examples into rows.
+    fn encoder(&self, limits: RowLimits) -> Result<RowEncoder<'_>> {
+        Ok(RowEncoder {
             tokenizer: &self.tokenizer,
             template: self.template.as_ref(),
             eos: self.texts().eos,
@@ -78,12 +131,18 @@ impl OpenedModel {
             learn: limits.learn,
             max_len: self.seq_len(limits)?,
             truncate: limits.truncate,
-        };
-        let data = Dataset::read(path, &encoder)?;
-        for warning in data.warnings() {
-            eprintln!("warning: {}", report::words(warning));
+        })
+    }
+
+    /// Adds that the model could not take rows whole that are beyond its context.
+    fn in_context(&self, error: FinetuneError) -> Error {
+        let context = self.checkpoint.config().context_len();
+        match error {
+            FinetuneError::TooLong { longest, .. } if longest > context => anyhow!(
+                "{error}; the model's context is {context} tokens, so --seq-len cannot be more"
+            ),
+            other => other.into(),
         }
-        Ok(data)
     }
 
     /// Returns what turns texts into the model's tokens.
@@ -94,14 +153,19 @@ impl OpenedModel {
         }
     }
 
-    /// Reads a data file as [`dataset`](Self::dataset) does, and packs its examples into rows if `packing`.
+    /// Reads data files as [`dataset`](Self::dataset) does, and packs its examples into rows if `packing`.
     ///
     /// # Errors
     /// As for that.
-    pub fn training_data(&self, path: &Path, limits: RowLimits, packing: bool) -> Result<Dataset> {
-        let data = self.dataset(path, limits)?;
+    pub fn training_data(
+        &self,
+        files: &DataFiles,
+        limits: RowLimits,
+        packing: bool,
+    ) -> Result<Dataset> {
+        let data = self.dataset(files, limits)?;
         Ok(if packing {
-            data.packed(self.seq_len(limits)?)
+            data.packed(self.seq_len(limits)?)?
         } else {
             data
         })
@@ -148,16 +212,36 @@ impl OpenedModel {
         Ok(llama)
     }
 
-    /// Loads the weights and puts the adapter of a peft directory on them, for everything but training.
+    /// Loads the weights and puts an adapter on them, for everything but training.
     ///
     /// # Errors
     /// As [`load`](Self::load), and an adapter that is damaged or for another model.
     pub fn load_with_adapter(&self, adapter: Option<&Path>, device: &Device) -> Result<Decoder> {
         let mut model = self.load(device)?;
         if let Some(adapter) = adapter {
-            peft::load(&mut model, adapter)?;
+            open_adapter(adapter)?.attach(&mut model)?;
         }
         Ok(model)
+    }
+}
+
+/// Opens an adapter, and says what a user should know about it.
+///
+/// # Errors
+/// A path where there is none; one that cannot be read or computed.
+pub fn open_adapter(path: &Path) -> Result<Adapter> {
+    let adapter = Adapter::open(path)?;
+    for warning in adapter.warnings() {
+        tell!("warning: {}", report::words(&warning));
+    }
+    Ok(adapter)
+}
+
+/// Tells what was left out of a data set, and what the user should hear of its rows.
+pub fn tell(data: &Dataset) {
+    let counts = data.counts();
+    for told in counts.dropped.iter().chain(&counts.warnings) {
+        tell!("warning: {}", report::words(&told.line()));
     }
 }
 

@@ -1,13 +1,15 @@
 //! The memory that a training run takes: the model's terms (`burn_qlora_llama::memory`) with the optimizer's and the
 //! program's.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use burn_finetune::Dataset;
 use burn_paged::{PAGE_BYTES, PagedAdamWConfig};
 use burn_qlora::{LoraConfig, QuantConfig};
 use burn_qlora_llama::DecoderConfig;
 use burn_qlora_llama::memory::{Implementation, ModelMemory, Tensors, Workload};
 
 use crate::allocator;
+use crate::progress::human_bytes;
 use crate::run::Training;
 
 /// The model that a plan is for.
@@ -19,6 +21,24 @@ pub struct Planned {
     pub config: DecoderConfig,
     /// The 4-bit format of its weights once they are loaded; `None` for none.
     pub quantization: Option<QuantConfig>,
+}
+
+/// The rows that a run is planned over.
+#[derive(Clone, Copy, Debug)]
+pub struct PlannedRows {
+    /// Tokens of the longest.
+    pub longest: usize,
+    /// Their number, if it is known: a batch has no more.
+    pub count: Option<usize>,
+}
+
+impl From<&Dataset> for PlannedRows {
+    fn from(data: &Dataset) -> Self {
+        Self {
+            longest: data.longest(),
+            count: Some(data.len()),
+        }
+    }
 }
 
 /// A run and the memory it takes.
@@ -40,8 +60,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans `training` with the adapters `lora`, rows of up to `longest` tokens, and a program that takes
-    /// `program` bytes before anything is loaded.
+    /// Plans `training` with the adapters `lora` over `rows`, and a program that takes `program` bytes before anything is
+    /// loaded.
     ///
     /// # Errors
     /// Targets that the model does not have.
@@ -49,13 +69,13 @@ impl Plan {
         training: &Training,
         model: &Planned,
         lora: &LoraConfig,
-        longest: usize,
+        rows: PlannedRows,
         program: Option<u64>,
     ) -> Result<Self> {
         let flex = training.model.device_name.is_flex();
         let workload = Workload {
-            batch: training.batch_size(),
-            seq: longest,
+            batch: training.batch_size().min(rows.count.unwrap_or(usize::MAX)),
+            seq: rows.longest,
             quantization: model.quantization,
             compute_dtype: training.model.compute_dtype,
             lora: lora.clone(),
@@ -108,6 +128,28 @@ impl Plan {
         })
     }
 
+    /// Checks that the run fits into a machine of `total` bytes of memory and swap, if they are known, as far as it is the
+    /// process that takes them. An allocation that fails would end the program, or the system would.
+    ///
+    /// # Errors
+    /// A peak beyond that.
+    pub fn check(&self, total: Option<u64>) -> Result<()> {
+        if self.of_the_process()
+            && let Some(total) = total
+        {
+            ensure!(
+                self.peak() <= total,
+                "the run would take {} of memory, {} of it for adapters of rank {}, and this machine has {} with its \
+                 swap; lower --rank, --batch-size or --seq-len, use --checkpointing layer, or look at `finetune plan`",
+                human_bytes(self.peak()),
+                human_bytes(self.model.adapters().bytes()),
+                self.workload.lora.rank,
+                human_bytes(total)
+            );
+        }
+        Ok(())
+    }
+
     /// Returns the most memory that is taken at once.
     pub fn peak(&self) -> u64 {
         if self.of_the_process() {
@@ -145,7 +187,9 @@ impl Plan {
     fn reserved(&self) -> u64 {
         let transfer = self.buffers.min(PAGE_BYTES as u64);
         let pages = self.model.reserved(self.buffers, self.held);
-        pages.saturating_add(self.optimizer + transfer)
+        pages
+            .saturating_add(self.optimizer)
+            .saturating_add(transfer)
     }
 
     /// Returns whether the planned memory is the process's own, so that its resident set can be compared.
@@ -174,4 +218,47 @@ impl Plan {
 /// Returns whether it is the process that has the memory.
 fn of_the_process(workload: &Workload) -> bool {
     matches!(workload.kernels, Implementation::Cpu { .. })
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use crate::flags::{Cli, Command};
+    use crate::known_models;
+    use crate::run::{Adapter, PlanRun};
+    use clap::Parser;
+
+    #[test]
+    fn a_run_beyond_all_memory_is_refused() {
+        let plan = |flags: &[&str]| {
+            let line = [&["finetune", "plan", "--like", "llama-7b"], flags].concat();
+            let Command::Plan(flags) = Cli::parse_from(line).command else {
+                panic!("not a plan");
+            };
+            let run = PlanRun::resolve(*flags).unwrap();
+            let model = Planned {
+                name: "llama-7b".into(),
+                config: known_models::config("llama-7b").unwrap(),
+                quantization: None,
+            };
+            let rows = PlannedRows {
+                longest: 512,
+                count: Some(100),
+            };
+            let Adapter::Fresh(lora) = &run.training.adapter else {
+                panic!("not fresh");
+            };
+            Plan::new(&run.training, &model, lora, rows, None).unwrap()
+        };
+        let usual = plan(&[]);
+        usual.check(Some(usual.peak())).unwrap();
+        usual.check(None).unwrap();
+        let error = plan(&["--rank", "1048576"])
+            .check(Some(1 << 40))
+            .unwrap_err();
+        assert!(error.to_string().contains("rank 1048576"), "{error}");
+        // A batch has no more rows than there are.
+        let peaks = ["100", "1000000"].map(|rows| plan(&["--batch-size", rows]).peak());
+        assert_eq!(peaks[0], peaks[1]);
+    }
 }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use burn_finetune::StepReport;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::console::tell;
+
 /// The least time between plain lines; the first and the last step always get one.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 
@@ -86,7 +88,7 @@ impl TrainDisplay {
             None if self.plain_line_is_due(report.step) => {
                 let left = self.total.saturating_sub(report.step) as f64;
                 let eta = Duration::from_secs((seconds / self.steps as f64 * left) as u64);
-                eprintln!(
+                tell!(
                     "step {}/{}  {text}  ETA {}",
                     report.step,
                     self.total,
@@ -101,8 +103,8 @@ impl TrainDisplay {
     /// Prints a line of its own, above the bar if there is one.
     pub fn say(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| tell!("{text}")),
+            None => tell!("{text}"),
         }
     }
 
@@ -121,7 +123,7 @@ impl TrainDisplay {
         if let Some(bar) = &self.bar {
             bar.abandon();
             // The bar leaves the cursor behind it.
-            eprintln!();
+            tell!("");
         }
     }
 

@@ -1,5 +1,9 @@
 //! The command line resolved: plain values, each checked once, which are all that the commands read.
 
+/// `finetune data`.
+mod data;
+/// The files of a data set.
+mod data_files;
 /// `finetune eval`.
 mod eval;
 /// `finetune generate`.
@@ -15,6 +19,8 @@ mod rows;
 /// `finetune train` and `finetune plan`.
 mod train;
 
+pub use data::DataRun;
+pub use data_files::DataFiles;
 pub use eval::EvalRun;
 pub use generate::{GenerateRun, Input};
 pub use model::Model;

@@ -1,10 +1,12 @@
 //! The source of a model: a directory, a .gguf file, or the Hugging Face Hub.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use burn_qlora_llama::Checkpoint;
 
+use crate::console::tell;
 use crate::report;
 
 /// Opens the model that `--model` names, and says on the error stream what the user should hear of it.
@@ -14,7 +16,7 @@ use crate::report;
 pub fn open(model: &str) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(resolve(model)?)?;
     for warning in checkpoint.warnings() {
-        eprintln!("warning: {}", report::words(warning));
+        tell!("warning: {}", report::words(warning));
     }
     Ok(checkpoint)
 }
@@ -28,8 +30,11 @@ pub fn open(model: &str) -> Result<Checkpoint> {
 /// without files that can be read here.
 pub fn resolve(model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
-    if path.exists() {
-        return Ok(path.to_path_buf());
+    match path.symlink_metadata() {
+        Ok(_) => return Ok(path.to_path_buf()),
+        Err(error) if is_missing(&error) => {}
+        // A folder that may not be entered says nothing of what is in it.
+        Err(error) => bail!("model {model}: {error}"),
     }
     match HubId::parse(model) {
         Some(id) => fetch(&id),
@@ -38,6 +43,14 @@ pub fn resolve(model: &str) -> Result<PathBuf> {
              owner/name); give a Hugging Face directory, a .gguf file or a Hub id"
         ),
     }
+}
+
+/// Returns whether there is nothing under a path, as far as the way to it goes.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 /// A model on the Hub.
@@ -88,6 +101,7 @@ fn fetch(id: &HubId) -> Result<PathBuf> {
     use hf_hub::api::sync::ApiBuilder;
     use hf_hub::{Cache, Repo, RepoType};
 
+    ensure_cache(&id.repo)?;
     let repo = || Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision.clone());
     let api = ApiBuilder::from_env()
         .with_progress(true)
@@ -122,7 +136,10 @@ fn fetch(id: &HubId) -> Result<PathBuf> {
             .with_context(|| format!("model {}: fetch {file} from the Hugging Face Hub", id.repo))
     };
     match wanted(&listed, id.file.as_deref()) {
-        Wanted::Gguf(file) => get(&file),
+        Wanted::Gguf(parts) => {
+            let paths: Vec<PathBuf> = parts.iter().map(|part| get(part)).collect::<Result<_>>()?;
+            paths.into_iter().next().context("no part of a file")
+        }
         Wanted::Directory(files) => {
             for file in &files {
                 get(file)?;
@@ -136,14 +153,33 @@ fn fetch(id: &HubId) -> Result<PathBuf> {
             files[0]
         ),
         Wanted::Nothing => bail!(
-            "model {}: it has neither safetensors with a config.json nor a GGUF file{}",
+            "model {}: it has neither safetensors with a config.json nor a GGUF file{}{}",
             id.repo,
             id.file
                 .as_ref()
                 .map(|file| format!(" {file}"))
-                .unwrap_or_default()
+                .unwrap_or_default(),
+            instead(&listed)
         ),
     }
+}
+
+/// Checks that there is a place for downloads, without which hf-hub panics.
+///
+/// # Errors
+/// Neither `HF_HOME` nor a home folder, as in a container with a user of its own.
+#[cfg(feature = "hub")]
+pub fn ensure_cache(wanted: &str) -> Result<()> {
+    // hf-hub reads the variable as text.
+    if std::env::var("HF_HOME").is_err()
+        && std::env::home_dir().is_none_or(|home| home.as_os_str().is_empty())
+    {
+        bail!(
+            "{wanted}: no folder for downloads, because this user has no home folder; name one with the environment \
+             variable HF_HOME"
+        );
+    }
+    Ok(())
 }
 
 #[cfg(feature = "hub")]
@@ -157,8 +193,8 @@ fn directory_of(file: &Path) -> PathBuf {
 enum Wanted {
     /// A Hugging Face directory of these files.
     Directory(Vec<String>),
-    /// One GGUF file.
-    Gguf(String),
+    /// The parts of one GGUF file, the first one first; mostly there is one.
+    Gguf(Vec<String>),
     /// Several GGUF files, of which the user must name one.
     Choice(Vec<String>),
     /// Nothing that can be read.
@@ -169,7 +205,7 @@ enum Wanted {
 fn wanted(listed: &[String], file: Option<&str>) -> Wanted {
     if let Some(file) = file {
         return if listed.iter().any(|listed| listed == file) {
-            Wanted::Gguf(file.to_string())
+            Wanted::Gguf(parts(listed, file))
         } else {
             Wanted::Nothing
         };
@@ -194,15 +230,55 @@ fn wanted(listed: &[String], file: Option<&str>) -> Wanted {
             .cloned();
         return Wanted::Directory(files.collect());
     }
+    // What turns images into embeddings, and statistics, lie beside models.
+    let goes_with_one = |file: &str| file.contains("mmproj") || file.contains("imatrix");
     let mut ggufs: Vec<String> = listed
         .iter()
-        .filter(|file| file.ends_with(".gguf"))
+        .filter(|file| file.ends_with(".gguf") && !goes_with_one(file))
+        .filter(|file| parts(listed, file).first() == Some(*file))
         .cloned()
         .collect();
     match ggufs.len() {
         0 => Wanted::Nothing,
-        1 => Wanted::Gguf(ggufs.remove(0)),
+        1 => Wanted::Gguf(parts(listed, &ggufs.remove(0))),
         _ => Wanted::Choice(ggufs),
+    }
+}
+
+/// Returns the parts of the GGUF file of which `file` is one, `NAME-00001-of-00003.gguf` and so on; itself where it is whole.
+#[cfg(feature = "hub")]
+fn parts(listed: &[String], file: &str) -> Vec<String> {
+    let split = |file: &str| {
+        let (rest, count) = file.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+        let (stem, number) = rest.rsplit_once('-')?;
+        let is_number = |text: &str| text.len() == 5 && text.bytes().all(|c| c.is_ascii_digit());
+        (is_number(number) && is_number(count)).then(|| (stem.to_owned(), count.to_owned()))
+    };
+    let Some(model) = split(file) else {
+        return vec![file.to_owned()];
+    };
+    let mut parts: Vec<String> = listed
+        .iter()
+        .filter(|file| split(file).as_ref() == Some(&model))
+        .cloned()
+        .collect();
+    parts.sort_unstable();
+    parts
+}
+
+/// Returns in words what a repository holds in a model's place.
+#[cfg(feature = "hub")]
+fn instead(listed: &[String]) -> &'static str {
+    let has = |name: &str| listed.iter().any(|file| file == name);
+    let ends = |end: &str| listed.iter().any(|file| file.ends_with(end));
+    if has("adapter_config.json") {
+        "; it holds an adapter: give the model that its adapter_config.json names, and this as the adapter"
+    } else if ends(".bin") || ends(".pth") || ends(".pt") {
+        "; its weights are PyTorch's pickles, which are not read: save them as safetensors with transformers"
+    } else if ends(".onnx") {
+        "; its weights are ONNX, which is not read"
+    } else {
+        ""
     }
 }
 
@@ -241,9 +317,18 @@ mod tests {
             Wanted::Directory(listed(&["config.json", "model.safetensors"]))
         );
         assert_eq!(
-            wanted(&listed(&["x.gguf"]), None),
-            Wanted::Gguf("x.gguf".into())
+            wanted(&listed(&["x.gguf", "mmproj-x.gguf"]), None),
+            Wanted::Gguf(listed(&["x.gguf"]))
         );
+        let split = ["x-00002-of-00002.gguf", "x-00001-of-00002.gguf"];
+        let in_order = listed(&[split[1], split[0]]);
+        assert_eq!(
+            wanted(&listed(&split), None),
+            Wanted::Gguf(in_order.clone())
+        );
+        let with_others = listed(&[split[0], split[1], "y-00001-of-00002.gguf", "y.gguf"]);
+        assert_eq!(wanted(&with_others, Some(split[0])), Wanted::Gguf(in_order));
+        assert!(matches!(wanted(&with_others, None), Wanted::Choice(files) if files.len() == 3));
         assert!(matches!(
             wanted(&listed(&["x.gguf", "y.gguf"]), None),
             Wanted::Choice(_)
@@ -256,5 +341,7 @@ mod tests {
             wanted(&listed(&["pytorch_model.bin"]), None),
             Wanted::Nothing
         );
+        assert!(instead(&listed(&["pytorch_model.bin"])).contains("safetensors"));
+        assert!(instead(&listed(&["adapter_config.json", "a.bin"])).contains("adapter"));
     }
 }

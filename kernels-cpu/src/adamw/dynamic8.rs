@@ -9,7 +9,7 @@ use nf4::adamw::{AdamWStep, BLOCK, BLOCK_BYTES, CODES_2, SCALE_1, SCALE_2};
 use rayon::prelude::*;
 
 use super::CHUNK;
-use crate::simd::{Isa, kernel};
+use crate::simd::{isa, kernel};
 
 /// Updates `param` by `grad`, of the same length, and their moments in blocks as [`BLOCK_BYTES`] lays them. Only the
 /// last block may be short.
@@ -28,7 +28,7 @@ pub fn update_dynamic8(param: &mut [f32], grad: &[f32], blocks: &mut [u8], step:
         "every block of 256 elements has its moments"
     );
     let per_chunk = CHUNK / BLOCK;
-    let isa = Isa::best();
+    let isa = isa();
     if param.len() <= CHUNK {
         return chunk(isa, param, grad, blocks, step);
     }
@@ -144,6 +144,7 @@ fn maps() -> &'static [Map; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::Isa;
     use nf4::adamw::{self, AdamW};
 
     fn nearest(map: &Map, value: f32) -> u8 {
@@ -186,7 +187,7 @@ mod tests {
     fn run(
         len: usize,
         cuts: &[usize],
-        update: fn(&mut [f32], &[f32], &mut [u8], AdamWStep),
+        update: impl Fn(&mut [f32], &[f32], &mut [u8], AdamWStep),
     ) -> (Vec<f32>, Vec<u8>) {
         let mut param = vec![0f32; len];
         let bytes = |at: usize| at.div_ceil(BLOCK) * BLOCK_BYTES;
@@ -217,6 +218,18 @@ mod tests {
                 found == run(len, &[], adamw::update_dynamic8),
                 "{len} elements"
             );
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let len = 3 * BLOCK + 13;
+        let expected = run(len, &[], adamw::update_dynamic8);
+        for isa in Isa::available() {
+            let found = run(len, &[], |param, grad, blocks, step| {
+                chunk(*isa, param, grad, blocks, step);
+            });
+            assert!(found == expected, "{isa:?}");
         }
     }
 

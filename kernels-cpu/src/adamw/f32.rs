@@ -6,7 +6,7 @@ use nf4::adamw::AdamWStep;
 use rayon::prelude::*;
 
 use super::CHUNK;
-use crate::simd::{Isa, kernel};
+use crate::simd::{isa, kernel};
 
 /// Updates `param` and its moments `m` and `v` by `grad`, all of one length, as [`AdamWStep`] says.
 ///
@@ -20,7 +20,7 @@ pub fn update_f32(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32],
             "gradient and moments are as long as the parameter"
         );
     }
-    let isa = Isa::best();
+    let isa = isa();
     if param.len() <= CHUNK {
         return chunk(isa, param, grad, m, v, step);
     }
@@ -48,6 +48,7 @@ kernel! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::Isa;
     use nf4::adamw::{self, AdamW};
 
     const ADAMW: AdamW = AdamW {

@@ -3,11 +3,9 @@ use std::ops::Range;
 use nf4::Direction;
 use rayon::prelude::*;
 
-use super::config::Config;
 use super::first_keys::FirstKeys;
 use super::heads::{HeadsRef, Operands};
 use super::parts::Parts;
-use super::shape::AttentionShape;
 use super::tile::{
     KEYS, TileMask, key_tiles, multiply, positions, probabilities, row_dots, score_gradients,
 };
@@ -16,6 +14,7 @@ use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
 use crate::matmul::dense::{Beta, DenseRef};
 use crate::simd::Isa;
+use nf4::attention::{AttentionShape, Config};
 
 /// The results of [`forward`](super::forward), and the gradient of its output.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,5 @@
+use nf4::attention::AttentionShape;
 use std::ops::Range;
-
-use super::shape::AttentionShape;
 
 /// The first key that every query of a batch sees.
 pub(super) struct FirstKeys {

@@ -5,13 +5,13 @@ use rayon::prelude::*;
 
 use super::first_keys::FirstKeys;
 use super::heads::Operands;
-use super::shape::AttentionShape;
 use super::tile::{KEYS, TileMask, divide_rows, key_tiles, positions, softmax_step};
 use crate::buffer::written;
 use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
 use crate::matmul::dense::Beta;
 use crate::simd::Isa;
+use nf4::attention::AttentionShape;
 
 /// Attends: the output `[batch, q_len, heads, d]`, and the log-sum-exp of every row of scores, `[batch, q_len, heads]`.
 ///

@@ -1,10 +1,9 @@
 use std::ops::Range;
 
-use super::config::Config;
-use super::shape::AttentionShape;
 use crate::element::Element;
 use crate::matmul::dense::DenseRef;
 use crate::simd::Isa;
+use nf4::attention::{AttentionShape, Config};
 
 /// Values `[batch, len, heads, d]` whose heads are each without gaps; batch, position and head may be in any order and
 /// with any distance, as in a view of a cache, as long as positions do not overlap.
@@ -87,7 +86,7 @@ pub struct Operands<'a, E: Element> {
     /// The first key that each query sees, `[batch, q_len]`, where rows hold several sequences. A query sees its own
     /// key whatever they say.
     pub sequence_offsets: Option<&'a [i64]>,
-    /// What is made of the products.
+    /// Scale, window and bound of the scores.
     pub config: Config,
 }
 

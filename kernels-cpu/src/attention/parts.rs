@@ -1,7 +1,7 @@
 use std::ops::Range;
 
-use super::shape::AttentionShape;
 use super::tile::positions;
+use nf4::attention::AttentionShape;
 
 /// Tasks that are enough to keep many threads equally busy.
 const TASKS: usize = 12;

@@ -1,9 +1,8 @@
 use std::{mem::MaybeUninit, ops::Range};
 
-use super::config::Config;
-use super::shape::AttentionShape;
 use crate::simd::math::{LANES, exp, max, mul_add, sum, tanh};
 use crate::simd::{Simd, kernel};
+use nf4::attention::{AttentionShape, Config};
 
 /// Keys of a tile. With [`ROWS`] rows that is 96 KiB of f32 scores, so that two such tiles and
 /// their operands stay in a second-level cache of 512 KiB.

@@ -1,7 +1,7 @@
 use crate::simd::math::tanh;
 use crate::simd::{Isa, kernel};
 
-/// What the logits are of the products `hidden · weightᵀ`: `scale · product`, and of that `c · tanh(z / c)` with a soft cap.
+/// The function from the products `hidden · weightᵀ` to logits: `scale · product`, and of that `c · tanh(z / c)` with a soft cap.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Logits {
     pub scale: f32,

@@ -1,8 +1,9 @@
 //! A quantized matrix with a low-rank one on top of it, `W + s·(A B)ᵀ`, multiplied as one: the shape of a LoRA layer
 //! (QLoRA §3, equation 3).
 //!
-//! `x` is packed once for both, the low-rank product joins the sum of the quantized one before it is rounded, and the
-//! backward pass needs nothing of the forward pass but `x`.
+//! `x` is packed once for both, and the low-rank product joins the sum of the quantized one before it is rounded, except for
+//! the few rows that are multiplied without packing: there the quantized product is rounded to `x`'s type first, and the
+//! sum again. The backward pass needs nothing of the forward pass but `x`.
 //!
 //! - `factors`: the low-rank matrix
 //! - `forward`: the product, and the projection of rows onto a factor

@@ -5,11 +5,11 @@ use std::fmt;
 use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind, IntKind};
 use cubecl::std::tensor::TensorHandle;
+use nf4::glu::Activation;
 use qlora_cubecl::KernelError;
 use qlora_cubecl::fused::attention::{self, Operands};
-use qlora_cubecl::fused::glu::{self, GeluTanh, Silu};
 use qlora_cubecl::fused::rms_norm::{self, Saved};
-use qlora_cubecl::fused::{cross_entropy, rope};
+use qlora_cubecl::fused::{cross_entropy, glu, rope};
 
 const TOKENS: usize = 512;
 const HIDDEN: usize = 4096;
@@ -31,10 +31,8 @@ pub enum Fused {
     AddNorm,
     NormBackward(Factor),
     AddNormBackward,
-    SwiGlu,
-    SwiGluBackward,
-    GeGlu,
-    GeGluBackward,
+    Glu(Activation),
+    GluBackward(Activation),
     Rope,
     PartialRope,
     CrossEntropy,
@@ -72,10 +70,10 @@ impl Fused {
         Self::NormBackward(Factor::Weight),
         Self::NormBackward(Factor::OneMore),
         Self::AddNormBackward,
-        Self::SwiGlu,
-        Self::GeGlu,
-        Self::SwiGluBackward,
-        Self::GeGluBackward,
+        Self::Glu(Activation::Silu),
+        Self::Glu(Activation::GeluTanh),
+        Self::GluBackward(Activation::Silu),
+        Self::GluBackward(Activation::GeluTanh),
         Self::Rope,
         Self::PartialRope,
         Self::CrossEntropy,
@@ -118,7 +116,7 @@ impl Fused {
         let heads = || empty(&[1, TOKENS, HEADS, HEAD_DIM], dtype);
         let one_a_token = |dtype| empty(&[TOKENS, 1], dtype);
         let weight = || empty(&[HIDDEN], dtype);
-        let norm = |factor| rms_norm::Config {
+        let norm = |factor| nf4::rms_norm::Config {
             eps: 1e-5,
             unit_offset: factor == Factor::OneMore,
         };
@@ -132,7 +130,7 @@ impl Fused {
             k: heads(),
             v: heads(),
             starts: keys.are_packed().then(|| empty(&[1, TOKENS], I32)),
-            config: attention::Config {
+            config: nf4::attention::Config {
                 scale: 1.0,
                 window: keys.are_windowed().then_some(TOKENS / 4),
                 softcap: keys.are_capped().then_some(50.0),
@@ -153,13 +151,9 @@ impl Fused {
                 let config = norm(Factor::Weight);
                 rms_norm::backward(client, saved(), x(), Some(x()), config).map(|_| ())
             }
-            Self::SwiGlu => glu::forward::<Silu>(client, gate(), gate()).map(|_| ()),
-            Self::GeGlu => glu::forward::<GeluTanh>(client, gate(), gate()).map(|_| ()),
-            Self::SwiGluBackward => {
-                glu::backward::<Silu>(client, gate(), gate(), gate()).map(|_| ())
-            }
-            Self::GeGluBackward => {
-                glu::backward::<GeluTanh>(client, gate(), gate(), gate()).map(|_| ())
+            Self::Glu(activation) => glu::forward(client, gate(), gate(), activation).map(|_| ()),
+            Self::GluBackward(activation) => {
+                glu::backward(client, gate(), gate(), gate(), activation).map(|_| ())
             }
             Self::Rope | Self::PartialRope => {
                 let turned = match self {
@@ -219,10 +213,10 @@ impl fmt::Display for Fused {
             Self::AddNorm => f.write_str("RMSNorm with residual"),
             Self::NormBackward(factor) => write!(f, "RMSNorm{factor}, backward"),
             Self::AddNormBackward => f.write_str("RMSNorm with residual, backward"),
-            Self::SwiGlu => f.write_str("SwiGLU"),
-            Self::SwiGluBackward => f.write_str("SwiGLU, backward"),
-            Self::GeGlu => f.write_str("GeGLU"),
-            Self::GeGluBackward => f.write_str("GeGLU, backward"),
+            Self::Glu(Activation::Silu) => f.write_str("SwiGLU"),
+            Self::GluBackward(Activation::Silu) => f.write_str("SwiGLU, backward"),
+            Self::Glu(Activation::GeluTanh) => f.write_str("GeGLU"),
+            Self::GluBackward(Activation::GeluTanh) => f.write_str("GeGLU, backward"),
             Self::Rope => f.write_str("RoPE"),
             Self::PartialRope => f.write_str("RoPE of half a head"),
             Self::CrossEntropy => f.write_str("cross-entropy"),

@@ -21,15 +21,14 @@ mod grid;
 mod inputs;
 mod lane;
 mod scores;
-mod shape;
 
 pub use backward::backward;
 pub use forward::forward;
-pub use shape::AttentionShape;
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
+use nf4::attention::{AttentionShape, Config};
 
 use self::grid::LanePart;
 use self::inputs::{InputsLaunch, Present, SizesLaunch};
@@ -49,16 +48,10 @@ pub fn serves(dtypes: &[ElemType], [q_elements, k_elements]: [usize; 2]) -> bool
     are_served_alike(dtypes) && q_elements > 0 && k_elements > 0
 }
 
-/// What attention makes of the products of queries and keys.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Config {
-    /// The factor of the products.
-    pub scale: f32,
-    /// Keys that a query sees, itself included, which it sees in any case: the query at position `i` sees the positions
-    /// `i - window < j <= i`. `None` for all of them.
-    pub window: Option<usize>,
-    /// Bound `c` of the scores, above 0, which become `c · tanh(score / c)` before the mask and the softmax (Gemma 2).
-    pub softcap: Option<f32>,
+/// Returns the bytes that the backward pass takes beside operands and results: an f32 for each row of scores. The forward
+/// pass takes none.
+pub const fn backward_workspace_bytes(shape: &AttentionShape) -> u128 {
+    4 * shape.batch as u128 * shape.q_len as u128 * shape.heads() as u128
 }
 
 /// The operands of an attention.
@@ -72,7 +65,7 @@ pub struct Operands {
     pub v: TensorHandle,
     /// The first key that each query of packed rows sees, `[batch, q_len]` integers; its own it sees in any case.
     pub starts: Option<TensorHandle>,
-    /// What becomes of their products.
+    /// Scale, window and bound of the scores.
     pub config: Config,
 }
 
@@ -147,7 +140,8 @@ impl Attention {
 
     /// Allocates an f32 for each row of scores, `[batch, q_len, heads]`.
     fn one_a_row(&self, client: &Client) -> TensorHandle {
-        empty(client, self.shape.score_rows(), F32)
+        let AttentionShape { batch, q_len, .. } = self.shape;
+        empty(client, [batch, q_len, self.shape.heads()], F32)
     }
 
     /// Returns the operands as kernels take them.
@@ -156,8 +150,7 @@ impl Attention {
         part: LanePart,
     ) -> InputsLaunch<'static, F, I, N> {
         let AttentionShape { q_len, kv_len, .. } = self.shape;
-        // A window over all keys hides none.
-        let window = self.config.window.filter(|&window| window < kv_len);
+        let window = self.config.window(&self.shape);
         InputsLaunch::new(
             tensor_buffer(&self.q),
             tensor_buffer(&self.k),

@@ -26,7 +26,7 @@ pub fn serves(logits: ElemType, weights: ElemType) -> bool {
 /// The operands of the cross-entropy.
 #[derive(Clone, Debug)]
 pub struct Operands {
-    /// What the logits are made of, `[rows, vocab]` (f32).
+    /// The products that the logits are made of, `[rows, vocab]` (f32).
     pub products: TensorHandle,
     /// `[rows, 1]` (an integer).
     pub classes: TensorHandle,
@@ -113,7 +113,7 @@ fn launch(
     Ok([losses, products.tensor])
 }
 
-/// What the logits are of the products: constants of a model, and so of the kernel that is compiled for it.
+/// The function from products to logits: constants of a model, and so of the kernel that is compiled for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Transform {
     /// The bits of the factor; `None` for 1.

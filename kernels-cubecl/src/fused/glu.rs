@@ -9,6 +9,7 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
+use nf4::glu::Activation;
 
 use super::{Matrix, are_served_alike, vector_size};
 use crate::error::{KernelError, check_float, check_size};
@@ -20,11 +21,9 @@ const OPERATION: &str = "glu";
 /// Units of a cube.
 const UNITS: u32 = 256;
 
-/// What is applied to the gate, as `x · sigmoid(z)`: [`Silu`] or [`GeluTanh`].
-// What the macro adds to the trait has no documentation.
-#[allow(missing_docs)]
+/// An [`Activation`] as kernels are compiled for it, `x · sigmoid(z)`.
 #[cube]
-pub trait Activation: Send + Sync + 'static {
+trait Activate: Send + Sync + 'static {
     /// Returns `z`.
     fn argument<N: Size>(gate: Vector<f32, N>) -> Vector<f32, N>;
 
@@ -36,16 +35,14 @@ pub trait Activation: Send + Sync + 'static {
     ) -> Vector<f32, N>;
 }
 
-/// `x · sigmoid(x)` (LLaMA).
-#[derive(Clone, Copy, Debug)]
-pub struct Silu;
+/// [`Activation::Silu`].
+struct Silu;
 
-/// The tanh form of GELU, `0.5x · (1 + tanh(sqrt(2/π) · (x + 0.044715x³)))` (Gemma).
-#[derive(Clone, Copy, Debug)]
-pub struct GeluTanh;
+/// [`Activation::GeluTanh`].
+struct GeluTanh;
 
 #[cube]
-impl Activation for Silu {
+impl Activate for Silu {
     fn argument<N: Size>(gate: Vector<f32, N>) -> Vector<f32, N> {
         gate
     }
@@ -60,7 +57,7 @@ impl Activation for Silu {
 }
 
 #[cube]
-impl Activation for GeluTanh {
+impl Activate for GeluTanh {
     fn argument<N: Size>(gate: Vector<f32, N>) -> Vector<f32, N> {
         gelu_argument(gate)
     }
@@ -103,7 +100,20 @@ impl Gated {
 ///
 /// # Errors
 /// [`KernelError::UnsupportedType`], [`KernelError::ShapeMismatch`], [`KernelError::TooLarge`].
-pub fn forward<A: Activation>(
+pub fn forward(
+    client: &Client,
+    gate: TensorHandle,
+    up: TensorHandle,
+    activation: Activation,
+) -> Result<TensorHandle, KernelError> {
+    let launch = match activation {
+        Activation::Silu => launch_forward::<Silu>,
+        Activation::GeluTanh => launch_forward::<GeluTanh>,
+    };
+    launch(client, gate, up)
+}
+
+fn launch_forward<A: Activate>(
     client: &Client,
     gate: TensorHandle,
     up: TensorHandle,
@@ -137,7 +147,21 @@ pub fn forward<A: Activation>(
 ///
 /// # Errors
 /// As [`forward`].
-pub fn backward<A: Activation>(
+pub fn backward(
+    client: &Client,
+    gate: TensorHandle,
+    up: TensorHandle,
+    grad: TensorHandle,
+    activation: Activation,
+) -> Result<[TensorHandle; 2], KernelError> {
+    let launch = match activation {
+        Activation::Silu => launch_backward::<Silu>,
+        Activation::GeluTanh => launch_backward::<GeluTanh>,
+    };
+    launch(client, gate, up, grad)
+}
+
+fn launch_backward<A: Activate>(
     client: &Client,
     gate: TensorHandle,
     up: TensorHandle,
@@ -171,7 +195,7 @@ pub fn backward<A: Activation>(
 }
 
 #[cube(launch_unchecked)]
-fn forward_kernel<A: Activation, F: Float, N: Size>(
+fn forward_kernel<A: Activate, F: Float, N: Size>(
     gate: &[Vector<F, N>],
     up: &[Vector<F, N>],
     y: &mut [Vector<F, N>],
@@ -189,7 +213,7 @@ fn forward_kernel<A: Activation, F: Float, N: Size>(
 }
 
 #[cube(launch_unchecked)]
-fn backward_kernel<A: Activation, F: Float, N: Size>(
+fn backward_kernel<A: Activate, F: Float, N: Size>(
     gate: &[Vector<F, N>],
     up: &[Vector<F, N>],
     grad: &[Vector<F, N>],

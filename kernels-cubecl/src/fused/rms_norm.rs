@@ -7,6 +7,7 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
+use nf4::rms_norm::Config;
 
 use super::rows::{RowLaunch, RowSizes, first_row, row_mean};
 use super::{Matrix, are_served_alike, vector_size};
@@ -20,19 +21,10 @@ pub fn serves(others: &[ElemType], weight: ElemType) -> bool {
     are_served_alike(others) && is_served(weight)
 }
 
-/// How rows are normalized by their root mean square.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Config {
-    /// Added to the mean square.
-    pub eps: f32,
-    /// Whether the factor is `1 + weight`, in f32, and not `weight` (Gemma).
-    pub unit_offset: bool,
-}
-
-/// What a norm keeps for its backward pass.
+/// The tensors that a norm keeps for its backward pass.
 #[derive(Clone, Debug)]
 pub struct Saved {
-    /// What was normalized, `[.., n]`.
+    /// The input, or its sum with the residual, `[.., n]`.
     pub x: TensorHandle,
     /// `[n]`.
     pub weight: TensorHandle,

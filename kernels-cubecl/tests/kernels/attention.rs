@@ -6,7 +6,8 @@ use cubecl::client::Client;
 use cubecl::ir::{ElemType, IntKind};
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
-use qlora_cubecl::fused::attention::{self, AttentionShape, Config, Operands};
+use nf4::attention::{AttentionShape, Config};
+use qlora_cubecl::fused::attention::{self, Operands};
 use qlora_test_support::random::uniform;
 
 use crate::support::{F32, assert_close, read_values, tolerance, upload_values};

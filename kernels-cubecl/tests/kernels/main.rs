@@ -19,6 +19,7 @@ qlora_test_support::on_every_runtime! {
     products::every_kernel_multiplies_every_shape,
     products::every_candidate_is_forced,
     products::half_precision_is_multiplied_in_single,
+    products::matrix_instructions_multiply_every_shape,
     products::every_format_is_multiplied,
     products::rows_may_lie_apart,
     products::an_empty_product_is_empty_or_zero,

@@ -46,7 +46,7 @@ const LONG_ROWS: [Case; 3] = [(2, [6, 16448]), (3, [6, 11008]), (4, [6, 11008])]
 /// The elements of a few rows that those caches hold.
 const CACHED: usize = 32 * 1024;
 
-/// Returns the kernels for a kind of device that a runtime of this suite can run: none multiplies matrices by instruction.
+/// Returns the kernels for a kind of device, but for that which multiplies matrices by instruction: not every device has those.
 fn kernels(device: DeviceKind) -> &'static [Kernel] {
     match device {
         DeviceKind::Cpu => &[Kernel::Dots, Kernel::Panels, Kernel::RegisterTiled],
@@ -199,9 +199,9 @@ pub fn every_candidate_is_forced(_: &Client) {
                             x_is_vectors: half || m > 1,
                         };
                         for kernel in class.candidates() {
-                            // Only compiled: for want of a runtime with such instructions.
-                            let compiled_only = kernel == Kernel::StagedMatrix;
-                            let forced = compiled_only || is_forced(kernel, &class);
+                            // `matrix_instructions_multiply_every_shape` forces it where there are such instructions.
+                            let forced =
+                                kernel == Kernel::StagedMatrix || is_forced(kernel, &class);
                             assert!(forced, "{kernel} is not forced on {class:?}");
                             candidates += 1;
                         }
@@ -224,7 +224,11 @@ pub fn half_precision_is_multiplied_in_single(client: &Client) {
             for case in [(3, [70, 128]), (7, [70, 128])] {
                 let config = QuantConfig::default();
                 let product = Product::new(client, dtype, case, config, 0, direction);
-                let kernels = kernels(device).iter().copied();
+                let class = product.problem.class();
+                let by_instruction = class
+                    .has_matrix_instructions
+                    .then_some(Kernel::StagedMatrix);
+                let kernels = kernels(device).iter().copied().chain(by_instruction);
                 for kernel in kernels.filter(|kernel| takes(*kernel, case, direction)) {
                     product.check(client, kernel);
                     checked += 1;
@@ -233,6 +237,34 @@ pub fn half_precision_is_multiplied_in_single(client: &Client) {
         }
     }
     assert!(checked > 0, "both runtimes have f16");
+}
+
+/// Rows of `x` for every size of tile, and one more than fills them.
+const MATRIX_ROWS: [usize; 6] = [1, 9, 16, 33, 64, 130];
+/// Weights that fill tiles, and such as fill no vector.
+const MATRIX_SHAPES: [[usize; 2]; 4] = [[70, 128], [128, 96], [33, 37], [136, 264]];
+
+/// A device without such instructions refuses the kernel in every shape.
+pub fn matrix_instructions_multiply_every_shape(client: &Client) {
+    for dtype in [F16, BF16] {
+        if check_float(client, "matmul", dtype).is_err() {
+            continue;
+        }
+        for m in MATRIX_ROWS {
+            for shape in MATRIX_SHAPES {
+                for direction in Direction::ALL {
+                    let config = QuantConfig::default();
+                    let product = Product::new(client, dtype, (m, shape), config, 0, direction);
+                    let kernel = Kernel::StagedMatrix;
+                    if product.problem.class().has_matrix_instructions {
+                        product.check(client, kernel);
+                    } else {
+                        product.problem.multiply(kernel).unwrap_err();
+                    }
+                }
+            }
+        }
+    }
 }
 
 pub fn every_format_is_multiplied(client: &Client) {

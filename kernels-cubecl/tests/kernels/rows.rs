@@ -2,9 +2,11 @@
 
 use cubecl::client::Client;
 use cubecl::std::tensor::TensorHandle;
+use nf4::glu::Activation;
+use nf4::rms_norm::Config;
 use qlora_cubecl::KernelError;
-use qlora_cubecl::fused::glu::{self, GeluTanh};
-use qlora_cubecl::fused::rms_norm::{self, Config, Saved};
+use qlora_cubecl::fused::glu;
+use qlora_cubecl::fused::rms_norm::{self, Saved};
 use qlora_cubecl::fused::rope;
 use qlora_test_support::random::uniform;
 
@@ -77,9 +79,10 @@ fn gelu(x: f64) -> (f64, f64) {
 
 fn geglu(client: &Client, gate: &[f32], up: &[f32], grad: &[f32]) -> [Vec<f32>; 3] {
     let tensor = |values: &[f32]| tensor(client, values, [1, values.len()]);
-    let y = glu::forward::<GeluTanh>(client, tensor(gate), tensor(up)).unwrap();
+    let activation = Activation::GeluTanh;
+    let y = glu::forward(client, tensor(gate), tensor(up), activation).unwrap();
     let [dgate, dup] =
-        glu::backward::<GeluTanh>(client, tensor(gate), tensor(up), tensor(grad)).unwrap();
+        glu::backward(client, tensor(gate), tensor(up), tensor(grad), activation).unwrap();
     [y, dgate, dup].map(|tensor| read(client, tensor))
 }
 

@@ -6,10 +6,17 @@
 //! - `quantize`: a matrix brought to 4 bits as it is read.
 //! - `special`: special tokens as plain data.
 //! - `table`: the tensors of a directory against its config.json.
+//! - `location`: what a path that is given as a model stands for.
+//! - `absent`: what lies in a model's place, in words.
+//! - `names`, `files`: names of files with weights; files that are found and read.
 
+mod absent;
+mod files;
 #[cfg(feature = "gguf")]
 mod gguf;
 mod hf;
+mod location;
+mod names;
 mod quantize;
 mod safetensors;
 mod special;
@@ -18,10 +25,12 @@ mod table;
 use std::path::{Path, PathBuf};
 
 use nf4::QuantizedMatrix;
+use tensor_files::Checksum;
 use tokenizers::Tokenizer;
 
 #[cfg(feature = "gguf")]
 pub(crate) use self::gguf::GgufKeys;
+use self::location::Location;
 pub(crate) use self::safetensors::FloatType;
 pub use self::special::{SpecialToken, SpecialTokens};
 
@@ -53,26 +62,33 @@ enum Source {
 impl Checkpoint {
     /// Opens a Hugging Face directory (plain or bitsandbytes 4-bit) or a `.gguf` file.
     ///
+    /// A file of a directory stands for it, a directory for the only GGUF file in it, a folder of the Hub's cache for its
+    /// snapshot, and a part of a GGUF file that was split for all parts.
+    ///
     /// # Errors
     /// A file that is missing, damaged, of another architecture or in a quantization that is not read; see
     /// [`DecoderError`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DecoderError> {
-        let path = path.as_ref();
-        let metadata = std::fs::metadata(path).map_err(DecoderError::io(path))?;
-        let (config, warnings, source) = if metadata.is_dir() {
-            let (read, directory) = hf::HfDirectory::open(path)?;
-            let source = Source::HuggingFace(directory);
-            (read.decoder, read.warnings, source)
-        } else {
-            let (config, source) = Self::open_file(path)?;
-            (config, Vec::new(), source)
-        };
-        Ok(Self {
-            path: path.to_path_buf(),
-            config,
-            warnings,
-            source,
-        })
+        match location::find(path.as_ref())? {
+            Location::Directory(path) => {
+                let (read, directory) = hf::HfDirectory::open(&path)?;
+                Ok(Self {
+                    path,
+                    config: read.decoder,
+                    warnings: read.warnings,
+                    source: Source::HuggingFace(directory),
+                })
+            }
+            Location::Gguf(path) => {
+                let (config, source) = Self::open_file(&path)?;
+                Ok(Self {
+                    path,
+                    config,
+                    warnings: Vec::new(),
+                    source,
+                })
+            }
+        }
     }
 
     #[cfg(feature = "gguf")]
@@ -154,6 +170,22 @@ impl Checkpoint {
         }
     }
 
+    /// Returns a checksum of what decides what the model computes: config.json or the GGUF metadata, the names, types and
+    /// shapes of all tensors, and of each tensor 64 KiB, which are all of a small one and pages at equal distances of a
+    /// large one. It says nothing of where the files lie and how tensors are spread over them.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn fingerprint(&self) -> Result<u64, DecoderError> {
+        let mut sum = Checksum::default();
+        match &self.source {
+            Source::HuggingFace(directory) => directory.fingerprint(&mut sum)?,
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.file.fingerprint(&mut sum)?,
+        }
+        Ok(sum.value())
+    }
+
     /// Reads a tensor as f32, row-major; one stored in 4 bits is dequantized.
     ///
     /// # Errors
@@ -173,15 +205,21 @@ impl Checkpoint {
         }
     }
 
-    /// Reads the 4-bit format of the first block's projection `o`, which is that of all; `None` when it is stored otherwise.
+    /// Reads the 4-bit format of the first projection that is stored in one, which is that of all such; `None` when none
+    /// is.
     ///
     /// # Errors
     /// The errors of [`read_quantized`](Self::read_quantized).
     pub fn stored_quantization(&self) -> Result<Option<nf4::QuantConfig>, DecoderError> {
-        let first = self.config.projections().output;
-        let name = format!("{}.{}.weight", block_path(0), first.path);
-        let matrix = self.read_quantized(&name, first.shape)?;
-        Ok(matrix.map(|matrix| matrix.layout().config()))
+        for layer in 0..self.config.layers.len() {
+            for projection in self.config.projections().iter() {
+                let name = format!("{}.{}.weight", block_path(layer), projection.path);
+                if let Some(matrix) = self.read_quantized(&name, projection.shape)? {
+                    return Ok(Some(matrix.layout().config()));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Reads a matrix that is stored in 4 bits, bit for bit; `None` when it is stored otherwise.
@@ -203,6 +241,7 @@ impl Checkpoint {
     /// Returns the type to store an unquantized tensor in without loss.
     pub(crate) fn float_type(&self, name: &str) -> Result<FloatType, DecoderError> {
         match &self.source {
+            Source::HuggingFace(directory) if directory.is_quantized(name) => Ok(FloatType::F32),
             Source::HuggingFace(directory) => directory.weights().float_type(name),
             // llama.cpp's blocks decode to values that only f32 holds exactly.
             #[cfg(feature = "gguf")]
@@ -218,5 +257,15 @@ impl Checkpoint {
             #[cfg(feature = "gguf")]
             Source::Gguf(_) => None,
         }
+    }
+}
+
+/// Runs work of the tokenizers library, which panics on some damaged files; the error is a reason in words.
+fn tokenizers_result<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match tensor_files::catch_panic(work) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => Err(format!(
+            "the tokenizers library fails on it ({panic}); the file is damaged, save the tokenizer again"
+        )),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::DType;
 use tensor_files::TensorFileError;
 
 use crate::dtype::ComputeDtype;
@@ -24,7 +25,30 @@ pub enum DecoderError {
         /// The file that is missing.
         path: PathBuf,
         /// Its use, and the remedy.
-        hint: &'static str,
+        hint: String,
+    },
+    /// A path that stands for no model, or for several.
+    #[error("{path}: {reason}", path = path.display())]
+    NotAModel {
+        /// The path.
+        path: PathBuf,
+        /// What it is instead, and what to give.
+        reason: String,
+    },
+    /// An adapter in a model's place.
+    #[error(
+        "{path}: an adapter, not a model; {base}",
+        path = path.display(),
+        base = match base {
+            Some(base) => format!("it belongs to {base}: give that as the model and this as its adapter"),
+            None => "give the model that it was trained on, and this as its adapter".into(),
+        }
+    )]
+    Adapter {
+        /// The adapter's directory or file.
+        path: PathBuf,
+        /// The model that it says it was trained on.
+        base: Option<String>,
     },
     /// A file does not follow its own format: truncated, lying sizes, not JSON and the like.
     #[error("{path}: {reason}", path = path.display())]
@@ -192,6 +216,16 @@ pub enum DecoderError {
         /// Its range.
         expected: &'static str,
     },
+    /// The model's logits are no numbers to choose a token by.
+    #[error("behind {tokens} tokens the model, computing in {name}, gives {what}; {remedy}", name = dtype.name(), remedy = remedy(*dtype))]
+    NotFinite {
+        /// The tokens that the model was given.
+        tokens: usize,
+        /// What is wrong with the logits.
+        what: String,
+        /// The dtype.
+        dtype: DType,
+    },
     /// The output directory holds something already.
     #[error("{path}: already holds files; choose a new directory or remove it first", path = path.display())]
     OutputExists {
@@ -216,6 +250,15 @@ pub enum DecoderError {
     },
 }
 
+/// Returns what to do about numbers that a dtype cannot hold.
+fn remedy(dtype: DType) -> &'static str {
+    if dtype == DType::F16 {
+        "f16 ends at 65504: compute in bf16 or f32 (--compute-dtype), whose range is larger"
+    } else {
+        "a weight of the model or of its adapter is not finite, or far too large: take another checkpoint"
+    }
+}
+
 /// Returns the words for `others` more.
 fn and_others(others: usize) -> String {
     match others {
@@ -230,6 +273,13 @@ impl DecoderError {
         move |source| Self::Io {
             path: path.to_path_buf(),
             source,
+        }
+    }
+
+    pub(crate) fn not_a_model(path: &Path, reason: impl Into<String>) -> Self {
+        Self::NotAModel {
+            path: path.to_path_buf(),
+            reason: reason.into(),
         }
     }
 

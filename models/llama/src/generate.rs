@@ -40,7 +40,7 @@ impl Decoder {
     ///
     /// # Errors
     /// An empty prompt, a prompt that fills the context, a token outside the vocabulary, a sampling
-    /// setting out of range, or a device that fails.
+    /// setting out of range, logits that are no numbers, or a device that fails.
     pub fn generate(
         &self,
         prompt: &[u32],
@@ -59,7 +59,7 @@ impl Decoder {
             .unwrap_or(&self.config().eos_token_ids);
         let capacity = limit.min(prompt.len().saturating_add(config.max_tokens));
         let mut cache = KvCache::new(&model, 1, capacity);
-        let mut sampler = Sampler::new(config, seed);
+        let mut sampler = Sampler::new(config, seed, prompt);
         let mut tokens = Vec::new();
         let mut pending = prompt.to_vec();
 
@@ -79,7 +79,13 @@ impl Decoder {
             let ids = TensorData::new(ids, [1, pending.len()]);
             let input = Tensor::<2, Int>::from_data(ids, &device);
             let logits = read(model.forward_cached(input, &mut cache)?)?;
-            let token = sampler.next(&logits);
+            let token = sampler
+                .next(logits)
+                .map_err(|what| DecoderError::NotFinite {
+                    tokens: length,
+                    what,
+                    dtype: model.dtype(),
+                })?;
             if stop.contains(&token) {
                 break Finish::Stop;
             }

@@ -1,10 +1,13 @@
 //! The layers that can carry adapters.
 
-use burn_qlora::{LoraBranch, LoraModel, QLoraLinear};
+use burn::module::{Param, ParamId};
+use burn::tensor::Tensor;
+use burn_qlora::{LoraBranch, LoraModel, QLoraLinear, WholeWeight};
 
 use crate::block::Block;
 use crate::model::Decoder;
 use crate::projection::Projection;
+use crate::tensors::{EMBEDDING, HEAD};
 
 /// Only frozen projections are named: a model loaded as trainable has none.
 impl LoraModel for Decoder {
@@ -27,6 +30,37 @@ impl LoraModel for Decoder {
             .filter_map(|(path, projection)| Some((path, projection.frozen_mut()?)))
             .collect()
     }
+
+    fn whole_weights(&self) -> Vec<WholeWeight> {
+        let embedding = self.embed_tokens.weight.val();
+        [
+            (EMBEDDING, embedding, false),
+            (HEAD, self.head(), self.lm_head.is_none()),
+        ]
+        .map(|(name, weight, shared)| WholeWeight {
+            path: module(name).to_owned(),
+            weight,
+            shared,
+        })
+        .to_vec()
+    }
+
+    fn replace_weight(&mut self, path: &str, weight: Tensor<2>) {
+        let frozen =
+            |weight: Tensor<2>| Param::initialized(ParamId::new(), weight).set_require_grad(false);
+        if path == module(EMBEDDING) {
+            let head = self.head();
+            self.lm_head.get_or_insert_with(|| frozen(head));
+            self.embed_tokens.weight = frozen(weight);
+        } else if path == module(HEAD) {
+            self.lm_head = Some(frozen(weight));
+        }
+    }
+}
+
+/// Returns the path of the module whose weight is called `name`.
+fn module(name: &str) -> &str {
+    name.strip_suffix(".weight").unwrap_or(name)
 }
 
 impl Block {

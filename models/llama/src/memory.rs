@@ -159,31 +159,41 @@ impl DecoderConfig {
         })
     }
 
-    /// The projections of every block, each with whether it is to carry an adapter.
+    /// The projections of every block, each with the rank of the adapter that it is to carry.
     fn adapted(&self, lora: &LoraConfig) -> Result<Vec<AdaptedBlock>, LoraError> {
-        let selected = lora.targets.select(&self.projection_paths())?;
-        let mut selected = selected.into_iter();
+        let layers = lora.of_layers(&self.projection_paths())?;
+        let mut ranks = layers
+            .into_iter()
+            .map(|layer| layer.map(|layer| layer.rank));
         let mut block = |layer: &LayerConfig| AdaptedBlock {
             window: layer.window,
             projections: self
                 .projections()
-                .map(|spec| (spec, selected.next().unwrap_or(false))),
+                .map(|spec| (spec, ranks.next().flatten())),
         };
         Ok(self.layers.iter().map(&mut block).collect())
     }
 }
 
+/// A projection and the rank of its adapter, `None` for no adapter.
+type Adapted = (ProjectionSpec, Option<usize>);
+
 /// A block and its adapters.
 struct AdaptedBlock {
     /// Keys that a query sees; `None` for all.
     window: Option<usize>,
-    /// The projections, each with whether it carries an adapter.
-    projections: BlockProjections<(ProjectionSpec, bool)>,
+    /// The projections, each with the rank of its adapter, `None` for no adapter.
+    projections: BlockProjections<Adapted>,
 }
 
 impl AdaptedBlock {
     fn is_adapted(&self) -> bool {
-        self.projections.iter().any(|(_, adapted)| *adapted)
+        self.ranks().next().is_some()
+    }
+
+    /// Returns the ranks of the adapters.
+    fn ranks(&self) -> impl Iterator<Item = usize> {
+        self.projections.iter().filter_map(|(_, rank)| *rank)
     }
 }
 
@@ -279,6 +289,12 @@ impl Terms<'_> {
         } = self.workload;
         let weight = [self.config.vocab_size, self.config.hidden_size];
         kernels.linear_cross_entropy(self.tokens as usize, weight, false, compute_dtype.dtype())
+    }
+
+    /// The largest rank of an adapter.
+    fn largest_rank(&self) -> usize {
+        let ranks = self.adapted.iter().flat_map(AdaptedBlock::ranks);
+        ranks.max().unwrap_or(self.workload.lora.rank)
     }
 
     /// The blocks from the first adapted one on: below it nothing is kept.

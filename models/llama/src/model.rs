@@ -72,12 +72,13 @@ impl DecoderConfig {
 }
 
 impl KvCache {
-    /// Returns an empty cache for `batch` rows of up to `capacity` tokens, on the model's device and in its dtype.
+    /// Returns an empty cache for `batch` rows of up to `capacity` tokens, on the model's device and in its dtype. It takes
+    /// memory for the tokens that come, not for the capacity.
     pub fn new(model: &Decoder, batch: usize, capacity: usize) -> Self {
         let config = model.config();
         let shape = [batch, capacity, config.num_key_value_heads, config.head_dim];
         let device = model.device().without_autodiff();
-        Self::zeros(config.layers.len(), shape, &device, model.dtype())
+        Self::empty(config.layers.len(), shape, &device, model.dtype())
     }
 }
 

@@ -117,9 +117,9 @@ impl DecoderConfig {
         }
     }
 
-    /// Returns the paths of the projections of all blocks, in the order of the forward pass.
+    /// Returns the paths of the projections of all blocks, in the order of the forward pass: those that can carry adapters.
     #[cfg(feature = "qlora")]
-    pub(crate) fn projection_paths(&self) -> Vec<String> {
+    pub fn projection_paths(&self) -> Vec<String> {
         let specs = self.projections();
         let of_block = |layer| {
             let paths = specs.iter().map(|spec| spec.path);

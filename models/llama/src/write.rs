@@ -3,18 +3,18 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use nf4::{Layout, QuantConfig, bitsandbytes};
+use nf4::{Layout, QuantConfig, QuantizedMatrix, bitsandbytes};
 use serde_json::{Value, json};
 use tensor_files::{Dtype, StagedDir, TensorSpool};
 
 use crate::checkpoint::{Checkpoint, FloatType};
 use crate::error::DecoderError;
-use crate::tensors::{EMBEDDING, TensorSpec};
+use crate::tensors::{EMBEDDING, HEAD, TensorSpec};
 
 /// Writes `checkpoint` with its projections in 4 bits to the new directory `output`.
 ///
 /// The other tensors keep the type they are stored in (those of a GGUF file become f32, which holds them
-/// exactly). Tokenizer and chat template come along. One tensor is in memory at a time; `on_tensor` is
+/// exactly, and so does another than the head that is stored in 4 bits). Tokenizer and chat template come along. One tensor is in memory at a time; `on_tensor` is
 /// called after each with how many of how many are done. The directory appears when it is complete, and
 /// not at all when writing fails.
 ///
@@ -50,33 +50,45 @@ fn write_tensor(
     float: FloatType,
     config: QuantConfig,
 ) -> Result<(), DecoderError> {
-    let quantization = |source| DecoderError::Quantization {
-        path: checkpoint.path().to_path_buf(),
-        tensor: spec.name.clone(),
-        source,
-    };
-    match spec.shape[..] {
+    let matrix = match spec.shape[..] {
         [rows, columns] if spec.projection => {
-            let matrix = checkpoint.quantize(&spec.name, [rows, columns], config)?;
-            let entries = bitsandbytes::write(&spec.name, &matrix, float.torch_name())
-                .map_err(quantization)?;
-            for (name, entry) in entries {
-                let dtype = match entry.dtype {
-                    bitsandbytes::Dtype::F32 => Dtype::F32,
-                    _ => Dtype::U8,
-                };
-                spool.push(name, dtype, entry.shape, &entry.data)?;
+            Some(checkpoint.quantize(&spec.name, [rows, columns], config)?)
+        }
+        _ if spec.name == HEAD => stored_head(checkpoint)?,
+        _ => None,
+    };
+    let Some(matrix) = matrix else {
+        let kind = checkpoint.float_type(&spec.name)?;
+        let values = checkpoint.read_f32(&spec.name, &spec.shape)?;
+        let bytes = kind.encode(&values);
+        spool.push(&spec.name, kind.dtype(), spec.shape.clone(), &bytes)?;
+        return Ok(());
+    };
+    let entries =
+        bitsandbytes::write(&spec.name, &matrix, float.torch_name()).map_err(|source| {
+            DecoderError::Quantization {
+                path: checkpoint.path().to_path_buf(),
+                tensor: spec.name.clone(),
+                source,
             }
-            Ok(())
-        }
-        _ => {
-            let kind = checkpoint.float_type(&spec.name)?;
-            let values = checkpoint.read_f32(&spec.name, &spec.shape)?;
-            let bytes = kind.encode(&values);
-            spool.push(&spec.name, kind.dtype(), spec.shape.clone(), &bytes)?;
-            Ok(())
-        }
+        })?;
+    for (name, entry) in entries {
+        let dtype = match entry.dtype {
+            bitsandbytes::Dtype::F32 => Dtype::F32,
+            _ => Dtype::U8,
+        };
+        spool.push(name, dtype, entry.shape, &entry.data)?;
     }
+    Ok(())
+}
+
+/// Reads a head that is stored in 4 bits, which stays as it is; `None` where it is not, or is the embedding.
+fn stored_head(checkpoint: &Checkpoint) -> Result<Option<QuantizedMatrix>, DecoderError> {
+    let model = checkpoint.config();
+    if model.tie_word_embeddings {
+        return Ok(None);
+    }
+    checkpoint.read_quantized(HEAD, [model.vocab_size, model.hidden_size])
 }
 
 /// Returns config.json with the quantization in the words of transformers.
@@ -100,6 +112,11 @@ fn model_config(
     let mut model = checkpoint
         .config()
         .to_hf_json(float.torch_name(), checkpoint.path())?;
+    // Left out, it means the head and some others.
+    let skipped = match stored_head(checkpoint)? {
+        Some(_) => json!([]),
+        None => Value::Null,
+    };
     model["quantization_config"] = json!({
         "quant_method": "bitsandbytes",
         "load_in_4bit": true,
@@ -111,7 +128,7 @@ fn model_config(
         "bnb_4bit_compute_dtype": float.torch_name(),
         "bnb_4bit_quant_storage": "uint8",
         "llm_int8_threshold": 6.0,
-        "llm_int8_skip_modules": null,
+        "llm_int8_skip_modules": skipped,
         "llm_int8_enable_fp32_cpu_offload": false,
         "llm_int8_has_fp16_weight": false,
     });

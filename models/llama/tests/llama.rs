@@ -37,6 +37,8 @@ mod hostile;
 #[cfg(feature = "qlora")]
 #[path = "llama/memory.rs"]
 mod memory;
+#[path = "llama/places.rs"]
+mod places;
 #[cfg(feature = "gguf")]
 #[path = "llama/smollm2.rs"]
 mod smollm2;

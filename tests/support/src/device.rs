@@ -70,30 +70,13 @@ macro_rules! on_every_device {
     (in $run:path: $($tests:tt)+) => {
         #[cfg(feature = "flex")]
         $crate::on_one_device!(flex in $run: $($tests)+);
-        #[cfg(feature = "wgpu")]
-        $crate::on_one_device!(wgpu in $run: $($tests)+);
-        #[cfg(feature = "vulkan")]
-        $crate::on_one_device!(vulkan in $run: $($tests)+);
-        #[cfg(feature = "metal")]
-        $crate::on_one_device!(metal in $run: $($tests)+);
-        #[cfg(feature = "cuda")]
-        $crate::on_one_device!(cuda in $run: $($tests)+);
-        #[cfg(feature = "rocm")]
-        $crate::on_one_device!(rocm in $run: $($tests)+);
-        #[cfg(feature = "cpu")]
-        $crate::on_one_device!(cpu in $run: $($tests)+);
-        #[cfg(not(any(
-            feature = "flex",
-            feature = "wgpu",
-            feature = "vulkan",
-            feature = "metal",
-            feature = "cuda",
-            feature = "rocm",
-            feature = "cpu"
-        )))]
-        #[test]
-        fn a_device_is_compiled_in() {
-            panic!("{}", $crate::NO_DEVICE);
+        $crate::on_compiled_runtimes!(on_one_device in $run: $($tests)+);
+        $crate::without_runtimes! {
+            #[cfg(not(feature = "flex"))]
+            #[test]
+            fn a_device_is_compiled_in() {
+                panic!("{}", $crate::NO_DEVICE);
+            }
         }
     };
 }

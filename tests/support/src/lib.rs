@@ -10,7 +10,7 @@
 //!   tokenizers
 //! * [`assert_close`], [`assert_within`]: comparison, with a [`Tolerance`] and its reason
 //! * [`random`]: numbers that depend on a seed alone
-//! * [`alone`]: one test at a time
+//! * [`alone`]: one test at a time; [`in_own_process`], [`assert_passed`]: a test in a process of its own
 //! * [`devices!`], [`on_every_device!`], [`TestDevice`] (feature `burn`): the devices compiled in
 //! * [`runtime`], [`on_every_runtime!`] (feature `cubecl`): the runtimes of CubeCL compiled in
 //! * [`tensor`], [`values`] (feature `burn`): into a tensor and out of it
@@ -21,8 +21,11 @@ mod close;
 #[cfg(feature = "burn")]
 mod device;
 mod families;
+#[cfg(any(feature = "burn", feature = "cubecl"))]
+mod features;
 mod fixtures;
 mod losses;
+mod own_process;
 mod published;
 pub mod random;
 mod recording;
@@ -38,6 +41,7 @@ pub use device::{Device, DeviceKind, NO_DEVICE, TestDevice};
 pub use families::FAMILIES;
 pub use fixtures::{fixture, json, read_fixture};
 pub use losses::{targets, token_losses};
+pub use own_process::{assert_passed, in_own_process};
 pub use published::{directory_with_tokenizer, gemma3, smollm2, tokenizers};
 pub use recording::Recording;
 #[cfg(feature = "cubecl")]

@@ -29,32 +29,15 @@ pub fn runtime(feature: &str) -> Device {
 #[macro_export]
 macro_rules! on_every_runtime {
     (in $run:path: $($tests:tt)+) => {
-        #[cfg(feature = "wgpu")]
-        $crate::on_one_runtime!(wgpu in $run: $($tests)+);
-        #[cfg(feature = "vulkan")]
-        $crate::on_one_runtime!(vulkan in $run: $($tests)+);
-        #[cfg(feature = "metal")]
-        $crate::on_one_runtime!(metal in $run: $($tests)+);
-        #[cfg(feature = "cuda")]
-        $crate::on_one_runtime!(cuda in $run: $($tests)+);
-        #[cfg(feature = "rocm")]
-        $crate::on_one_runtime!(rocm in $run: $($tests)+);
-        #[cfg(feature = "cpu")]
-        $crate::on_one_runtime!(cpu in $run: $($tests)+);
-        #[cfg(not(any(
-            feature = "wgpu",
-            feature = "vulkan",
-            feature = "metal",
-            feature = "cuda",
-            feature = "rocm",
-            feature = "cpu"
-        )))]
-        #[test]
-        #[ignore = "needs one of the features wgpu, vulkan, metal, cuda, rocm, cpu"]
-        fn a_runtime_is_compiled_in() {
-            // What would have been run is compiled all the same.
-            $crate::on_no_runtime!(in $run: $($tests)+);
-            panic!("{}", $crate::NO_RUNTIME);
+        $crate::on_compiled_runtimes!(on_one_runtime in $run: $($tests)+);
+        $crate::without_runtimes! {
+            #[test]
+            #[ignore = "needs one of the features wgpu, vulkan, metal, cuda, rocm, cpu"]
+            fn a_runtime_is_compiled_in() {
+                // What would have been run is compiled all the same.
+                $crate::on_no_runtime!(in $run: $($tests)+);
+                panic!("{}", $crate::NO_RUNTIME);
+            }
         }
     };
 }

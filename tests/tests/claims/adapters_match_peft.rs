@@ -4,9 +4,10 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_qlora::{BaseWeight, LoraModel, peft};
 use burn_qlora_llama::Decoder;
 use qlora_test_support::{
-    Recording, TestDevice, Tolerance, assert_close, fixture, targets, values,
+    Recording, TestDevice, Tolerance, assert_close, fixture, json, targets, values,
 };
 use qlora_tests::{adapted, adapter_bits, devices, merge, model};
+use serde_json::Value;
 
 const ADAPTERS: [&str; 2] = ["peft_adapter", "peft_adapter_rslora"];
 
@@ -70,6 +71,105 @@ fn merged_into_the_dense_model() {
             logits_tolerance(),
         );
     }
+}
+
+/// Adapters that differ from layer to layer, or that bring embedding and head, by the models they were recorded on.
+const KINDS: [(&str, &str); 6] = [
+    ("patterns", "tiny_llama"),
+    ("blocks", "tiny_llama"),
+    ("regex", "tiny_llama"),
+    ("tied_embedding", "tiny_llama_tied"),
+    ("tied_head", "tiny_llama_tied"),
+    ("factored_head", "tiny_llama"),
+];
+
+/// As they were read, and as they are read again when they were written.
+#[test]
+fn adapters_of_every_kind() {
+    for test in devices() {
+        for (kind, base) in KINDS {
+            let what = format!("{} {kind}", test.name);
+            let folder = format!("adapters/{kind}");
+            let recording = Recording::open(&format!("{folder}/reference.safetensors"));
+            let expected = recording.f32("logits");
+            let mut first = model(base, &test.device);
+            let config = peft::load(&mut first, fixture(&folder)).unwrap();
+            let found = logits(&first, &recording, &test.device);
+            assert_close(&what, &found, &expected, logits_tolerance());
+
+            let written = tempfile::tempdir().unwrap();
+            peft::save(&first, &config, base, written.path()).unwrap();
+            let mut second = model(base, &test.device);
+            let again = peft::load(&mut second, written.path()).unwrap();
+            assert_eq!(adapter_bits(&first), adapter_bits(&second), "{what}");
+            assert_eq!(config, again, "{what}");
+            assert_eq!(logits(&second, &recording, &test.device), found, "{what}");
+        }
+    }
+}
+
+/// What peft needs to find every rank and alpha again is written in the order in which peft goes through it.
+#[test]
+fn what_differs_from_layer_to_layer_is_written_as_it_was_read() {
+    let device = devices().remove(0).device;
+    for kind in ["patterns", "blocks", "regex"] {
+        let folder = format!("adapters/{kind}");
+        let mut adapted = model("tiny_llama", &device);
+        let config = peft::load(&mut adapted, fixture(&folder)).unwrap();
+        let written = tempfile::tempdir().unwrap();
+        peft::save(&adapted, &config, "tiny_llama", written.path()).unwrap();
+        let text = std::fs::read(written.path().join(peft::CONFIG_FILE)).unwrap();
+        let written: Value = serde_json::from_slice(&text).unwrap();
+        let mut recorded = json(&format!("{folder}/{}", peft::CONFIG_FILE));
+        // No layer of a LLaMA is called so.
+        if let Some(targets) = recorded["target_modules"].as_array_mut() {
+            targets.retain(|target| target != "W_pack");
+        }
+        // peft takes one name or a list.
+        if recorded["layers_pattern"].is_string() {
+            recorded["layers_pattern"] = Value::Array(vec![recorded["layers_pattern"].take()]);
+        }
+        for key in [
+            "target_modules",
+            "exclude_modules",
+            "layers_to_transform",
+            "layers_pattern",
+            "rank_pattern",
+            "alpha_pattern",
+            "r",
+            "lora_alpha",
+            "use_rslora",
+        ] {
+            assert_eq!(written[key], recorded[key], "{kind}: {key}");
+        }
+    }
+}
+
+/// The head that an adapter brings is what its factors train below, and stays as it is.
+#[test]
+fn a_head_of_the_adapter_does_not_train() {
+    let device = devices().remove(0).device.autodiff();
+    let mut adapted = model("tiny_llama_tied", &device);
+    peft::load(&mut adapted, fixture("adapters/tied_head")).unwrap();
+    let adapted = burn_qlora::freeze_base(adapted);
+    let ids = Tensor::<2, Int>::from_data([[5, 6, 7, 8]], (&device, DType::I32));
+    let gradients = adapted.nll_sum(ids.clone(), None, ids).backward();
+    let head = adapted.lm_head.as_ref().unwrap().val();
+    assert!(head.grad(&gradients).is_none());
+    assert!(adapted.embed_tokens.weight.val().grad(&gradients).is_none());
+    let linears = adapted.lora_linears();
+    let branches = linears
+        .iter()
+        .filter_map(|(_, linear)| linear.adapter.as_ref());
+    let factors: Vec<_> = branches
+        .flat_map(|branch| [branch.lora.a.val(), branch.lora.b.val()])
+        .collect();
+    assert_eq!(factors.len(), 6);
+    assert!(
+        factors
+            .iter()
+            .all(|factor| factor.grad(&gradients).is_some())
+    );
 }
 
 /// Reading and writing an adapter gives the same numbers and a configuration that means the same.

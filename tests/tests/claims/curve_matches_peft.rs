@@ -117,7 +117,7 @@ fn in_half_precision_with_other_families_too() {
 }
 
 /// Holds every step of a run to what was recorded of it.
-fn follow(test: &TestDevice, what: &str, curve: &Curve, checkpointing: Checkpointing) {
+pub fn follow(test: &TestDevice, what: &str, curve: &Curve, checkpointing: Checkpointing) {
     let recorded = curve.recorded();
     let of_step = |value: &str, step: usize| recorded["per_step"][value][step].as_f64().unwrap();
     let batches = curve.batches();

@@ -2,10 +2,9 @@
 //! divided.
 
 use burn::tensor::Device;
-use burn_finetune::{RunDir, Trainer};
+use burn_finetune::{RunDir, RunSettings, Trainer};
 use burn_qlora::LoraConfig;
 use burn_qlora_llama::Decoder;
-use serde_json::Map;
 
 use qlora_test_support::{FAMILIES, Tolerance, assert_close};
 use qlora_tests::{Curve, adapter_bits, adapter_values};
@@ -32,7 +31,8 @@ fn across_a_stop(curve: &Curve, steps: usize, lora: LoraConfig) -> Trained {
     let start = || curve.trainer(&Device::flex());
     let whole = trained(curve, 0..steps, start());
     let folder = tempfile::tempdir().unwrap();
-    let run = RunDir::create(folder.path(), &Map::new(), lora, "tiny").unwrap();
+    let settings = RunSettings::new(start().config().clone(), lora, "tiny");
+    let run = RunDir::create(folder.path(), &settings).unwrap();
     let stop = steps / 2;
     let first = trained(curve, 0..stop, start());
     run.save(&first.trainer).unwrap();

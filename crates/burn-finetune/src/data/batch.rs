@@ -1,8 +1,9 @@
 //! Rows as tensors.
 
-use super::encode::Row;
+use super::row::Row;
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_qlora::TokenBatch;
+use std::borrow::Borrow;
 
 /// Rows side by side, padded on the right to the longest.
 #[derive(Debug, Clone)]
@@ -22,8 +23,9 @@ impl Batch {
     ///
     /// # Panics
     /// When there is no row.
-    pub fn collate(rows: &[&Row], device: &Device) -> Self {
+    pub fn collate<R: Borrow<Row>>(rows: &[R], device: &Device) -> Self {
         assert!(!rows.is_empty(), "a batch should have at least one row");
+        let rows: Vec<&Row> = rows.iter().map(Borrow::borrow).collect();
         let seq = rows.iter().map(|row| row.len()).max().unwrap_or(0);
         let shape = [rows.len(), seq];
         let mut input_ids = vec![0i64; rows.len() * seq];
@@ -48,7 +50,7 @@ impl Batch {
                 starts: rows
                     .iter()
                     .any(|row| row.sequences().count() > 1)
-                    .then(|| Tensor::from_data(TensorData::new(starts(rows, seq), shape), device)),
+                    .then(|| Tensor::from_data(TensorData::new(starts(&rows, seq), shape), device)),
                 targets: Tensor::from_data(TensorData::new(targets, shape), device),
             },
         }

@@ -1,190 +1,329 @@
 //! Tokenised rows.
 
-use crate::data::encode::{Row, RowEncoder};
-use crate::data::file;
+use crate::data::builder::DatasetBuilder;
+use crate::data::counts::Counts;
+use crate::data::encode::RowEncoder;
+use crate::data::fingerprint::Fingerprint;
+use crate::data::groups::{Groups, GroupsWriter};
+use crate::data::row::Row;
+use crate::data::source::Sources;
+use crate::data::spill::Stored;
+use crate::data::store::RowStore;
 use crate::error::FinetuneError;
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 
-/// All rows of a data file, tokenised.
-#[derive(Debug, Clone, Default)]
+/// Tokenised rows by their place.
+///
+/// Rows, their index and lists of them are in memory while they take a few MB, and else in nameless files, from which a
+/// row is read when it is asked for: what is resident does not grow with the data.
+#[derive(Debug, Clone)]
 pub struct Dataset {
-    rows: Vec<Row>,
-    warnings: Vec<String>,
+    store: Arc<RowStore>,
+    /// The rows as lists of rows of the store, where they are not just these.
+    groups: Option<Arc<Groups>>,
+    len: usize,
+    longest: usize,
+    sequences: usize,
+    /// The hash of all rows, where it is known.
+    fingerprint: Option<u64>,
+    /// The folder for what is too much for memory.
+    dir: PathBuf,
 }
 
 impl Dataset {
-    /// Reads a file: `.txt` as one text cut into rows ([`RowEncoder::pack`]), anything else as JSONL, one
-    /// row a line ([`RowEncoder::json_line`]); blank lines are skipped.
+    /// Reads files, those of a folder by their names: a `.txt` file as one text cut into consecutive rows, anything else as
+    /// rows ([`RowEncoder::json_line`] says which): objects in JSON, one after another or in arrays, CSV and TSV whose first
+    /// line names the columns, and Parquet. All but Parquet may be in gzip or zstd.
     ///
     /// # Errors
-    /// [`FinetuneError::Read`], [`FinetuneError::Line`] with the line's number,
-    /// [`FinetuneError::NoData`], and [`FinetuneError::RowLength`] for a length under 2.
-    pub fn read(path: &Path, encoder: &RowEncoder<'_>) -> Result<Self, FinetuneError> {
-        file::read(path, encoder)
+    /// [`FinetuneError::Read`], [`FinetuneError::Format`] for a file that is not read, [`FinetuneError::Line`] with the
+    /// place of a row, [`FinetuneError::TooLong`], [`FinetuneError::NoData`], [`FinetuneError::RowLength`] for a length
+    /// under 2, and [`FinetuneError::Write`] where there is no room for the rows.
+    pub fn read(sources: &Sources, encoder: &RowEncoder<'_>) -> Result<Self, FinetuneError> {
+        let mut builder = DatasetBuilder::default();
+        builder.read(sources, encoder)?;
+        builder.finish()
     }
 
-    /// Returns a data set of the given rows.
+    /// Returns a data set of the given rows, in memory.
+    ///
+    /// # Panics
+    /// When there are 2³² rows, or a row has as many tokens.
     pub fn from_rows(rows: Vec<Row>) -> Self {
+        let mut builder = DatasetBuilder::default().with_memory(usize::MAX);
+        let pushed = rows.iter().try_for_each(|row| builder.push(row));
+        let data = pushed.and_then(|()| builder.finish());
+        data.unwrap_or_else(|error| panic!("rows in memory: {error}"))
+    }
+
+    /// Returns the rows of a store in their order.
+    pub(super) fn of_store(store: RowStore, dir: PathBuf) -> Self {
+        let summary = &store.summary;
         Self {
-            rows,
-            warnings: Vec::new(),
+            len: store.len(),
+            groups: None,
+            longest: summary.longest,
+            sequences: summary.sequences,
+            fingerprint: Some(summary.fingerprint),
+            dir,
+            store: Arc::new(store),
         }
     }
 
-    /// Returns the data set with what the user should hear of its rows.
+    /// Returns the rows that it is made of.
+    pub(super) fn store(&self) -> &RowStore {
+        &self.store
+    }
+
+    /// Returns it made of the same rows in another place.
+    pub(super) fn with_store(self, store: Arc<RowStore>) -> Self {
+        Self { store, ..self }
+    }
+
+    /// Returns it standing where `other` does, which is made of the same rows.
     #[must_use]
-    pub(super) fn with_warnings(self, warnings: Vec<String>) -> Self {
-        Self { warnings, ..self }
+    pub fn beside(self, other: &Self) -> Self {
+        let is_same = self.store.summary == other.store.summary;
+        let store = if is_same { &other.store } else { &self.store };
+        let store = Arc::clone(store);
+        self.with_store(store)
     }
 
-    /// Returns what the user should hear of the rows, a line for each kind with the first line of the file it is true of.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
+    /// Returns whether its rows are too much for memory and lie in a file.
+    pub fn is_in_file(&self) -> bool {
+        matches!(self.store.rows, Stored::File { .. })
     }
 
-    /// Returns the rows in the order of the file.
-    pub fn rows(&self) -> &[Row] {
-        &self.rows
+    /// Returns what became of the examples of the files, and what the user should hear of them.
+    pub fn counts(&self) -> &Counts {
+        &self.store.summary.counts
+    }
+
+    /// Returns the row at `place`.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`].
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row(&self, place: usize) -> Result<Row, FinetuneError> {
+        assert!(place < self.len, "row {place} of {}", self.len);
+        let Some(groups) = &self.groups else {
+            return self.store.row(place);
+        };
+        let mut members = groups.members(place)?.into_iter();
+        let mut row = match members.next() {
+            Some(first) => self.store.row(first)?,
+            None => Row::all(Vec::new()),
+        };
+        for member in members {
+            row.append(&self.store.row(member)?);
+        }
+        Ok(row)
+    }
+
+    /// Returns the rows in their order, one at a time.
+    pub fn rows(&self) -> impl Iterator<Item = Result<Row, FinetuneError>> + '_ {
+        (0..self.len).map(|place| self.row(place))
     }
 
     /// Returns the number of rows.
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.len
     }
 
     /// Returns whether there is no row.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.len == 0
     }
 
     /// Returns the length of the longest row in tokens.
     pub fn longest(&self) -> usize {
-        self.rows.iter().map(Row::len).max().unwrap_or(0)
-    }
-
-    /// Returns a hash of the rows in their order (FNV-1a over ids, targets and boundaries): a run's settings hold it,
-    /// so that resumption notices changed data.
-    pub fn fingerprint(&self) -> u64 {
-        let bytes = self.rows.iter().flat_map(|row| {
-            let tokens = row.ids.iter().zip(&row.learn);
-            let tokens = tokens
-                .flat_map(|(id, learn)| (u64::from(*id) << 1 | u64::from(*learn)).to_le_bytes());
-            let starts = row.sequences().skip(1);
-            let starts = starts.flat_map(|sequence| (sequence.start as u64).to_le_bytes());
-            tokens.chain([0xff]).chain(starts)
-        });
-        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
-    }
-
-    /// Packs the examples, several into a row wherever they fit into `max_len` tokens together.
-    ///
-    /// Best fit, longest first (in the file's order where lengths are equal): a row goes to where the least
-    /// room is left over. Within a row the examples keep the file's order, and so do rows by their first examples.
-    #[must_use]
-    pub fn packed(self, max_len: usize) -> Self {
-        let mut longest_first: Vec<usize> = (0..self.len()).collect();
-        longest_first.sort_by_key(|row| std::cmp::Reverse(self.rows[*row].len()));
-        let mut bins: Vec<Vec<usize>> = Vec::new();
-        // Room left in a bin, and the bin.
-        let mut open = BTreeSet::new();
-        for row in longest_first {
-            let len = self.rows[row].len();
-            let fitting = open.range((len, 0)..).next().copied();
-            let (room, bin) = fitting.unwrap_or_else(|| {
-                bins.push(Vec::new());
-                (max_len.max(len), bins.len() - 1)
-            });
-            open.remove(&(room, bin));
-            open.insert((room - len, bin));
-            bins[bin].push(row);
-        }
-        for bin in &mut bins {
-            bin.sort_unstable();
-        }
-        bins.sort_unstable();
-        let joined = |bin: Vec<usize>| {
-            let rows = bin.into_iter().map(|row| self.rows[row].clone());
-            rows.reduce(|mut row, next| {
-                row.append(&next);
-                row
-            })
-        };
-        Self {
-            rows: bins.into_iter().filter_map(joined).collect(),
-            warnings: self.warnings,
-        }
+        self.longest
     }
 
     /// Returns the number of examples, which is more than that of rows where these are packed.
     pub fn examples(&self) -> usize {
-        self.rows.iter().map(|row| row.sequences().count()).sum()
+        self.sequences
+    }
+
+    /// Returns the length of the row at `place` in tokens, without reading the row.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`].
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row_len(&self, place: usize) -> Result<usize, FinetuneError> {
+        assert!(place < self.len, "row {place} of {}", self.len);
+        match &self.groups {
+            Some(groups) => groups.len_of(place),
+            None => Ok(self.store.entry(place)?.len as usize),
+        }
+    }
+
+    /// Returns where `rows` come from, for a message: file and line of a few of their examples, and how many more there
+    /// are. Rows of no file, and those that cannot be read, go by their numbers from 1.
+    pub fn places(&self, rows: impl IntoIterator<Item = usize>) -> Vec<String> {
+        const NAMED: usize = 8;
+        let mut places = Vec::new();
+        let mut more = 0;
+        for row in rows {
+            for member in self.members(row).unwrap_or_else(|_| vec![row]) {
+                if places.len() < NAMED {
+                    places.push(self.place(member));
+                } else {
+                    more += 1;
+                }
+            }
+        }
+        if more > 0 {
+            places.push(format!("{more} more"));
+        }
+        places
+    }
+
+    /// Returns where a row of the store comes from.
+    fn place(&self, member: usize) -> String {
+        let origin = self.store.entry(member).map(|entry| entry.origin);
+        let named = origin.ok().and_then(|origin| {
+            let file = (origin.file as usize).checked_sub(1)?;
+            let file = self.store.summary.files.get(file)?;
+            Some(format!("{file}{}", origin.place))
+        });
+        named.unwrap_or_else(|| format!("row {}", member + 1))
+    }
+
+    /// Returns a hash of the rows in their order (FNV-1a over ids, targets and boundaries): a run's settings hold it,
+    /// so that resumption notices changed data.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`].
+    pub fn fingerprint(&self) -> Result<u64, FinetuneError> {
+        if let Some(known) = self.fingerprint {
+            return Ok(known);
+        }
+        let mut hash = Fingerprint::default();
+        for row in self.rows() {
+            hash.add(&row?);
+        }
+        Ok(hash.value())
     }
 
     /// Keeps the first `max` rows.
-    #[must_use]
-    pub fn head(mut self, max: usize) -> Self {
-        self.rows.truncate(max);
-        self
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`].
+    pub fn head(&self, max: usize) -> Result<Self, FinetuneError> {
+        if max >= self.len {
+            return Ok(self.clone());
+        }
+        let mut head = Self {
+            len: max,
+            longest: 0,
+            sequences: 0,
+            fingerprint: None,
+            ..self.clone()
+        };
+        for row in self.rows().take(max) {
+            let row = row?;
+            head.longest = head.longest.max(row.len());
+            head.sequences += row.sequences().count();
+        }
+        Ok(head)
+    }
+
+    /// Returns the lengths of the rows.
+    pub(super) fn lens(&self) -> Box<dyn Iterator<Item = Result<u32, FinetuneError>> + '_> {
+        match &self.groups {
+            Some(groups) => Box::new(groups.lens().take(self.len)),
+            None => Box::new(
+                self.store
+                    .entries()
+                    .take(self.len)
+                    .map(|entry| Ok(entry?.len)),
+            ),
+        }
+    }
+
+    /// Returns whether each row comes from the same example as the one before it.
+    pub(super) fn goes_on(&self) -> Box<dyn Iterator<Item = Result<bool, FinetuneError>> + '_> {
+        match &self.groups {
+            Some(_) => Box::new((0..self.len).map(|_| Ok(false))),
+            None => Box::new(
+                self.store
+                    .entries()
+                    .take(self.len)
+                    .enumerate()
+                    .map(|(place, entry)| Ok(entry?.goes_on && place > 0)),
+            ),
+        }
+    }
+
+    /// Returns the rows of the store that are in a row.
+    fn members(&self, row: usize) -> Result<Vec<usize>, FinetuneError> {
+        match &self.groups {
+            Some(groups) => groups.members(row),
+            None => Ok(vec![row]),
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Rows made of rows of a data set, one after the other.
+#[derive(Debug)]
+pub(super) struct Selection<'a> {
+    data: &'a Dataset,
+    groups: GroupsWriter,
+    len: usize,
+    longest: usize,
+    sequences: usize,
+}
 
-    fn rows(lengths: &[usize]) -> Dataset {
-        let row = |(first, len): (usize, &usize)| Row::all(vec![first as u32; *len]);
-        Dataset::from_rows(lengths.iter().enumerate().map(row).collect())
+impl<'a> Selection<'a> {
+    /// Returns one without rows.
+    pub fn of(data: &'a Dataset) -> Self {
+        Self {
+            groups: GroupsWriter::into_dir(&data.dir),
+            data,
+            len: 0,
+            longest: 0,
+            sequences: 0,
+        }
     }
 
-    #[test]
-    fn examples_share_rows_where_they_fit() {
-        let data = rows(&[5, 7, 3, 10, 2, 1]);
-        let fingerprint = data.fingerprint();
-        let packed = data.packed(10);
-        let ids = |row: &Row| {
-            row.sequences()
-                .map(|sequence| (row.ids[sequence.start], sequence.len()))
-                .collect::<Vec<_>>()
-        };
-        let found: Vec<_> = packed.rows().iter().map(ids).collect();
-        let expected = [
-            vec![(0, 5), (4, 2), (5, 1)],
-            vec![(1, 7), (2, 3)],
-            vec![(3, 10)],
-        ];
-        assert_eq!(found, expected);
-        assert_eq!(
-            (packed.len(), packed.examples(), packed.longest()),
-            (3, 6, 10)
-        );
-        assert_ne!(packed.fingerprint(), fingerprint);
+    /// Appends a row of the rows at `places`.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`], [`FinetuneError::Write`].
+    pub fn push(&mut self, places: impl IntoIterator<Item = usize>) -> Result<(), FinetuneError> {
+        let mut members = Vec::new();
+        for place in places {
+            members.extend(self.data.members(place)?);
+        }
+        let mut len = 0;
+        for member in &members {
+            let entry = self.data.store.entry(*member)?;
+            len += entry.len as usize;
+            self.sequences += 1 + entry.more as usize;
+        }
+        self.len += 1;
+        self.longest = self.longest.max(len);
+        self.groups.push(members, len)
     }
 
-    #[test]
-    fn no_target_is_lost_or_made() {
-        let data = rows(&[2, 9, 4, 4, 6, 3, 3, 8]);
-        let targets = |data: &Dataset| data.rows().iter().map(Row::targets).sum::<usize>();
-        let expected = targets(&data);
-        assert_eq!(targets(&data.packed(12)), expected);
-    }
-
-    /// The boundaries alone tell packed rows from one row of the same tokens.
-    #[test]
-    fn boundaries_are_part_of_the_fingerprint() {
-        let mut packed = Row::all(vec![1, 2]);
-        packed.append(&Row::all(vec![3, 4]));
-        let whole = Row::new(packed.ids.clone(), packed.learn.clone());
-        let [packed, whole] = [packed, whole].map(|row| Dataset::from_rows(vec![row]));
-        assert_ne!(packed.fingerprint(), whole.fingerprint());
-    }
-
-    #[test]
-    fn what_fits_with_nothing_stays_alone() {
-        let packed = rows(&[6, 6, 12]).packed(10);
-        assert_eq!((packed.len(), packed.examples()), (3, 3));
+    /// Returns the rows.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Write`].
+    pub fn finish(self) -> Result<Dataset, FinetuneError> {
+        Ok(Dataset {
+            groups: Some(Arc::new(self.groups.finish()?)),
+            len: self.len,
+            longest: self.longest,
+            sequences: self.sequences,
+            fingerprint: None,
+            ..self.data.clone()
+        })
     }
 }

@@ -1,80 +1,13 @@
 //! From text to rows of tokens.
 
 use crate::data::answers::{self, Conversation, Learn, Rendering};
-use crate::data::line::Example;
+use crate::data::columns::Columns;
+use crate::data::example::Example;
+use crate::data::row::Row;
 use crate::data::tokens::TextEncoder;
 use crate::error::{RowProblem, RowWarning};
 use crate::template::ChatTemplate;
-use std::ops::Range;
 use tokenizers::Tokenizer;
-
-/// One row of a batch: tokens, and a mask of those that are learnt. A training example, or several that do not
-/// see each other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// Token ids, in order.
-    pub ids: Vec<u32>,
-    /// Whether the token at the same place counts in the loss. A sequence's first never does: nothing
-    /// predicts it.
-    pub learn: Vec<bool>,
-    /// Places after the first at which another sequence begins, in order.
-    more: Vec<usize>,
-}
-
-impl Row {
-    /// Returns a row of one sequence and the tokens of it that are learnt.
-    ///
-    /// # Panics
-    /// When the two are not of one length.
-    pub fn new(ids: Vec<u32>, learn: Vec<bool>) -> Self {
-        assert_eq!(ids.len(), learn.len(), "every token is learnt or not");
-        Self {
-            ids,
-            learn,
-            more: Vec::new(),
-        }
-    }
-
-    /// Returns a row whose every token but the first is learnt.
-    pub fn all(ids: Vec<u32>) -> Self {
-        let learn = (0..ids.len()).map(|place| place > 0).collect();
-        Self::new(ids, learn)
-    }
-
-    /// Appends the sequences of `other`.
-    pub fn append(&mut self, other: &Self) {
-        let len = self.len();
-        self.more.push(len);
-        self.more.extend(other.more.iter().map(|start| len + start));
-        self.ids.extend_from_slice(&other.ids);
-        self.learn.extend_from_slice(&other.learn);
-        if let Some(first) = self.learn.get_mut(len) {
-            *first = false;
-        }
-    }
-
-    /// Returns the places of each sequence.
-    pub fn sequences(&self) -> impl Iterator<Item = Range<usize>> {
-        let starts = std::iter::once(0).chain(self.more.iter().copied());
-        let ends = self.more.iter().copied().chain([self.len()]);
-        starts.zip(ends).map(|(start, end)| start..end)
-    }
-
-    /// Returns the number of tokens.
-    pub fn len(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// Returns whether there is no token.
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-    }
-
-    /// Returns the number of tokens that count in the loss.
-    pub fn targets(&self) -> usize {
-        self.learn.iter().filter(|learn| **learn).count()
-    }
-}
 
 /// Turns the objects of a JSONL file and plain text into [`Row`]s.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +24,8 @@ pub struct RowEncoder<'a> {
     pub learn: Learn,
     /// The longest row allowed, in tokens.
     pub max_len: usize,
-    /// Whether longer rows are cut (at their end) instead of refused.
+    /// Whether longer rows are cut (at their end) instead of refused, and those that have nothing to learn then are left
+    /// out.
     pub truncate: bool,
 }
 
@@ -100,8 +34,25 @@ pub struct RowEncoder<'a> {
 pub struct Encoded {
     /// One row, or one for each answer where the chat template shows an answer otherwise once another turn follows.
     pub rows: Vec<Row>,
+    /// The tokens of each row that was found, before it was cut or left out.
+    pub lengths: Vec<usize>,
+    /// The tokens that were cut off each row that is longer than allowed.
+    pub cut: Vec<usize>,
+    /// The number of rows that were left out because nothing is to be learnt in them within the allowed length.
+    pub dropped: usize,
     /// What is not as the user may expect it.
     pub warnings: Vec<RowWarning>,
+}
+
+impl Encoded {
+    /// Returns an example that is one row.
+    pub(super) fn one(row: Row) -> Self {
+        Self {
+            lengths: vec![row.len()],
+            rows: vec![row],
+            ..Self::default()
+        }
+    }
 }
 
 impl<'a> RowEncoder<'a> {
@@ -118,7 +69,15 @@ impl<'a> RowEncoder<'a> {
     /// # Errors
     /// The [`RowProblem`] of the line.
     pub fn json_line(&self, line: &str) -> Result<Encoded, RowProblem> {
-        let (rows, warnings) = match Example::parse(line)? {
+        let row = serde_json::from_str(line)
+            .map_err(|error: serde_json::Error| RowProblem::NotJson(error.to_string()))?;
+        let (example, _) = Example::read(&row, &Columns::default())?;
+        self.example(example)
+    }
+
+    /// Encodes an example.
+    pub(super) fn example(&self, example: Example) -> Result<Encoded, RowProblem> {
+        let (rows, warnings) = match example {
             Example::Chat(conversation) => self.chat(conversation)?,
             Example::Completion { prompt, completion } => {
                 let (ids, prompt_len) = self.texts().completion(&prompt, &completion)?;
@@ -135,25 +94,25 @@ impl<'a> RowEncoder<'a> {
                 (vec![Row::all(ids)], warnings)
             }
         };
-        let several = rows.len() > 1;
-        let mut fitting = Vec::with_capacity(rows.len());
-        let mut without_targets = None;
+        let may_be_left_out = self.truncate || rows.len() > 1;
+        let mut encoded = Encoded {
+            warnings,
+            ..Encoded::default()
+        };
         for row in rows {
-            match self.fit(row) {
-                Ok(row) => fitting.push(row),
-                Err(problem @ RowProblem::NoTargets(_)) if several => {
-                    without_targets = Some(problem);
+            let len = row.len();
+            match self.fit(row, may_be_left_out)? {
+                Some(row) => {
+                    if row.len() < len {
+                        encoded.cut.push(len - row.len());
+                    }
+                    encoded.rows.push(row);
                 }
-                Err(problem) => return Err(problem),
+                None => encoded.dropped += 1,
             }
+            encoded.lengths.push(len);
         }
-        match without_targets {
-            Some(problem) if fitting.is_empty() => Err(problem),
-            _ => Ok(Encoded {
-                rows: fitting,
-                warnings,
-            }),
-        }
+        Ok(encoded)
     }
 
     /// Encodes a conversation.
@@ -166,10 +125,7 @@ impl<'a> RowEncoder<'a> {
 
     fn rendered(&self, rendering: &Rendering) -> Result<Row, RowProblem> {
         // The template writes the special tokens itself.
-        let encoding = self
-            .tokenizer
-            .encode(rendering.text.as_str(), false)
-            .map_err(|error| RowProblem::Tokenizer(error.to_string()))?;
+        let encoding = self.texts().encode(&rendering.text, false)?;
         let learn = answers::tokens_in(&rendering.learnt, encoding.get_offsets());
         Ok(Row::new(encoding.get_ids().to_vec(), learn))
     }
@@ -184,30 +140,18 @@ impl<'a> RowEncoder<'a> {
         (self.texts().ended(ids), warnings)
     }
 
-    fn texts(&self) -> TextEncoder<'a> {
+    pub(super) fn texts(&self) -> TextEncoder<'a> {
         TextEncoder {
             tokenizer: self.tokenizer,
             eos: self.eos,
         }
     }
 
-    /// Cuts a whole text into consecutive rows of `max_len` tokens, each predicting its own next tokens. A
-    /// last token on its own is left out: nothing predicts it.
+    /// Limits a row to `max_len` tokens; `None` for one without targets where such rows are left out.
     ///
     /// # Errors
-    /// [`RowProblem::Tokenizer`], [`RowProblem::OutsideVocabulary`].
-    pub fn pack(&self, text: &str) -> Result<Vec<Row>, RowProblem> {
-        let ids = self.texts().text(text)?;
-        self.check_vocabulary(&ids)?;
-        Ok(ids
-            .chunks(self.max_len)
-            .filter(|ids| ids.len() > 1)
-            .map(|ids| Row::all(ids.to_vec()))
-            .collect())
-    }
-
-    /// Limits a row to `max_len` tokens, and refuses one without targets or with a token that the model does not have.
-    fn fit(&self, mut row: Row) -> Result<Row, RowProblem> {
+    /// [`RowProblem::TooLong`], [`RowProblem::NoTargets`], [`RowProblem::OutsideVocabulary`].
+    fn fit(&self, mut row: Row, may_be_left_out: bool) -> Result<Option<Row>, RowProblem> {
         self.check_vocabulary(&row.ids)?;
         if row.len() > self.max_len {
             if !self.truncate {
@@ -223,15 +167,19 @@ impl<'a> RowEncoder<'a> {
         if let Some(first) = row.learn.first_mut() {
             *first = false;
         }
-        if row.targets() == 0 {
-            return Err(RowProblem::NoTargets(
+        if row.targets() > 0 {
+            Ok(Some(row))
+        } else if may_be_left_out {
+            Ok(None)
+        } else {
+            Err(RowProblem::NoTargets(
                 "no token of the answer is within the allowed length",
-            ));
+            ))
         }
-        Ok(row)
     }
 
-    fn check_vocabulary(&self, ids: &[u32]) -> Result<(), RowProblem> {
+    /// Refuses tokens that the model does not have.
+    pub(super) fn check_vocabulary(&self, ids: &[u32]) -> Result<(), RowProblem> {
         let Some(size) = self.vocab_size else {
             return Ok(());
         };

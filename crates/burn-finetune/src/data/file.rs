@@ -1,108 +1,121 @@
-//! The rows of a file.
+//! The rows of files.
 
-use crate::data::dataset::Dataset;
-use crate::data::encode::{Row, RowEncoder};
-use crate::error::{FinetuneError, RowProblem, RowWarning};
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use crate::data::columns::Columns;
+use crate::data::encode::{Encoded, RowEncoder};
+use crate::data::example::Example;
+use crate::data::source::{self, Content, Fault, Record, Share, Utf8};
+use crate::data::text::{self, Windows};
+use crate::error::{FinetuneError, Place, RowProblem};
+use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::Path;
 
-/// Reads a file as [`Dataset::read`] says.
-pub fn read(path: &Path, encoder: &RowEncoder<'_>) -> Result<Dataset, FinetuneError> {
+/// Takes what became of an example, and may end the reading.
+pub type Push<'a> = dyn FnMut(Place, Result<Encoded, RowProblem>) -> Result<(), FinetuneError> + 'a;
+
+/// Most columns that are remembered as not read; of endless names a warning tells a few.
+const UNREAD: usize = 1000;
+
+/// Hands the rows of a file to `push`, one example at a time, and returns the columns that were not read.
+///
+/// # Errors
+/// A file that cannot be read or holds nothing, [`FinetuneError::RowLength`] for a length under 2, and those of `push`.
+pub fn read(
+    path: &Path,
+    share: Share,
+    columns: &Columns,
+    encoder: &RowEncoder<'_>,
+    push: &mut Push<'_>,
+) -> Result<BTreeSet<String>, FinetuneError> {
     if encoder.max_len < 2 {
         return Err(FinetuneError::RowLength {
             value: encoder.max_len,
             reason: "a row needs a token and its successor".into(),
         });
     }
-    let is_text = path
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("txt"));
-    let data = if is_text {
-        Dataset::from_rows(read_text(path, encoder)?)
-    } else {
-        read_json_lines(path, encoder)?
-    };
-    if data.is_empty() {
-        return Err(FinetuneError::NoData {
-            path: path.to_owned(),
-            reason: if is_text {
-                "a text needs at least two tokens"
-            } else {
-                "every line is blank; a row is a JSON object on a line of its own"
-            },
-        });
+    match source::open(path, columns).map_err(|fault| fault.of(path))? {
+        Content::Text(text) => {
+            read_text(path, text, share, encoder, push)?;
+            Ok(BTreeSet::new())
+        }
+        Content::Rows { rows, unread } => {
+            let mut unread: BTreeSet<String> = unread.into_iter().collect();
+            let mut encode = |record: &Record| {
+                let (example, others) = Example::read(&record.value, columns)?;
+                if unread.len() < UNREAD {
+                    unread.extend(others);
+                }
+                encoder.example(example)
+            };
+            read_rows(path, rows, share, &mut encode, push)?;
+            Ok(unread)
+        }
     }
-    Ok(data)
 }
 
-fn read_text(path: &Path, encoder: &RowEncoder<'_>) -> Result<Vec<Row>, FinetuneError> {
-    let text = std::fs::read_to_string(path).map_err(|source| read_error(path, source))?;
-    encoder
-        .pack(&text)
-        .map_err(|problem| line_error(path, 1, problem))
+fn read_text(
+    path: &Path,
+    mut text: Utf8<impl Read>,
+    mut share: Share,
+    encoder: &RowEncoder<'_>,
+    push: &mut Push<'_>,
+) -> Result<(), FinetuneError> {
+    let mut is_empty = true;
+    let read_error = |source| Fault::Read(source).of(path);
+    text::read(
+        &mut text,
+        encoder,
+        Windows::default(),
+        &read_error,
+        &mut |place, encoded| {
+            is_empty = false;
+            let Ok(encoded) = encoded else {
+                return push(place, encoded);
+            };
+            for _ in 0..share.next() {
+                push(place, Ok(encoded.clone()))?;
+            }
+            Ok(())
+        },
+    )?;
+    if is_empty {
+        return Err(no_data(path, "a text needs at least two tokens"));
+    }
+    Ok(())
 }
 
-fn read_json_lines(path: &Path, encoder: &RowEncoder<'_>) -> Result<Dataset, FinetuneError> {
-    let file = File::open(path).map_err(|source| read_error(path, source))?;
-    let mut rows = Vec::new();
-    let mut warnings = Warnings::default();
-    for (place, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(|source| read_error(path, source))?;
-        // Editors on Windows put a byte-order mark at the start of a file.
-        let line = line.trim_start_matches('\u{feff}').trim();
-        if line.is_empty() {
+fn read_rows(
+    path: &Path,
+    rows: impl Iterator<Item = Result<Record, Fault>>,
+    mut share: Share,
+    encode: &mut dyn FnMut(&Record) -> Result<Encoded, RowProblem>,
+    push: &mut Push<'_>,
+) -> Result<(), FinetuneError> {
+    let mut is_empty = true;
+    for record in rows {
+        let record = record.map_err(|fault| fault.of(path))?;
+        is_empty = false;
+        let times = share.next();
+        if times == 0 {
             continue;
         }
-        let encoded = encoder
-            .json_line(line)
-            .map_err(|problem| line_error(path, place + 1, problem))?;
-        rows.extend(encoded.rows);
-        for warning in encoded.warnings {
-            warnings.add(place + 1, warning);
-        }
-    }
-    Ok(Dataset::from_rows(rows).with_warnings(warnings.told(path)))
-}
-
-/// The first warning of each kind with its line, and the number of its lines.
-#[derive(Default)]
-struct Warnings(Vec<(usize, RowWarning, usize)>);
-
-impl Warnings {
-    fn add(&mut self, line: usize, warning: RowWarning) {
-        let kind = std::mem::discriminant(&warning);
-        let known = self.0.iter_mut();
-        let mut known = known.filter(|(_, first, _)| std::mem::discriminant(first) == kind);
-        match known.next() {
-            Some((_, _, count)) => *count += 1,
-            None => self.0.push((line, warning, 1)),
-        }
-    }
-
-    fn told(self, path: &Path) -> Vec<String> {
-        let told = |(line, warning, count): (usize, RowWarning, usize)| {
-            let first = format!("{}:{line}: {warning}", path.display());
-            match count - 1 {
-                0 => first,
-                more => format!("{first} ({} such lines)", more + 1),
+        let encoded = encode(&record);
+        if let Ok(encoded) = &encoded {
+            for _ in 1..times {
+                push(record.place, Ok(encoded.clone()))?;
             }
-        };
-        self.0.into_iter().map(told).collect()
+        }
+        push(record.place, encoded)?;
     }
+    if is_empty {
+        return Err(no_data(path, "there is no row in it"));
+    }
+    Ok(())
 }
 
-fn read_error(path: &Path, source: std::io::Error) -> FinetuneError {
-    FinetuneError::Read {
+fn no_data(path: &Path, reason: &'static str) -> FinetuneError {
+    FinetuneError::NoData {
         path: path.to_owned(),
-        source,
-    }
-}
-
-fn line_error(path: &Path, line: usize, problem: RowProblem) -> FinetuneError {
-    FinetuneError::Line {
-        path: path.to_owned(),
-        line,
-        problem,
+        reason,
     }
 }

@@ -12,24 +12,28 @@ pub struct Order {
     rows: usize,
     rows_per_step: usize,
     shuffle: Option<u64>,
-    epoch: Option<(usize, Vec<usize>)>,
+    epoch: Option<usize>,
+    /// The rows of the epoch in their order: four bytes a row, which is all that grows with the data.
+    permutation: Vec<u32>,
 }
 
 impl Order {
     /// Returns an order over `rows` rows, `rows_per_step` at a time, shuffled by a seed or as they come.
     ///
     /// # Panics
-    /// When one of the two numbers is 0.
+    /// When one of the two numbers is 0, or there are more rows than 2³².
     pub fn new(rows: usize, rows_per_step: usize, shuffle: Option<u64>) -> Self {
         assert!(
             rows > 0 && rows_per_step > 0,
             "an order needs rows and steps that take some"
         );
+        assert!(rows - 1 <= u32::MAX as usize, "{rows} rows are too many");
         Self {
             rows,
             rows_per_step,
             shuffle,
             epoch: None,
+            permutation: Vec::new(),
         }
     }
 
@@ -39,33 +43,37 @@ impl Order {
     }
 
     /// Returns the rows of `step`, counted from 0 over all epochs.
-    pub fn rows_of(&mut self, step: usize) -> &[usize] {
+    pub fn rows_of(&mut self, step: usize) -> Vec<usize> {
         let steps = self.steps_per_epoch();
         let (epoch, place) = (step / steps, step % steps);
-        if self.epoch.as_ref().map(|(current, _)| *current) != Some(epoch) {
-            self.epoch = Some((epoch, self.permutation(epoch)));
+        let start = place.saturating_mul(self.rows_per_step);
+        let rows = start..start.saturating_add(self.rows_per_step).min(self.rows);
+        let Some(seed) = self.shuffle else {
+            return rows.collect();
+        };
+        if self.epoch != Some(epoch) {
+            self.shuffle(seed, epoch);
         }
-        let rows = self.epoch.as_ref().map_or(&[][..], |(_, rows)| rows);
-        let start = place * self.rows_per_step;
-        &rows[start..(start + self.rows_per_step).min(self.rows)]
+        let rows = self.permutation[rows].iter();
+        rows.map(|row| *row as usize).collect()
     }
 
     /// Shuffles as Fisher and Yates do, spelled out so that no release of a library changes what a seed means.
-    fn permutation(&self, epoch: usize) -> Vec<usize> {
-        let mut rows: Vec<usize> = (0..self.rows).collect();
-        if let Some(seed) = self.shuffle {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            rng.set_stream(epoch as u64);
-            for last in (1..rows.len()).rev() {
-                rows.swap(last, below(&mut rng, last as u64 + 1) as usize);
-            }
+    fn shuffle(&mut self, seed: u64, epoch: usize) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(epoch as u64);
+        self.permutation.clear();
+        self.permutation.extend(0..=(self.rows - 1) as u32);
+        for last in (1..self.rows).rev() {
+            let other = below(&mut rng, last as u64 + 1) as usize;
+            self.permutation.swap(last, other);
         }
-        rows
+        self.epoch = Some(epoch);
     }
 }
 
 /// Draws an unbiased number in `0..bound`.
-fn below(rng: &mut ChaCha8Rng, bound: u64) -> u64 {
+pub(super) fn below(rng: &mut ChaCha8Rng, bound: u64) -> u64 {
     let fair = u64::MAX - u64::MAX % bound;
     loop {
         let value = rng.next_u64();
@@ -82,7 +90,7 @@ mod tests {
     fn epoch(order: &mut Order, epoch: usize) -> Vec<usize> {
         let steps = order.steps_per_epoch();
         (epoch * steps..(epoch + 1) * steps)
-            .flat_map(|step| order.rows_of(step).to_vec())
+            .flat_map(|step| order.rows_of(step))
             .collect()
     }
 

@@ -1,6 +1,7 @@
 //! Texts as tokens, with one token at their beginning and one at their end whoever wrote it.
 
 use crate::error::RowProblem;
+use tensor_files::catch_panic;
 use tokenizers::{Encoding, Tokenizer};
 
 /// Turns texts into tokens as a model is given them.
@@ -13,15 +14,18 @@ pub struct TextEncoder<'a> {
 }
 
 /// A text's tokens between those that the tokenizer itself puts around it.
-struct Framed {
-    before: Vec<u32>,
-    text: Vec<u32>,
-    after: Vec<u32>,
+pub(super) struct Framed {
+    /// Those before.
+    pub before: Vec<u32>,
+    /// Its own.
+    pub text: Vec<u32>,
+    /// Those behind.
+    pub after: Vec<u32>,
 }
 
 impl Framed {
     /// Sorts the tokens of an encoding. A special token that the text repeats at its beginning or end is left out there.
-    fn new(encoding: &Encoding) -> Self {
+    pub fn new(encoding: &Encoding) -> Self {
         let (ids, added) = (encoding.get_ids(), encoding.get_special_tokens_mask());
         let is_added = |mask: &&u32| **mask == 1;
         let start = added.iter().take_while(is_added).count();
@@ -51,7 +55,7 @@ impl Framed {
     }
 }
 
-impl TextEncoder<'_> {
+impl<'a> TextEncoder<'a> {
     /// Returns the tokens of a prompt, to which an answer is going to be added: what the tokenizer puts behind a text is
     /// not among them.
     ///
@@ -60,6 +64,30 @@ impl TextEncoder<'_> {
     pub fn prompt(&self, text: &str) -> Result<Vec<u32>, RowProblem> {
         let framed = self.framed(text)?;
         Ok([framed.before, framed.text].concat())
+    }
+
+    /// Returns the tokens of a text in which a template has written the special ones.
+    ///
+    /// # Errors
+    /// [`RowProblem::Tokenizer`].
+    pub fn rendered(&self, text: &str) -> Result<Vec<u32>, RowProblem> {
+        Ok(self.encode(text, false)?.get_ids().to_vec())
+    }
+
+    /// Returns the text of tokens, without the special ones.
+    ///
+    /// # Errors
+    /// [`RowProblem::Tokenizer`].
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, RowProblem> {
+        checked(|| self.tokenizer.decode(tokens, true))
+    }
+
+    /// Begins a text whose tokens come one by one.
+    pub fn stream(&self) -> TextStream<'a> {
+        let mut stream = self.tokenizer.decode_stream(true);
+        TextStream {
+            step: Box::new(move |token| stream.step(token)),
+        }
     }
 
     /// Returns the tokens of a whole text.
@@ -130,8 +158,38 @@ impl TextEncoder<'_> {
         Ok(Framed::new(&self.encode(text, true)?))
     }
 
-    fn encode(&self, text: &str, special_tokens: bool) -> Result<Encoding, RowProblem> {
-        let encoding = self.tokenizer.encode(text, special_tokens);
-        encoding.map_err(|error| RowProblem::Tokenizer(error.to_string()))
+    /// Encodes a text, with what the tokenizer puts around it if `special_tokens`.
+    ///
+    /// # Errors
+    /// [`RowProblem::Tokenizer`].
+    pub(crate) fn encode(&self, text: &str, special_tokens: bool) -> Result<Encoding, RowProblem> {
+        checked(|| self.tokenizer.encode(text, special_tokens))
     }
+}
+
+/// A text that grows token by token, without the special ones.
+pub struct TextStream<'a> {
+    step: Box<dyn FnMut(u32) -> tokenizers::Result<Option<String>> + 'a>,
+}
+
+impl TextStream<'_> {
+    /// Returns what `token` adds to the text; `None` while a letter lacks bytes that are still to come.
+    ///
+    /// # Errors
+    /// [`RowProblem::Tokenizer`].
+    pub fn step(&mut self, token: u32) -> Result<Option<String>, RowProblem> {
+        checked(|| (self.step)(token))
+    }
+}
+
+/// Runs work of the tokenizers library, which panics where a damaged tokenizer has been read without an error.
+fn checked<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, RowProblem> {
+    let reason = match catch_panic(work) {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => format!(
+            "the tokenizers library fails ({panic}); tokenizer.json is damaged, save the tokenizer again"
+        ),
+    };
+    Err(RowProblem::Tokenizer(reason))
 }

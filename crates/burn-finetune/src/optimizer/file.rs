@@ -153,26 +153,77 @@ impl StateFile {
         }
     }
 
-    /// Reads the state of one factor: how often it was updated, and its moments.
-    pub fn read(&self, stored: &StoredState<'_>) -> Result<(usize, Moments), FinetuneError> {
+    /// Checks that the most often updated of `stored` was so `steps` times. One may be updated less often, where it has
+    /// no part in some rows.
+    pub fn check_steps<'a>(
+        &self,
+        stored: impl Iterator<Item = &'a StoredState<'a>>,
+        steps: usize,
+    ) -> Result<(), FinetuneError> {
+        let mut most = None;
+        for stored in stored {
+            most = most.max(Some(self.steps(stored)?));
+        }
+        match most {
+            Some(most) if most != steps => Err(self.malformed(format!(
+                "its moments are those of {most} steps, but the checkpoint is of {steps}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn steps(&self, stored: &StoredState<'_>) -> Result<usize, FinetuneError> {
         let mut steps = [0; 8];
         stored.steps.read_into(&mut steps)?;
-        let steps = usize::try_from(i64::from_le_bytes(steps))
-            .map_err(|_| self.malformed("a count of steps is negative".into()))?;
+        usize::try_from(i64::from_le_bytes(steps))
+            .map_err(|_| self.malformed("a count of steps is negative".into()))
+    }
+
+    /// Reads the state of one factor: how often it was updated, and its moments.
+    pub fn read(&self, stored: &StoredState<'_>) -> Result<(usize, Moments), FinetuneError> {
+        let steps = self.steps(stored)?;
         let [first, second] = &stored.moments;
         let moments = match &stored.absmax {
             None => Moments::F32 {
-                moment_1: read_f32(first)?,
-                moment_2: read_f32(second)?,
+                moment_1: self.finite(first)?,
+                moment_2: self.not_negative(second)?,
             },
             Some([absmax_1, absmax_2]) => Moments::Dynamic8 {
                 moment_1: first.read()?,
-                absmax_1: read_f32(absmax_1)?,
+                absmax_1: self.not_negative(absmax_1)?,
                 moment_2: second.read()?,
-                absmax_2: read_f32(absmax_2)?,
+                absmax_2: self.not_negative(absmax_2)?,
             },
         };
         Ok((steps, moments))
+    }
+
+    /// Reads numbers, which have to be finite.
+    fn finite(&self, stored: &StoredTensor<'_>) -> Result<Vec<f32>, FinetuneError> {
+        self.checked(stored, "a finite number", |value| value.is_finite())
+    }
+
+    /// Reads squares or scales, which have to be finite and not negative.
+    fn not_negative(&self, stored: &StoredTensor<'_>) -> Result<Vec<f32>, FinetuneError> {
+        let right = |value: f32| value.is_finite() && value >= 0.0;
+        self.checked(stored, "a finite number, 0 or above", right)
+    }
+
+    fn checked(
+        &self,
+        stored: &StoredTensor<'_>,
+        expected: &str,
+        right: impl Fn(f32) -> bool,
+    ) -> Result<Vec<f32>, FinetuneError> {
+        let values = read_f32(stored)?;
+        match values.iter().position(|value| !right(*value)) {
+            None => Ok(values),
+            Some(place) => Err(self.malformed(format!(
+                "element {place} of `{}` is {}, not {expected}: the file is damaged",
+                stored.name(),
+                values[place]
+            ))),
+        }
     }
 
     fn malformed(&self, reason: String) -> FinetuneError {

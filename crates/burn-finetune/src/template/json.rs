@@ -1,5 +1,6 @@
 //! `tojson` as Python's `json.dumps` writes it.
 
+use super::limits;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 use std::fmt::Write;
@@ -54,6 +55,9 @@ pub(super) fn to_json(args: Rest<Value>, named: Kwargs) -> Result<Value, Error> 
 impl Style {
     fn value(&self, value: &Value, depth: usize, text: &mut String) -> Result<(), Error> {
         let refused = |what: String| Err(Error::new(ErrorKind::BadSerialization, what));
+        if text.len() > limits::MOST_WRITTEN {
+            return Err(limits::too_much());
+        }
         if depth > DEEPEST {
             return refused(format!("tojson: nested deeper than {DEEPEST}"));
         }
@@ -94,7 +98,7 @@ impl Style {
             if place > 0 {
                 text.push_str(&self.between_items);
             }
-            self.line(depth + 1, text);
+            self.line(depth + 1, text)?;
             if let Some(key) = key {
                 self.string(&key, text);
                 text.push_str(&self.after_key);
@@ -102,17 +106,21 @@ impl Style {
             self.value(&value, depth + 1, text)?;
         }
         if !is_empty {
-            self.line(depth, text);
+            self.line(depth, text)?;
         }
         text.push(close);
         Ok(())
     }
 
-    fn line(&self, depth: usize, text: &mut String) {
+    fn line(&self, depth: usize, text: &mut String) -> Result<(), Error> {
         if let Some(indent) = &self.indent {
+            if indent.len().saturating_mul(depth) > limits::MOST_WRITTEN {
+                return Err(limits::too_much());
+            }
             text.push('\n');
             text.push_str(&indent.repeat(depth));
         }
+        Ok(())
     }
 
     fn string(&self, string: &str, text: &mut String) {

@@ -44,6 +44,11 @@ impl Fields {
     }
 }
 
+/// Returns an object of these keys in this order.
+pub(crate) fn object(fields: Vec<(String, Value)>) -> Value {
+    Value::from(Serde(&Fields(fields)))
+}
+
 impl Message {
     /// Returns a message of plain text.
     pub fn new(role: &str, content: &str) -> Self {

@@ -89,6 +89,13 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>
             };
             Value::from_iter(parts.unwrap_or(whole))
         }
+        "format" => {
+            let widths = widths(text);
+            if widths > WIDEST {
+                return Err(too_wide());
+            }
+            return Ok(None);
+        }
         "zfill" => {
             let (width,): (usize,) = from_args(args)?;
             let (sign, digits) = match text.strip_prefix(['-', '+']) {
@@ -117,14 +124,32 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>
     }))
 }
 
+/// The most letters that a text is filled up to.
+const WIDEST: usize = 1 << 16;
+
+fn too_wide() -> Error {
+    let reason = format!("a text is filled up to {WIDEST} letters at most");
+    Error::new(ErrorKind::InvalidOperation, reason)
+}
+
 /// Returns how many letters `text` is short of `width`.
 fn padding(text: &str, width: usize) -> Result<usize, Error> {
-    const WIDEST: usize = 1 << 16;
     if width > WIDEST {
-        let reason = format!("a text is filled up to {WIDEST} letters at most");
-        return Err(Error::new(ErrorKind::InvalidOperation, reason));
+        return Err(too_wide());
     }
     Ok(width.saturating_sub(text.chars().count()))
+}
+
+/// Returns the sum of the numbers behind the colons of a format's fields: widths and precisions.
+fn widths(format: &str) -> usize {
+    let fields = format.split('{').skip(1);
+    let fields = fields.filter_map(|field| field.split('}').next());
+    let specs = fields.filter_map(|field| field.split_once(':').map(|(_, spec)| spec));
+    let numbers = specs.flat_map(|spec| spec.split(|letter: char| !letter.is_ascii_digit()));
+    let numbers = numbers.filter(|digits| !digits.is_empty());
+    numbers.fold(0usize, |sum, digits| {
+        sum.saturating_add(digits.parse().unwrap_or(usize::MAX))
+    })
 }
 
 /// Implements `text.rsplit(separator, maxsplit)`.

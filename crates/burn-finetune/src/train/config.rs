@@ -65,12 +65,13 @@ impl Default for TrainConfig {
 impl TrainConfig {
     /// Returns the number of rows of an optimizer step.
     pub fn rows_per_step(&self) -> usize {
-        self.batch_size * self.grad_accum
+        self.batch_size.saturating_mul(self.grad_accum)
     }
 
     /// Returns the number of optimizer steps of `epochs` passes over `rows` rows.
     pub fn steps_of_epochs(&self, rows: usize, epochs: usize) -> usize {
-        rows.div_ceil(self.rows_per_step().max(1)) * epochs
+        rows.div_ceil(self.rows_per_step().max(1))
+            .saturating_mul(epochs)
     }
 
     /// Checks every number for itself.
@@ -97,6 +98,13 @@ impl TrainConfig {
         for (field, value) in counts {
             check(value > 0, field, value.to_string(), "at least 1")?;
         }
+        let rows = self.batch_size.checked_mul(self.grad_accum);
+        check(
+            rows.is_some(),
+            "gradient accumulation",
+            self.grad_accum.to_string(),
+            "fewer: the rows of a step, batch size times gradient accumulation, are beyond 64 bits",
+        )?;
         let not_negative = [
             ("learning rate", self.lr),
             ("weight decay", self.weight_decay),

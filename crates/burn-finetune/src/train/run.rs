@@ -1,9 +1,9 @@
 //! The whole run: data, evaluation, checkpoints, interruption.
 
-use crate::checkpoint::RunDir;
 use crate::data::{Batch, Dataset, Order, Row};
 use crate::error::FinetuneError;
-use crate::evaluate::evaluate;
+use crate::evaluate::evaluate_until;
+use crate::run_dir::RunDir;
 use crate::train::report::Event;
 use crate::train::trainer::Trainer;
 use burn_qlora::CausalLm;
@@ -19,8 +19,15 @@ pub struct RunOptions<'a> {
     pub run_dir: Option<&'a RunDir>,
     /// Steps between checkpoints; `None` for the last step (and an interruption) only.
     pub save_every: Option<usize>,
-    /// Asked after every step: whether to stop here. The step is finished and saved.
+    /// Asked after every step and between the batches of an evaluation: whether to stop here. The step is saved, the
+    /// evaluation is given up.
     pub interrupted: Option<&'a dyn Fn() -> bool>,
+}
+
+impl RunOptions<'_> {
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.is_some_and(|interrupted| interrupted())
+    }
 }
 
 /// The end of a run.
@@ -28,7 +35,7 @@ pub struct RunOptions<'a> {
 pub enum Outcome {
     /// All steps are taken.
     Finished,
-    /// The run was asked to stop.
+    /// The run was asked to stop, in the evaluation after the last step perhaps.
     Interrupted {
         /// Steps taken so far.
         step: usize,
@@ -39,7 +46,8 @@ impl<M: CausalLm> Trainer<M> {
     /// Takes the remaining steps on `data` and reports them to `on_event`.
     ///
     /// The rows of a step depend on the step's number alone, so a restored trainer goes on as the
-    /// uninterrupted one would have.
+    /// uninterrupted one would have. A step is saved before it is evaluated, and before a step that cannot be taken or an
+    /// evaluation that fails is told of.
     ///
     /// # Errors
     /// [`FinetuneError::RowLength`] for a row longer than the model's context,
@@ -62,37 +70,52 @@ impl<M: CausalLm> Trainer<M> {
         let shuffle = config.shuffle.then_some(config.seed);
         let mut order = Order::new(data.len(), config.rows_per_step(), shuffle);
         let device = self.model().device();
+        let mut saves = Saves::new(options.run_dir, self.steps_done());
         while self.steps_done() < config.steps {
-            let rows: Vec<&Row> = order
-                .rows_of(self.steps_done())
-                .iter()
-                .map(|row| &data.rows()[*row])
-                .collect();
+            let places = order.rows_of(self.steps_done());
+            let rows = places.iter().map(|row| data.row(*row));
+            let rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
             let batches: Vec<Batch> = rows
                 .chunks(config.batch_size)
                 .map(|rows| Batch::collate(rows, &device))
                 .collect();
-            let report = self.step(&batches)?;
+            let report = match self.step(&batches) {
+                Ok(report) => report,
+                Err(error) => {
+                    if leaves_the_trainer_whole(&error) {
+                        saves.save(self, on_event)?;
+                    }
+                    let mut places = places;
+                    places.sort_unstable();
+                    return Err(with_rows(error, data.places(places)));
+                }
+            };
             on_event(Event::Step(&report));
 
             let step = self.steps_done();
             let last = step == config.steps;
-            let stop = !last && options.interrupted.is_some_and(|interrupted| interrupted());
+            let mut stop = !last && options.is_interrupted();
             let due =
                 |every: Option<usize>| every.is_some_and(|every| step.is_multiple_of(every.max(1)));
+            if last || stop || due(options.save_every) {
+                saves.save(self, on_event)?;
+            }
             if let Some(eval) = options.eval
+                && !stop
                 && (last || due(options.eval_every))
             {
-                let report = evaluate(self.model(), eval, config.batch_size)?;
-                on_event(Event::Evaluated { step, report });
-            }
-            if let Some(run_dir) = options.run_dir
-                && (last || stop || due(options.save_every))
-            {
-                let path = run_dir.save(self)?;
-                on_event(Event::Saved { step, path: &path });
+                let interrupted = || options.is_interrupted();
+                match evaluate_until(self.model(), eval, config.batch_size, &interrupted) {
+                    Ok(Some(report)) => on_event(Event::Evaluated { step, report }),
+                    Ok(None) => stop = true,
+                    Err(error) => {
+                        saves.save(self, on_event)?;
+                        return Err(error);
+                    }
+                }
             }
             if stop {
+                saves.save(self, on_event)?;
                 return Ok(Outcome::Interrupted { step });
             }
         }
@@ -119,5 +142,60 @@ impl<M: CausalLm> Trainer<M> {
             });
         }
         Ok(())
+    }
+}
+
+/// Saves each step at most once.
+struct Saves<'a> {
+    run_dir: Option<&'a RunDir>,
+    /// The last step that is saved, at first the one that the run begins at.
+    saved: usize,
+}
+
+impl<'a> Saves<'a> {
+    fn new(run_dir: Option<&'a RunDir>, steps_done: usize) -> Self {
+        Self {
+            run_dir,
+            saved: steps_done,
+        }
+    }
+
+    fn save<M: CausalLm>(
+        &mut self,
+        trainer: &Trainer<M>,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), FinetuneError> {
+        let step = trainer.steps_done();
+        if let Some(run_dir) = self.run_dir
+            && self.saved != step
+        {
+            let path = run_dir.save(trainer)?;
+            self.saved = step;
+            on_event(Event::Saved { step, path: &path });
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether the trainer is as it was before the step that failed with `error`.
+fn leaves_the_trainer_whole(error: &FinetuneError) -> bool {
+    matches!(
+        error,
+        FinetuneError::NotFinite { .. } | FinetuneError::UpdateTooLarge { .. }
+    )
+}
+
+/// Adds where the rows of the step are.
+fn with_rows(error: FinetuneError, places: Vec<String>) -> FinetuneError {
+    match error {
+        FinetuneError::NotFinite {
+            step, what, value, ..
+        } => FinetuneError::NotFinite {
+            step,
+            what,
+            value,
+            rows: places,
+        },
+        other => other,
     }
 }

@@ -1,14 +1,16 @@
 //! One optimizer step at a time.
 
 use super::config::TrainConfig;
+use super::reach::Reach;
 use super::report::StepReport;
 use crate::data::Batch;
 use crate::error::FinetuneError;
 use crate::evaluate::read;
 use crate::optimizer::AdapterOptimizer;
+use crate::run_dir::{check_adapter, check_finite};
 use crate::{clip, memory};
 use burn::tensor::Tensor;
-use burn_qlora::{BackwardPass, CausalLm, Checkpointing, derive_seed, freeze_base};
+use burn_qlora::{BackwardPass, CausalLm, Checkpointing, LoraConfig, derive_seed, freeze_base};
 use std::path::Path;
 use std::time::Instant;
 
@@ -19,6 +21,8 @@ pub struct Trainer<M> {
     config: TrainConfig,
     checkpointing: Checkpointing,
     step: usize,
+    /// Known from the first step on, and anew when another adapter was taken.
+    reach: Option<Reach>,
     peak_device_bytes: Option<u64>,
 }
 
@@ -36,6 +40,7 @@ impl<M: CausalLm> Trainer<M> {
             config,
             checkpointing,
             step: 0,
+            reach: None,
             peak_device_bytes: None,
         }
     }
@@ -72,7 +77,8 @@ impl<M: CausalLm> Trainer<M> {
     /// global norm, and the model's graph is gone before the optimizer runs.
     ///
     /// # Errors
-    /// [`FinetuneError::NotFinite`] when loss or norm is no number, with the parameters untouched,
+    /// [`FinetuneError::NotFinite`] when loss or norm is no number and [`FinetuneError::UpdateTooLarge`] when a parameter
+    /// might become none, with the parameters and the optimizer's state untouched,
     /// [`FinetuneError::Device`] when they cannot be read, and [`FinetuneError::Paged`] when the optimizer's state cannot be
     /// paged, after which only a checkpoint is of use.
     pub fn step(&mut self, batches: &[Batch]) -> Result<StepReport, FinetuneError> {
@@ -110,14 +116,28 @@ impl<M: CausalLm> Trainer<M> {
                     step: self.step + 1,
                     what,
                     value,
+                    rows: Vec::new(),
                 });
             }
         }
 
-        if self.config.max_grad_norm > 0.0 {
-            let coefficient = clip::coefficient(norm, self.config.max_grad_norm);
-            clip::scale(&mut gradients, coefficient);
+        let coefficient = match self.config.max_grad_norm {
+            limit if limit > 0.0 => clip::coefficient(norm, limit),
+            _ => 1.0,
+        };
+        let reach = match self.reach {
+            Some(reach) => reach,
+            None => Reach::of(&self.model)?,
+        };
+        let reach = reach.after(&self.config, lr, norm * coefficient);
+        if !reach.is_finite() {
+            return Err(FinetuneError::UpdateTooLarge {
+                step: self.step + 1,
+                lr,
+            });
         }
+        self.reach = Some(reach);
+        clip::scale(&mut gradients, coefficient);
         self.optimizer.step(&mut self.model, lr, gradients)?;
         self.step += 1;
         let paging = self.optimizer.report();
@@ -143,18 +163,23 @@ impl<M: CausalLm> Trainer<M> {
         self.optimizer.save(&self.model, path)
     }
 
-    /// Goes on from a checkpoint: `adapter` is a peft folder, `optimizer` the moments' file.
+    /// Goes on from a checkpoint of a run whose adapters are `lora`: `adapter` is a peft folder, `optimizer` the moments'
+    /// file, `step` the number of steps after which they were written. Nothing is taken unless all of it is right.
     pub(crate) fn restore(
         &mut self,
         adapter: &Path,
         optimizer: &Path,
         step: usize,
+        lora: &LoraConfig,
     ) -> Result<(), FinetuneError> {
         let mut model = self.model.clone();
-        burn_qlora::peft::load(&mut model, adapter)?;
-        self.optimizer.load(&model, optimizer)?;
+        let found = burn_qlora::peft::load(&mut model, adapter)?;
+        check_adapter(adapter, &found, lora)?;
+        check_finite(&model)?;
+        self.optimizer.load(&model, optimizer, step)?;
         self.model = freeze_base(model.train());
         self.step = step;
+        self.reach = None;
         Ok(())
     }
 }

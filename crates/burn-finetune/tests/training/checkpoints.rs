@@ -1,24 +1,62 @@
 //! Stopping and going on.
 
-use crate::support::{CONTEXT, Toy, lora, rows, trainer};
+use crate::support::{CONTEXT, Toy, config, lora, rows, trainer};
 use burn::tensor::Device;
-use burn_finetune::{Dataset, Event, FinetuneError, Outcome, Row, RunDir, RunOptions, Trainer};
-use serde_json::{Map, Value, json};
+use burn_finetune::{
+    Dataset, Event, FinetuneError, Outcome, RecordedRun, Row, RunDir, RunOptions, RunSettings,
+    Trainer,
+};
+use burn_qlora::LoraModel;
+use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 
-fn settings() -> Map<String, Value> {
-    let Value::Object(settings) = json!({"lr": 0.02, "rank": 4}) else {
-        unreachable!("json! of braces is an object");
-    };
-    settings
-}
-
 const DROPOUT: f64 = 0.2;
 
+fn settings() -> RunSettings {
+    RunSettings::new(config(13), lora(DROPOUT), "toy")
+}
+
 fn create(path: &Path) -> RunDir {
-    RunDir::create(path, &settings(), lora(DROPOUT), "toy").unwrap()
+    RunDir::create(path, &settings()).unwrap()
+}
+
+fn resume(path: &Path) -> RunDir {
+    let recorded = RecordedRun::open(path).unwrap();
+    recorded.resume(&settings()).unwrap()
+}
+
+/// The events of a run until its end, with `evaluated` and `saved` steps, and the way it ended.
+struct Told {
+    events: Vec<String>,
+    outcome: Result<Outcome, FinetuneError>,
+}
+
+/// Runs with evaluations, and is interrupted at the `stop`-th time that it asks.
+fn tell(trainer: &mut Trainer<Toy>, eval: &Dataset, run_dir: &RunDir, stop: usize) -> Told {
+    let asked = Cell::new(0);
+    let interrupted = || {
+        asked.set(asked.get() + 1);
+        asked.get() > stop
+    };
+    let options = RunOptions {
+        run_dir: Some(run_dir),
+        eval: Some(eval),
+        eval_every: Some(2),
+        save_every: None,
+        interrupted: Some(&interrupted),
+    };
+    let mut events = Vec::new();
+    let outcome = trainer.run(&rows(10), &options, &mut |event| {
+        events.push(match event {
+            Event::Step(report) => format!("step {}", report.step),
+            Event::Saved { step, .. } => format!("saved {step}"),
+            Event::Evaluated { step, .. } => format!("evaluated {step}"),
+            _ => "other".into(),
+        });
+    });
+    Told { events, outcome }
 }
 
 /// Losses of the steps until the end, or until `stop` steps are done.
@@ -66,7 +104,7 @@ pub fn stopped_and_resumed_is_not_stopped(device: &Device) {
     assert_eq!(outcome, Outcome::Interrupted { step: 7 });
     assert_eq!(saved, [4, 7]);
     drop(first);
-    let run_dir = RunDir::resume(&path, &settings(), lora(DROPOUT), "toy").unwrap();
+    let run_dir = resume(&path);
     let mut second = trainer(device, DROPOUT, 13);
     assert_eq!(run_dir.restore(&mut second).unwrap(), 7);
     losses.extend(run(&mut second, &run_dir, None).1);
@@ -83,34 +121,275 @@ pub fn stopped_and_resumed_is_not_stopped(device: &Device) {
 
 pub fn a_folder_with_another_run_is_refused(_: &Device) {
     let dir = tempfile::tempdir().unwrap();
-    let error = RunDir::resume(dir.path(), &settings(), lora(DROPOUT), "toy").unwrap_err();
+    let error = RecordedRun::open(dir.path()).unwrap_err();
     assert!(
         matches!(error, FinetuneError::NothingToResume { .. }),
         "{error}"
     );
-    create(dir.path());
-    let error = RunDir::create(dir.path(), &settings(), lora(DROPOUT), "toy").unwrap_err();
+    fs::write(dir.path().join("notes.txt"), "").unwrap();
+    let error = RunDir::create(dir.path(), &settings()).unwrap_err();
     assert!(
         matches!(error, FinetuneError::OutputInUse { .. }),
         "{error}"
     );
-    let file = dir.path().join("run.json");
-    let error = RunDir::create(&file, &settings(), lora(DROPOUT), "toy").unwrap_err();
+    let error = RunDir::create(dir.path().join("notes.txt"), &settings()).unwrap_err();
     assert!(matches!(error, FinetuneError::Write { .. }), "{error}");
 }
 
-pub fn a_changed_setting_is_refused_by_name(_: &Device) {
+pub fn a_run_is_one_process_own(_: &Device) {
     let dir = tempfile::tempdir().unwrap();
-    create(dir.path());
-    let mut changed = settings();
-    changed.insert("lr".into(), json!(0.01));
-    let error = RunDir::resume(dir.path(), &changed, lora(DROPOUT), "toy").unwrap_err();
+    let path = dir.path().join("run");
+    let run_dir = create(&path);
+    assert!(run_dir.is_locked());
+    let before = fs::read(path.join("run.json")).unwrap();
+    for error in [
+        RunDir::create(&path, &settings()).err().unwrap(),
+        RecordedRun::open(&path).err().unwrap(),
+    ] {
+        assert!(matches!(error, FinetuneError::RunInUse { .. }), "{error}");
+        assert!(error.to_string().contains("run is in use"), "{error}");
+    }
+    assert_eq!(fs::read(path.join("run.json")).unwrap(), before);
+    // Nothing was saved in it, so it goes as it came.
+    drop(run_dir);
+    assert!(!path.exists());
+
+    // A run that was there stays, and so does one in which something was saved.
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("run.json"), before).unwrap();
+    drop(resume(&path));
+    assert!(path.join("run.json").exists());
+}
+
+pub fn what_a_killed_process_left_goes(device: &Device) {
+    let dir = tempfile::tempdir().unwrap();
+    // Killed while it wrote the settings.
+    fs::write(dir.path().join("run.json.Ab12cd.tmp"), "{").unwrap();
+    let run_dir = create(dir.path());
+    run(&mut trainer(device, DROPOUT, 13), &run_dir, Some(1));
+    drop(run_dir);
+    let kept = ["run.json", "checkpoints"];
+    let own = [
+        "adapter_model.safetensors.x1y2z3.tmp",
+        "adapter_config.json.x1y2z3.tmp",
+    ];
+    let others = ["notes.tmp", "optimizer.pages"];
+    for name in own.iter().chain(&others) {
+        fs::write(dir.path().join(name), "half").unwrap();
+    }
+    let unfinished = dir.path().join("checkpoints/.unfinished-00000002");
+    fs::create_dir(&unfinished).unwrap();
+    fs::write(unfinished.join("state.json"), "").unwrap();
+    let _run_dir = resume(dir.path());
+    let left = |folder: &Path| {
+        let names = fs::read_dir(folder).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    };
+    let mut expected = [&kept[..], &others].concat();
+    expected.sort();
+    assert_eq!(left(dir.path()), expected);
+    assert_eq!(left(&dir.path().join("checkpoints")), ["step-00000001"]);
+}
+
+pub fn a_changed_setting_is_refused_by_name(device: &Device) {
+    let dir = tempfile::tempdir().unwrap();
+    let run_dir = create(dir.path());
+    run(&mut trainer(device, DROPOUT, 13), &run_dir, Some(3));
+    drop(run_dir);
+    let refused = |change: &dyn Fn(&mut RunSettings)| {
+        let mut changed = settings();
+        change(&mut changed);
+        let error = RecordedRun::open(dir.path()).unwrap().resume(&changed);
+        error.unwrap_err().to_string()
+    };
+    let error = refused(&|changed| changed.config.lr = 0.01);
     assert!(
-        error
-            .to_string()
-            .contains("was started with lr = 0.02, but now it is 0.01"),
+        error.contains("was started with lr = 0.02, but now it is 0.01"),
         "{error}"
     );
+    // The schedule is constant, so more steps are no other run, and fewer than are done make no sense.
+    let mut more = settings();
+    more.config.steps = 20;
+    let run_dir = RecordedRun::open(dir.path())
+        .unwrap()
+        .resume(&more)
+        .unwrap();
+    assert_eq!(
+        run_dir.restore(&mut trainer(device, DROPOUT, 20)).unwrap(),
+        3
+    );
+    let error = run_dir
+        .restore(&mut trainer(device, DROPOUT, 2))
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            FinetuneError::AlreadyFurther {
+                done: 3,
+                steps: 2,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+pub fn a_longer_run_goes_on_as_if_it_had_been_meant(device: &Device) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut whole = trainer(device, DROPOUT, 13);
+    run(&mut whole, &create(&dir.path().join("whole")), None);
+    let path = dir.path().join("grown");
+    let mut short = settings();
+    short.config.steps = 6;
+    let run_dir = RunDir::create(&path, &short).unwrap();
+    run(&mut trainer(device, DROPOUT, 6), &run_dir, None);
+    drop(run_dir);
+    let run_dir = resume(&path);
+    let mut grown = trainer(device, DROPOUT, 13);
+    assert_eq!(run_dir.restore(&mut grown).unwrap(), 6);
+    run(&mut grown, &run_dir, None);
+    assert_eq!(grown.model().factors(), whole.model().factors());
+}
+
+/// Saved first, then evaluated; and asked between batches whether to stop.
+pub fn a_step_is_saved_before_it_is_evaluated(device: &Device) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let eval = rows(7);
+    // After each step but the last it asks once, before each of the three batches of an evaluation too.
+    let whole = tell(
+        &mut trainer(device, DROPOUT, 3),
+        &eval,
+        &create(&path("whole")),
+        99,
+    );
+    assert_eq!(
+        whole.events,
+        [
+            "step 1",
+            "step 2",
+            "evaluated 2",
+            "step 3",
+            "saved 3",
+            "evaluated 3"
+        ]
+    );
+    assert!(matches!(whole.outcome, Ok(Outcome::Finished)));
+
+    let middle = tell(
+        &mut trainer(device, DROPOUT, 3),
+        &eval,
+        &create(&path("middle")),
+        3,
+    );
+    assert_eq!(middle.events, ["step 1", "step 2", "saved 2"]);
+    assert!(matches!(
+        middle.outcome,
+        Ok(Outcome::Interrupted { step: 2 })
+    ));
+
+    let last = tell(
+        &mut trainer(device, DROPOUT, 3),
+        &eval,
+        &create(&path("last")),
+        6,
+    );
+    assert_eq!(last.events[3..], ["step 3", "saved 3"]);
+    assert!(matches!(last.outcome, Ok(Outcome::Interrupted { step: 3 })));
+}
+
+/// A run whose held-out rows have a token that makes the loss no number, and one whose rate grows beyond all measure.
+pub fn what_was_learnt_is_saved_before_numbers_are_none(device: &Device) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut toy = Toy::new(device, DROPOUT);
+    toy.spoil(crate::support::VOCAB - 1);
+    let eval = Dataset::from_rows(vec![
+        Row::all(vec![0, 1, 2]),
+        Row::all(vec![0, 1]),
+        Row::all(vec![0, 1]),
+        Row::all(vec![3, crate::support::VOCAB as u32 - 1, 3]),
+    ]);
+    let data = Dataset::from_rows((0..6).map(|_| Row::all(vec![0, 1, 4])).collect());
+    let run_dir = create(&dir.path().join("eval"));
+    let mut trainer = Trainer::new(toy.clone(), config(5)).unwrap();
+    let options = RunOptions {
+        run_dir: Some(&run_dir),
+        eval: Some(&eval),
+        eval_every: Some(2),
+        ..RunOptions::default()
+    };
+    let error = trainer.run(&data, &options, &mut |_| ()).unwrap_err();
+    assert!(
+        matches!(&error, FinetuneError::EvalNotFinite { rows, .. } if rows == &["row 4"]),
+        "{error}"
+    );
+    assert_eq!(run_dir.checkpoints().unwrap()[0].0, 2);
+
+    // The rows of the third step: 12 to 17.
+    let mut bad: Vec<Row> = (0..18).map(|_| Row::all(vec![0, 1, 4])).collect();
+    bad[15] = Row::all(vec![0, crate::support::VOCAB as u32 - 1, 4]);
+    let mut in_order = config(5);
+    in_order.shuffle = false;
+    let mut trainer = Trainer::new(toy, in_order).unwrap();
+    let run_dir = create(&dir.path().join("train"));
+    let options = RunOptions {
+        run_dir: Some(&run_dir),
+        ..RunOptions::default()
+    };
+    let error = trainer
+        .run(&Dataset::from_rows(bad), &options, &mut |_| ())
+        .unwrap_err();
+    let FinetuneError::NotFinite { step: 3, rows, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(rows.first().map(String::as_str), Some("row 13"));
+    assert_eq!(rows.len(), 6);
+    assert_eq!(trainer.steps_done(), 2);
+    assert_eq!(run_dir.checkpoints().unwrap()[0].0, 2);
+
+    let mut absurd = config(2);
+    absurd.warmup_steps = 0;
+    absurd.lr = 1e39;
+    let mut trainer = Trainer::new(Toy::new(device, DROPOUT), absurd).unwrap();
+    let before = trainer.model().factors();
+    let run_dir = create(&dir.path().join("absurd"));
+    let options = RunOptions {
+        run_dir: Some(&run_dir),
+        ..RunOptions::default()
+    };
+    let error = trainer.run(&data, &options, &mut |_| ()).unwrap_err();
+    assert!(
+        matches!(error, FinetuneError::UpdateTooLarge { step: 1, .. }),
+        "{error}"
+    );
+    assert_eq!(trainer.model().factors(), before);
+    assert_eq!(run_dir.checkpoints().unwrap().len(), 0);
+}
+
+pub fn adapters_that_are_not_finite_are_not_saved(device: &Device) {
+    let dir = tempfile::tempdir().unwrap();
+    let run_dir = create(dir.path());
+    let mut toy = Toy::new(device, 0.0);
+    for (_, linear) in toy.lora_linears_mut() {
+        let branch = linear.adapter.as_mut().unwrap();
+        branch.lora.a = branch.lora.a.clone().map(|a| a.full_like(f32::NAN));
+    }
+    let error = run_dir.save_adapter(&toy).unwrap_err();
+    assert!(
+        matches!(&error, FinetuneError::AdapterNotFinite { layer } if layer == "mix"),
+        "{error}"
+    );
+    let error = run_dir
+        .save(&Trainer::new(toy, config(1)).unwrap())
+        .unwrap_err();
+    assert!(
+        matches!(error, FinetuneError::AdapterNotFinite { .. }),
+        "{error}"
+    );
+    assert!(run_dir.checkpoints().unwrap().is_empty());
 }
 
 pub fn a_failed_save_leaves_the_last_checkpoint(device: &Device) {
@@ -140,18 +419,96 @@ pub fn broken_checkpoints_are_refused(device: &Device) {
     );
     run(&mut trainer, &run_dir, None);
     let (_, last) = run_dir.checkpoints().unwrap().pop().unwrap();
-    for name in ["optimizer.safetensors", "state.json"] {
+    let before = trainer.model().factors();
+    let mut refused = |name: &str, damaged: Vec<u8>| {
         let file = last.join(name);
         let bytes = fs::read(&file).unwrap();
-        fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+        fs::write(&file, damaged).unwrap();
         let error = run_dir.restore(&mut trainer).unwrap_err();
+        fs::write(&file, bytes).unwrap();
+        let way = format!("remove {} to go on from step 4", last.display());
+        assert!(error.to_string().contains(&way), "{error}");
+        let FinetuneError::Checkpoint { source, .. } = error else {
+            panic!("{error}");
+        };
         assert!(
-            matches!(&error, FinetuneError::Malformed { path, .. } if *path == file),
+            matches!(&*source, FinetuneError::Malformed { path, .. } if *path == file),
+            "{source}"
+        );
+        source.to_string()
+    };
+    let names = [
+        "optimizer.safetensors",
+        "adapter_model.safetensors",
+        "adapter_config.json",
+    ];
+    for name in names {
+        let mut bytes = fs::read(last.join(name)).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        refused(name, bytes.clone());
+        bytes.pop();
+        refused(name, bytes);
+    }
+    let mut bytes = fs::read(last.join("state.json")).unwrap();
+    bytes.pop();
+    refused("state.json", bytes);
+    let state = |state: Value| serde_json::to_vec(&state).unwrap();
+    let reason = refused("state.json", state(json!({"step": 4})));
+    assert!(
+        reason.contains("step 4") && reason.contains("step 5"),
+        "{reason}"
+    );
+
+    // Without checksums, as older versions wrote them, the numbers themselves are looked at.
+    let old = state(json!({"step": 5}));
+    fs::write(last.join("state.json"), &old).unwrap();
+    run_dir.restore(&mut trainer).unwrap();
+    assert_eq!(trainer.model().factors(), before);
+    for (name, from, to, needle) in [
+        (
+            "adapter_config.json",
+            "\"lora_alpha\": 8",
+            "\"lora_alpha\": 80",
+            "lora_alpha is 80",
+        ),
+        ("adapter_config.json", "\"r\": 4", "\"r\": 2", ""),
+    ] {
+        let text = fs::read_to_string(last.join(name)).unwrap();
+        assert!(text.contains(from), "{text}");
+        let file = last.join(name);
+        fs::write(&file, text.replace(from, to)).unwrap();
+        let error = run_dir.restore(&mut trainer).unwrap_err().to_string();
+        assert!(
+            error.contains(needle) && error.contains("to go on from step 4"),
             "{error}"
         );
-        fs::write(&file, bytes).unwrap();
+        fs::write(&file, text).unwrap();
     }
+    let moments = last.join("optimizer.safetensors");
+    let whole = fs::read(&moments).unwrap();
+    for (place, value, needle) in [
+        // The last is one of the second moments, the counts are the first.
+        (whole.len() - 4, f32::NAN.to_le_bytes(), "is NaN"),
+        (whole.len() - 4, (-1.0f32).to_le_bytes(), "is -1"),
+        (data_start(&whole), 7u32.to_le_bytes(), "of 7 steps"),
+    ] {
+        let mut bytes = whole.clone();
+        bytes[place..place + 4].copy_from_slice(&value);
+        fs::write(&moments, bytes).unwrap();
+        let error = run_dir.restore(&mut trainer).unwrap_err().to_string();
+        assert!(
+            error.contains(needle) && error.contains("optimizer.safetensors"),
+            "{error}"
+        );
+    }
+    fs::write(&moments, whole).unwrap();
     run_dir.restore(&mut trainer).unwrap();
+}
+
+/// Where the values of a safetensors file begin.
+fn data_start(bytes: &[u8]) -> usize {
+    8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize
 }
 
 pub fn rows_longer_than_the_context_are_refused(device: &Device) {

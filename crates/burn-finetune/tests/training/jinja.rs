@@ -81,6 +81,10 @@ fn methods_filters_and_tests_are_pythons() {
             "xyx",
         ),
         (
+            "{% set t = ('a', 2.5) %}{{ '%s-%d' % ('b', 3) }} {{ '%s|%.2f' % t }} {{ '%5s%%' % 'z' ~ '!' }} {{ '%s' % none }}",
+            "b-3 a|2.50     z%! None",
+        ),
+        (
             "{% set next = joiner(', ') %}{{ next() }}a{{ next() }}b",
             "a, b",
         ),
@@ -144,4 +148,94 @@ fn the_built_in_templates_write_the_documented_formats() {
         assert_eq!(render(source, &chat, true), expected, "{name}");
     }
     assert!(builtin_template("vicuna").is_none());
+}
+
+fn refusal(source: &str) -> String {
+    let template = ChatTemplate::new(source, BTreeMap::new());
+    let error = match template {
+        Ok(template) => template.render(&[Message::new("user", "Hi")], false),
+        Err(error) => Err(error),
+    };
+    error
+        .expect_err(source.get(..80).unwrap_or(source))
+        .to_string()
+}
+
+/// Templates come with models, from whoever made them.
+#[test]
+fn templates_that_would_take_all_time_or_memory_are_refused() {
+    let long = "x".repeat(ChatTemplate::MOST_SOURCE);
+    let chain = |link: &str| format!("{{{{ x{} }}}}", link.repeat(3000));
+    let loops = "{% for i in range(100000) %}".repeat(3) + &"{% endfor %}".repeat(3);
+    let nested = |tail: &str| {
+        format!(
+            "{{% set ns = namespace(x=[]) %}}{{% for i in range(100000) %}}{{% set ns.x = [[[ns.x]]] %}}{{% endfor %}}{tail}"
+        )
+    };
+    let doubled = |tail: &str| {
+        format!(
+            "{{% set ns = namespace(x='x') %}}{{% for i in range(60) %}}{{% set ns.x = [ns.x, ns.x] %}}{{% endfor %}}{tail}"
+        )
+    };
+    for (source, expected) in [
+        (loops.as_str(), "steps"),
+        (
+            "{% for i in range(3) recursive %}{{ loop(range(3)) }}{% endfor %}",
+            "recursion",
+        ),
+        (
+            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+            "recursion",
+        ),
+        ("{{ 'x' * 10**9 }}", "steps"),
+        (
+            "{% set x = 'x' * 10**6 %}{% for i in range(200) %}{{ x }}{% endfor %}",
+            "steps",
+        ),
+        ("{{ 'x' | indent(10**18) }}", "steps"),
+        ("{{ '%999999999d' | format(3) }}", "steps"),
+        ("{{ '{:>999999999}'.format(3) }}", "65536"),
+        ("{{ 'x'.ljust(10**9) }}", "65536"),
+        ("{{ [[[1]]] | tojson(indent='x' * 10**7) }}", "8388608"),
+        (doubled("{{ ns.x }}").as_str(), "8388608"),
+        (doubled("{{ ns.x | tojson }}").as_str(), "8388608"),
+        (nested("{{ ns.x | tojson }}").as_str(), "200"),
+        ("{{ messages | pprint }}", "pprint"),
+        ("{{ '%s' % (1, 2) }}", "not all arguments"),
+        ("{{ '%s %s' % 1 }}", "argument"),
+        ("{{ messages % 2 }}", "operator"),
+        ("{{ '%99999999999s' % 2 }}", "steps"),
+        (chain("+x").as_str(), "2048"),
+        (long.as_str(), "262144"),
+        ("{%}", "syntax"),
+        ("{%-%}", "syntax"),
+        ("{{}}", "syntax"),
+        ("{#}", "syntax"),
+        ("{%", "syntax"),
+    ] {
+        let error = refusal(&(source.to_owned() + " "));
+        assert!(error.contains(expected), "{source:.80}: {error}");
+        assert!(error.len() < 300 && !error.contains('\n'), "{error}");
+    }
+    // Nothing is left of these but their freeing, which goes as deep as they do.
+    assert_eq!(render(&nested(""), &[], false), "");
+    assert_eq!(
+        render(&"{% if x %}{% elif x %}{% endif %}".repeat(9), &[], false),
+        ""
+    );
+    let branches = format!("{{% if x %}}{}{{% endif %}}", "{%elif x%}".repeat(20_000));
+    assert_eq!(render(&branches, &[], false), "");
+    let indented = "{{ [[1]] | tojson(indent=10**18) }}";
+    assert_eq!(render(indented, &[], false).len(), 64 + 128 + 64 + 9);
+}
+
+/// What a template may cost is far from what a conversation does.
+#[test]
+fn long_conversations_are_rendered() {
+    let words = "word ".repeat(4000);
+    let turn = |at: usize| Message::new(["user", "assistant"][at % 2], &words);
+    let turns: Vec<Message> = (0..200).map(turn).collect();
+    let source = builtin_template("chatml").unwrap();
+    let text = render(source, &turns, true);
+    assert!(text.len() > 4_000_000 && text.ends_with("<|im_start|>assistant\n"));
 }

@@ -3,6 +3,7 @@
 mod answers;
 mod bytes;
 mod checkpoints;
+mod files;
 mod jinja;
 mod peers;
 mod rows;
@@ -22,7 +23,13 @@ qlora_test_support::on_every_device! {
     steps::training_lowers_the_loss_and_the_same_seed_gives_the_same_bits,
     checkpoints::stopped_and_resumed_is_not_stopped,
     checkpoints::a_folder_with_another_run_is_refused,
+    checkpoints::a_run_is_one_process_own,
+    checkpoints::what_a_killed_process_left_goes,
     checkpoints::a_changed_setting_is_refused_by_name,
+    checkpoints::a_longer_run_goes_on_as_if_it_had_been_meant,
+    checkpoints::a_step_is_saved_before_it_is_evaluated,
+    checkpoints::what_was_learnt_is_saved_before_numbers_are_none,
+    checkpoints::adapters_that_are_not_finite_are_not_saved,
     checkpoints::a_failed_save_leaves_the_last_checkpoint,
     checkpoints::broken_checkpoints_are_refused,
     checkpoints::rows_longer_than_the_context_are_refused,

@@ -1,6 +1,8 @@
 //! Rows from files.
 
-use burn_finetune::{ChatTemplate, Dataset, FinetuneError, Learn, Row, RowEncoder, RowProblem};
+use burn_finetune::{
+    ChatTemplate, Dataset, FinetuneError, Learn, Row, RowEncoder, RowProblem, Sources,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use tokenizers::Tokenizer;
@@ -64,17 +66,23 @@ fn a_text_is_cut_into_rows_that_predict_themselves() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("text.txt");
     fs::write(&path, "abcdefghi").unwrap();
-    let data = Dataset::read(&path, &encoder).unwrap();
+    let data = Dataset::read(&Sources::file(&path), &encoder).unwrap();
     let rows: Vec<_> = data
         .rows()
-        .iter()
-        .map(|row| learnt(row, &tokenizer))
+        .map(|row| learnt(&row.unwrap(), &tokenizer))
         .collect();
     // The ninth letter would be a row with nothing to predict.
     assert_eq!(rows, ["bcd", "fgh"]);
     assert_eq!(data.longest(), 4);
-    fs::write(&path, "abcdef").unwrap();
-    assert_eq!(Dataset::read(&path, &encoder).unwrap().rows()[1].len(), 2);
+    // A byte-order mark is no text.
+    fs::write(&path, "\u{feff}abcdef").unwrap();
+    assert_eq!(
+        Dataset::read(&Sources::file(&path), &encoder)
+            .unwrap()
+            .row_len(1)
+            .unwrap(),
+        2
+    );
 }
 
 /// The error of a file of these lines.
@@ -83,7 +91,7 @@ fn refused(name: &str, text: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
     fs::write(&path, text).unwrap();
-    let error = Dataset::read(&path, &encoder(&tokenizer, &template)).unwrap_err();
+    let error = Dataset::read(&Sources::file(&path), &encoder(&tokenizer, &template)).unwrap_err();
     error
         .to_string()
         .replace(&format!("{}", path.display()), name)
@@ -96,7 +104,7 @@ fn a_bad_line_is_named_with_its_number() {
     for (line, expected) in [
         ("{\"text\": ", "not JSON"),
         ("abc", "not JSON"),
-        ("[1]", "no known keys"),
+        ("[1]", "and this is a number"),
         (r#"{"txt": "a", "prompt": "b"}"#, "(found: prompt, txt)"),
         ("{}", "(found: none)"),
         (r#"{"text": 3}"#, "\"text\" is a number, not a string"),
@@ -105,10 +113,10 @@ fn a_bad_line_is_named_with_its_number() {
             r#"{"messages": [{"role": "user", "content": "x"}]}"#,
             "nothing to learn",
         ),
-        (&long, "41 tokens, but 40 is the longest allowed"),
+        (&long, "1 of 3 rows is longer than 40 tokens"),
     ] {
         let error = refused("rows.jsonl", &format!("{good}\n\n{line}\n{good}\n"));
-        assert!(error.starts_with("rows.jsonl:3: "), "{error}");
+        assert!(error.starts_with("rows.jsonl:3"), "{error}");
         assert!(error.contains(expected), "{error}");
     }
 }
@@ -125,13 +133,14 @@ fn nothing_to_read_is_an_error() {
     }
     let (tokenizer, template) = (tokenizer(), template());
     let missing = std::path::Path::new("there/is/none.jsonl");
-    let error = Dataset::read(missing, &encoder(&tokenizer, &template)).unwrap_err();
+    let error =
+        Dataset::read(&Sources::file(missing), &encoder(&tokenizer, &template)).unwrap_err();
     assert!(matches!(error, FinetuneError::Read { .. }));
     let short = RowEncoder {
         max_len: 1,
         ..encoder(&tokenizer, &template)
     };
-    let error = Dataset::read(missing, &short).unwrap_err();
+    let error = Dataset::read(&Sources::file(missing), &short).unwrap_err();
     assert!(matches!(error, FinetuneError::RowLength { value: 1, .. }));
 }
 
@@ -145,10 +154,69 @@ fn truncation_cuts_the_end_and_keeps_something_to_learn() {
     };
     let row = row(&encoder, r#"{"prompt": "abc", "completion": "defg"}"#);
     assert_eq!((row.len(), learnt(&row, &tokenizer).as_str()), (5, "de"));
-    let error = encoder
-        .json_line(r#"{"prompt": "abcdef", "completion": "g"}"#)
-        .unwrap_err();
-    assert!(matches!(error, RowProblem::NoTargets(_)), "{error}");
+    assert_eq!(row.targets(), 2);
+    let encoded = encoder.json_line(r#"{"prompt": "abcdef", "completion": "g"}"#);
+    let encoded = encoded.unwrap();
+    assert_eq!((encoded.rows.len(), encoded.dropped), (0, 1));
+}
+
+/// Reads rows of these lengths, learnt from their sixth letter on, with a limit of 10 tokens.
+fn limited(lengths: &[usize], truncate: bool) -> Result<Dataset, String> {
+    let (tokenizer, template) = (tokenizer(), template());
+    let encoder = RowEncoder {
+        max_len: 10,
+        truncate,
+        ..encoder(&tokenizer, &template)
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.jsonl");
+    let line = |len: &usize| {
+        let text = "x".repeat(len - 1);
+        let (prompt, completion) = text.split_at(text.len().saturating_sub(3));
+        format!("{{\"prompt\": \"{prompt}\", \"completion\": \"{completion}\"}}\n")
+    };
+    fs::write(&path, lengths.iter().map(line).collect::<String>()).unwrap();
+    let data = Dataset::read(&Sources::file(&path), &encoder);
+    data.map_err(|error| {
+        error
+            .to_string()
+            .replace(&dir.path().display().to_string(), "")
+    })
+}
+
+#[test]
+fn rows_that_are_too_long_are_told_together() {
+    let error = limited(&[8, 12, 10, 30, 11], false).unwrap_err();
+    assert!(
+        error.starts_with("/rows.jsonl:2: 3 of 5 rows are longer than 10 tokens"),
+        "{error}"
+    );
+    assert!(error.contains("--seq-len 30") && error.contains("--truncate"));
+}
+
+#[test]
+fn cutting_leaves_out_what_has_nothing_to_learn() {
+    let data = limited(&[8, 12, 10, 30, 20], true).unwrap();
+    assert_eq!((data.len(), data.longest()), (3, 10));
+    let counts = data.counts();
+    assert_eq!((counts.cut, counts.cut_tokens), (1, 2));
+    let dropped = counts.dropped.as_ref().unwrap();
+    assert_eq!(dropped.count, 2);
+    assert!(
+        dropped
+            .line()
+            .ends_with("rows.jsonl:4: nothing to learn within 10 tokens; left out (2 such rows)")
+    );
+    assert_eq!(
+        counts.lengths.keys().copied().collect::<Vec<_>>(),
+        [8, 10, 12, 20, 30]
+    );
+    assert!(
+        limited(&[30, 20], true)
+            .unwrap_err()
+            .contains("has no data")
+    );
+    assert!(data.places([2, 0])[0].ends_with("rows.jsonl:3"));
 }
 
 #[test]

@@ -44,6 +44,14 @@ impl Toy {
         toy
     }
 
+    /// Makes every loss on a row with `token` in it no number.
+    pub fn spoil(&mut self, token: usize) {
+        let embedding = self.embedding.val();
+        let row = Tensor::full([1, HIDDEN], f32::NAN, &embedding.device());
+        let spoiled = embedding.slice_assign([token..token + 1, 0..HIDDEN], row);
+        self.embedding = Param::from_tensor(spoiled.detach());
+    }
+
     /// The values of every factor, in order.
     pub fn factors(&self) -> Vec<Vec<f32>> {
         self.lora_linears()

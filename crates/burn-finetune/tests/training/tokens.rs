@@ -183,7 +183,15 @@ fn a_token_that_the_model_does_not_have_is_named() {
             "{error}"
         );
     }
-    assert!(encoder.pack("cat<extra>").is_err());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("text.txt");
+    std::fs::write(&path, "cat\ncat<extra>").unwrap();
+    let error =
+        burn_finetune::Dataset::read(&burn_finetune::Sources::file(&path), &encoder).unwrap_err();
+    assert!(
+        error.to_string().contains("text.txt:2: token 12"),
+        "{error}"
+    );
     let beyond = RowEncoder {
         eos: Some(12),
         ..encoder
@@ -207,13 +215,15 @@ fn a_text_without_an_end_is_told_once_a_file() {
         "\n{\"text\": \"cat\"}\n{\"prompt\": \"c\", \"completion\": \"at\"}\n",
     )
     .unwrap();
-    let data = burn_finetune::Dataset::read(&path, &encoder).unwrap();
-    let [warning] = data.warnings() else {
-        panic!("{:?}", data.warnings())
+    let data =
+        burn_finetune::Dataset::read(&burn_finetune::Sources::file(&path), &encoder).unwrap();
+    let [warning] = data.counts().warnings.as_slice() else {
+        panic!("{:?}", data.counts())
     };
+    let warning = warning.line();
     assert!(
         warning.contains("rows.jsonl:2: no file names an end token"),
         "{warning}"
     );
-    assert!(warning.ends_with("(2 such lines)"), "{warning}");
+    assert!(warning.ends_with("(2 such rows)"), "{warning}");
 }

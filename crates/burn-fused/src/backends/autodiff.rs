@@ -11,7 +11,7 @@ mod tracked;
 use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn_core::backend::tensor::{FloatTensor, IntTensor};
 
-use qlora_cpu::glu::Activation;
+use nf4::glu::Activation;
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 use crate::ops::{AttentionMask, FusedOps};

@@ -1,25 +1,17 @@
 //! CubeCL: hands the tensors to the kernels of `qlora-cubecl`. The products of the head are the backend's own, and everything
 //! in types that the kernels do not serve goes to the reference bodies.
 
-use burn_core::backend::{
-    TensorMetadata,
-    cubecl::{dtype_to_storage_type, elem_type_to_dtype},
-    tensor::{FloatTensor, IntTensor},
+use burn_core::backend::TensorMetadata;
+use burn_core::backend::tensor::{FloatTensor, IntTensor};
+use burn_cubecl::{CubeBackend, tensor::CubeTensor};
+use burn_operands::cubecl::{Context, dtype, dtypes, lend};
+use nf4::glu::Activation;
+use qlora_cubecl::fused::{
+    attention::{self, Operands},
+    cross_entropy, glu,
+    rms_norm::{self, Saved},
+    rope,
 };
-use burn_cubecl::{CubeBackend, CubeDevice, kernel::untile, tensor::CubeTensor};
-use cubecl::{client::Client, ir::ElemType, std::tensor::TensorHandle};
-use qlora_cubecl::{
-    KernelError,
-    fused::{
-        attention::{self, Operands},
-        cross_entropy,
-        glu::{self, GeluTanh, Silu},
-        rms_norm::{self, Saved},
-        rope,
-    },
-};
-
-use qlora_cpu::glu::Activation;
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 use crate::ops::{AttentionMask, FusedOps};
@@ -31,11 +23,11 @@ impl FusedOps for CubeBackend {
         weight: FloatTensor<Self>,
         config: RmsNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !rms_norm::serves(&types([&x]), dtype(&weight)) {
+        if !rms_norm::serves(&dtypes([&x]), dtype(&weight)) {
             return reference::rms_norm::forward::<Self>(x, weight, config);
         }
         let context = Context::of(&x);
-        let results = rms_norm::forward(&context.client, lend(x), lend(weight), config.into());
+        let results = rms_norm::forward(context.client(), lend(x), lend(weight), config.into());
         context.tensors(results).into()
     }
 
@@ -46,12 +38,12 @@ impl FusedOps for CubeBackend {
         grad: FloatTensor<Self>,
         config: RmsNormConfig,
     ) -> FloatTensor<Self> {
-        if !rms_norm::serves(&types([&x, &grad]), dtype(&weight)) {
+        if !rms_norm::serves(&dtypes([&x, &grad]), dtype(&weight)) {
             return reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad, config);
         }
         let context = Context::of(&x);
         let saved = saved([x, weight, inv_rms]);
-        let dx = rms_norm::backward(&context.client, saved, lend(grad), None, config.into());
+        let dx = rms_norm::backward(context.client(), saved, lend(grad), None, config.into());
         context.tensor(dx)
     }
 
@@ -61,12 +53,12 @@ impl FusedOps for CubeBackend {
         weight: FloatTensor<Self>,
         config: RmsNormConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if !rms_norm::serves(&types([&x, &residual]), dtype(&weight)) {
+        if !rms_norm::serves(&dtypes([&x, &residual]), dtype(&weight)) {
             return reference::rms_norm::add_forward::<Self>(x, residual, weight, config);
         }
         let context = Context::of(&x);
         let [x, residual, weight] = [x, residual, weight].map(lend);
-        let results = rms_norm::add_forward(&context.client, x, residual, weight, config.into());
+        let results = rms_norm::add_forward(context.client(), x, residual, weight, config.into());
         context.tensors(results).into()
     }
 
@@ -78,8 +70,8 @@ impl FusedOps for CubeBackend {
         grad: FloatTensor<Self>,
         config: RmsNormConfig,
     ) -> FloatTensor<Self> {
-        let types = types([&sum, &grad_sum, &grad]);
-        if !rms_norm::serves(&types, dtype(&weight)) {
+        let dtypes = dtypes([&sum, &grad_sum, &grad]);
+        if !rms_norm::serves(&dtypes, dtype(&weight)) {
             return reference::rms_norm::add_backward::<Self>(
                 sum, weight, inv_rms, grad_sum, grad, config,
             );
@@ -87,7 +79,7 @@ impl FusedOps for CubeBackend {
         let context = Context::of(&sum);
         let saved = saved([sum, weight, inv_rms]);
         let [grad_sum, grad] = [grad_sum, grad].map(lend);
-        let client = &context.client;
+        let client = context.client();
         let dx = rms_norm::backward(client, saved, grad, Some(grad_sum), config.into());
         context.tensor(dx)
     }
@@ -97,16 +89,12 @@ impl FusedOps for CubeBackend {
         up: FloatTensor<Self>,
         activation: Activation,
     ) -> FloatTensor<Self> {
-        if !glu::serves(&types([&gate, &up])) {
+        if !glu::serves(&dtypes([&gate, &up])) {
             return reference::glu::forward::<Self>(gate, up, activation);
         }
         let context = Context::of(&gate);
         let [gate, up] = [gate, up].map(lend);
-        let forward = match activation {
-            Activation::Silu => glu::forward::<Silu>,
-            Activation::GeluTanh => glu::forward::<GeluTanh>,
-        };
-        context.tensor(forward(&context.client, gate, up))
+        context.tensor(glu::forward(context.client(), gate, up, activation))
     }
 
     fn glu_backward(
@@ -115,16 +103,12 @@ impl FusedOps for CubeBackend {
         grad: FloatTensor<Self>,
         activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !glu::serves(&types([&gate, &up, &grad])) {
+        if !glu::serves(&dtypes([&gate, &up, &grad])) {
             return reference::glu::backward::<Self>(gate, up, grad, activation);
         }
         let context = Context::of(&gate);
         let [gate, up, grad] = [gate, up, grad].map(lend);
-        let backward = match activation {
-            Activation::Silu => glu::backward::<Silu>,
-            Activation::GeluTanh => glu::backward::<GeluTanh>,
-        };
-        let gradients = backward(&context.client, gate, up, grad);
+        let gradients = glu::backward(context.client(), gate, up, grad, activation);
         context.tensors(gradients).into()
     }
 
@@ -134,12 +118,12 @@ impl FusedOps for CubeBackend {
         sin: FloatTensor<Self>,
         inverse: bool,
     ) -> FloatTensor<Self> {
-        if !rope::serves(dtype(&x), types([&cos, &sin])) {
+        if !rope::serves(dtype(&x), dtypes([&cos, &sin])) {
             return reference::rope::rotate::<Self>(x, cos, sin, inverse);
         }
         let context = Context::of(&x);
         let [x, cos, sin] = [x, cos, sin].map(lend);
-        context.tensor(rope::rotate(&context.client, x, cos, sin, inverse))
+        context.tensor(rope::rotate(context.client(), x, cos, sin, inverse))
     }
 
     fn causal_attention_forward(
@@ -149,11 +133,11 @@ impl FusedOps for CubeBackend {
         mask: AttentionMask<Self>,
         config: AttentionConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !attention::serves(&types([&q, &k, &v]), elements([&q, &k])) {
+        if !attention::serves(&dtypes([&q, &k, &v]), elements([&q, &k])) {
             return reference::attention::forward::<Self>(q, k, v, mask, config);
         }
         let context = Context::of(&q);
-        let results = attention::forward(&context.client, operands([q, k, v], mask, config));
+        let results = attention::forward(context.client(), operands([q, k, v], mask, config));
         context.tensors(results).into()
     }
 
@@ -167,15 +151,15 @@ impl FusedOps for CubeBackend {
         grad: FloatTensor<Self>,
         config: AttentionConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let types = types([&q, &k, &v, &out, &grad]);
-        if !attention::serves(&types, elements([&q, &k])) {
+        let dtypes = dtypes([&q, &k, &v, &out, &grad]);
+        if !attention::serves(&dtypes, elements([&q, &k])) {
             let all = [q, k, v, out, lse, grad];
             return reference::attention::backward::<Self>(all, mask, config);
         }
         let context = Context::of(&q);
         let operands = operands([q, k, v], mask, config);
         let results = [out, lse].map(lend);
-        let gradients = attention::backward(&context.client, operands, results, lend(grad));
+        let gradients = attention::backward(context.client(), operands, results, lend(grad));
         context.tensors(gradients).into()
     }
 
@@ -190,7 +174,7 @@ impl FusedOps for CubeBackend {
         }
         let context = Context::of(&products);
         let rows = rows([products, classes, weights], config);
-        context.tensor(cross_entropy::losses(&context.client, rows))
+        context.tensor(cross_entropy::losses(context.client(), rows))
     }
 
     fn cross_entropy_grad(
@@ -204,54 +188,9 @@ impl FusedOps for CubeBackend {
         }
         let context = Context::of(&products);
         let rows = rows([products, classes, weights], config);
-        let results = cross_entropy::losses_and_gradient(&context.client, rows);
+        let results = cross_entropy::losses_and_gradient(context.client(), rows);
         context.tensors(results).into()
     }
-}
-
-/// The client and device of an operation's operands and results.
-struct Context {
-    client: Client,
-    device: CubeDevice,
-}
-
-impl Context {
-    fn of(tensor: &CubeTensor) -> Self {
-        Self {
-            client: tensor.client.clone(),
-            device: tensor.device.clone(),
-        }
-    }
-
-    /// Returns a kernel's result.
-    ///
-    /// # Panics
-    /// When the kernel refused its operands, with its reason.
-    fn tensor(&self, result: Result<TensorHandle, KernelError>) -> CubeTensor {
-        let [tensor] = self.tensors(result.map(|tensor| [tensor]));
-        tensor
-    }
-
-    /// Returns a kernel's results.
-    ///
-    /// # Panics
-    /// When the kernel refused its operands, with its reason.
-    fn tensors<const N: usize>(
-        &self,
-        results: Result<[TensorHandle; N], KernelError>,
-    ) -> [CubeTensor; N] {
-        let tensors = results.unwrap_or_else(|error| panic!("{error}"));
-        tensors.map(|tensor| {
-            let (client, device) = (self.client.clone(), self.device.clone());
-            let dtype = elem_type_to_dtype(tensor.dtype);
-            CubeTensor::new(client, tensor.handle, *tensor.metadata, device, dtype)
-        })
-    }
-}
-
-/// Returns the tensor as kernels take it.
-fn lend(tensor: CubeTensor) -> TensorHandle {
-    untile(tensor).into()
 }
 
 /// Returns what a norm kept, as kernels take it.
@@ -275,25 +214,6 @@ fn operands(
     }
 }
 
-impl From<AttentionConfig> for attention::Config {
-    fn from(config: AttentionConfig) -> Self {
-        Self {
-            scale: config.scale as f32,
-            window: config.window,
-            softcap: config.softcap.map(|cap| cap as f32),
-        }
-    }
-}
-
-impl From<RmsNormConfig> for rms_norm::Config {
-    fn from(config: RmsNormConfig) -> Self {
-        Self {
-            eps: config.eps as f32,
-            unit_offset: config.unit_offset,
-        }
-    }
-}
-
 fn rows(tensors: [CubeTensor; 3], config: LogitsConfig) -> cross_entropy::Operands {
     let [products, classes, weights] = tensors.map(lend);
     cross_entropy::Operands {
@@ -303,14 +223,6 @@ fn rows(tensors: [CubeTensor; 3], config: LogitsConfig) -> cross_entropy::Operan
         scale: config.scale as f32,
         softcap: config.softcap.map(|cap| cap as f32),
     }
-}
-
-fn dtype(tensor: &CubeTensor) -> ElemType {
-    dtype_to_storage_type(tensor.dtype)
-}
-
-fn types<const N: usize>(tensors: [&CubeTensor; N]) -> [ElemType; N] {
-    tensors.map(dtype)
 }
 
 fn elements<const N: usize>(tensors: [&CubeTensor; N]) -> [usize; N] {

@@ -5,18 +5,17 @@ mod values;
 
 use burn_core::backend::tensor::{FloatTensor, IntTensor};
 use burn_core::backend::{Flex, TensorMetadata};
+use burn_operands::flex::{Values, cast, cast_to, tensor, update};
+use burn_operands::with_element;
+use nf4::glu::Activation;
 use qlora_cpu::attention::{self, Results};
-use qlora_cpu::glu::Activation;
 use qlora_cpu::rope::Angles;
-use qlora_cpu::{Isa, cross_entropy, glu, rms_norm, rope};
+use qlora_cpu::{cross_entropy, glu, isa, rms_norm, rope};
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
-use crate::element::with_element;
 use crate::ops::{AttentionMask, FusedOps};
 use crate::reference;
-use values::{
-    Attention, Head, Heads, Values, cast, cast_to, head_dtype, one_a_row, tensor, update,
-};
+use values::{Attention, Head, Heads, head_dtype, one_a_row};
 
 impl FusedOps for Flex {
     fn rms_norm_forward(
@@ -27,7 +26,7 @@ impl FusedOps for Flex {
         with_element!(x.dtype(), E => {
             let shape = x.shape();
             let (x, weight) = (Values::<E>::new(x), Values::<f32>::new(weight));
-            let (y, inv_rms) = rms_norm::forward(Isa::best(), &x, &weight, config.into());
+            let (y, inv_rms) = rms_norm::forward(isa(), &x, &weight, config.into());
             (tensor(shape.clone(), y), tensor(one_a_row(shape), inv_rms))
         }, else reference::rms_norm::forward::<Self>(x, weight, config))
     }
@@ -43,7 +42,7 @@ impl FusedOps for Flex {
             let (x, [weight, inv_rms]) = (Values::new(x), [weight, inv_rms].map(Values::new));
             update::<E>(grad, |grad| {
                 let config = config.into();
-                rms_norm::backward(Isa::best(), &x, &weight, &inv_rms, grad, config);
+                rms_norm::backward(isa(), &x, &weight, &inv_rms, grad, config);
             })
         }, else reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad, config))
     }
@@ -56,7 +55,7 @@ impl FusedOps for Flex {
         with_element!(x.dtype(), E => {
             let n = x.shape()[x.rank() - 1];
             let [x, inv_rms, grad] = [x, inv_rms, grad].map(Values::new);
-            let dweight = rms_norm::backward_weight(Isa::best(), &x, &inv_rms, &grad, n);
+            let dweight = rms_norm::backward_weight(isa(), &x, &inv_rms, &grad, n);
             cast::<E>(tensor([n], dweight))
         }, else reference::rms_norm::backward_weight::<Self>(x, inv_rms, grad))
     }
@@ -72,7 +71,7 @@ impl FusedOps for Flex {
             let (residual, weight) = (Values::<E>::new(residual), Values::<f32>::new(weight));
             let (mut y, mut inv_rms) = Default::default();
             let sum = update::<E>(x, |x| {
-                let (isa, config) = (Isa::best(), config.into());
+                let (isa, config) = (isa(), config.into());
                 (y, inv_rms) = rms_norm::add_forward(isa, x, &residual, &weight, config);
             });
             (sum, tensor(shape.clone(), y), tensor(one_a_row(shape), inv_rms))
@@ -91,7 +90,7 @@ impl FusedOps for Flex {
             let [sum, grad_sum] = [sum, grad_sum].map(Values::new);
             let [weight, inv_rms] = [weight, inv_rms].map(Values::new);
             update::<E>(grad, |grad| {
-                let (isa, config) = (Isa::best(), config.into());
+                let (isa, config) = (isa(), config.into());
                 rms_norm::add_backward(isa, &sum, &weight, &inv_rms, &grad_sum, grad, config);
             })
         }, else reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad, config))
@@ -105,7 +104,7 @@ impl FusedOps for Flex {
         with_element!(gate.dtype(), E => {
             let shape = gate.shape();
             let [gate, up] = [gate, up].map(Values::<E>::new);
-            tensor(shape, glu::forward::<E>(Isa::best(), &gate, &up, activation))
+            tensor(shape, glu::forward::<E>(isa(), &gate, &up, activation))
         }, else reference::glu::forward::<Self>(gate, up, activation))
     }
 
@@ -120,7 +119,7 @@ impl FusedOps for Flex {
             let mut dup = None;
             let dgate = update::<E>(gate, |gate| {
                 dup = Some(update::<E>(grad, |grad| {
-                    glu::backward::<E>(Isa::best(), gate, &up, grad, activation);
+                    glu::backward::<E>(isa(), gate, &up, grad, activation);
                 }));
             });
             (dgate, cast_to(dup.expect("the gradient was computed"), up_dtype))
@@ -138,7 +137,7 @@ impl FusedOps for Flex {
             let [_, pairs] = cos.shape().dims();
             let [cos, sin] = [cos, sin].map(Values::new);
             let angles = Angles { cos: &cos, sin: &sin, pairs };
-            update::<E>(x, |x| rope::rotate(Isa::best(), x, [heads, d], angles, inverse))
+            update::<E>(x, |x| rope::rotate(isa(), x, [heads, d], angles, inverse))
         }, else reference::rope::rotate::<Self>(x, cos, sin, inverse))
     }
 
@@ -153,7 +152,7 @@ impl FusedOps for Flex {
             let shape = q.shape();
             let [batch, q_len, heads, _] = shape.dims();
             let attention = Attention::<E>::new(q, k, v, mask);
-            let (out, lse) = attention::forward(Isa::best(), &attention.operands(config));
+            let (out, lse) = attention::forward(isa(), &attention.operands(config));
             (tensor(shape, out), tensor([batch, q_len, heads], lse))
         }, else reference::attention::forward::<Self>(q, k, v, mask, config))
     }
@@ -175,7 +174,7 @@ impl FusedOps for Flex {
             let ([out, grad], lse) = ([out, grad].map(Heads::<E>::new), Values::<f32>::new(lse));
             let results = Results { out: out.view(), lse: &lse, grad: grad.view() };
             let operands = attention.operands(config);
-            let [dq, dk, dv] = attention::backward(Isa::best(), &operands, &results);
+            let [dq, dk, dv] = attention::backward(isa(), &operands, &results);
             let [q_shape, k_shape, v_shape] = shapes;
             let (dk, dv) = (tensor(k_shape, dk), tensor(v_shape, dv));
             (tensor(q_shape, dq), cast_to(dk, dtypes[0]), cast_to(dv, dtypes[1]))
@@ -190,7 +189,7 @@ impl FusedOps for Flex {
     ) -> FloatTensor<Self> {
         with_element!(head_dtype(&hidden, &weight), E => {
             let head = Head::<E>::new(hidden, weight, targets, config);
-            tensor([1], vec![cross_entropy::loss(Isa::best(), &head.operands())])
+            tensor([1], vec![cross_entropy::loss(isa(), &head.operands())])
         }, else reference::cross_entropy::loss::<Self>(hidden, weight, targets, config))
     }
 
@@ -203,7 +202,7 @@ impl FusedOps for Flex {
         with_element!(head_dtype(&hidden, &weight), E => {
             let (shape, dtype) = (hidden.shape(), hidden.dtype());
             let head = Head::<E>::new(hidden, weight, targets, config);
-            let (loss, dhidden) = cross_entropy::loss_grad_hidden(Isa::best(), &head.operands());
+            let (loss, dhidden) = cross_entropy::loss_grad_hidden(isa(), &head.operands());
             (tensor([1], vec![loss]), cast_to(tensor(shape, dhidden), dtype))
         }, else reference::cross_entropy::loss_grad_hidden::<Self>(hidden, weight, targets, config))
     }
@@ -218,7 +217,7 @@ impl FusedOps for Flex {
             let [like_hidden, like_weight] = [&hidden, &weight].map(|x| (x.shape(), x.dtype()));
             let head = Head::<E>::new(hidden, weight, targets, config);
             let operands = head.operands();
-            let (loss, dhidden, dweight) = cross_entropy::loss_grads(Isa::best(), &operands);
+            let (loss, dhidden, dweight) = cross_entropy::loss_grads(isa(), &operands);
             (
                 tensor([1], vec![loss]),
                 cast_to(tensor(like_hidden.0, dhidden), like_hidden.1),

@@ -1,6 +1,6 @@
-use qlora_cpu::attention::Config;
+use nf4::attention::Config;
 
-/// What attention makes of the products of queries and keys.
+/// The scale, window and bound of attention's scores.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionConfig {
     /// The factor of the products, `1 / sqrt(head_dim)` in most models.

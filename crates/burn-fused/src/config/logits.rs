@@ -1,6 +1,6 @@
 use burn_core::tensor::{DType, Tensor};
 
-/// What a model makes of the products of the head before the softmax: the logits `z = softcap(scale · hidden · weightᵀ)`.
+/// The function from the products of the head to the logits before the softmax, `z = softcap(scale · hidden · weightᵀ)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LogitsConfig {
     /// The factor of the products; Granite's `1 / logits_scaling`.

@@ -1,4 +1,4 @@
-use qlora_cpu::rms_norm::Config;
+use nf4::rms_norm::Config;
 
 /// How rows are normalized by their root mean square.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,6 +1,6 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
-pub use qlora_cpu::glu::Activation;
+pub use nf4::glu::Activation;
 
 use crate::ops::FusedOps;
 

@@ -7,7 +7,7 @@ use burn_core::backend::{
 };
 use burn_core::tensor::{BoolDType, Shape, TensorData};
 
-use qlora_cpu::attention::AttentionShape;
+use nf4::attention::AttentionShape;
 
 use super::precision::{cast, widen};
 use crate::config::AttentionConfig;

@@ -2,7 +2,7 @@
 //! tanh form of GELU, since `1 + tanh(u) = 2·sigmoid(2u)`.
 
 use burn_core::backend::{Backend, TensorMetadata, tensor::FloatTensor};
-use qlora_cpu::glu::{Activation, GELU_CUBIC, GELU_SLOPE};
+use nf4::glu::{Activation, GELU_CUBIC, GELU_SLOPE};
 
 use super::precision::{cast, widen};
 

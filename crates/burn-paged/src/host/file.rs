@@ -10,6 +10,16 @@ use crate::error::PagedError;
 
 const MAGIC: [u8; 8] = *b"BRNPAGE1";
 
+/// Returns whether there is a page file at `path`, in use or left by a process that was killed.
+pub fn is_page_file(path: &Path) -> bool {
+    let mut magic = [0; MAGIC.len()];
+    // A pipe would keep whoever opens it.
+    let is_file = std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+    is_file
+        && File::open(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok())
+        && magic == MAGIC
+}
+
 /// Room for the header, so that pages lie aligned.
 const HEADER: u64 = 4096;
 

@@ -3,7 +3,7 @@
 use crate::support::{HIDDEN, IN, Pair, assert_close, input};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use burn_qlora::{LoraConfig, LoraModel, Targets, attach_adapters, merge_linears};
+use burn_qlora::{LoraConfig, LoraError, LoraModel, Targets, attach_adapters, merge_linears};
 use qlora_test_support::values;
 
 /// The dense weight `[out, in]` of the pair's quantized layer.
@@ -123,6 +123,58 @@ pub fn gradients_of_the_factors_are_those_of_the_dense_layer(device: &Device) {
             .into_iter()
             .fold(0f32, |a, b| a.max(b.abs()));
         assert_close(got.div_scalar(largest), expected.div_scalar(largest));
+    }
+}
+
+pub fn an_empty_batch_gives_an_empty_result(device: &Device) {
+    let pair = Pair::adapted(device, &LoraConfig::new(4, 8.0));
+    for (quantized, dense) in [
+        ([2, 0], [2, 0, HIDDEN]),
+        ([0, 5], [0, 5, HIDDEN]),
+        ([0, 0], [0, 0, HIDDEN]),
+    ] {
+        let x = Tensor::<3>::zeros([quantized[0], quantized[1], IN], device);
+        let y = pair.first.forward(x);
+        assert_eq!(y.dims(), dense);
+        assert_eq!(
+            pair.second.forward(y).dims(),
+            [dense[0], dense[1], crate::support::OUT]
+        );
+    }
+    // An empty micro-batch among others takes nothing away from their gradients.
+    let branch = pair.first.adapter.as_ref().unwrap();
+    let empty = pair
+        .first
+        .forward(Tensor::<2>::zeros([0, IN], device))
+        .sum();
+    let mut grads = (pair.first.forward(input(3, device)).sum() + empty).backward();
+    assert!(branch.lora.b.val().grad_remove(&mut grads).is_some());
+}
+
+pub fn a_rank_beyond_all_memory_is_refused(device: &Device) {
+    let before = Pair::adapted(device, &LoraConfig::new(4, 8.0));
+    let ranks = |pair: &Pair| {
+        let linears = pair.lora_linears().into_iter();
+        let ranks = linears.map(|(_, linear)| linear.adapter.as_ref().unwrap().rank());
+        ranks.collect::<Vec<_>>()
+    };
+    for rank in [0, (1 << 20) + 1, 1 << 58, usize::MAX] {
+        let mut pair = before.clone();
+        let config = LoraConfig::new(rank, 8.0);
+        let error = attach_adapters(&mut pair, &config, 5).unwrap_err();
+        assert!(
+            matches!(&error, LoraError::InvalidConfig { field: "rank", .. }),
+            "{error}"
+        );
+        assert_eq!(ranks(&pair), ranks(&before));
+    }
+    // 1e300 / 4 is beyond f32, 1e-60 / 4 would train nothing.
+    for alpha in [1e300, -1e300, 1e-60, f64::NAN, f64::INFINITY] {
+        let error = LoraConfig::new(4, alpha).validate().unwrap_err();
+        assert!(
+            matches!(&error, LoraError::InvalidConfig { field: "alpha", .. }),
+            "{error}"
+        );
     }
 }
 

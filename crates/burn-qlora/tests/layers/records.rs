@@ -1,10 +1,10 @@
 //! Burn's own files.
 
 use crate::support::{Pair, input};
-use burn::module::Module;
-use burn::store::ModuleRecord;
-use burn::tensor::{DType, Device};
-use burn_qlora::{BaseWeight, LoraConfig};
+use burn::module::{Module, Param};
+use burn::store::{ModuleRecord, RecordError};
+use burn::tensor::{DType, Device, Int, Tensor};
+use burn_qlora::{BaseWeight, Codebook, LoraConfig, Nf4Tensor, Nf4Weight, QuantConfig};
 use burn_store::{ModuleSnapshot, SafetensorsStore};
 use qlora_test_support::values;
 
@@ -69,4 +69,63 @@ pub fn safetensors_keep_the_words(device: &Device) {
         .load_from(&mut SafetensorsStore::from_file(&path))
         .unwrap();
     assert_same(&loaded, &pair, device);
+}
+
+fn weight(shape: [usize; 2], config: QuantConfig, device: &Device) -> Nf4Weight {
+    let values = Tensor::ones(shape, device);
+    Nf4Weight::new(Nf4Tensor::quantize(values, config).unwrap())
+}
+
+pub fn words_of_another_format_are_refused(device: &Device) {
+    let config = QuantConfig::default();
+    let own = weight([24, 40], config, device);
+    let record = |weight: &Nf4Weight| {
+        let bytes = weight.clone().into_record().into_bytes().unwrap();
+        ModuleRecord::from_bytes(bytes).unwrap()
+    };
+    own.clone().try_load_record(record(&own)).unwrap();
+    // As many words all of them, but not the same ones.
+    let int4 = QuantConfig {
+        codebook: Codebook::Int4,
+        ..config
+    };
+    let dir = tempfile::tempdir().unwrap();
+    for other in [
+        weight([40, 24], config, device),
+        weight([24, 40], int4, device),
+    ] {
+        let error = own.clone().try_load_record(record(&other)).unwrap_err();
+        assert!(
+            matches!(&error, RecordError::Validation(text) if text.contains("format")),
+            "{error}"
+        );
+        let path = dir.path().join("weight.safetensors");
+        let mut store = SafetensorsStore::from_file(&path).overwrite(true);
+        other.save_into(&mut store).unwrap();
+        let mut loaded = own.clone();
+        let error = loaded.load_from(&mut store).unwrap_err();
+        assert!(error.to_string().contains("format"), "{error}");
+    }
+}
+
+/// A weight as it was before it had a `format`.
+#[derive(Module, Debug)]
+struct Words {
+    packed: Param<Tensor<1, Int>>,
+    absmax: Param<Tensor<1, Int>>,
+}
+
+pub fn a_record_from_before_formats_is_refused_as_incomplete(device: &Device) {
+    let own = weight([24, 40], QuantConfig::default(), device);
+    let old = Words {
+        packed: own.packed.clone(),
+        absmax: own.absmax.clone(),
+    };
+    let record = old.into_record();
+    let error = own.clone().try_load_record(record.clone()).unwrap_err();
+    assert!(
+        matches!(&error, RecordError::Validation(text) if text.contains("format")),
+        "{error}"
+    );
+    own.try_load_record(record.allow_partial(true)).unwrap();
 }

@@ -4,6 +4,8 @@ use anyhow::Result;
 use burn_finetune::{EvalReport, evaluate};
 use serde::Serialize;
 
+use super::with_dtype;
+use crate::console::say;
 use crate::exact_match::{self, ExactMatch};
 use crate::opened_model::OpenedModel;
 use crate::run::EvalRun;
@@ -23,25 +25,26 @@ struct Measured {
 /// Whatever is wrong with the model, the adapter or the data.
 pub fn run(run: &EvalRun) -> Result<()> {
     let opened = OpenedModel::open(&run.model)?;
-    let data = opened.dataset(&run.data, run.limits)?.head(run.max_rows);
+    let data = opened.dataset(&run.data, run.limits)?.head(run.max_rows)?;
     let questions = if run.exact_match {
-        Some(exact_match::questions(&opened, &data)?)
+        Some(exact_match::questions(&data)?)
     } else {
         None
     };
     let llama = opened.load_with_adapter(run.adapter.as_deref(), &run.model.device)?;
 
-    let loss = evaluate(&llama, &data, run.batch_size)?;
+    let loss = evaluate(&llama, &data, run.batch_size)
+        .map_err(|error| with_dtype(error.into(), run.model.compute_dtype))?;
     let answers = questions
         .map(|questions| exact_match::ask(&opened, &llama, &questions))
         .transpose()?;
-    println!("computed in {}", run.model.compute_dtype);
-    println!("rows        {}", data.len());
-    println!("tokens      {}", loss.tokens);
-    println!("loss        {:.4} nats a token", loss.nll);
-    println!("perplexity  {:.4}", loss.perplexity);
+    say!("computed in {}", run.model.compute_dtype);
+    say!("rows        {}", data.len());
+    say!("tokens      {}", loss.tokens);
+    say!("loss        {:.4} nats a token", loss.nll);
+    say!("perplexity  {:.4}", loss.perplexity);
     if let Some(answers) = &answers {
-        println!(
+        say!(
             "exact match {:.1} % ({} of {} answers)",
             100.0 * answers.exact_match,
             answers.matched,
@@ -49,7 +52,7 @@ pub fn run(run: &EvalRun) -> Result<()> {
         );
     }
     if run.json {
-        println!("{}", serde_json::to_string(&Measured { loss, answers })?);
+        say!("{}", serde_json::to_string(&Measured { loss, answers })?);
     }
     Ok(())
 }

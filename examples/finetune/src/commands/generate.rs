@@ -3,18 +3,20 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::ops::ControlFlow;
 
-use anyhow::{Context, Result, anyhow};
-use burn_finetune::{ChatTemplate, Message};
+use anyhow::{Context, Result, bail, ensure};
+use burn_finetune::{ChatTemplate, Message, TextEncoder};
 use burn_qlora_llama::{Decoder, SamplingConfig};
-use tokenizers::Tokenizer;
 
+use crate::console::tell;
 use crate::opened_model::OpenedModel;
 use crate::run::{GenerateRun, Input};
+use crate::stop::Stop;
 
 /// Continues a prompt, or chats until the input ends.
 ///
 /// # Errors
-/// Whatever is wrong with the model or the adapter; a prompt longer than the model's context; a device that fails.
+/// Whatever is wrong with the model or the adapter; a prompt longer than the model's context; a chat template that takes no
+/// system prompt when one is given; logits that are no numbers; a device that fails.
 pub fn run(run: &GenerateRun) -> Result<()> {
     let opened = OpenedModel::open(&run.model)?;
     let conversation = match &run.input {
@@ -26,22 +28,47 @@ pub fn run(run: &GenerateRun) -> Result<()> {
                     opened.checkpoint.path().display()
                 )
             })?;
+            if let Some(system) = system {
+                check_system(template, system)?;
+            }
             Conversation::Chat(template, system.as_deref())
         }
     };
+    let stop = Stop::of(&opened)?;
     let llama = opened.load_with_adapter(run.adapter.as_deref(), &run.model.device)?;
+    let sampling = run.sampling.clone();
     let writer = Writer {
         llama: &llama,
-        tokenizer: &opened.tokenizer,
-        sampling: &run.sampling,
+        texts: opened.texts(),
+        sampling: sampling.with_stop_tokens(Some(stop.tokens())),
+        stop,
         seed: run.seed,
     };
     match conversation {
         Conversation::Prompt(prompt) => {
-            let ids = opened.texts().prompt(prompt)?;
+            let ids = writer.texts.prompt(prompt)?;
             writer.write(&ids, 0).map(drop)
         }
         Conversation::Chat(template, system) => chat(&writer, template, system),
+    }
+}
+
+/// Refuses a system prompt that the template does not show to the model.
+fn check_system(template: &ChatTemplate, system: &str) -> Result<()> {
+    const WAY_OUT: &str = "leave --system out, or name another template with --chat-template";
+    let user = Message::new("user", "Hello");
+    let without = template.render(std::slice::from_ref(&user), true)?;
+    match template.render(&[Message::new("system", system), user], true) {
+        Err(error) => {
+            bail!("--system: the model's chat template takes no system prompt ({error}); {WAY_OUT}")
+        }
+        Ok(with) => {
+            ensure!(
+                with != without,
+                "--system: the model's chat template leaves the system prompt out; {WAY_OUT}"
+            );
+            Ok(())
+        }
     }
 }
 
@@ -54,8 +81,9 @@ enum Conversation<'a> {
 /// The model with all that is needed to let it write.
 struct Writer<'a> {
     llama: &'a Decoder,
-    tokenizer: &'a Tokenizer,
-    sampling: &'a SamplingConfig,
+    texts: TextEncoder<'a>,
+    sampling: SamplingConfig,
+    stop: Stop,
     seed: u64,
 }
 
@@ -63,33 +91,38 @@ impl Writer<'_> {
     /// Prints the continuation of `prompt` as it comes, and returns it. `turn` makes the draws of one
     /// turn of a chat other than those of the next.
     fn write(&self, prompt: &[u32], turn: u64) -> Result<String> {
-        let mut stream = self.tokenizer.decode_stream(true);
+        let mut stream = self.texts.stream();
         let mut written = String::new();
+        // What may be the beginning of the end.
+        let mut held = String::new();
         let mut failed = None;
-        let mut show = |token| -> Result<()> {
-            let piece = stream
-                .step(token)
-                .map_err(|error| anyhow!("tokenizer: {error}"))?;
-            if let Some(piece) = piece {
-                print(&piece)?;
-                written += &piece;
+        let mut show = |token| -> Result<ControlFlow<()>> {
+            let Some(piece) = stream.step(token)? else {
+                return Ok(ControlFlow::Continue(()));
+            };
+            held += &piece;
+            let shown = self.stop.shown(&held);
+            print(shown.text)?;
+            written += shown.text;
+            if shown.ended {
+                held.clear();
+                return Ok(ControlFlow::Break(()));
             }
-            Ok(())
+            held.drain(..shown.text.len());
+            Ok(ControlFlow::Continue(()))
         };
         let seed = self.seed.wrapping_add(turn);
-        self.llama
-            .generate(prompt, self.sampling, seed, |token| match show(token) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            })?;
+        self.llama.generate(prompt, &self.sampling, seed, |token| {
+            show(token).unwrap_or_else(|error| {
+                failed = Some(error);
+                ControlFlow::Break(())
+            })
+        })?;
         if let Some(error) = failed {
             return Err(error);
         }
-        print("\n")?;
-        Ok(written)
+        print(&format!("{held}\n"))?;
+        Ok(written + &held)
     }
 }
 
@@ -101,20 +134,32 @@ fn chat(writer: &Writer<'_>, template: &ChatTemplate, system: Option<&str>) -> R
     let mut messages: Vec<Message> = system.into_iter().collect();
     let first_turn = messages.len();
     if terminal {
-        eprintln!("Talk to the model; Ctrl-D ends the chat.");
+        tell!("Talk to the model; Ctrl-D ends the chat.");
     }
     for turn in 0.. {
         let Some(line) = read_line(terminal)? else {
             break;
         };
         messages.push(Message::new("user", &line));
-        let mut ids = encode(writer.tokenizer, &template.render(&messages, true)?)?;
+        let encode = |messages: &[Message]| -> Result<Vec<u32>> {
+            Ok(writer.texts.rendered(&template.render(messages, true)?)?)
+        };
+        let mut ids = encode(&messages)?;
         // The oldest turns go when the conversation has outgrown the model, room for an answer kept.
         while ids.len() + writer.sampling.max_tokens.min(context / 2) > context
             && messages.len() > first_turn + 2
         {
             messages.drain(first_turn..first_turn + 2);
-            ids = encode(writer.tokenizer, &template.render(&messages, true)?)?;
+            ids = encode(&messages)?;
+        }
+        if ids.len() > context {
+            messages.pop();
+            eprintln!(
+                "warning: with this line there are {} tokens, and the model's context is {context}; it is passed over, say \
+                 it shorter",
+                ids.len()
+            );
+            continue;
         }
         let answer = writer.write(&ids, turn)?;
         messages.push(Message::new("assistant", &answer));
@@ -142,15 +187,6 @@ fn read_line(terminal: bool) -> Result<Option<String>> {
             return Ok(Some(line.to_string()));
         }
     }
-}
-
-/// Returns the tokens of a rendered text, in which the template has written the special ones.
-fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-    let encoding = tokenizer.encode(text, false);
-    Ok(encoding
-        .map_err(|error| anyhow!("tokenizer: {error}"))?
-        .get_ids()
-        .to_vec())
 }
 
 /// Writes to stdout at once.

@@ -1,17 +1,15 @@
 //! `finetune plan`: what a training run would take, before it loads anything.
 
-use std::path::Path;
-
 use anyhow::Result;
 use burn_finetune::memory;
-use burn_qlora::peft::{AdapterConfig, CONFIG_FILE};
 use burn_qlora_llama::Weights;
 
+use crate::console::say;
 use crate::known_models;
-use crate::opened_model::OpenedModel;
-use crate::plan::{Plan, Planned};
+use crate::opened_model::{OpenedModel, open_adapter};
+use crate::plan::{Plan, Planned, PlannedRows};
 use crate::progress::human_bytes;
-use crate::run::{Adapter, PlanRun, PlannedModel, Training};
+use crate::run::{Adapter, DataFiles, PlanRun, PlannedModel, Training};
 
 /// Prints the terms and the peak for the model, and for the models of the QLoRA paper under the same flags.
 ///
@@ -19,59 +17,65 @@ use crate::run::{Adapter, PlanRun, PlannedModel, Training};
 /// Whatever is wrong with the model's files, the data or an adapter's configuration.
 pub fn run(run: &PlanRun) -> Result<()> {
     let training = &run.training;
-    let (model, longest) = match &run.model {
+    let (model, rows) = match &run.model {
         PlannedModel::Known(name) => known(name, training)?,
-        PlannedModel::Files { data } => opened(data.as_deref(), training)?,
+        PlannedModel::Files { data } => opened(data.as_ref(), training)?,
     };
     let lora = match &training.adapter {
-        Adapter::Trained(dir) => AdapterConfig::read(&dir.join(CONFIG_FILE))?,
+        Adapter::Trained(dir) => open_adapter(dir)?.config(&model.config.projection_paths())?,
         Adapter::Fresh(config) => config.clone(),
     };
-    let plan = Plan::new(training, &model, &lora, longest, memory::rss_bytes())?;
+    let plan = Plan::new(training, &model, &lora, rows, memory::rss_bytes())?;
 
-    println!(
-        "{} on {}: batches of {} × {longest} tokens, rank {}, in {}, checkpointing: {}",
+    say!(
+        "{} on {}: batches of {} × {} tokens, rank {}, in {}, checkpointing: {}",
         model.name,
         training.model.device_name,
         training.batch_size(),
+        rows.longest,
         lora.rank,
         plan.workload.compute_dtype,
         training.checkpointing
     );
     for (name, bytes) in plan.terms() {
-        println!("{name:<20}{:>10}", human_bytes(bytes));
+        say!("{name:<20}{:>10}", human_bytes(bytes));
     }
-    println!("{:<20}{:>10}", "peak", human_bytes(plan.peak()));
+    say!("{:<20}{:>10}", "peak", human_bytes(plan.peak()));
     if plan.of_the_process()
         && let Some(available) = memory::available_bytes()
     {
-        println!("{:<20}{:>10}", "available here", human_bytes(available));
+        say!("{:<20}{:>10}", "available here", human_bytes(available));
     }
 
-    println!("\nThe same on the models of the QLoRA paper:");
+    say!("\nThe same on the models of the QLoRA paper:");
     let names = plan.terms().map(|(name, _)| name);
     let widths = names.map(|name| name.len().max(9) + 2);
-    print!("     ");
-    for (name, width) in names.into_iter().zip(widths) {
-        print!("{name:>width$}");
-    }
-    println!("{:>11}", "peak");
+    let columns = names.into_iter().zip(widths);
+    let header: String = columns
+        .map(|(name, width)| format!("{name:>width$}"))
+        .collect();
+    say!("     {header}{:>11}", "peak");
     for (name, known) in known_models::OF_THE_PAPER {
         let config = known_models::config(known)?;
-        let plan = Plan::of(&config, training, plan.workload.clone(), plan.program)?;
-        print!("{name:<5}");
-        for ((_, bytes), width) in plan.terms().into_iter().zip(widths) {
-            print!("{:>width$}", human_bytes(bytes));
-        }
-        println!("{:>11}", human_bytes(plan.peak()));
+        let mut workload = plan.workload.clone();
+        workload.lora = workload.lora.fitted_to(&config.projection_paths())?;
+        let plan = Plan::of(&config, training, workload, plan.program)?;
+        let columns = plan.terms().into_iter().zip(widths);
+        let terms: String = columns
+            .map(|((_, bytes), width)| format!("{:>width$}", human_bytes(bytes)))
+            .collect();
+        say!("{name:<5}{terms}{:>11}", human_bytes(plan.peak()));
     }
     Ok(())
 }
 
-/// Returns a well-known model, and the length of its rows.
-fn known(name: &str, training: &Training) -> Result<(Planned, usize)> {
+/// Returns a well-known model, and rows as long as they may be.
+fn known(name: &str, training: &Training) -> Result<(Planned, PlannedRows)> {
     let config = known_models::config(name)?;
-    let longest = training.limits.seq_len(config.max_position_embeddings)?;
+    let rows = PlannedRows {
+        longest: training.limits.seq_len(config.max_position_embeddings)?,
+        count: None,
+    };
     let quantization = match training.model.quantization.weights(false)? {
         Weights::Quantized(format) => Some(format),
         Weights::AsStored | Weights::Dense | Weights::Trainable => None,
@@ -81,17 +85,21 @@ fn known(name: &str, training: &Training) -> Result<(Planned, usize)> {
         config,
         quantization,
     };
-    Ok((model, longest))
+    Ok((model, rows))
 }
 
-/// Returns the model of files, and the length of its longest row.
-fn opened(data: Option<&Path>, training: &Training) -> Result<(Planned, usize)> {
+/// Returns the model of files, and the rows of the data, or rows as long as they may be.
+fn opened(data: Option<&DataFiles>, training: &Training) -> Result<(Planned, PlannedRows)> {
     let opened = OpenedModel::open(&training.model)?;
-    let longest = match data {
-        Some(path) => opened
-            .training_data(path, training.limits, training.packing)?
-            .longest(),
-        None => opened.seq_len(training.limits)?,
+    let rows = match data {
+        Some(files) => {
+            let data = opened.training_data(files, training.limits, training.packing)?;
+            PlannedRows::from(&data)
+        }
+        None => PlannedRows {
+            longest: opened.seq_len(training.limits)?,
+            count: None,
+        },
     };
-    Ok((opened.planned()?, longest))
+    Ok((opened.planned()?, rows))
 }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use burn_qlora_llama::write_bitsandbytes;
 
+use crate::console::say;
 use crate::run::QuantizeRun;
 use crate::{progress, source};
 
@@ -23,6 +24,6 @@ pub fn run(run: &QuantizeRun) -> Result<()> {
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
-    println!("{} holds {model} in {}", output.display(), config.codebook);
+    say!("{} holds {model} in {}", output.display(), config.codebook);
     Ok(())
 }

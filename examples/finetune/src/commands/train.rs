@@ -1,26 +1,26 @@
 //! `finetune train`: everything is checked, then the run goes, stops and goes on.
 
 use std::cell::RefCell;
-use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
 use burn_finetune::{
-    Dataset, Event, FinetuneError, Outcome, RunDir, RunOptions, TrainConfig, Trainer,
-    TrainerBuilder, memory,
+    Dataset, Event, FinetuneError, Moment, Outcome, RecordedRun, RunDir, RunOptions, RunSettings,
+    RunSource, TrainConfig, Trainer, TrainerBuilder, memory,
 };
 use burn_qlora::{LoraConfig, attach_adapters, num_adapter_params, peft};
 use burn_qlora_llama::Decoder;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
+use super::with_dtype;
+use crate::console::{say, tell};
 use crate::interrupt::Interrupt;
 use crate::log::StepLog;
-use crate::opened_model::OpenedModel;
+use crate::opened_model::{OpenedModel, open_adapter};
 use crate::plan::Plan;
 use crate::progress::{TrainDisplay, human_bytes};
 use crate::run::{Adapter, Output, TrainRun};
-
-/// The optimizer's scratch space in the output directory.
-const PAGE_FILE: &str = "optimizer.pages";
+use crate::shell::resume_command;
+use crate::training_data::TrainingData;
 
 /// Trains adapters and saves them.
 ///
@@ -31,57 +31,76 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let TrainRun {
         training, output, ..
     } = run;
-    let opened = OpenedModel::open(&training.model)?;
-    let data = opened.training_data(&run.data, training.limits, training.packing)?;
-    let eval = run
-        .eval_data
-        .as_ref()
-        .map(|path| opened.dataset(path, training.limits))
-        .transpose()?;
-    let config = training.config(data.len())?;
+    // A run that another process trains, or a folder that is taken, is refused before anything takes its time.
+    let recorded = if output.resume {
+        Some(RecordedRun::open(&output.dir).map_err(in_flags)?)
+    } else {
+        RunDir::check_vacant(&output.dir).map_err(in_flags)?;
+        None
+    };
+    let started = recorded.as_ref().map(RecordedRun::started).transpose()?;
+    let started = started.flatten().unwrap_or_else(Moment::now);
+    let opened = OpenedModel::open(&training.model)?.with_now(started);
+    let mut data = TrainingData::read(run, &opened)?;
+    let config = training.config(data.train.len())?;
 
     let program = memory::rss_bytes();
+    let planned = opened.planned()?;
+    let plan = |lora: &LoraConfig| -> Result<Plan> {
+        let plan = Plan::new(training, &planned, lora, (&data.train).into(), program)?;
+        plan.check(memory::total_bytes())?;
+        Ok(plan)
+    };
+    // Those of a file are as large as the file; fresh ones may be larger than any memory.
+    if let Adapter::Fresh(lora) = &training.adapter {
+        plan(lora)?;
+    }
     let mut model = opened.load(&training.model.device.clone().autodiff())?;
     let lora = adapt(&mut model, &training.adapter, config.seed)?;
-    let plan = Plan::new(training, &opened.planned()?, &lora, data.longest(), program)?;
+    let plan = plan(&lora)?;
     let parameters = num_adapter_params(&model);
     let builder = TrainerBuilder::new(model, config)?.with_checkpointing(training.checkpointing)?;
 
     // Nothing is written before this line.
-    let settings = settings(run, &opened, builder.config(), &lora, &data)?;
-    let open = if output.resume {
-        RunDir::resume
-    } else {
-        RunDir::create
+    let settings = settings(run, &opened, builder.config(), lora, &data.train, started)?;
+    let run_dir = match recorded {
+        Some(recorded) => {
+            for change in recorded.changes(&settings) {
+                tell!("warning: {change}");
+            }
+            recorded.resume(&settings)
+        }
+        None => RunDir::create(&output.dir, &settings),
     };
-    let run_dir =
-        open(&output.dir, &settings, lora, &training.model.name).map_err(|error| match error {
-            // The library knows no flags.
-            FinetuneError::OutputInUse { path } => anyhow!(
-                "{} already holds a run; continue it with --resume or give another folder",
-                path.display()
-            ),
-            other => other.into(),
-        })?;
+    let run_dir = run_dir.map_err(in_flags)?;
+    if !run_dir.is_locked() {
+        tell!(
+            "warning: the file system of {} has no locks; let no other process train there",
+            output.dir.display()
+        );
+    }
+    // Dropped before the run, which goes if nothing was saved in it.
+    let _rows = KeptRows(&run_dir);
+    data.keep(run, &opened);
     let optimizer = training
         .optimizer
         .placement
-        .adamw(builder.config(), run_dir.path().join(PAGE_FILE));
+        .adamw(builder.config(), run_dir.page_file());
     let mut trainer = builder.with_optimizer(optimizer).build()?;
     // A run that was stopped before its first checkpoint begins anew.
     let done = if run_dir.checkpoints()?.is_empty() {
         0
     } else {
-        run_dir.restore(&mut trainer)?
+        run_dir.restore(&mut trainer).map_err(in_flags)?
     };
-    println!(
+    say!(
         "{} {parameters} adapter parameters on {}: {} steps of {} rows{}",
         if output.resume {
             "Go on training"
         } else {
             "Train"
         },
-        described(&data),
+        described(&data.train),
         trainer.config().steps,
         trainer.config().rows_per_step(),
         if done > 0 {
@@ -90,23 +109,51 @@ pub fn run(run: &TrainRun) -> Result<()> {
             String::new()
         },
     );
-    println!(
+    say!(
         "Compute in {} on {}, checkpointing: {}, planned peak memory {}",
         training.model.compute_dtype,
         training.model.device_name,
         training.checkpointing,
         human_bytes(plan.peak())
     );
-    let outcome = take_steps(output, &mut trainer, &data, eval.as_ref(), &run_dir, done);
-    if outcome.is_ok() {
-        compare(&plan, run, trainer.peak_device_bytes());
+    take_steps(output, &mut trainer, &data, &run_dir, done)
+        .map_err(|error| with_dtype(error, training.model.compute_dtype))?;
+    compare(&plan, run, trainer.peak_device_bytes());
+    Ok(())
+}
+
+/// Says by flags what the library, which knows none, says without.
+fn in_flags(error: FinetuneError) -> Error {
+    match error {
+        FinetuneError::OutputInUse { path } => anyhow!(
+            "{} already holds a run; continue it with --resume or give another folder",
+            path.display()
+        ),
+        FinetuneError::LengthChanged {
+            path,
+            schedule,
+            recorded,
+            current,
+        } => {
+            let adapter = if path.join(peft::WEIGHTS_FILE).exists() {
+                path.clone()
+            } else {
+                path.join("checkpoints").join("step-...")
+            };
+            anyhow!(
+                "{} was started for {recorded} steps, but now it is {current}, and the learning rate of --schedule \
+                 {schedule} depends on that: resume with --steps {recorded}, or start another run with --init-adapter {}",
+                path.display(),
+                adapter.display()
+            )
+        }
+        FinetuneError::AlreadyFurther { path, done, steps } => anyhow!(
+            "{} has done {done} steps already, and {steps} are asked for: give --steps {done} or more, or start another \
+             run in another --output",
+            path.display()
+        ),
+        other => other.into(),
     }
-    // With it goes the page file.
-    drop(trainer);
-    if outcome.is_err() && run_dir.checkpoints().is_ok_and(|saved| saved.is_empty()) {
-        remove_empty_run(run_dir.path());
-    }
-    outcome
 }
 
 /// Returns the number of rows, and of the examples in them where that is not one each.
@@ -121,8 +168,7 @@ fn described(data: &Dataset) -> String {
 fn take_steps(
     output: &Output,
     trainer: &mut Trainer<Decoder>,
-    data: &Dataset,
-    eval: Option<&Dataset>,
+    data: &TrainingData,
     run_dir: &RunDir,
     done: usize,
 ) -> Result<()> {
@@ -133,21 +179,21 @@ fn take_steps(
         .map(|path| StepLog::open(path, resumed_at))
         .transpose()?;
     let interrupt = Interrupt::listen(
-        "Stopping: this step is finished and saved first. Ctrl-C again quits at once.",
+        "Stopping: the step is finished and saved first, an evaluation is left out. Ctrl-C again quits at once.",
     )?;
     let steps = trainer.config().steps;
     let mut display = TrainDisplay::new(steps, done);
     // A log that cannot be written stops the run as Ctrl-C does, so that what was learnt is saved.
     let log_failed = RefCell::new(None);
-    let stop = || interrupt.pressed() || log_failed.borrow().is_some();
+    let stop = || interrupt.requested() || log_failed.borrow().is_some();
     let options = RunOptions {
-        eval,
+        eval: data.eval.as_ref(),
         eval_every: output.eval_every,
         run_dir: Some(run_dir),
         save_every: output.save_every,
         interrupted: Some(&stop),
     };
-    let outcome = trainer.run(data, &options, &mut |event| match event {
+    let outcome = trainer.run(&data.train, &options, &mut |event| match event {
         Event::Step(report) => {
             display.step(report);
             if let Some(Err(error)) = log.as_mut().map(|log| log.append(report)) {
@@ -170,24 +216,33 @@ fn take_steps(
     match outcome? {
         Outcome::Finished => {
             run_dir.save_adapter(trainer.model())?;
+            TrainingData::remove(run_dir.path());
             let paging = display.paging();
             if paging.bytes_moved > 0 {
-                println!(
+                say!(
                     "The optimizer's state is {}, of which {} stayed resident and {} were moved a step",
                     human_bytes(paging.state_bytes),
                     human_bytes(paging.resident_bytes),
                     human_bytes(paging.bytes_moved),
                 );
             }
-            println!(
+            say!(
                 "The adapter is in {} ({:.0} tokens/s)",
                 run_dir.path().display(),
                 display.tokens_per_second(),
             );
         }
+        // What was left is the evaluation.
+        Outcome::Interrupted { step } if step == steps => {
+            run_dir.save_adapter(trainer.model())?;
+            say!(
+                "Stopped in the evaluation after the last step; the adapter is in {}",
+                run_dir.path().display()
+            );
+        }
         Outcome::Interrupted { step } => {
-            println!("Stopped after step {step} of {steps}, saved");
-            eprintln!("Go on with: {}", resume_command(std::env::args()));
+            say!("Stopped after step {step} of {steps}, saved");
+            tell!("Go on with: {}", resume_command(std::env::args_os()));
         }
     }
     Ok(())
@@ -197,13 +252,13 @@ fn take_steps(
 fn compare(plan: &Plan, run: &TrainRun, of_the_device: Option<u64>) {
     let planned = human_bytes(plan.peak());
     if let Some(measured) = of_the_device {
-        println!(
+        say!(
             "Peak memory: planned {planned} on {}, measured {} by the device",
             run.training.model.device_name,
             human_bytes(measured)
         );
     } else if let Some(measured) = memory::peak_rss_bytes() {
-        println!(
+        say!(
             "Peak memory: planned {planned}, measured {}",
             human_bytes(measured)
         );
@@ -213,7 +268,7 @@ fn compare(plan: &Plan, run: &TrainRun, of_the_device: Option<u64>) {
 /// Puts the adapters to start from on the model, and returns their configuration.
 fn adapt(model: &mut Decoder, adapter: &Adapter, seed: u64) -> Result<LoraConfig> {
     match adapter {
-        Adapter::Trained(dir) => Ok(peft::load(model, dir)?),
+        Adapter::Trained(dir) => Ok(open_adapter(dir)?.attach(model)?),
         Adapter::Fresh(config) => {
             attach_adapters(model, config, seed).context("--target")?;
             Ok(config.clone())
@@ -221,94 +276,71 @@ fn adapt(model: &mut Decoder, adapter: &Adapter, seed: u64) -> Result<LoraConfig
     }
 }
 
-/// Returns all that decides what the run computes, by the names of the flags where there are any: it is written down
-/// with the run and compared when the run is resumed.
+/// Returns all that decides what the run computes: it is written down with the run and compared when the run is
+/// resumed.
 fn settings(
     run: &TrainRun,
     opened: &OpenedModel,
     config: &TrainConfig,
-    lora: &LoraConfig,
+    lora: LoraConfig,
     data: &Dataset,
-) -> Result<Map<String, Value>> {
-    let mut settings = Map::new();
-    for part in [serde_json::to_value(config)?, serde_json::to_value(lora)?] {
-        if let Value::Object(part) = part {
-            settings.extend(
-                part.into_iter()
-                    .map(|(key, value)| (key.replace('_', "-"), value)),
-            );
-        }
-    }
+    started: Moment,
+) -> Result<RunSettings> {
     let training = &run.training;
-    settings.extend(
-        [
-            ("model", json!(training.model.name)),
-            ("weights", json!(format!("{:?}", opened.weights()))),
-            (
-                "compute-dtype",
-                json!(training.model.compute_dtype.to_string()),
-            ),
-            ("data", json!(run.data)),
-            // In hexadecimal, because JSON numbers hold fewer bits.
-            (
-                "data-fingerprint",
-                json!(format!("{:016x}", data.fingerprint())),
-            ),
-            ("seq-len", json!(opened.seq_len(training.limits)?)),
-            ("packing", json!(training.packing)),
-            ("init-adapter", json!(training.adapter.dir())),
-        ]
-        .map(|(key, value)| (key.to_string(), value)),
-    );
+    let model = &training.model;
+    let mut settings = RunSettings::new(config.clone(), lora, &model.name);
+    settings.started = started;
+    settings.sources = vec![
+        RunSource {
+            name: "model",
+            path: Some(model.name.clone()),
+            fingerprint: Some(opened.checkpoint.fingerprint()?),
+        },
+        RunSource {
+            name: "data",
+            path: Some(run.data.described()),
+            fingerprint: Some(data.fingerprint()?),
+        },
+        match training.adapter.dir() {
+            None => RunSource::none("init-adapter"),
+            Some(dir) => RunSource::of_file(
+                "init-adapter",
+                dir,
+                peft::Adapter::open(dir)?.weights_path(),
+            )?,
+        },
+    ];
+    let others = [
+        ("weights", json!(format!("{:?}", opened.weights()))),
+        ("compute-dtype", json!(model.compute_dtype.to_string())),
+        ("seq-len", json!(opened.seq_len(training.limits)?)),
+        ("packing", json!(training.packing)),
+    ];
+    for (key, value) in others {
+        settings.others.insert(key.into(), value);
+    }
+    if let Some(share) = run.eval_split {
+        settings.others.insert("eval-split".into(), json!(share));
+    }
+    let device = model.device_name.to_string();
+    settings.machine.insert("device".into(), device.into());
+    let isa = match model.device_name.is_flex() {
+        true => Some(qlora_cpu::Isa::selected()?.name()),
+        false => None,
+    };
+    settings
+        .machine
+        .insert("instruction-set".into(), isa.into());
     Ok(settings)
 }
 
-/// Removes what a run without a checkpoint has written, so that the same command can begin again.
-fn remove_empty_run(path: &Path) {
-    // The run has failed already; what cannot be removed changes nothing about that.
-    let _ = std::fs::remove_file(path.join("run.json"));
-    let _ = std::fs::remove_dir(path.join("checkpoints"));
-    let _ = std::fs::remove_dir(path);
-}
+/// Removes the kept rows of a run that goes because nothing was saved in it.
+struct KeptRows<'a>(&'a RunDir);
 
-/// Returns the command line that goes on with this run, to be pasted into a shell.
-fn resume_command(arguments: impl Iterator<Item = String>) -> String {
-    let mut words: Vec<String> = arguments.map(|word| quoted(&word)).collect();
-    if !words.iter().any(|word| word == "--resume") {
-        words.push("--resume".to_string());
-    }
-    words.join(" ")
-}
-
-/// A word as a POSIX shell reads it back.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_string()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_way_on_can_be_pasted() {
-        let words = [
-            "finetune",
-            "train",
-            "--data",
-            "my notes.jsonl",
-            "--output",
-            "it's",
-        ];
-        assert_eq!(
-            resume_command(words.iter().map(|word| word.to_string())),
-            r"finetune train --data 'my notes.jsonl' --output 'it'\''s' --resume"
-        );
-        let again = ["finetune", "train", "--resume"].map(str::to_string);
-        assert_eq!(resume_command(again.into_iter()), "finetune train --resume");
+impl Drop for KeptRows<'_> {
+    fn drop(&mut self) {
+        if self.0.is_unsaved() {
+            TrainingData::remove(self.0.path());
+        }
     }
 }

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use super::data_files::DataFiles;
 use super::model::Model;
 use super::rows::RowLimits;
 use crate::flags::EvalFlags;
@@ -14,7 +15,7 @@ pub struct EvalRun {
     /// peft directory of its adapter.
     pub adapter: Option<PathBuf>,
     /// The rows to measure on.
-    pub data: PathBuf,
+    pub data: DataFiles,
     /// The limits of the rows.
     pub limits: RowLimits,
     /// Rows measured at once.
@@ -33,7 +34,7 @@ impl EvalRun {
     /// # Errors
     /// No data, and as [`Model`]'s.
     pub fn resolve(flags: EvalFlags) -> Result<Self> {
-        let data = flags.data;
+        let data = DataFiles::resolve(flags.data, &[], &flags.rows.columns)?;
         Ok(Self {
             data: data.context("no data is given; name a file with --data")?,
             model: Model::resolve(flags.model.base)?,

@@ -54,7 +54,9 @@ impl GenerateRun {
                 .with_max_tokens(flags.max_tokens)
                 .with_temperature(flags.temperature as f32)
                 .with_top_k(flags.top_k)
-                .with_top_p(flags.top_p.map(|p| p as f32)),
+                .with_top_p(flags.top_p.map(|p| p as f32))
+                .with_min_p(flags.min_p.map(|p| p as f32))
+                .with_repetition_penalty(flags.repetition_penalty as f32),
             seed: flags.seed,
         })
     }

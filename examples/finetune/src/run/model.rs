@@ -1,8 +1,10 @@
 use std::fmt::{self, Display, Formatter};
+use std::fs::File;
+use std::io::Read;
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
-use burn_finetune::{builtin_template, builtin_template_names};
+use burn_finetune::{ChatTemplate, builtin_template, builtin_template_names};
 use burn_qlora::{Codebook, QuantConfig};
 use burn_qlora_llama::{ComputeDtype, Weights};
 
@@ -72,7 +74,16 @@ impl GivenTemplate {
         if let Some(source) = builtin_template(&self.0) {
             return Ok(source.to_owned());
         }
-        std::fs::read_to_string(&self.0).with_context(|| {
+        // A template that is longer is refused, and a device file would have no end.
+        let most = ChatTemplate::MOST_SOURCE as u64 + 1;
+        let read = || -> std::io::Result<String> {
+            let mut source = String::new();
+            File::open(&self.0)?
+                .take(most)
+                .read_to_string(&mut source)?;
+            Ok(source)
+        };
+        read().with_context(|| {
             let names: Vec<_> = builtin_template_names().collect();
             format!(
                 "{self}: neither a file that can be read nor one of {}",

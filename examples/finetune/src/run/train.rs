@@ -1,9 +1,10 @@
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use burn_finetune::TrainConfig;
+use anyhow::{Context, Result, ensure};
+use burn_finetune::{Order, TrainConfig};
 use burn_qlora::{Checkpointing, LoraConfig, Targets};
 
+use super::data_files::DataFiles;
 use super::model::Model;
 use super::optimizer::Optimizer;
 use super::rows::RowLimits;
@@ -15,9 +16,11 @@ pub struct TrainRun {
     /// The run itself.
     pub training: Training,
     /// The rows to train on.
-    pub data: PathBuf,
+    pub data: DataFiles,
     /// The rows to measure the loss on.
-    pub eval_data: Option<PathBuf>,
+    pub eval_data: Option<DataFiles>,
+    /// The share of the rows to train on that is held out to measure the loss on.
+    pub eval_split: Option<f64>,
     /// Everything that is written.
     pub output: Output,
 }
@@ -37,7 +40,7 @@ pub enum PlannedModel {
     /// The one that the run would train.
     Files {
         /// The rows it would train on, if they are known.
-        data: Option<PathBuf>,
+        data: Option<DataFiles>,
     },
     /// A well-known one by its name, without its files.
     Known(String),
@@ -101,9 +104,16 @@ impl TrainRun {
     /// Resolves the flags.
     ///
     /// # Errors
-    /// No data or no output directory, and as [`Training`]'s.
+    /// No data or no output directory, evaluations without data for them, and as [`Training`]'s.
     pub fn resolve(mut flags: TrainFlags) -> Result<Self> {
-        let data = flags.data.take();
+        let data = training_data(&mut flags)?;
+        let eval_data = std::mem::take(&mut flags.eval_data);
+        ensure!(
+            flags.eval_every == 0 || !eval_data.is_empty() || flags.eval_split.is_some(),
+            "--eval-every {} has nothing to measure the loss on; give --eval-data FILE, or hold rows out with \
+             --eval-split 0.05",
+            flags.eval_every
+        );
         let dir = flags.output.take();
         Ok(Self {
             data: data.context("no data is given; name a file with --data")?,
@@ -114,7 +124,8 @@ impl TrainRun {
                 eval_every: (flags.eval_every > 0).then_some(flags.eval_every),
                 save_every: (flags.save_every > 0).then_some(flags.save_every),
             },
-            eval_data: flags.eval_data.take(),
+            eval_data: DataFiles::resolve(eval_data, &[], &flags.rows.columns)?,
+            eval_split: flags.eval_split,
             training: Training::resolve(flags)?,
         })
     }
@@ -133,7 +144,7 @@ impl PlanRun {
                 PlannedModel::Known(name)
             }
             None => PlannedModel::Files {
-                data: train.data.take(),
+                data: training_data(&mut train)?,
             },
         };
         Ok(Self {
@@ -148,7 +159,7 @@ impl Training {
     ///
     /// # Errors
     /// As those of [`Model`] and [`Optimizer`].
-    fn resolve(flags: TrainFlags) -> Result<Self> {
+    pub(super) fn resolve(flags: TrainFlags) -> Result<Self> {
         let optimizer = Optimizer::resolve(&flags)?;
         let adapter = match &flags.init_adapter {
             Some(dir) => Adapter::Trained(dir.clone()),
@@ -198,6 +209,17 @@ impl Training {
         Ok(config)
     }
 
+    /// Returns the seed of the run.
+    pub fn seed(&self) -> u64 {
+        self.config.seed
+    }
+
+    /// Returns the rows of each step over `rows` rows.
+    pub fn order(&self, rows: usize) -> Order {
+        let shuffle = self.config.shuffle.then_some(self.config.seed);
+        Order::new(rows, self.config.rows_per_step(), shuffle)
+    }
+
     /// Returns the number of rows of a micro-batch.
     pub fn batch_size(&self) -> usize {
         self.config.batch_size
@@ -217,6 +239,12 @@ impl Adapter {
             Self::Trained(dir) => Some(dir),
         }
     }
+}
+
+/// Returns the rows to train on, if any are named.
+pub(super) fn training_data(flags: &mut TrainFlags) -> Result<Option<DataFiles>> {
+    let names = std::mem::take(&mut flags.data);
+    DataFiles::resolve(names, &flags.data_weights, &flags.rows.columns)
 }
 
 /// Returns the configuration of fresh adapters.

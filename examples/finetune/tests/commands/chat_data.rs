@@ -129,9 +129,7 @@ fn what_is_not_learnt_as_it_is_written_is_told() {
         .stderr;
     assert!(told.starts_with("warning: "), "{told}");
     assert!(
-        told.contains("rows.jsonl:1")
-            && told.contains("message 2")
-            && told.contains("2 such lines"),
+        told.contains("rows.jsonl:1") && told.contains("message 2") && told.contains("2 such rows"),
         "{told}"
     );
 }

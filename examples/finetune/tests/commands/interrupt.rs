@@ -37,8 +37,18 @@ fn train(place: &Place, model: &Path, name: &str) -> Command {
 }
 
 /// Starts a run, waits until its log has `lines` lines, and sends it a signal.
-fn stop_after(command: &mut Command, log: &Path, lines: usize, signal: &str) -> Run {
-    let child: Child = command.spawn().unwrap();
+pub fn stop_after(command: &mut Command, log: &Path, lines: usize, signal: &str) -> Run {
+    stop(command.spawn().unwrap(), log, lines, signal)
+}
+
+/// Waits until the log of a run has `lines` lines, and sends it a signal.
+fn stop(child: Child, log: &Path, lines: usize, signal: &str) -> Run {
+    wait_for(log, lines);
+    send(signal, &child);
+    child.wait_with_output().unwrap().into()
+}
+
+fn wait_for(log: &Path, lines: usize) {
     let started = Instant::now();
     let written = || std::fs::read_to_string(log).map_or(0, |text| text.lines().count());
     while written() < lines {
@@ -48,15 +58,17 @@ fn stop_after(command: &mut Command, log: &Path, lines: usize, signal: &str) -> 
         );
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+fn send(signal: &str, child: &Child) {
     let sent = Command::new("kill")
         .args([signal, &child.id().to_string()])
         .status()
         .unwrap();
     assert!(sent.success());
-    child.wait_with_output().unwrap().into()
 }
 
-fn losses(log: &Path) -> Vec<(f64, f64, f64)> {
+pub fn losses(log: &Path) -> Vec<(f64, f64, f64)> {
     let triple = |line| {
         (
             number(line, "step"),
@@ -65,6 +77,36 @@ fn losses(log: &Path) -> Vec<(f64, f64, f64)> {
         )
     };
     log_lines(log).iter().map(triple).collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_system_that_ends_the_run_lets_it_save() {
+    let place = Place::new();
+    let model = place.model("tiny_llama_nf4");
+    place.rows(50);
+    for (name, signal) in [("term", "-TERM"), ("hup", "-HUP")] {
+        let log = place.path(&format!("{name}.jsonl"));
+        let run = stop_after(&mut train(&place, &model, name), &log, 3, signal).ok();
+        let done = log_lines(&log).len();
+        assert!((3..STEPS).contains(&done), "{done} steps");
+        assert!(run.stderr.contains("--resume"), "{}", run.stderr);
+        let saved = place.path(name).join(format!("checkpoints/step-{done:08}"));
+        assert!(saved.is_dir(), "{name}");
+    }
+
+    // What `nohup` does: the signal is ignored, and the run goes on until it is told to stop.
+    let log = place.path("nohup.jsonl");
+    let train = train(&place, &model, "nohup");
+    let mut command = Command::new("bash");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "bash"]);
+    command.arg(train.get_program()).args(train.get_args());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    wait_for(&log, 3);
+    send("-HUP", &child);
+    let run: Run = stop(child, &log, 40, "-TERM").ok();
+    assert!(log_lines(&log).len() >= 40, "{}", run.stderr);
 }
 
 #[cfg(unix)]
@@ -119,6 +161,31 @@ fn a_stopped_run_goes_on_with_the_same_bits() {
     assert_eq!(losses(&place.path("whole.jsonl")), whole);
 }
 
+/// The evaluation after the last step takes long; the steps are saved before it.
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_stopped_in_its_last_evaluation_is_done() {
+    let place = Place::new();
+    let (model, text) = (place.model("tiny_llama"), place.long_text());
+    place.rows(8);
+    let log = place.path("last.jsonl");
+    let mut command = Command::new(FINETUNE);
+    command.arg("train").arg("--model").arg(&model);
+    command.arg("--data").arg(place.path("rows.jsonl"));
+    command.arg("--eval-data").arg(text);
+    command.arg("--output").arg(place.path("last"));
+    command.arg("--log-json").arg(&log);
+    command.args(["--steps", "1", "--seq-len", "64"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // The only step is in the log when the evaluation begins.
+    let run = stop_after(&mut command, &log, 1, "-INT").ok();
+    for words in ["evaluation after the last step", "the adapter is in"] {
+        assert!(run.stdout.contains(words), "{}", run.stdout);
+    }
+    assert_eq!(place.listing("last/checkpoints").len(), 1);
+    assert!(place.path("last/adapter_model.safetensors").is_file());
+}
+
 #[test]
 fn resuming_with_other_settings_is_refused() {
     let place = Place::new();
@@ -147,5 +214,5 @@ fn resuming_with_other_settings_is_refused() {
     let text = std::fs::read_to_string(&rows).unwrap();
     let (first, rest) = text.split_once('\n').unwrap();
     std::fs::write(&rows, format!("{rest}{first}\n")).unwrap();
-    base(&["--rank", "4", "--resume"]).refused(&["data"]);
+    base(&["--rank", "4", "--resume"]).refused(&["another data"]);
 }

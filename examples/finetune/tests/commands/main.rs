@@ -3,8 +3,15 @@
 //! - [`support`]: runs the binary, makes models, data and broken files.
 //! - [`train`], [`plan`], [`eval`], [`generate`], [`quantize`]: what each command does.
 //! - [`chat_data`]: conversations as data.
+//! - [`data`]: what a data set becomes, rows held out, and rows that are too much for memory.
+//! - [`data_files`]: data in the formats people have.
 //! - [`families`]: all of that on the families beside LLaMA.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
+//! - [`kills`]: the same at many random moments.
+//! - [`resume`]: what may have changed when a run goes on, and what is never lost.
+//! - [`console`]: nobody reads what is printed.
+//! - [`names`]: files and texts whose names are not fit to print.
+//! - [`numbers`]: numbers at the ends of their ranges.
 //! - [`paging`]: optimizer state that does not stay in memory.
 //! - [`refusals`]: bad input, each one line, exit code 2 and nothing half-written.
 //! - [`smollm2`]: the memory plan of a real model.
@@ -13,6 +20,9 @@
 //! - [`full_disk`]: the same when the disk is full while saving.
 
 mod chat_data;
+mod console;
+mod data;
+mod data_files;
 #[cfg(feature = "wgpu")]
 mod device_memory;
 mod eval;
@@ -21,10 +31,14 @@ mod full_disk;
 mod gemma3;
 mod generate;
 mod interrupt;
+mod kills;
+mod names;
+mod numbers;
 mod paging;
 mod plan;
 mod quantize;
 mod refusals;
+mod resume;
 mod smollm2;
 mod support;
 mod train;

@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
 use crate::finetune;
 use qlora_test_support::fixture;
 
-use crate::support::Place;
+use crate::support::{FINETUNE, Place, run};
 
 /// Trains with everything right but what `extra` says, and checks the refusal.
 macro_rules! train_refused {
@@ -56,6 +57,20 @@ fn settings_that_are_not_known_are_warned_of_or_refused() {
 }
 
 #[test]
+fn an_instruction_set_that_the_machine_lacks() {
+    let place = Place::new();
+    let model = place.model("tiny_llama");
+    let output = place.path("out");
+    let mut command = Command::new(FINETUNE);
+    command.args(["quantize", "--model"]).arg(&model);
+    command.arg("--output").arg(&output);
+    command.env("QLORA_CPU_ISA", "mmx");
+    run(&mut command).refused(&["QLORA_CPU_ISA", "\"mmx\"", "this machine has"]);
+    assert!(!output.exists(), "something was written");
+    run(command.env("QLORA_CPU_ISA", "portable")).ok();
+}
+
+#[test]
 fn weights_that_are_missing_or_truncated() {
     let place = Place::new();
     let (model, rows) = (place.model("tiny_llama"), place.rows(4));
@@ -73,6 +88,61 @@ fn weights_that_are_missing_or_truncated() {
         [],
         &["model.safetensors", "not found"]
     );
+}
+
+#[test]
+fn what_lies_in_a_models_place() {
+    let place = Place::new();
+    let (model, rows) = (place.model("tiny_llama"), place.rows(4));
+    let weights = model.join("model.safetensors");
+    let pickled = model.join("pytorch_model.bin");
+    fs::rename(&weights, &pickled).unwrap();
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        [],
+        &["pytorch_model.bin", "save_pretrained"]
+    );
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n";
+    fs::write(&weights, pointer).unwrap();
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        [],
+        &["model.safetensors", "git lfs pull"]
+    );
+    let adapter = fixture("peft_adapter");
+    for path in [&adapter, &adapter.join("adapter_model.safetensors")] {
+        train_refused!(place, path, &rows, [], &["adapter", "not a model"]);
+    }
+    fs::rename(&pickled, &weights).unwrap();
+    fs::remove_file(model.join("tokenizer.json")).unwrap();
+    fs::write(model.join("tekken.json"), "{}").unwrap();
+    train_refused!(place, &model, &rows, [], &["tokenizer.json", "tekken.json"]);
+}
+
+/// By one of its files, and by a folder of the Hub's cache.
+#[test]
+fn a_model_is_found_by_what_people_name() {
+    let place = Place::new();
+    let model = place.model("tiny_llama");
+    let found = |path: &Path, model: &Path| {
+        let plan = finetune!("plan", "--model", path).ok().stdout;
+        let model = format!("{} on flex", model.display());
+        assert!(plan.contains(&model), "{model} is not in {plan}");
+    };
+    found(&model, &model);
+    found(&model.join("config.json"), &model);
+    let top = place.path("models--someone--tiny");
+    for folder in ["refs", "snapshots"] {
+        fs::create_dir_all(top.join(folder)).unwrap();
+    }
+    fs::write(top.join("refs").join("main"), "0aa1").unwrap();
+    let snapshot = top.join("snapshots").join("0aa1");
+    fs::rename(&model, &snapshot).unwrap();
+    found(&top, &snapshot);
 }
 
 #[test]
@@ -199,7 +269,15 @@ fn data_that_cannot_be_used() {
         ("\n  \n".to_string(), &["bad.jsonl", "no data"]),
         (
             format!("{good}\n{{\"text\":\"{}\"}}\n", "x".repeat(600)),
-            &["bad.jsonl", ":2", "512"],
+            &[
+                "bad.jsonl",
+                ":2",
+                "1 of 2",
+                "512",
+                "--seq-len 601",
+                "--truncate",
+                "context",
+            ],
         ),
     ] {
         let data = place.file("bad.jsonl", text);
@@ -259,6 +337,38 @@ fn adapters_that_do_not_fit() {
         &adapter
     )
     .refused(&["peft_adapter", "shape"]);
+    // What is not known is refused, or told, by what it may change.
+    let text = fs::read_to_string(fixture("peft_adapter").join("adapter_config.json")).unwrap();
+    let copy = place.path("copy");
+    fs::create_dir(&copy).unwrap();
+    let weights = fixture("peft_adapter").join("adapter_model.safetensors");
+    fs::copy(weights, copy.join("adapter_model.safetensors")).unwrap();
+    let eval = |key: &str| {
+        let text = text.replacen('{', &format!("{{{key},"), 1);
+        fs::write(copy.join("adapter_config.json"), text).unwrap();
+        finetune!(
+            "eval",
+            "--model",
+            &model,
+            "--data",
+            &rows,
+            "--adapter",
+            &copy
+        )
+    };
+    eval(r#""something_new": true"#).refused(&["adapter_config.json", "`something_new`"]);
+    let told = eval(r#""something_new": 0.5"#).ok();
+    assert!(told.stderr.contains("warning: ") && told.stderr.contains("`something_new`"));
+    finetune!(
+        "eval",
+        "--model",
+        &model,
+        "--data",
+        &rows,
+        "--adapter",
+        &model
+    )
+    .refused(&["tiny_llama", "adapter_config.json", "it is a model"]);
     let missing = place.path("no-adapter");
     train_refused!(
         place,
@@ -393,6 +503,44 @@ fn flags_that_make_no_sense() {
         "train", "--model", "m", "--data", "d", "--output", "o", "--steps", "1", "--epochs", "2"
     )
     .refused(&["--steps", "--epochs"]);
+    finetune!(
+        "train",
+        "--model",
+        "m",
+        "--data",
+        "d",
+        "--output",
+        "o",
+        "--eval-every",
+        "5"
+    )
+    .refused(&["--eval-every", "--eval-data", "--eval-split"]);
+    finetune!(
+        "train",
+        "--model",
+        "m",
+        "--data",
+        "d",
+        "--output",
+        "o",
+        "--eval-split",
+        "0.1",
+        "--eval-data",
+        "e"
+    )
+    .refused(&["--eval-split", "--eval-data"]);
+    finetune!(
+        "train",
+        "--model",
+        "m",
+        "--data",
+        "d",
+        "--output",
+        "o",
+        "--eval-split",
+        "1"
+    )
+    .refused(&["--eval-split", "below 1"]);
     finetune!(
         "train", "--model", "m", "--data", "d", "--output", "o", "--quant", "nf5"
     )

@@ -62,13 +62,16 @@ impl Run {
     }
 }
 
-/// Runs the binary with arguments of any mix of texts and paths.
+/// Runs the binary with arguments of any mix of texts and paths, and a list of more behind them.
 #[macro_export]
 macro_rules! finetune {
-    ($($argument:expr),* $(,)?) => {{
+    ($($argument:expr),* $(,)?) => {
+        $crate::finetune!($($argument),*; std::iter::empty::<&str>())
+    };
+    ($($argument:expr),*; $more:expr) => {{
         let mut command = std::process::Command::new($crate::support::FINETUNE);
         $(command.arg($argument);)*
-        $crate::support::run(&mut command)
+        $crate::support::run(command.args($more))
     }};
 }
 

@@ -232,6 +232,60 @@ fn a_text_is_cut_into_rows_and_an_adapter_can_be_trained_on() {
     );
 }
 
+/// Ranks that differ from layer to layer, and a head of the adapter's own where the model's is its embedding: trained on, saved,
+/// planned, and read from a checkpoint's weight file.
+#[test]
+fn adapters_of_every_kind_can_be_trained_on() {
+    let place = Place::new();
+    let rows = place.rows(4);
+    for (kind, model, key) in [
+        ("patterns", "tiny_llama", "rank_pattern"),
+        ("tied_head", "tiny_llama_tied", "modules_to_save"),
+    ] {
+        let (model, output) = (place.model(model), place.path(kind));
+        let adapter = qlora_test_support::fixture(format!("adapters/{kind}"));
+        let common = ["--seq-len", "32", "--quant", "none"];
+        let start = |command: &str| {
+            let mut start = std::process::Command::new(crate::support::FINETUNE);
+            start
+                .arg(command)
+                .arg("--model")
+                .arg(&model)
+                .arg("--data")
+                .arg(&rows);
+            start.args(common);
+            start
+        };
+        let mut train = start("train");
+        train
+            .arg("--init-adapter")
+            .arg(&adapter)
+            .arg("--output")
+            .arg(&output);
+        train.args(["--steps", "2", "--save-every", "1", "--lr", "1e-3"]);
+        crate::support::run(&mut train).ok();
+        let config = |folder: &std::path::Path| {
+            let text = fs::read_to_string(folder.join("adapter_config.json")).unwrap();
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()
+        };
+        assert_eq!(config(&output)[key], config(&adapter)[key]);
+
+        let nll = |adapter: std::path::PathBuf| {
+            let mut eval = start("eval");
+            eval.arg("--json").arg("--adapter").arg(adapter);
+            number(&crate::support::run(&mut eval).ok().last_json(), "nll")
+        };
+        let step = |step| output.join(format!("checkpoints/step-0000000{step}"));
+        let losses = [adapter.clone(), step(1), output.clone()].map(nll);
+        assert!(losses[0] > losses[1] && losses[1] > losses[2], "{losses:?}");
+        assert_eq!(nll(step(2).join("adapter_model.safetensors")), losses[2]);
+
+        let mut plan = start("plan");
+        plan.arg("--init-adapter").arg(&output);
+        crate::support::run(&mut plan).ok();
+    }
+}
+
 #[test]
 fn half_precision_trains_almost_alike_and_is_told() {
     let place = Place::new();

@@ -27,7 +27,7 @@ pub fn backward(
     let attention = Attention::new(client, operands)?;
     let Attention { q, k, v, shape, .. } = &attention;
     check_single(OPERATION, lse.dtype)?;
-    let rows = shape.score_rows().iter().product();
+    let rows = shape.batch * shape.q_len * shape.heads();
     check_length(OPERATION, "log-sum-exp", elements(&lse), rows)?;
     let lse = contiguous(client, lse);
     let y = attention.like_q(client, y)?;

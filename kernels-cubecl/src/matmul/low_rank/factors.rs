@@ -19,7 +19,7 @@ pub struct LowRank {
     pub a: TensorHandle,
     /// `[rank, out_features]`, f32.
     pub b: TensorHandle,
-    /// What their product is multiplied by.
+    /// The factor of their product.
     pub scale: f32,
 }
 

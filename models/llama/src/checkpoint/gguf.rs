@@ -5,6 +5,7 @@
 //! - `keys`: that of the model's architecture, and which of it was understood.
 //! - `decoder`, `rope`: what every family's metadata says in the same words.
 //! - `layout`: names, row order and offset of the stored tensors.
+//! - `parts`: a file that was split, as one.
 //! - `tensors`: bounds and decoding.
 //! - `vocabulary`: the tokenizer's parts of the metadata.
 
@@ -13,15 +14,17 @@ mod header;
 mod keys;
 mod layout;
 mod metadata;
+mod parts;
 mod rope;
 mod tensors;
 mod vocabulary;
 
 pub(crate) use self::keys::GgufKeys;
 
+use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::quantized::gguf_file::Content;
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use tensor_files::InputFile;
 
 use self::layout::Layout;
@@ -53,14 +56,67 @@ impl GgufModel {
     }
 }
 
-/// An opened GGUF file.
+/// An opened GGUF file, or all the parts of one that was split.
 #[derive(Debug)]
 pub(crate) struct GgufFile {
+    /// Has the metadata.
+    first: Part,
+    rest: Vec<Part>,
+}
+
+/// An opened file, whose tensors lie inside it.
+#[derive(Debug)]
+struct Part {
     input: InputFile,
     content: Content,
 }
 
 impl GgufFile {
+    /// Opens a file; if it is a part of one that was split, opens all of them.
+    fn open(path: &Path) -> Result<Self, DecoderError> {
+        let part = Part::open(path)?;
+        match parts::place(&part)? {
+            None => Ok(Self {
+                first: part,
+                rest: Vec::new(),
+            }),
+            Some(place) => parts::join(part, place),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.first.path()
+    }
+
+    fn values(&self) -> &HashMap<String, Value> {
+        &self.first.content.metadata
+    }
+
+    fn metadata(&self) -> Metadata<'_> {
+        self.first.metadata()
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        std::iter::once(&self.first).chain(&self.rest)
+    }
+
+    /// Returns all tensors with their names, in no order.
+    fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        self.parts()
+            .flat_map(|part| &part.content.tensor_infos)
+            .map(|(name, info)| (name.as_str(), info))
+    }
+
+    /// Returns a tensor and the part that it is in.
+    fn tensor(&self, name: &str) -> Option<(&Part, &TensorInfo)> {
+        let mut found = self
+            .parts()
+            .map(|part| Some((part, part.content.tensor_infos.get(name)?)));
+        found.find_map(|found| found)
+    }
+}
+
+impl Part {
     fn open(path: &Path) -> Result<Self, DecoderError> {
         let input = InputFile::open(path)?;
         let mut reader = input.reader();
@@ -71,9 +127,9 @@ impl GgufFile {
             let reason = reason.lines().next().unwrap_or_default();
             DecoderError::malformed(path, format!("invalid GGUF header: {reason}"))
         })?;
-        let file = Self { input, content };
-        file.check_tensors()?;
-        Ok(file)
+        let part = Self { input, content };
+        part.check_tensors()?;
+        Ok(part)
     }
 
     fn path(&self) -> &Path {

@@ -1,6 +1,10 @@
 //! Hugging Face directories: config.json, safetensors, tokenizer files; plain or bitsandbytes 4-bit.
+//!
+//! - `added_tokens`: tokens that other files add to tokenizer.json.
+//! - `quantization`: methods that are not read.
 
 mod added_tokens;
+mod quantization;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -9,12 +13,12 @@ use std::path::{Path, PathBuf};
 use nf4::bitsandbytes::{self, Entry};
 use nf4::{Codebook, QuantizedMatrix};
 use serde_json::{Map, Value};
-use tensor_files::Dtype;
+use tensor_files::{Checksum, Dtype};
 use tokenizers::Tokenizer;
 
 use super::safetensors::SafeTensorFiles;
 use super::special::{SpecialToken, SpecialTokens};
-use super::table;
+use super::{absent, files, table, tokenizers_result};
 use crate::config::{DecoderConfig, HfConfig, generation_eos};
 use crate::error::DecoderError;
 
@@ -42,19 +46,15 @@ impl HfDirectory {
     /// Opens a directory; returns what its config.json says where the tensors agree, and themselves.
     pub(crate) fn open(path: &Path) -> Result<(HfConfig, Self), DecoderError> {
         let config_path = path.join("config.json");
-        if !config_path.exists() {
-            return Err(DecoderError::MissingFile {
-                path: config_path,
-                hint: "a model directory needs it; give the directory that holds config.json and model.safetensors",
-            });
+        if !files::is_there(&config_path)? {
+            return Err(absent::config(path));
         }
-        let text = read_text(&config_path)?;
+        let text = files::read_text(&config_path)?;
         let mut read = HfConfig::read(&text, &config_path)?;
-        check_quantization(&text, &config_path)?;
         let generation = path.join("generation_config.json");
-        if generation.exists() {
+        if files::is_there(&generation)? {
             let tokens = &mut read.decoder.eos_token_ids;
-            for token in generation_eos(&read_text(&generation)?, &generation)? {
+            for token in generation_eos(&files::read_text(&generation)?, &generation)? {
                 if !tokens.contains(&token) {
                     tokens.push(token);
                 }
@@ -63,6 +63,9 @@ impl HfDirectory {
         let weights = SafeTensorFiles::open(path)?;
         // What config.json says of it can be older than the weights.
         let bitsandbytes = weights.names().any(bitsandbytes::is_quant_state_name);
+        let config: Value = serde_json::from_str(&text).unwrap_or_default();
+        let stale = quantization::check(&config, &config_path, &weights, bitsandbytes)?;
+        read.warnings.extend(stale);
         let directory = Self {
             path: path.to_path_buf(),
             weights,
@@ -74,6 +77,13 @@ impl HfDirectory {
 
     pub(crate) fn weights(&self) -> &SafeTensorFiles {
         &self.weights
+    }
+
+    /// Adds config.json and a sample of every tensor to `sum`.
+    pub(crate) fn fingerprint(&self, sum: &mut Checksum) -> Result<(), DecoderError> {
+        let config = self.path.join("config.json");
+        sum.add_framed(&std::fs::read(&config).map_err(DecoderError::io(&config))?);
+        self.weights.sample(sum)
     }
 
     pub(crate) fn is_bitsandbytes(&self) -> bool {
@@ -90,38 +100,33 @@ impl HfDirectory {
 
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer, DecoderError> {
         let path = self.path.join("tokenizer.json");
-        if !path.exists() {
-            let hint = if self.path.join("tokenizer.model").exists() {
-                "tokenizer.model beside it is not read; AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers writes it"
-            } else {
-                "the tokenizer is read from it; save the tokenizer again with transformers' fast tokenizer"
-            };
+        if !files::is_there(&path)? {
+            let hint = absent::tokenizer(&self.path)?;
             return Err(DecoderError::MissingFile { path, hint });
         }
-        let text = std::fs::read(&path).map_err(DecoderError::io(&path))?;
+        let text = files::read(&path)?;
         let refused = |reason: String| DecoderError::Tokenizer {
             path: path.clone(),
             reason,
         };
         added_tokens::check_normalizer(&text).map_err(refused)?;
-        let mut tokenizer =
-            Tokenizer::from_bytes(text).map_err(|error| refused(error.to_string()))?;
-        // Whoever saved it may have cut and padded the rows of a training run of theirs.
-        tokenizer
-            .with_truncation(None)
-            .map_err(|error| refused(error.to_string()))?;
-        tokenizer.with_padding(None);
         let config = self.tokenizer_config()?;
         let map = self.json_file("special_tokens_map.json")?;
-        added_tokens::add(&mut tokenizer, &config, &map)
-            .map_err(|error| refused(error.to_string()))?;
-        Ok(tokenizer)
+        tokenizers_result(|| {
+            let mut tokenizer = Tokenizer::from_bytes(text)?;
+            // Whoever saved it may have cut and padded the rows of a training run of theirs.
+            tokenizer.with_truncation(None)?;
+            tokenizer.with_padding(None);
+            added_tokens::add(&mut tokenizer, &config, &map)?;
+            Ok(tokenizer)
+        })
+        .map_err(refused)
     }
 
     pub(crate) fn chat_template(&self) -> Result<Option<String>, DecoderError> {
         let file = self.path.join("chat_template.jinja");
-        if file.exists() {
-            return read_text(&file).map(Some);
+        if files::is_there(&file)? {
+            return files::read_text(&file).map(Some);
         }
         Ok(match self.tokenizer_config()?.get("chat_template") {
             Some(Value::String(template)) => Some(template.clone()),
@@ -167,8 +172,7 @@ impl HfDirectory {
         let eos =
             named("eos_token").or_else(|| config.eos_token_ids.first().copied().and_then(by_id));
         // What the tokenizer really adds is in its post-processor; asking it is the only reliable way.
-        let added = tokenizer
-            .encode("", true)
+        let added = tokenizers_result(|| tokenizer.encode("", true))
             .map(|encoding| encoding.get_ids().to_vec())
             .unwrap_or_default();
         let adds = |token: &Option<SpecialToken>, place: Option<&u32>| {
@@ -242,10 +246,10 @@ impl HfDirectory {
     /// Reads a file with a JSON object; one that is not there is empty.
     fn json_file(&self, name: &str) -> Result<Map<String, Value>, DecoderError> {
         let path = self.path.join(name);
-        if !path.exists() {
+        if !files::is_there(&path)? {
             return Ok(Map::new());
         }
-        serde_json::from_str(&read_text(&path)?)
+        serde_json::from_str(&files::read_text(&path)?)
             .map_err(|error| DecoderError::malformed(&path, format!("not a JSON object: {error}")))
     }
 }
@@ -257,38 +261,5 @@ fn nf4_dtype(dtype: Dtype) -> bitsandbytes::Dtype {
         Dtype::BF16 => bitsandbytes::Dtype::Bf16,
         Dtype::F32 => bitsandbytes::Dtype::F32,
         _ => bitsandbytes::Dtype::Other("another type"),
-    }
-}
-
-fn read_text(path: &Path) -> Result<String, DecoderError> {
-    std::fs::read_to_string(path).map_err(DecoderError::io(path))
-}
-
-/// Refuses every quantization but that of bitsandbytes in 4 bits.
-fn check_quantization(text: &str, path: &Path) -> Result<(), DecoderError> {
-    const EXPECTED: &str = "read are unquantized checkpoints and bitsandbytes in 4 bits";
-    let refused = |found: String| DecoderError::Unsupported {
-        path: path.to_path_buf(),
-        what: "quantization method",
-        found,
-        expected: EXPECTED.into(),
-    };
-    let config: Value = serde_json::from_str(text)
-        .map_err(|error| DecoderError::malformed(path, format!("not valid JSON: {error}")))?;
-    let quantization = &config["quantization_config"];
-    // mlx-lm writes a key of its own, and beside it at times the same under the usual one.
-    if !config["quantization"].is_null() {
-        return Err(refused("mlx: key `quantization`".into()));
-    }
-    if quantization.is_null() {
-        return Ok(());
-    }
-    match quantization["quant_method"].as_str() {
-        Some("bitsandbytes") if quantization["load_in_8bit"] == Value::Bool(true) => {
-            Err(refused("bitsandbytes in 8 bits".into()))
-        }
-        Some("bitsandbytes") => Ok(()),
-        Some(other) => Err(refused(other.into())),
-        None => Err(refused(quantization["quant_method"].to_string())),
     }
 }

@@ -9,9 +9,11 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use serde::Deserialize;
-use tensor_files::{Dtype, StoredTensor, TensorFile};
+use tensor_files::{Checksum, Dtype, StoredTensor, TensorFile};
 
 use self::prefix::Prefix;
+use super::names::{INDEX, Part, SINGLE};
+use super::{absent, files};
 use crate::error::DecoderError;
 
 /// All tensors of a directory by the names of a `…ForCausalLM`, whatever prefix theirs have.
@@ -35,7 +37,7 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The element type of an unquantized tensor in a file.
+/// The element type that an unquantized tensor of a file is read as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FloatType {
     F32,
@@ -44,29 +46,35 @@ pub(crate) enum FloatType {
 }
 
 impl SafeTensorFiles {
-    /// Opens `model.safetensors`, or the shards named by `model.safetensors.index.json`.
+    /// Opens `model.safetensors`, or the shards named by `model.safetensors.index.json`, or shards without an index if all
+    /// are there.
     pub(crate) fn open(directory: &Path) -> Result<Self, DecoderError> {
-        let single = directory.join("model.safetensors");
-        let index = directory.join("model.safetensors.index.json");
-        if single.exists() {
+        let single = directory.join(SINGLE);
+        let index = directory.join(INDEX);
+        if files::is_there(&single)? {
             return Self::from_shards(vec![TensorFile::open(&single)?]);
         }
-        if !index.exists() {
-            return Err(DecoderError::MissingFile {
-                path: single,
-                hint: "the weights are read from model.safetensors or from model.safetensors.index.json and its shards",
-            });
+        if files::is_there(&index)? {
+            return Self::indexed(directory, &index);
         }
-        let text = std::fs::read(&index).map_err(DecoderError::io(&index))?;
+        let shards = unindexed(directory)?;
+        if shards.is_empty() {
+            return Err(absent::weights(directory, &single));
+        }
+        Self::from_shards(shards)
+    }
+
+    fn indexed(directory: &Path, index: &Path) -> Result<Self, DecoderError> {
+        let text = files::read(index)?;
         let parsed: ShardIndex = serde_json::from_slice(&text).map_err(|error| {
-            DecoderError::malformed(&index, format!("not a shard index: {error}"))
+            DecoderError::malformed(index, format!("not a shard index: {error}"))
         })?;
         let mut names: Vec<&String> = parsed.weight_map.values().collect();
         names.sort_unstable();
         names.dedup();
         if names.is_empty() {
             return Err(DecoderError::malformed(
-                &index,
+                index,
                 "it names no shard; fetch it again",
             ));
         }
@@ -75,15 +83,15 @@ impl SafeTensorFiles {
             // A downloaded index must not reach outside its own directory.
             if Path::new(name).components().count() != 1 || Path::new(name).file_name().is_none() {
                 return Err(DecoderError::malformed(
-                    &index,
+                    index,
                     format!("shard `{name}` is not a plain file name"),
                 ));
             }
             let path = directory.join(name);
-            if !path.exists() {
+            if !files::is_there(&path)? {
                 return Err(DecoderError::MissingFile {
                     path,
-                    hint: "model.safetensors.index.json names it as a shard; fetch it",
+                    hint: format!("{INDEX} names it as a shard; fetch it"),
                 });
             }
             shards.push(TensorFile::open(&path)?);
@@ -131,6 +139,25 @@ impl SafeTensorFiles {
         self.shards[place.shard].tensor(&place.stored)
     }
 
+    /// Returns whether no tensor has a type that stands for a quantization.
+    pub(crate) fn all_are_floats(&self) -> bool {
+        self.shards.iter().all(|shard| {
+            let mut tensors = shard.names().filter_map(|name| shard.tensor(name));
+            let floats = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64];
+            tensors.all(|tensor| floats.contains(&tensor.dtype()))
+        })
+    }
+
+    /// Adds a sample of every tensor to `sum`, by their names.
+    pub(crate) fn sample(&self, sum: &mut Checksum) -> Result<(), DecoderError> {
+        let mut names: Vec<&str> = self.names().collect();
+        names.sort_unstable();
+        for name in names {
+            self.find(name)?.sample(sum)?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn float_type(&self, name: &str) -> Result<FloatType, DecoderError> {
         self.stored_as(name, &self.find(name)?)
     }
@@ -144,6 +171,9 @@ impl SafeTensorFiles {
                 found: stored.shape().to_vec(),
                 expected: shape.to_vec(),
             });
+        }
+        if stored.dtype() == Dtype::F64 {
+            return narrowed(&stored);
         }
         let kind = self.stored_as(name, &stored)?;
         // The file was found to have this many elements when it was opened, so the size is real.
@@ -165,17 +195,56 @@ impl SafeTensorFiles {
 
     fn stored_as(&self, name: &str, stored: &StoredTensor<'_>) -> Result<FloatType, DecoderError> {
         match stored.dtype() {
-            Dtype::F32 => Ok(FloatType::F32),
+            // Rounded as it is read.
+            Dtype::F32 | Dtype::F64 => Ok(FloatType::F32),
             Dtype::F16 => Ok(FloatType::F16),
             Dtype::BF16 => Ok(FloatType::Bf16),
             other => Err(DecoderError::TensorType {
                 path: self.path_of(name).to_path_buf(),
                 tensor: stored.name().into(),
                 found: other.to_string(),
-                expected: "F32, F16 or BF16",
+                expected: "F32, F16, BF16 or F64",
             }),
         }
     }
+}
+
+/// Reads values of 64 bits, each rounded to the nearest f32.
+fn narrowed(stored: &StoredTensor<'_>) -> Result<Vec<f32>, DecoderError> {
+    let mut values = Vec::with_capacity(stored.byte_len() / size_of::<f64>());
+    stored.for_each_chunk(|bytes| {
+        let (all, _) = bytes.as_chunks();
+        values.extend(all.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32));
+        Ok::<_, DecoderError>(())
+    })?;
+    Ok(values)
+}
+
+/// Opens the shards in a directory that has no index for them.
+fn unindexed(directory: &Path) -> Result<Vec<TensorFile>, DecoderError> {
+    let names = files::names(directory)?;
+    let there: Vec<Part> = names
+        .iter()
+        .filter_map(|name| Part::of_shard(name))
+        .collect();
+    let Some(&Part { count, .. }) = there.first() else {
+        return Ok(Vec::new());
+    };
+    if there.iter().any(|part| part.count != count) {
+        let reason = format!("shards of different models lie beside each other; fetch {INDEX}");
+        return Err(DecoderError::not_a_model(directory, reason));
+    }
+    // Before the missing are listed: one name can claim any number.
+    if there.len() < count {
+        let has = |number: &usize| there.iter().any(|part| part.number == *number);
+        let number = (1..=count).find(|number| !has(number)).unwrap_or(count);
+        return Err(DecoderError::MissingFile {
+            path: directory.join(Part { number, count }.shard()),
+            hint: format!("there are {} of {count} shards; fetch it", there.len()),
+        });
+    }
+    let open = |part: &Part| Ok(TensorFile::open(&directory.join(part.shard()))?);
+    there.iter().map(open).collect()
 }
 
 impl FloatType {

@@ -1,4 +1,8 @@
 //! The tensors of a Hugging Face directory, held against what its config.json describes.
+//!
+//! - `names`: names that are those of another program.
+
+mod names;
 
 use std::collections::HashSet;
 
@@ -20,6 +24,9 @@ const LEFTOVERS: [&str; 5] = [
     ".position_ids",
 ];
 
+/// Beginnings of the names of a decoder's tensors.
+const OF_THE_DECODER: [&str; 2] = ["model.", "lm_head."];
+
 /// Beginnings of names, below the whole model, of what turns images into embeddings.
 const ABOUT_IMAGES: [&str; 4] = [
     "vision_tower.",
@@ -36,12 +43,14 @@ const ABOUT_IMAGES: [&str; 4] = [
 /// its parts; a head and an embedding that cannot be compared.
 pub(super) fn reconcile(read: &mut HfConfig, directory: &HfDirectory) -> Result<(), DecoderError> {
     let weights = directory.weights();
+    names::check(weights)?;
     if !read.decoder.tie_word_embeddings && !weights.contains(HEAD) {
         return Err(DecoderError::InvalidValue {
             path: weights.path_of(HEAD).to_path_buf(),
             key: HEAD.into(),
             found: "missing".into(),
-            expected: "a head, or `tie_word_embeddings` in config.json".into(),
+            expected: "a head in the file, or `tie_word_embeddings` true in config.json if the embedding is the head"
+                .into(),
         });
     }
     untie_another_head(read, weights)?;
@@ -57,7 +66,7 @@ pub(super) fn reconcile(read: &mut HfConfig, directory: &HfDirectory) -> Result<
         }
         used.insert(spec.name);
     }
-    refuse_the_rest(read, weights, &used)
+    judge_the_rest(read, weights, &used)
 }
 
 /// Reads a 4-bit weight that seems to lack a part, for the error that this gives.
@@ -135,8 +144,9 @@ fn adopt_biases(read: &mut HfConfig, weights: &SafeTensorFiles) {
     ));
 }
 
-fn refuse_the_rest(
-    read: &HfConfig,
+/// Refuses tensors of the decoder that it does not use, and warns of those beside it, such as another head's.
+fn judge_the_rest(
+    read: &mut HfConfig,
     weights: &SafeTensorFiles,
     used: &HashSet<String>,
 ) -> Result<(), DecoderError> {
@@ -146,17 +156,30 @@ fn refuse_the_rest(
             || (name == HEAD && read.decoder.tie_word_embeddings)
             || (read.multimodal && ABOUT_IMAGES.iter().any(|start| below.starts_with(start)))
     };
-    let mut rest: Vec<&str> = weights
+    let rest = weights
         .names()
-        .filter(|name| !used.contains(*name) && !is_left_over(name))
-        .collect();
-    rest.sort_unstable();
-    match rest.first() {
-        None => Ok(()),
-        Some(first) => Err(DecoderError::UnusedTensor {
+        .filter(|name| !used.contains(*name) && !is_left_over(name));
+    let is_of_the_decoder =
+        |name: &&str| OF_THE_DECODER.iter().any(|start| name.starts_with(start));
+    let (mut inside, mut beside): (Vec<_>, Vec<_>) = rest.partition(is_of_the_decoder);
+    inside.sort_unstable();
+    beside.sort_unstable();
+    if let Some(first) = inside.first() {
+        return Err(DecoderError::UnusedTensor {
             path: weights.path_of(first).to_path_buf(),
             tensor: (*first).into(),
-            others: rest.len() - 1,
-        }),
+            others: inside.len() - 1,
+        });
     }
+    if let Some(first) = beside.first() {
+        let others = match beside.len() - 1 {
+            0 => String::new(),
+            others => format!(" and {others} more"),
+        };
+        read.warnings.push(format!(
+            "{}: tensor `{first}`{others} beside the model's is left out",
+            weights.path_of(first).display()
+        ));
+    }
+    Ok(())
 }

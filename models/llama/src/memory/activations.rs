@@ -2,8 +2,7 @@
 
 use burn_qlora::Checkpointing;
 
-use super::{AdaptedBlock, F32, Tensors, Terms};
-use crate::tensors::ProjectionSpec;
+use super::{Adapted, AdaptedBlock, F32, Tensors, Terms};
 
 impl Terms<'_> {
     /// Without checkpointing, what every block keeps; with it, the input `[tokens, hidden]` of every block.
@@ -64,9 +63,7 @@ impl Terms<'_> {
     /// norm, or the residual stream, `[tokens, hidden]`, by q, k and v, or by gate and up; that of attention, by o, which
     /// attention keeps anyway; that of the gated product `[tokens, intermediate]`, by down. Else every adapter keeps its own.
     fn kept_by_adapters(&self, block: &AdaptedBlock) -> Tensors {
-        let any = |projections: &[(ProjectionSpec, bool)]| {
-            projections.iter().any(|(_, adapted)| *adapted)
-        };
+        let any = |projections: &[Adapted]| projections.iter().any(|(_, rank)| rank.is_some());
         let plain = self.workload.lora.dropout == 0.0;
         let shared = match (self.workload.quantization, plain) {
             (Some(_), true) => true,
@@ -74,14 +71,14 @@ impl Terms<'_> {
             (_, false) => false,
         };
         let projections = &block.projections;
-        let adapted = projections.iter().filter(|(_, adapted)| *adapted);
+        let adapted = projections.iter().filter(|(_, rank)| rank.is_some());
         let inputs: Tensors = if shared {
             let input =
                 |width| Tensors::one(burn_nf4::lora_saved_bytes(self.tokens, width, self.b));
             [
                 (any(&projections.query_key_value), self.hidden()),
                 (any(&projections.gate_up), self.hidden()),
-                (projections.down.1, self.inner()),
+                (projections.down.1.is_some(), self.inner()),
             ]
             .into_iter()
             .filter(|(any, _)| *any)
@@ -90,14 +87,19 @@ impl Terms<'_> {
         } else {
             // A copy in f32, and the mask of dropout in the compute dtype.
             let mask = if plain { 0 } else { self.b };
-            let own = |(spec, _): &(ProjectionSpec, bool)| {
+            let own = |(spec, _): &Adapted| {
                 Tensors::one(self.tokens * spec.shape[1] as u128 * (F32 + mask))
             };
-            adapted.clone().map(own).sum()
+            adapted.map(own).sum()
         };
         // Only the operation of both products at once computes `x A`, [tokens, rank], a second time.
         let fused = self.workload.quantization.is_some() && plain;
-        let inner = Tensors::one(self.tokens * self.workload.lora.rank as u128 * F32);
-        inputs + if fused { 0 } else { adapted.count() as u128 } * inner
+        let inner = |rank: usize| Tensors::one(self.tokens * rank as u128 * F32);
+        let kept = if fused {
+            Tensors::default()
+        } else {
+            block.ranks().map(inner).sum()
+        };
+        inputs + kept
     }
 }

@@ -79,7 +79,7 @@ impl Terms<'_> {
     /// What the gradients of a projection and its adapter need, of the widths `[in, out]`. Burn's own products of dense
     /// projections do not say.
     fn product_backward(&self, [from, to]: [usize; 2]) -> Tensors {
-        let rank = self.workload.lora.rank;
+        let rank = self.largest_rank();
         if self.workload.quantization.is_none() {
             return Tensors::default();
         }

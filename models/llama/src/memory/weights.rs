@@ -3,7 +3,6 @@
 use nf4::Layout;
 
 use super::{F32, Tensors, Terms};
-use crate::tensors::ProjectionSpec;
 
 impl Terms<'_> {
     /// `packed` and `absmax` of q, k, v, o, gate, up and down of every block: 4.127 bits a weight by default.
@@ -25,8 +24,8 @@ impl Terms<'_> {
         layouts.filter_map(move |shape| Layout::new(shape, quantization?).ok())
     }
 
-    /// In the compute dtype: embedding and head `[vocab, hidden]` (one if they are tied), the norms
-    /// `[hidden]`, the biases, and the projections if they are not quantized.
+    /// In the compute dtype: embedding and head `[vocab, hidden]` (one if they are tied, and the adapter brings none of its own),
+    /// the norms `[hidden]`, the biases, and the projections if they are not quantized.
     pub(super) fn dense(&self) -> Tensors {
         self.kept_dense().map(|n| Tensors::one(n * self.b)).sum()
     }
@@ -34,21 +33,24 @@ impl Terms<'_> {
     /// Returns the elements of every tensor that stays dense.
     fn kept_dense(&self) -> impl Iterator<Item = u128> {
         let quantized = self.workload.quantization.is_some();
-        self.config.tensors().into_iter().filter_map(move |tensor| {
+        let is_untied =
+            self.config.tie_word_embeddings && !self.workload.lora.modules_to_save.is_empty();
+        let head = is_untied.then(|| self.config.vocab_size as u128 * self.hidden());
+        let tensors = self.config.tensors().into_iter().filter_map(move |tensor| {
             let packed = tensor.projection && quantized;
             (!packed).then(|| tensor.shape.iter().map(|&n| n as u128).product::<u128>())
-        })
+        });
+        tensors.chain(head)
     }
 
     /// `A: [in, rank]` and `B: [rank, out]` of every adapted projection.
     pub(super) fn factors(&self) -> Vec<usize> {
-        let rank = self.workload.lora.rank;
         let blocks = self.adapted.iter();
         let projections = blocks.flat_map(|block| block.projections.iter());
-        let adapted = projections.filter(|(_, adapted)| *adapted);
-        adapted
-            .flat_map(|(spec, _): &(ProjectionSpec, bool)| {
-                [spec.shape[1], spec.shape[0]].map(|width| width.saturating_mul(rank))
+        projections
+            .filter_map(|(spec, rank)| Some((spec.shape, (*rank)?)))
+            .flat_map(|([out_features, in_features], rank)| {
+                [in_features, out_features].map(|width| width.saturating_mul(rank))
             })
             .collect()
     }

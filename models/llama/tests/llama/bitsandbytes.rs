@@ -6,8 +6,10 @@ use burn_qlora_llama::{
 use nf4::{Codebook, QuantConfig};
 
 use qlora_test_support::fixture;
+use safetensors::Dtype;
 
 use crate::fixtures::{Reference, devices, max_error};
+use crate::tensor_table::Model;
 
 const PLAIN: QuantConfig = QuantConfig {
     codebook: Codebook::Nf4,
@@ -140,6 +142,37 @@ fn a_second_quantization_in_another_format_is_refused() {
         "{error}"
     );
     assert!(error.to_string().contains("blocks of 64"), "{error}");
+}
+
+/// What `llm_int8_skip_modules: []` gives.
+#[test]
+fn a_head_in_4_bits_is_written_as_it_is() {
+    const HEAD: &str = "lm_head.weight";
+    let source = Checkpoint::open(fixture("tiny_llama")).expect("opens");
+    let shape = [source.config().vocab_size, source.config().hidden_size];
+    let head = source.quantize(HEAD, shape, PLAIN).expect("quantizes");
+    let mut model = Model::of("tiny_llama");
+    model.tensors.remove(HEAD);
+    for (name, entry) in nf4::bitsandbytes::write(HEAD, &head, "bfloat16").expect("nf4") {
+        let dtype = match entry.dtype {
+            nf4::bitsandbytes::Dtype::F32 => Dtype::F32,
+            _ => Dtype::U8,
+        };
+        let tensor = (dtype, entry.shape, entry.data.into_owned());
+        model.tensors.insert(name, tensor);
+    }
+    let directory = model.write();
+    let source = Checkpoint::open(directory.path()).expect("opens");
+    let output = directory.path().join("written");
+    write_bitsandbytes(&source, &output, QuantConfig::default(), |_, _| {}).expect("writes");
+    let written = Checkpoint::open(&output).expect("opens");
+    let found = written.read_quantized(HEAD, shape).expect("reads");
+    assert_eq!(found, Some(head));
+    let config = std::fs::read_to_string(output.join("config.json")).expect("reads");
+    let config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+    // Else transformers would look for a head that is not quantized.
+    let skipped = &config["quantization_config"]["llm_int8_skip_modules"];
+    assert_eq!(skipped, &serde_json::json!([]));
 }
 
 #[test]

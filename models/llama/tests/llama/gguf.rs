@@ -30,6 +30,30 @@ fn a_model_in_gguf_gives_the_logits_of_its_source() {
     }
 }
 
+/// Metadata and small tensors to the last bit, wherever the file lies.
+#[test]
+fn a_fingerprint_is_of_what_the_file_says() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let fingerprint = |name: &str, builder: &GgufBuilder, flipped: Option<usize>| {
+        let path = directory.path().join(name);
+        let mut bytes = builder.bytes();
+        if let Some(from_the_end) = flipped {
+            let place = bytes.len() - from_the_end;
+            bytes[place] ^= 1;
+        }
+        std::fs::write(&path, bytes).expect("written");
+        let checkpoint = Checkpoint::open(&path).expect("opens");
+        checkpoint.fingerprint().expect("read")
+    };
+    let builder = tiny_llama("tiny_llama", false);
+    let first = fingerprint("first.gguf", &builder, None);
+    assert_eq!(fingerprint("second.gguf", &builder, None), first);
+    assert_ne!(fingerprint("third.gguf", &builder, Some(100)), first);
+    let mut described = tiny_llama("tiny_llama", false);
+    described.text("general.description", "another");
+    assert_ne!(fingerprint("fourth.gguf", &described, None), first);
+}
+
 #[test]
 fn blocks_of_each_type_decode_in_chunks_and_row_by_row() {
     // Q8_0 and Q4_1 by hand, more rows than one chunk holds at 1 MiB, so that chunks meet.

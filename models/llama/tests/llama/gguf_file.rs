@@ -18,7 +18,9 @@ pub struct GgufBuilder {
     pub offset: u64,
 }
 
+const U16: u32 = 2;
 const U32: u32 = 4;
+const I32: u32 = 5;
 const F32: u32 = 6;
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
@@ -161,6 +163,29 @@ impl GgufBuilder {
             file.floats(&format!("{name}.weight"), &[64], &[0.0; 64]);
         }
         file
+    }
+
+    /// The file in as many parts as `tensors` has numbers, which are how many tensors each part has, as
+    /// llama-gguf-split cuts it.
+    pub fn split(&self, tensors: &[usize]) -> Vec<Self> {
+        let mut rest = self.tensors.clone();
+        let all = rest.len() as i32;
+        let mut parts = Vec::new();
+        for (number, &count) in tensors.iter().enumerate() {
+            let mut part = if number == 0 {
+                self.clone()
+            } else {
+                Self::new()
+            };
+            let short = |value: usize| (value as u16).to_le_bytes().to_vec();
+            part.entry("split.no", U16, short(number));
+            part.entry("split.count", U16, short(tensors.len()));
+            part.entry("split.tensors.count", I32, all.to_le_bytes().to_vec());
+            part.tensors = rest.drain(..count.min(rest.len())).collect();
+            parts.push(part);
+        }
+        assert!(rest.is_empty(), "{} tensors are in no part", rest.len());
+        parts
     }
 
     pub fn entry(&mut self, key: &str, kind: u32, bytes: Vec<u8>) {

@@ -339,6 +339,20 @@ mod gguf {
         let mut file = good;
         file.entry("a.flag", 7, vec![2]);
         error(&file.bytes());
+        let mut twice = tiny_llama("tiny_llama", false);
+        twice.number("a.key", 1);
+        twice.number("b.key", 2);
+        let mut bytes = twice.bytes();
+        let at = bytes.windows(5).position(|window| window == b"b.key");
+        bytes[at.expect("the key")] = b'a';
+        assert_names(&error(&bytes), &["`a.key`", "twice"]);
+        let safetensors = fixture("tiny_llama").join("model.safetensors");
+        let bytes = std::fs::read(safetensors).expect("reads");
+        assert_names(&error(&bytes), &["a safetensors file"]);
+        assert_names(
+            &error(b"tjgg\x03\0\0\0 an old file of long ago"),
+            &["before GGUF"],
+        );
         let pointer = b"version https://git-lfs.github.com/spec/v1\n";
         assert_names(&error(pointer), &["Git LFS"]);
         assert_names(&error(b"<!DOCTYPE html><html></html>"), &["web page"]);
@@ -385,9 +399,19 @@ mod gguf {
         let mut other = good.clone();
         other.text("general.architecture", "gpt-oss");
         assert_names(&error(&other.bytes()), &["gpt-oss", "known are llama"]);
-        let mut part = good.without("general.architecture");
-        part.number("split.count", 2);
-        assert_names(&error(&part.bytes()), &["split file", "--merge"]);
+        for (kind, words) in [
+            ("adapter", "an adapter, not a model"),
+            ("mmproj", "images"),
+            ("imatrix", "statistics"),
+            ("vocab", "a vocabulary"),
+        ] {
+            let mut other = good.clone();
+            other.text("general.type", kind);
+            assert_names(&error(&other.bytes()), &[words, "model"]);
+        }
+        let mut other = good.clone();
+        other.text("general.architecture", "clip");
+        assert_names(&error(&other.bytes()), &["images"]);
         let mut other = good.clone();
         other.number("llama.expert_count", 8);
         assert_names(&error(&other.bytes()), &["experts"]);
@@ -558,5 +582,36 @@ mod gguf {
         let error = try_load(&path).err()?;
         assert_names(&error, &["model.gguf"]);
         Some(error)
+    }
+}
+
+/// Files on which the tokenizers library panics, in its readers of decoders and of normalizers.
+#[test]
+fn a_tokenizer_that_its_library_fails_on_is_an_error() {
+    let copy = Copy::of("tiny_llama");
+    let model = json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"});
+    for (part, damaged) in [
+        (
+            "decoder",
+            json!({"type": "Replace", "pattern": {"Regex": "a"}, "content": 3}),
+        ),
+        ("decoder", json!([1])),
+        (
+            "normalizer",
+            json!({"type": "Sequence", "normalizers": [{"type": "Precompiled"}]}),
+        ),
+        ("normalizer", json!("NFC")),
+        (
+            "pre_tokenizer",
+            json!({"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": false}),
+        ),
+        ("post_processor", json!({"type": "TemplateProcessing"})),
+    ] {
+        let mut tokenizer = json!({"version": "1.0", "added_tokens": [], "model": model});
+        tokenizer[part] = damaged;
+        std::fs::write(copy.file("tokenizer.json"), tokenizer.to_string()).expect("writes");
+        let checkpoint = Checkpoint::open(copy.directory.path()).expect("opens");
+        let error = checkpoint.tokenizer().expect_err("is damaged");
+        assert_names(&error, &["tokenizer.json"]);
     }
 }

@@ -1,6 +1,7 @@
 //! The tensors of a directory against its config.json: their prefix, those that are not the model's, and what they decide.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use burn_qlora_llama::{Checkpoint, Decoder, DecoderError, LoadOptions};
 use qlora_test_support::fixture;
@@ -11,16 +12,16 @@ use tempfile::TempDir;
 
 use crate::fixtures::devices;
 
-type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+pub type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
 /// A recorded model with another configuration and other tensors.
-struct Model {
-    config: Value,
-    tensors: Tensors,
+pub struct Model {
+    pub config: Value,
+    pub tensors: Tensors,
 }
 
 impl Model {
-    fn of(name: &str) -> Self {
+    pub fn of(name: &str) -> Self {
         let read = |file| std::fs::read(fixture(name).join(file)).expect("reads");
         let bytes = read("model.safetensors");
         let file = SafeTensors::deserialize(&bytes).expect("safetensors");
@@ -35,7 +36,7 @@ impl Model {
     }
 
     /// Adds a tensor of ones.
-    fn add(&mut self, name: &str, shape: &[usize]) {
+    pub fn add(&mut self, name: &str, shape: &[usize]) {
         let bytes = 1f32.to_le_bytes().repeat(shape.iter().product());
         self.tensors
             .insert(name.into(), (Dtype::F32, shape.to_vec(), bytes));
@@ -48,14 +49,9 @@ impl Model {
             .collect();
     }
 
-    fn write(&self) -> TempDir {
+    pub fn write(&self) -> TempDir {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let views = self.tensors.iter().map(|(name, (dtype, shape, bytes))| {
-            let view = TensorView::new(*dtype, shape.clone(), bytes).expect("a tensor");
-            (name.as_str(), view)
-        });
-        let bytes = safetensors::serialize(views, None).expect("serializes");
-        std::fs::write(directory.path().join("model.safetensors"), bytes).expect("writes");
+        write_tensors(&directory.path().join("model.safetensors"), &self.tensors);
         let config = self.config.to_string();
         std::fs::write(directory.path().join("config.json"), config).expect("writes");
         directory
@@ -79,6 +75,16 @@ impl Model {
     }
 }
 
+/// Writes a file of `tensors`.
+pub fn write_tensors(path: &Path, tensors: &Tensors) {
+    let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+        let view = TensorView::new(*dtype, shape.clone(), bytes).expect("a tensor");
+        (name.as_str(), view)
+    });
+    let bytes = safetensors::serialize(views, None).expect("serializes");
+    std::fs::write(path, bytes).expect("writes");
+}
+
 #[test]
 fn tensors_that_the_model_does_not_use_are_refused_by_name() {
     for name in [
@@ -89,15 +95,112 @@ fn tensors_that_the_model_does_not_use_are_refused_by_name() {
         "model.layers.0.mlp.experts.0.up_proj.weight",
         "model.embed_positions.weight",
         "lm_head.bias",
-        "score.weight",
-        "vision_tower.embeddings.weight",
     ] {
         let mut model = Model::of("tiny_llama");
         model.add(name, &[64]);
         model.assert_refused(&["model.safetensors", name, "not part of the model"]);
-        model.add("z.weight", &[1]);
-        model.assert_refused(&[name, "1 other"]);
+        model.add("model.z.weight", &[1]);
+        model.assert_refused(&["1 other"]);
     }
+}
+
+#[test]
+fn tensors_beside_the_decoder_are_left_out_with_a_warning() {
+    for name in ["score.weight", "v_head.summary.weight", "aa"] {
+        let mut model = Model::of("tiny_llama");
+        model.add(name, &[3]);
+        let warnings = model.open().expect("opens");
+        let [warning] = &warnings[..] else {
+            panic!("{warnings:?}");
+        };
+        assert!(warning.contains(&format!("`{name}`")), "{warning}");
+        model.add("zz", &[3]);
+        let warnings = model.open().expect("opens");
+        assert!(warnings[0].contains("1 more"), "{warnings:?}");
+    }
+}
+
+#[test]
+fn values_of_64_bits_are_rounded() {
+    const NORM: &str = "model.norm.weight";
+    let mut model = Model::of("tiny_llama");
+    let values = (0..64).map(|i| 1.0 + f64::from(i) * 1e-9);
+    let bytes = values.clone().flat_map(f64::to_le_bytes).collect();
+    model
+        .tensors
+        .insert(NORM.into(), (Dtype::F64, vec![64], bytes));
+    assert_eq!(model.open().expect("loads"), Vec::<String>::new());
+    let directory = model.write();
+    let checkpoint = Checkpoint::open(directory.path()).expect("opens");
+    let read = checkpoint.read_f32(NORM, &[64]).expect("reads");
+    assert_eq!(read, values.map(|value| value as f32).collect::<Vec<_>>());
+}
+
+#[test]
+fn names_of_other_programs_are_told() {
+    for (from, to, words) in [
+        ("model.", "base_model.model.model.", "merge_and_unload"),
+        ("model.", "_orig_mod.model.", "torch.compile"),
+        ("model.", "module.model.", "wrapper"),
+        (
+            "model.embed_tokens.weight",
+            "tok_embeddings.weight",
+            "Meta's",
+        ),
+        ("model.", "transformer.h.", "another kind of model"),
+    ] {
+        let mut model = Model::of("tiny_llama");
+        model.rename(|name| match name.strip_prefix(from) {
+            Some(rest) => format!("{to}{rest}"),
+            None => name,
+        });
+        model.assert_refused(&["model.safetensors", "model.embed_tokens.weight", to, words]);
+    }
+    let mut unmerged = Model::of("tiny_llama");
+    unmerged.add("model.layers.0.self_attn.q_proj.lora_A.weight", &[4, 64]);
+    unmerged.assert_refused(&["lora_A", "merge_and_unload"]);
+}
+
+/// What the tensors of a layer become in each method, and the words that name it.
+#[test]
+fn other_quantizations_are_named_by_the_tensors() {
+    const WEIGHT: &str = "model.layers.0.mlp.up_proj.weight";
+    for (ends, words) in [
+        (&[".qweight", ".qzeros", ".scales", ".g_idx"][..], "GPTQ"),
+        (&[".qweight", ".qzeros", ".scales"], "GPTQ or AWQ"),
+        (&[".q_weight", ".q_scale", ".q_invperm"], "EXL2"),
+        (&[".trellis", ".suh", ".svh"], "EXL3"),
+        (&[".weight", ".SCB"], "bitsandbytes in 8 bits"),
+        (&[".weight", ".weight_scale_inv"], "FP8"),
+        (&[".weight_packed", ".weight_scale"], "compressed-tensors"),
+        (&[".weight", ".scales", ".biases"], "MLX"),
+        (&[".weight", ".absmax"], "without its quant_state"),
+        (&[".W_q", ".scale", ".zero"], "HQQ"),
+    ] {
+        let mut model = Model::of("tiny_llama");
+        model.tensors.remove(WEIGHT);
+        let layer = WEIGHT.strip_suffix(".weight").expect("a weight");
+        for end in ends {
+            model.add(&format!("{layer}{end}"), &[8]);
+        }
+        model.assert_refused(&["quantization method", words, "unquantized"]);
+    }
+}
+
+#[test]
+fn a_method_that_only_the_configuration_names_is_told_from_one_that_is_there() {
+    let mut model = Model::of("tiny_llama");
+    model.config["quantization_config"] = json!({"quant_method": "fp8"});
+    model.assert_refused(&["config.json", "`fp8`", "no tensor", "take that key out"]);
+    let (_, shape, bytes) = model.tensors["model.norm.weight"].clone();
+    let bytes = bytes.into_iter().step_by(2).collect();
+    let weight = (Dtype::F8_E4M3, shape, bytes);
+    model.tensors.insert("model.norm.weight".into(), weight);
+    let error = model.open().expect_err("it is refused").to_string();
+    assert!(
+        error.contains("`fp8`") && !error.contains("no tensor"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -254,9 +357,32 @@ fn tensors_decide_whether_a_model_is_in_4_bits() {
     let mut stale = Model::of("tiny_llama");
     stale.config["quantization_config"] = quantization;
     let directory = stale.write();
-    assert!(
-        !Checkpoint::open(directory.path())
-            .expect("opens")
-            .is_bitsandbytes()
+    let checkpoint = Checkpoint::open(directory.path()).expect("opens");
+    assert!(!checkpoint.is_bitsandbytes());
+    let [warning] = checkpoint.warnings() else {
+        panic!("{:?}", checkpoint.warnings());
+    };
+    assert!(warning.contains("quantization_config"), "{warning}");
+}
+
+/// Programs leave out projections that lose too much.
+#[cfg(feature = "qlora")]
+#[test]
+fn a_model_with_some_projections_in_4_bits_has_the_format_of_those() {
+    let source = Model::of("tiny_llama_nf4");
+    let whole = Checkpoint::open(fixture("tiny_llama_nf4")).expect("opens");
+    let mut model = Model::of("tiny_llama_nf4");
+    for projection in ["self_attn.q_proj", "self_attn.o_proj"] {
+        let name = format!("model.layers.0.{projection}.weight");
+        model.tensors.retain(|tensor, _| !tensor.starts_with(&name));
+        model.add(&name, &[64, 64]);
+    }
+    assert!(model.tensors.len() < source.tensors.len());
+    let directory = model.write();
+    let checkpoint = Checkpoint::open(directory.path()).expect("opens");
+    assert_eq!(
+        checkpoint.stored_quantization().expect("reads"),
+        whole.stored_quantization().expect("reads")
     );
+    assert!(checkpoint.stored_quantization().expect("reads").is_some());
 }

@@ -1,5 +1,6 @@
 //! Logits, hidden states, losses and greedy tokens of transformers.
 
+use burn::module::Param;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_qlora_llama::{Checkpoint, DecoderConfig, KvCache, SamplingConfig, Weights};
 use std::ops::ControlFlow;
@@ -257,6 +258,16 @@ fn sampling_settings_and_prompts_out_of_range_are_errors() {
             .unwrap_err()
             .contains("temperature")
     );
+    for (config, expected) in [
+        (plain().with_min_p(Some(1.5)), "min-p"),
+        (
+            plain().with_repetition_penalty(0.0),
+            "repetition-penalty is 0",
+        ),
+    ] {
+        let error = go(&[1], config).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
     let sampled = |seed| {
         let config = plain()
             .with_temperature(1.0)
@@ -269,4 +280,20 @@ fn sampling_settings_and_prompts_out_of_range_are_errors() {
     };
     assert_eq!(sampled(3), sampled(3));
     assert_ne!(sampled(3), sampled(4));
+}
+
+/// Every device: what a backend makes of NaN is its own affair, that it is no token is not.
+#[test]
+fn a_model_whose_numbers_are_none_writes_nothing() {
+    for device in devices() {
+        let mut model = load("tiny_llama", Weights::AsStored, &device);
+        let [width] = model.norm.weight.dims();
+        model.norm.weight = Param::from_tensor(Tensor::full([width], f32::NAN, &device));
+        let config = SamplingConfig::new().with_max_tokens(2);
+        let error = model.generate(&[1, 5], &config, 0, |_| ControlFlow::Continue(()));
+        let error = error.expect_err("there is no likeliest token").to_string();
+        for part in ["behind 2 tokens", "f32", "512 of 512", "not finite"] {
+            assert!(error.contains(part), "`{part}` is not in: {error}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use burn_autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 use burn_core::backend::tensor::FloatTensor;
-use qlora_cpu::glu::Activation;
+use nf4::glu::Activation;
 
 use crate::ops::FusedOps;
 

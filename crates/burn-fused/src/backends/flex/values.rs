@@ -1,49 +1,16 @@
-//! Getting at the values of a tensor in the type and order that a kernel takes, and making tensors of its results.
+//! The operands of operations as the kernels take them.
 
-use core::marker::PhantomData;
-use core::ops::Deref;
+use std::marker::PhantomData;
 
-use burn_core::backend::ops::{FloatTensorOps, IntTensorOps};
-use burn_core::backend::{Bytes, Flex, TensorMetadata};
-use burn_core::tensor::{DType, Element, IntDType, Shape};
-use burn_flex::{FlexTensor, Layout};
+use burn_core::backend::{Flex, TensorMetadata};
+use burn_core::tensor::{DType, Shape};
+use burn_flex::FlexTensor;
+use burn_operands::flex::{FlexElement, Values, cast, integers};
 use qlora_cpu::attention::{HeadsRef, Operands};
-use qlora_cpu::{Isa, convert, cross_entropy};
+use qlora_cpu::cross_entropy;
 
 use crate::config::{AttentionConfig, LogitsConfig};
-use crate::element::with_element;
 use crate::ops::AttentionMask;
-
-/// An element type of both the kernels and Burn.
-pub(super) trait FlexElement: qlora_cpu::Element + Element {}
-
-impl<E: qlora_cpu::Element + Element> FlexElement for E {}
-
-/// A tensor's values in row-major order, converted to `E` where they are of another type.
-pub(super) struct Values<E>(FlexTensor, PhantomData<E>);
-
-impl<E: FlexElement> Values<E> {
-    pub(super) fn new(tensor: FlexTensor) -> Self {
-        let tensor = cast::<E>(tensor);
-        let contiguous = tensor.layout().contiguous_offsets().is_some();
-        Self(
-            if contiguous {
-                tensor
-            } else {
-                tensor.to_contiguous()
-            },
-            PhantomData,
-        )
-    }
-}
-
-impl<E: FlexElement> Deref for Values<E> {
-    type Target = [E];
-
-    fn deref(&self) -> &[E] {
-        self.0.as_slice().expect("the layout is contiguous")
-    }
-}
 
 /// A tensor `[batch, len, heads, d]` of `E`: a view as attention reads it, a copy where it cannot.
 pub(super) struct Heads<E>(FlexTensor, PhantomData<E>);
@@ -152,55 +119,9 @@ pub(super) fn head_dtype(hidden: &FlexTensor, weight: &FlexTensor) -> DType {
     }
 }
 
-/// Returns the tensor as `E`; nothing is done when that is its type.
-pub(super) fn cast<E: FlexElement>(from: FlexTensor) -> FlexTensor {
-    if from.dtype() == E::dtype() {
-        return from;
-    }
-    with_element!(from.dtype(), A => {
-        let shape = from.shape();
-        let values = Values::<A>::new(from);
-        tensor(shape, convert::<A, E>(Isa::best(), &values))
-    }, else Flex::float_cast(from, E::dtype().into()))
-}
-
-/// Returns the tensor in `dtype`; nothing is done when it has it already.
-pub(super) fn cast_to(from: FlexTensor, dtype: DType) -> FlexTensor {
-    with_element!(dtype, E => cast::<E>(from), else Flex::float_cast(from, dtype.into()))
-}
-
-/// Returns the tensor after `f` has changed its values (row-major): in place when nobody else holds the storage, in a
-/// copy otherwise.
-pub(super) fn update<E: FlexElement>(tensor: FlexTensor, f: impl FnOnce(&mut [E])) -> FlexTensor {
-    // Borrowing, `to_contiguous` hands out a second reference to a storage that fits; the first goes with the statement.
-    let mut tensor = cast::<E>(tensor).to_contiguous();
-    f(tensor.storage_mut());
-    tensor
-}
-
-/// Returns the tensor as i64, in row-major order.
-pub(super) fn integers(tensor: FlexTensor) -> FlexTensor {
-    if tensor.dtype() == DType::I64 {
-        tensor.to_contiguous()
-    } else {
-        Flex::int_cast(tensor, IntDType::I64).to_contiguous()
-    }
-}
-
 /// Returns the shape of one number for each row.
 pub(super) fn one_a_row(mut shape: Shape) -> Shape {
     let last = shape.num_dims() - 1;
     shape[last] = 1;
     shape
-}
-
-/// Makes a tensor of exactly as many values as `shape` holds.
-pub(super) fn tensor<E: FlexElement>(shape: impl Into<Shape>, values: Vec<E>) -> FlexTensor {
-    let shape = shape.into();
-    debug_assert_eq!(shape.num_elements(), values.len());
-    FlexTensor::new(
-        Bytes::from_elems(values),
-        Layout::contiguous(shape),
-        E::dtype(),
-    )
 }

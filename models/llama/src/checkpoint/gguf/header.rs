@@ -67,16 +67,7 @@ impl<R: Read + Seek> Scan<R> {
     fn header(&mut self) -> Result<(), Fault> {
         let magic = self.bytes::<4>()?;
         if &magic != b"GGUF" {
-            let what = match &magic {
-                b"vers" => {
-                    "a Git LFS pointer in place of the file; fetch it with git lfs pull".into()
-                }
-                b"<!DO" | b"<!do" | b"<htm" => {
-                    "a web page in place of the file; fetch it again".into()
-                }
-                _ => format!("it begins with {magic:?} instead of `GGUF`"),
-            };
-            return Err(Fault::Header(what));
+            return Err(self.other_file(magic)?);
         }
         self.wide = match self.u32()? {
             1 => false,
@@ -101,8 +92,9 @@ impl<R: Read + Seek> Scan<R> {
                 self.left
             )));
         }
+        let mut keys = HashSet::new();
         for _ in 0..entries {
-            self.entry()?;
+            self.entry(&mut keys)?;
         }
         let mut names = HashSet::new();
         for _ in 0..tensors {
@@ -111,9 +103,27 @@ impl<R: Read + Seek> Scan<R> {
         Ok(())
     }
 
-    fn entry(&mut self) -> Result<(), Fault> {
+    /// Returns the fault of a file that begins with `magic`.
+    fn other_file(&mut self, magic: [u8; 4]) -> Result<Fault, Fault> {
+        let mut start = magic.to_vec();
+        Read::by_ref(&mut self.input)
+            .take(20)
+            .read_to_end(&mut start)?;
+        Ok(Fault::Header(match tensor_files::recognize(&start) {
+            Some(what) => what.into(),
+            None => format!("it begins with {magic:?} instead of `GGUF`"),
+        }))
+    }
+
+    fn entry(&mut self, keys: &mut HashSet<Vec<u8>>) -> Result<(), Fault> {
         let key = self.string()?;
         let kind = self.u32()?;
+        if !keys.insert(key.clone()) {
+            return Err(Fault::Header(format!(
+                "key `{}` is listed twice",
+                String::from_utf8_lossy(&key)
+            )));
+        }
         if key == b"general.alignment" {
             // Other integer types would be read differently by different readers.
             let alignment = if kind == 4 { self.u32()? } else { 0 };

@@ -35,11 +35,7 @@ pub(crate) struct GgufKeys<'a> {
 impl<'a> GgufKeys<'a> {
     pub(super) fn of(file: &'a GgufFile) -> Result<Self, DecoderError> {
         let metadata = file.metadata();
-        // Only the first part says what model it is of.
-        if metadata.integer("split.count")?.unwrap_or(1) > 1 {
-            let expected = "join the parts with llama-gguf-split --merge";
-            return Err(metadata.unsupported("split file", "split.count", expected));
-        }
+        refuse_what_is_no_model(file)?;
         let key = "general.architecture";
         let name = metadata.text(key)?.ok_or_else(|| metadata.missing(key))?;
         let definition = Family::of_gguf(name)
@@ -131,7 +127,7 @@ impl<'a> GgufKeys<'a> {
     ) -> Result<Vec<bool>, DecoderError> {
         let key = "attention.sliding_window_pattern";
         let name = self.ask(key);
-        let listed = self.file.content.metadata.get(&name);
+        let listed = self.file.values().get(&name);
         if let Some(Value::Array(values)) = listed {
             let slides = values.iter().map(|value| match value {
                 Value::Bool(slides) => Some(*slides),
@@ -153,7 +149,7 @@ impl<'a> GgufKeys<'a> {
 
     /// Returns whether there is a tensor that llama.cpp calls `name`.
     pub(crate) fn has_tensor(&self, name: &str) -> bool {
-        self.file.content.tensor_infos.contains_key(name)
+        self.file.tensor(name).is_some()
     }
 
     /// Reads a tensor that is a part of the configuration, such as factors of the rotation.
@@ -186,13 +182,13 @@ impl<'a> GgufKeys<'a> {
         config: &DecoderConfig,
         layout: &Layout,
     ) -> Result<(), DecoderError> {
-        let tensors = &self.file.content.tensor_infos;
         // Before the model's tensors are listed.
-        if config.layers.len() > tensors.len() {
+        let count = self.file.tensors().count();
+        if config.layers.len() > count {
             return Err(self.invalid(
                 "block_count",
                 config.layers.len(),
-                &format!("at most the number of tensors, {}", tensors.len()),
+                &format!("at most the number of tensors, {count}"),
             ));
         }
         let read = self.read.borrow();
@@ -201,7 +197,7 @@ impl<'a> GgufKeys<'a> {
             .iter()
             .map(|tensor| layout.stored(&tensor.name).name)
             .collect();
-        let unused = tensors.iter().filter(|(name, info)| {
+        let unused = self.file.tensors().filter(|(name, info)| {
             let empty = info.shape.elem_count() == 0;
             !empty && !model.contains(*name) && !read.contains(*name) && !is_leftover(name)
         });
@@ -216,6 +212,30 @@ impl<'a> GgufKeys<'a> {
             }),
         }
     }
+}
+
+/// Refuses what llama.cpp keeps in files of the same form.
+fn refuse_what_is_no_model(file: &GgufFile) -> Result<(), DecoderError> {
+    let metadata = file.metadata();
+    let is_for_images = metadata.text("general.architecture")? == Some("clip");
+    let what = match metadata.text("general.type")? {
+        Some("adapter") => {
+            let base = ["repo_url", "name"]
+                .iter()
+                .find_map(|key| metadata.text(&format!("general.base_model.0.{key}")).ok()?);
+            return Err(DecoderError::Adapter {
+                path: file.path().to_path_buf(),
+                base: base.map(str::to_owned),
+            });
+        }
+        Some("mmproj") => "what turns images into embeddings",
+        _ if is_for_images => "what turns images into embeddings",
+        Some("imatrix") => "statistics that quantizing goes by",
+        Some("vocab") => "a vocabulary alone",
+        _ => return Ok(()),
+    };
+    let reason = format!("{what}, not a model; give the model's own GGUF file");
+    Err(DecoderError::not_a_model(file.path(), reason))
 }
 
 /// Returns whether a value turns off whatever its key stands for.

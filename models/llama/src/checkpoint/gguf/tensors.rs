@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use candle_core::CpuStorage;
 use candle_core::quantized::gguf_file::TensorInfo;
+use tensor_files::Checksum;
 
-use super::GgufFile;
 use super::layout::Stored;
+use super::{GgufFile, Part};
 use crate::error::DecoderError;
 
 /// Bytes decoded at a time, rounded to whole rows.
@@ -15,15 +16,31 @@ const CHUNK: usize = 1 << 20;
 impl GgufFile {
     /// Returns the first extent of a tensor's shape.
     pub(super) fn tensor_rows(&self, name: &str) -> Option<usize> {
-        self.content
-            .tensor_infos
-            .get(name)?
-            .shape
-            .dims()
-            .first()
-            .copied()
+        let (_, info) = self.tensor(name)?;
+        info.shape.dims().first().copied()
     }
 
+    /// Decodes a tensor, a few rows at a time, into the order and the values in which it is used.
+    pub(super) fn read_f32(
+        &self,
+        stored: &Stored,
+        shape: &[usize],
+    ) -> Result<Vec<f32>, DecoderError> {
+        let found = self.tensor(&stored.name);
+        let (part, info) = found.ok_or_else(|| DecoderError::MissingTensor {
+            path: self.path().to_path_buf(),
+            tensor: stored.name.clone(),
+        })?;
+        part.read_f32(stored, info, shape)
+    }
+
+    /// Adds the metadata and a sample of every tensor of every part to `sum`.
+    pub(crate) fn fingerprint(&self, sum: &mut Checksum) -> Result<(), DecoderError> {
+        self.parts().try_for_each(|part| part.fingerprint(sum))
+    }
+}
+
+impl Part {
     /// Checks that every tensor lies inside the file.
     pub(super) fn check_tensors(&self) -> Result<(), DecoderError> {
         for (name, info) in &self.content.tensor_infos {
@@ -44,22 +61,35 @@ impl GgufFile {
         Ok(())
     }
 
+    /// Adds the metadata, which the table of the tensors is behind, and a sample of every tensor to `sum`.
+    fn fingerprint(&self, sum: &mut Checksum) -> Result<(), DecoderError> {
+        let header = self.content.tensor_data_offset.min(self.input.len());
+        let mut buffer = vec![0; CHUNK];
+        for start in (0..header).step_by(CHUNK) {
+            let bytes = &mut buffer[..CHUNK.min((header - start) as usize)];
+            self.input.read_at(start, bytes)?;
+            sum.add(bytes);
+        }
+        let mut tensors: Vec<_> = self.content.tensor_infos.iter().collect();
+        tensors.sort_unstable_by_key(|(name, _)| *name);
+        for (_, info) in tensors {
+            if let (Some(start), Some(bytes)) = (self.start(info), byte_size(info)) {
+                self.input.sample(start, bytes, sum)?;
+            }
+        }
+        Ok(())
+    }
+
     fn start(&self, info: &TensorInfo) -> Option<u64> {
         self.content.tensor_data_offset.checked_add(info.offset)
     }
 
-    /// Decodes a tensor, a few rows at a time, into the order and the values in which it is used.
-    pub(super) fn read_f32(
+    fn read_f32(
         &self,
         stored: &Stored,
+        info: &TensorInfo,
         shape: &[usize],
     ) -> Result<Vec<f32>, DecoderError> {
-        let info = self.content.tensor_infos.get(&stored.name).ok_or_else(|| {
-            DecoderError::MissingTensor {
-                path: self.path().to_path_buf(),
-                tensor: stored.name.clone(),
-            }
-        })?;
         if info.shape.dims() != shape {
             return Err(DecoderError::TensorShape {
                 path: self.path().to_path_buf(),

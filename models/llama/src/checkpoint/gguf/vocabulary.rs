@@ -6,21 +6,23 @@ use tokenizers::Tokenizer;
 use super::GgufFile;
 use super::metadata::{as_integer, kind};
 use crate::checkpoint::special::{SpecialToken, SpecialTokens};
+use crate::checkpoint::tokenizers_result;
 use crate::error::DecoderError;
 use crate::tokenizer::{TokenKind, Vocabulary};
 
 impl GgufFile {
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer, DecoderError> {
-        self.vocabulary()?
-            .build()
-            .map_err(|reason| DecoderError::Tokenizer {
+        let vocabulary = self.vocabulary()?;
+        tokenizers_result(|| vocabulary.build().map_err(Into::into)).map_err(|reason| {
+            DecoderError::Tokenizer {
                 path: self.path().to_path_buf(),
                 reason,
-            })
+            }
+        })
     }
 
     pub(crate) fn chat_template(&self) -> Option<String> {
-        match self.content.metadata.get("tokenizer.chat_template") {
+        match self.values().get("tokenizer.chat_template") {
             Some(Value::String(template)) => Some(template.clone()),
             _ => None,
         }

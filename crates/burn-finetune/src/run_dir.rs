@@ -1,0 +1,359 @@
+//! A run's folder, and exact resumption from it.
+//!
+//! ```text
+//! DIR/run.json                                the settings the run was started with; locked while it runs
+//! DIR/checkpoints/step-00000010/              everything after 10 steps: a peft adapter,
+//!     adapter_config.json                     the moments of the optimizer, and where the run was
+//!     adapter_model.safetensors
+//!     optimizer.safetensors
+//!     state.json
+//! DIR/optimizer.pages                         the moments that do not stay in memory, while it runs
+//! DIR/adapter_config.json, adapter_model.safetensors     the finished adapter
+//! ```
+//! The order of the rows and the draws of dropout follow from the seed and the step; nothing else is needed to go on
+//! with the same bits.
+//!
+//! - `settings`: what decides what a run computes, and what of it may change.
+//! - `checkpoint`: everything after a step, written and read.
+//! - `verify`: a checkpoint held against itself and the run before anything is taken from it.
+//! - `leftovers`: what a killed process could not remove.
+
+mod checkpoint;
+mod leftovers;
+mod settings;
+mod verify;
+
+pub use settings::{RunSettings, RunSource};
+pub(crate) use verify::{check_adapter, check_finite};
+
+use crate::error::FinetuneError;
+use crate::moment::Moment;
+use crate::train::trainer::Trainer;
+use burn_qlora::{CausalLm, LoraConfig, LoraModel, peft};
+use serde_json::{Map, Value};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use tensor_files::{LockedFile, TensorFileError};
+
+const SETTINGS_FILE: &str = "run.json";
+const PAGE_FILE: &str = "optimizer.pages";
+const CHECKPOINTS: &str = "checkpoints";
+const PREFIX: &str = "step-";
+
+/// The folder of one run, which is this process' alone as long as the value lives.
+///
+/// A run that was [created](Self::create) here is removed again with the value unless something was saved in it, so
+/// that a start that fails leaves nothing behind.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    lora: LoraConfig,
+    base_model: String,
+    lock: LockedFile,
+    made: Made,
+}
+
+/// What of the folder this value has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    Nothing,
+    Run,
+    RunAndFolder,
+}
+
+/// A run that is there, locked, and not held against the settings of its resumption yet.
+#[derive(Debug)]
+pub struct RecordedRun {
+    path: PathBuf,
+    lock: LockedFile,
+    settings: Map<String, Value>,
+}
+
+impl RecordedRun {
+    /// Opens the run in the folder `path` and locks it.
+    ///
+    /// # Errors
+    /// [`FinetuneError::NothingToResume`] when it holds no run, [`FinetuneError::RunInUse`] when another process trains
+    /// there, [`FinetuneError::Read`], [`FinetuneError::Malformed`].
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, FinetuneError> {
+        let path = path.into();
+        let file = path.join(SETTINGS_FILE);
+        let mut lock = match LockedFile::open(&file) {
+            Ok(lock) => lock,
+            Err(TensorFileError::Read { source, .. })
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                return Err(FinetuneError::NothingToResume {
+                    path,
+                    reason: "there is no run.json in it",
+                });
+            }
+            Err(error) => return Err(in_use(error, &path)),
+        };
+        let text = lock.read()?;
+        let settings = serde_json::from_slice(&text).map_err(|error| FinetuneError::Malformed {
+            path: file,
+            expected: "record of a run's settings",
+            reason: error.to_string(),
+        })?;
+        Ok(Self {
+            path,
+            lock,
+            settings,
+        })
+    }
+
+    /// Returns when the run was started, if that was recorded.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Malformed`] when it is no date.
+    pub fn started(&self) -> Result<Option<Moment>, FinetuneError> {
+        let Some(started) = self.settings.get(settings::STARTED) else {
+            return Ok(None);
+        };
+        let text = started.as_str().unwrap_or_default();
+        text.parse()
+            .map(Some)
+            .map_err(|reason| FinetuneError::Malformed {
+                path: self.path.join(SETTINGS_FILE),
+                expected: "record of a run's settings",
+                reason: format!("{} is {started}: {reason}", settings::STARTED),
+            })
+    }
+
+    /// Returns what was recorded of the machine and is otherwise now, a sentence each: results may differ in their
+    /// last bits.
+    pub fn changes(&self, settings: &RunSettings) -> Vec<String> {
+        settings.changes(&self.settings)
+    }
+
+    /// Goes on with the run, and removes what a killed process has left in it.
+    ///
+    /// # Errors
+    /// [`FinetuneError::ConfigChanged`], [`FinetuneError::ContentChanged`] and [`FinetuneError::LengthChanged`] when a
+    /// setting is not what it was, [`FinetuneError::Write`].
+    pub fn resume(self, settings: &RunSettings) -> Result<RunDir, FinetuneError> {
+        settings.check_against(&self.settings, &self.path)?;
+        leftovers::remove(&self.path)?;
+        Ok(RunDir {
+            path: self.path,
+            lora: settings.lora.clone(),
+            base_model: settings.base_model.clone(),
+            lock: self.lock,
+            made: Made::Nothing,
+        })
+    }
+}
+
+impl RunDir {
+    /// Makes the folder of a new run and writes its settings down.
+    ///
+    /// # Errors
+    /// As [`check_vacant`](Self::check_vacant), and [`FinetuneError::Write`].
+    pub fn create(path: impl Into<PathBuf>, settings: &RunSettings) -> Result<Self, FinetuneError> {
+        let path = path.into();
+        Self::check_vacant(&path)?;
+        let made_folder = !path.is_dir();
+        fs::create_dir_all(&path).map_err(|error| write_error(&path, &error))?;
+        let file = path.join(SETTINGS_FILE);
+        let text = format!("{:#}\n", Value::Object(settings.recorded()));
+        let created = LockedFile::remove_unfinished(&file)
+            .and_then(|()| LockedFile::create(&file, text.as_bytes()));
+        match created {
+            Ok(lock) => Ok(Self {
+                path,
+                lora: settings.lora.clone(),
+                base_model: settings.base_model.clone(),
+                lock,
+                made: if made_folder {
+                    Made::RunAndFolder
+                } else {
+                    Made::Run
+                },
+            }),
+            Err(error) => {
+                if made_folder {
+                    // Only an empty folder goes; anything in it is somebody's.
+                    let _ = fs::remove_dir(&path);
+                }
+                Err(match error {
+                    TensorFileError::Write { source, .. }
+                        if source.kind() == io::ErrorKind::AlreadyExists =>
+                    {
+                        FinetuneError::OutputInUse { path }
+                    }
+                    other => in_use(other, &path),
+                })
+            }
+        }
+    }
+
+    /// Checks that a run can be created in the folder `path`: it is missing, empty, or holds nothing but what a process
+    /// has left that was killed while it did so.
+    ///
+    /// # Errors
+    /// [`FinetuneError::RunInUse`] when another process trains there, [`FinetuneError::OutputInUse`] when the folder
+    /// holds anything else, [`FinetuneError::Write`].
+    pub fn check_vacant(path: &Path) -> Result<(), FinetuneError> {
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(write_error(path, &error)),
+        };
+        let unfinished = |name: &str| name.starts_with("run.json.") && name.ends_with(".tmp");
+        let occupied = entries
+            .filter_map(Result::ok)
+            .any(|entry| !entry.file_name().to_str().is_some_and(unfinished));
+        if !occupied {
+            return Ok(());
+        }
+        match LockedFile::open(&path.join(SETTINGS_FILE)) {
+            Err(error @ TensorFileError::InUse { .. }) => Err(in_use(error, path)),
+            _ => Err(FinetuneError::OutputInUse {
+                path: path.to_owned(),
+            }),
+        }
+    }
+
+    /// Returns the folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns where the pages of the optimizer's state belong.
+    pub fn page_file(&self) -> PathBuf {
+        self.path.join(PAGE_FILE)
+    }
+
+    /// Returns whether the file system keeps other processes out.
+    pub fn is_locked(&self) -> bool {
+        self.lock.is_locked()
+    }
+
+    /// Returns whether the run was created by this value and nothing was saved in it, so that it goes with it.
+    pub fn is_unsaved(&self) -> bool {
+        self.made != Made::Nothing
+            && self.checkpoints().is_ok_and(|saved| saved.is_empty())
+            && !self.path.join(peft::WEIGHTS_FILE).exists()
+    }
+
+    /// Finds the complete checkpoints, oldest first: their steps and folders.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`].
+    pub fn checkpoints(&self) -> Result<Vec<(usize, PathBuf)>, FinetuneError> {
+        let folder = self.path.join(CHECKPOINTS);
+        let read_error = |source| FinetuneError::Read {
+            path: folder.clone(),
+            source,
+        };
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(read_error(error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(read_error)?;
+            let step = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
+            if let Some(step) = step {
+                found.push((step, entry.path()));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Writes a checkpoint of `trainer` and returns where it is. It is complete or not there; an earlier one of the
+    /// same step gives way to it.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Write`] when the disk is full and [`FinetuneError::AdapterNotFinite`] when there is nothing
+    /// worth saving, with earlier checkpoints as they were.
+    pub fn save<M: CausalLm>(&self, trainer: &Trainer<M>) -> Result<PathBuf, FinetuneError> {
+        let step = trainer.steps_done();
+        let folder = self
+            .path
+            .join(CHECKPOINTS)
+            .join(format!("{PREFIX}{step:08}"));
+        checkpoint::write(&folder, trainer, &self.lora, &self.base_model)?;
+        Ok(folder)
+    }
+
+    /// Takes `trainer` to the last complete checkpoint and returns how many steps it has done. The checkpoint is held
+    /// against itself and the run first; the trainer is as it was after an error.
+    ///
+    /// # Errors
+    /// [`FinetuneError::NothingToResume`] when there is none yet, [`FinetuneError::AlreadyFurther`] when the run is to
+    /// have fewer steps, [`FinetuneError::Checkpoint`] with the reason for one that is damaged or another run's.
+    pub fn restore<M: CausalLm>(&self, trainer: &mut Trainer<M>) -> Result<usize, FinetuneError> {
+        let mut checkpoints = self.checkpoints()?;
+        let Some((step, folder)) = checkpoints.pop() else {
+            return Err(FinetuneError::NothingToResume {
+                path: self.path.clone(),
+                reason: "it was stopped before its first checkpoint",
+            });
+        };
+        let steps = trainer.config().steps;
+        if step > steps {
+            return Err(FinetuneError::AlreadyFurther {
+                path: self.path.clone(),
+                done: step,
+                steps,
+            });
+        }
+        checkpoint::read(&folder, step, trainer, &self.lora).map_err(|error| match error {
+            error @ (FinetuneError::Device { .. } | FinetuneError::Paged(_)) => error,
+            error => FinetuneError::Checkpoint {
+                source: Box::new(error),
+                folder,
+                before: checkpoints.last().map(|(step, _)| *step),
+            },
+        })?;
+        Ok(step)
+    }
+
+    /// Writes the model's adapter to the run's folder itself, where peft finds it.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Write`], [`FinetuneError::Lora`].
+    pub fn save_adapter<M: LoraModel>(&self, model: &M) -> Result<(), FinetuneError> {
+        verify::check_finite(model)?;
+        peft::save(model, &self.lora, &self.base_model, &self.path).map_err(checkpoint::written)
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        if !self.is_unsaved() {
+            return;
+        }
+        // The run has failed already; what cannot be removed changes nothing about that.
+        let _ = fs::remove_dir(self.path.join(CHECKPOINTS));
+        let _ = fs::remove_file(self.path.join(SETTINGS_FILE));
+        if self.made == Made::RunAndFolder {
+            let _ = fs::remove_dir(&self.path);
+        }
+    }
+}
+
+fn write_error(path: &Path, error: &io::Error) -> FinetuneError {
+    FinetuneError::Write {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+/// Names the run where its lock is another's.
+fn in_use(error: TensorFileError, path: &Path) -> FinetuneError {
+    match error {
+        TensorFileError::InUse { .. } => FinetuneError::RunInUse {
+            path: path.to_owned(),
+        },
+        other => other.into(),
+    }
+}

@@ -1,0 +1,90 @@
+//! Everything after a step, in a folder that is complete or not there.
+
+use super::verify;
+use crate::error::FinetuneError;
+use crate::train::trainer::Trainer;
+use burn_qlora::{CausalLm, LoraConfig, peft};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use tensor_files::{Checksum, StagedDir};
+
+/// Prefix of a checkpoint that is being written.
+pub(super) const UNFINISHED: &str = ".unfinished-";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const STATE_FILE: &str = "state.json";
+
+/// The progress of a run, and the checksums of the other files of the checkpoint in hexadecimal, which the first
+/// versions did not write.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct State {
+    pub step: usize,
+    #[serde(default)]
+    pub checksums: BTreeMap<String, String>,
+}
+
+/// Writes a checkpoint of `trainer` into `folder`.
+pub(super) fn write<M: CausalLm>(
+    folder: &Path,
+    trainer: &Trainer<M>,
+    lora: &LoraConfig,
+    base_model: &str,
+) -> Result<(), FinetuneError> {
+    verify::check_finite(trainer.model())?;
+    let step = trainer.steps_done();
+    let staged = StagedDir::replacing(folder, &format!("{UNFINISHED}{step:08}"))?;
+    peft::save(trainer.model(), lora, base_model, staged.path()).map_err(written)?;
+    trainer.save_optimizer(&staged.path().join(OPTIMIZER_FILE))?;
+    let mut state = State {
+        step,
+        checksums: BTreeMap::new(),
+    };
+    for file in [peft::CONFIG_FILE, peft::WEIGHTS_FILE, OPTIMIZER_FILE] {
+        let sum = Checksum::of_file(&staged.path().join(file))?;
+        state.checksums.insert(file.into(), format!("{sum:016x}"));
+    }
+    let text = serde_json::to_vec(&state).map_err(|error| FinetuneError::Write {
+        path: staged.path().join(STATE_FILE),
+        reason: error.to_string(),
+    })?;
+    staged.write(STATE_FILE, &text)?;
+    Ok(staged.publish()?)
+}
+
+/// Takes `trainer` to the checkpoint in `folder`, which is that of `step` by its name.
+pub(super) fn read<M: CausalLm>(
+    folder: &Path,
+    step: usize,
+    trainer: &mut Trainer<M>,
+    lora: &LoraConfig,
+) -> Result<(), FinetuneError> {
+    let file = folder.join(STATE_FILE);
+    let text = fs::read(&file).map_err(|source| FinetuneError::Read {
+        path: file.clone(),
+        source,
+    })?;
+    let malformed = |reason: String| FinetuneError::Malformed {
+        path: file.clone(),
+        expected: "state of a run",
+        reason,
+    };
+    let state: State =
+        serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
+    if state.step != step {
+        return Err(malformed(format!(
+            "it says step {}, its folder says step {step}",
+            state.step
+        )));
+    }
+    verify::check_files(folder, &state)?;
+    trainer.restore(folder, &folder.join(OPTIMIZER_FILE), step, lora)
+}
+
+/// Makes a full disk read the same whichever crate found it.
+pub(super) fn written(error: burn_qlora::LoraError) -> FinetuneError {
+    match error {
+        burn_qlora::LoraError::Write { path, reason } => FinetuneError::Write { path, reason },
+        other => other.into(),
+    }
+}

@@ -1,0 +1,325 @@
+//! What decides what a run computes, and what of it may be otherwise when the run goes on.
+
+use crate::error::FinetuneError;
+use crate::moment::Moment;
+use crate::train::TrainConfig;
+use burn_qlora::LoraConfig;
+use serde_json::{Map, Value};
+use std::path::Path;
+use tensor_files::Checksum;
+
+/// The key of the moment at which the run was started.
+pub(super) const STARTED: &str = "started";
+const STEPS: &str = "steps";
+/// Behind the name of a source: the key of the checksum of what is in it.
+const FINGERPRINT: &str = "-fingerprint";
+
+/// All the values that decide what a run computes. They are written to `run.json` when it starts, and held against those
+/// of its resumption.
+///
+/// A key that `run.json` lacks is one that an older version did not write, and counts as null.
+#[derive(Debug, Clone)]
+pub struct RunSettings {
+    /// The numbers of the run. Its steps may become more or fewer where the schedule does not depend on them.
+    pub config: TrainConfig,
+    /// The configuration of the adapters.
+    pub lora: LoraConfig,
+    /// The model as the adapter's files name it.
+    pub base_model: String,
+    /// When the run was started, for templates that print the date.
+    pub started: Moment,
+    /// What the run reads, compared by what is in it.
+    pub sources: Vec<RunSource>,
+    /// Whatever else has to stay as it is, by name.
+    pub others: Map<String, Value>,
+    /// What is written down and may change though results may then differ in their last bits, by name: the device, the
+    /// processor's instruction set.
+    pub machine: Map<String, Value>,
+}
+
+/// A file or folder that a run reads.
+#[derive(Debug, Clone)]
+pub struct RunSource {
+    /// Its name among the settings.
+    pub name: &'static str,
+    /// Where it is, `None` when there is none. It may move.
+    pub path: Option<String>,
+    /// The checksum of what is in it, which has to stay.
+    pub fingerprint: Option<u64>,
+}
+
+impl RunSettings {
+    /// Returns settings of nothing but these two, for a run whose data and model are known to be the same.
+    pub fn new(config: TrainConfig, lora: LoraConfig, base_model: impl Into<String>) -> Self {
+        Self {
+            config,
+            lora,
+            base_model: base_model.into(),
+            started: Moment::now(),
+            sources: Vec::new(),
+            others: Map::new(),
+            machine: Map::new(),
+        }
+    }
+
+    /// Returns what `run.json` holds.
+    pub(super) fn recorded(&self) -> Map<String, Value> {
+        let mut recorded = self.compared();
+        for source in &self.sources {
+            recorded.insert(source.name.into(), source.path.clone().into());
+            if let Some(fingerprint) = source.shown() {
+                recorded.insert(source.key(), fingerprint.into());
+            }
+        }
+        recorded.extend(self.machine.clone());
+        recorded.insert(STARTED.into(), self.started.to_string().into());
+        recorded
+    }
+
+    /// Returns what has to be equal, by the names of the flags where there are any.
+    fn compared(&self) -> Map<String, Value> {
+        let parts = [
+            serde_json::to_value(&self.config),
+            serde_json::to_value(&self.lora),
+        ];
+        let mut compared = Map::new();
+        for part in parts.into_iter().flatten() {
+            if let Value::Object(part) = part {
+                let renamed = part.into_iter();
+                compared.extend(renamed.map(|(key, value)| (key.replace('_', "-"), value)));
+            }
+        }
+        compared.extend(self.others.clone());
+        compared
+    }
+
+    /// Checks that a run with the settings `recorded` in the folder `path` can go on with these.
+    ///
+    /// # Errors
+    /// [`FinetuneError::ConfigChanged`], [`FinetuneError::ContentChanged`], [`FinetuneError::LengthChanged`].
+    pub(super) fn check_against(
+        &self,
+        recorded: &Map<String, Value>,
+        path: &Path,
+    ) -> Result<(), FinetuneError> {
+        let mut own = self.recorded();
+        own.retain(|key, _| !self.is_free(key, recorded));
+        let others = recorded.keys().filter(|key| !self.is_free(key, recorded));
+        let changed = own
+            .keys()
+            .chain(others)
+            .find(|key| value(recorded, key) != value(&own, key));
+        let Some(key) = changed else { return Ok(()) };
+        if let Some(source) = self.sources.iter().find(|source| source.key() == *key) {
+            return Err(FinetuneError::ContentChanged {
+                path: path.to_owned(),
+                what: source.name,
+                recorded: value(recorded, source.name).to_string(),
+                current: value(&self.recorded(), source.name).to_string(),
+            });
+        }
+        if key == STEPS {
+            return Err(FinetuneError::LengthChanged {
+                path: path.to_owned(),
+                schedule: self.config.schedule,
+                recorded: value(recorded, key).to_string(),
+                current: self.config.steps,
+            });
+        }
+        Err(FinetuneError::ConfigChanged {
+            path: path.to_owned(),
+            key: key.clone(),
+            recorded: shown(recorded.get(key)),
+            current: shown(own.get(key)),
+        })
+    }
+
+    /// Returns what of the machine is not as `recorded`, a sentence each.
+    pub(super) fn changes(&self, recorded: &Map<String, Value>) -> Vec<String> {
+        let changed = self.machine.iter().filter_map(|(key, now)| {
+            let was = recorded.get(key)?;
+            (was != now).then(|| {
+                format!(
+                    "the run was started with {key} = {was}, now it is {now}: the last bits of its results may differ"
+                )
+            })
+        });
+        changed.collect()
+    }
+
+    /// Returns whether a setting may be otherwise than `recorded`.
+    fn is_free(&self, key: &str, recorded: &Map<String, Value>) -> bool {
+        let mut sources = self.sources.iter();
+        key == STARTED
+            || self.machine.contains_key(key)
+            || key == STEPS && !self.config.schedule.depends_on_length()
+            || sources.any(|source| {
+                let known = recorded.contains_key(&source.key());
+                // What is in it counts where both know it, else where it is.
+                if key == source.name {
+                    known && source.fingerprint.is_some()
+                } else {
+                    key == source.key() && !known
+                }
+            })
+    }
+}
+
+impl RunSource {
+    /// Returns one at `path` whose content is that of the file `content`.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`].
+    pub fn of_file(name: &'static str, path: &Path, content: &Path) -> Result<Self, FinetuneError> {
+        Ok(Self {
+            name,
+            path: Some(path.to_string_lossy().into_owned()),
+            fingerprint: Some(Checksum::of_file(content)?),
+        })
+    }
+
+    /// Returns one that is not there.
+    pub fn none(name: &'static str) -> Self {
+        Self {
+            name,
+            path: None,
+            fingerprint: None,
+        }
+    }
+
+    fn key(&self) -> String {
+        format!("{}{FINGERPRINT}", self.name)
+    }
+
+    /// Returns the fingerprint in hexadecimal, because JSON numbers hold fewer bits.
+    fn shown(&self) -> Option<String> {
+        Some(format!("{:016x}", self.fingerprint?))
+    }
+}
+
+/// Returns a setting; one that is not there is null.
+fn value<'a>(settings: &'a Map<String, Value>, key: &str) -> &'a Value {
+    settings.get(key).unwrap_or(&Value::Null)
+}
+
+fn shown(value: Option<&Value>) -> String {
+    value.map_or("unset".to_owned(), Value::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::ScheduleKind;
+
+    fn settings() -> RunSettings {
+        let mut settings = RunSettings::new(TrainConfig::default(), LoraConfig::new(4, 8.0), "toy");
+        settings.sources.push(RunSource {
+            name: "data",
+            path: Some("rows.jsonl".into()),
+            fingerprint: Some(1),
+        });
+        settings.others.insert("seq-len".into(), 64.into());
+        settings.machine.insert("device".into(), "flex".into());
+        settings
+    }
+
+    fn check(recorded: &Map<String, Value>, current: &RunSettings) -> Result<(), String> {
+        let checked = current.check_against(recorded, Path::new("run"));
+        checked.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_decides_nothing_may_change() {
+        let recorded = settings().recorded();
+        let mut current = settings();
+        current.sources[0].path = Some("./data/../rows.jsonl".into());
+        current.machine.insert("device".into(), "cuda".into());
+        current.base_model = "moved".into();
+        current.started = "2026-12-31T23:59:58+01:00".parse().unwrap();
+        current.config.steps += 100;
+        assert_eq!(check(&recorded, &current), Ok(()));
+        assert_eq!(settings().changes(&recorded), Vec::<String>::new());
+        let changes = current.changes(&recorded);
+        assert!(
+            changes[0].contains(r#"device = "flex", now it is "cuda""#),
+            "{changes:?}"
+        );
+    }
+
+    #[test]
+    fn what_decides_is_told_by_name() {
+        let recorded = settings().recorded();
+        type Change = fn(&mut RunSettings);
+        let cases: [(&str, Change); 6] = [
+            ("lr = 0.0002, but now it is 0.01", |s| s.config.lr = 0.01),
+            ("rank = 4, but now it is 8", |s| s.lora.rank = 8),
+            ("seq-len = 64, but now it is 32", |s| {
+                s.others.insert("seq-len".into(), 32.into());
+            }),
+            ("packing = unset, but now it is true", |s| {
+                s.others.insert("packing".into(), true.into());
+            }),
+            (
+                r#"another data: what is in "rows.jsonl" is not what was in "rows.jsonl""#,
+                |s| {
+                    s.sources[0].fingerprint = Some(2);
+                },
+            ),
+            ("data", |s| s.sources[0] = RunSource::none("data")),
+        ];
+        for (needle, change) in cases {
+            let mut current = settings();
+            change(&mut current);
+            let error = check(&recorded, &current).unwrap_err();
+            assert!(error.contains(needle), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_length_may_change_where_the_schedule_does_not_depend_on_it() {
+        for (schedule, free) in [
+            (ScheduleKind::Constant, true),
+            (ScheduleKind::Linear, false),
+            (ScheduleKind::Cosine, false),
+        ] {
+            let mut first = settings();
+            first.config.schedule = schedule;
+            first.config.warmup_steps = 7;
+            let mut longer = first.clone();
+            longer.config.steps = 300;
+            let checked = check(&first.recorded(), &longer);
+            assert_eq!(checked.is_ok(), free, "{schedule}");
+            assert_eq!(check(&first.recorded(), &first), Ok(()));
+            if let Err(error) = checked {
+                assert!(error.contains("steps = 100, but now it is 300"), "{error}");
+                assert!(error.contains(&schedule.to_string()), "{error}");
+            }
+        }
+    }
+
+    /// `run.json` as it was written before fingerprints of model and adapter, date and machine were.
+    #[test]
+    fn what_an_older_version_did_not_write_is_not_missed() {
+        let mut recorded = settings().recorded();
+        for new in ["started", "device"] {
+            recorded.remove(new);
+        }
+        let mut current = settings();
+        current.sources.push(RunSource {
+            name: "model",
+            path: Some("m".into()),
+            fingerprint: Some(3),
+        });
+        recorded.insert("model".into(), "m".into());
+        current.sources.push(RunSource::none("init-adapter"));
+        recorded.insert("init-adapter".into(), Value::Null);
+        assert_eq!(check(&recorded, &current), Ok(()));
+        // Without a fingerprint the path has to do.
+        current.sources[1].path = Some("n".into());
+        let error = check(&recorded, &current).unwrap_err();
+        assert!(
+            error.contains(r#"model = "m", but now it is "n""#),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,19 @@
+//! Burn's tensors as operands and results of kernels that do not know Burn: what the backend adapters of extensions share.
+//!
+//! - [`flex`]: the values of Flex's tensors, and tensors of values
+//! - [`cubecl`]: CubeCL's handles of tensors, and tensors of a kernel's results
+//! - [`with_element!`]: from a dtype to the element type of the CPU's kernels
+
+#[cfg(feature = "cubecl-backend")]
+pub mod cubecl;
+mod element;
+#[cfg(feature = "flex")]
+pub mod flex;
+
+#[doc(hidden)]
+pub use burn_core::tensor::{DType, bf16, f16};
+
+/// Compiles and runs the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

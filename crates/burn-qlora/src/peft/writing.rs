@@ -1,0 +1,170 @@
+//! The adapters of a model, written as peft writes them.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use burn::tensor::{DType, Tensor, TensorData};
+use tensor_files::{AtomicFile, Dtype, FileGroup, TensorWriter};
+
+use crate::config::{LoraConfig, Targets, is_named, short_names};
+use crate::error::LoraError;
+use crate::model::{LoraModel, WholeWeight};
+use crate::peft::config::to_json;
+use crate::peft::{CONFIG_FILE, WEIGHTS_FILE};
+
+/// Prefix that peft puts before a layer's path.
+const PREFIX: &str = "base_model.model.";
+
+/// Writes the adapters of `model` to `dir`.
+///
+/// # Errors
+/// As [`super::save`].
+pub(super) fn save<M: LoraModel>(
+    model: &M,
+    config: &LoraConfig,
+    base_model: &str,
+    dir: &Path,
+) -> Result<(), LoraError> {
+    let linears = model.lora_linears();
+    let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
+    let layers = described(config, &paths)?;
+    for ((layer, linear), described) in linears.into_iter().zip(layers) {
+        let ranks = (linear.adapter.as_ref(), described.as_ref());
+        let difference = match ranks {
+            (Some(branch), Some(described)) => branch.difference(described),
+            (Some(branch), None) => Some(("rank", branch.rank() as f64, 0.0)),
+            (None, Some(described)) => Some(("rank", 0.0, described.rank as f64)),
+            (None, None) => None,
+        };
+        if let Some((field, has, says)) = difference {
+            return Err(LoraError::AnotherConfig {
+                layer,
+                field,
+                has,
+                says,
+            });
+        }
+    }
+    let tensors = Tensors::of(model, config)?;
+    let group = FileGroup::create(dir)?;
+    let weights = tensors.write(group.file(WEIGHTS_FILE)?, &dir.join(WEIGHTS_FILE))?;
+    let mut description = group.file(CONFIG_FILE)?;
+    let written = LoraConfig {
+        targets: short_targets(model, config)?,
+        ..config.clone()
+    };
+    description.write_all(to_json(&written, base_model).as_bytes())?;
+    Ok(group.commit([weights, description])?)
+}
+
+/// Returns what `config` says about each of `paths`.
+fn described(config: &LoraConfig, paths: &[String]) -> Result<Vec<Option<LoraConfig>>, LoraError> {
+    match &config.targets {
+        Targets::Names(names) if names.is_empty() => Ok(vec![None; paths.len()]),
+        _ => config.clone().fitted_to(paths)?.of_layers(paths),
+    }
+}
+
+/// Returns the targets of `config` as they are written to the file: `all-linear` means another set of layers in every library, so
+/// the names it stood for are written, and the last parts of paths in place of many whole paths, where they mean the same.
+fn short_targets<M: LoraModel>(model: &M, config: &LoraConfig) -> Result<Targets, LoraError> {
+    let linears = model.lora_linears();
+    let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
+    let adapted: Vec<String> = linears
+        .into_iter()
+        .filter(|(_, linear)| linear.adapter.is_some())
+        .map(|(path, _)| path)
+        .collect();
+    let is_wordy = match &config.targets {
+        Targets::AllLinear => true,
+        Targets::Names(names) => names.iter().all(|name| paths.contains(name)),
+        Targets::Regex(_) => false,
+    };
+    if !is_wordy || adapted.is_empty() {
+        return Ok(config.targets.clone());
+    }
+    let short = config
+        .clone()
+        .with_targets(Targets::Names(short_names(&adapted)));
+    let selects = short.of_layers(&paths)?.into_iter().zip(&paths);
+    let selects: Vec<&String> = selects
+        .filter_map(|(layer, path)| layer.map(|_| path))
+        .collect();
+    Ok(if selects.into_iter().eq(&adapted) {
+        short.targets
+    } else {
+        Targets::Names(adapted)
+    })
+}
+
+/// The tensors of a model's adapters by their names in the file, sorted.
+struct Tensors(Vec<(String, Tensor<2>)>);
+
+impl Tensors {
+    /// Returns those of `model`. No copy is made.
+    ///
+    /// # Errors
+    /// [`LoraError::NoAdapters`] when there is none.
+    fn of<M: LoraModel>(model: &M, config: &LoraConfig) -> Result<Self, LoraError> {
+        let mut tensors = Vec::new();
+        for (path, linear) in model.lora_linears() {
+            if let Some(branch) = &linear.adapter {
+                let key = |factor| format!("{PREFIX}{path}.lora_{factor}.weight");
+                let factor = |factor: Tensor<2>| factor.without_autodiff().transpose();
+                tensors.push((key('A'), factor(branch.lora.a.val())));
+                tensors.push((key('B'), factor(branch.lora.b.val())));
+            }
+        }
+        for WholeWeight { path, weight, .. } in model.whole_weights() {
+            let saves = |name: &String| is_named(&path, name);
+            if config.modules_to_save.iter().any(saves) {
+                tensors.push((format!("{PREFIX}{path}.weight"), weight));
+            }
+        }
+        if tensors.is_empty() {
+            return Err(LoraError::NoAdapters);
+        }
+        tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(Self(tensors))
+    }
+
+    /// Writes them to `file` as safetensors in f32 and returns it, to be committed as `path`. One tensor at a time is copied to
+    /// the host.
+    ///
+    /// # Errors
+    /// [`LoraError::Write`]; [`LoraError::Device`] when a tensor cannot be read, [`LoraError::Diverged`] when it holds a value that
+    /// is not finite.
+    fn write(self, file: AtomicFile, path: &Path) -> Result<AtomicFile, LoraError> {
+        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let declared = self.0.iter().map(|(name, tensor)| {
+            let dims = tensor.dims();
+            (name.clone(), Dtype::F32, dims.to_vec())
+        });
+        let mut writer = TensorWriter::begin(file, Some(format), declared)?;
+        for (name, tensor) in self.0 {
+            let data = to_host(&name, tensor)?;
+            let values = data.as_slice::<f32>().unwrap_or_default();
+            if let Some(&value) = values.iter().find(|value| !value.is_finite()) {
+                return Err(LoraError::Diverged {
+                    path: path.to_owned(),
+                    tensor: name,
+                    value,
+                });
+            }
+            writer.write(&name, data.as_bytes())?;
+        }
+        Ok(writer.finish()?)
+    }
+}
+
+/// Copies a tensor to the host, f32, row-major.
+fn to_host(name: &str, tensor: Tensor<2>) -> Result<TensorData, LoraError> {
+    tensor
+        .without_autodiff()
+        .cast(DType::F32)
+        .try_into_data()
+        .map_err(|error| LoraError::Device {
+            name: name.to_owned(),
+            reason: error.to_string(),
+        })
+}

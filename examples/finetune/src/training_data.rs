@@ -1,0 +1,126 @@
+//! The rows of a training run.
+//!
+//! Rows that are too much for memory lie in a nameless file, and once the run has begun in a file of its directory, so
+//! that going on need not tokenise again. It is removed when the run is finished.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use burn_finetune::{Dataset, RowCache};
+
+use crate::console;
+use crate::opened_model::{OpenedModel, tell};
+use crate::report;
+use crate::run::{DataFiles, TrainRun};
+
+/// The files of the rows to train on and to measure on, in a run's directory.
+const FILES: [&str; 2] = ["rows.cache", "eval-rows.cache"];
+
+/// The rows of a training run.
+#[derive(Debug)]
+pub struct TrainingData {
+    /// The rows to train on.
+    pub train: Dataset,
+    /// The rows to measure the loss on.
+    pub eval: Option<Dataset>,
+    /// Whether the rows of either are in the run's directory already.
+    kept: [bool; 2],
+}
+
+impl TrainingData {
+    /// Reads the rows, from the run's directory where it goes on and has them.
+    ///
+    /// # Errors
+    /// A data file that cannot be read or used.
+    pub fn read(run: &TrainRun, opened: &OpenedModel) -> Result<Self> {
+        let (data, data_is_kept) = rows(run, opened, FILES[0], &run.data)?;
+        let (train, eval, eval_is_kept) = match (&run.eval_data, run.eval_split) {
+            (Some(path), _) => {
+                let (eval, is_kept) = rows(run, opened, FILES[1], path)?;
+                (data, Some(eval), is_kept)
+            }
+            (None, Some(share)) => {
+                let split = data.split(share, run.training.seed())?;
+                (split.train, Some(split.held_out), true)
+            }
+            (None, None) => (data, None, true),
+        };
+        let training = &run.training;
+        let train = if training.packing {
+            train.packed(opened.seq_len(training.limits)?)?
+        } else {
+            train
+        };
+        Ok(Self {
+            train,
+            eval,
+            kept: [data_is_kept, eval_is_kept],
+        })
+    }
+
+    /// Keeps rows that are too much for memory in the run's directory, which is there by now. Where that fails, going on
+    /// has to tokenise again, and nothing else is lost.
+    pub fn keep(&mut self, run: &TrainRun, opened: &OpenedModel) {
+        if let Err(error) = self.try_to_keep(run, opened) {
+            console::tell!(
+                "warning: the tokenised rows are not kept for --resume: {}",
+                report::one_line(&error)
+            );
+        }
+    }
+
+    fn try_to_keep(&mut self, run: &TrainRun, opened: &OpenedModel) -> Result<()> {
+        let limits = run.training.limits;
+        let place = |name| run.output.dir.join(name);
+        if !self.kept[0] && self.train.is_in_file() {
+            let cache = opened.cache(place(FILES[0]), &run.data, limits)?;
+            self.train = cache.keep(&self.train)?;
+        }
+        if let Some(eval) = &mut self.eval {
+            *eval = match &run.eval_data {
+                Some(path) if !self.kept[1] && eval.is_in_file() => {
+                    opened.cache(place(FILES[1]), path, limits)?.keep(eval)?
+                }
+                _ => eval.clone().beside(&self.train),
+            };
+        }
+        Ok(())
+    }
+
+    /// Removes what was kept of the rows in a run's directory.
+    pub fn remove(dir: &Path) {
+        for name in FILES {
+            // A file that stays is in nobody's way.
+            let _ = RowCache::remove(&dir.join(name));
+        }
+    }
+}
+
+/// Returns the rows of a data file, and whether they lie in the run's directory.
+fn rows(
+    run: &TrainRun,
+    opened: &OpenedModel,
+    name: &str,
+    data: &DataFiles,
+) -> Result<(Dataset, bool)> {
+    let limits = run.training.limits;
+    let dir = folder(&run.output.dir);
+    let kept = run.output.dir.join(name);
+    if run.output.resume
+        && kept.is_file()
+        && let Some(data) = opened.cache(kept, data, limits)?.open(&dir)
+    {
+        tell(&data);
+        return Ok((data, true));
+    }
+    Ok((opened.dataset_in(&dir, data, limits)?, false))
+}
+
+/// Returns the nearest folder to `output` that is there: what the run writes goes to the same disk.
+fn folder(output: &Path) -> PathBuf {
+    let folders = output.ancestors().skip_while(|folder| !folder.is_dir());
+    match folders.into_iter().next() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
