@@ -14,7 +14,10 @@ fn configurations() {
     .map(read_fixture)
     .into();
     let folder = Folder::new();
-    folder.write("model.safetensors", &read_fixture("tiny_llama/model.safetensors"));
+    folder.write(
+        "model.safetensors",
+        &read_fixture("tiny_llama/model.safetensors"),
+    );
     fuzz(&good, |bytes| {
         folder.write("config.json", bytes);
         let _ = Checkpoint::open(folder.path());

@@ -41,16 +41,62 @@ const NUMBERS: [u64; 12] = [
 
 /// Words that mean something to JSON, to templates or to a tokenizer.
 const WORDS: [&str; 40] = [
-    "null", "true", "false", "{}", "[]", "[[[[[[[[", "}}", "\"", "\\", "\\ud800", "\\u0000", "\u{feff}", "\n", "\u{1b}[2J",
-    "\u{ffff}", "NaN", "1e999", "-1", "0.5", "18446744073709551616", "\"type\"", "\"format\":\"pt\"", ",", ":", "{%", "%}", "{{",
-    "}}", "{% for a in range(999999999) %}", "{% endfor %}", "{{ messages }}", "{{ 'x' * 999999999 }}", "| tojson(indent=99999999)",
-    "-%}", "{#", "raise_exception('no')", "nn", "I64", "BF16", "general.architecture",
+    "null",
+    "true",
+    "false",
+    "{}",
+    "[]",
+    "[[[[[[[[",
+    "}}",
+    "\"",
+    "\\",
+    "\\ud800",
+    "\\u0000",
+    "\u{feff}",
+    "\n",
+    "\u{1b}[2J",
+    "\u{ffff}",
+    "NaN",
+    "1e999",
+    "-1",
+    "0.5",
+    "18446744073709551616",
+    "\"type\"",
+    "\"format\":\"pt\"",
+    ",",
+    ":",
+    "{%",
+    "%}",
+    "{{",
+    "}}",
+    "{% for a in range(999999999) %}",
+    "{% endfor %}",
+    "{{ messages }}",
+    "{{ 'x' * 999999999 }}",
+    "| tojson(indent=99999999)",
+    "-%}",
+    "{#",
+    "raise_exception('no')",
+    "nn",
+    "I64",
+    "BF16",
+    "general.architecture",
 ];
 
 /// Numbers as text.
 const DIGITS: [&str; 12] = [
-    "0", "1", "-1", "3", "255", "65536", "4294967295", "4294967296", "9223372036854775807", "18446744073709551615",
-    "1e308", "99999999999999999999999999",
+    "0",
+    "1",
+    "-1",
+    "3",
+    "255",
+    "65536",
+    "4294967295",
+    "4294967296",
+    "9223372036854775807",
+    "18446744073709551615",
+    "1e308",
+    "99999999999999999999999999",
 ];
 
 /// The longest a file may become: mistakes are not about size.
@@ -100,7 +146,9 @@ pub fn edited(good: &[u8], edits: &[Edit]) -> Vec<u8> {
                     continue;
                 };
                 let begin = within(*at) + first;
-                let digits = bytes[begin..].iter().take_while(|byte| byte.is_ascii_digit());
+                let digits = bytes[begin..]
+                    .iter()
+                    .take_while(|byte| byte.is_ascii_digit());
                 let end = begin + digits.count();
                 let number = DIGITS[usize::from(*which) % DIGITS.len()];
                 bytes.splice(begin..end, number.bytes());

@@ -6,7 +6,11 @@ use tensor_files::TensorFile;
 
 #[test]
 fn safetensors_files() {
-    let good = ["peft_adapter/adapter_model.safetensors", "matmul.safetensors"].map(|name| {
+    let good = [
+        "peft_adapter/adapter_model.safetensors",
+        "matmul.safetensors",
+    ]
+    .map(|name| {
         let mut bytes = read_fixture(name);
         bytes.truncate(64 << 10);
         bytes

@@ -29,7 +29,11 @@ pub fn fuzz(good: &[Vec<u8>], parse: impl Fn(&[u8])) {
         let bytes = edited(good, &input.edits);
         let peak = peak_during(|| parse(&bytes));
         let most = FIXED_BYTES + BYTES_PER_BYTE * bytes.len();
-        assert!(peak <= most, "{peak} bytes of memory for {} of input", bytes.len());
+        assert!(
+            peak <= most,
+            "{peak} bytes of memory for {} of input",
+            bytes.len()
+        );
     });
 }
 

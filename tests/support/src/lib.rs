@@ -8,6 +8,7 @@
 //! * [`bitsandbytes`]: recorded bytes as the words of a device
 //! * [`smollm2`], [`gemma3`]: the published models that tests run on; [`tokenizers`], [`directory_with_tokenizer`]: published
 //!   tokenizers
+//! * [`byte_tokenizer`]: a tokenizer of one token a byte
 //! * [`assert_close`], [`assert_within`]: comparison, with a [`Tolerance`] and its reason
 //! * [`random`]: numbers that depend on a seed alone
 //! * [`alone`]: one test at a time; [`in_own_process`], [`assert_passed`]: a test in a process of its own
@@ -17,6 +18,7 @@
 
 mod alone;
 pub mod bitsandbytes;
+mod byte_tokenizer;
 mod close;
 #[cfg(feature = "burn")]
 mod device;
@@ -35,6 +37,7 @@ mod runtime;
 mod tensors;
 
 pub use alone::alone;
+pub use byte_tokenizer::byte_tokenizer;
 pub use close::{Tolerance, assert_close, assert_within};
 #[cfg(feature = "burn")]
 pub use device::{Device, DeviceKind, NO_DEVICE, TestDevice};
