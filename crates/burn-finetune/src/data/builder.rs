@@ -198,11 +198,11 @@ impl DatasetBuilder {
 
     /// Returns the files with the share of each, and tells what is left out of folders.
     fn files_of(&mut self, sources: &Sources) -> Result<Vec<(Source, Share)>, FinetuneError> {
-        let (files, left_out) = sources.files()?;
-        for (folder, message) in left_out {
+        let files = sources.files()?;
+        for (folder, message) in files.left_out {
             self.counts.warn_of_folder(&folder, message);
         }
-        let files = files.into_iter().enumerate();
+        let files = files.read.into_iter().enumerate();
         let shared = files.map(|(place, file)| {
             let share = Share::new(file.weight(), place);
             (file, share)

@@ -62,7 +62,7 @@ impl RowCache {
         encoder.identify(&mut hash)?;
         hash.add_bytes(format!("{:?}", sources.columns()).into_bytes());
         let mut piece = vec![0; PIECE];
-        for source in sources.files()?.0 {
+        for source in sources.files()?.read {
             let format = source.path().extension().unwrap_or_default();
             hash.add_bytes(format.as_encoded_bytes().to_ascii_lowercase());
             hash.add_bytes(source.weight().to_le_bytes());

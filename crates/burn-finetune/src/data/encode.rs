@@ -61,7 +61,9 @@ impl<'a> RowEncoder<'a> {
     ///
     /// - `messages`: the assistant's turns are learnt, nothing else, except for those with `"weight": 0` or
     ///   `"train": false`. `tools`, `documents` and `chat_template_kwargs` go to the template.
-    /// - `prompt`, `completion`: the completion and the end token are learnt.
+    /// - `prompt`, `completion`: the completion and the end token are learnt; both may be lists of messages.
+    /// - `conversations`: as `messages`; in both a message may have `from` and `value` in place of `role` and `content`.
+    /// - `instruction`, `output`, perhaps `input`, `system`, `history`: as a conversation.
     /// - `text`: everything is learnt, the end token included.
     ///
     /// [`Learn`] says otherwise.

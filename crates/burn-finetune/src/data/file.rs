@@ -93,8 +93,15 @@ fn read_rows(
 ) -> Result<(), FinetuneError> {
     let mut is_empty = true;
     for record in rows {
-        let record = record.map_err(|fault| fault.of(path))?;
         is_empty = false;
+        let record = match record {
+            Ok(record) => record,
+            Err(Fault::Row(place, problem)) => {
+                push(place, Err(problem))?;
+                continue;
+            }
+            Err(fault) => return Err(fault.of(path)),
+        };
         let times = share.next();
         if times == 0 {
             continue;

@@ -83,6 +83,15 @@ pub struct Sources {
     columns: Columns,
 }
 
+/// Files without folders.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// Those that are read, in their order.
+    pub read: Vec<Source>,
+    /// What the user should hear of those in folders that are not, with the folder.
+    pub left_out: Vec<(PathBuf, String)>,
+}
+
 impl Sources {
     /// Returns the sources, whose columns have the names that are read.
     pub fn new(sources: impl IntoIterator<Item = Source>) -> Self {
@@ -113,26 +122,26 @@ impl Sources {
         &self.columns
     }
 
-    /// Returns the files, those of folders by their names, with what the user should hear of what is left out.
+    /// Returns the files, those of folders by their names.
     ///
     /// # Errors
     /// [`FinetuneError::Read`] for what is not there, [`FinetuneError::Format`] for a folder without a file that is read
     /// and for what is neither a file nor a folder.
-    pub(super) fn files(&self) -> Result<(Vec<Source>, Vec<(PathBuf, String)>), FinetuneError> {
-        let mut files = Vec::new();
-        let mut left_out = Vec::new();
+    pub(super) fn files(&self) -> Result<Files, FinetuneError> {
+        let mut files = Files::default();
         for source in &self.sources {
             if source.path.is_dir() {
                 let (paths, others) = folder::files(&source.path)?;
-                left_out.extend(others.map(|others| (source.path.clone(), others)));
-                files.extend(paths.into_iter().map(|path| Source {
+                let others = others.map(|others| (source.path.clone(), others));
+                files.left_out.extend(others);
+                files.read.extend(paths.into_iter().map(|path| Source {
                     path,
                     weight: source.weight,
                 }));
             } else {
-                files.push(source.clone());
+                files.read.push(source.clone());
             }
         }
-        Ok((files, left_out))
+        Ok(files)
     }
 }

@@ -114,7 +114,7 @@ impl<R: Read> Iterator for Delimited<R> {
             return None;
         }
         let record = self.next_record().transpose();
-        self.is_over = !matches!(record, Some(Ok(_)));
+        self.is_over = !matches!(record, Some(Ok(_) | Err(Fault::Row(..))));
         record
     }
 }

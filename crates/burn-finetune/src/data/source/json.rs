@@ -1,11 +1,12 @@
 use super::open::{Fault, Record};
 use super::text::{MARK, Utf8};
 use crate::error::{Place, RowProblem};
-use minijinja::value::Value;
+use minijinja::value::{Value, ValueKind};
 use serde::Deserialize;
 use std::io::{BufRead, Read};
 
-/// Objects, one after another or as the elements of arrays, whatever their lines.
+/// Objects, one after another or as the elements of arrays, whatever their lines. Behind one that is no JSON it goes on
+/// with the next line, but not within an array.
 pub struct Json<R> {
     text: Utf8<R>,
     state: State,
@@ -104,12 +105,32 @@ impl<R: Read> Json<R> {
     }
 
     fn value(&mut self, place: Place) -> Result<Record, Fault> {
+        let line = self.text.line();
         // An object ends with its bracket, so nothing behind it is read.
         let mut parser = serde_json::Deserializer::from_reader(&mut self.text);
         match Value::deserialize(&mut parser) {
-            Ok(value) => Ok(Record { place, value }),
+            Ok(value) => {
+                // A number ends with what comes behind it.
+                let is_of_number = |byte: u8| byte.is_ascii_digit() || b"+-.eE".contains(&byte);
+                if value.kind() == ValueKind::Number && !self.text.last().is_none_or(is_of_number) {
+                    self.text.give_back();
+                }
+                Ok(Record { place, value })
+            }
             Err(error) if error.is_io() => Err(Fault::Read(error.into())),
-            Err(error) => Err(Fault::Row(place, RowProblem::NotJson(reason(&error)))),
+            Err(error) => {
+                if self.state == State::Between {
+                    // The parser looks for the end of an object that is broken, and may have found the next one.
+                    let is_next = self.text.line() > line;
+                    if is_next && matches!(self.text.last(), Some(b'{' | b'[')) {
+                        self.text.give_back();
+                    } else {
+                        self.text.skip_line()?;
+                    }
+                    self.is_over = false;
+                }
+                Err(Fault::Row(place, RowProblem::NotJson(reason(&error))))
+            }
         }
     }
 }
@@ -121,8 +142,12 @@ impl<R: Read> Iterator for Json<R> {
         if self.is_over {
             return None;
         }
+        // Until something has been read behind which there may be more.
+        self.is_over = true;
         let record = self.next_record().transpose();
-        self.is_over = !matches!(record, Some(Ok(_)));
+        if matches!(record, Some(Ok(_))) {
+            self.is_over = false;
+        }
         record
     }
 }
@@ -189,6 +214,28 @@ mod tests {
             }
             assert_eq!(expected.len(), found.len(), "{text}");
         }
+    }
+
+    #[test]
+    fn lines_go_on_behind_one_that_is_no_json() {
+        let text = "[1, 2.5]\n3\n{\"a\": 1}\n{\"a\": x}\n{\"a\": \"\n{\"a\": 2}\n[{\"a\": x},\n{\"a\": 3}]";
+        let found = Json::new(Utf8::new(text.as_bytes()));
+        let told = found.map(|record| match record {
+            Ok(record) => record.value.to_string(),
+            Err(Fault::Row(place, _)) => place.to_string(),
+            Err(_) => "another fault".to_owned(),
+        });
+        let expected = [
+            "1",
+            "2.5",
+            "3",
+            "{'a': 1}",
+            ":4",
+            ":5",
+            "{'a': 2}",
+            ":7 (row 3)",
+        ];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
     }
 
     #[test]

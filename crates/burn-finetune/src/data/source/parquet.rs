@@ -115,7 +115,7 @@ impl Iterator for Parquet {
             return None;
         }
         let record = self.next_record().transpose();
-        self.is_over = !matches!(record, Some(Ok(_)));
+        self.is_over = !matches!(record, Some(Ok(_) | Err(Fault::Row(..))));
         record
     }
 }

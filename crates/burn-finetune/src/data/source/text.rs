@@ -40,6 +40,33 @@ impl<R: Read> Utf8<R> {
         self.line
     }
 
+    /// Returns the byte that was taken last.
+    pub fn last(&self) -> Option<u8> {
+        let place = self.start.checked_sub(1)?;
+        self.buffer.get(place).copied()
+    }
+
+    /// Gives back the byte that was taken last.
+    pub fn give_back(&mut self) {
+        if let Some(byte) = self.last() {
+            self.start -= 1;
+            self.line -= usize::from(byte == b'\n');
+        }
+    }
+
+    /// Leaves out what is left of the line of the byte that was taken last.
+    pub fn skip_line(&mut self) -> io::Result<()> {
+        let mut is_over = self.last() == Some(b'\n');
+        while !is_over {
+            let ready = self.fill_buf()?;
+            let end = ready.iter().position(|byte| *byte == b'\n');
+            is_over = end.is_some() || ready.is_empty();
+            let amount = end.map_or(ready.len(), |end| end + 1);
+            self.consume(amount);
+        }
+        Ok(())
+    }
+
     /// Reads on until there is a byte to take, or none is left.
     fn refill(&mut self) -> io::Result<()> {
         while self.start == self.checked {
