@@ -143,7 +143,7 @@ fn templates_and_tokenizers_that_do_harm_are_refused() {
     ] {
         let template = place.file("template.jinja", source);
         let flags = ["--chat-template", template.to_str().unwrap()];
-        chat(&model, &flags, "hello\n").refused(&["template.jinja", expected]);
+        chat(&model, &flags, "hello\n").refused(&["chat template", expected]);
     }
     let endless = ["--chat-template", "/dev/zero"];
     chat(&model, &endless, "hello\n").refused(&["/dev/zero", "262144"]);
@@ -159,7 +159,7 @@ fn the_context_takes_no_memory_before_it_is_used() {
     let model = place.model("tiny_llama");
     let path = model.join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    config["max_position_embeddings"] = json!(1u64 << 31);
+    config["max_position_embeddings"] = json!(i32::MAX);
     fs::write(&path, config.to_string()).unwrap();
     let mut child = Command::new(FINETUNE)
         .args([
