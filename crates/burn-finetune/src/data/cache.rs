@@ -154,7 +154,7 @@ impl RowCache {
         file.read_at(0, &mut start)?;
         let [magic @ .., a, b, c, d, e, f, g, h] = start;
         let len = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-        if &magic != MAGIC || len > MAX_HEADER {
+        if &magic != MAGIC || len > MAX_HEADER.min(file.len()) {
             return Ok(None);
         }
         let mut text = vec![0; len as usize];

@@ -31,7 +31,7 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads a file: `.txt` as one text cut into rows ([`RowEncoder::text`]), anything else as JSONL, one
+    /// Reads a file: `.txt` as one text cut into consecutive rows, anything else as JSONL, one
     /// row a line ([`RowEncoder::json_line`]); blank lines are skipped.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ impl Dataset {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::builder::DatasetBuilder;
     use crate::data::row::Row;
 
     fn rows(lengths: &[usize]) -> Dataset {
@@ -79,5 +80,30 @@ mod tests {
     fn what_fits_with_nothing_stays_alone() {
         let packed = rows(&[6, 6, 12]).packed(10).unwrap();
         assert_eq!((packed.len(), packed.examples()), (3, 3));
+    }
+
+    #[test]
+    fn rows_in_files_are_those_in_memory() {
+        let in_memory = rows(&[2, 9, 4, 4, 6, 3, 3, 8]);
+        let mut builder = DatasetBuilder::default().with_memory(0);
+        for row in in_memory.rows() {
+            builder.push(&row.unwrap()).unwrap();
+        }
+        let in_file = builder.finish().unwrap();
+        assert!(in_file.is_in_file() && !in_memory.is_in_file());
+        let same = |one: &Dataset, other: &Dataset| {
+            assert_eq!(one.fingerprint().unwrap(), other.fingerprint().unwrap());
+            let numbers = |data: &Dataset| (data.len(), data.longest(), data.examples());
+            assert_eq!(numbers(one), numbers(other));
+            let lens = (0..one.len()).map(|place| one.row_len(place).unwrap());
+            assert!(lens.eq(other.rows().map(|row| row.unwrap().len())));
+        };
+        same(&in_file, &in_memory);
+        let [one, other] = [&in_file, &in_memory].map(|data| data.packed(12).unwrap());
+        same(&one, &other);
+        same(&one.head(2).unwrap(), &other.head(2).unwrap());
+        // What is packed can be packed again.
+        same(&one.packed(24).unwrap(), &other.packed(24).unwrap());
+        assert_eq!(one.packed(24).unwrap().examples(), 8);
     }
 }

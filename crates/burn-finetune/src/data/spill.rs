@@ -103,6 +103,14 @@ impl Stored {
         }
     }
 
+    /// Returns the file or its folder, for messages; empty for bytes in memory.
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Self::Memory(_) => PathBuf::new(),
+            Self::File { file, .. } => file.path().to_owned(),
+        }
+    }
+
     /// Returns the number of bytes.
     pub fn len(&self) -> u64 {
         match self {

@@ -153,13 +153,17 @@ impl RowStore {
     /// Returns the row at `place`.
     ///
     /// # Errors
-    /// [`FinetuneError::Read`].
+    /// [`FinetuneError::Read`]; [`FinetuneError::Malformed`] when the file was changed since it was opened.
     ///
     /// # Panics
     /// When there is no such row.
     pub fn row(&self, place: usize) -> Result<Row, FinetuneError> {
         let row = self.read(self.entry(place)?)?;
-        Ok(row.expect("the index was made with the rows, or checked against them"))
+        row.ok_or_else(|| FinetuneError::Malformed {
+            path: self.rows.path(),
+            expected: "file of rows",
+            reason: "it was changed while it was in use".into(),
+        })
     }
 }
 

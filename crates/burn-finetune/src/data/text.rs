@@ -1,10 +1,11 @@
 //! A text that is too long to be tokenised at once.
 //!
 //! It is tokenised in windows that overlap. Where two of them have the same tokens at the same places over half of
-//! the overlap, neither the end of the first nor the beginning of the second is felt, and one goes over into the other in
-//! the middle of what they agree on. What lies left and right of a boundary between tokens does not depend on each other:
-//! a pre-tokenizer goes on from its last match, and a byte-pair encoding in which no token crosses a place is that of the
-//! two sides. Where two windows do not agree, the overlap grows, and then the window, up to the whole text.
+//! the overlap, neither the end of the first nor the beginning of the second is felt, and one goes over into the other
+//! about the middle of what they agree on: between two words of the pre-tokenizer, which goes on from its last match
+//! whatever came before. A byte-pair encoding in which no token crosses a place is that of its two sides, so within a
+//! word that is longer than what the windows share it may be there too; other models look at words as a whole. Where two
+//! windows do not agree, the overlap grows, and then the window, up to the whole text.
 
 /// The joint of two windows.
 mod joint;
@@ -22,6 +23,7 @@ use crate::error::{FinetuneError, RowProblem};
 use joint::{Joint, joint};
 use rows::Rows;
 use std::io::{self, Read};
+use tokenizers::ModelWrapper;
 use utf8::Utf8;
 
 /// How a text is cut.
@@ -47,6 +49,8 @@ impl Default for Windows {
 struct Tokens {
     ids: Vec<u32>,
     offsets: Vec<(usize, usize)>,
+    /// The words of the pre-tokenizer that they belong to.
+    words: Vec<Option<u32>>,
     /// The window's bytes.
     len: usize,
 }
@@ -133,6 +137,7 @@ impl Reader<'_, '_> {
     /// Goes over into the next window.
     fn next_window(&mut self) -> Result<(), End> {
         let mut overlap = self.windows.overlap;
+        let within_words = matches!(self.encoder.tokenizer.get_model(), ModelWrapper::BPE(_));
         while overlap <= self.tokens.len / 2 {
             if let Some(start) = self
                 .tokens
@@ -140,7 +145,7 @@ impl Reader<'_, '_> {
             {
                 self.fill(start + self.windows.window.max(2 * overlap))?;
                 let next = self.encode(start)?;
-                if let Some(Joint { left, right }) = joint(&self.tokens, &next, start)
+                if let Some(Joint { left, right }) = joint(&self.tokens, &next, start, within_words)
                     && left > self.from
                 {
                     self.hand_on(left)?;
@@ -191,6 +196,7 @@ impl Reader<'_, '_> {
         Ok(Tokens {
             ids: encoding.get_ids().to_vec(),
             offsets: encoding.get_offsets().to_vec(),
+            words: encoding.get_word_ids().to_vec(),
             len: text.len(),
         })
     }

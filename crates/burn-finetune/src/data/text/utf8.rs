@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 /// Bytes that are read at least.
-const PIECE: usize = 1 << 12;
+const PIECE: usize = 1 << 6;
 
 /// A text that is read as far as it is needed.
 pub struct Utf8<'a> {
