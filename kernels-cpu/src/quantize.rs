@@ -18,7 +18,7 @@ const CHUNK: usize = 32 * 1024;
 ///
 /// # Errors
 /// [`Nf4Error::BlockSize`], [`Nf4Error::TooLarge`], [`Nf4Error::InputLength`] if `values` does not fill the shape, and
-/// [`Nf4Error::NotFinite`] at the first infinity or NaN, and [`Nf4Error::TooLargeToSum`].
+/// [`Nf4Error::NotFinite`] at the first infinity or NaN, and [`Nf4Error::Magnitude`].
 pub fn quantize<T: Element>(
     values: &[T],
     shape: [usize; 2],

@@ -123,7 +123,7 @@ fn unusable_input_is_refused_and_an_empty_matrix_is_not() {
     );
     assert!(matches!(
         qlora_cpu::quantize(&[3e38f32; 256], [4, 64], config),
-        Err(Nf4Error::TooLargeToSum { largest: 3e38, .. })
+        Err(Nf4Error::Magnitude { largest: 3e38, .. })
     ));
     let empty = qlora_cpu::quantize::<f32>(&[], [0, 4], config).unwrap();
     assert_eq!(empty.packed(), &[] as &[u32]);

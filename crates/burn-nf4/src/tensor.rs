@@ -383,7 +383,7 @@ fn check_dtype(
     }
 }
 
-/// Refuses infinities and NaNs, which no block scale can stand for, and scales that cannot be summed.
+/// Refuses infinities and NaNs, which no block scale can stand for, and scales that f32 cannot compute with.
 fn check_values(weight: &Tensor<2>, layout: &Layout) -> Result<(), Nf4TensorError> {
     if weight.shape().num_elements() == 0 {
         return Ok(());

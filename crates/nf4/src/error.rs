@@ -50,12 +50,14 @@ pub enum Nf4Error {
         /// Its column.
         column: usize,
     },
-    /// A block scale under double quantization is so large that the sum of all scales may be beyond f32.
+    /// A value is so large that its block's scale cannot be computed with in f32 ([`Layout::largest_magnitude`]).
+    ///
+    /// [`Layout::largest_magnitude`]: crate::Layout::largest_magnitude
     #[error(
-        "a weight of {largest:e} is too large for double quantization, of {limit:e} at most here; look for a diverged or \
-         damaged weight, or leave the block scales in f32"
+        "a weight of {largest:e} is too large to quantize, of {limit:e} at most in this matrix and format; look for a \
+         diverged or damaged weight"
     )]
-    TooLargeToSum {
+    Magnitude {
         /// The largest magnitude of the matrix.
         largest: f32,
         /// The largest that can be.

@@ -148,24 +148,26 @@ impl Layout {
         start..start + NESTED_MAP
     }
 
-    /// Returns the largest magnitude that an element may have. Under double quantization as many scales must have a sum, from
-    /// which their offset comes, and a difference from it in f32.
+    /// Returns the largest magnitude that an element may have. Its reciprocal is no subnormal number, which GPUs take for 0;
+    /// under double quantization the sum of as many scales, of which their offset is made, and their differences from it
+    /// are in f32 too.
     pub fn largest_magnitude(&self) -> f32 {
+        let reciprocal = 1.0 / f32::MIN_POSITIVE;
         if self.config.double_quant {
-            f32::MAX / 2.0 / self.blocks().max(1) as f32
+            (f32::MAX / 2.0 / self.blocks().max(1) as f32).min(reciprocal)
         } else {
-            f32::MAX
+            reciprocal
         }
     }
 
     /// Checks the largest magnitude of the elements.
     ///
     /// # Errors
-    /// [`Nf4Error::TooLargeToSum`] if it is above [`largest_magnitude`](Self::largest_magnitude).
+    /// [`Nf4Error::Magnitude`] if it is above [`largest_magnitude`](Self::largest_magnitude).
     pub fn check_magnitude(&self, largest: f32) -> Result<(), Nf4Error> {
         let limit = self.largest_magnitude();
         if largest > limit {
-            return Err(Nf4Error::TooLargeToSum { largest, limit });
+            return Err(Nf4Error::Magnitude { largest, limit });
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::matrix::{MatrixRef, QuantizedMatrix};
 ///
 /// # Errors
 /// [`Nf4Error::BlockSize`], [`Nf4Error::TooLarge`], [`Nf4Error::InputLength`] if `values` does not fill the shape, and
-/// [`Nf4Error::NotFinite`] at the first infinity or NaN, and [`Nf4Error::TooLargeToSum`].
+/// [`Nf4Error::NotFinite`] at the first infinity or NaN, and [`Nf4Error::Magnitude`].
 pub fn quantize(
     values: &[f32],
     shape: [usize; 2],

@@ -400,34 +400,34 @@ fn unusable_input_is_refused_and_an_empty_matrix_is_not() {
             column: 1
         })
     );
-    // Scales whose sum is beyond f32; the largest that has one decodes to itself.
+    // Scales whose sum or reciprocal is beyond f32; the largest that may be decodes to itself.
     let shape = [300, 64];
-    let layout = nf4::Layout::new(shape, config).unwrap();
-    let limit = layout.largest_magnitude();
-    let quantize = |value: f32, config| {
-        let values = vec![value; layout.elements()];
-        let matrix = nf4::reference::quantize(&values, shape, config)?;
-        Ok(nf4::reference::dequantize(matrix.as_ref()))
-    };
-    assert!(
-        quantize(limit, config)
-            .unwrap()
-            .iter()
-            .all(|value| (value / limit - 1.0).abs() < 1e-6)
-    );
-    for largest in [f32::MAX, 3e38, limit * 1.001] {
-        assert_eq!(
-            quantize(largest, config),
-            Err(Nf4Error::TooLargeToSum { largest, limit })
-        );
-        let plain = QuantConfig {
-            double_quant: false,
+    for double_quant in [true, false] {
+        let config = QuantConfig {
+            double_quant,
             ..config
         };
-        assert_eq!(
-            quantize(largest, plain).unwrap(),
-            vec![largest; layout.elements()]
+        let layout = nf4::Layout::new(shape, config).unwrap();
+        let limit = layout.largest_magnitude();
+        assert!(limit > 1e35);
+        let quantize = |value: f32| {
+            let values = vec![value; layout.elements()];
+            let matrix = nf4::reference::quantize(&values, shape, config)?;
+            Ok(nf4::reference::dequantize(matrix.as_ref()))
+        };
+        let decoded = quantize(limit).unwrap();
+        // The mean is a product with the rounded reciprocal of 300.
+        assert!(
+            decoded
+                .iter()
+                .all(|value| (value / limit - 1.0).abs() < 1e-6)
         );
+        for largest in [f32::MAX, 3e38, limit * 1.001] {
+            assert_eq!(
+                quantize(largest),
+                Err(Nf4Error::Magnitude { largest, limit })
+            );
+        }
     }
     let empty = nf4::reference::quantize(&[], [0, 4], config).unwrap();
     assert_eq!(empty.packed(), &[] as &[u32]);

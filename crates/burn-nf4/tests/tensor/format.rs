@@ -209,24 +209,23 @@ pub fn recorded_words_decode_to_the_recorded_bits(test: &TestDevice) {
     }
 }
 
-pub fn values_whose_scales_have_no_sum_are_refused(test: &TestDevice) {
-    let config = QuantConfig::default();
-    let layout = burn_nf4::nf4::Layout::new([4, 64], config).unwrap();
-    let limit = layout.largest_magnitude();
-    let quantize = |value: f32, config| {
-        let input = tensor(vec![value; 4 * 64], [4, 64], &test.device);
-        Nf4Tensor::quantize(input, config)
-    };
-    let decoded = values(quantize(-limit, config).unwrap().dequantize());
-    assert_eq!(decoded, vec![-limit; 4 * 64]);
-    let error = quantize(2.0 * limit, config).unwrap_err();
-    assert!(error.to_string().contains("too large"), "{error}");
-    let plain = QuantConfig {
-        double_quant: false,
-        ..config
-    };
-    let decoded = values(quantize(f32::MAX, plain).unwrap().dequantize());
-    assert_eq!(decoded, vec![f32::MAX; 4 * 64]);
+pub fn values_whose_scales_are_beyond_f32_are_refused(test: &TestDevice) {
+    for double_quant in [true, false] {
+        let config = QuantConfig {
+            double_quant,
+            ..QuantConfig::default()
+        };
+        let layout = burn_nf4::nf4::Layout::new([4, 64], config).unwrap();
+        let limit = layout.largest_magnitude();
+        let quantize = |value: f32| {
+            let input = tensor(vec![value; 4 * 64], [4, 64], &test.device);
+            Nf4Tensor::quantize(input, config)
+        };
+        let decoded = values(quantize(-limit).unwrap().dequantize());
+        assert_eq!(decoded, vec![-limit; 4 * 64]);
+        let error = quantize(1.5 * limit).unwrap_err();
+        assert!(error.to_string().contains("too large"), "{error}");
+    }
 }
 
 pub fn values_that_are_not_finite_are_refused(test: &TestDevice) {
