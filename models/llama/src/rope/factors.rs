@@ -46,6 +46,10 @@ impl Ramp {
         let high = LLAMA_31.high;
         let height = |f: f64| (1.0 / f - 1.0 / factor) / (1.0 - 1.0 / factor);
         let between = (1.0 + MARGIN)..factor * (1.0 - MARGIN);
+        if points.first().is_none_or(|(_, f)| *f >= between.start) {
+            // Of no published model the highest frequency changes.
+            return None;
+        }
         let mut on_ramp = points.iter().filter(|(_, f)| between.contains(f));
         match (on_ramp.next(), on_ramp.next_back()) {
             (Some(first), Some(last)) => {
