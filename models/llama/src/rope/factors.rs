@@ -65,9 +65,18 @@ impl Ramp {
                 high,
             }),
             (None, _) => {
-                let (turns, _) = points.iter().find(|(_, f)| *f >= between.end)?;
-                let original = (1.0 / turns).floor();
-                Some(Self { original, high })
+                let first = points.iter().position(|(_, f)| *f >= between.end)?;
+                let [kept, divided] = [first.checked_sub(1)?, first].map(|at| 1.0 / points[at].0);
+                let original = divided.floor();
+                let halfway = 2.0 * original / (original + kept);
+                Some(Self {
+                    original,
+                    high: if original > high * kept {
+                        high
+                    } else {
+                        halfway
+                    },
+                })
             }
         }
     }
@@ -163,12 +172,9 @@ mod tests {
     #[test]
     fn few_factors_are_recognized_by_what_they_give() {
         for width in [8, 16, 24, 32] {
-            for original in [32.0, 40.0, 64.0, 1000.0] {
+            for (original, high) in [(32.0, 4.0), (40.0, 4.0), (1000.0, 4.0), (4096.0, 2.0)] {
                 let rope = RopeConfig::new();
-                let ramp = Ramp {
-                    original,
-                    high: 4.0,
-                };
+                let ramp = Ramp { original, high };
                 let scaled = rope.clone().with_scaling(ramp.scaling(8.0));
                 let frequencies = [&rope, &scaled].map(|rope| rope.inverse_frequencies(width, 1));
                 let factors = frequencies[0].iter().zip(&frequencies[1]);
