@@ -24,6 +24,8 @@ const KNOWN: [(&[u8], &str); 17] = [
     (b"{", "JSON"),
 ];
 
+/// What [`recognize`] calls the format of this crate.
+pub(crate) const SAFETENSORS: &str = "a safetensors file";
 const WEB_PAGE: &str = "a web page in place of the file; fetch it again";
 const OLD_GGML: &str = "a GGML file from before GGUF; fetch or convert the model as GGUF";
 const PYTORCH: &str = "a file of PyTorch, a pickle or a zip archive of one; save the model as \
@@ -43,7 +45,7 @@ pub fn recognize(start: &[u8]) -> Option<&'static str> {
     // A length of 64 bits, and the object that is so long.
     let is_safetensors = start.len() > 8 && start[4..8] == [0; 4] && start[8] == b'{';
     if is_safetensors {
-        return Some("a safetensors file");
+        return Some(SAFETENSORS);
     }
     let known = KNOWN.iter().find(|(magic, _)| start.starts_with(magic));
     known.map(|(_, what)| *what)

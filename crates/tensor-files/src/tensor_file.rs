@@ -8,7 +8,7 @@ use safetensors::tensor::TensorInfo;
 
 use crate::checksum::Checksum;
 use crate::error::{Malformation, TensorFileError};
-use crate::format::recognize;
+use crate::format::{SAFETENSORS, recognize};
 use crate::header::{Header, LENGTH_BYTES, MAX_HEADER};
 use crate::input::InputFile;
 
@@ -110,7 +110,7 @@ fn no_header(input: &InputFile, claimed: u64) -> Result<Malformation, TensorFile
     let mut start = [0; 24];
     let start = &mut start[..len.min(24) as usize];
     input.read_at(0, start)?;
-    Ok(match recognize(start) {
+    Ok(match recognize(start).filter(|what| *what != SAFETENSORS) {
         Some(what) => Malformation::AnotherFormat { what },
         None => Malformation::HeaderLength { claimed, len },
     })

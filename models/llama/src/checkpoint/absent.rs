@@ -140,7 +140,7 @@ pub(super) fn tokenizer(directory: &Path) -> Result<String, DecoderError> {
     };
     Ok(match names.iter().find(known) {
         Some(name) => format!(
-            "`{name}` beside it is not read; AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers writes it"
+            "{name} beside it is not read; AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers writes it"
         ),
         None => "the tokenizer is read from it; fetch it from the model's repository, or save the tokenizer again with \
                  transformers' fast tokenizer"

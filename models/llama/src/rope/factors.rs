@@ -46,6 +46,10 @@ impl Ramp {
         let high = LLAMA_31.high;
         let height = |f: f64| (1.0 / f - 1.0 / factor) / (1.0 - 1.0 / factor);
         let between = (1.0 + MARGIN)..factor * (1.0 - MARGIN);
+        if points.first().is_none_or(|(_, f)| *f >= between.start) {
+            // Of no published model the highest frequency changes.
+            return None;
+        }
         let mut on_ramp = points.iter().filter(|(_, f)| between.contains(f));
         match (on_ramp.next(), on_ramp.next_back()) {
             (Some(first), Some(last)) => {
@@ -61,9 +65,18 @@ impl Ramp {
                 high,
             }),
             (None, _) => {
-                let (turns, _) = points.iter().find(|(_, f)| *f >= between.end)?;
-                let original = (1.0 / turns).floor();
-                Some(Self { original, high })
+                let first = points.iter().position(|(_, f)| *f >= between.end)?;
+                let [kept, divided] = [first.checked_sub(1)?, first].map(|at| 1.0 / points[at].0);
+                let original = divided.floor();
+                let halfway = 2.0 * original / (original + kept);
+                Some(Self {
+                    original,
+                    high: if original > high * kept {
+                        high
+                    } else {
+                        halfway
+                    },
+                })
             }
         }
     }
@@ -158,13 +171,13 @@ mod tests {
 
     #[test]
     fn few_factors_are_recognized_by_what_they_give() {
+        let published = [32.0, 40.0, 1000.0].map(|original| (original, 4.0));
         for width in [8, 16, 24, 32] {
-            for original in [32.0, 40.0, 64.0, 1000.0] {
+            // A narrow ramp, on which no frequency of heads of 8 and 16 is.
+            let narrow = (width < 24).then_some((4096.0, 2.0));
+            for (original, high) in published.into_iter().chain(narrow) {
                 let rope = RopeConfig::new();
-                let ramp = Ramp {
-                    original,
-                    high: 4.0,
-                };
+                let ramp = Ramp { original, high };
                 let scaled = rope.clone().with_scaling(ramp.scaling(8.0));
                 let frequencies = [&rope, &scaled].map(|rope| rope.inverse_frequencies(width, 1));
                 let factors = frequencies[0].iter().zip(&frequencies[1]);
