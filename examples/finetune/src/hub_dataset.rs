@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use crate::console::tell;
+use crate::report;
+
 /// What such a name begins with.
 const SCHEME: &str = "hf://";
 
@@ -145,7 +148,7 @@ fn fetch(name: &str, dataset: &HubDataset) -> Result<Vec<PathBuf>> {
     let files =
         wanted(&listed, dataset.part.as_deref()).map_err(|e| anyhow!("--data {name}: {e}"))?;
     if files.len() > 1 || dataset.part.is_none() {
-        eprintln!("{name}: {}", files.join(", "));
+        tell!("{name}: {}", report::words(&files.join(", ")));
     }
     let get = |file: &String| {
         remote

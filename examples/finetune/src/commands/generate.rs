@@ -157,7 +157,7 @@ fn chat(writer: &Writer<'_>, template: &ChatTemplate, system: Option<&str>) -> R
         }
         if ids.len() > context {
             messages.pop();
-            eprintln!(
+            tell!(
                 "warning: with this line there are {} tokens, and the model's context is {context}; it is passed over, say \
                  it shorter",
                 ids.len()
