@@ -34,7 +34,7 @@ fn what_is_learnt_is_seen_and_what_cannot_be_is_counted() {
         "rows        2 of 7 examples\n",
         "tokens      14, of which 9 are learnt (64.3 %)\n",
         "refused     5 examples\n",
-        "lengths     7 to 701 tokens, half up to 601, 95 % up to 701\n",
+        "lengths     7 to 701 tokens, half up to 7, 95 % up to 701\n",
         "warning: train refuses the file for the 5 examples",
         "--seq-len 701",
     ] {

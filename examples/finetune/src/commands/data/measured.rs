@@ -110,7 +110,7 @@ impl Measured {
         } = data.counts().clone();
         let training = &run.training;
         let (train, held_out) = match run.eval_split {
-            Some(share) if examples > refused.iter().map(|told| told.count).sum::<usize>() + 1 => {
+            Some(share) if !data.is_empty() => {
                 let split = data.split(share, training.seed())?;
                 (split.train, Some(split.held_out.len()))
             }
