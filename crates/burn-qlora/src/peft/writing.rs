@@ -25,6 +25,7 @@ pub(super) fn save<M: LoraModel>(
     base_model: &str,
     dir: &Path,
 ) -> Result<(), LoraError> {
+    let tensors = Tensors::of(model, config)?;
     let linears = model.lora_linears();
     let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
     let layers = described(config, &paths)?;
@@ -45,7 +46,6 @@ pub(super) fn save<M: LoraModel>(
             });
         }
     }
-    let tensors = Tensors::of(model, config)?;
     let group = FileGroup::create(dir)?;
     let weights = tensors.write(group.file(WEIGHTS_FILE)?, &dir.join(WEIGHTS_FILE))?;
     let mut description = group.file(CONFIG_FILE)?;
