@@ -86,8 +86,8 @@ fn a_model_that_is_no_file_is_refused_at_once() {
         .status()
         .unwrap();
     assert!(made.success());
-    finetune!("plan", "--model", &pipe).refused(&["pipe.gguf", "not a regular file"]);
-    finetune!("plan", "--model", "/dev/zero").refused(&["/dev/zero", "not a regular file"]);
+    finetune!("plan", "--model", &pipe).refused(&["pipe.gguf", "a regular file"]);
+    finetune!("plan", "--model", "/dev/zero").refused(&["/dev/zero", "a regular file"]);
 }
 
 #[cfg(feature = "hub")]

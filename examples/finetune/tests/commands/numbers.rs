@@ -67,7 +67,10 @@ fn the_largest_numbers_that_can_work_do() {
         "2",
     ];
     let output = place.path("out");
-    finetune!("train", "--model", &model, "--data", &rows, "--output", &output; flags).ok();
+    finetune!(
+        "train", "--model", &model, "--data", &rows, "--eval-data", &rows, "--output", &output; flags
+    )
+    .ok();
     let flags = vec!["--batch-size", LARGEST, "--max-rows", LARGEST];
     finetune!("eval", "--model", &model, "--data", &rows; flags).ok();
     for flags in [
