@@ -22,7 +22,7 @@ use crate::family::Family;
 use crate::rope::RopeConfig;
 
 /// More layers than any model has: lists of layers are made before any file has shown that it holds that many.
-pub(crate) const MOST_LAYERS: usize = 1 << 16;
+pub(crate) const MOST_LAYERS: usize = 2048;
 
 /// The dimensions and switches of a decoder.
 ///
@@ -116,7 +116,7 @@ impl DecoderConfig {
             return Err(invalid(
                 "num_hidden_layers",
                 self.layers.len().to_string(),
-                "at most 65536",
+                "at most 2048",
             ));
         }
         for (key, value) in [

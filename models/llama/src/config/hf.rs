@@ -178,7 +178,7 @@ impl Keys<'_> {
     fn layers(&self) -> Result<usize, DecoderError> {
         let layers = self.size("num_hidden_layers")?;
         if layers > MOST_LAYERS {
-            return Err(self.invalid("num_hidden_layers", &json!(layers), "at most 65536"));
+            return Err(self.invalid("num_hidden_layers", &json!(layers), "at most 2048"));
         }
         Ok(layers)
     }

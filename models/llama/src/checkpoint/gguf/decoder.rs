@@ -38,7 +38,7 @@ impl GgufKeys<'_> {
         };
         let layers = self.size("block_count")?;
         if layers > MOST_LAYERS {
-            return Err(self.invalid("block_count", layers, "at most 65536"));
+            return Err(self.invalid("block_count", layers, "at most 2048"));
         }
         let config = DecoderConfig::new(
             vocab_size,
