@@ -232,7 +232,7 @@ impl OpenedModel {
 pub fn open_adapter(path: &Path) -> Result<Adapter> {
     let adapter = Adapter::open(path)?;
     for warning in adapter.warnings() {
-        tell!("warning: {}", report::words(&warning));
+        tell!("warning: {}", report::words(warning));
     }
     Ok(adapter)
 }
