@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 #[test]
 fn chat_templates() {
     let good: Vec<_> = builtin_template_names()
-        .into_iter()
         .filter_map(builtin_template)
         .map(|template| template.as_bytes().to_vec())
         .collect();
