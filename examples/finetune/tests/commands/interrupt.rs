@@ -38,7 +38,25 @@ fn train(place: &Place, model: &Path, name: &str) -> Command {
 
 /// Starts a run, waits until its log has `lines` lines, and sends it a signal.
 pub fn stop_after(command: &mut Command, log: &Path, lines: usize, signal: &str) -> Run {
+    #[cfg(unix)]
+    with_default_signals(command);
     stop(command.spawn().unwrap(), log, lines, signal)
+}
+
+/// Lets `command` be interrupted and hung up, whatever this process was started with: in the background, or by `nohup`, it
+/// would pass on that these signals are ignored.
+#[cfg(unix)]
+fn with_default_signals(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: `signal` may be called between fork and exec, and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGTERM] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        });
+    }
 }
 
 /// Waits until the log of a run has `lines` lines, and sends it a signal.
