@@ -13,8 +13,9 @@ if [ "${1:-}" = --write ]; then write=(--write); shift; fi
 if [ $# = 0 ]; then set -- -p qlora-cubecl; fi
 
 toolchain=$(scripts/cuda-toolchain.sh)
-eval "$toolchain"
 sources=$(mktemp -d)
 trap 'rm -rf "$sources"' EXIT
 cargo run --quiet --release "$@" --example cuda_sources -- "$sources"
+# Behind the build: with CUDA_HOME set Cargo would build CubeCL anew.
+eval "$toolchain"
 python3 scripts/cuda_table.py "$sources" kernels-cubecl/cuda-table.md "${write[@]}"

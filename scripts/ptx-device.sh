@@ -2,7 +2,7 @@
 # Builds the software CUDA device (tools/ptx-device) and puts it where a program looks for the driver, with the library of functions
 # that kernels need beside it (libdevice, from NVIDIA's Python package).
 #
-# usage: eval "$(scripts/ptx-device.sh)"      sets LD_LIBRARY_PATH and CUDA_PATH for programs with the feature `cuda`
+# usage: eval "$(scripts/ptx-device.sh)"      sets what `cargo test` and `cargo run` then start programs with
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,5 +14,7 @@ mkdir -p "$folder"
 # Programs ask for either name.
 ln -sf "$(realpath "$built")" "$folder/libcuda.so.1"
 ln -sf libcuda.so.1 "$folder/libcuda.so"
-printf 'export LD_LIBRARY_PATH=%q${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}\n' "$folder"
-printf 'export CUDA_PATH=%q\n' "$CUDA_HOME"
+# By a runner, for Cargo would build anew what it has built without CUDA_PATH.
+target=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+printf 'export CARGO_TARGET_%s_RUNNER=%q\n' "$target" \
+  "env CUDA_PATH=$CUDA_HOME LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
