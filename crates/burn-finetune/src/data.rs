@@ -4,6 +4,8 @@
 mod answers;
 /// Rows as tensors.
 mod batch;
+/// Which examples share a row.
+mod best_fit;
 /// A data set that grows example by example.
 mod builder;
 /// A file of tokenised rows.
@@ -28,8 +30,6 @@ mod groups;
 mod hold_out;
 /// The rows of a step.
 mod order;
-/// Which examples share a row.
-mod pack;
 /// Several examples in a row.
 mod packing;
 /// One row of a batch.

@@ -36,8 +36,8 @@ pub struct Nf4Tensor {
 impl Nf4Tensor {
     /// Quantizes `weight: [out_features, in_features]` (f32, f16 or bf16) on its device.
     ///
-    /// The result is a constant, whether or not `weight` takes part in a graph. Waits for the device
-    /// once, to learn whether all values are finite.
+    /// The result is a constant, whether or not `weight` takes part in a graph. Waits for the device, to learn whether all
+    /// values are finite and how large they are.
     ///
     /// # Errors
     /// A configuration or shape that [`Layout::new`] refuses; another dtype; an infinity or a NaN, or a value beyond
@@ -389,20 +389,8 @@ fn check_values(weight: &Tensor<2>, layout: &Layout) -> Result<(), Nf4TensorErro
         return Ok(());
     }
     let read = |part| move |source| Nf4TensorError::Read { part, source };
-    let limit = layout.largest_magnitude();
-    let (finite, magnitudes) = (weight.clone().is_finite(), weight.clone().abs());
-    let usable = finite
-        .clone()
-        .bool_and(magnitudes.clone().lower_equal_elem(limit));
-    let usable = usable
-        .all()
-        .try_into_data()
-        .map_err(read("weight's range"))?;
-    if usable.iter::<bool>().all(|usable| usable) {
-        return Ok(());
-    }
+    let finite = weight.clone().is_finite().all();
     let finite = finite
-        .all()
         .try_into_data()
         .map_err(read("weight's finiteness"))?;
     if !finite.iter::<bool>().all(|finite| finite) {
@@ -410,11 +398,13 @@ fn check_values(weight: &Tensor<2>, layout: &Layout) -> Result<(), Nf4TensorErro
             shape: weight.dims(),
         });
     }
-    let largest = magnitudes
-        .max()
-        .try_into_data()
-        .map_err(read("weight's maximum"))?;
-    Ok(layout.check_magnitude(largest.iter::<f32>().next().unwrap_or(f32::MAX))?)
+    // Not of their magnitudes, which would be a second weight.
+    let ends = Tensor::cat(vec![weight.clone().min(), weight.clone().max()], 0);
+    let ends = ends.try_into_data().map_err(read("weight's range"))?;
+    let largest = ends
+        .iter::<f32>()
+        .fold(0.0, |largest: f32, end| largest.max(end.abs()));
+    Ok(layout.check_magnitude(largest)?)
 }
 
 fn check_words(

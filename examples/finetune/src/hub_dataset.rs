@@ -110,32 +110,19 @@ fn fetch(name: &str, _: &HubDataset) -> Result<Vec<PathBuf>> {
 /// Downloads the files, unless the cache has them.
 #[cfg(feature = "hub")]
 fn fetch(name: &str, dataset: &HubDataset) -> Result<Vec<PathBuf>> {
-    use anyhow::{Context, anyhow};
-    use hf_hub::api::sync::ApiBuilder;
-    use hf_hub::{Cache, Repo, RepoType};
+    use crate::hub::HubRepo;
+    use anyhow::anyhow;
+    use hf_hub::{Repo, RepoType};
 
-    let repo = || {
-        Repo::with_revision(
-            dataset.repo.clone(),
-            RepoType::Dataset,
-            dataset.revision.clone(),
-        )
-    };
-    let api = ApiBuilder::from_env()
-        .with_progress(true)
-        .build()
-        .map_err(|e| anyhow!("{e}"))?;
-    let remote = api.repo(repo());
-    let listed: Vec<String> = match remote.info() {
-        Ok(info) => info
-            .siblings
-            .into_iter()
-            .map(|file| file.rfilename)
-            .collect(),
+    let (repo, revision) = (dataset.repo.clone(), dataset.revision.clone());
+    let repo = Repo::with_revision(repo, RepoType::Dataset, revision);
+    let hub = HubRepo::new(format!("--data {name}"), repo)?;
+    let listed = match hub.files() {
+        Ok(listed) => listed,
         // Without a network the cache may still have the file.
         Err(error) => {
-            let cached = Cache::from_env().repo(repo());
-            let file = dataset.part.as_deref().and_then(|file| cached.get(file));
+            let file = dataset.part.as_deref();
+            let file = file.and_then(|file| hub.cached(file));
             return match file {
                 Some(file) => Ok(vec![file]),
                 None => bail!(
@@ -150,13 +137,7 @@ fn fetch(name: &str, dataset: &HubDataset) -> Result<Vec<PathBuf>> {
     if files.len() > 1 || dataset.part.is_none() {
         tell!("{name}: {}", report::words(&files.join(", ")));
     }
-    let get = |file: &String| {
-        remote
-            .get(file)
-            .map_err(|e| anyhow!("{e}"))
-            .with_context(|| format!("--data {name}: fetch {file} from the Hugging Face Hub"))
-    };
-    files.iter().map(get).collect()
+    files.iter().map(|file| hub.get(file)).collect()
 }
 
 /// Returns the files to read of those a data set has: the file or the folder that is named; else those of the split

@@ -19,6 +19,9 @@ mod device;
 mod exact_match;
 /// The command line as it is typed.
 mod flags;
+/// Repositories of the Hugging Face Hub.
+#[cfg(feature = "hub")]
+mod hub;
 /// A data set by its name on the Hugging Face Hub.
 mod hub_dataset;
 /// Requests to stop.

@@ -92,7 +92,7 @@ impl OpenedModel {
     pub fn dataset_in(&self, dir: &Path, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
         let mut builder = DatasetBuilder::in_dir(dir);
         builder
-            .read(&files.sources()?, &self.encoder(limits)?)
+            .read(files.sources()?, &self.encoder(limits)?)
             .map_err(|error| self.in_context(error))?;
         let data = builder.finish()?;
         tell(&data);
@@ -105,7 +105,7 @@ impl OpenedModel {
     /// A file that cannot be read.
     pub fn survey(&self, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
         let mut builder = DatasetBuilder::default();
-        builder.survey(&files.sources()?, &self.encoder(limits)?)?;
+        builder.survey(files.sources()?, &self.encoder(limits)?)?;
         Ok(builder.finish()?)
     }
 
@@ -117,7 +117,7 @@ impl OpenedModel {
         Ok(RowCache::new(
             path,
             &self.encoder(limits)?,
-            &files.sources()?,
+            files.sources()?,
         )?)
     }
 

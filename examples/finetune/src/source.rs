@@ -97,28 +97,18 @@ fn fetch(id: &HubId) -> Result<PathBuf> {
 /// or the .gguf file in it.
 #[cfg(feature = "hub")]
 fn fetch(id: &HubId) -> Result<PathBuf> {
-    use anyhow::{Context, anyhow};
-    use hf_hub::api::sync::ApiBuilder;
-    use hf_hub::{Cache, Repo, RepoType};
+    use crate::hub::HubRepo;
+    use anyhow::Context;
+    use hf_hub::{Repo, RepoType};
 
-    ensure_cache(&id.repo)?;
-    let repo = || Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision.clone());
-    let api = ApiBuilder::from_env()
-        .with_progress(true)
-        .build()
-        .map_err(|e| anyhow!("{e}"))?;
-    let remote = api.repo(repo());
-    let listed: Vec<String> = match remote.info() {
-        Ok(info) => info
-            .siblings
-            .into_iter()
-            .map(|file| file.rfilename)
-            .collect(),
+    let repo = Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision.clone());
+    let hub = HubRepo::new(format!("model {}", id.repo), repo)?;
+    let listed = match hub.files() {
+        Ok(listed) => listed,
         // Without a network the cache may still have the model.
         Err(error) => {
-            let cached = Cache::from_env().repo(repo());
             let known = id.file.as_deref().unwrap_or("config.json");
-            return match (cached.get(known), &id.file) {
+            return match (hub.cached(known), &id.file) {
                 (Some(file), Some(_)) => Ok(file),
                 (Some(config), None) => Ok(directory_of(&config)),
                 (None, _) => bail!(
@@ -129,22 +119,19 @@ fn fetch(id: &HubId) -> Result<PathBuf> {
             };
         }
     };
-    let get = |file: &str| {
-        remote
-            .get(file)
-            .map_err(|e| anyhow!("{e}"))
-            .with_context(|| format!("model {}: fetch {file} from the Hugging Face Hub", id.repo))
-    };
     match wanted(&listed, id.file.as_deref()) {
         Wanted::Gguf(parts) => {
-            let paths: Vec<PathBuf> = parts.iter().map(|part| get(part)).collect::<Result<_>>()?;
+            let paths: Vec<PathBuf> = parts
+                .iter()
+                .map(|part| hub.get(part))
+                .collect::<Result<_>>()?;
             paths.into_iter().next().context("no part of a file")
         }
         Wanted::Directory(files) => {
             for file in &files {
-                get(file)?;
+                hub.get(file)?;
             }
-            Ok(directory_of(&get("config.json")?))
+            Ok(directory_of(&hub.get("config.json")?))
         }
         Wanted::Choice(files) => bail!(
             "model {}: it holds several GGUF files; name one of them, say {}/{}",
@@ -162,24 +149,6 @@ fn fetch(id: &HubId) -> Result<PathBuf> {
             instead(&listed)
         ),
     }
-}
-
-/// Checks that there is a place for downloads, without which hf-hub panics.
-///
-/// # Errors
-/// Neither `HF_HOME` nor a home folder, as in a container with a user of its own.
-#[cfg(feature = "hub")]
-pub fn ensure_cache(wanted: &str) -> Result<()> {
-    // hf-hub reads the variable as text.
-    if std::env::var("HF_HOME").is_err()
-        && std::env::home_dir().is_none_or(|home| home.as_os_str().is_empty())
-    {
-        bail!(
-            "{wanted}: no folder for downloads, because this user has no home folder; name one with the environment \
-             variable HF_HOME"
-        );
-    }
-    Ok(())
 }
 
 #[cfg(feature = "hub")]

@@ -1,7 +1,7 @@
 //! Several examples in a row.
 
+use crate::data::best_fit::best_fit;
 use crate::data::dataset::{Dataset, Selection};
-use crate::data::pack;
 use crate::error::FinetuneError;
 
 impl Dataset {
@@ -14,7 +14,7 @@ impl Dataset {
     /// # Errors
     /// [`FinetuneError::Read`], [`FinetuneError::Write`].
     pub fn packed(&self, max_len: usize) -> Result<Self, FinetuneError> {
-        let packing = pack::best_fit(|| self.lens(), max_len)?;
+        let packing = best_fit(|| self.lens(), max_len)?;
         let mut packed = Selection::of(self);
         for row in packing.rows() {
             packed.push(row.iter().map(|place| *place as usize))?;

@@ -1,6 +1,7 @@
 //! `finetune train`: everything is checked, then the run goes, stops and goes on.
 
 use std::cell::RefCell;
+use std::path::Path;
 
 use anyhow::{Context, Error, Result, anyhow};
 use burn_finetune::{
@@ -55,14 +56,23 @@ pub fn run(run: &TrainRun) -> Result<()> {
     if let Adapter::Fresh(lora) = &training.adapter {
         plan(lora)?;
     }
+    let start = Start::open(&training.adapter)?;
     let mut model = opened.load(&training.model.device.clone().autodiff())?;
-    let lora = adapt(&mut model, &training.adapter, config.seed)?;
+    let lora = start.put_on(&mut model, config.seed)?;
     let plan = plan(&lora)?;
     let parameters = num_adapter_params(&model);
     let builder = TrainerBuilder::new(model, config)?.with_checkpointing(training.checkpointing)?;
 
     // Nothing is written before this line.
-    let settings = settings(run, &opened, builder.config(), lora, &data.train, started)?;
+    let settings = settings(
+        run,
+        &opened,
+        builder.config(),
+        lora,
+        &data.train,
+        &start,
+        started,
+    )?;
     let run_dir = match recorded {
         Some(recorded) => {
             for change in recorded.changes(&settings) {
@@ -265,14 +275,46 @@ fn compare(plan: &Plan, run: &TrainRun, of_the_device: Option<u64>) {
     }
 }
 
-/// Puts the adapters to start from on the model, and returns their configuration.
-fn adapt(model: &mut Decoder, adapter: &Adapter, seed: u64) -> Result<LoraConfig> {
-    match adapter {
-        Adapter::Trained(dir) => Ok(open_adapter(dir)?.attach(model)?),
-        Adapter::Fresh(config) => {
-            attach_adapters(model, config, seed).context("--target")?;
-            Ok(config.clone())
+/// The adapters that a run starts from.
+enum Start<'a> {
+    Fresh(&'a LoraConfig),
+    Given {
+        path: &'a Path,
+        adapter: Box<peft::Adapter>,
+    },
+}
+
+impl<'a> Start<'a> {
+    fn open(adapter: &'a Adapter) -> Result<Self> {
+        Ok(match adapter {
+            Adapter::Fresh(config) => Self::Fresh(config),
+            Adapter::Trained(path) => Self::Given {
+                path,
+                adapter: Box::new(open_adapter(path)?),
+            },
+        })
+    }
+
+    /// Puts them on the model, and returns their configuration.
+    fn put_on(&self, model: &mut Decoder, seed: u64) -> Result<LoraConfig> {
+        match self {
+            Self::Fresh(config) => {
+                attach_adapters(model, config, seed).context("--target")?;
+                Ok((*config).clone())
+            }
+            Self::Given { adapter, .. } => Ok(adapter.attach(model)?),
         }
+    }
+
+    /// Returns what a run writes down of them.
+    fn source(&self) -> Result<RunSource> {
+        const NAME: &str = "init-adapter";
+        Ok(match self {
+            Self::Fresh(_) => RunSource::none(NAME),
+            Self::Given { path, adapter } => {
+                RunSource::of_file(NAME, path, adapter.weights_path())?
+            }
+        })
     }
 }
 
@@ -284,6 +326,7 @@ fn settings(
     config: &TrainConfig,
     lora: LoraConfig,
     data: &Dataset,
+    start: &Start<'_>,
     started: Moment,
 ) -> Result<RunSettings> {
     let training = &run.training;
@@ -301,14 +344,7 @@ fn settings(
             path: Some(run.data.described()),
             fingerprint: Some(data.fingerprint()?),
         },
-        match training.adapter.dir() {
-            None => RunSource::none("init-adapter"),
-            Some(dir) => RunSource::of_file(
-                "init-adapter",
-                dir,
-                peft::Adapter::open(dir)?.weights_path(),
-            )?,
-        },
+        start.source()?,
     ];
     let others = [
         ("weights", json!(format!("{:?}", opened.weights()))),

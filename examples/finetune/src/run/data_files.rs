@@ -1,3 +1,4 @@
+use std::cell::OnceCell;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +13,8 @@ pub struct DataFiles {
     /// One for each name.
     weights: Vec<f64>,
     columns: Columns,
+    /// The files once they are here: the Hub is asked once.
+    found: OnceCell<Sources>,
 }
 
 impl DataFiles {
@@ -48,6 +51,7 @@ impl DataFiles {
             names,
             weights,
             columns,
+            found: OnceCell::new(),
         }))
     }
 
@@ -55,14 +59,18 @@ impl DataFiles {
     ///
     /// # Errors
     /// A data set that the Hub does not give.
-    pub fn sources(&self) -> Result<Sources> {
+    pub fn sources(&self) -> Result<&Sources> {
+        if let Some(found) = self.found.get() {
+            return Ok(found);
+        }
         let mut sources = Vec::new();
         for (name, weight) in self.names.iter().zip(&self.weights) {
             for path in hub_dataset::resolve(name)? {
                 sources.push(Source::new(path).with_weight(*weight)?);
             }
         }
-        Ok(Sources::new(sources).with_columns(self.columns.clone()))
+        let sources = Sources::new(sources).with_columns(self.columns.clone());
+        Ok(self.found.get_or_init(|| sources))
     }
 
     /// Returns what a run writes down of it: the names, with their weights where they are not 1.

@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use burn_finetune::{Order, TrainConfig};
@@ -228,16 +228,6 @@ impl Training {
     /// Returns the number of micro-batches of an optimizer step.
     pub fn grad_accum(&self) -> usize {
         self.config.grad_accum
-    }
-}
-
-impl Adapter {
-    /// Returns the peft directory, if there is one.
-    pub fn dir(&self) -> Option<&Path> {
-        match self {
-            Self::Fresh(_) => None,
-            Self::Trained(dir) => Some(dir),
-        }
     }
 }
 

@@ -93,8 +93,17 @@ fn a_model_that_is_no_file_is_refused_at_once() {
 #[cfg(feature = "hub")]
 #[test]
 fn a_user_without_a_home_is_told_where_downloads_can_go() {
-    let mut command = std::process::Command::new(crate::support::FINETUNE);
-    command.args(["plan", "--model", "nobody/no-such-model"]);
-    command.env_remove("HF_HOME").env("HOME", "");
-    crate::support::run(&mut command).refused(&["nobody/no-such-model", "HF_HOME"]);
+    let place = Place::new();
+    let model = place.model("tiny_llama");
+    let model = model.to_str().expect("a name in UTF-8");
+    for (model, data, named) in [
+        ("nobody/no-such-model", None, "nobody/no-such-model"),
+        (model, Some("hf://datasets/nobody/none"), "nobody/none"),
+    ] {
+        let mut command = std::process::Command::new(crate::support::FINETUNE);
+        command.args(["plan", "--model", model]);
+        command.args(data.into_iter().flat_map(|data| ["--data", data]));
+        command.env_remove("HF_HOME").env("HOME", "");
+        crate::support::run(&mut command).refused(&[named, "HF_HOME"]);
+    }
 }

@@ -499,52 +499,24 @@ fn flags_that_make_no_sense() {
     finetune!("train").refused(&["--model", "--data", "--output"]);
     finetune!("trian").refused(&["trian"]);
     finetune!("eval", "--model", "m", "--data", "d", "--frob").refused(&["--frob"]);
-    finetune!(
-        "train", "--model", "m", "--data", "d", "--output", "o", "--steps", "1", "--epochs", "2"
-    )
-    .refused(&["--steps", "--epochs"]);
-    finetune!(
-        "train",
-        "--model",
-        "m",
-        "--data",
-        "d",
-        "--output",
-        "o",
-        "--eval-every",
-        "5"
-    )
-    .refused(&["--eval-every", "--eval-data", "--eval-split"]);
-    finetune!(
-        "train",
-        "--model",
-        "m",
-        "--data",
-        "d",
-        "--output",
-        "o",
-        "--eval-split",
-        "0.1",
-        "--eval-data",
-        "e"
-    )
-    .refused(&["--eval-split", "--eval-data"]);
-    finetune!(
-        "train",
-        "--model",
-        "m",
-        "--data",
-        "d",
-        "--output",
-        "o",
-        "--eval-split",
-        "1"
-    )
-    .refused(&["--eval-split", "below 1"]);
-    finetune!(
-        "train", "--model", "m", "--data", "d", "--output", "o", "--quant", "nf5"
-    )
-    .refused(&["nf5", "nf4, fp4, int4, none"]);
+    for (flags, named) in [
+        (
+            &["--steps", "1", "--epochs", "2"][..],
+            &["--steps", "--epochs"][..],
+        ),
+        (
+            &["--eval-every", "5"],
+            &["--eval-every", "--eval-data", "--eval-split"],
+        ),
+        (
+            &["--eval-split", "0.1", "--eval-data", "e"],
+            &["--eval-split", "--eval-data"],
+        ),
+        (&["--eval-split", "1"], &["--eval-split", "below 1"]),
+        (&["--quant", "nf5"], &["nf5", "nf4, fp4, int4, none"]),
+    ] {
+        finetune!("train", "--model", "m", "--data", "d", "--output", "o"; flags).refused(named);
+    }
 }
 
 /// wgpu's shaders have no bf16.

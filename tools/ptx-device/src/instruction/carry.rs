@@ -69,8 +69,8 @@ impl Carry {
     /// Returns the sum and the carry out of one lane.
     fn sum(&self, [a, b, c]: [u64; 3], carry: bool) -> (u64, bool) {
         let width = 8 * self.ty.bytes();
-        let keep = |bits: u64| u128::from(bits & (u64::MAX >> (64 - width)));
-        let signed = |bits: u64| i128::from((bits << (64 - width)).cast_signed() >> (64 - width));
+        let keep = |bits: u64| u128::from(self.ty.narrowed(bits));
+        let signed = |bits: u64| i128::from(self.ty.widened(bits).cast_signed());
         let carry = u128::from(carry);
         let whole = match self.operation {
             Operation::Add => keep(a) + keep(b) + carry,

@@ -2,6 +2,7 @@
 
 use crate::instruction::form::{Decoded, Form};
 use crate::instruction::lanewise::{for_integers, three};
+use crate::instruction::rounding::flushed;
 use crate::machine::{Fault, Flow, Instruction, Lanes, Source, Step, WARP, Word, map2};
 use crate::syntax::{Register, Type};
 use half::{bf16, f16};
@@ -71,13 +72,7 @@ fn by_order<T: Word>(
 /// Reads the relation and the type it is of.
 fn comparison(form: &mut Form<'_>, relation: Relation, ty: Type) -> Result<Comparison, String> {
     let flushes = form.take("ftz");
-    let single = move |value: f32| {
-        if flushes && value.is_subnormal() {
-            0.0
-        } else {
-            value
-        }
-    };
+    let single = move |value: f32| flushed(value, flushes);
     let found = match ty {
         Type::F32 => Some(by_order(relation, move |x: f32, y: f32| {
             single(x).partial_cmp(&single(y))
@@ -154,10 +149,13 @@ pub fn decode(form: &mut Form<'_>) -> Decoded {
         _ => {
             let flushes = form.take("ftz");
             let (ty, sign) = (form.ty()?, form.ty()?);
-            let _ = flushes;
             let function = match sign {
                 Type::S32 => three(|x: u64, y: u64, sign: i32| if sign >= 0 { x } else { y }),
-                Type::F32 => three(|x: u64, y: u64, sign: f32| if sign >= 0.0 { x } else { y }),
+                Type::F32 => three(
+                    move |x: u64, y: u64, sign: f32| {
+                        if flushed(sign, flushes) >= 0.0 { x } else { y }
+                    },
+                ),
                 _ => return Err(format!("`slct` does not look at {sign:?}")),
             };
             form.lanewise(3, ty, function)

@@ -3,7 +3,7 @@
 use crate::instruction::form::{Decoded, Form};
 use crate::instruction::lanewise::{one, two};
 use crate::instruction::rounding::{
-    Format, Rounding, integer_to_odd, rounded, to_bf16, to_f16, to_f32,
+    Format, Rounding, flushed, integer_to_odd, rounded, to_bf16, to_f16, to_f32,
 };
 use crate::machine::Word;
 use crate::syntax::Type;
@@ -156,32 +156,17 @@ impl Conversion {
 
     /// Returns an integer of the type in a register that may be wider.
     fn extended(self, value: i128) -> u64 {
-        let width = 8 * self.to.bytes();
-        let bits = value as u64 & (u64::MAX >> (64 - width));
-        let whole = if self.to.is_signed() {
-            ((bits << (64 - width)).cast_signed() >> (64 - width)).cast_unsigned()
-        } else {
-            bits
-        };
-        whole & (u64::MAX >> (64 - 8 * self.register.bytes().min(8)))
-    }
-}
-
-fn flushed(value: f32, flushes: bool) -> f32 {
-    if flushes && value.is_subnormal() {
-        0f32.copysign(value)
-    } else {
-        value
+        self.register.narrowed(self.to.widened(value as u64))
     }
 }
 
 /// Returns the lowest bits as a number of the type.
 fn integer(bits: u64, ty: Type) -> i128 {
-    let unused = 64 - 8 * ty.bytes();
+    let whole = ty.widened(bits);
     if ty.is_signed() {
-        i128::from((bits << unused).cast_signed() >> unused)
+        whole.cast_signed().into()
     } else {
-        i128::from(bits << unused >> unused)
+        whole.into()
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::instruction::form::{Decoded, Form};
 use crate::instruction::lanewise::{Function, one, three, two};
-use crate::instruction::rounding::{Rounding, sum_to_odd, to_bf16, to_f16, to_f32};
+use crate::instruction::rounding::{Rounding, flushed, sum_to_odd, to_bf16, to_f16, to_f32};
 use crate::machine::Word;
 use crate::syntax::Type;
 use half::{bf16, f16};
@@ -52,10 +52,10 @@ trait Float: Word + Send + Sync {
 
 impl Float for f32 {
     fn value(self, finish: Finish) -> f64 {
-        flushed(self, finish).into()
+        flushed(self, finish.flushes).into()
     }
     fn of_value(value: f64, finish: Finish) -> Self {
-        flushed(to_f32(finish.limited(value), finish.mode()), finish)
+        flushed(to_f32(finish.limited(value), finish.mode()), finish.flushes)
     }
 }
 
@@ -83,14 +83,6 @@ impl Float for f64 {
         self
     }
     fn of_value(value: f64, _: Finish) -> Self {
-        value
-    }
-}
-
-fn flushed(value: f32, finish: Finish) -> f32 {
-    if finish.flushes && value.is_subnormal() {
-        0f32.copysign(value)
-    } else {
         value
     }
 }
@@ -150,7 +142,7 @@ pub fn decode(form: &mut Form<'_>) -> Decoded {
 /// Sums and products of single precision in its own rounding.
 fn single(stem: &str, finish: Finish) -> Option<Function> {
     let end = move |value: f32| {
-        let value = flushed(value, finish);
+        let value = flushed(value, finish.flushes);
         if !finish.saturates {
             value
         } else if value.is_nan() {
@@ -159,7 +151,7 @@ fn single(stem: &str, finish: Finish) -> Option<Function> {
             value.clamp(0.0, 1.0)
         }
     };
-    let begin = move |value: f32| flushed(value, finish);
+    let begin = move |value: f32| flushed(value, finish.flushes);
     Some(match stem {
         "add" => two(move |x: f32, y: f32| end(begin(x) + begin(y))),
         "sub" => two(move |x: f32, y: f32| end(begin(x) - begin(y))),

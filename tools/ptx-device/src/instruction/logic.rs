@@ -2,7 +2,6 @@
 
 use crate::instruction::form::{Decoded, Form};
 use crate::instruction::lanewise::{for_integers, four, one, three, two};
-use crate::syntax::Type;
 
 /// Decodes one of them.
 pub fn decode(form: &mut Form<'_>) -> Decoded {
@@ -23,8 +22,7 @@ fn bitwise(form: &mut Form<'_>) -> Decoded {
     if ty.is_float() {
         return Err(format!("{ty:?} has no `{stem}`"));
     }
-    let width = if ty == Type::Pred { 1 } else { 8 * ty.bytes() };
-    let keep = move |bits: u64| bits & (u64::MAX >> (64 - width));
+    let keep = move |bits: u64| ty.narrowed(bits);
     match stem {
         "and" => form.lanewise(2, ty, two(move |x: u64, y: u64| keep(x & y))),
         "or" => form.lanewise(2, ty, two(move |x: u64, y: u64| keep(x | y))),
@@ -107,7 +105,7 @@ fn extract(form: &mut Form<'_>) -> Decoded {
         return Err("a field is of 32 or 64 bits".to_owned());
     }
     let width = 8 * ty.bytes() as u32;
-    let keep = move |bits: u64| bits & (u64::MAX >> (64 - width));
+    let keep = move |bits: u64| ty.narrowed(bits);
     let signed = ty.is_signed();
     let function = three(move |bits: u64, position: u32, length: u32| {
         let (position, length) = (position & 0xff, length & 0xff);
@@ -136,8 +134,7 @@ fn extract(form: &mut Form<'_>) -> Decoded {
 /// `bfi`: the lowest bits of one word in a field of another.
 fn insert(form: &mut Form<'_>) -> Decoded {
     let ty = form.ty()?;
-    let width = 8 * ty.bytes() as u32;
-    let keep = move |bits: u64| bits & (u64::MAX >> (64 - width));
+    let keep = move |bits: u64| ty.narrowed(bits);
     let function = four(move |bits: u64, into: u64, position: u32, length: u32| {
         let (position, length) = (position & 0xff, length & 0xff);
         let ones = match length {
@@ -157,7 +154,7 @@ fn count(form: &mut Form<'_>) -> Decoded {
     let by_shift = form.take("shiftamt");
     let ty = form.ty()?;
     let width = 8 * ty.bytes() as u32;
-    let keep = move |bits: u64| bits & (u64::MAX >> (64 - width));
+    let keep = move |bits: u64| ty.narrowed(bits);
     let function = match stem {
         "popc" => one(move |bits: u64| keep(bits).count_ones()),
         "clz" => one(move |bits: u64| keep(bits).leading_zeros() - (64 - width)),

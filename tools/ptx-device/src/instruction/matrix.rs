@@ -115,8 +115,7 @@ impl Instruction for Product {
     fn execute(&self, step: &mut Step<'_>) -> Result<Flow, Fault> {
         step.require(Mask::ALL)?;
         step.counters.matrix_products += 1;
-        let read = |from: &[Source]| from.iter().map(|it| step.read(*it)).collect::<Vec<_>>();
-        let (a, b, c) = (read(&self.a), read(&self.b), read(&self.c));
+        let [a, b, c] = [&self.a, &self.b, &self.c].map(|from| step.read_all(from));
         let mut a = Matrix::gathered(ROWS, self.inner, Operand::A, self.factors, &a);
         let mut b = Matrix::gathered(self.inner, COLUMNS, Operand::B, self.factors, &b);
         let mut sum = Matrix::gathered(ROWS, COLUMNS, Operand::C, self.sum_in, &c);

@@ -46,6 +46,25 @@ struct Access {
 const MOST_BYTES: usize = 32;
 
 impl Access {
+    /// Reads what stands before the operands.
+    fn decode(form: &mut Form<'_>) -> Result<Self, String> {
+        Ok(Self {
+            space: form.one_of(SPACES).unwrap_or(Space::Generic),
+            elements: form.one_of(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1),
+            ty: form.ty()?,
+            base: Source::Constant(0),
+            offset: 0,
+        })
+    }
+
+    fn at(self, (base, offset): (Source, i64)) -> Self {
+        Self {
+            base,
+            offset,
+            ..self
+        }
+    }
+
     fn check(self, found: usize) -> Result<Self, String> {
         if found != self.elements {
             return Err(format!("{found} registers for {} elements", self.elements));
@@ -66,10 +85,6 @@ impl Access {
     }
 }
 
-fn elements(form: &mut Form<'_>) -> usize {
-    form.one_of(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1)
-}
-
 /// `ld`
 struct Load {
     access: Access,
@@ -83,39 +98,23 @@ struct Store {
 }
 
 fn load(form: &mut Form<'_>) -> Decoded {
-    let space = form.one_of(SPACES).unwrap_or(Space::Generic);
-    let elements = elements(form);
-    let ty = form.ty()?;
+    let access = Access::decode(form)?;
     let to = form.registers()?;
-    let (base, offset) = form.address()?;
-    let access = Access {
-        space,
-        ty,
-        elements,
-        base,
-        offset,
+    let access = access.at(form.address()?).check(to.len())?;
+    let declared = |register: Option<Register>| {
+        let ty = register.map_or(access.ty, |it| form.type_of(it));
+        (register, ty)
     };
-    let declared =
-        |register: Option<Register>| (register, register.map_or(ty, |it| form.type_of(it)));
     Ok(Box::new(Load {
-        access: access.check(to.len())?,
+        access,
         to: to.into_iter().map(declared).collect(),
     }))
 }
 
 fn store(form: &mut Form<'_>) -> Decoded {
-    let space = form.one_of(SPACES).unwrap_or(Space::Generic);
-    let elements = elements(form);
-    let ty = form.ty()?;
-    let (base, offset) = form.address()?;
-    let from = form.sources(ty)?;
-    let access = Access {
-        space,
-        ty,
-        elements,
-        base,
-        offset,
-    };
+    let access = Access::decode(form)?;
+    let access = access.at(form.address()?);
+    let from = form.sources(access.ty)?;
     Ok(Box::new(Store {
         access: access.check(from.len())?,
         from,
@@ -139,7 +138,7 @@ impl Instruction for Load {
                 let width = element.len().min(8);
                 bits[..width].copy_from_slice(&element[..width]);
                 let bits = u64::from_le_bytes(bits);
-                step.warp.registers[*place][lane] = extended(bits, ty, *declared);
+                step.warp.registers[*place][lane] = declared.narrowed(ty.widened(bits));
             }
         }
         step.count(false, &places, bytes);
@@ -147,23 +146,12 @@ impl Instruction for Load {
     }
 }
 
-/// Returns a loaded value in a register that may be wider, where a signed one is extended by its sign.
-fn extended(bits: u64, ty: Type, register: Type) -> u64 {
-    let unused = 64 - 8 * ty.bytes().min(8);
-    let whole = if ty.is_signed() {
-        ((bits << unused).cast_signed() >> unused).cast_unsigned()
-    } else {
-        bits
-    };
-    whole & (u64::MAX >> (64 - 8 * register.bytes().min(8)))
-}
-
 impl Instruction for Store {
     fn execute(&self, step: &mut Step<'_>) -> Result<Flow, Fault> {
         let Access { space, ty, .. } = self.access;
         let bytes = self.access.bytes();
         let bases = step.read(self.access.base);
-        let values: Vec<_> = self.from.iter().map(|source| step.read(*source)).collect();
+        let values = step.read_all(&self.from);
         let mut places = Vec::with_capacity(WARP);
         for lane in step.active.lanes() {
             let mut buffer = [0; MOST_BYTES];
@@ -300,13 +288,8 @@ fn atomic(form: &mut Form<'_>) -> Decoded {
 impl Instruction for AtomicUpdate {
     fn execute(&self, step: &mut Step<'_>) -> Result<Flow, Fault> {
         let bases = step.read(self.base);
-        let operands: Vec<_> = self
-            .operands
-            .iter()
-            .map(|source| step.read(*source))
-            .collect();
-        let width = 8 * self.ty.bytes();
-        let keep = move |bits: u64| bits & (u64::MAX >> (64 - width));
+        let operands = step.read_all(&self.operands);
+        let keep = |bits: u64| self.ty.narrowed(bits);
         let mut before = [0; WARP];
         for lane in step.active.lanes() {
             let operand = keep(operands[0][lane]);

@@ -27,18 +27,11 @@ fn mov(form: &mut Form<'_>) -> Decoded {
     let to = form.registers()?;
     let from = form.sources(ty)?;
     match (to.as_slice(), from.as_slice()) {
-        ([Some(to)], [from]) => {
-            let mask = if ty == Type::Pred {
-                1
-            } else {
-                u64::MAX >> (64 - 8 * ty.bytes().min(8))
-            };
-            Ok(Box::new(Lanewise {
-                to: *to,
-                from: vec![*from],
-                function: one(move |bits: u64| bits & mask),
-            }))
-        }
+        ([Some(to)], [from]) => Ok(Box::new(Lanewise {
+            to: *to,
+            from: vec![*from],
+            function: one(move |bits: u64| ty.narrowed(bits)),
+        })),
         ([Some(to)], parts) if parts.len() <= 4 => {
             let width = 8 * ty.bytes() / parts.len();
             let mask = u64::MAX >> (64 - width);

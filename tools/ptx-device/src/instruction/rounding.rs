@@ -110,6 +110,15 @@ pub fn rounded(value: f64, format: Format, mode: Rounding) -> f64 {
     magnitude.copysign(value)
 }
 
+/// Returns `value`, or a zero of its sign for a subnormal one where those are flushed (`.ftz`).
+pub fn flushed(value: f32, flushes: bool) -> f32 {
+    if flushes && value.is_subnormal() {
+        0f32.copysign(value)
+    } else {
+        value
+    }
+}
+
 /// Returns the exponent of the leading bit.
 fn exponent_of(value: f64) -> i32 {
     let biased = (value.to_bits() >> 52 & 0x7ff) as i32;

@@ -201,7 +201,7 @@ impl Instruction for Vote {
 struct Matching {
     /// Whether all lanes must agree.
     all: bool,
-    width: usize,
+    ty: Type,
     to: Option<Register>,
     agree: Option<Register>,
     value: Source,
@@ -214,7 +214,7 @@ fn matching(form: &mut Form<'_>) -> Decoded {
     let (to, agree) = form.register_pair()?;
     Ok(Box::new(Matching {
         all,
-        width: 8 * ty.bytes(),
+        ty,
         to,
         agree,
         value: form.source(ty)?,
@@ -225,8 +225,7 @@ fn matching(form: &mut Form<'_>) -> Decoded {
 impl Instruction for Matching {
     fn execute(&self, step: &mut Step<'_>) -> Result<Flow, Fault> {
         step.members(self.mask)?;
-        let keep = u64::MAX >> (64 - self.width);
-        let values = step.read(self.value).map(|bits| bits & keep);
+        let values = step.read(self.value).map(|bits| self.ty.narrowed(bits));
         let active = step.active;
         let mut equal = [0; WARP];
         for lane in active.lanes() {
@@ -279,7 +278,7 @@ impl Instruction for Reduction {
         let joined = step
             .active
             .lanes()
-            .map(|lane| values[lane] & 0xffff_ffff)
+            .map(|lane| self.ty.narrowed(values[lane]))
             .reduce(|joined, value| self.operation.apply(self.ty, joined, value));
         step.write(self.to, &[joined.unwrap_or(0); WARP]);
         Ok(Flow::Next)

@@ -240,8 +240,7 @@ impl Instruction for Product {
         step.require(Mask::ALL)?;
         step.counters.matrix_products += 1;
         let [rows, columns, inner] = self.shape;
-        let read = |from: &[Source]| from.iter().map(|it| step.read(*it)).collect::<Vec<_>>();
-        let (a, b, c) = (read(&self.a), read(&self.b), read(&self.c));
+        let [a, b, c] = [&self.a, &self.b, &self.c].map(|from| step.read_all(from));
         let left = Sides {
             rows,
             columns: inner,

@@ -46,6 +46,11 @@ impl Step<'_> {
         }
     }
 
+    /// Returns the values of several sources.
+    pub fn read_all(&self, sources: &[Source]) -> Vec<Lanes> {
+        sources.iter().map(|source| self.read(*source)).collect()
+    }
+
     fn special(&self, register: SpecialRegister) -> Lanes {
         use SpecialRegister as R;
         let each = |f: &dyn Fn(u32) -> u32| from_fn(|lane| u64::from(f(lane as u32)));
@@ -94,10 +99,9 @@ impl Step<'_> {
         match space {
             Space::Global | Space::Generic => self.launch.memory.read(address, out)?,
             Space::Shared => {
-                let (at, thread) = (self.at, self.thread(lane));
-                let findings = &mut *self.findings;
-                let mut found = |hazard, within_a_warp| note(findings, hazard, at, within_a_warp);
-                self.shared.read(address, out, thread, &mut found)?;
+                let thread = self.thread(lane);
+                let (shared, mut found) = self.watched();
+                shared.read(address, out, thread, &mut found)?;
             }
             Space::Local => {
                 let range = self.local(lane, address, out.len())?;
@@ -132,10 +136,9 @@ impl Step<'_> {
         match space {
             Space::Global | Space::Generic => self.launch.memory.write(address, bytes)?,
             Space::Shared => {
-                let (at, thread) = (self.at, self.thread(lane));
-                let findings = &mut *self.findings;
-                let mut found = |hazard, within_a_warp| note(findings, hazard, at, within_a_warp);
-                self.shared.write(address, bytes, thread, &mut found)?;
+                let thread = self.thread(lane);
+                let (shared, mut found) = self.watched();
+                shared.write(address, bytes, thread, &mut found)?;
             }
             Space::Local => {
                 let range = self.local(lane, address, bytes.len())?;
@@ -217,6 +220,19 @@ impl Step<'_> {
         Ok(first)
     }
 
+    /// Returns the shared memory, and what notes a hazard of this instruction.
+    fn watched(&mut self) -> (&mut SharedMemory, impl FnMut(Hazard, bool)) {
+        let (findings, statement) = (&mut *self.findings, self.at);
+        let note = move |hazard, within_a_warp| {
+            findings.insert(Finding {
+                hazard,
+                statement,
+                within_a_warp,
+            });
+        };
+        (&mut *self.shared, note)
+    }
+
     fn thread(&self, lane: usize) -> Thread {
         Thread {
             warp: self.warp.id as u16,
@@ -245,12 +261,4 @@ impl Step<'_> {
         }
         Ok(lane * size + begin..lane * size + begin + bytes)
     }
-}
-
-fn note(findings: &mut HashSet<Finding>, hazard: Hazard, statement: usize, within_a_warp: bool) {
-    findings.insert(Finding {
-        hazard,
-        statement,
-        within_a_warp,
-    });
 }

@@ -70,6 +70,29 @@ impl Type {
         }
     }
 
+    /// Returns the width in bits, of which a register has 64 at most.
+    fn width(self) -> usize {
+        match self {
+            Self::Pred => 1,
+            other => 8 * other.bytes().min(8),
+        }
+    }
+
+    /// Returns the bits of a value of the type, with zeros above.
+    pub fn narrowed(self, bits: u64) -> u64 {
+        bits & (u64::MAX >> (64 - self.width()))
+    }
+
+    /// Returns the bits of a value of the type, above them its sign where it is signed, else zeros.
+    pub fn widened(self, bits: u64) -> u64 {
+        let unused = 64 - self.width();
+        if self.is_signed() {
+            ((bits << unused).cast_signed() >> unused).cast_unsigned()
+        } else {
+            self.narrowed(bits)
+        }
+    }
+
     /// Returns whether it is a signed integer.
     pub fn is_signed(self) -> bool {
         matches!(self, Self::S8 | Self::S16 | Self::S32 | Self::S64)

@@ -13,7 +13,6 @@ pub struct Delimited<R> {
     table: Reader<Quotes<R>>,
     names: Vec<String>,
     row: StringRecord,
-    is_over: bool,
 }
 
 impl<R: Read> Delimited<R> {
@@ -44,7 +43,7 @@ impl<R: Read> Delimited<R> {
         let names = table.headers().map_err(fault)?;
         let names: Vec<String> = names.iter().map(|name| name.trim().to_owned()).collect();
         if names.iter().all(String::is_empty) {
-            return Ok(Self::over(table));
+            return Ok(Self::with_names(table, Vec::new()));
         }
         for (place, name) in names.iter().enumerate() {
             if names[..place].contains(name) {
@@ -56,26 +55,14 @@ impl<R: Read> Delimited<R> {
                 "{problem}; the first line of a table names its columns"
             )));
         }
-        Ok(Self {
-            names,
-            ..Self::over(table)
-        }
-        .begun())
+        Ok(Self::with_names(table, names))
     }
 
-    fn over(table: Reader<Quotes<R>>) -> Self {
+    fn with_names(table: Reader<Quotes<R>>, names: Vec<String>) -> Self {
         Self {
             table,
-            names: Vec::new(),
+            names,
             row: StringRecord::new(),
-            is_over: true,
-        }
-    }
-
-    fn begun(self) -> Self {
-        Self {
-            is_over: false,
-            ..self
         }
     }
 
@@ -84,7 +71,14 @@ impl<R: Read> Delimited<R> {
         place(self.row.position())
     }
 
-    fn next_record(&mut self) -> Result<Option<Record>, Fault> {
+    /// Reads the next row; `None` behind the last.
+    ///
+    /// # Errors
+    /// A row that cannot be used, behind which there may be more, and what ends the file.
+    pub fn next_record(&mut self) -> Result<Option<Record>, Fault> {
+        if self.names.is_empty() {
+            return Ok(None);
+        }
         let last = self.place();
         let spans_lines = self.row.iter().any(|cell| cell.contains('\n'));
         if !self.table.read_record(&mut self.row).map_err(fault)? {
@@ -103,19 +97,6 @@ impl<R: Read> Delimited<R> {
             place,
             value: object(cells.collect()),
         }))
-    }
-}
-
-impl<R: Read> Iterator for Delimited<R> {
-    type Item = Result<Record, Fault>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.is_over {
-            return None;
-        }
-        let record = self.next_record().transpose();
-        self.is_over = !matches!(record, Some(Ok(_) | Err(Fault::Row(..))));
-        record
     }
 }
 

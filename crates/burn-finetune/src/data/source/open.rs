@@ -33,6 +33,22 @@ pub struct Record {
     pub value: Value,
 }
 
+/// Goes through what `next` reads, up to the end or to what ends the file; behind a row that cannot be used there may be
+/// more.
+fn records(
+    mut next: impl FnMut() -> Result<Option<Record>, Fault>,
+) -> impl Iterator<Item = Result<Record, Fault>> {
+    let mut is_over = false;
+    std::iter::from_fn(move || {
+        if is_over {
+            return None;
+        }
+        let record = next().transpose();
+        is_over = !matches!(record, Some(Ok(_) | Err(Fault::Row(..))));
+        record
+    })
+}
+
 /// What ends the reading of a file.
 #[derive(Debug)]
 pub enum Fault {
@@ -108,7 +124,10 @@ fn content(inner: Box<dyn Read>, format: Format, columns: &Columns) -> Result<Co
     let text = Utf8::new(inner);
     let rows: Box<dyn Iterator<Item = _>> = match format {
         Format::Text => return Ok(Content::Text(text)),
-        Format::Delimited(delimiter) => Box::new(Delimited::new(text, delimiter, columns)?),
+        Format::Delimited(delimiter) => {
+            let mut table = Delimited::new(text, delimiter, columns)?;
+            Box::new(records(move || table.next_record()))
+        }
         _ => Box::new(Json::new(text)),
     };
     Ok(Content::Rows {
@@ -118,9 +137,9 @@ fn content(inner: Box<dyn Read>, format: Format, columns: &Columns) -> Result<Co
 }
 
 fn parquet(file: File, columns: &Columns) -> Result<Content, Fault> {
-    let (rows, unread) = Parquet::open(file, columns)?;
+    let (mut rows, unread) = Parquet::open(file, columns)?;
     Ok(Content::Rows {
-        rows: Box::new(rows),
+        rows: Box::new(records(move || rows.next_record())),
         unread,
     })
 }

@@ -34,7 +34,6 @@ pub struct Parquet {
     group: usize,
     rows: Option<ReaderIter>,
     row: usize,
-    is_over: bool,
 }
 
 impl Parquet {
@@ -76,13 +75,16 @@ impl Parquet {
             group: 0,
             rows: None,
             row: 0,
-            is_over: false,
         };
         let others = others.iter().map(|field| field.name().to_owned());
         Ok((parquet, others.collect()))
     }
 
-    fn next_record(&mut self) -> Result<Option<Record>, Fault> {
+    /// Reads the next row; `None` behind the last.
+    ///
+    /// # Errors
+    /// A row that cannot be used, behind which there may be more, and what ends the file.
+    pub fn next_record(&mut self) -> Result<Option<Record>, Fault> {
         loop {
             if let Some(rows) = &mut self.rows
                 && let Some(row) = guarded(|| rows.next().transpose())?
@@ -104,19 +106,6 @@ impl Parquet {
             self.rows = Some(guarded(|| builder.as_iter(schema, &group))?);
             self.group += 1;
         }
-    }
-}
-
-impl Iterator for Parquet {
-    type Item = Result<Record, Fault>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.is_over {
-            return None;
-        }
-        let record = self.next_record().transpose();
-        self.is_over = !matches!(record, Some(Ok(_) | Err(Fault::Row(..))));
-        record
     }
 }
 
