@@ -122,10 +122,7 @@ impl Part {
         let mut reader = input.reader();
         header::check(path, &mut reader, input.len())?;
         let content = Content::read(&mut input.reader()).map_err(|error| {
-            // candle appends a backtrace when the environment asks for one.
-            let reason = error.to_string();
-            let reason = reason.lines().next().unwrap_or_default();
-            DecoderError::malformed(path, format!("invalid GGUF header: {reason}"))
+            DecoderError::malformed(path, format!("invalid GGUF header: {}", reason(error)))
         })?;
         let part = Self { input, content };
         part.check_tensors()?;
@@ -138,5 +135,14 @@ impl Part {
 
     fn metadata(&self) -> Metadata<'_> {
         Metadata::new(self.path(), &self.content.metadata)
+    }
+}
+
+/// Returns what an error of candle says, less the backtrace that it takes where the environment asks for one: to write that
+/// out costs a second and as much memory as the program's symbols take.
+fn reason(error: candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => reason(*inner),
+        error => error.to_string(),
     }
 }
