@@ -228,6 +228,18 @@ pub struct TrainFlags {
     /// Steps in which the learning rate rises from 0
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Training")]
     pub warmup_steps: usize,
+    /// The same as a share of all steps, rounded up
+    #[arg(long, value_name = "SHARE", value_parser = share, help_heading = "Training", conflicts_with = "warmup_steps")]
+    pub warmup_ratio: Option<f64>,
+    /// What the learning rate falls to, by any schedule but a constant one [default: 0]
+    #[arg(long, value_name = "LR", value_parser = not_negative, help_heading = "Training")]
+    pub min_lr: Option<f64>,
+    /// Times that the learning rate falls, with --schedule cosine-restarts [default: 2]
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Training")]
+    pub schedule_cycles: Option<usize>,
+    /// Share of all steps, at the end, in which the learning rate falls, with --schedule wsd [default: 0.1]
+    #[arg(long, value_name = "SHARE", value_parser = share, help_heading = "Training")]
+    pub decay_ratio: Option<f64>,
     /// The optimizer
     #[arg(long, value_enum, default_value_t = OptimizerName::Adamw, help_heading = "Training")]
     pub optimizer: OptimizerName,

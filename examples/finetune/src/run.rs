@@ -8,6 +8,8 @@ mod data_files;
 mod eval;
 /// `finetune generate`.
 mod generate;
+/// The course of the learning rate.
+mod learning_rate;
 /// The model, its device and the format of its weights.
 mod model;
 /// The optimizer's state: its format and its place.

@@ -4,8 +4,10 @@ use crate::error::FinetuneError;
 use crate::moment::Moment;
 use crate::train::TrainConfig;
 use burn_qlora::LoraConfig;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::Path;
+use std::sync::LazyLock;
 use tensor_files::Checksum;
 
 /// The key of the moment at which the run was started.
@@ -17,7 +19,8 @@ const FINGERPRINT: &str = "-fingerprint";
 /// All the values that decide what a run computes. They are written to `run.json` when it starts, and held against those
 /// of its resumption.
 ///
-/// A key that `run.json` lacks is one that an older version did not write, and counts as null.
+/// A key that `run.json` lacks is one that an older version did not write: it counts as the default of
+/// [`TrainConfig`], which is what that version did, and as null where there is none.
 #[derive(Debug, Clone)]
 pub struct RunSettings {
     /// The numbers of the run. Its steps may become more or fewer where the schedule does not depend on them.
@@ -78,17 +81,8 @@ impl RunSettings {
 
     /// Returns what has to be equal, by the names of the flags where there are any.
     fn compared(&self) -> Map<String, Value> {
-        let parts = [
-            serde_json::to_value(&self.config),
-            serde_json::to_value(&self.lora),
-        ];
-        let mut compared = Map::new();
-        for part in parts.into_iter().flatten() {
-            if let Value::Object(part) = part {
-                let renamed = part.into_iter();
-                compared.extend(renamed.map(|(key, value)| (key.replace('_', "-"), value)));
-            }
-        }
+        let mut compared = by_flag(&self.config);
+        compared.extend(by_flag(&self.lora));
         compared.extend(self.others.clone());
         compared
     }
@@ -129,8 +123,8 @@ impl RunSettings {
         Err(FinetuneError::ConfigChanged {
             path: path.to_owned(),
             key: key.clone(),
-            recorded: shown(recorded.get(key)),
-            current: shown(own.get(key)),
+            recorded: shown(value(recorded, key)),
+            current: shown(value(&own, key)),
         })
     }
 
@@ -197,13 +191,30 @@ impl RunSource {
     }
 }
 
-/// Returns a setting; one that is not there is null.
+/// Returns a setting; one that is not there is the default, or null.
 fn value<'a>(settings: &'a Map<String, Value>, key: &str) -> &'a Value {
-    settings.get(key).unwrap_or(&Value::Null)
+    static DEFAULTS: LazyLock<Map<String, Value>> =
+        LazyLock::new(|| by_flag(&TrainConfig::default()));
+    let found = settings.get(key).or_else(|| DEFAULTS.get(key));
+    found.unwrap_or(&Value::Null)
 }
 
-fn shown(value: Option<&Value>) -> String {
-    value.map_or("unset".to_owned(), Value::to_string)
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "unset".to_owned(),
+        value => value.to_string(),
+    }
+}
+
+/// Returns the fields of a configuration by the names of their flags.
+fn by_flag(config: &impl Serialize) -> Map<String, Value> {
+    let Ok(Value::Object(fields)) = serde_json::to_value(config) else {
+        return Map::new();
+    };
+    let renamed = fields.into_iter();
+    renamed
+        .map(|(key, value)| (key.replace('_', "-"), value))
+        .collect()
 }
 
 #[cfg(test)]
@@ -281,6 +292,8 @@ mod tests {
             (ScheduleKind::Constant, true),
             (ScheduleKind::Linear, false),
             (ScheduleKind::Cosine, false),
+            (ScheduleKind::CosineRestarts, false),
+            (ScheduleKind::Wsd, false),
         ] {
             let mut first = settings();
             first.config.schedule = schedule;
@@ -297,11 +310,12 @@ mod tests {
         }
     }
 
-    /// `run.json` as it was written before fingerprints of model and adapter, date and machine were.
+    /// `run.json` as it was written before fingerprints of model and adapter, date and machine were, and before a learning
+    /// rate could fall to anything but 0.
     #[test]
     fn what_an_older_version_did_not_write_is_not_missed() {
         let mut recorded = settings().recorded();
-        for new in ["started", "device"] {
+        for new in ["started", "device", "min-lr", "cycles", "decay-steps"] {
             recorded.remove(new);
         }
         let mut current = settings();
@@ -314,6 +328,13 @@ mod tests {
         current.sources.push(RunSource::none("init-adapter"));
         recorded.insert("init-adapter".into(), Value::Null);
         assert_eq!(check(&recorded, &current), Ok(()));
+        current.config.min_lr = 1e-5;
+        let error = check(&recorded, &current).unwrap_err();
+        assert!(
+            error.contains("min-lr = 0.0, but now it is 0.00001"),
+            "{error}"
+        );
+        current.config.min_lr = 0.0;
         // Without a fingerprint the path has to do.
         current.sources[1].path = Some("n".into());
         let error = check(&recorded, &current).unwrap_err();

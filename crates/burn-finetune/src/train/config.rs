@@ -20,8 +20,14 @@ pub struct TrainConfig {
     pub lr: f64,
     /// Its course after the warm-up.
     pub schedule: ScheduleKind,
+    /// What the learning rate falls to, where it falls.
+    pub min_lr: f64,
     /// Steps of the warm-up.
     pub warmup_steps: usize,
+    /// Times that the learning rate falls, in a schedule with restarts.
+    pub cycles: usize,
+    /// Steps at the end in which it falls, in a schedule with a stable part.
+    pub decay_steps: usize,
     /// The update rule, and how it keeps its moments.
     pub optimizer: OptimizerKind,
     /// Decoupled weight decay.
@@ -49,7 +55,10 @@ impl Default for TrainConfig {
             grad_accum: 1,
             lr: 2e-4,
             schedule: ScheduleKind::Constant,
+            min_lr: 0.0,
             warmup_steps: 0,
+            cycles: 1,
+            decay_steps: 0,
             optimizer: OptimizerKind::Adamw,
             weight_decay: 0.0,
             beta_1: 0.9,
@@ -94,6 +103,7 @@ impl TrainConfig {
             ("steps", self.steps),
             ("batch size", self.batch_size),
             ("gradient accumulation", self.grad_accum),
+            ("cycles", self.cycles),
         ];
         for (field, value) in counts {
             check(value > 0, field, value.to_string(), "at least 1")?;
@@ -107,6 +117,7 @@ impl TrainConfig {
         )?;
         let not_negative = [
             ("learning rate", self.lr),
+            ("minimum learning rate", self.min_lr),
             ("weight decay", self.weight_decay),
             ("epsilon", self.epsilon),
             ("maximum gradient norm", self.max_grad_norm),
@@ -119,6 +130,12 @@ impl TrainConfig {
                 "a finite number, 0 or above",
             )?;
         }
+        check(
+            self.min_lr <= self.lr,
+            "minimum learning rate",
+            self.min_lr.to_string(),
+            "at most the learning rate",
+        )?;
         for (field, value) in [("beta 1", self.beta_1), ("beta 2", self.beta_2)] {
             check(
                 (0.0..1.0).contains(&value),
@@ -135,7 +152,10 @@ impl TrainConfig {
         Schedule {
             kind: self.schedule,
             lr: self.lr,
+            min_lr: self.min_lr,
             warmup_steps: self.warmup_steps,
+            cycles: self.cycles,
+            decay_steps: self.decay_steps,
             total_steps: self.steps,
         }
     }

@@ -5,6 +5,7 @@ use burn_finetune::{Order, TrainConfig};
 use burn_qlora::{Checkpointing, LoraConfig, Targets};
 
 use super::data_files::DataFiles;
+use super::learning_rate::LearningRate;
 use super::model::Model;
 use super::optimizer::Optimizer;
 use super::rows::RowLimits;
@@ -63,7 +64,9 @@ pub struct Training {
     pub checkpointing: Checkpointing,
     /// The length of the run.
     length: Length,
-    /// The numbers of the run, except for its steps, which follow from `length` and the number of rows.
+    learning_rate: LearningRate,
+    /// The numbers of the run, except for its steps, which follow from `length` and the number of rows, and for the
+    /// learning rate, which follows from them.
     config: TrainConfig,
 }
 
@@ -158,9 +161,10 @@ impl Training {
     /// Resolves the flags that `train` and `plan` share.
     ///
     /// # Errors
-    /// As those of [`Model`] and [`Optimizer`].
+    /// As those of [`Model`], [`Optimizer`] and [`LearningRate`].
     pub(super) fn resolve(flags: TrainFlags) -> Result<Self> {
         let optimizer = Optimizer::resolve(&flags)?;
+        let learning_rate = LearningRate::resolve(&flags)?;
         let adapter = match &flags.init_adapter {
             Some(dir) => Adapter::Trained(dir.clone()),
             None => Adapter::Fresh(lora(&flags)),
@@ -177,12 +181,10 @@ impl Training {
             optimizer,
             checkpointing: flags.checkpointing,
             length,
+            learning_rate,
             config: TrainConfig {
                 batch_size: flags.batch_size,
                 grad_accum: flags.grad_accum,
-                lr: flags.lr,
-                schedule: flags.schedule,
-                warmup_steps: flags.warmup_steps,
                 optimizer: optimizer.kind,
                 weight_decay: flags.weight_decay,
                 max_grad_norm: flags.max_grad_norm,
@@ -205,6 +207,7 @@ impl Training {
                 (config.steps_of_epochs(rows, 1) as f64 * epochs).ceil() as usize
             }
         };
+        self.learning_rate.apply(&mut config);
         config.validate()?;
         Ok(config)
     }

@@ -26,6 +26,10 @@ fn numbers_that_cannot_work_are_refused_by_name() {
         ),
         (vec!["--seq-len", LARGEST], ["--seq-len", "512"]),
         (
+            vec!["--schedule", "cosine", "--min-lr", "1"],
+            ["minimum learning rate", "at most the learning rate"],
+        ),
+        (
             vec!["--device-memory", "99999999999GB"],
             ["--device-memory", "bytes"],
         ),

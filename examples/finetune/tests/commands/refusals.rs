@@ -513,6 +513,22 @@ fn flags_that_make_no_sense() {
             &["--eval-split", "--eval-data"],
         ),
         (&["--eval-split", "1"], &["--eval-split", "below 1"]),
+        (
+            &["--warmup-ratio", "0.1", "--warmup-steps", "3"],
+            &["--warmup-ratio", "--warmup-steps"],
+        ),
+        (
+            &["--min-lr", "1e-5"],
+            &["--min-lr", "constant", "--schedule cosine"],
+        ),
+        (
+            &["--schedule", "cosine", "--schedule-cycles", "3"],
+            &["--schedule-cycles", "--schedule cosine-restarts"],
+        ),
+        (
+            &["--schedule", "linear", "--decay-ratio", "0.2"],
+            &["--decay-ratio", "--schedule wsd"],
+        ),
         (&["--quant", "nf5"], &["nf5", "nf4, fp4, int4, none"]),
     ] {
         finetune!("train", "--model", "m", "--data", "d", "--output", "o"; flags).refused(named);

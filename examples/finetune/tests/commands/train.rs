@@ -98,6 +98,61 @@ fn it_writes_an_adapter_and_a_line_a_step() {
     assert!(loss(true) < loss(false) - 0.3);
 }
 
+/// `get_wsd_schedule(num_warmup_steps=2, num_training_steps=8, num_decay_steps=4, min_lr_ratio=0.2)` of transformers at lr
+/// 1e-3, but for the warm-up.
+#[test]
+fn shares_of_the_steps_are_shares_of_all_of_them() {
+    let place = Place::new();
+    let (model, rows) = (place.model("tiny_llama_nf4"), place.rows(8));
+    let (output, log) = (place.path("run"), place.path("log.jsonl"));
+    let run = finetune!(
+        "train",
+        "--model",
+        &model,
+        "--data",
+        &rows,
+        "--output",
+        &output,
+        "--log-json",
+        &log,
+        "--seq-len",
+        "32",
+        "--truncate",
+        "--rank",
+        "2",
+        "--batch-size",
+        "1",
+        "--steps",
+        "8",
+        "--lr",
+        "1e-3",
+        "--schedule",
+        "wsd",
+        "--warmup-ratio",
+        "0.2",
+        "--decay-ratio",
+        "0.5",
+        "--min-lr",
+        "2e-4"
+    );
+    run.ok();
+    let rates = log_lines(&log);
+    let rates = rates.iter().map(|line| number(line, "lr"));
+    let expected = [
+        0.0,
+        5e-4,
+        1e-3,
+        1e-3,
+        1e-3,
+        2e-4 + 8e-4 * 0.853_553_390_593_273_8,
+        6e-4,
+        2e-4 + 8e-4 * 0.146_446_609_406_726_2,
+    ];
+    for (rate, expected) in rates.zip(expected) {
+        assert!((rate - expected).abs() < 1e-12, "{rate} is not {expected}");
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_losses_and_another_does_not() {
     let place = Place::new();
