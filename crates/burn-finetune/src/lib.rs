@@ -35,7 +35,7 @@ pub use error::{FinetuneError, Place, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};
 pub use moment::Moment;
 pub use optimizer::OptimizerKind;
-pub use run_dir::{RecordedRun, RunDir, RunSettings, RunSource};
+pub use run_dir::{Evaluation, Evaluations, RecordedRun, RunDir, RunSettings, RunSource};
 pub use schedule::{Schedule, ScheduleKind};
 pub use template::{
     ChatTemplate, Message, TemplateVariables, builtin_template, builtin_template_names,

@@ -7,6 +7,7 @@
 //!     adapter_model.safetensors
 //!     optimizer.safetensors
 //!     state.json
+//! DIR/evaluations.json                        the held-out losses so far
 //! DIR/optimizer.pages                         the moments that do not stay in memory, while it runs
 //! DIR/adapter_config.json, adapter_model.safetensors     the finished adapter
 //! ```
@@ -15,17 +16,21 @@
 //!
 //! - `settings`: what decides what a run computes, and what of it may change.
 //! - `checkpoint`: everything after a step, written and read.
+//! - `evaluations`: what the evaluations gave.
 //! - `verify`: a checkpoint held against itself and the run before anything is taken from it.
 //! - `leftovers`: what a killed process could not remove.
 
 mod checkpoint;
+mod evaluations;
 mod leftovers;
 mod settings;
 mod verify;
 
+pub use evaluations::{Evaluation, Evaluations};
 pub use settings::{RunSettings, RunSource};
 pub(crate) use verify::{check_adapter, check_finite};
 
+use crate::data::Dataset;
 use crate::error::FinetuneError;
 use crate::moment::Moment;
 use crate::train::trainer::Trainer;
@@ -37,6 +42,7 @@ use std::path::{Path, PathBuf};
 use tensor_files::{LockedFile, TensorFileError};
 
 const SETTINGS_FILE: &str = "run.json";
+const EVALUATIONS_FILE: &str = "evaluations.json";
 const PAGE_FILE: &str = "optimizer.pages";
 const CHECKPOINTS: &str = "checkpoints";
 const PREFIX: &str = "step-";
@@ -275,13 +281,34 @@ impl RunDir {
     /// [`FinetuneError::Write`] when the disk is full and [`FinetuneError::AdapterNotFinite`] when there is nothing
     /// worth saving, with earlier checkpoints as they were.
     pub fn save<M: CausalLm>(&self, trainer: &Trainer<M>) -> Result<PathBuf, FinetuneError> {
-        let step = trainer.steps_done();
-        let folder = self
-            .path
-            .join(CHECKPOINTS)
-            .join(format!("{PREFIX}{step:08}"));
+        let folder = self.checkpoint(trainer.steps_done());
         checkpoint::write(&folder, trainer, &self.lora, &self.base_model)?;
         Ok(folder)
+    }
+
+    /// Removes all checkpoints but the last `kept` and that of the step `best`. A process that is killed on the way leaves
+    /// none that is half there.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`], [`FinetuneError::Write`].
+    pub fn keep_checkpoints(&self, kept: usize, best: Option<usize>) -> Result<(), FinetuneError> {
+        let mut checkpoints = self.checkpoints()?;
+        checkpoints.truncate(checkpoints.len().saturating_sub(kept));
+        for (step, folder) in checkpoints {
+            if Some(step) != best {
+                checkpoint::remove(&folder, step)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the evaluations of `rows` in the first `step` steps of the run.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`], [`FinetuneError::Malformed`].
+    pub fn evaluations(&self, rows: &Dataset, step: usize) -> Result<Evaluations, FinetuneError> {
+        let file = self.path.join(EVALUATIONS_FILE);
+        Evaluations::open(file, rows.fingerprint()?, step)
     }
 
     /// Takes `trainer` to the last complete checkpoint and returns how many steps it has done. The checkpoint is held
@@ -327,6 +354,26 @@ impl RunDir {
     }
 }
 
+impl RunDir {
+    /// Copies the adapter of the checkpoint after `step` steps to the run's folder itself, where peft finds it.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`] when there is no such checkpoint, [`FinetuneError::Write`].
+    pub fn save_adapter_of(&self, step: usize) -> Result<(), FinetuneError> {
+        let folder = self.checkpoint(step);
+        // In the order in which peft files are saved: what has a configuration has weights.
+        for file in [peft::WEIGHTS_FILE, peft::CONFIG_FILE] {
+            checkpoint::copy(&folder.join(file), &self.path.join(file))?;
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self, step: usize) -> PathBuf {
+        let checkpoints = self.path.join(CHECKPOINTS);
+        checkpoints.join(format!("{PREFIX}{step:08}"))
+    }
+}
+
 impl Drop for RunDir {
     fn drop(&mut self) {
         if !self.is_unsaved() {
@@ -334,7 +381,9 @@ impl Drop for RunDir {
         }
         // The run has failed already; what cannot be removed changes nothing about that.
         let _ = fs::remove_dir(self.path.join(CHECKPOINTS));
-        let _ = fs::remove_file(self.path.join(SETTINGS_FILE));
+        for file in [SETTINGS_FILE, EVALUATIONS_FILE] {
+            let _ = fs::remove_file(self.path.join(file));
+        }
         if self.made == Made::RunAndFolder {
             let _ = fs::remove_dir(&self.path);
         }

@@ -8,8 +8,10 @@ mod config;
 mod reach;
 /// The events that a run reports.
 mod report;
-/// The whole run: data, evaluation, checkpoints, interruption.
+/// The whole run: data, evaluation, checkpoints, the ways it ends.
 mod run;
+/// The checkpoints of a run while it goes.
+mod saves;
 /// One optimizer step at a time.
 pub(crate) mod trainer;
 

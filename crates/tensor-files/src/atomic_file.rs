@@ -52,7 +52,10 @@ impl AtomicFile {
     }
 
     /// Writes all that is left of `source` behind what is there.
-    pub(crate) fn copy_from(&mut self, source: &mut File) -> Result<(), TensorFileError> {
+    ///
+    /// # Errors
+    /// [`TensorFileError::Write`], of whichever of the two files.
+    pub fn copy_from(&mut self, source: &mut File) -> Result<(), TensorFileError> {
         // From file to file the system copies by itself where it can.
         self.file
             .flush()

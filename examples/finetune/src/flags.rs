@@ -181,6 +181,16 @@ pub struct TrainFlags {
     /// Save a checkpoint every N steps (0: only at the end)
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Output")]
     pub save_every: usize,
+    /// Save every step whose held-out loss is lower than all before it, and end with the adapter of the lowest; needs
+    /// --eval-every
+    #[arg(long, help_heading = "Output")]
+    pub keep_best: bool,
+    /// Stop when the held-out loss has not fallen for N evaluations in a row; needs --eval-every
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Output")]
+    pub early_stop: Option<usize>,
+    /// Keep the last N checkpoints only, and with --keep-best the best [default: all]
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Output")]
+    pub save_total: Option<usize>,
 
     /// Adapter of peft or mlx-lm to start from, in place of a fresh one: its folder, or a file in it
     #[arg(long, value_name = "DIR", help_heading = "Adapter", conflicts_with_all = ["rank", "alpha", "dropout", "rslora", "target"])]

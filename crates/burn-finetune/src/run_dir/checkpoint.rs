@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use tensor_files::{Checksum, StagedDir};
+use tensor_files::{AtomicFile, Checksum, StagedDir};
 
-/// Prefix of a checkpoint that is being written.
+/// Prefix of a checkpoint that is being written or removed.
 pub(super) const UNFINISHED: &str = ".unfinished-";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const STATE_FILE: &str = "state.json";
@@ -33,7 +33,7 @@ pub(super) fn write<M: CausalLm>(
 ) -> Result<(), FinetuneError> {
     verify::check_finite(trainer.model())?;
     let step = trainer.steps_done();
-    let staged = StagedDir::replacing(folder, &format!("{UNFINISHED}{step:08}"))?;
+    let staged = StagedDir::replacing(folder, &unfinished(step))?;
     peft::save(trainer.model(), lora, base_model, staged.path()).map_err(written)?;
     trainer.save_optimizer(&staged.path().join(OPTIMIZER_FILE))?;
     let mut state = State {
@@ -50,6 +50,32 @@ pub(super) fn write<M: CausalLm>(
     })?;
     staged.write(STATE_FILE, &text)?;
     Ok(staged.publish()?)
+}
+
+/// Removes the checkpoint in `folder`, which is that of `step`.
+pub(super) fn remove(folder: &Path, step: usize) -> Result<(), FinetuneError> {
+    // Under this name it is no checkpoint any more, and whoever goes on with the run removes what is left of it.
+    let removed = folder.with_file_name(unfinished(step));
+    let result = fs::rename(folder, &removed).and_then(|()| fs::remove_dir_all(&removed));
+    result.map_err(|error| FinetuneError::Write {
+        path: folder.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+/// Copies a file; the copy is whole or not there.
+pub(super) fn copy(from: &Path, to: &Path) -> Result<(), FinetuneError> {
+    let mut source = fs::File::open(from).map_err(|source| FinetuneError::Read {
+        path: from.to_owned(),
+        source,
+    })?;
+    let mut copy = AtomicFile::create(to)?;
+    copy.copy_from(&mut source)?;
+    Ok(copy.commit()?)
+}
+
+fn unfinished(step: usize) -> String {
+    format!("{UNFINISHED}{step:08}")
 }
 
 /// Takes `trainer` to the checkpoint in `folder`, which is that of `step` by its name.

@@ -1,7 +1,7 @@
 //! What a process that was killed could not remove.
 
 use super::checkpoint::UNFINISHED;
-use super::{CHECKPOINTS, SETTINGS_FILE};
+use super::{CHECKPOINTS, EVALUATIONS_FILE, SETTINGS_FILE};
 use crate::error::FinetuneError;
 use burn_qlora::peft;
 use std::fs;
@@ -12,7 +12,13 @@ use tensor_files::LockedFile;
 /// Removes it from the folder of a run whose lock is held: half-written files and checkpoints, and pages. What is not
 /// the program's own is left alone.
 pub(super) fn remove(run: &Path) -> Result<(), FinetuneError> {
-    for file in [SETTINGS_FILE, peft::CONFIG_FILE, peft::WEIGHTS_FILE] {
+    let files = [
+        SETTINGS_FILE,
+        EVALUATIONS_FILE,
+        peft::CONFIG_FILE,
+        peft::WEIGHTS_FILE,
+    ];
+    for file in files {
         LockedFile::remove_unfinished(&run.join(file))?;
     }
     #[cfg(feature = "flex")]

@@ -1,10 +1,11 @@
-//! The whole run: data, evaluation, checkpoints, interruption.
+//! The whole run: data, evaluation, checkpoints, the ways it ends.
 
 use crate::data::{Batch, Dataset, Order, Row};
 use crate::error::FinetuneError;
 use crate::evaluate::evaluate_until;
-use crate::run_dir::RunDir;
+use crate::run_dir::{Evaluations, RunDir};
 use crate::train::report::Event;
+use crate::train::saves::Saves;
 use crate::train::trainer::Trainer;
 use burn_qlora::CausalLm;
 
@@ -19,6 +20,12 @@ pub struct RunOptions<'a> {
     pub run_dir: Option<&'a RunDir>,
     /// Steps between checkpoints; `None` for the last step (and an interruption) only.
     pub save_every: Option<usize>,
+    /// Checkpoints that stay, the last ones and with [`keep_best`](Self::keep_best) the best; `None` for all of them.
+    pub kept_checkpoints: Option<usize>,
+    /// Whether a step with a lower held-out loss than all before it is saved.
+    pub keep_best: bool,
+    /// Evaluations in a row without a lower loss after which the run stops; `None` for never.
+    pub early_stop: Option<usize>,
     /// Asked after every step and between the batches of an evaluation: whether to stop here. The step is saved, the
     /// evaluation is given up.
     pub interrupted: Option<&'a dyn Fn() -> bool>,
@@ -35,6 +42,11 @@ impl RunOptions<'_> {
 pub enum Outcome {
     /// All steps are taken.
     Finished,
+    /// The held-out loss has not fallen for [`early_stop`](RunOptions::early_stop) evaluations. The step is saved.
+    StoppedEarly {
+        /// Steps taken.
+        step: usize,
+    },
     /// The run was asked to stop, in the evaluation after the last step perhaps.
     Interrupted {
         /// Steps taken so far.
@@ -46,8 +58,8 @@ impl<M: CausalLm> Trainer<M> {
     /// Takes the remaining steps on `data` and reports them to `on_event`.
     ///
     /// The rows of a step depend on the step's number alone, so a restored trainer goes on as the
-    /// uninterrupted one would have. A step is saved before it is evaluated, and before a step that cannot be taken or an
-    /// evaluation that fails is told of.
+    /// uninterrupted one would have: an evaluation that was due and given up is made first. A step is saved before it is
+    /// evaluated, and before a step that cannot be taken or an evaluation that fails is told of.
     ///
     /// # Errors
     /// [`FinetuneError::RowLength`] for a row longer than the model's context,
@@ -70,8 +82,11 @@ impl<M: CausalLm> Trainer<M> {
         let shuffle = config.shuffle.then_some(config.seed);
         let mut order = Order::new(data.len(), config.rows_per_step(), shuffle);
         let device = self.model().device();
-        let mut saves = Saves::new(options.run_dir, self.steps_done());
-        while self.steps_done() < config.steps {
+        let mut course = Course::open(options, self.steps_done())?;
+        loop {
+            if let Some(outcome) = course.after_step(self, on_event)? {
+                return Ok(outcome);
+            }
             let places = order.rows_of(self.steps_done());
             let rows = places.iter().map(|row| data.row(*row));
             let rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
@@ -79,47 +94,18 @@ impl<M: CausalLm> Trainer<M> {
                 .chunks(config.batch_size)
                 .map(|rows| Batch::collate(rows, &device))
                 .collect();
-            let report = match self.step(&batches) {
-                Ok(report) => report,
+            match self.step(&batches) {
+                Ok(report) => on_event(Event::Step(&report)),
                 Err(error) => {
                     if leaves_the_trainer_whole(&error) {
-                        saves.save(self, on_event)?;
+                        course.save(self, on_event)?;
                     }
                     let mut places = places;
                     places.sort_unstable();
                     return Err(with_rows(error, data.places(places)));
                 }
-            };
-            on_event(Event::Step(&report));
-
-            let step = self.steps_done();
-            let last = step == config.steps;
-            let mut stop = !last && options.is_interrupted();
-            let due =
-                |every: Option<usize>| every.is_some_and(|every| step.is_multiple_of(every.max(1)));
-            if last || stop || due(options.save_every) {
-                saves.save(self, on_event)?;
-            }
-            if let Some(eval) = options.eval
-                && !stop
-                && (last || due(options.eval_every))
-            {
-                let interrupted = || options.is_interrupted();
-                match evaluate_until(self.model(), eval, config.batch_size, &interrupted) {
-                    Ok(Some(report)) => on_event(Event::Evaluated { step, report }),
-                    Ok(None) => stop = true,
-                    Err(error) => {
-                        saves.save(self, on_event)?;
-                        return Err(error);
-                    }
-                }
-            }
-            if stop {
-                saves.save(self, on_event)?;
-                return Ok(Outcome::Interrupted { step });
             }
         }
-        Ok(Outcome::Finished)
     }
 
     fn check_packing(data: &Dataset) -> Result<(), FinetuneError> {
@@ -145,19 +131,96 @@ impl<M: CausalLm> Trainer<M> {
     }
 }
 
-/// Saves each step at most once.
-struct Saves<'a> {
-    run_dir: Option<&'a RunDir>,
-    /// The last step that is saved, at first the one that the run begins at.
-    saved: usize,
+/// What comes between the steps.
+struct Course<'a> {
+    options: &'a RunOptions<'a>,
+    saves: Saves<'a>,
+    /// Those of the held-out rows, where there are any.
+    evaluations: Option<Evaluations>,
 }
 
-impl<'a> Saves<'a> {
-    fn new(run_dir: Option<&'a RunDir>, steps_done: usize) -> Self {
-        Self {
-            run_dir,
-            saved: steps_done,
+impl<'a> Course<'a> {
+    fn open(options: &'a RunOptions<'a>, steps_done: usize) -> Result<Self, FinetuneError> {
+        let evaluations = match (options.eval, options.run_dir) {
+            (Some(rows), Some(run_dir)) => Some(run_dir.evaluations(rows, steps_done)?),
+            (Some(_), None) => Some(Evaluations::in_memory()),
+            (None, _) => None,
+        };
+        Ok(Self {
+            options,
+            saves: Saves::new(options.run_dir, options.kept_checkpoints, steps_done),
+            evaluations,
+        })
+    }
+
+    /// Saves and evaluates what is due after a step; returns how the run ends, if it does here.
+    fn after_step<M: CausalLm>(
+        &mut self,
+        trainer: &Trainer<M>,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Option<Outcome>, FinetuneError> {
+        let step = trainer.steps_done();
+        let last = step == trainer.config().steps;
+        if step == 0 {
+            return Ok(None);
         }
+        let due =
+            |every: Option<usize>| every.is_some_and(|every| step.is_multiple_of(every.max(1)));
+        let stop = !last && self.options.is_interrupted();
+        if last || stop || due(self.options.save_every) {
+            self.save(trainer, on_event)?;
+        }
+        if stop || (last || due(self.options.eval_every)) && !self.evaluate(trainer, on_event)? {
+            self.save(trainer, on_event)?;
+            return Ok(Some(Outcome::Interrupted { step }));
+        }
+        if last {
+            return Ok(Some(Outcome::Finished));
+        }
+        let since_best = self.evaluations.as_ref().map_or(0, Evaluations::since_best);
+        if self
+            .options
+            .early_stop
+            .is_some_and(|most| since_best >= most)
+        {
+            self.save(trainer, on_event)?;
+            return Ok(Some(Outcome::StoppedEarly { step }));
+        }
+        Ok(None)
+    }
+
+    /// Evaluates unless that is done; returns whether it came to its end.
+    fn evaluate<M: CausalLm>(
+        &mut self,
+        trainer: &Trainer<M>,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Result<bool, FinetuneError> {
+        let step = trainer.steps_done();
+        let (Some(rows), Some(evaluations)) = (self.options.eval, &mut self.evaluations) else {
+            return Ok(true);
+        };
+        if evaluations.has(step) {
+            return Ok(true);
+        }
+        let interrupted = || self.options.is_interrupted();
+        let batch_size = trainer.config().batch_size;
+        let report = match evaluate_until(trainer.model(), rows, batch_size, &interrupted) {
+            Ok(Some(report)) => report,
+            Ok(None) => return Ok(false),
+            Err(error) => {
+                self.save(trainer, on_event)?;
+                return Err(error);
+            }
+        };
+        on_event(Event::Evaluated { step, report });
+        let best = evaluations.best();
+        if self.options.keep_best && best.is_none_or(|best| report.nll < best.nll) {
+            // The best so far stays until this one is written down.
+            let best = best.map(|best| best.step);
+            self.saves.save(trainer, best, on_event)?;
+        }
+        evaluations.record(step, report)?;
+        Ok(true)
     }
 
     fn save<M: CausalLm>(
@@ -165,15 +228,10 @@ impl<'a> Saves<'a> {
         trainer: &Trainer<M>,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), FinetuneError> {
-        let step = trainer.steps_done();
-        if let Some(run_dir) = self.run_dir
-            && self.saved != step
-        {
-            let path = run_dir.save(trainer)?;
-            self.saved = step;
-            on_event(Event::Saved { step, path: &path });
-        }
-        Ok(())
+        let evaluations = self.evaluations.as_ref().filter(|_| self.options.keep_best);
+        let best = evaluations.and_then(Evaluations::best);
+        self.saves
+            .save(trainer, best.map(|best| best.step), on_event)
     }
 }
 

@@ -44,8 +44,8 @@ fn tell(trainer: &mut Trainer<Toy>, eval: &Dataset, run_dir: &RunDir, stop: usiz
         run_dir: Some(run_dir),
         eval: Some(eval),
         eval_every: Some(2),
-        save_every: None,
         interrupted: Some(&interrupted),
+        ..RunOptions::default()
     };
     let mut events = Vec::new();
     let outcome = trainer.run(&rows(10), &options, &mut |event| {
@@ -291,6 +291,19 @@ pub fn a_step_is_saved_before_it_is_evaluated(device: &Device) {
         Ok(Outcome::Interrupted { step: 2 })
     ));
 
+    // What was given up is made up for.
+    let mut three = settings();
+    three.config.steps = 3;
+    let run_dir = RecordedRun::open(path("middle")).unwrap();
+    let run_dir = run_dir.resume(&three).unwrap();
+    let mut resumed = trainer(device, DROPOUT, 3);
+    assert_eq!(run_dir.restore(&mut resumed).unwrap(), 2);
+    let rest = tell(&mut resumed, &eval, &run_dir, 99);
+    assert_eq!(
+        rest.events,
+        ["evaluated 2", "step 3", "saved 3", "evaluated 3"]
+    );
+
     let last = tell(
         &mut trainer(device, DROPOUT, 3),
         &eval,
@@ -299,6 +312,64 @@ pub fn a_step_is_saved_before_it_is_evaluated(device: &Device) {
     );
     assert_eq!(last.events[3..], ["step 3", "saved 3"]);
     assert!(matches!(last.outcome, Ok(Outcome::Interrupted { step: 3 })));
+}
+
+/// Held-out rows in which other tokens follow than in those that are learnt: their loss falls for a while, as far as the
+/// lengths of rows go, and rises for good.
+pub fn the_best_step_stays_and_a_run_that_gains_nothing_stops(device: &Device) {
+    let dir = tempfile::tempdir().unwrap();
+    let forwards = rows(7);
+    let backwards = forwards.rows().map(|row| {
+        let mut ids = row.unwrap().ids;
+        ids.reverse();
+        Row::all(ids)
+    });
+    let eval = Dataset::from_rows(backwards.collect());
+    let path = dir.path().join("run");
+    let run = |trainer: &mut Trainer<Toy>, run_dir: &RunDir| {
+        let options = RunOptions {
+            run_dir: Some(run_dir),
+            eval: Some(&eval),
+            eval_every: Some(1),
+            kept_checkpoints: Some(1),
+            keep_best: true,
+            early_stop: Some(3),
+            ..RunOptions::default()
+        };
+        let mut losses = Vec::new();
+        let outcome = trainer.run(&rows(10), &options, &mut |event| {
+            if let Event::Evaluated { report, .. } = event {
+                losses.push(report.nll);
+            }
+        });
+        (outcome.unwrap(), losses)
+    };
+    let run_dir = create(&path);
+    let mut whole = trainer(device, DROPOUT, 13);
+    let (outcome, losses) = run(&mut whole, &run_dir);
+    let stopped = losses.len();
+    assert!((4..13).contains(&stopped), "{losses:?}");
+    assert_eq!(outcome, Outcome::StoppedEarly { step: stopped });
+    let best = run_dir.evaluations(&eval, stopped).unwrap().best().unwrap();
+    assert_eq!(best.step, stopped - 3);
+    assert!(losses.iter().all(|loss| *loss >= best.nll), "{losses:?}");
+    let steps = |run_dir: &RunDir| -> Vec<usize> {
+        let saved = run_dir.checkpoints().unwrap();
+        saved.into_iter().map(|(step, _)| step).collect()
+    };
+    assert_eq!(steps(&run_dir), [best.step, stopped]);
+
+    run_dir.save_adapter_of(best.step).unwrap();
+    let weights = "adapter_model.safetensors";
+    let checkpoint = path.join(format!("checkpoints/step-{:08}", best.step));
+    assert!(fs::read(path.join(weights)).unwrap() == fs::read(checkpoint.join(weights)).unwrap());
+
+    // Gone on with, it knows what it has seen.
+    drop(run_dir);
+    let run_dir = resume(&path);
+    let mut again = trainer(device, DROPOUT, 13);
+    run_dir.restore(&mut again).unwrap();
+    assert_eq!(run(&mut again, &run_dir), (outcome, Vec::new()));
 }
 
 /// A run whose held-out rows have a token that makes the loss no number, and one whose rate grows beyond all measure.

@@ -201,6 +201,9 @@ fn take_steps(
         eval_every: output.eval_every,
         run_dir: Some(run_dir),
         save_every: output.save_every,
+        kept_checkpoints: output.save_total,
+        keep_best: output.keep_best,
+        early_stop: output.early_stop,
         interrupted: Some(&stop),
     };
     let outcome = trainer.run(&data.train, &options, &mut |event| match event {
@@ -223,9 +226,16 @@ fn take_steps(
     if let Some(error) = log_failed.into_inner() {
         return Err(error);
     }
-    match outcome? {
-        Outcome::Finished => {
-            run_dir.save_adapter(trainer.model())?;
+    let outcome = outcome?;
+    match outcome {
+        Outcome::Finished | Outcome::StoppedEarly { .. } => {
+            if let Outcome::StoppedEarly { step } = outcome {
+                say!(
+                    "Stopped after step {step} of {steps}: the held-out loss has not fallen for {} evaluations",
+                    output.early_stop.unwrap_or_default()
+                );
+            }
+            save_last_or_best(output, trainer, data, run_dir)?;
             TrainingData::remove(run_dir.path());
             let paging = display.paging();
             if paging.bytes_moved > 0 {
@@ -254,6 +264,32 @@ fn take_steps(
             say!("Stopped after step {step} of {steps}, saved");
             tell!("Go on with: {}", resume_command(std::env::args_os()));
         }
+    }
+    Ok(())
+}
+
+/// Saves the adapter that the run has come to: that of the last step, or of the best.
+fn save_last_or_best(
+    output: &Output,
+    trainer: &Trainer<Decoder>,
+    data: &TrainingData,
+    run_dir: &RunDir,
+) -> Result<()> {
+    let step = trainer.steps_done();
+    let best = match &data.eval {
+        Some(rows) if output.keep_best => run_dir.evaluations(rows, step)?.best(),
+        _ => None,
+    };
+    match best {
+        Some(best) if best.step < step => {
+            run_dir.save_adapter_of(best.step)?;
+            say!(
+                "The adapter is that of step {}, whose held-out loss, {:.4}, is the lowest",
+                best.step,
+                best.nll
+            );
+        }
+        _ => run_dir.save_adapter(trainer.model())?,
     }
     Ok(())
 }

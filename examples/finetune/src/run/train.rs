@@ -101,6 +101,12 @@ pub struct Output {
     pub eval_every: Option<usize>,
     /// Steps between checkpoints; `None` for one at the end.
     pub save_every: Option<usize>,
+    /// Checkpoints that stay; `None` for all.
+    pub save_total: Option<usize>,
+    /// Whether the best step is kept, and ends the run.
+    pub keep_best: bool,
+    /// Evaluations without a lower loss after which the run stops.
+    pub early_stop: Option<usize>,
 }
 
 impl TrainRun {
@@ -117,6 +123,15 @@ impl TrainRun {
              --eval-split 0.05",
             flags.eval_every
         );
+        for (given, flag) in [
+            (flags.keep_best, "--keep-best"),
+            (flags.early_stop.is_some(), "--early-stop"),
+        ] {
+            ensure!(
+                !given || flags.eval_every > 0,
+                "{flag} goes by evaluations; give --eval-every N, and --eval-data FILE or --eval-split 0.05"
+            );
+        }
         let dir = flags.output.take();
         Ok(Self {
             data: data.context("no data is given; name a file with --data")?,
@@ -126,6 +141,9 @@ impl TrainRun {
                 log_json: flags.log_json.take(),
                 eval_every: (flags.eval_every > 0).then_some(flags.eval_every),
                 save_every: (flags.save_every > 0).then_some(flags.save_every),
+                save_total: flags.save_total,
+                keep_best: flags.keep_best,
+                early_stop: flags.early_stop,
             },
             eval_data: DataFiles::resolve(eval_data, &[], &flags.rows.columns)?,
             eval_split: flags.eval_split,

@@ -41,7 +41,14 @@ impl Killed {
             .arg(self.place.path(&format!("{name}.jsonl")));
         command.args(["--steps", "10", "--seq-len", "96", "--batch-size", "2"]);
         command.args(["--packing", "--dropout", "0.1", "--schedule", "cosine"]);
-        command.args(["--save-every", "1", "--eval-every", "3"]);
+        command.args([
+            "--save-every",
+            "1",
+            "--save-total",
+            "4",
+            "--eval-every",
+            "3",
+        ]);
         command.args(["--optimizer", "paged-adamw", "--optimizer-budget", "0"]);
         command.args(resume.then_some("--resume"));
         command.env("HF_ENDPOINT", "http://127.0.0.1:9");

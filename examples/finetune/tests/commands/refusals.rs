@@ -513,6 +513,8 @@ fn flags_that_make_no_sense() {
             &["--eval-split", "--eval-data"],
         ),
         (&["--eval-split", "1"], &["--eval-split", "below 1"]),
+        (&["--keep-best"], &["--keep-best", "--eval-every"]),
+        (&["--early-stop", "2"], &["--early-stop", "--eval-every"]),
         (
             &["--warmup-ratio", "0.1", "--warmup-steps", "3"],
             &["--warmup-ratio", "--warmup-steps"],

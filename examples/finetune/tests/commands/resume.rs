@@ -64,6 +64,40 @@ impl Short {
 const FOUR: [&str; 4] = ["--steps", "4", "--save-every", "2"];
 const FOUR_RESUMED: [&str; 5] = ["--steps", "4", "--save-every", "2", "--resume"];
 
+#[test]
+fn the_last_checkpoints_stay_and_a_run_goes_on_from_them() {
+    let short = Short::new();
+    short.train("whole", &FOUR).ok();
+    let kept = ["--save-every", "1", "--save-total", "2"];
+    short
+        .train("run", &[&kept[..], &["--steps", "3"]].concat())
+        .ok();
+    let listing = || short.place.listing("run/checkpoints");
+    assert_eq!(listing(), ["step-00000002", "step-00000003"]);
+    short
+        .train("run", &[&kept[..], &["--steps", "4", "--resume"]].concat())
+        .ok();
+    assert_eq!(listing(), ["step-00000003", "step-00000004"]);
+    assert!(short.adapter("run") == short.adapter("whole"));
+}
+
+/// Rows held out of 12 are learnt by heart soon, and then better and better, so the last step is the best; a learning rate
+/// that throws the adapter far away makes it an earlier one.
+#[test]
+fn a_run_ends_with_the_adapter_of_its_best_step() {
+    let short = Short::new();
+    let flags = "--steps 6 --lr 0.5 --eval-split 0.2 --eval-every 1 --keep-best --save-total 1 --early-stop 3";
+    let flags: Vec<&str> = flags.split(' ').collect();
+    let run = short.train("run", &flags).ok();
+    let stdout = &run.stdout;
+    let step = stdout.split("The adapter is that of step ").nth(1);
+    let step = step.unwrap_or_else(|| panic!("the last step is the best: {stdout}"));
+    let step: usize = step.split(',').next().unwrap().parse().expect("a step");
+    let checkpoint = format!("run/checkpoints/step-{step:08}");
+    assert!(short.adapter("run") == short.adapter(&checkpoint));
+    assert_eq!(short.place.listing("run/checkpoints").len(), 2);
+}
+
 /// The template prints nanoseconds in place of the day, so that no two runs have one date and no test waits for
 /// midnight.
 #[test]
