@@ -50,23 +50,7 @@ pub enum LoraError {
     /// The weight could not be quantized.
     #[error(transparent)]
     Quantize(#[from] burn_nf4::Nf4TensorError),
-    /// A file could not be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
-    /// A file could not be written; nothing is left behind.
-    #[error("cannot write {}: {reason}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        reason: String,
-    },
-    /// A file that does not follow its format.
+    /// A file whose content is not that of an adapter.
     #[error("{} is not a valid {expected}: {reason}", path.display())]
     Malformed {
         /// The file.
@@ -76,9 +60,9 @@ pub enum LoraError {
         /// The fault.
         reason: String,
     },
-    /// Any other problem with a file.
+    /// A file cannot be read or written, or is broken; after a failed write nothing is left behind.
     #[error(transparent)]
-    File(TensorFileError),
+    File(#[from] TensorFileError),
     /// An adapter that uses something this crate cannot compute.
     #[error("{} sets `{key}` to {value}, which is not supported; {way_out}", path.display())]
     UnsupportedAdapter {
@@ -162,22 +146,4 @@ pub enum LoraError {
         /// The backend's reason.
         reason: String,
     },
-}
-
-impl From<TensorFileError> for LoraError {
-    fn from(error: TensorFileError) -> Self {
-        match error {
-            TensorFileError::Read { path, source } => Self::Read { path, source },
-            TensorFileError::Write { path, source } => Self::Write {
-                path,
-                reason: source.to_string(),
-            },
-            TensorFileError::Malformed { path, fault } => Self::Malformed {
-                path,
-                expected: "safetensors file",
-                reason: fault.to_string(),
-            },
-            other => Self::File(other),
-        }
-    }
 }

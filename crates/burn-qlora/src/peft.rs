@@ -24,7 +24,7 @@ use crate::model::LoraModel;
 use location::{Location, MLX_WEIGHTS_FILE};
 use serde_json::{Map, Value};
 use std::path::Path;
-use tensor_files::TensorFile;
+use tensor_files::{TensorFile, TensorFileError};
 
 /// Name of the configuration file.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -52,12 +52,12 @@ impl Adapter {
     /// Opens the adapter at `path`: a folder, or the configuration or the weight file in it.
     ///
     /// # Errors
-    /// [`LoraError::Read`], [`LoraError::NoAdapter`], [`LoraError::Malformed`] for files that are missing, something else or
+    /// [`LoraError::File`], [`LoraError::NoAdapter`], [`LoraError::Malformed`] for files that are missing, something else or
     /// broken, [`LoraError::UnsupportedAdapter`] for what this crate cannot compute.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, LoraError> {
         let location = Location::find(path.as_ref())?;
         let path = location.config();
-        let text = std::fs::read(&path).map_err(|source| LoraError::Read {
+        let text = std::fs::read(&path).map_err(|source| TensorFileError::Read {
             path: path.clone(),
             source,
         })?;
@@ -112,7 +112,7 @@ impl Adapter {
     ///
     /// # Errors
     /// [`LoraError::AnotherModel`] when a tensor is missing, left over or of another shape, [`LoraError::NotFinite`],
-    /// [`LoraError::Malformed`], [`LoraError::Read`]. The model is unchanged after an error.
+    /// [`LoraError::Malformed`], [`LoraError::File`]. The model is unchanged after an error.
     pub fn attach<M: LoraModel>(&self, model: &mut M) -> Result<LoraConfig, LoraError> {
         reading::attach(model, self)
     }
@@ -124,7 +124,7 @@ impl Adapter {
 ///
 /// # Errors
 /// [`LoraError::NoAdapters`] when no layer has one, [`LoraError::AnotherConfig`] when `config` is not what
-/// they were made with, [`LoraError::Diverged`] when a value is not finite, [`LoraError::Write`] when the disk is full or the
+/// they were made with, [`LoraError::Diverged`] when a value is not finite, [`LoraError::File`] when the disk is full or the
 /// folder cannot be written, [`LoraError::Device`] when a tensor cannot be read.
 pub fn save<M: LoraModel>(
     model: &M,

@@ -3,7 +3,7 @@
 use super::verify;
 use crate::error::FinetuneError;
 use crate::train::trainer::Trainer;
-use burn_qlora::{CausalLm, LoraConfig, peft};
+use burn_qlora::{CausalLm, LoraConfig, LoraError, peft};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -82,9 +82,9 @@ pub(super) fn read<M: CausalLm>(
 }
 
 /// Makes a full disk read the same whichever crate found it.
-pub(super) fn written(error: burn_qlora::LoraError) -> FinetuneError {
+pub(super) fn written(error: LoraError) -> FinetuneError {
     match error {
-        burn_qlora::LoraError::Write { path, reason } => FinetuneError::Write { path, reason },
+        LoraError::File(error) => error.into(),
         other => other.into(),
     }
 }
