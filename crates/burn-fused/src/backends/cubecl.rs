@@ -27,7 +27,7 @@ impl FusedOps for CubeBackend {
             return reference::rms_norm::forward::<Self>(x, weight, config);
         }
         let context = Context::of(&x);
-        let results = rms_norm::forward(context.client(), lend(x), lend(weight), config.into());
+        let results = rms_norm::forward(context.client(), lend(x), lend(weight), config);
         context.tensors(results).into()
     }
 
@@ -43,7 +43,7 @@ impl FusedOps for CubeBackend {
         }
         let context = Context::of(&x);
         let saved = saved([x, weight, inv_rms]);
-        let dx = rms_norm::backward(context.client(), saved, lend(grad), None, config.into());
+        let dx = rms_norm::backward(context.client(), saved, lend(grad), None, config);
         context.tensor(dx)
     }
 
@@ -58,7 +58,7 @@ impl FusedOps for CubeBackend {
         }
         let context = Context::of(&x);
         let [x, residual, weight] = [x, residual, weight].map(lend);
-        let results = rms_norm::add_forward(context.client(), x, residual, weight, config.into());
+        let results = rms_norm::add_forward(context.client(), x, residual, weight, config);
         context.tensors(results).into()
     }
 
@@ -80,7 +80,7 @@ impl FusedOps for CubeBackend {
         let saved = saved([sum, weight, inv_rms]);
         let [grad_sum, grad] = [grad_sum, grad].map(lend);
         let client = context.client();
-        let dx = rms_norm::backward(client, saved, grad, Some(grad_sum), config.into());
+        let dx = rms_norm::backward(client, saved, grad, Some(grad_sum), config);
         context.tensor(dx)
     }
 
@@ -210,7 +210,7 @@ fn operands(
         k,
         v,
         starts: mask.starts().map(lend),
-        config: config.into(),
+        config,
     }
 }
 
