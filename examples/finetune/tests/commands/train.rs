@@ -291,15 +291,8 @@ fn half_precision_trains_almost_alike_and_is_told() {
     let place = Place::new();
     let (model, rows) = (place.model("tiny_llama"), place.rows(12));
     let train = |dtype: &str, extra: &[&str]| {
-        let mut command = std::process::Command::new(crate::support::FINETUNE);
+        let mut command = crate::support::train(&model, &rows, &place.path("half"));
         command
-            .arg("train")
-            .arg("--model")
-            .arg(&model)
-            .arg("--data")
-            .arg(&rows)
-            .arg("--output")
-            .arg(place.path("half"))
             .arg("--log-json")
             .arg(place.path(&format!("{dtype}.jsonl")))
             .args(["--seq-len", "32", "--steps", "3", "--lr", "5e-3"])
