@@ -34,7 +34,6 @@ pub use data::{
 pub use error::{FinetuneError, Place, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};
 pub use moment::Moment;
-pub use optimizer::OptimizerKind;
 pub use run_dir::{RecordedRun, RunDir, RunSettings, RunSource};
 pub use schedule::{Schedule, ScheduleKind};
 pub use template::{

@@ -103,7 +103,7 @@ impl Plan {
         let model = config.memory(&workload)?;
         let optimizer = training.optimizer;
         let state = PagedAdamWConfig::new()
-            .with_state(optimizer.kind.state_dtype())
+            .with_state(optimizer.state)
             .with_budget(optimizer.placement.budget)
             .memory(model.factors.iter().copied());
         // A device's pages are allocations of their own.

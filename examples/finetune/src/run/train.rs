@@ -183,7 +183,7 @@ impl Training {
                 lr: flags.lr,
                 schedule: flags.schedule,
                 warmup_steps: flags.warmup_steps,
-                optimizer: optimizer.kind,
+                state: optimizer.state,
                 weight_decay: flags.weight_decay,
                 max_grad_norm: flags.max_grad_norm,
                 seed: flags.seed,
