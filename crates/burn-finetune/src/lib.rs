@@ -4,6 +4,8 @@
 //! crate's own and stands on [`burn_paged`]'s AdamW, because burn-train saves whole models once an epoch, clips each
 //! tensor by itself and cannot divide a loss by the target tokens of a whole optimizer step.
 
+/// What adapters are held against before they are saved or taken.
+mod adapters;
 /// Clipping by the global norm.
 mod clip;
 /// Rows of tokens from files of data, and batches of them.

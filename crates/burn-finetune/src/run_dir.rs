@@ -15,7 +15,7 @@
 //!
 //! - `settings`: what decides what a run computes, and what of it may change.
 //! - `checkpoint`: everything after a step, written and read.
-//! - `verify`: a checkpoint held against itself and the run before anything is taken from it.
+//! - `verify`: the files of a checkpoint held against their checksums before anything is taken from it.
 //! - `leftovers`: what a killed process could not remove.
 
 mod checkpoint;
@@ -24,8 +24,8 @@ mod settings;
 mod verify;
 
 pub use settings::{RunSettings, RunSource};
-pub(crate) use verify::{check_adapter, check_finite};
 
+use crate::adapters::check_finite;
 use crate::error::FinetuneError;
 use crate::moment::Moment;
 use crate::train::trainer::Trainer;
@@ -322,7 +322,7 @@ impl RunDir {
     /// # Errors
     /// [`FinetuneError::Write`], [`FinetuneError::Lora`].
     pub fn save_adapter<M: LoraModel>(&self, model: &M) -> Result<(), FinetuneError> {
-        verify::check_finite(model)?;
+        check_finite(model)?;
         peft::save(model, &self.lora, &self.base_model, &self.path).map_err(checkpoint::written)
     }
 }

@@ -1,6 +1,7 @@
 //! Everything after a step, in a folder that is complete or not there.
 
 use super::verify;
+use crate::adapters::check_finite;
 use crate::error::FinetuneError;
 use crate::train::trainer::Trainer;
 use burn_qlora::{CausalLm, LoraConfig, LoraError, peft};
@@ -31,7 +32,7 @@ pub(super) fn write<M: CausalLm>(
     lora: &LoraConfig,
     base_model: &str,
 ) -> Result<(), FinetuneError> {
-    verify::check_finite(trainer.model())?;
+    check_finite(trainer.model())?;
     let step = trainer.steps_done();
     let staged = StagedDir::replacing(folder, &format!("{UNFINISHED}{step:08}"))?;
     peft::save(trainer.model(), lora, base_model, staged.path()).map_err(written)?;
@@ -77,7 +78,7 @@ pub(super) fn read<M: CausalLm>(
             state.step
         )));
     }
-    verify::check_files(folder, &state)?;
+    verify::check_files(folder, &state.checksums)?;
     trainer.restore(folder, &folder.join(OPTIMIZER_FILE), step, lora)
 }
 
