@@ -31,7 +31,9 @@ use tokenizers::Tokenizer;
 #[cfg(feature = "gguf")]
 pub(crate) use self::gguf::GgufKeys;
 use self::location::Location;
-pub(crate) use self::safetensors::FloatType;
+#[cfg(feature = "qlora")]
+pub(crate) use self::names::{INDEX, Part, SINGLE};
+pub use self::safetensors::FloatType;
 pub use self::special::{SpecialToken, SpecialTokens};
 
 use crate::config::DecoderConfig;
@@ -167,6 +169,31 @@ impl Checkpoint {
             Source::HuggingFace(directory) => directory.is_bitsandbytes(),
             #[cfg(feature = "gguf")]
             Source::Gguf(_) => false,
+        }
+    }
+
+    /// Returns whether it is a file of llama.cpp.
+    pub fn is_gguf(&self) -> bool {
+        match &self.source {
+            Source::HuggingFace(_) => false,
+            #[cfg(feature = "gguf")]
+            Source::Gguf(_) => true,
+        }
+    }
+
+    /// Returns a value of its config.json, or of the text model's part of it; `None` where there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read any more.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn config_value(
+        &self,
+        key: &str,
+    ) -> Result<Option<serde_json::Value>, DecoderError> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.config_value(key),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(_) => Ok(None),
         }
     }
 

@@ -6,6 +6,12 @@ pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const FINAL_NORM: &str = "model.norm.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
 
+/// Returns the path of the module whose weight is called `name`.
+#[cfg(feature = "qlora")]
+pub(crate) fn module(name: &str) -> &str {
+    name.strip_suffix(".weight").unwrap_or(name)
+}
+
 /// Returns the path of a block.
 pub(crate) fn block_path(layer: usize) -> String {
     format!("model.layers.{layer}")

@@ -37,11 +37,15 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The element type that an unquantized tensor of a file is read as.
+/// The element type that an unquantized tensor of a file has, or is read as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FloatType {
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+pub enum FloatType {
+    /// 32 bits.
     F32,
+    /// 16 bits, 11 of them significant, up to 65504.
     F16,
+    /// 16 bits, 8 of them significant, with the range of f32.
     Bf16,
 }
 
@@ -277,6 +281,16 @@ impl FloatType {
                 .iter()
                 .flat_map(|value| bf16::from_f32(*value).to_le_bytes())
                 .collect(),
+        }
+    }
+
+    /// Returns whether `value`, rounded to this type, is finite.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn holds(self, value: f32) -> bool {
+        match self {
+            Self::F32 => value.is_finite(),
+            Self::F16 => f16::from_f32(value).is_finite(),
+            Self::Bf16 => bf16::from_f32(value).is_finite(),
         }
     }
 
