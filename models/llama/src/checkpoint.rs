@@ -38,7 +38,6 @@ pub use self::special::{SpecialToken, SpecialTokens};
 
 use crate::config::DecoderConfig;
 use crate::error::DecoderError;
-use crate::tensors::block_path;
 
 /// An opened checkpoint: its configuration is read and its tensor table validated, its weights are still
 /// on disk.
@@ -181,6 +180,16 @@ impl Checkpoint {
         }
     }
 
+    /// Returns the block formats of llama.cpp that projections are stored in, the most frequent first; none where all are numbers,
+    /// or of another kind of file.
+    pub fn block_formats(&self) -> Vec<String> {
+        match &self.source {
+            Source::HuggingFace(_) => Vec::new(),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.block_formats(self.config.projection_weights()),
+        }
+    }
+
     /// Returns a value of its config.json, or of the text model's part of it; `None` where there is none.
     ///
     /// # Errors
@@ -238,12 +247,9 @@ impl Checkpoint {
     /// # Errors
     /// The errors of [`read_quantized`](Self::read_quantized).
     pub fn stored_quantization(&self) -> Result<Option<nf4::QuantConfig>, DecoderError> {
-        for layer in 0..self.config.layers.len() {
-            for projection in self.config.projections().iter() {
-                let name = format!("{}.{}.weight", block_path(layer), projection.path);
-                if let Some(matrix) = self.read_quantized(&name, projection.shape)? {
-                    return Ok(Some(matrix.layout().config()));
-                }
+        for (name, shape) in self.config.projection_weights() {
+            if let Some(matrix) = self.read_quantized(&name, shape)? {
+                return Ok(Some(matrix.layout().config()));
             }
         }
         Ok(None)

@@ -18,6 +18,6 @@ mod shards;
 
 pub use bitsandbytes::write_bitsandbytes;
 #[cfg(feature = "qlora")]
-pub use hf::{HfOptions, write_hf};
+pub use hf::{HfOptions, unfinished_export, write_hf};
 #[cfg(feature = "qlora")]
 pub use merged::{MergeBase, MergeReport, MergedCheckpoint};

@@ -71,7 +71,9 @@ pub use dtype::ComputeDtype;
 pub use error::DecoderError;
 pub use export::write_bitsandbytes;
 #[cfg(feature = "qlora")]
-pub use export::{HfOptions, MergeBase, MergeReport, MergedCheckpoint, write_hf};
+pub use export::{
+    HfOptions, MergeBase, MergeReport, MergedCheckpoint, unfinished_export, write_hf,
+};
 pub use family::Family;
 pub use generate::{Finish, Generation};
 pub use load::{LoadOptions, Weights};

@@ -21,9 +21,10 @@ mod vocabulary;
 
 pub(crate) use self::keys::GgufKeys;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use tensor_files::InputFile;
 
@@ -48,6 +49,23 @@ impl GgufModel {
         keys.check_all_understood()?;
         keys.check_all_tensors_used(&config, &layout)?;
         Ok((config, Self { file, layout }))
+    }
+
+    /// Returns the block formats of these of the tensors, by the names Hugging Face gives them, the most frequent first.
+    pub(crate) fn block_formats(
+        &self,
+        tensors: impl Iterator<Item = (String, [usize; 2])>,
+    ) -> Vec<String> {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for (name, _) in tensors {
+            let found = self.file.tensor(&self.layout.stored(&name).name);
+            if let Some((_, info)) = found.filter(|(_, info)| info.ggml_dtype.block_size() > 1) {
+                *counts.entry(type_name(info.ggml_dtype)).or_default() += 1;
+            }
+        }
+        let mut formats: Vec<_> = counts.into_iter().collect();
+        formats.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        formats.into_iter().map(|(name, _)| name).collect()
     }
 
     /// Decodes the tensor that Hugging Face calls `name`, into its order of rows.
@@ -135,6 +153,15 @@ impl Part {
 
     fn metadata(&self) -> Metadata<'_> {
         Metadata::new(self.path(), &self.content.metadata)
+    }
+}
+
+/// Returns a type's name in the words of llama.cpp.
+fn type_name(dtype: GgmlDType) -> String {
+    let name = format!("{dtype:?}");
+    match name.strip_suffix('K') {
+        Some(bits) => format!("{bits}_K"),
+        None => name,
     }
 }
 

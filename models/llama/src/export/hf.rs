@@ -1,14 +1,14 @@
 //! A Hugging Face directory in 16 or 32 bits, as transformers' `save_pretrained` writes it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn_qlora::WeightChange;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tensor_files::{AtomicFile, Checksum, StagedDir, TensorFile, TensorFileError, TensorWriter};
 
-use super::companions::{pretty, write_companions};
+use super::companions::{padding, pretty, write_companions};
 use super::merged::{MergeReport, MergedCheckpoint};
 use super::shards::{self, Shard};
 use crate::checkpoint::FloatType;
@@ -87,6 +87,11 @@ pub fn write_hf(
     Ok(report)
 }
 
+/// Returns the hidden directory that holds what an interrupted [`write_hf`] to `output` has done, if there is one.
+pub fn unfinished_export(output: impl AsRef<Path>) -> Option<PathBuf> {
+    StagedDir::unfinished(output.as_ref())
+}
+
 /// Returns a number that stands for everything that decides the bytes of the shards.
 fn key(model: &MergedCheckpoint<'_>, options: &HfOptions) -> Result<u64, DecoderError> {
     let mut sum = Checksum::default();
@@ -117,6 +122,9 @@ fn config_json(model: &MergedCheckpoint<'_>, dtype: FloatType) -> Result<Value, 
         if let Some(value) = checkpoint.config_value(key)? {
             config[key] = value;
         }
+    }
+    if let Some(pad) = padding(checkpoint)? {
+        config["pad_token_id"] = json!(pad);
     }
     Ok(config)
 }
