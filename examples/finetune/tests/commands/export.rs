@@ -101,7 +101,7 @@ fn what_cannot_be_exported_is_refused_and_leaves_nothing() {
         crate::support::run(&mut command).refused(needles);
     };
     let hf = ["--to", "hf"].map(AsRef::<std::ffi::OsStr>::as_ref);
-    let with = |more: &[&'static str]| -> Vec<&std::ffi::OsStr> {
+    let with = |more: &'static [&'static str]| -> Vec<&std::ffi::OsStr> {
         let more = more.iter().map(AsRef::as_ref);
         hf.into_iter().chain(more).collect()
     };
