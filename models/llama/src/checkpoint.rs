@@ -241,6 +241,29 @@ impl Checkpoint {
         }
     }
 
+    /// Calls `use_piece` with the values that [`read_f32`](Self::read_f32) gives, in their order, in pieces where they are stored so.
+    ///
+    /// # Errors
+    /// Those of [`read_f32`](Self::read_f32) and of `use_piece`.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn for_each_piece(
+        &self,
+        name: &str,
+        shape: &[usize],
+        mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
+        match &self.source {
+            Source::HuggingFace(directory) if directory.is_quantized(name) => {
+                use_piece(&self.read_f32(name, shape)?)
+            }
+            Source::HuggingFace(directory) => {
+                directory.weights().for_each_piece(name, shape, use_piece)
+            }
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.for_each_piece(name, shape, use_piece),
+        }
+    }
+
     /// Reads the 4-bit format of the first projection that is stored in one, which is that of all such; `None` when none
     /// is.
     ///

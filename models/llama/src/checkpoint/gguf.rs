@@ -29,6 +29,8 @@ use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use tensor_files::InputFile;
 
 use self::layout::Layout;
+#[cfg(feature = "qlora")]
+use self::layout::Stored;
 use self::metadata::Metadata;
 use crate::config::DecoderConfig;
 use crate::error::DecoderError;
@@ -71,6 +73,25 @@ impl GgufModel {
     /// Decodes the tensor that Hugging Face calls `name`, into its order of rows.
     pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, DecoderError> {
         self.file.read_f32(&self.layout.stored(name), shape)
+    }
+}
+
+#[cfg(feature = "qlora")]
+impl GgufModel {
+    /// Calls `use_piece` with the values of the tensor that Hugging Face calls `name`, a few rows at a time where its rows are stored
+    /// in the order in which they are used.
+    pub(crate) fn for_each_piece(
+        &self,
+        name: &str,
+        shape: &[usize],
+        mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
+        let stored = self.layout.stored(name);
+        if stored == Stored::from(stored.name.as_str()) {
+            self.file.for_each_piece(&stored, shape, use_piece)
+        } else {
+            use_piece(&self.file.read_f32(&stored, shape)?)
+        }
     }
 }
 

@@ -40,7 +40,7 @@ const CHUNK: usize = 1 << 18;
 /// Writes `model` to the new directory `output`: weights in shards with an index, config.json, generation_config.json, the
 /// tokenizer's files and the chat template.
 ///
-/// One tensor is in memory at a time, in f32; `on_tensor` is called after each with how many of how many are done. The directory
+/// One tensor is in memory at a time, in f32, and of those that are stored as they are used not even that; `on_tensor` is called after each with how many of how many are done. The directory
 /// appears when it is complete. Where writing ends before that, shards that are complete stay in a hidden directory beside
 /// `output`, and the same call goes on from there once their bytes are found to be what was written.
 ///
@@ -177,14 +177,16 @@ fn write_shard(
     let mut sum = Checksum::default();
     let mut changes = BTreeMap::new();
     for (index, spec) in shard.tensors.iter().enumerate() {
-        let tensor = model.read(spec)?;
-        for values in tensor.values.chunks(CHUNK) {
-            check_all_held(model, spec, dtype, values)?;
-            let bytes = dtype.encode(values);
-            sum.add(&bytes);
-            writer.write(&spec.name, &bytes)?;
-        }
-        if let Some(change) = tensor.change {
+        let change = model.for_each_piece(spec, |piece| {
+            for values in piece.chunks(CHUNK) {
+                check_all_held(model, spec, dtype, values)?;
+                let bytes = dtype.encode(values);
+                sum.add(&bytes);
+                writer.write(&spec.name, &bytes)?;
+            }
+            Ok(())
+        })?;
+        if let Some(change) = change {
             changes.insert(spec.name.clone(), change);
         }
         on_tensor(index + 1);
