@@ -97,8 +97,8 @@ Weights are read, merged and written one at a time, so that a model larger than 
 directory appears when it is complete. An export that was interrupted goes on from its last complete file when the same
 command is given again.
 
---base original merges into the checkpoint's own weights, and is the better model nearly always; --base quantized into
-what they are after quantization, which is what the adapter was trained on.";
+--base original merges into the checkpoint's own weights, which keeps what quantization takes from the model; --base
+quantized into what they are after quantization, which is what the adapter was trained on. --check measures either.";
 
 /// `finetune data`.
 #[derive(Args, Debug)]

@@ -167,10 +167,10 @@ impl SafeTensorFiles {
     }
 
     pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, DecoderError> {
-        // The file was found to have this many elements when it was opened, so the size is real.
         let mut values = Vec::new();
         self.for_each_piece(name, shape, |piece| {
             if values.is_empty() {
+                // The file was found to have this many elements when it was opened, so the size is real.
                 values.reserve_exact(shape.iter().product());
             }
             values.extend_from_slice(piece);

@@ -106,6 +106,8 @@ impl Part {
         info: &TensorInfo,
         shape: &[usize],
     ) -> Result<Vec<f32>, DecoderError> {
+        // Before there is memory for it: the file was found to have a tensor of its own shape.
+        self.check_shape(stored, info, shape)?;
         // A vector is one row.
         let width = shape.last().copied().unwrap_or(1);
         let rows = shape.iter().product::<usize>() / width.max(1);
@@ -132,6 +134,23 @@ impl Part {
         Ok(values)
     }
 
+    fn check_shape(
+        &self,
+        stored: &Stored,
+        info: &TensorInfo,
+        shape: &[usize],
+    ) -> Result<(), DecoderError> {
+        if info.shape.dims() == shape {
+            return Ok(());
+        }
+        Err(DecoderError::TensorShape {
+            path: self.path().to_path_buf(),
+            tensor: stored.name.clone(),
+            found: info.shape.dims().to_vec(),
+            expected: shape.to_vec(),
+        })
+    }
+
     /// Calls `use_piece` with the number of the first row and the values of whole rows as they are stored, 1 MiB of the file at a
     /// time.
     fn for_each_piece(
@@ -141,14 +160,7 @@ impl Part {
         shape: &[usize],
         mut use_piece: impl FnMut(usize, &[f32]) -> Result<(), DecoderError>,
     ) -> Result<(), DecoderError> {
-        if info.shape.dims() != shape {
-            return Err(DecoderError::TensorShape {
-                path: self.path().to_path_buf(),
-                tensor: stored.name.clone(),
-                found: info.shape.dims().to_vec(),
-                expected: shape.to_vec(),
-            });
-        }
+        self.check_shape(stored, info, shape)?;
         let unreadable = |reason: &str| DecoderError::TensorType {
             path: self.path().to_path_buf(),
             tensor: stored.name.clone(),
