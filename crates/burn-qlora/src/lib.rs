@@ -43,6 +43,8 @@ mod causal_lm;
 mod config;
 /// Everything that can go wrong.
 mod error;
+/// The factors of one layer on the host.
+mod factors;
 /// The layer.
 mod linear;
 /// Dense weights with the adapters folded in, one layer at a time.
@@ -59,6 +61,7 @@ pub use burn_nf4::Nf4Tensor;
 pub use causal_lm::{CausalLm, TokenBatch};
 pub use config::{Blocks, LoraConfig, Overrides, Targets};
 pub use error::LoraError;
+pub use factors::{Factors, WeightChange};
 pub use linear::{BaseWeight, QLoraLinear};
 pub use merge::merge_linears;
 pub use model::{

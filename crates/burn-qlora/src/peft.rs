@@ -7,10 +7,12 @@
 //! - `names`: `base_model.model.<path>.lora_A.weight` `[rank, in]` and `lora_B` `[out, rank]` (both transposed from Burn's
 //!   adapter), and how else tensors are called
 //! - `contents`: the tensors of a file by their layers
+//! - `fitted`: an adapter against the layers of a model
 //! - `reading`, `writing`: the adapters of a model
 
 mod config;
 mod contents;
+mod fitted;
 mod keys;
 mod location;
 mod mlx;
@@ -18,13 +20,15 @@ mod names;
 mod reading;
 mod writing;
 
+pub use fitted::{AdaptableLayers, FittedAdapter, WholeLayer};
+
 use crate::config::LoraConfig;
 use crate::error::LoraError;
 use crate::model::LoraModel;
 use location::{Location, MLX_WEIGHTS_FILE};
 use serde_json::{Map, Value};
 use std::path::Path;
-use tensor_files::{TensorFile, TensorFileError};
+use tensor_files::{Checksum, TensorFile, TensorFileError};
 
 /// Name of the configuration file.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -98,6 +102,24 @@ impl Adapter {
     /// Returns the file that its weights are in.
     pub fn weights_path(&self) -> &Path {
         self.weights.path()
+    }
+
+    /// Returns a checksum of what decides what it computes: its configuration, the names, types and shapes of its tensors, and of
+    /// each tensor 64 KiB.
+    ///
+    /// # Errors
+    /// [`LoraError::File`] for a file that cannot be read.
+    pub fn fingerprint(&self) -> Result<u64, LoraError> {
+        let mut sum = Checksum::default();
+        sum.add_framed(format!("{:?}", self.config).as_bytes());
+        for tensor in self
+            .weights
+            .names()
+            .filter_map(|name| self.weights.tensor(name))
+        {
+            tensor.sample(&mut sum)?;
+        }
+        Ok(sum.value())
     }
 
     /// Returns what a user should know about it, a line each.

@@ -92,6 +92,14 @@ impl AtomicFile {
     }
 }
 
+/// The end of the name of a file that is being written.
+const TEMPORARY_END: &str = ".tmp";
+
+/// Returns whether `path` is called as a file that is being written.
+pub(crate) fn is_temporary(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(TEMPORARY_END)
+}
+
 /// Makes a file with a temporary name in the folder of `path`, so that a rename is enough to publish it.
 fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
@@ -100,7 +108,7 @@ fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
     // Opened here, for tempfile's own files can be read by their owner only.
     tempfile::Builder::new()
         .prefix(&prefix)
-        .suffix(".tmp")
+        .suffix(TEMPORARY_END)
         .make_in(parent(path), |path| File::create_new(path))
 }
 

@@ -6,6 +6,8 @@ mod data;
 mod data_files;
 /// `finetune eval`.
 mod eval;
+/// `finetune export`.
+mod export;
 /// `finetune generate`.
 mod generate;
 /// The model, its device and the format of its weights.
@@ -22,6 +24,7 @@ mod train;
 pub use data::DataRun;
 pub use data_files::DataFiles;
 pub use eval::EvalRun;
+pub use export::{Check, ExportRun, HfTarget, Target};
 pub use generate::{GenerateRun, Input};
 pub use model::Model;
 pub use quantize::QuantizeRun;

@@ -31,12 +31,13 @@ use tokenizers::Tokenizer;
 #[cfg(feature = "gguf")]
 pub(crate) use self::gguf::GgufKeys;
 use self::location::Location;
-pub(crate) use self::safetensors::FloatType;
+#[cfg(feature = "qlora")]
+pub(crate) use self::names::{INDEX, Part, SINGLE};
+pub use self::safetensors::FloatType;
 pub use self::special::{SpecialToken, SpecialTokens};
 
 use crate::config::DecoderConfig;
 use crate::error::DecoderError;
-use crate::tensors::block_path;
 
 /// An opened checkpoint: its configuration is read and its tensor table validated, its weights are still
 /// on disk.
@@ -170,6 +171,41 @@ impl Checkpoint {
         }
     }
 
+    /// Returns whether it is a file of llama.cpp.
+    pub fn is_gguf(&self) -> bool {
+        match &self.source {
+            Source::HuggingFace(_) => false,
+            #[cfg(feature = "gguf")]
+            Source::Gguf(_) => true,
+        }
+    }
+
+    /// Returns the block formats of llama.cpp that projections are stored in, the most frequent first; none where all are numbers,
+    /// or of another kind of file.
+    pub fn block_formats(&self) -> Vec<String> {
+        match &self.source {
+            Source::HuggingFace(_) => Vec::new(),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.block_formats(self.config.projection_weights()),
+        }
+    }
+
+    /// Returns a value of its config.json, or of the text model's part of it; `None` where there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read any more.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn config_value(
+        &self,
+        key: &str,
+    ) -> Result<Option<serde_json::Value>, DecoderError> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.config_value(key),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(_) => Ok(None),
+        }
+    }
+
     /// Returns a checksum of what decides what the model computes: config.json or the GGUF metadata, the names, types and
     /// shapes of all tensors, and of each tensor 64 KiB, which are all of a small one and pages at equal distances of a
     /// large one. It says nothing of where the files lie and how tensors are spread over them.
@@ -205,18 +241,38 @@ impl Checkpoint {
         }
     }
 
+    /// Calls `use_piece` with the values that [`read_f32`](Self::read_f32) gives, in their order, in pieces where they are stored so.
+    ///
+    /// # Errors
+    /// Those of [`read_f32`](Self::read_f32) and of `use_piece`.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn for_each_piece(
+        &self,
+        name: &str,
+        shape: &[usize],
+        mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
+        match &self.source {
+            Source::HuggingFace(directory) if directory.is_quantized(name) => {
+                use_piece(&self.read_f32(name, shape)?)
+            }
+            Source::HuggingFace(directory) => {
+                directory.weights().for_each_piece(name, shape, use_piece)
+            }
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.for_each_piece(name, shape, use_piece),
+        }
+    }
+
     /// Reads the 4-bit format of the first projection that is stored in one, which is that of all such; `None` when none
     /// is.
     ///
     /// # Errors
     /// The errors of [`read_quantized`](Self::read_quantized).
     pub fn stored_quantization(&self) -> Result<Option<nf4::QuantConfig>, DecoderError> {
-        for layer in 0..self.config.layers.len() {
-            for projection in self.config.projections().iter() {
-                let name = format!("{}.{}.weight", block_path(layer), projection.path);
-                if let Some(matrix) = self.read_quantized(&name, projection.shape)? {
-                    return Ok(Some(matrix.layout().config()));
-                }
+        for (name, shape) in self.config.projection_weights() {
+            if let Some(matrix) = self.read_quantized(&name, shape)? {
+                return Ok(Some(matrix.layout().config()));
             }
         }
         Ok(None)

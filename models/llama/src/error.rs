@@ -226,6 +226,26 @@ pub enum DecoderError {
         /// The dtype.
         dtype: DType,
     },
+    /// A value that the type it is to be written in cannot hold.
+    #[error(
+        "{path}: tensor `{tensor}` has the value {value}, which is not finite in {dtype}; {remedy}",
+        path = path.display(),
+        remedy = if value.is_finite() { "write it in bfloat16 or float32" } else { "the checkpoint is damaged" },
+    )]
+    NotRepresentable {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor, by the name Hugging Face gives it.
+        tensor: String,
+        /// The first such value.
+        value: f32,
+        /// The type, by torch's name.
+        dtype: &'static str,
+    },
+    /// An adapter that cannot be read, or does not fit the model.
+    #[cfg(feature = "qlora")]
+    #[error(transparent)]
+    Lora(#[from] burn_qlora::LoraError),
     /// The output directory holds something already.
     #[error("{path}: already holds files; choose a new directory or remove it first", path = path.display())]
     OutputExists {

@@ -17,7 +17,7 @@ pub(super) struct Contents<'f> {
 }
 
 /// A tensor of an adapter file.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Stored<'f> {
     tensor: StoredTensor<'f>,
     path: &'f Path,

@@ -239,6 +239,14 @@ impl HfDirectory {
         Ok(Some(weight.matrix))
     }
 
+    /// Returns a value of config.json, or of the text model's part of it.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn config_value(&self, key: &str) -> Result<Option<Value>, DecoderError> {
+        let config = self.json_file("config.json")?;
+        let text = config.get("text_config").and_then(|text| text.get(key));
+        Ok(config.get(key).or(text).cloned())
+    }
+
     fn tokenizer_config(&self) -> Result<Map<String, Value>, DecoderError> {
         self.json_file("tokenizer_config.json")
     }
