@@ -154,6 +154,11 @@ impl StagedDir {
         self.write(&name.to_string_lossy(), &bytes)
     }
 
+    /// Removes the folder with all that is in it, resumable or not.
+    pub fn discard(mut self) {
+        self.resumable = false;
+    }
+
     /// Returns whether a file of this name is in the folder, complete.
     pub fn has(&self, name: &str) -> bool {
         self.path.join(name).is_file()

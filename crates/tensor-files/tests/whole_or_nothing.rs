@@ -271,6 +271,10 @@ fn a_resumable_folder_keeps_what_is_complete_for_the_same_key() {
     drop(staged);
     drop(StagedDir::new(&destination).unwrap());
     assert!(listing(dir.path()).is_empty());
+    let staged = StagedDir::resumable(&destination, KEY).unwrap();
+    staged.write("whole", b"text").unwrap();
+    staged.discard();
+    assert!(listing(dir.path()).is_empty());
 
     let staged = StagedDir::resumable(&destination, KEY).unwrap();
     staged.write("whole", b"text").unwrap();

@@ -41,8 +41,9 @@ const CHUNK: usize = 1 << 18;
 /// tokenizer's files and the chat template.
 ///
 /// One tensor is in memory at a time, in f32, and of those that are stored as they are used not even that; `on_tensor` is called after each with how many of how many are done. The directory
-/// appears when it is complete. Where writing ends before that, shards that are complete stay in a hidden directory beside
-/// `output`, and the same call goes on from there once their bytes are found to be what was written.
+/// appears when it is complete. Where the process ends before that, or the file system fails or is full, shards that are complete
+/// stay in a hidden directory beside `output`, and the same call goes on from there once their bytes are found to be what was
+/// written.
 ///
 /// # Errors
 /// [`DecoderError::OutputExists`] when `output` is not a new or empty directory; [`DecoderError::NotRepresentable`] for a value
@@ -53,21 +54,45 @@ pub fn write_hf(
     options: &HfOptions,
     mut on_tensor: impl FnMut(usize, usize),
 ) -> Result<MergeReport, DecoderError> {
-    let checkpoint = model.checkpoint();
     let config = config_json(model, options.dtype)?;
-    let tensors = model.tensors();
-    let total = tensors.len();
-    let shards = shards::spread(tensors, options.dtype, options.shard_bytes);
+    let shards = shards::spread(model.tensors(), options.dtype, options.shard_bytes);
     let staging = StagedDir::resumable(output.as_ref(), key(model, options)?)?;
+    match fill(model, &staging, &shards, options, &mut on_tensor) {
+        Ok(report) => {
+            staging.write("config.json", pretty(&config).as_bytes())?;
+            for shard in &shards {
+                staging.remove(&record_name(shard))?;
+            }
+            staging.publish()?;
+            Ok(report)
+        }
+        // With room, or the file system back, it can go on.
+        Err(error @ DecoderError::Io { .. }) => Err(error),
+        Err(error) => {
+            staging.discard();
+            Err(error)
+        }
+    }
+}
+
+/// Writes all files but config.json.
+fn fill(
+    model: &MergedCheckpoint<'_>,
+    staging: &StagedDir,
+    shards: &[Shard],
+    options: &HfOptions,
+    on_tensor: &mut impl FnMut(usize, usize),
+) -> Result<MergeReport, DecoderError> {
+    let total = shards.iter().map(|shard| shard.tensors.len()).sum();
     let mut report = MergeReport {
         changes: BTreeMap::new(),
         replaced: replaced(model),
     };
     let mut done = 0;
-    for shard in &shards {
-        let record = match complete(&staging, shard, options.dtype) {
+    for shard in shards {
+        let record = match complete(staging, shard, options.dtype) {
             Some(record) => record,
-            None => write_shard(model, &staging, shard, options.dtype, |written| {
+            None => write_shard(model, staging, shard, options.dtype, |written| {
                 on_tensor(done + written, total);
             })?,
         };
@@ -75,15 +100,11 @@ pub fn write_hf(
         done += shard.tensors.len();
         on_tensor(done, total);
     }
-    if let Some((name, index)) = shards::index(&shards, options.dtype) {
+    if let Some((name, index)) = shards::index(shards, options.dtype) {
         staging.write(name, pretty(&index).as_bytes())?;
     }
-    staging.write("config.json", pretty(&config).as_bytes())?;
-    write_companions(checkpoint, options.chat_template.as_deref(), &staging)?;
-    for shard in &shards {
-        staging.remove(&record_name(shard))?;
-    }
-    staging.publish()?;
+    let template = options.chat_template.as_deref();
+    write_companions(model.checkpoint(), template, staging)?;
     Ok(report)
 }
 
