@@ -29,7 +29,9 @@ use tensor_files::Checksum;
 use tokenizers::Tokenizer;
 
 #[cfg(feature = "gguf")]
-pub(crate) use self::gguf::GgufKeys;
+pub(crate) use self::gguf::{GgufFields, GgufKeys};
+#[cfg(all(feature = "gguf", feature = "qlora"))]
+pub(crate) use self::gguf::{GgufModel, Layout, Stored};
 use self::location::Location;
 #[cfg(feature = "qlora")]
 pub(crate) use self::names::{INDEX, Part, SINGLE};
@@ -181,6 +183,29 @@ impl Checkpoint {
         }
     }
 
+    /// Returns what files of llama.cpp are like for this model.
+    ///
+    /// # Errors
+    /// None in practice: a file that is open has a known architecture.
+    #[cfg(all(feature = "gguf", feature = "qlora"))]
+    pub(crate) fn gguf_definition(&self) -> Result<crate::family::GgufDefinition, DecoderError> {
+        match &self.source {
+            Source::HuggingFace(_) => Ok(self.config.family.definition().gguf),
+            Source::Gguf(model) => model.definition(),
+        }
+    }
+
+    /// Returns the metadata of a file of llama.cpp, `None` of a directory.
+    #[cfg(all(feature = "gguf", feature = "qlora"))]
+    pub(crate) fn gguf_values(
+        &self,
+    ) -> Option<&std::collections::HashMap<String, candle_core::quantized::gguf_file::Value>> {
+        match &self.source {
+            Source::HuggingFace(_) => None,
+            Source::Gguf(model) => Some(model.values()),
+        }
+    }
+
     /// Returns a value of its config.json, or of the text model's part of it; `None` where there is none.
     ///
     /// # Errors
@@ -288,7 +313,9 @@ impl Checkpoint {
 }
 
 /// Runs work of the tokenizers library, which panics on some damaged files; the error is a reason in words.
-fn tokenizers_result<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+pub(crate) fn tokenizers_result<T>(
+    work: impl FnOnce() -> tokenizers::Result<T>,
+) -> Result<T, String> {
     match tensor_files::catch_panic(work) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(panic) => Err(format!(
