@@ -114,6 +114,21 @@ impl StagedDir {
         })
     }
 
+    /// Returns the folder in which a process that is gone was to make `destination` and which another can
+    /// [go on with](Self::resumable).
+    pub fn unfinished(destination: &Path) -> Option<PathBuf> {
+        let name = name_of(destination).ok()?;
+        let mut entries = fs::read_dir(parent(destination)).ok()?.flatten();
+        let found = entries.find(|entry| {
+            let begun_by = entry.file_name();
+            let begun_by = begun_by
+                .to_str()
+                .and_then(|hidden| begun_by_of(hidden, name));
+            begun_by.is_some_and(is_key)
+        })?;
+        Some(found.path())
+    }
+
     /// Returns where the folder is until it is published.
     pub fn path(&self) -> &Path {
         &self.path
@@ -243,20 +258,27 @@ fn hidden_start(name: &OsStr) -> String {
     format!(".{}.", name.to_string_lossy())
 }
 
+/// Returns the process or the key of a folder that is called `hidden` while it is being filled, if it is to be called `name`.
+fn begun_by_of<'a>(hidden: &'a str, name: &OsStr) -> Option<&'a str> {
+    hidden
+        .strip_prefix(&hidden_start(name))?
+        .strip_suffix(HIDDEN_END)
+}
+
+fn is_key(by: &str) -> bool {
+    by.len() == 16 && by.bytes().all(|c| c.is_ascii_hexdigit())
+}
+
 /// Removes the folders in which processes that are gone were to make the folder `name`, but the one called `kept`. What cannot
 /// be removed, or may be another process's, stays.
 fn remove_leftovers(destination: &Path, name: &OsStr, kept: Option<&str>) {
     let Ok(entries) = fs::read_dir(parent(destination)) else {
         return;
     };
-    let start = hidden_start(name);
     for entry in entries.flatten() {
-        let (path, name) = (entry.path(), entry.file_name());
-        let by = name
-            .to_str()
-            .filter(|name| Some(*name) != kept)
-            .and_then(|name| name.strip_prefix(&start)?.strip_suffix(HIDDEN_END));
-        let is_key = |by: &str| by.len() == 16 && by.bytes().all(|c| c.is_ascii_hexdigit());
+        let (path, hidden) = (entry.path(), entry.file_name());
+        let hidden = hidden.to_str().filter(|hidden| Some(*hidden) != kept);
+        let by = hidden.and_then(|hidden| begun_by_of(hidden, name));
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if !by.is_some_and(|by| by.parse::<u32>().is_ok() || is_key(by)) || !is_dir {
             continue;

@@ -176,6 +176,24 @@ impl OpenedModel {
         self.options.weights
     }
 
+    /// Says what it costs that weights are quantized which were quantized before, if they are.
+    pub fn tell_of_second_quantization(&self) {
+        let Weights::Quantized(config) = self.weights() else {
+            return;
+        };
+        let formats = self.checkpoint.block_formats();
+        if !formats.is_empty() {
+            tell!(
+                "warning: {}: its weights are stored as {} and are quantized a second time, to {}: what is lost adds up, and \
+                 the model is worse than either alone; a 16-bit checkpoint of the same model avoids it, and so does --quant \
+                 none, which takes 32 or 16 bits a weight in memory",
+                report::words(&self.checkpoint.path().display().to_string()),
+                formats.join(" and "),
+                config.codebook
+            );
+        }
+    }
+
     /// Returns the 4-bit format of the weights once they are loaded, `None` for none. Of a model that is 4-bit
     /// already one matrix is read.
     ///

@@ -31,7 +31,7 @@ use tokenizers::Tokenizer;
 #[cfg(feature = "gguf")]
 pub(crate) use self::gguf::{GgufFields, GgufKeys};
 #[cfg(all(feature = "gguf", feature = "qlora"))]
-pub(crate) use self::gguf::{GgufModel, Layout, Stored};
+pub(crate) use self::gguf::{GgufModel, Layout, RowOrder, Stored};
 use self::location::Location;
 #[cfg(feature = "qlora")]
 pub(crate) use self::names::{INDEX, Part, SINGLE};
@@ -40,7 +40,6 @@ pub use self::special::{SpecialToken, SpecialTokens};
 
 use crate::config::DecoderConfig;
 use crate::error::DecoderError;
-use crate::tensors::block_path;
 
 /// An opened checkpoint: its configuration is read and its tensor table validated, its weights are still
 /// on disk.
@@ -206,6 +205,16 @@ impl Checkpoint {
         }
     }
 
+    /// Returns the block formats of llama.cpp that projections are stored in, the most frequent first; none where all are numbers,
+    /// or of another kind of file.
+    pub fn block_formats(&self) -> Vec<String> {
+        match &self.source {
+            Source::HuggingFace(_) => Vec::new(),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.block_formats(self.config.projection_weights()),
+        }
+    }
+
     /// Returns a value of its config.json, or of the text model's part of it; `None` where there is none.
     ///
     /// # Errors
@@ -257,18 +266,38 @@ impl Checkpoint {
         }
     }
 
+    /// Calls `use_piece` with the values that [`read_f32`](Self::read_f32) gives, in their order, in pieces where they are stored so.
+    ///
+    /// # Errors
+    /// Those of [`read_f32`](Self::read_f32) and of `use_piece`.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn for_each_piece(
+        &self,
+        name: &str,
+        shape: &[usize],
+        mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
+        match &self.source {
+            Source::HuggingFace(directory) if directory.is_quantized(name) => {
+                use_piece(&self.read_f32(name, shape)?)
+            }
+            Source::HuggingFace(directory) => {
+                directory.weights().for_each_piece(name, shape, use_piece)
+            }
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.for_each_piece(name, shape, use_piece),
+        }
+    }
+
     /// Reads the 4-bit format of the first projection that is stored in one, which is that of all such; `None` when none
     /// is.
     ///
     /// # Errors
     /// The errors of [`read_quantized`](Self::read_quantized).
     pub fn stored_quantization(&self) -> Result<Option<nf4::QuantConfig>, DecoderError> {
-        for layer in 0..self.config.layers.len() {
-            for projection in self.config.projections().iter() {
-                let name = format!("{}.{}.weight", block_path(layer), projection.path);
-                if let Some(matrix) = self.read_quantized(&name, projection.shape)? {
-                    return Ok(Some(matrix.layout().config()));
-                }
+        for (name, shape) in self.config.projection_weights() {
+            if let Some(matrix) = self.read_quantized(&name, shape)? {
+                return Ok(Some(matrix.layout().config()));
             }
         }
         Ok(None)

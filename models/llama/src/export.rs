@@ -23,6 +23,6 @@ pub use bitsandbytes::write_bitsandbytes;
 #[cfg(all(feature = "gguf", feature = "qlora"))]
 pub use gguf::{GgufExport, GgufOptions, GgufType};
 #[cfg(feature = "qlora")]
-pub use hf::{HfOptions, write_hf};
+pub use hf::{HfOptions, unfinished_export, write_hf};
 #[cfg(feature = "qlora")]
 pub use merged::{MergeBase, MergeReport, MergedCheckpoint};

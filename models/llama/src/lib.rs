@@ -73,7 +73,9 @@ pub use export::write_bitsandbytes;
 #[cfg(all(feature = "gguf", feature = "qlora"))]
 pub use export::{GgufExport, GgufOptions, GgufType};
 #[cfg(feature = "qlora")]
-pub use export::{HfOptions, MergeBase, MergeReport, MergedCheckpoint, write_hf};
+pub use export::{
+    HfOptions, MergeBase, MergeReport, MergedCheckpoint, unfinished_export, write_hf,
+};
 pub use family::Family;
 pub use generate::{Finish, Generation};
 pub use load::{LoadOptions, Weights};

@@ -134,6 +134,17 @@ impl DecoderConfig {
         (0..self.layers.len()).flat_map(of_block).collect()
     }
 
+    /// Returns the names and shapes of the weights of all projections, in the order of the forward pass.
+    pub(crate) fn projection_weights(&self) -> impl Iterator<Item = (String, [usize; 2])> {
+        let specs = self.projections();
+        (0..self.layers.len()).flat_map(move |layer| {
+            let block = block_path(layer);
+            let weight =
+                |spec: &ProjectionSpec| (format!("{block}.{}.weight", spec.path), spec.shape);
+            specs.iter().map(weight).collect::<Vec<_>>()
+        })
+    }
+
     /// Returns the norms of a block. Hugging Face's names tell their places only together with the placement.
     pub(crate) fn norms(&self) -> BlockNorms {
         let (attention, attention_output, mlp, mlp_output) = match self.norm_placement {

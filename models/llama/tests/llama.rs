@@ -8,6 +8,9 @@ mod compute_dtype;
 #[path = "llama/config_refusals.rs"]
 mod config_refusals;
 #[cfg(feature = "qlora")]
+#[path = "llama/export.rs"]
+mod export;
+#[cfg(feature = "qlora")]
 #[path = "llama/families.rs"]
 mod families;
 #[path = "llama/family_configs.rs"]

@@ -145,6 +145,11 @@ impl FittedAdapter<'_> {
         self.linears.get(path).map(StoredFactors::read).transpose()
     }
 
+    /// Returns whether it has factors for the layer `path`.
+    pub fn has_factors(&self, path: &str) -> bool {
+        self.linears.contains_key(path)
+    }
+
     /// Returns whether it changes the embedding or the head at `path`.
     pub fn changes_whole(&self, path: &str) -> bool {
         self.whole.contains_key(path)

@@ -33,6 +33,7 @@ pub fn run(run: &EvalRun) -> Result<()> {
     };
     let llama = opened.load_with_adapter(run.adapter.as_deref(), &run.model.device)?;
 
+    opened.tell_of_second_quantization();
     let loss = evaluate(&llama, &data, run.batch_size)
         .map_err(|error| with_dtype(error.into(), run.model.compute_dtype))?;
     let answers = questions

@@ -5,6 +5,8 @@
 
 /// The loss before and after.
 mod check;
+/// A file of llama.cpp.
+mod gguf;
 /// A Hugging Face directory.
 mod hf;
 /// What merging has changed, as it is told.
@@ -38,6 +40,7 @@ pub fn run(run: &ExportRun) -> Result<()> {
         .transpose()?;
     let report = match &run.target {
         Target::Hf(target) => hf::write(&merged, target, run)?,
+        Target::Gguf(weights) => gguf::write(&merged, *weights, run)?,
     };
     say!("{} holds {}", run.output.display(), told::of_what(run));
     told::say(&report);

@@ -101,5 +101,7 @@ fn opened(data: Option<&DataFiles>, training: &Training) -> Result<(Planned, Pla
             count: None,
         },
     };
-    Ok((opened.planned()?, rows))
+    let planned = opened.planned()?;
+    opened.tell_of_second_quantization();
+    Ok((planned, rows))
 }

@@ -103,6 +103,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     } else {
         run_dir.restore(&mut trainer).map_err(in_flags)?
     };
+    opened.tell_of_second_quantization();
     say!(
         "{} {parameters} adapter parameters on {}: {} steps of {} rows{}",
         if output.resume {

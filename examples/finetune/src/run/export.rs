@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use burn_qlora_llama::FloatType;
+use burn_qlora_llama::{FloatType, GgufType};
 use clap::ValueEnum;
 
 use super::data_files::DataFiles;
@@ -31,6 +31,8 @@ pub struct ExportRun {
 pub enum Target {
     /// A Hugging Face directory.
     Hf(HfTarget),
+    /// A file of llama.cpp, with the type of its weights, `None` for the checkpoint's.
+    Gguf(Option<GgufType>),
 }
 
 /// The settings of a Hugging Face directory.
@@ -61,6 +63,7 @@ impl ExportRun {
     pub fn resolve(flags: ExportFlags) -> Result<Self> {
         let target = match flags.to.context("no format is given; name one with --to")? {
             ExportTarget::Hf => Target::Hf(HfTarget::resolve(&flags)?),
+            ExportTarget::Gguf => Target::Gguf(gguf_type(&flags)?),
         };
         let quant = flags.model.base.quant.quant;
         let mut model = Model::resolve(flags.model.base)?;
@@ -108,4 +111,19 @@ impl HfTarget {
             shard_bytes: flags.shard_size,
         })
     }
+}
+
+/// Returns the type that --dtype names.
+fn gguf_type(flags: &ExportFlags) -> Result<Option<GgufType>> {
+    let kind = flags.dtype.as_deref().map(|name| {
+        let names = || {
+            let names = GgufType::ALL.iter().map(|kind| kind.name().to_lowercase());
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let known = GgufType::from_str(name, true);
+        known
+            .ok()
+            .with_context(|| format!("--dtype {name}: --to gguf writes {}", names()))
+    });
+    kind.transpose()
 }

@@ -23,11 +23,12 @@ mod vocabulary;
 
 pub(crate) use self::fields::GgufFields;
 pub(crate) use self::keys::GgufKeys;
-pub(crate) use self::layout::{Layout, Stored};
+pub(crate) use self::layout::{Layout, RowOrder, Stored};
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use tensor_files::InputFile;
 
@@ -79,9 +80,45 @@ impl GgufModel {
         self.file.values()
     }
 
+    /// Returns the block formats of these of the tensors, by the names Hugging Face gives them, the most frequent first.
+    pub(crate) fn block_formats(
+        &self,
+        tensors: impl Iterator<Item = (String, [usize; 2])>,
+    ) -> Vec<String> {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for (name, _) in tensors {
+            let found = self.file.tensor(&self.layout.stored(&name).name);
+            if let Some((_, info)) = found.filter(|(_, info)| info.ggml_dtype.block_size() > 1) {
+                *counts.entry(type_name(info.ggml_dtype)).or_default() += 1;
+            }
+        }
+        let mut formats: Vec<_> = counts.into_iter().collect();
+        formats.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        formats.into_iter().map(|(name, _)| name).collect()
+    }
+
     /// Decodes the tensor that Hugging Face calls `name`, into its order of rows.
     pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, DecoderError> {
         self.file.read_f32(&self.layout.stored(name), shape)
+    }
+}
+
+#[cfg(feature = "qlora")]
+impl GgufModel {
+    /// Calls `use_piece` with the values of the tensor that Hugging Face calls `name`, a few rows at a time where its rows are stored
+    /// in the order in which they are used.
+    pub(crate) fn for_each_piece(
+        &self,
+        name: &str,
+        shape: &[usize],
+        mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
+        let stored = self.layout.stored(name);
+        if stored == Stored::from(stored.name.as_str()) {
+            self.file.for_each_piece(&stored, shape, use_piece)
+        } else {
+            use_piece(&self.file.read_f32(&stored, shape)?)
+        }
     }
 }
 
@@ -168,6 +205,15 @@ impl Part {
 
     fn metadata(&self) -> Metadata<'_> {
         Metadata::new(self.path(), &self.content.metadata)
+    }
+}
+
+/// Returns a type's name in the words of llama.cpp.
+fn type_name(dtype: GgmlDType) -> String {
+    let name = format!("{dtype:?}");
+    match name.strip_suffix('K') {
+        Some(bits) => format!("{bits}_K"),
+        None => name,
     }
 }
 

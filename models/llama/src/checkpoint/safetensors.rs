@@ -167,6 +167,25 @@ impl SafeTensorFiles {
     }
 
     pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, DecoderError> {
+        let mut values = Vec::new();
+        self.for_each_piece(name, shape, |piece| {
+            if values.is_empty() {
+                // The file was found to have this many elements when it was opened, so the size is real.
+                values.reserve_exact(shape.iter().product());
+            }
+            values.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(values)
+    }
+
+    /// Calls `use_piece` with the values in f32, 1 MiB of the file at a time.
+    pub(crate) fn for_each_piece(
+        &self,
+        name: &str,
+        shape: &[usize],
+        mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
         let stored = self.find(name)?;
         if stored.shape() != shape {
             return Err(DecoderError::TensorShape {
@@ -176,17 +195,17 @@ impl SafeTensorFiles {
                 expected: shape.to_vec(),
             });
         }
-        if stored.dtype() == Dtype::F64 {
-            return narrowed(&stored);
-        }
         let kind = self.stored_as(name, &stored)?;
-        // The file was found to have this many elements when it was opened, so the size is real.
-        let mut values = Vec::with_capacity(shape.iter().product());
+        let mut values = Vec::new();
         stored.for_each_chunk(|bytes| {
-            kind.extend(&mut values, bytes);
-            Ok::<_, DecoderError>(())
-        })?;
-        Ok(values)
+            values.clear();
+            if stored.dtype() == Dtype::F64 {
+                narrow(&mut values, bytes);
+            } else {
+                kind.extend(&mut values, bytes);
+            }
+            use_piece(&values)
+        })
     }
 
     fn find(&self, name: &str) -> Result<StoredTensor<'_>, DecoderError> {
@@ -213,15 +232,10 @@ impl SafeTensorFiles {
     }
 }
 
-/// Reads values of 64 bits, each rounded to the nearest f32.
-fn narrowed(stored: &StoredTensor<'_>) -> Result<Vec<f32>, DecoderError> {
-    let mut values = Vec::with_capacity(stored.byte_len() / size_of::<f64>());
-    stored.for_each_chunk(|bytes| {
-        let (all, _) = bytes.as_chunks();
-        values.extend(all.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32));
-        Ok::<_, DecoderError>(())
-    })?;
-    Ok(values)
+/// Appends the little-endian values of 64 bits in `bytes`, each rounded to the nearest f32.
+fn narrow(values: &mut Vec<f32>, bytes: &[u8]) {
+    let (all, _) = bytes.as_chunks();
+    values.extend(all.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32));
 }
 
 /// Opens the shards in a directory that has no index for them.

@@ -24,7 +24,7 @@ pub(super) fn write_companions(
         None => write_tokenizer(checkpoint, staging)?,
     }
     if !staging.has(GENERATION_CONFIG) {
-        let generation = generation_config(checkpoint);
+        let generation = generation_config(checkpoint)?;
         staging.write(GENERATION_CONFIG, pretty(&generation).as_bytes())?;
     }
     if let Some(template) = template {
@@ -67,7 +67,7 @@ fn write_tokenizer(checkpoint: &Checkpoint, staging: &StagedDir) -> Result<(), D
 }
 
 /// Returns what transformers derives from a config.json where there is no such file.
-fn generation_config(checkpoint: &Checkpoint) -> Value {
+fn generation_config(checkpoint: &Checkpoint) -> Result<Value, DecoderError> {
     let config = checkpoint.config();
     let mut generation = Map::new();
     generation.insert("_from_model_config".into(), json!(true));
@@ -79,7 +79,18 @@ fn generation_config(checkpoint: &Checkpoint) -> Value {
         [one] => drop(generation.insert("eos_token_id".into(), json!(one))),
         many => drop(generation.insert("eos_token_id".into(), json!(many))),
     }
-    Value::Object(generation)
+    if let Some(pad) = padding(checkpoint)? {
+        generation.insert("pad_token_id".into(), json!(pad));
+    }
+    Ok(Value::Object(generation))
+}
+
+/// Returns the token that the file of the weights itself names for padding.
+pub(super) fn padding(checkpoint: &Checkpoint) -> Result<Option<u32>, DecoderError> {
+    if !checkpoint.is_gguf() {
+        return Ok(None);
+    }
+    Ok(checkpoint.special_tokens()?.pad.map(|token| token.id))
 }
 
 /// Returns the text of a JSON file.

@@ -13,13 +13,14 @@ mod metadata;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use burn_qlora::WeightChange;
 use tensor_files::AtomicFile;
 
 pub use self::block_type::GgufType;
 use self::file::{Declared, GgufWriter};
 use super::hf::replaced;
 use super::merged::{MergeReport, MergedCheckpoint};
-use crate::checkpoint::{GgufFields, GgufModel, Layout, Stored};
+use crate::checkpoint::{GgufFields, GgufModel, Layout, RowOrder, Stored};
 use crate::error::DecoderError;
 use crate::tensors::{EMBEDDING, HEAD, TensorSpec};
 
@@ -41,7 +42,6 @@ pub struct GgufOptions {
 #[derive(Debug)]
 pub struct GgufExport<'a> {
     model: &'a MergedCheckpoint<'a>,
-    layout: Layout,
     writer: GgufWriter,
     tensors: Vec<(TensorSpec, Stored, GgufType)>,
     warnings: Vec<String>,
@@ -119,7 +119,6 @@ impl<'a> GgufExport<'a> {
         warnings.extend(found.iter().map(ToString::to_string));
         Ok(Self {
             model,
-            layout,
             writer,
             tensors,
             warnings,
@@ -144,9 +143,7 @@ impl<'a> GgufExport<'a> {
         let mut changes = BTreeMap::new();
         let total = self.tensors.len();
         for (index, (spec, stored, kind)) in std::mem::take(&mut self.tensors).iter().enumerate() {
-            let tensor = self.model.read(spec)?;
-            self.write_tensor(spec, stored, *kind, &tensor.values)?;
-            if let Some(change) = tensor.change {
+            if let Some(change) = self.write_tensor(spec, stored, *kind)? {
                 changes.insert(spec.name.clone(), change);
             }
             on_tensor(index + 1, total);
@@ -158,49 +155,94 @@ impl<'a> GgufExport<'a> {
         })
     }
 
+    /// Writes a tensor: in pieces where its rows have their order, so that an embedding need not be in memory.
     fn write_tensor(
         &mut self,
         spec: &TensorSpec,
         stored: &Stored,
         kind: GgufType,
-        values: &[f32],
-    ) -> Result<(), DecoderError> {
-        let (width, targets) = match spec.shape[..] {
-            // A row of a vector is one value.
-            [len] => (1, len),
-            [rows, width] => (width, rows),
-            _ => (values.len().max(1), 1),
+    ) -> Result<Option<WeightChange>, DecoderError> {
+        let place = Place {
+            path: self.model.checkpoint().path(),
+            spec,
+            stored,
+            kind,
         };
-        let mut rows = Vec::new();
-        let step = (CHUNK / width.max(1)).max(1);
-        for first in (0..targets).step_by(step) {
-            rows.clear();
-            for row in first..targets.min(first + step) {
-                let from = stored.rows.target(row, targets) * width;
-                let row = &values[from..from + width];
-                rows.extend(row.iter().map(|value| value + stored.offset));
-            }
-            if let Some(&value) = rows.iter().find(|value| !kind.holds(**value)) {
+        if stored.rows != RowOrder::AsUsed {
+            let tensor = self.model.read(spec)?;
+            place.write(
+                &mut self.writer,
+                &in_order(stored, &spec.shape, &tensor.values),
+            )?;
+            return Ok(tensor.change);
+        }
+        let width = match spec.shape[..] {
+            [_, width] => width,
+            _ => 1,
+        };
+        // Whole rows are encoded; what is left of a piece waits for the next.
+        let mut waiting: Vec<f32> = Vec::new();
+        let (model, writer) = (self.model, &mut self.writer);
+        let change = model.for_each_piece(spec, |values| {
+            waiting.extend_from_slice(values);
+            let whole = waiting.len() / width.max(1) * width;
+            place.write(writer, &waiting[..whole])?;
+            waiting.drain(..whole);
+            Ok(())
+        })?;
+        Ok(change)
+    }
+}
+
+/// A tensor and how it is stored.
+struct Place<'a> {
+    path: &'a Path,
+    spec: &'a TensorSpec,
+    stored: &'a Stored,
+    kind: GgufType,
+}
+
+impl Place<'_> {
+    /// Encodes and writes the next whole rows.
+    fn write(&self, writer: &mut GgufWriter, values: &[f32]) -> Result<(), DecoderError> {
+        let width = self.spec.shape.last().copied().unwrap_or(1).max(1);
+        let step = (CHUNK / width).max(1) * width;
+        let mut shifted = Vec::new();
+        for values in values.chunks(step) {
+            shifted.clear();
+            shifted.extend(values.iter().map(|value| value + self.stored.offset));
+            if let Some(&value) = shifted.iter().find(|value| !self.kind.holds(**value)) {
                 return Err(DecoderError::NotRepresentable {
-                    path: self.model.checkpoint().path().to_path_buf(),
-                    tensor: spec.name.clone(),
+                    path: self.path.to_path_buf(),
+                    tensor: self.spec.name.clone(),
                     value,
-                    dtype: kind.name(),
+                    dtype: self.kind.name(),
                 });
             }
-            let bytes = kind.encode(&rows).map_err(|reason| {
-                let reason = format!("tensor `{}` in {}: {reason}", spec.name, kind.name());
-                DecoderError::malformed(self.model.checkpoint().path(), reason)
+            let bytes = self.kind.encode(&shifted).map_err(|reason| {
+                let reason = format!(
+                    "tensor `{}` in {}: {reason}",
+                    self.spec.name,
+                    self.kind.name()
+                );
+                DecoderError::malformed(self.path, reason)
             })?;
-            self.writer.write(&stored.name, &bytes)?;
+            writer.write(&self.stored.name, &bytes)?;
         }
         Ok(())
     }
+}
 
-    /// Returns where a tensor of the model is in the file.
-    pub fn name_of(&self, tensor: &str) -> String {
-        self.layout.stored(tensor).name
+/// Returns values of a tensor in the order of rows that a file has.
+pub(super) fn in_order(stored: &Stored, shape: &[usize], values: &[f32]) -> Vec<f32> {
+    let rows = shape.first().copied().unwrap_or(1).max(1);
+    let width = values.len() / rows;
+    let mut ordered = Vec::with_capacity(values.len());
+    for row in 0..rows {
+        let from = stored.rows.target(row, rows) * width;
+        ordered.extend_from_slice(&values[from..from + width]);
     }
+    ordered
 }
 
 /// Refuses a place where something is.

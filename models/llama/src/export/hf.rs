@@ -1,14 +1,14 @@
 //! A Hugging Face directory in 16 or 32 bits, as transformers' `save_pretrained` writes it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn_qlora::WeightChange;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tensor_files::{AtomicFile, Checksum, StagedDir, TensorFile, TensorFileError, TensorWriter};
 
-use super::companions::{pretty, write_companions};
+use super::companions::{padding, pretty, write_companions};
 use super::merged::{MergeReport, MergedCheckpoint};
 use super::shards::{self, Shard};
 use crate::checkpoint::FloatType;
@@ -40,7 +40,7 @@ const CHUNK: usize = 1 << 18;
 /// Writes `model` to the new directory `output`: weights in shards with an index, config.json, generation_config.json, the
 /// tokenizer's files and the chat template.
 ///
-/// One tensor is in memory at a time, in f32; `on_tensor` is called after each with how many of how many are done. The directory
+/// One tensor is in memory at a time, in f32, and of those that are stored as they are used not even that; `on_tensor` is called after each with how many of how many are done. The directory
 /// appears when it is complete. Where writing ends before that, shards that are complete stay in a hidden directory beside
 /// `output`, and the same call goes on from there once their bytes are found to be what was written.
 ///
@@ -87,6 +87,11 @@ pub fn write_hf(
     Ok(report)
 }
 
+/// Returns the hidden directory that holds what an interrupted [`write_hf`] to `output` has done, if there is one.
+pub fn unfinished_export(output: impl AsRef<Path>) -> Option<PathBuf> {
+    StagedDir::unfinished(output.as_ref())
+}
+
 /// Returns a number that stands for everything that decides the bytes of the shards.
 fn key(model: &MergedCheckpoint<'_>, options: &HfOptions) -> Result<u64, DecoderError> {
     let mut sum = Checksum::default();
@@ -117,6 +122,9 @@ fn config_json(model: &MergedCheckpoint<'_>, dtype: FloatType) -> Result<Value, 
         if let Some(value) = checkpoint.config_value(key)? {
             config[key] = value;
         }
+    }
+    if let Some(pad) = padding(checkpoint)? {
+        config["pad_token_id"] = json!(pad);
     }
     Ok(config)
 }
@@ -169,14 +177,16 @@ fn write_shard(
     let mut sum = Checksum::default();
     let mut changes = BTreeMap::new();
     for (index, spec) in shard.tensors.iter().enumerate() {
-        let tensor = model.read(spec)?;
-        for values in tensor.values.chunks(CHUNK) {
-            check_all_held(model, spec, dtype, values)?;
-            let bytes = dtype.encode(values);
-            sum.add(&bytes);
-            writer.write(&spec.name, &bytes)?;
-        }
-        if let Some(change) = tensor.change {
+        let change = model.for_each_piece(spec, |piece| {
+            for values in piece.chunks(CHUNK) {
+                check_all_held(model, spec, dtype, values)?;
+                let bytes = dtype.encode(values);
+                sum.add(&bytes);
+                writer.write(&spec.name, &bytes)?;
+            }
+            Ok(())
+        })?;
+        if let Some(change) = change {
             changes.insert(spec.name.clone(), change);
         }
         on_tensor(index + 1);

@@ -132,9 +132,39 @@ impl<'a> MergedCheckpoint<'a> {
         Ok(MergedTensor { values, change })
     }
 
-    fn read_base(&self, spec: &TensorSpec) -> Result<Vec<f32>, DecoderError> {
+    /// Calls `use_piece` with the values of a tensor in their order: in pieces where they are what the checkpoint stores, so that an
+    /// embedding need not be in memory. Returns what factors have changed, where there are some.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read) and of `use_piece`.
+    pub(crate) fn for_each_piece(
+        &self,
+        spec: &TensorSpec,
+        mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
+    ) -> Result<Option<WeightChange>, DecoderError> {
+        let adapted = self.adapter.as_ref().is_some_and(|adapter| {
+            let path = module(&spec.name);
+            adapter.changes_whole(path) || adapter.has_factors(path)
+        });
+        if adapted || spec.projection && self.base != MergeBase::Original {
+            let tensor = self.read(spec)?;
+            use_piece(&tensor.values)?;
+            return Ok(tensor.change);
+        }
+        let name = self.stored_name(spec);
+        self.checkpoint
+            .for_each_piece(name, &spec.shape, use_piece)?;
+        Ok(None)
+    }
+
+    /// Returns the name of the tensor that a tensor is made of.
+    fn stored_name<'s>(&self, spec: &'s TensorSpec) -> &'s str {
         let shared = spec.name == HEAD && self.checkpoint.config().tie_word_embeddings;
-        let name = if shared { EMBEDDING } else { &spec.name };
+        if shared { EMBEDDING } else { &spec.name }
+    }
+
+    fn read_base(&self, spec: &TensorSpec) -> Result<Vec<f32>, DecoderError> {
+        let name = self.stored_name(spec);
         match (self.base, spec.shape.as_slice()) {
             (MergeBase::Quantized(config), &[rows, columns]) if spec.projection => {
                 let matrix = self.checkpoint.quantize(name, [rows, columns], config)?;

@@ -1,5 +1,7 @@
-use anyhow::Result;
-use burn_qlora_llama::{FloatType, HfOptions, MergeReport, MergedCheckpoint, write_hf};
+use anyhow::{Result, bail};
+use burn_qlora_llama::{
+    FloatType, HfOptions, MergeReport, MergedCheckpoint, unfinished_export, write_hf,
+};
 
 use crate::progress;
 use crate::run::{ExportRun, HfTarget};
@@ -27,7 +29,15 @@ pub fn write(
     let report = write_hf(merged, &run.output, &options, |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
-    })?;
+    });
+    let report = match (report, unfinished_export(&run.output)) {
+        (Ok(report), _) => report,
+        (Err(error), None) => return Err(error.into()),
+        (Err(error), Some(folder)) => bail!(
+            "{error}; what is complete is kept in {}: give the same command again to go on, or remove it",
+            folder.display()
+        ),
+    };
     bar.finish_and_clear();
     Ok(report)
 }
