@@ -68,6 +68,18 @@ impl AtomicFile {
             .map_err(TensorFileError::write(&self.path))
     }
 
+    /// Ends the writing without giving the file its name, and returns it to read from: it is gone with the result. Errors know it by
+    /// `path`, what it was made from.
+    ///
+    /// # Errors
+    /// [`TensorFileError::Write`].
+    pub fn into_scratch(mut self, path: &Path) -> Result<InputFile, TensorFileError> {
+        self.file
+            .flush()
+            .and_then(|()| InputFile::of(self.file.get_ref().reopen()?, path))
+            .map_err(TensorFileError::write(&self.path))
+    }
+
     /// Writes all that is left of `source` behind what is there.
     pub(crate) fn copy_from(&mut self, source: &mut File) -> Result<(), TensorFileError> {
         // From file to file the system copies by itself where it can.

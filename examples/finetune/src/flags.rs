@@ -449,6 +449,8 @@ pub enum ExportTarget {
     Hf,
     /// File of llama.cpp, with everything that it needs to know
     Gguf,
+    /// The adapter alone as a file for llama.cpp's --lora
+    AdapterGguf,
 }
 
 /// The weights that an adapter is merged into.
@@ -487,7 +489,7 @@ pub struct AdaptedModelFlags {
     /// The model itself.
     #[command(flatten)]
     pub base: ModelFlags,
-    /// Adapter of peft or mlx-lm to put on the model: its folder, or a file in it
+    /// Adapter to put on the model: of peft or mlx-lm, its folder or a file in it; of llama.cpp, its .gguf file
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
 }

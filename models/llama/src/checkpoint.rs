@@ -182,6 +182,24 @@ impl Checkpoint {
         }
     }
 
+    /// Opens an adapter for this model: a folder of peft or mlx-lm, a file in one, or a GGUF file as llama.cpp's `--lora` takes it.
+    ///
+    /// # Errors
+    /// [`DecoderError::Lora`] with those of [`Adapter::open`](burn_qlora::peft::Adapter::open), and of a GGUF file for another
+    /// model; a GGUF file that is damaged.
+    #[cfg(feature = "qlora")]
+    pub fn open_adapter(
+        &self,
+        path: impl AsRef<Path>,
+    ) -> Result<burn_qlora::peft::Adapter, DecoderError> {
+        let path = path.as_ref();
+        #[cfg(feature = "gguf")]
+        if path.is_file() && files::start(path)?.starts_with(b"GGUF") {
+            return gguf::read_adapter(path, &self.config, &self.gguf_definition()?);
+        }
+        Ok(burn_qlora::peft::Adapter::open(path)?)
+    }
+
     /// Returns what files of llama.cpp are like for this model.
     ///
     /// # Errors

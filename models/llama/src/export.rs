@@ -21,7 +21,7 @@ mod shards;
 
 pub use bitsandbytes::write_bitsandbytes;
 #[cfg(all(feature = "gguf", feature = "qlora"))]
-pub use gguf::{GgufExport, GgufOptions, GgufType};
+pub use gguf::{GgufExport, GgufOptions, GgufType, write_gguf_adapter};
 #[cfg(feature = "qlora")]
 pub use hf::{HfOptions, unfinished_export, write_hf};
 #[cfg(feature = "qlora")]

@@ -33,6 +33,8 @@ pub enum Target {
     Hf(HfTarget),
     /// A file of llama.cpp, with the type of its weights, `None` for the checkpoint's.
     Gguf(Option<GgufType>),
+    /// The adapter for llama.cpp.
+    AdapterGguf,
 }
 
 /// The settings of a Hugging Face directory.
@@ -64,6 +66,7 @@ impl ExportRun {
         let target = match flags.to.context("no format is given; name one with --to")? {
             ExportTarget::Hf => Target::Hf(HfTarget::resolve(&flags)?),
             ExportTarget::Gguf => Target::Gguf(gguf_type(&flags)?),
+            ExportTarget::AdapterGguf => Target::adapter_gguf(&flags)?,
         };
         let quant = flags.model.base.quant.quant;
         let mut model = Model::resolve(flags.model.base)?;
@@ -95,6 +98,30 @@ impl ExportRun {
             }),
             json: flags.json,
         })
+    }
+}
+
+impl Target {
+    /// Checks that no flag is given that is about a model.
+    fn adapter_gguf(flags: &ExportFlags) -> Result<Self> {
+        let refused = |flag: &str| {
+            format!(
+                "{flag} is about a merged model; --to adapter-gguf writes the adapter alone, in f32"
+            )
+        };
+        if flags.dtype.is_some() {
+            bail!(refused("--dtype"));
+        }
+        if !flags.check.is_empty() {
+            bail!(refused("--check"));
+        }
+        if flags.base != ExportBase::Original {
+            bail!(refused("--base"));
+        }
+        if flags.model.adapter.is_none() {
+            bail!("--to adapter-gguf needs an adapter; name one with --adapter");
+        }
+        Ok(Self::AdapterGguf)
     }
 }
 

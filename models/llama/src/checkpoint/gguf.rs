@@ -5,11 +5,14 @@
 //! - `keys`: that of the model's architecture, and which of it was understood.
 //! - `decoder`, `rope`: what every family's metadata says in the same words.
 //! - `fields`: the same in the other direction, from a configuration to metadata.
+//! - `adapter`: adapters in the same form (feature `qlora`).
 //! - `layout`: names, row order and offset of the stored tensors.
 //! - `parts`: a file that was split, as one.
 //! - `tensors`: bounds and decoding.
 //! - `vocabulary`: the tokenizer's parts of the metadata.
 
+#[cfg(feature = "qlora")]
+mod adapter;
 mod decoder;
 mod fields;
 mod header;
@@ -21,6 +24,8 @@ mod rope;
 mod tensors;
 mod vocabulary;
 
+#[cfg(feature = "qlora")]
+pub(crate) use self::adapter::read as read_adapter;
 pub(crate) use self::fields::GgufFields;
 pub(crate) use self::keys::GgufKeys;
 pub(crate) use self::layout::{Layout, RowOrder, Stored};

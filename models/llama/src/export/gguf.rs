@@ -1,10 +1,12 @@
 //! llama.cpp's GGUF files.
 //!
+//! - `adapter`: an adapter by itself.
 //! - `block_type`: the types of tensors, which of them each tensor gets, and their encoding with candle's quantizers.
 //! - `file`: header, metadata and tensors as they lie in a file.
 //! - `metadata`: what a file says of itself and of the tokenizer.
 //! - `losses`: what it cannot say.
 
+mod adapter;
 mod block_type;
 mod file;
 mod losses;
@@ -16,6 +18,7 @@ use std::path::Path;
 use burn_qlora::WeightChange;
 use tensor_files::AtomicFile;
 
+pub use self::adapter::write_gguf_adapter;
 pub use self::block_type::GgufType;
 use self::file::{Declared, GgufWriter};
 use super::hf::replaced;

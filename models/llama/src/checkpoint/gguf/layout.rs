@@ -113,6 +113,15 @@ impl Layout {
 }
 
 impl RowOrder {
+    /// Returns whether `rows` rows can have this order.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn divides(self, rows: usize) -> bool {
+        match self {
+            Self::AsUsed => true,
+            Self::Interleaved { heads } => rows.is_multiple_of(2 * heads),
+        }
+    }
+
     /// Returns where row `row` of `rows` belongs.
     pub(crate) fn target(self, row: usize, rows: usize) -> usize {
         match self {
