@@ -1,5 +1,5 @@
 //! Adapter directories of Hugging Face peft: `adapter_config.json` and `adapter_model.safetensors`. Those of mlx-lm are
-//! read too.
+//! read too, and others once their tensors have peft's names ([`Adapter::of_tensors`]).
 //!
 //! - `location`: where the files are
 //! - `config`, `keys`: the JSON file, with the keys peft 0.21 writes
@@ -88,6 +88,26 @@ impl Adapter {
             format: Format::Peft,
             weights: TensorFile::open(&location.weights(WEIGHTS_FILE)?)?,
             warnings: description.warnings,
+        })
+    }
+
+    /// Returns an adapter that another program's file was read into: `weights` has peft's names and orientation, `config` rank and
+    /// alpha. It adapts the layers that it has tensors of.
+    ///
+    /// # Errors
+    /// [`LoraError::Malformed`] for a rank or an alpha that cannot be.
+    pub fn of_tensors(config: LoraConfig, weights: TensorFile) -> Result<Self, LoraError> {
+        config.validate().map_err(|error| LoraError::Malformed {
+            path: weights.path().to_owned(),
+            expected: "adapter",
+            reason: error.to_string(),
+        })?;
+        Ok(Self {
+            config,
+            targets_of_the_tensors: true,
+            format: Format::Peft,
+            weights,
+            warnings: Vec::new(),
         })
     }
 

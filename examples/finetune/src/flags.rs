@@ -94,7 +94,7 @@ bytes that would steer the terminal are escaped.";
 
 const EXPORT_HELP: &str = "\
 Weights are read, merged and written one at a time, so that a model larger than memory can be exported. The output
-directory appears when it is complete. An export that was interrupted goes on from its last complete file when the same
+appears when it is complete. An export to a directory that was interrupted goes on from its last complete file when the same
 command is given again.
 
 --base original merges into the checkpoint's own weights, which keeps what quantization takes from the model; --base
@@ -392,7 +392,7 @@ pub struct QuantizeFlags {
 /// `finetune export`.
 #[derive(Args, Debug)]
 #[command(
-    override_usage = "finetune export --model <MODEL> [--adapter <DIR>] --to <FORMAT> --output <DIR> [OPTIONS]"
+    override_usage = "finetune export --model <MODEL> [--adapter <DIR>] --to <FORMAT> --output <DIR|FILE> [OPTIONS]"
 )]
 pub struct ExportFlags {
     /// TOML file with flags by their names; flags given here override it
@@ -413,7 +413,7 @@ pub struct ExportFlags {
     /// Where to write it; must not exist, or be an empty directory
     #[arg(
         long,
-        value_name = "DIR",
+        value_name = "DIR|FILE",
         help_heading = "Output",
         required_unless_present = "config"
     )]
@@ -421,7 +421,8 @@ pub struct ExportFlags {
     /// Weights that the adapter is merged into
     #[arg(long, value_enum, default_value_t = ExportBase::Original, help_heading = "Output")]
     pub base: ExportBase,
-    /// Type of the weights: f32, f16 or bf16 [default: the checkpoint's own, bf16 for a .gguf file]
+    /// Type of the weights: f32, f16, bf16, and with --to gguf q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, q3_k or q2_k [default: the
+    /// checkpoint's own, bf16 for a .gguf file]
     #[arg(long, value_name = "TYPE", help_heading = "Output")]
     pub dtype: Option<String>,
     /// Most bytes of weights in a file (5GB, 512MiB)
@@ -446,6 +447,10 @@ pub struct ExportFlags {
 pub enum ExportTarget {
     /// Hugging Face directory: safetensors with config, tokenizer and chat template
     Hf,
+    /// File of llama.cpp, with everything that it needs to know
+    Gguf,
+    /// The adapter alone as a file for llama.cpp's --lora
+    AdapterGguf,
 }
 
 /// The weights that an adapter is merged into.
@@ -484,7 +489,7 @@ pub struct AdaptedModelFlags {
     /// The model itself.
     #[command(flatten)]
     pub base: ModelFlags,
-    /// Adapter of peft or mlx-lm to put on the model: its folder, or a file in it
+    /// Adapter to put on the model: of peft or mlx-lm, its folder or a file in it; of llama.cpp, its .gguf file
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
 }

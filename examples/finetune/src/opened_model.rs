@@ -237,18 +237,18 @@ impl OpenedModel {
     pub fn load_with_adapter(&self, adapter: Option<&Path>, device: &Device) -> Result<Decoder> {
         let mut model = self.load(device)?;
         if let Some(adapter) = adapter {
-            open_adapter(adapter)?.attach(&mut model)?;
+            open_adapter(adapter, &self.checkpoint)?.attach(&mut model)?;
         }
         Ok(model)
     }
 }
 
-/// Opens an adapter, and says what a user should know about it.
+/// Opens an adapter for a model, and says what a user should know about it.
 ///
 /// # Errors
 /// A path where there is none; one that cannot be read or computed.
-pub fn open_adapter(path: &Path) -> Result<Adapter> {
-    let adapter = Adapter::open(path)?;
+pub fn open_adapter(path: &Path, model: &Checkpoint) -> Result<Adapter> {
+    let adapter = model.open_adapter(path)?;
     for warning in adapter.warnings() {
         tell!("warning: {}", report::words(warning));
     }

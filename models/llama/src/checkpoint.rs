@@ -29,7 +29,9 @@ use tensor_files::Checksum;
 use tokenizers::Tokenizer;
 
 #[cfg(feature = "gguf")]
-pub(crate) use self::gguf::GgufKeys;
+pub(crate) use self::gguf::{GgufFields, GgufKeys};
+#[cfg(all(feature = "gguf", feature = "qlora"))]
+pub(crate) use self::gguf::{GgufModel, Layout, RowOrder, Stored};
 use self::location::Location;
 #[cfg(feature = "qlora")]
 pub(crate) use self::names::{INDEX, Part, SINGLE};
@@ -180,6 +182,47 @@ impl Checkpoint {
         }
     }
 
+    /// Opens an adapter for this model: a folder of peft or mlx-lm, a file in one, or a GGUF file as llama.cpp's `--lora` takes it.
+    ///
+    /// # Errors
+    /// [`DecoderError::Lora`] with those of [`Adapter::open`](burn_qlora::peft::Adapter::open), and of a GGUF file for another
+    /// model; a GGUF file that is damaged.
+    #[cfg(feature = "qlora")]
+    pub fn open_adapter(
+        &self,
+        path: impl AsRef<Path>,
+    ) -> Result<burn_qlora::peft::Adapter, DecoderError> {
+        let path = path.as_ref();
+        #[cfg(feature = "gguf")]
+        if path.is_file() && files::start(path)?.starts_with(b"GGUF") {
+            return gguf::read_adapter(path, &self.config, &self.gguf_definition()?);
+        }
+        Ok(burn_qlora::peft::Adapter::open(path)?)
+    }
+
+    /// Returns what files of llama.cpp are like for this model.
+    ///
+    /// # Errors
+    /// None in practice: a file that is open has a known architecture.
+    #[cfg(all(feature = "gguf", feature = "qlora"))]
+    pub(crate) fn gguf_definition(&self) -> Result<crate::family::GgufDefinition, DecoderError> {
+        match &self.source {
+            Source::HuggingFace(_) => Ok(self.config.family.definition().gguf),
+            Source::Gguf(model) => model.definition(),
+        }
+    }
+
+    /// Returns the metadata of a file of llama.cpp, `None` of a directory.
+    #[cfg(all(feature = "gguf", feature = "qlora"))]
+    pub(crate) fn gguf_values(
+        &self,
+    ) -> Option<&std::collections::HashMap<String, candle_core::quantized::gguf_file::Value>> {
+        match &self.source {
+            Source::HuggingFace(_) => None,
+            Source::Gguf(model) => Some(model.values()),
+        }
+    }
+
     /// Returns the block formats of llama.cpp that projections are stored in, the most frequent first; none where all are numbers,
     /// or of another kind of file.
     pub fn block_formats(&self) -> Vec<String> {
@@ -317,7 +360,9 @@ impl Checkpoint {
 }
 
 /// Runs work of the tokenizers library, which panics on some damaged files; the error is a reason in words.
-fn tokenizers_result<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+pub(crate) fn tokenizers_result<T>(
+    work: impl FnOnce() -> tokenizers::Result<T>,
+) -> Result<T, String> {
     match tensor_files::catch_panic(work) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(panic) => Err(format!(

@@ -242,6 +242,27 @@ pub enum DecoderError {
         /// The type, by torch's name.
         dtype: &'static str,
     },
+    /// An adapter is to be written, and none is given.
+    #[error("{path}: there is no adapter to write; name one with --adapter", path = path.display())]
+    NoAdapter {
+        /// The model.
+        path: PathBuf,
+    },
+    /// A setting of the model that a GGUF file cannot say.
+    #[error(
+        "{path}: GGUF has no words for {key} {value}: llama.cpp would compute with {said}; export the model with --to hf",
+        path = path.display()
+    )]
+    NotInGguf {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The setting.
+        key: String,
+        /// The model's value.
+        value: String,
+        /// What a file says in its place.
+        said: String,
+    },
     /// An adapter that cannot be read, or does not fit the model.
     #[cfg(feature = "qlora")]
     #[error(transparent)]

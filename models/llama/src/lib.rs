@@ -70,6 +70,8 @@ pub use config::{Biases, DecoderConfig, LayerConfig, NormPlacement, QueryKeyNorm
 pub use dtype::ComputeDtype;
 pub use error::DecoderError;
 pub use export::write_bitsandbytes;
+#[cfg(all(feature = "gguf", feature = "qlora"))]
+pub use export::{GgufExport, GgufOptions, GgufType, write_gguf_adapter};
 #[cfg(feature = "qlora")]
 pub use export::{
     HfOptions, MergeBase, MergeReport, MergedCheckpoint, unfinished_export, write_hf,

@@ -26,6 +26,9 @@ mod gemma3;
 #[cfg(feature = "gguf")]
 #[path = "llama/gguf.rs"]
 mod gguf;
+#[cfg(all(feature = "gguf", feature = "qlora"))]
+#[path = "llama/gguf_export.rs"]
+mod gguf_export;
 #[cfg(feature = "gguf")]
 #[path = "llama/gguf_families.rs"]
 mod gguf_families;

@@ -55,8 +55,8 @@ impl Location {
         let name = path.file_name().unwrap_or_default();
         let is = |extension: &str| path.extension().is_some_and(|found| found == extension);
         if is("gguf") || begins_with_gguf(path) {
-            let reason =
-                "GGUF adapters are not read; give the folder of the peft adapter it was made from";
+            let reason = "it is a GGUF file, which needs the model that it is for to be read (--adapter with --model); or give the folder of the peft adapter \
+                 that it was made from";
             return Err(no_adapter(path, reason.to_owned()));
         }
         if name == PICKLED {
@@ -99,7 +99,7 @@ impl Location {
         } else if beside(&format!("{usual}.index.json")) {
             format!("its weights are in shards, which are not read; save them as one {usual}")
         } else if self.holds("gguf") {
-            format!("GGUF adapters are not read; give a folder with {usual}")
+            format!("there is a GGUF file; give that file, or a folder with {usual}")
         } else {
             let source = io::Error::from(io::ErrorKind::NotFound);
             return Err(TensorFileError::Read { path, source }.into());
@@ -128,7 +128,7 @@ impl Location {
             )
         } else if self.holds("gguf") {
             format!(
-                "GGUF adapters are not read; give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
+                "there is a GGUF file; give that file, or a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
             )
         } else {
             format!("there is no {CONFIG_FILE}")

@@ -3,8 +3,12 @@
 //! A format has a variant of `flags::ExportTarget`, one of `run::Target` with its settings, and a module here whose `write` makes
 //! it of a merged checkpoint.
 
+/// An adapter for llama.cpp.
+mod adapter_gguf;
 /// The loss before and after.
 mod check;
+/// A file of llama.cpp.
+mod gguf;
 /// A Hugging Face directory.
 mod hf;
 /// What merging has changed, as it is told.
@@ -24,7 +28,11 @@ use crate::source;
 /// A model, an adapter or data that cannot be read or do not fit each other, an output that is taken or cannot be written.
 pub fn run(run: &ExportRun) -> Result<()> {
     let checkpoint = source::open(&run.model.name)?;
-    let adapter = run.adapter.as_deref().map(open_adapter).transpose()?;
+    let adapter = run
+        .adapter
+        .as_deref()
+        .map(|path| open_adapter(path, &checkpoint))
+        .transpose()?;
     let is_4_bit = checkpoint.is_bitsandbytes();
     let base = match run.model.quantization.weights(is_4_bit)? {
         Weights::Quantized(config) => MergeBase::Quantized(config),
@@ -38,6 +46,8 @@ pub fn run(run: &ExportRun) -> Result<()> {
         .transpose()?;
     let report = match &run.target {
         Target::Hf(target) => hf::write(&merged, target, run)?,
+        Target::Gguf(weights) => gguf::write(&merged, *weights, run)?,
+        Target::AdapterGguf => return adapter_gguf::write(&merged, run),
     };
     say!("{} holds {}", run.output.display(), told::of_what(run));
     told::say(&report);

@@ -9,7 +9,7 @@ use burn_finetune::{
     RunSource, TrainConfig, Trainer, TrainerBuilder, memory,
 };
 use burn_qlora::{LoraConfig, attach_adapters, num_adapter_params, peft};
-use burn_qlora_llama::Decoder;
+use burn_qlora_llama::{Checkpoint, Decoder};
 use serde_json::json;
 
 use super::with_dtype;
@@ -56,7 +56,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     if let Adapter::Fresh(lora) = &training.adapter {
         plan(lora)?;
     }
-    let start = Start::open(&training.adapter)?;
+    let start = Start::open(&training.adapter, &opened.checkpoint)?;
     let mut model = opened.load(&training.model.device.clone().autodiff())?;
     let lora = start.put_on(&mut model, config.seed)?;
     let plan = plan(&lora)?;
@@ -286,12 +286,12 @@ enum Start<'a> {
 }
 
 impl<'a> Start<'a> {
-    fn open(adapter: &'a Adapter) -> Result<Self> {
+    fn open(adapter: &'a Adapter, model: &Checkpoint) -> Result<Self> {
         Ok(match adapter {
             Adapter::Fresh(config) => Self::Fresh(config),
             Adapter::Trained(path) => Self::Given {
                 path,
-                adapter: Box::new(open_adapter(path)?),
+                adapter: Box::new(open_adapter(path, model)?),
             },
         })
     }

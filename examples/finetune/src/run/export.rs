@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use burn_qlora_llama::FloatType;
+use burn_qlora_llama::{FloatType, GgufType};
 use clap::ValueEnum;
 
 use super::data_files::DataFiles;
@@ -31,6 +31,10 @@ pub struct ExportRun {
 pub enum Target {
     /// A Hugging Face directory.
     Hf(HfTarget),
+    /// A file of llama.cpp, with the type of its weights, `None` for the checkpoint's.
+    Gguf(Option<GgufType>),
+    /// The adapter for llama.cpp.
+    AdapterGguf,
 }
 
 /// The settings of a Hugging Face directory.
@@ -61,6 +65,8 @@ impl ExportRun {
     pub fn resolve(flags: ExportFlags) -> Result<Self> {
         let target = match flags.to.context("no format is given; name one with --to")? {
             ExportTarget::Hf => Target::Hf(HfTarget::resolve(&flags)?),
+            ExportTarget::Gguf => Target::Gguf(gguf_type(&flags)?),
+            ExportTarget::AdapterGguf => Target::adapter_gguf(&flags)?,
         };
         let quant = flags.model.base.quant.quant;
         let mut model = Model::resolve(flags.model.base)?;
@@ -95,6 +101,30 @@ impl ExportRun {
     }
 }
 
+impl Target {
+    /// Checks that no flag is given that is about a model.
+    fn adapter_gguf(flags: &ExportFlags) -> Result<Self> {
+        let refused = |flag: &str| {
+            format!(
+                "{flag} is about a merged model; --to adapter-gguf writes the adapter alone, in f32"
+            )
+        };
+        if flags.dtype.is_some() {
+            bail!(refused("--dtype"));
+        }
+        if !flags.check.is_empty() {
+            bail!(refused("--check"));
+        }
+        if flags.base != ExportBase::Original {
+            bail!(refused("--base"));
+        }
+        if flags.model.adapter.is_none() {
+            bail!("--to adapter-gguf needs an adapter; name one with --adapter");
+        }
+        Ok(Self::AdapterGguf)
+    }
+}
+
 impl HfTarget {
     fn resolve(flags: &ExportFlags) -> Result<Self> {
         let dtype = flags.dtype.as_deref().map(|name| {
@@ -108,4 +138,19 @@ impl HfTarget {
             shard_bytes: flags.shard_size,
         })
     }
+}
+
+/// Returns the type that --dtype names.
+fn gguf_type(flags: &ExportFlags) -> Result<Option<GgufType>> {
+    let kind = flags.dtype.as_deref().map(|name| {
+        let names = || {
+            let names = GgufType::ALL.iter().map(|kind| kind.name().to_lowercase());
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let known = GgufType::from_str(name, true);
+        known
+            .ok()
+            .with_context(|| format!("--dtype {name}: --to gguf writes {}", names()))
+    });
+    kind.transpose()
 }

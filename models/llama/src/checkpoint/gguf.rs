@@ -4,12 +4,17 @@
 //! - `metadata`: typed access to the metadata.
 //! - `keys`: that of the model's architecture, and which of it was understood.
 //! - `decoder`, `rope`: what every family's metadata says in the same words.
+//! - `fields`: the same in the other direction, from a configuration to metadata.
+//! - `adapter`: adapters in the same form (feature `qlora`).
 //! - `layout`: names, row order and offset of the stored tensors.
 //! - `parts`: a file that was split, as one.
 //! - `tensors`: bounds and decoding.
 //! - `vocabulary`: the tokenizer's parts of the metadata.
 
+#[cfg(feature = "qlora")]
+mod adapter;
 mod decoder;
+mod fields;
 mod header;
 mod keys;
 mod layout;
@@ -19,7 +24,11 @@ mod rope;
 mod tensors;
 mod vocabulary;
 
+#[cfg(feature = "qlora")]
+pub(crate) use self::adapter::read as read_adapter;
+pub(crate) use self::fields::GgufFields;
 pub(crate) use self::keys::GgufKeys;
+pub(crate) use self::layout::{Layout, RowOrder, Stored};
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -28,12 +37,11 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use tensor_files::InputFile;
 
-use self::layout::Layout;
-#[cfg(feature = "qlora")]
-use self::layout::Stored;
 use self::metadata::Metadata;
 use crate::config::DecoderConfig;
 use crate::error::DecoderError;
+#[cfg(feature = "qlora")]
+use crate::family::GgufDefinition;
 
 /// An opened GGUF file whose model is known.
 #[derive(Debug)]
@@ -44,13 +52,37 @@ pub(crate) struct GgufModel {
 
 impl GgufModel {
     pub(crate) fn open(path: &Path) -> Result<(DecoderConfig, Self), DecoderError> {
-        let file = GgufFile::open(path)?;
+        Self::of(GgufFile::open(path)?)
+    }
+
+    /// Reads a file that is open, and no part of another.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn of_input(input: InputFile) -> Result<(DecoderConfig, Self), DecoderError> {
+        Self::of(GgufFile {
+            first: Part::of(input)?,
+            rest: Vec::new(),
+        })
+    }
+
+    fn of(file: GgufFile) -> Result<(DecoderConfig, Self), DecoderError> {
         let keys = GgufKeys::of(&file)?;
         let config = keys.read()?;
         let layout = Layout::of(&config, keys.definition().interleaved);
         keys.check_all_understood()?;
         keys.check_all_tensors_used(&config, &layout)?;
         Ok((config, Self { file, layout }))
+    }
+
+    /// Returns what the files of its architecture are like.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn definition(&self) -> Result<GgufDefinition, DecoderError> {
+        Ok(GgufKeys::of(&self.file)?.definition())
+    }
+
+    /// Returns the metadata.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn values(&self) -> &HashMap<String, Value> {
+        self.file.values()
     }
 
     /// Returns the block formats of these of the tensors, by the names Hugging Face gives them, the most frequent first.
@@ -157,7 +189,11 @@ impl GgufFile {
 
 impl Part {
     fn open(path: &Path) -> Result<Self, DecoderError> {
-        let input = InputFile::open(path)?;
+        Self::of(InputFile::open(path)?)
+    }
+
+    fn of(input: InputFile) -> Result<Self, DecoderError> {
+        let path = input.path();
         let mut reader = input.reader();
         header::check(path, &mut reader, input.len())?;
         let content = Content::read(&mut input.reader()).map_err(|error| {

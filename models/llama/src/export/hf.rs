@@ -124,7 +124,7 @@ fn key(model: &MergedCheckpoint<'_>, options: &HfOptions) -> Result<u64, Decoder
 }
 
 /// Returns the paths of embedding and head where the adapter brings them.
-fn replaced(model: &MergedCheckpoint<'_>) -> Vec<String> {
+pub(super) fn replaced(model: &MergedCheckpoint<'_>) -> Vec<String> {
     let Some(adapter) = model.adapter() else {
         return Vec::new();
     };
