@@ -112,7 +112,8 @@ impl LoraBranch {
         } else {
             x.cast(a.dtype())
         };
-        let y = x.matmul(a).mul_scalar(self.lora.scale).matmul(b);
+        let xa = burn_fused::matmul(x, a).mul_scalar(self.lora.scale);
+        let y = burn_fused::matmul(xa, b);
         if y.dtype() == dtype { y } else { y.cast(dtype) }
     }
 }

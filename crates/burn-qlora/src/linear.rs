@@ -127,7 +127,7 @@ impl QLoraLinear {
                 let base = match weight {
                     BaseWeight::Quantized(weight) => weight.tensor().matmul(x.clone()),
                     BaseWeight::Dense(weight) => {
-                        x.clone().matmul(constant(weight, dtype).transpose())
+                        burn_fused::matmul(x.clone(), constant(weight, dtype).transpose())
                     }
                 };
                 match branch {

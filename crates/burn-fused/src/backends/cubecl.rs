@@ -1,8 +1,8 @@
-//! CubeCL: hands the tensors to the kernels of `qlora-cubecl`. The products of the head are the backend's own, and everything
-//! in types that the kernels do not serve goes to the reference bodies.
+//! CubeCL: hands the tensors to the kernels of `qlora-cubecl`. Dense products are the backend's own, but for those of f32 on
+//! devices that would round it, and everything in types that the kernels do not serve goes to the reference bodies.
 
-use burn_core::backend::TensorMetadata;
 use burn_core::backend::tensor::{FloatTensor, IntTensor};
+use burn_core::backend::{TensorMetadata, ops::FloatTensorOps};
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use burn_operands::cubecl::{Context, dtype, dtypes, lend};
 use nf4::glu::Activation;
@@ -12,12 +12,22 @@ use qlora_cubecl::fused::{
     rms_norm::{self, Saved},
     rope,
 };
+use qlora_cubecl::matmul::dense;
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 use crate::ops::{AttentionMask, FusedOps};
 use crate::reference;
 
 impl FusedOps for CubeBackend {
+    fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+        let context = Context::of(&lhs);
+        let [left, right] = [lhs.clone(), rhs.clone()].map(lend);
+        if !dense::serves(context.client(), [&left, &right]) {
+            return Self::float_matmul(lhs, rhs);
+        }
+        context.tensor(dense::multiply(context.client(), left, right))
+    }
+
     fn rms_norm_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
