@@ -19,7 +19,7 @@ pub fn run(run: &PlanRun) -> Result<()> {
     let training = &run.training;
     let (model, rows) = match &run.model {
         PlannedModel::Known(name) => known(name, training)?,
-        PlannedModel::Files { data } => opened(data.as_ref(), training)?,
+        PlannedModel::Files { data, eval_split } => opened(data.as_ref(), *eval_split, training)?,
     };
     let lora = match &training.adapter {
         Adapter::Trained(dir) => open_adapter(dir)?.config(&model.config.projection_paths())?,
@@ -89,11 +89,15 @@ fn known(name: &str, training: &Training) -> Result<(Planned, PlannedRows)> {
 }
 
 /// Returns the model of files, and the rows of the data, or rows as long as they may be.
-fn opened(data: Option<&DataFiles>, training: &Training) -> Result<(Planned, PlannedRows)> {
+fn opened(
+    data: Option<&DataFiles>,
+    held_out: Option<f64>,
+    training: &Training,
+) -> Result<(Planned, PlannedRows)> {
     let opened = OpenedModel::open(&training.model)?;
     let rows = match data {
         Some(files) => {
-            let data = opened.training_data(files, training.limits, training.packing)?;
+            let data = opened.training_data(files, held_out, training)?;
             PlannedRows::from(&data)
         }
         None => PlannedRows {
