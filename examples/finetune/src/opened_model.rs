@@ -15,7 +15,7 @@ use tokenizers::Tokenizer;
 
 use crate::console::tell;
 use crate::plan::Planned;
-use crate::run::{DataFiles, Model, RowLimits};
+use crate::run::{DataFiles, Model, RowLimits, Training};
 use crate::{progress, report, source};
 
 /// A model on disk with all that is needed to turn text into tokens and back.
@@ -153,19 +153,24 @@ impl OpenedModel {
         }
     }
 
-    /// Reads data files as [`dataset`](Self::dataset) does, and packs its examples into rows if `packing`.
+    /// Reads data files as [`dataset`](Self::dataset) does, as `training` trains on them: without the share that is held out,
+    /// and packed into rows where it says so.
     ///
     /// # Errors
-    /// As for that.
+    /// As for that; a share of a single example.
     pub fn training_data(
         &self,
         files: &DataFiles,
-        limits: RowLimits,
-        packing: bool,
+        held_out: Option<f64>,
+        training: &Training,
     ) -> Result<Dataset> {
-        let data = self.dataset(files, limits)?;
-        Ok(if packing {
-            data.packed(self.seq_len(limits)?)?
+        let data = self.dataset(files, training.limits)?;
+        let data = match held_out {
+            Some(share) => data.split(share, training.seed())?.train,
+            None => data,
+        };
+        Ok(if training.packing {
+            data.packed(self.seq_len(training.limits)?)?
         } else {
             data
         })

@@ -101,13 +101,15 @@ impl<M: CausalLm> Trainer<M> {
                 saves.save(self, on_event)?;
             }
             if let Some(eval) = options.eval
-                && !stop
                 && (last || due(options.eval_every))
             {
-                let interrupted = || options.is_interrupted();
+                let interrupted = || stop || options.is_interrupted();
                 match evaluate_until(self.model(), eval, config.batch_size, &interrupted) {
                     Ok(Some(report)) => on_event(Event::Evaluated { step, report }),
-                    Ok(None) => stop = true,
+                    Ok(None) => {
+                        on_event(Event::EvaluationLeftOut { step });
+                        stop = true;
+                    }
                     Err(error) => {
                         saves.save(self, on_event)?;
                         return Err(error);

@@ -22,8 +22,8 @@ pub fn run(run: &PlanRun) -> Result<()> {
             let (model, rows) = known(name, training)?;
             (model, rows, None)
         }
-        PlannedModel::Files { data } => {
-            let (model, rows, checkpoint) = opened(data.as_ref(), training)?;
+        PlannedModel::Files { data, eval_split } => {
+            let (model, rows, checkpoint) = opened(data.as_ref(), *eval_split, training)?;
             (model, rows, Some(checkpoint))
         }
     };
@@ -104,12 +104,13 @@ fn known(name: &str, training: &Training) -> Result<(Planned, PlannedRows)> {
 /// Returns the model of files, and the rows of the data, or rows as long as they may be.
 fn opened(
     data: Option<&DataFiles>,
+    held_out: Option<f64>,
     training: &Training,
 ) -> Result<(Planned, PlannedRows, Checkpoint)> {
     let opened = OpenedModel::open(&training.model)?;
     let rows = match data {
         Some(files) => {
-            let data = opened.training_data(files, training.limits, training.packing)?;
+            let data = opened.training_data(files, held_out, training)?;
             PlannedRows::from(&data)
         }
         None => PlannedRows {

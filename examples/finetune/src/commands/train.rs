@@ -215,6 +215,9 @@ fn take_steps(
             "step {step}: held-out loss {:.4}, perplexity {:.3}",
             report.nll, report.perplexity
         )),
+        Event::EvaluationLeftOut { step } if step < steps => display.say(&format!(
+            "step {step}: stopped before its evaluation was done; it is left out, and --resume does not make up for it"
+        )),
         Event::Saved { step, path } if step < steps => {
             display.say(&format!("step {step}: saved {}", path.display()));
         }

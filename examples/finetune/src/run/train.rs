@@ -41,6 +41,8 @@ pub enum PlannedModel {
     Files {
         /// The rows it would train on, if they are known.
         data: Option<DataFiles>,
+        /// The share of their examples that is held out.
+        eval_split: Option<f64>,
     },
     /// A well-known one by its name, without its files.
     Known(String),
@@ -145,8 +147,14 @@ impl PlanRun {
             }
             None => PlannedModel::Files {
                 data: training_data(&mut train)?,
+                eval_split: train.eval_split,
             },
         };
+        let has_data = matches!(&model, PlannedModel::Files { data: Some(_), .. });
+        ensure!(
+            has_data || train.eval_split.is_none(),
+            "--eval-split holds out examples of --data, and none are planned with; leave it out, or name a file with --data"
+        );
         Ok(Self {
             training: Training::resolve(train)?,
             model,
