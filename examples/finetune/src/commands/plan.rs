@@ -40,6 +40,13 @@ pub fn run(run: &PlanRun) -> Result<()> {
     for (name, bytes) in plan.terms() {
         say!("{name:<20}{:>10}", human_bytes(bytes));
     }
+    if plan.initialization > 0 {
+        say!(
+            "{:<20}{:>10}",
+            "LoftQ, before",
+            human_bytes(plan.initialization)
+        );
+    }
     say!("{:<20}{:>10}", "peak", human_bytes(plan.peak()));
     if plan.of_the_process()
         && let Some(available) = memory::available_bytes()
@@ -91,6 +98,7 @@ fn known(name: &str, training: &Training) -> Result<(Planned, PlannedRows)> {
 /// Returns the model of files, and the rows of the data, or rows as long as they may be.
 fn opened(data: Option<&DataFiles>, training: &Training) -> Result<(Planned, PlannedRows)> {
     let opened = OpenedModel::open(&training.model)?;
+    opened.check_init(training.init)?;
     let rows = match data {
         Some(files) => {
             let data = opened.training_data(files, training.limits, training.packing)?;
