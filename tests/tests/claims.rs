@@ -19,6 +19,8 @@ mod exports_match_peft;
 mod family_adapters_match_peft;
 #[path = "claims/gradients_match_peft.rs"]
 mod gradients_match_peft;
+#[path = "claims/loftq_matches_peft.rs"]
+mod loftq_matches_peft;
 #[path = "claims/packing_changes_nothing.rs"]
 mod packing_changes_nothing;
 #[cfg(feature = "flex")]

@@ -122,6 +122,14 @@ impl RecordedRun {
             })
     }
 
+    /// Returns whether there is a checkpoint to go on from.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`].
+    pub fn has_checkpoint(&self) -> Result<bool, FinetuneError> {
+        Ok(!checkpoints(&self.path)?.is_empty())
+    }
+
     /// Returns what was recorded of the machine and is otherwise now, a sentence each: results may differ in their
     /// last bits.
     pub fn changes(&self, settings: &RunSettings) -> Vec<String> {
@@ -243,29 +251,7 @@ impl RunDir {
     /// # Errors
     /// [`FinetuneError::Read`].
     pub fn checkpoints(&self) -> Result<Vec<(usize, PathBuf)>, FinetuneError> {
-        let folder = self.path.join(CHECKPOINTS);
-        let read_error = |source| FinetuneError::Read {
-            path: folder.clone(),
-            source,
-        };
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(read_error(error)),
-        };
-        let mut found = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(read_error)?;
-            let step = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
-            if let Some(step) = step {
-                found.push((step, entry.path()));
-            }
-        }
-        found.sort();
-        Ok(found)
+        checkpoints(&self.path)
     }
 
     /// Writes a checkpoint of `trainer` and returns where it is. It is complete or not there; an earlier one of the
@@ -356,4 +342,31 @@ fn in_use(error: TensorFileError, path: &Path) -> FinetuneError {
         },
         other => other.into(),
     }
+}
+
+/// Finds the complete checkpoints of the run in the folder `run`, oldest first.
+fn checkpoints(run: &Path) -> Result<Vec<(usize, PathBuf)>, FinetuneError> {
+    let folder = run.join(CHECKPOINTS);
+    let read_error = |source| FinetuneError::Read {
+        path: folder.clone(),
+        source,
+    };
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(read_error(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(read_error)?;
+        let step = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
+        if let Some(step) = step {
+            found.push((step, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
 }

@@ -47,6 +47,22 @@ pub enum LoraError {
         /// The short names of the layers that can be adapted, sorted.
         known: Vec<String>,
     },
+    /// A layer that was to make up for what its weight lost, on a weight that is not quantized.
+    #[error(
+        "layer `{layer}` is not quantized, so that LoftQ has nothing to make up for; load the weights in 4 bits"
+    )]
+    NotQuantized {
+        /// The layer's path.
+        layer: String,
+    },
+    /// A dense weight that is none of a layer's.
+    #[error("the dense weight of layer `{layer}` {reason}; give the one that was quantized")]
+    DenseWeight {
+        /// The layer's path.
+        layer: String,
+        /// The fault.
+        reason: String,
+    },
     /// The weight could not be quantized.
     #[error(transparent)]
     Quantize(#[from] burn_nf4::Nf4TensorError),

@@ -47,6 +47,8 @@ mod error;
 mod factors;
 /// The layer.
 mod linear;
+/// Adapters that start as what quantization took from the weights.
+mod loftq;
 /// Dense weights with the adapters folded in, one layer at a time.
 mod merge;
 /// The layers of a model that can carry adapters, and what is done to all of them.
@@ -63,6 +65,7 @@ pub use config::{Blocks, LoraConfig, Overrides, Targets};
 pub use error::LoraError;
 pub use factors::{Factors, WeightChange};
 pub use linear::{BaseWeight, QLoraLinear};
+pub use loftq::{LoftqReport, loftq_bytes, loftq_init};
 pub use merge::merge_linears;
 pub use model::{
     LoraModel, WholeWeight, attach_adapters, freeze_base, num_adapter_params, trainable,

@@ -195,8 +195,11 @@ pub struct TrainFlags {
     pub save_every: usize,
 
     /// Adapter of peft or mlx-lm to start from, in place of a fresh one: its folder, or a file in it
-    #[arg(long, value_name = "DIR", help_heading = "Adapter", conflicts_with_all = ["rank", "alpha", "dropout", "rslora", "target"])]
+    #[arg(long, value_name = "DIR", help_heading = "Adapter", conflicts_with_all = ["init", "rank", "alpha", "dropout", "rslora", "target"])]
     pub init_adapter: Option<PathBuf>,
+    /// How fresh adapters start
+    #[arg(long, value_enum, default_value_t = Init::Zero, help_heading = "Adapter")]
+    pub init: Init,
     /// Rank of the adapters
     #[arg(long, value_name = "R", default_value = "16", value_parser = positive, help_heading = "Adapter")]
     pub rank: usize,
@@ -550,6 +553,15 @@ impl ValueEnum for QuantName {
             None => Some(PossibleValue::new("none").help("Keep full precision")),
         }
     }
+}
+
+/// A start of fresh adapters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Init {
+    /// Adding nothing: A is random, B is zero
+    Zero,
+    /// As what 4 bits took from the weights, as far as the rank holds it (LoftQ); needs a model in 16 or 32 bits
+    Loftq,
 }
 
 /// An optimizer.

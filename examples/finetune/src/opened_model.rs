@@ -8,12 +8,13 @@ use burn::tensor::Device;
 use burn_finetune::{
     ChatTemplate, Dataset, DatasetBuilder, FinetuneError, Moment, RowCache, RowEncoder, TextEncoder,
 };
-use burn_qlora::QuantConfig;
 use burn_qlora::peft::Adapter;
+use burn_qlora::{LoftqReport, QuantConfig, loftq_init};
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
 
 use crate::console::tell;
+use crate::flags::Init;
 use crate::plan::Planned;
 use crate::run::{DataFiles, Model, RowLimits, Training};
 use crate::{progress, report, source};
@@ -233,6 +234,36 @@ impl OpenedModel {
         let llama = Decoder::load(&self.checkpoint, &self.options, device)?;
         spinner.finish_and_clear();
         Ok(llama)
+    }
+
+    /// Checks that fresh adapters can start on this model as `init` says.
+    ///
+    /// # Errors
+    /// LoftQ for weights that were quantized before.
+    pub fn check_init(&self, init: Init) -> Result<()> {
+        match init {
+            Init::Zero => Ok(()),
+            Init::Loftq => {
+                let stored = self.checkpoint.check_full_precision();
+                stored.context("--init loftq makes up for what 4 bits lose")
+            }
+        }
+    }
+
+    /// Sets the adapters of `model` to what its 4-bit weights lost of those on disk.
+    ///
+    /// # Errors
+    /// Weights that cannot be read.
+    pub fn fit_adapters(&self, model: &mut Decoder, seed: u64) -> Result<LoftqReport> {
+        let spinner = progress::spinner("fit the adapters to what 4 bits lost".into());
+        let report = loftq_init(model, seed, |path, shape| {
+            let values = self
+                .checkpoint
+                .read_f32(&format!("{path}.weight"), &shape)?;
+            Ok::<_, Error>(values)
+        })?;
+        spinner.finish_and_clear();
+        Ok(report)
     }
 
     /// Loads the weights and puts an adapter on them, for everything but training.

@@ -337,6 +337,38 @@ impl Checkpoint {
         }
     }
 
+    /// Checks that no projection is stored in fewer than 16 bits a weight.
+    ///
+    /// # Errors
+    /// [`DecoderError::StoredQuantized`] for the first one that is.
+    pub fn check_full_precision(&self) -> Result<(), DecoderError> {
+        let Some((tensor, found)) = self.quantized_projection() else {
+            return Ok(());
+        };
+        Err(DecoderError::StoredQuantized {
+            path: self.path.clone(),
+            tensor,
+            found,
+        })
+    }
+
+    /// Returns the name and the type of the first projection that is stored in blocks that share a scale.
+    fn quantized_projection(&self) -> Option<(String, String)> {
+        let stored_as = |name: &str| match &self.source {
+            Source::HuggingFace(directory) => directory
+                .is_quantized(name)
+                .then(|| "4 bits of bitsandbytes".to_owned()),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.block_type(name),
+        };
+        let tensors = self.config.tensors().into_iter();
+        let mut projections = tensors.filter(|spec| spec.projection);
+        projections.find_map(|spec| {
+            let found = stored_as(&spec.name)?;
+            Some((spec.name, found))
+        })
+    }
+
     /// Returns the type to store an unquantized tensor in without loss.
     pub(crate) fn float_type(&self, name: &str) -> Result<FloatType, DecoderError> {
         match &self.source {

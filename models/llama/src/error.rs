@@ -166,6 +166,19 @@ pub enum DecoderError {
         /// The requested format.
         requested: String,
     },
+    /// Weights whose full precision is needed are stored in less.
+    #[error(
+        "{path}: tensor `{tensor}` is stored in {found}, not in 16 or 32 bits; give the model that was quantized",
+        path = path.display()
+    )]
+    StoredQuantized {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// The stored format.
+        found: String,
+    },
     /// The tokenizer cannot be built from what the checkpoint holds.
     #[error("{path}: tokenizer: {reason}", path = path.display())]
     Tokenizer {

@@ -53,6 +53,13 @@ pub fn run(run: &PlanRun) -> Result<()> {
     for (name, bytes) in plan.terms() {
         say!("{name:<20}{:>10}", human_bytes(bytes));
     }
+    if plan.initialization > 0 {
+        say!(
+            "{:<20}{:>10}",
+            "LoftQ, before",
+            human_bytes(plan.initialization)
+        );
+    }
     say!("{:<20}{:>10}", "peak", human_bytes(plan.peak()));
     if plan.of_the_process()
         && let Some(available) = memory::available_bytes()
@@ -108,6 +115,7 @@ fn opened(
     training: &Training,
 ) -> Result<(Planned, PlannedRows, Checkpoint)> {
     let opened = OpenedModel::open(&training.model)?;
+    opened.check_init(training.init)?;
     let rows = match data {
         Some(files) => {
             let data = opened.training_data(files, held_out, training)?;

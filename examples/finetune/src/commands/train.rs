@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::with_dtype;
 use crate::console::{say, tell};
+use crate::flags::Init;
 use crate::interrupt::Interrupt;
 use crate::log::StepLog;
 use crate::opened_model::{OpenedModel, open_adapter};
@@ -42,6 +43,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let started = recorded.as_ref().map(RecordedRun::started).transpose()?;
     let started = started.flatten().unwrap_or_else(Moment::now);
     let opened = OpenedModel::open(&training.model)?.with_now(started);
+    opened.check_init(training.init)?;
     let mut data = TrainingData::read(run, &opened)?;
     let config = training.config(data.train.len())?;
 
@@ -60,6 +62,21 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let mut model = opened.load(&training.model.device.clone().autodiff())?;
     let lora = start.put_on(&mut model, config.seed)?;
     let plan = plan(&lora)?;
+    let goes_on = match &recorded {
+        Some(recorded) => recorded.has_checkpoint()?,
+        None => false,
+    };
+    // The factors of a run that goes on are those of its checkpoint.
+    if training.init == Init::Loftq && !goes_on {
+        let [before, after] = opened
+            .fit_adapters(&mut model, config.seed)?
+            .relative_errors();
+        say!(
+            "LoftQ: the weights are {:.2} % off in 4 bits, {:.2} % with the adapters",
+            100.0 * before,
+            100.0 * after
+        );
+    }
     let parameters = num_adapter_params(&model);
     let builder = TrainerBuilder::new(model, config)?.with_checkpointing(training.checkpointing)?;
 
@@ -358,6 +375,9 @@ fn settings(
     ];
     for (key, value) in others {
         settings.others.insert(key.into(), value);
+    }
+    if training.init == Init::Loftq {
+        settings.others.insert("init".into(), json!("loftq"));
     }
     if let Some(share) = run.eval_split {
         settings.others.insert("eval-split".into(), json!(share));

@@ -8,7 +8,7 @@ use super::data_files::DataFiles;
 use super::model::Model;
 use super::optimizer::Optimizer;
 use super::rows::RowLimits;
-use crate::flags::{PlanFlags, TrainFlags};
+use crate::flags::{Init, PlanFlags, QuantName, TrainFlags};
 
 /// `finetune train`.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub struct Training {
     pub packing: bool,
     /// The adapters to start from.
     pub adapter: Adapter,
+    /// How they start if they are fresh.
+    pub init: Init,
     /// The optimizer's state.
     pub optimizer: Optimizer,
     /// The values kept for the backward pass.
@@ -169,6 +171,10 @@ impl Training {
     /// As those of [`Model`] and [`Optimizer`].
     pub(super) fn resolve(flags: TrainFlags) -> Result<Self> {
         let optimizer = Optimizer::resolve(&flags)?;
+        ensure!(
+            flags.init == Init::Zero || flags.model.quant.quant != Some(QuantName(None)),
+            "--init loftq makes up for what 4 bits lose, and --quant none loses nothing; leave one of them out"
+        );
         let adapter = match &flags.init_adapter {
             Some(dir) => Adapter::Trained(dir.clone()),
             None => Adapter::Fresh(lora(&flags)),
@@ -182,6 +188,7 @@ impl Training {
             limits: flags.rows.into(),
             packing: flags.packing,
             adapter,
+            init: flags.init,
             optimizer,
             checkpointing: flags.checkpointing,
             length,

@@ -106,6 +106,12 @@ impl GgufModel {
     pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, DecoderError> {
         self.file.read_f32(&self.layout.stored(name), shape)
     }
+
+    /// Returns the type of the tensor that Hugging Face calls `name`, where it is one of blocks that share a scale.
+    pub(crate) fn block_type(&self, name: &str) -> Option<String> {
+        let (_, info) = self.file.tensor(&self.layout.stored(name).name)?;
+        (info.ggml_dtype.block_size() > 1).then(|| format!("{:?}", info.ggml_dtype))
+    }
 }
 
 #[cfg(feature = "qlora")]
