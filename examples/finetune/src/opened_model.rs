@@ -194,7 +194,7 @@ impl OpenedModel {
                  the model is worse than either alone; a 16-bit checkpoint of the same model avoids it, and so does --quant \
                  none, which takes 32 or 16 bits a weight in memory",
                 report::words(&self.checkpoint.path().display().to_string()),
-                formats.join(" and "),
+                formats.join(", "),
                 config.codebook
             );
         }
