@@ -215,7 +215,7 @@ impl Checkpoint {
             for projection in self.config.projections().iter() {
                 let name = format!("{}.{}.weight", block_path(layer), projection.path);
                 if let Some(matrix) = self.read_quantized(&name, projection.shape)? {
-                    return Ok(Some(matrix.layout().config()));
+                    return Ok(matrix.layout().config());
                 }
             }
         }
