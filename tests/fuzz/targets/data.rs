@@ -1,6 +1,6 @@
 //! Data files: JSON of all forms, CSV, plain text, what is packed by gzip and zstd, Parquet.
 
-use crate::target::{Folder, fuzz};
+use crate::target::{FIXED_BYTES, Folder, fuzz_within};
 use burn_finetune::{ChatTemplate, Dataset, Learn, RowEncoder, Sources, builtin_template};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -8,6 +8,9 @@ use qlora_test_support::{byte_tokenizer, read_fixture};
 use std::collections::BTreeMap;
 use std::io::Write;
 use tokenizers::Tokenizer;
+
+/// Memory that unpacking may take: a frame of zstd names a window of up to 100 MB, and few bytes stand for many.
+const UNPACKED: usize = 128 << 20;
 
 const LINES: &str = r#"{"prompt": "2 and 2?", "completion": "4."}
 {"text": "A text of \u00e4 few words, \ud83d\ude00."}
@@ -21,7 +24,7 @@ const TABLE: &str = "prompt,completion\n\"2 and\n2?\",4.\n\"a \"\"b\"\"\",c\n";
 
 fn fuzz_texts(name: &str, good: &[&str]) {
     let good: Vec<_> = good.iter().map(|text| text.as_bytes().to_vec()).collect();
-    fuzz_files(name, &good);
+    fuzz_files(name, FIXED_BYTES, &good);
 }
 
 /// Returns small data files of the fixtures.
@@ -36,7 +39,7 @@ fn gzip(text: &str) -> Vec<u8> {
     packed.finish().expect("packs")
 }
 
-fn fuzz_files(name: &str, good: &[Vec<u8>]) {
+fn fuzz_files(name: &str, fixed: usize, good: &[Vec<u8>]) {
     let tokenizer = byte_tokenizer().to_string();
     let tokenizer = Tokenizer::from_bytes(tokenizer.as_bytes()).expect("a tokenizer");
     let source = builtin_template("chatml").expect("a template");
@@ -51,7 +54,7 @@ fn fuzz_files(name: &str, good: &[Vec<u8>]) {
         truncate: true,
     };
     let folder = Folder::new();
-    fuzz(good, |bytes| {
+    fuzz_within(fixed, good, |bytes| {
         let file = folder.write(name, bytes);
         if let Ok(data) = Dataset::read(&Sources::file(file), &encoder) {
             assert!(data.rows().all(|row| row.is_ok_and(|row| row.len() <= 64)));
@@ -76,13 +79,13 @@ fn texts() {
 
 #[test]
 fn files_in_gzip() {
-    fuzz_files("data.jsonl.gz", &[gzip(LINES)]);
-    fuzz_files("data.csv.gz", &[gzip(TABLE)]);
+    fuzz_files("data.jsonl.gz", UNPACKED, &[gzip(LINES)]);
+    fuzz_files("data.csv.gz", UNPACKED, &[gzip(TABLE)]);
 }
 
 #[test]
 fn files_in_zstd() {
-    fuzz_files("data.jsonl.zst", &fixtures(&["chats.jsonl.zst"]));
+    fuzz_files("data.jsonl.zst", UNPACKED, &fixtures(&["chats.jsonl.zst"]));
 }
 
 #[test]
@@ -96,5 +99,5 @@ fn tables_of_parquet() {
         "zstd-pages-v2.parquet",
         "dictionary-off.parquet",
     ];
-    fuzz_files("data.parquet", &fixtures(&names));
+    fuzz_files("data.parquet", FIXED_BYTES, &fixtures(&names));
 }
