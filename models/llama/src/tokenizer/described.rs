@@ -101,10 +101,21 @@ impl DescribedVocabulary {
         };
         let vocabulary = source.model("vocab").as_object();
         let vocabulary = vocabulary.ok_or("it has no vocabulary")?;
+        let added = source.part("added_tokens").as_array();
+        let is_added = |text: &str| {
+            let mut tokens = added.into_iter().flatten();
+            tokens.any(|token| token["content"] == text)
+        };
+        let has_row = |id: &Value| id.as_u64().is_some_and(|id| id < rows as u64);
+        let mut without = vocabulary.iter().filter(|(_, id)| !has_row(id));
+        if let Some((text, _)) = without.find(|(text, _)| !is_added(text)) {
+            return Err(format!(
+                "its token {text:?} has no row in the model, which has {rows}; it belongs to another model"
+            ));
+        }
         for (text, id) in vocabulary {
             put(id, text, TokenKind::Normal)?;
         }
-        let added = source.part("added_tokens").as_array();
         for token in added.into_iter().flatten() {
             let text = token["content"].as_str().ok_or("a token has no text")?;
             if token["special"] == true || looks_special(text) {
@@ -186,4 +197,38 @@ pub(crate) fn first_difference(
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs scripts/fetch-tokenizers.sh"]
+    fn published_tokenizers_give_the_same_ids_once_they_are_described() {
+        for (name, pre) in [
+            ("qwen3", "qwen2"),
+            ("llama3_1", "llama-bpe"),
+            ("gpt4o", "gpt-4o"),
+            ("mistral", "default"),
+            ("gemma3", "default"),
+        ] {
+            let path = qlora_test_support::tokenizers().join(name);
+            let tokenizer = Tokenizer::from_file(path.join("tokenizer.json")).unwrap();
+            let rows = tokenizer.get_vocab_size(true) + 8;
+            let empty = tokenizer.encode_fast("", true).unwrap();
+            let bos = empty.get_ids().first().copied();
+            let described = DescribedVocabulary::of(&tokenizer, rows, bos.is_some()).unwrap();
+            assert_eq!((described.pre, described.left_out), (pre, 0), "{name}");
+            let mut vocabulary = described.vocabulary();
+            vocabulary.bos = bos;
+            vocabulary.add_bos = Some(bos.is_some());
+            let built = vocabulary.build().unwrap();
+            assert_eq!(
+                first_difference(&tokenizer, &built).unwrap(),
+                None,
+                "{name}"
+            );
+        }
+    }
 }

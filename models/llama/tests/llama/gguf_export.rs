@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use burn_qlora_llama::{
     Checkpoint, DecoderConfig, DecoderError, Family, GgufExport, GgufOptions, GgufType,
-    LayerConfig, MergeBase, MergedCheckpoint,
+    LayerConfig, MergeBase, MergedCheckpoint, write_gguf_adapter,
 };
-use qlora_test_support::{Recording, fixture, tokenizers};
+use qlora_test_support::{Recording, fixture};
 use tempfile::TempDir;
 use tokenizers::Tokenizer;
 
@@ -393,19 +393,171 @@ fn a_tokenizer_that_llama_cpp_does_not_have_is_refused_by_name() {
     }
 }
 
+/// Writes the adapter of a recorded folder for its model, and returns where.
+fn export_adapter(family: &str, adapter: &Path, folder: &TempDir) -> (Checkpoint, PathBuf) {
+    let checkpoint = folder_of(family);
+    let path = folder.path().join("adapter.gguf");
+    let adapter = checkpoint.open_adapter(adapter).expect("opens");
+    let merged =
+        MergedCheckpoint::new(&checkpoint, Some(&adapter), MergeBase::Original).expect("fits");
+    write_gguf_adapter(&merged, &path, |_, _| {}).expect("is written");
+    (checkpoint, path)
+}
+
 #[test]
-#[ignore = "needs scripts/fetch-tokenizers.sh"]
-fn the_tokenizers_of_published_models_go_out_and_give_the_same_ids() {
-    for name in ["qwen3", "llama3_1", "mistral", "gemma3", "gpt4o"] {
+fn an_adapter_comes_back_with_the_bits_it_had() {
+    use burn_qlora::LoraModel;
+    use burn_qlora_llama::{Decoder, LoadOptions};
+    let device = burn::tensor::Device::default();
+    for family in ["smollm3", "granite", "phi3", "qwen3", "gemma3"] {
         let folder = temporary();
-        qlora_test_support::directory_with_tokenizer(folder.path(), name);
-        assert!(tokenizers().join(name).is_dir());
-        let checkpoint = Checkpoint::open(folder.path()).expect("opens");
-        let (path, _) = export(&checkpoint, &temporary(), &options(GgufType::F32)).expect(name);
-        let back = Checkpoint::open(&path)
-            .expect("opens")
-            .tokenizer()
-            .expect("builds");
-        crate::family_tokenizers::assert_as_recorded(&back, name);
+        let source = fixture(format!("families/{family}/adapter"));
+        let (checkpoint, path) = export_adapter(family, &source, &folder);
+        let factors = |adapter: &Path| {
+            let mut model =
+                Decoder::load(&checkpoint, &LoadOptions::default(), &device).expect("loads");
+            let adapter = checkpoint.open_adapter(adapter).expect("opens");
+            adapter.attach(&mut model).expect("fits");
+            let mut factors = Vec::new();
+            for (path, linear) in model.lora_linears() {
+                let branch = linear.adapter.as_ref().expect("has one");
+                let [a, b] = [&branch.lora.a, &branch.lora.b]
+                    .map(|factor| factor.val().into_data().try_into_vec::<f32>().expect("f32"));
+                factors.push((path, a, b));
+            }
+            factors
+        };
+        assert!(factors(&source) == factors(&path), "{family}");
     }
+}
+
+#[test]
+fn an_adapter_has_the_names_and_the_order_of_rows_that_its_model_has() {
+    let folder = temporary();
+    let source = fixture("families/smollm3/adapter");
+    let (_, path) = export_adapter("smollm3", &source, &folder);
+    let file = GgufBuilder::of(&path);
+    let text = |key: &str| file.value(key).map(|(_, bytes)| bytes[8..].to_vec());
+    assert_eq!(text("general.type"), Some(b"adapter".to_vec()));
+    assert_eq!(text("adapter.type"), Some(b"lora".to_vec()));
+    assert_eq!(text("general.architecture"), Some(b"smollm3".to_vec()));
+    let alpha = file
+        .value("adapter.lora.alpha")
+        .map(|(_, bytes)| bytes.to_vec());
+    assert_eq!(alpha, Some(8f32.to_le_bytes().to_vec()));
+    // ggml's extents: the fastest first.
+    assert_eq!(file.extents("blk.0.attn_k.weight.lora_a"), [64, 4]);
+    assert_eq!(file.extents("blk.0.attn_k.weight.lora_b"), [4, 32]);
+    let recorded = Recording::open("families/smollm3/adapter/adapter_model.safetensors");
+    let b = recorded.f32("base_model.model.model.layers.0.self_attn.k_proj.lora_B.weight");
+    let (_, bytes) = file.data("blk.0.attn_k.weight.lora_b");
+    let written: Vec<f32> = bytes
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four")))
+        .collect();
+    // Of heads of 16 rows: row 2i is row i, row 2i+1 is row i + 8.
+    for row in 0..32 {
+        let (head, within) = (row / 16, row % 16);
+        let from = head * 16 + within % 2 * 8 + within / 2;
+        assert_eq!(written[row * 4..][..4], b[from * 4..][..4], "{row}");
+    }
+}
+
+#[test]
+fn ranks_alphas_and_their_scaling_are_folded_in() {
+    let checkpoint = Checkpoint::open(fixture("tiny_llama")).expect("opens");
+    for name in ["peft_adapter_rslora", "adapters/patterns"] {
+        let source = fixture(name);
+        let folder = temporary();
+        let path = folder.path().join("adapter.gguf");
+        let products = |adapter: &Path| {
+            let adapter = checkpoint.open_adapter(adapter).expect("opens");
+            let merged = MergedCheckpoint::new(&checkpoint, Some(&adapter), MergeBase::Original)
+                .expect("fits");
+            if !path.exists() {
+                write_gguf_adapter(&merged, &path, |_, _| {}).expect("is written");
+            }
+            let fitted = merged.adapter().expect("there is one");
+            let paths = checkpoint.config().projection_paths();
+            let scaled = paths.iter().filter_map(|path| {
+                let factors = fitted.factors(path).expect("reads")?;
+                let scale = factors.config.scale() as f32;
+                let b: Vec<f32> = factors.b.iter().map(|value| value * scale).collect();
+                Some((path.clone(), factors.a, b))
+            });
+            scaled.collect::<Vec<_>>()
+        };
+        let (was, is) = (products(&source), products(&path));
+        assert!(!was.is_empty() && was.len() == is.len(), "{name}");
+        for (was, is) in was.iter().zip(&is) {
+            assert!(was.0 == is.0 && was.1 == is.1, "{name}: {}", was.0);
+            // A product of two factors in f32 in place of one.
+            let mut pairs = was.2.iter().zip(&is.2);
+            assert!(
+                pairs.all(|(a, b)| (a - b).abs() <= 3e-7 * a.abs()),
+                "{name}: {}",
+                was.0
+            );
+        }
+    }
+}
+
+#[test]
+fn adapters_of_other_models_and_of_other_kinds_are_refused() {
+    let folder = temporary();
+    let source = fixture("families/smollm3/adapter");
+    let (checkpoint, path) = export_adapter("smollm3", &source, &folder);
+    let refusal = |checkpoint: &Checkpoint, change: &dyn Fn(&mut GgufBuilder)| {
+        let mut file = GgufBuilder::of(&path);
+        change(&mut file);
+        let place = folder.path().join("changed.gguf");
+        file.write(&place);
+        let adapter = match checkpoint.open_adapter(&place) {
+            Err(error) => return error.to_string(),
+            Ok(adapter) => adapter,
+        };
+        let fitted = MergedCheckpoint::new(checkpoint, Some(&adapter), MergeBase::Original);
+        fitted.expect_err("it does not fit").to_string()
+    };
+    let unchanged = refusal(&folder_of("granite"), &|_| {});
+    assert!(
+        unchanged.contains("smollm3") && unchanged.contains("granite"),
+        "{unchanged}"
+    );
+    type Change = Box<dyn Fn(&mut GgufBuilder)>;
+    let cases: [(&str, Change); 5] = [
+        (
+            "general.type",
+            Box::new(|file| file.text("general.type", "model")),
+        ),
+        (
+            "adapter.type",
+            Box::new(|file| file.text("adapter.type", "dora")),
+        ),
+        (
+            "blk.9.attn_q.weight.lora_a",
+            Box::new(|file| {
+                file.tensor("blk.9.attn_q.weight.lora_a", &[4, 64], 0, vec![0; 1024]);
+            }),
+        ),
+        (
+            "token_embd.weight.lora_a",
+            Box::new(|file| {
+                file.tensor("token_embd.weight.lora_a", &[4, 64], 0, vec![0; 1024]);
+            }),
+        ),
+        (
+            "lora_B",
+            Box::new(|file| *file = file.without_tensor("blk.0.attn_v.weight.lora_b")),
+        ),
+    ];
+    for (needle, change) in cases {
+        let error = refusal(&checkpoint, &change);
+        assert!(
+            error.contains(needle) && !error.contains('\n'),
+            "{needle}: {error}"
+        );
+    }
+    let model = checkpoint.open_adapter(fixture("families/smollm3/gguf/smollm3-f32.gguf"));
+    assert!(model.unwrap_err().to_string().contains("general.type"));
 }
