@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Brings NVIDIA's offline compilers (NVRTC, ptxas, nvdisasm) and headers from their Python packages (about 500 MB).
-# They compile for devices that need not be there; no driver is installed.
+# Brings NVIDIA's assembler and disassembler of PTX (ptxas, nvdisasm) and the functions that kernels need (libdevice) from their
+# Python packages. They are for devices that need not be there; no driver is installed.
 #
 # usage: eval "$(scripts/cuda-toolchain.sh)"      sets CUDA_HOME
 set -euo pipefail
 
-# The table of kernels is of these versions: another compiler allots other registers.
+# The table of kernels is of these versions: another assembler allots other registers.
 packages=(
-  nvidia-cuda-nvrtc==13.5.37 nvidia-cuda-nvcc==13.5.37 nvidia-nvvm==13.5.37 nvidia-cuda-crt==13.5.37
-  nvidia-cuda-runtime==13.5.37 nvidia-cuda-cccl==13.3.5.0.6 nvidia-cuda-nvdisasm==13.5.37
+  nvidia-cuda-nvcc==13.5.37 nvidia-nvvm==13.5.37 nvidia-cuda-runtime==13.5.37 nvidia-cuda-nvdisasm==13.5.37
 )
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/burn-qlora/cuda-13.5.37
 

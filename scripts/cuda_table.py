@@ -1,14 +1,13 @@
-"""Compiles the CUDA kernels that `cuda_sources` wrote and holds what the compiler makes of them against a table.
+"""Assembles the CUDA kernels that `cuda_sources` wrote and holds what comes out against a table.
 
     python3 scripts/cuda_table.py SOURCES TABLE [--write]
 
-SOURCES is the folder of `cuda_sources`, TABLE the committed Markdown table, CUDA_HOME the compilers'. A kernel that
-spills registers, one that the table lacks, and one that is worse than the table in any column fail; `--write` writes
-the table anew. Nothing runs on a GPU: the figures are the compiler's, and the instructions those of its listing.
+SOURCES is the folder of `cuda_sources`, TABLE the committed Markdown table, CUDA_HOME the assembler's. A kernel that
+the table lacks and one that is worse than the table in any column fail; `--write` writes the table anew. Nothing runs on a
+GPU: the figures are the assembler's, and the instructions those of its listing.
 """
 
 import argparse
-import ctypes
 import dataclasses
 import json
 import multiprocessing
@@ -54,7 +53,8 @@ INTRODUCTION = """\
 # The kernels as CUDA code
 
 Written by `scripts/cuda-check.sh --write`, which compiles every kernel that the calls in `examples/cuda_sources/cases.rs`
-launch on a CUDA device: CUDA C++ by CubeCL, NVRTC and ptxas {version}. Compiled, not run: no figure here is a time.
+launch on a CUDA device, as a stock Burn does: to PTX by CubeCL through LLVM, which ptxas {version} assembles as the driver
+would. Assembled, not run: no figure here is a time.
 
 Shapes are the three of LLaMA-7B's projections, and 1000 × 1001 as one whose rows do not begin on a packed word; scales
 are double-quantized unless a call says otherwise. *Blocks/SM* are those that a multiprocessor holds at once by registers,
@@ -65,43 +65,31 @@ serve one weight, all eight of a word count).
 """
 
 
-def compile_to_ptx(source, architecture):
-    """PTX as CubeCL has it made."""
-    nvrtc = ctypes.CDLL(str(next(CUDA.glob("lib*/libnvrtc.so*"))))
-    program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
-    options = [
-        f"--gpu-architecture=sm_{architecture}",
-        f"--include-path={CUDA}/include",
-        f"--include-path={CUDA}/include/cccl",
-        "-lineinfo",
-    ]
-    options = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-    failed = nvrtc.nvrtcCompileProgram(program, len(options), options)
-    of = "ProgramLog" if failed else "PTX"
-    getattr(nvrtc, f"nvrtcGet{of}Size")(program, ctypes.byref(size))
-    text = ctypes.create_string_buffer(size.value)
-    getattr(nvrtc, f"nvrtcGet{of}")(program, text)
-    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    if failed:
-        raise RuntimeError(text.value.decode())
-    return text.value.decode()
+def numbered(ptx):
+    """PTX whose every instruction says the line that it is on, for ptxas to hand on to the listing."""
+    lines = ptx.splitlines()
+    body = False
+    for number, line in enumerate(lines):
+        if line.startswith("{"):
+            body = True
+        elif line.startswith("}"):
+            body = False
+        elif body and re.match(r"\s+(@|[a-z])", line):
+            lines[number] = f".loc 1 {number + 1} 0\t{line}"
+    header = next(number for number, line in enumerate(lines) if line.startswith(".address_size"))
+    lines[header] += '\t.file 1 "kernel.ptx"'
+    return "\n".join(lines) + "\n"
 
 
 def packed_loads(ptx, entry, buffer):
-    """Lines of the source that load from the kernel's parameter `buffer`."""
+    """Lines of the PTX that load from the kernel's parameter `buffer`."""
     pointers, lines = set(), set()
     found = -1
     # Until nothing is added, for a register may be used above where it is set, in a loop.
     while found != len(pointers) + len(lines):
         found = len(pointers) + len(lines)
-        line = 0
-        for statement in ptx.splitlines():
-            statement = statement.strip()
-            if at := re.match(r"\.loc\s+\d+\s+(\d+)", statement):
-                line = int(at[1])
-                continue
-            instruction = re.match(r"(?:@!?%p\d+\s+)?([a-z][\w.:]*)\s+(.*);", statement)
+        for line, statement in enumerate(ptx.splitlines(), 1):
+            instruction = re.match(r"(?:@!?%p\d+\s+)?([a-z][\w.:]*)\s+(.*);", statement.strip())
             if not instruction:
                 continue
             opcode, operands = instruction.groups()
@@ -193,14 +181,14 @@ def measured(job):
     # Instructions of one architecture alone, as CubeCL asks for them.
     architecture = f"{version}a" if version >= 90 else str(version)
     try:
-        ptx = compile_to_ptx((folder / kernel["file"]).read_text(), architecture)
+        ptx = (folder / kernel["file"]).read_text()
         with tempfile.TemporaryDirectory() as work:
             path, cubin = pathlib.Path(work, "kernel.ptx"), pathlib.Path(work, "kernel.cubin")
-            path.write_text(ptx)
+            path.write_text(numbered(ptx))
             report = run(CUDA / "bin/ptxas", f"-arch=sm_{architecture}", "-v", "-lineinfo", path, "-o", cubin)
             instructions, labels = listing(cubin)
     except RuntimeError as error:
-        raise RuntimeError(f"{kernel['file']} does not compile:\n{error}") from None
+        raise RuntimeError(f"{kernel['file']} does not assemble:\n{error}") from None
 
     def reported(pattern):
         found = re.search(r"(\d+) " + pattern, report)
@@ -287,6 +275,8 @@ def short_of_aims(rows):
             yield "a product of more than 8 rows in f16 or bf16 without tensor cores", key
         if row["load_bits"] is not None and row["load_bits"] < 128:
             yield "packed words loaded fewer than 128 bits at a time", key
+        if row["spilled"]:
+            yield "registers spilled", key
         if row["blocks"] < 2:
             yield "fewer than two blocks on a multiprocessor", key
 
@@ -328,8 +318,6 @@ def compared(rows, committed):
     failures, better = [], []
     for key, row in rows.items():
         name = " | ".join(key)
-        if row["spilled"]:
-            failures.append(f"{name}: spills {row['spilled']} bytes of registers, and no kernel may")
         if key not in committed:
             failures.append(f"{name}: not in the table")
             continue
@@ -358,9 +346,6 @@ def main():
     except RuntimeError as error:
         sys.exit(f"error: {error}")
     if arguments.write:
-        spilling = [" | ".join(key) for key, row in rows.items() if row["spilled"]]
-        if spilling:
-            sys.exit("error: no kernel may spill registers:\n  " + "\n  ".join(spilling))
         arguments.table.write_text(written(rows))
         print(f"{len(rows)} kernels written to {arguments.table}")
         return

@@ -2,7 +2,8 @@
 # Builds the software CUDA device (tools/ptx-device) and puts it where a program looks for the driver, with the library of functions
 # that kernels need beside it (libdevice, from NVIDIA's Python package).
 #
-# usage: eval "$(scripts/ptx-device.sh)"      sets what `cargo test` and `cargo run` then start programs with
+# usage: eval "$(scripts/ptx-device.sh)"      sets what `cargo test` and `cargo run` then start programs with; QLORA_SOFTWARE_CUDA
+#                                             tells tests that the device is not a fast one
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,4 +18,4 @@ ln -sf libcuda.so.1 "$folder/libcuda.so"
 # By a runner, for Cargo would build anew what it has built without CUDA_PATH.
 target=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 printf 'export CARGO_TARGET_%s_RUNNER=%q\n' "$target" \
-  "env CUDA_PATH=$CUDA_HOME LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+  "env QLORA_SOFTWARE_CUDA=1 CUDA_PATH=$CUDA_HOME LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU) and on wgpu, those
-# of the kernels, of the 4-bit tensor and of the paged optimizer also on CubeCL's CPU runtime and as CUDA code on a device in
-# software, gives every parser damaged files, builds the book, checks the packages, compiles the kernels for CUDA, and runs
+# of the kernels, of the 4-bit tensor and of the paged optimizer also on CubeCL's CPU runtime, those and the fused operations and
+# a part of the training curve as CUDA code on a device in software, gives every parser damaged files, builds the book, checks the packages, compiles the kernels for CUDA, and runs
 # those with NEON in an emulator. Where no Vulkan device answers, Mesa's software Vulkan is installed first. What needs LLVM,
 # NVIDIA's compilers, the emulator or a real model is left out, saying so, where its package cannot be had.
 #
@@ -20,7 +20,8 @@ if llvm=$(scripts/stage-llvm.sh); then
   tested+=,burn-nf4/cpu,burn-paged/cpu,qlora-cubecl/cpu
   checked=$tested,qlora-tests/cpu,qlora-tests/cuda
   if scripts/cuda-toolchain.sh >/dev/null; then
-    tested+=,qlora-cubecl/cuda,burn-nf4/cuda,burn-paged/cuda
+    # With the products between the tensor's and the optimizer's also the training curve, alone of the claims.
+    tested+=,qlora-cubecl/cuda,burn-nf4/cuda,burn-fused/cuda,burn-paged/cuda,qlora-tests/software-cuda
     device=$(scripts/ptx-device.sh)
     eval "$device"
   else
@@ -77,10 +78,10 @@ else
 fi
 # Apart, for with this feature on, what kernel multiplies depends on what the machine has measured.
 step cargo test --release --workspace --features "$tested,qlora-cubecl/autotune" --test kernels_autotune -- --skip cuda::
-if scripts/cuda-toolchain.sh >/dev/null; then
+if [ -n "${device:-}" ]; then
   step scripts/cuda-check.sh --features "$tested"
 else
-  left_out+=("the kernels as CUDA code: there are no compilers for it")
+  left_out+=("the kernels' registers and instructions as CUDA code: there is no compiler for it")
 fi
 if scripts/test-arm.sh --prepare; then
   step scripts/test-arm.sh

@@ -31,18 +31,18 @@ pub fn saved_bytes(shape: &AttentionShape, element_bytes: usize) -> u128 {
 mod tests {
     use super::*;
     use crate::simd::Isa;
-    use nf4::attention::Config;
+    use nf4::attention::AttentionConfig;
 
     fn wave(len: usize, step: f32) -> Vec<f32> {
         (0..len).map(|i| (i as f32 * step).sin()).collect()
     }
 
     /// Returns the output and log-sum-exp of one query head at one position, by the formula.
-    fn attend(q: &[f32], keys: &[(&[f32], &[f32])], config: Config) -> (Vec<f64>, f64) {
+    fn attend(q: &[f32], keys: &[(&[f32], &[f32])], config: AttentionConfig) -> (Vec<f64>, f64) {
         let dot = |k: &[f32]| q.iter().zip(k).map(|(a, b)| f64::from(a * b)).sum::<f64>();
         let score = |k: &[f32]| {
-            let score = dot(k) * f64::from(config.scale);
-            let bounded = |cap: f32| f64::from(cap) * (score / f64::from(cap)).tanh();
+            let score = dot(k) * config.scale;
+            let bounded = |cap: f64| cap * (score / cap).tanh();
             config.softcap.map_or(score, bounded)
         };
         let weights: Vec<f64> = keys.iter().map(|(k, _)| score(k).exp()).collect();
@@ -76,10 +76,10 @@ mod tests {
                 (None, Some(0.7)),
                 (Some(260), Some(0.7)),
             ];
-            let configs = configs.map(|(window, softcap)| Config {
-                window,
-                softcap,
-                ..Config::new(0.4)
+            let configs = configs.map(|(window, softcap)| {
+                AttentionConfig::new(0.4)
+                    .with_window(window)
+                    .with_softcap(softcap)
             });
             let offsets = [None, Some(&*offsets)];
             let cases = configs

@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, mem::MaybeUninit};
 
-use nf4::rms_norm::Config;
+use nf4::rms_norm::RmsNormConfig;
 use rayon::prelude::*;
 
 use crate::buffer::written;
@@ -25,7 +25,7 @@ fn rows_at_a_time(n: usize) -> usize {
 }
 
 /// Returns the factors of a row, `[n]`.
-fn factors(config: Config, weight: &[f32]) -> Cow<'_, [f32]> {
+fn factors(config: RmsNormConfig, weight: &[f32]) -> Cow<'_, [f32]> {
     if config.unit_offset {
         weight.iter().map(|weight| 1.0 + weight).collect()
     } else {
@@ -53,7 +53,7 @@ pub fn forward<E: Element>(
     isa: Isa,
     x: &[E],
     weight: &[f32],
-    config: Config,
+    config: RmsNormConfig,
 ) -> (Vec<E>, Vec<f32>) {
     let size = rows_at_a_time(weight.len()) * weight.len().max(1);
     normalized(isa, x.len(), x.chunks(size), |_, x, _| x, weight, config)
@@ -70,7 +70,7 @@ pub fn add_forward<E: Element>(
     x: &mut [E],
     residual: &[E],
     weight: &[f32],
-    config: Config,
+    config: RmsNormConfig,
 ) -> (Vec<E>, Vec<f32>) {
     assert_eq!(x.len(), residual.len(), "rms_norm: x and residual differ");
     let size = rows_at_a_time(weight.len()) * weight.len().max(1);
@@ -97,10 +97,10 @@ fn normalized<'a, E: Element, P: Send + 'a>(
     pieces: impl Iterator<Item = P>,
     load: impl Fn(usize, P, &mut Scratch) -> &'a [E] + Sync,
     weight: &[f32],
-    config: Config,
+    config: RmsNormConfig,
 ) -> (Vec<E>, Vec<f32>) {
     let n = weight.len();
-    let (weight, eps) = (&*factors(config, weight), config.eps);
+    let (weight, eps) = (&*factors(config, weight), config.eps as f32);
     let step = rows_at_a_time(n);
     let count = count(len, n);
     let mut inv_rms = vec![0f32; count];
@@ -144,7 +144,7 @@ pub fn backward<E: Element>(
     weight: &[f32],
     inv_rms: &[f32],
     grad: &mut [E],
-    config: Config,
+    config: RmsNormConfig,
 ) {
     let weight = &*factors(config, weight);
     by_rows(x, weight, inv_rms, grad, |[a, b], _, x, inv_rms, grad| {
@@ -169,7 +169,7 @@ pub fn add_backward<E: Element>(
     inv_rms: &[f32],
     grad_sum: &[E],
     grad: &mut [E],
-    config: Config,
+    config: RmsNormConfig,
 ) {
     let weight = &*factors(config, weight);
     assert_eq!(
@@ -313,7 +313,7 @@ mod tests {
     fn every_instruction_set_is_near_the_formula() {
         for (rows, n, unit_offset) in [(3, 64, false), (700, 77, false), (700, 77, true)] {
             let eps = 1e-5;
-            let config = Config { eps, unit_offset };
+            let config = RmsNormConfig::new(eps).with_unit_offset(unit_offset);
             let (x, residual) = (wave(rows * n, 0.3), wave(rows * n, 0.7));
             let (weight, grad) = (wave(n, 0.9), wave(rows * n, 1.1));
             for isa in Isa::available() {

@@ -6,13 +6,15 @@
 //! - `panels`: any number of rows on a CPU.
 //! - `register_tiled`: any number of rows on a software rasterizer, and any shape anywhere.
 //!
-//! [`low_rank`] is the product of a LoRA layer, which adds a low-rank one to that with the weight.
+//! [`low_rank`] is the product of a LoRA layer, which adds a low-rank one to that with the weight, and [`dense`] that of two
+//! dense matrices in f32.
 //!
 //! A [`Problem`] is checked once, where it is made. Its [candidates](ProductClass::candidates) are the kernels that the
 //! device and the shape allow. `choice` takes the likeliest; with the feature `autotune` it has the device measure them
 //! and takes the fastest: see `tune`. [`Problem::multiply`] runs a named one, for tests and benches.
 
 mod choice;
+pub mod dense;
 mod dots;
 mod gemv;
 mod loader;

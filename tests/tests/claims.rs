@@ -13,10 +13,14 @@ mod eight_bit_follows_the_curve;
 #[cfg(feature = "flex")]
 #[path = "claims/every_isa_follows_the_curve.rs"]
 mod every_isa_follows_the_curve;
+#[path = "claims/exports_match_peft.rs"]
+mod exports_match_peft;
 #[path = "claims/family_adapters_match_peft.rs"]
 mod family_adapters_match_peft;
 #[path = "claims/gradients_match_peft.rs"]
 mod gradients_match_peft;
+#[path = "claims/loftq_matches_peft.rs"]
+mod loftq_matches_peft;
 #[path = "claims/packing_changes_nothing.rs"]
 mod packing_changes_nothing;
 #[cfg(feature = "flex")]

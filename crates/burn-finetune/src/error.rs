@@ -4,7 +4,7 @@ use crate::schedule::ScheduleKind;
 use burn_paged::PagedError;
 use burn_qlora::LoraError;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tensor_files::TensorFileError;
 
 /// An error of this crate: which thing, what value it had, and what to do about it.
@@ -274,6 +274,17 @@ pub enum FinetuneError {
     /// Any other problem with a file.
     #[error(transparent)]
     File(TensorFileError),
+}
+
+impl FinetuneError {
+    /// Returns the error of a file of a checkpoint that is not what was written.
+    pub(crate) fn damaged(path: &Path, reason: String) -> Self {
+        Self::Malformed {
+            path: path.to_owned(),
+            expected: "part of this checkpoint",
+            reason,
+        }
+    }
 }
 
 /// Returns where `rows` are, to stand behind a sentence.

@@ -4,6 +4,8 @@
 //! crate's own and stands on [`burn_paged`]'s AdamW, because burn-train saves whole models once an epoch, clips each
 //! tensor by itself and cannot divide a loss by the target tokens of a whole optimizer step.
 
+/// What adapters are held against before they are saved or taken.
+mod adapters;
 /// Clipping by the global norm.
 mod clip;
 /// Rows of tokens from files of data, and batches of them.
@@ -34,7 +36,6 @@ pub use data::{
 pub use error::{FinetuneError, Place, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};
 pub use moment::Moment;
-pub use optimizer::OptimizerKind;
 pub use run_dir::{Evaluation, Evaluations, RecordedRun, RunDir, RunSettings, RunSource};
 pub use schedule::{Schedule, ScheduleKind};
 pub use template::{

@@ -8,34 +8,11 @@
 use crate::error::FinetuneError;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
-use burn_paged::{PagedAdamW, PagedAdamWConfig, PagedState, PagingReport, StateDtype};
+use burn_paged::{PagedAdamW, PagedAdamWConfig, PagedState, PagingReport};
 use burn_qlora::LoraModel;
-use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 mod file;
-
-/// An update rule and how it keeps its moments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OptimizerKind {
-    /// AdamW with f32 moments.
-    #[default]
-    Adamw,
-    /// AdamW with 8-bit moments for every factor of 4096 elements or more.
-    #[serde(rename = "adamw-8bit")]
-    Adamw8bit,
-}
-
-impl OptimizerKind {
-    /// Returns how it holds the moments of factors that are large enough for it.
-    pub fn state_dtype(self) -> StateDtype {
-        match self {
-            Self::Adamw => StateDtype::F32,
-            Self::Adamw8bit => StateDtype::Dynamic8,
-        }
-    }
-}
 
 /// AdamW and the states of A and B of every adapter, in the order of the model's layers.
 pub struct AdapterOptimizer {

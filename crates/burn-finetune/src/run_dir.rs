@@ -17,7 +17,7 @@
 //! - `settings`: what decides what a run computes, and what of it may change.
 //! - `checkpoint`: everything after a step, written and read.
 //! - `evaluations`: what the evaluations gave.
-//! - `verify`: a checkpoint held against itself and the run before anything is taken from it.
+//! - `verify`: the files of a checkpoint held against their checksums before anything is taken from it.
 //! - `leftovers`: what a killed process could not remove.
 
 mod checkpoint;
@@ -28,8 +28,8 @@ mod verify;
 
 pub use evaluations::{Evaluation, Evaluations};
 pub use settings::{RunSettings, RunSource};
-pub(crate) use verify::{check_adapter, check_finite};
 
+use crate::adapters::check_finite;
 use crate::data::Dataset;
 use crate::error::FinetuneError;
 use crate::moment::Moment;
@@ -126,6 +126,14 @@ impl RecordedRun {
                 expected: "record of a run's settings",
                 reason: format!("{} is {started}: {reason}", settings::STARTED),
             })
+    }
+
+    /// Returns whether there is a checkpoint to go on from.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`].
+    pub fn has_checkpoint(&self) -> Result<bool, FinetuneError> {
+        Ok(!checkpoints(&self.path)?.is_empty())
     }
 
     /// Returns what was recorded of the machine and is otherwise now, a sentence each: results may differ in their
@@ -249,29 +257,7 @@ impl RunDir {
     /// # Errors
     /// [`FinetuneError::Read`].
     pub fn checkpoints(&self) -> Result<Vec<(usize, PathBuf)>, FinetuneError> {
-        let folder = self.path.join(CHECKPOINTS);
-        let read_error = |source| FinetuneError::Read {
-            path: folder.clone(),
-            source,
-        };
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(read_error(error)),
-        };
-        let mut found = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(read_error)?;
-            let step = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
-            if let Some(step) = step {
-                found.push((step, entry.path()));
-            }
-        }
-        found.sort();
-        Ok(found)
+        checkpoints(&self.path)
     }
 
     /// Writes a checkpoint of `trainer` and returns where it is. It is complete or not there; an earlier one of the
@@ -349,7 +335,7 @@ impl RunDir {
     /// # Errors
     /// [`FinetuneError::Write`], [`FinetuneError::Lora`].
     pub fn save_adapter<M: LoraModel>(&self, model: &M) -> Result<(), FinetuneError> {
-        verify::check_finite(model)?;
+        check_finite(model)?;
         peft::save(model, &self.lora, &self.base_model, &self.path).map_err(checkpoint::written)
     }
 }
@@ -405,4 +391,31 @@ fn in_use(error: TensorFileError, path: &Path) -> FinetuneError {
         },
         other => other.into(),
     }
+}
+
+/// Finds the complete checkpoints of the run in the folder `run`, oldest first.
+fn checkpoints(run: &Path) -> Result<Vec<(usize, PathBuf)>, FinetuneError> {
+    let folder = run.join(CHECKPOINTS);
+    let read_error = |source| FinetuneError::Read {
+        path: folder.clone(),
+        source,
+    };
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(read_error(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(read_error)?;
+        let step = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
+        if let Some(step) = step {
+            found.push((step, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
 }

@@ -16,6 +16,10 @@ mod message;
 mod percent;
 /// What is Python's in Jinja.
 mod python;
+/// The tags of a source.
+mod tags;
+/// What it costs to compare values and to make texts of them.
+mod weighed;
 
 pub use builtin::{builtin_template, builtin_template_names};
 pub(crate) use message::object;
@@ -25,7 +29,7 @@ use crate::error::FinetuneError;
 use crate::moment::Moment;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
-use minijinja::{Environment, Error, ErrorKind};
+use minijinja::{Environment, Error, ErrorKind, State};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -37,6 +41,8 @@ use std::ops::Range;
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    /// Its source, without what [`weighed`] adds.
+    source: String,
     special_tokens: BTreeMap<String, String>,
     has_marks: bool,
     goes_through_parts: bool,
@@ -73,15 +79,19 @@ impl ChatTemplate {
         limits::install(&mut environment);
         python::install(&mut environment);
         percent::install(&mut environment);
+        weighed::install(&mut environment);
         environment.add_filter("tojson", json::to_json);
         environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", |format| strftime(Moment::now(), format));
+        environment.add_function("strftime_now", |format: &str| {
+            strftime(Moment::now(), format)
+        });
         let source = percent::replaced(source);
         let has_marks = marks::has_marks(&source);
         let compiled = limits::on_deep_stack(|| {
             for (name, written) in [(NAME, false), (MARKED, true)] {
                 if has_marks || !written {
-                    environment.add_template_owned(name, marks::replaced(&source, written))?;
+                    let source = weighed::replaced(&marks::replaced(&source, written));
+                    environment.add_template_owned(name, source)?;
                 }
             }
             Ok(())
@@ -91,6 +101,7 @@ impl ChatTemplate {
             .map_err(template_error)?;
         let mut template = Self {
             environment,
+            source: marks::replaced(&source, false),
             special_tokens,
             has_marks,
             goes_through_parts: false,
@@ -103,7 +114,7 @@ impl ChatTemplate {
     /// Shows the template the date and time `now` in place of the clock's.
     #[must_use]
     pub fn with_now(mut self, now: Moment) -> Self {
-        let strftime_now = move |format| strftime(now, format);
+        let strftime_now = move |format: &str| strftime(now, format);
         self.environment.add_function("strftime_now", strftime_now);
         self.now = Some(now);
         self
@@ -158,8 +169,7 @@ impl ChatTemplate {
 
     /// Returns all that decides what it writes: its source, the special tokens and, if it asks for it, the date.
     pub(crate) fn identity(&self) -> String {
-        let source = self.environment.get_template(NAME);
-        let source = source.as_ref().map_or("", |template| template.source());
+        let source = &self.source;
         let date = match self.now {
             Some(now) => now.to_string(),
             None => Moment::now().strftime("%F").unwrap_or_default(),
@@ -231,7 +241,7 @@ fn template_error(error: Error) -> FinetuneError {
             "it takes more than {} steps, or makes more than {} bytes of text: shorten the conversation, or take another \
              template (--chat-template)",
             limits::MOST_WORK,
-            64 * limits::MOST_WORK
+            limits::MOST_WORK * limits::BYTES_OF_WORK as u64
         ));
     }
     let mut text = error.to_string();
@@ -244,13 +254,15 @@ fn template_error(error: Error) -> FinetuneError {
 }
 
 /// Implements `raise_exception(message)`.
-fn raise_exception(message: String) -> Result<Value, Error> {
+fn raise_exception(state: &State, message: Value) -> Result<Value, Error> {
+    weighed::weigh(state, &message)?;
+    let message = message.to_string();
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
 /// Implements `strftime_now(format)`: the time `now` in Python's notation.
-fn strftime(now: Moment, format: String) -> Result<String, Error> {
-    now.strftime(&format).ok_or_else(|| {
+fn strftime(now: Moment, format: &str) -> Result<String, Error> {
+    now.strftime(format).ok_or_else(|| {
         Error::new(
             ErrorKind::InvalidOperation,
             format!("strftime_now does not know the format {format:?}"),

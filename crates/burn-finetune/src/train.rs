@@ -4,6 +4,8 @@
 mod builder;
 /// The numbers of a run.
 mod config;
+/// The optimizer's name in the settings of a run.
+mod optimizer_name;
 /// How far parameters can be from 0.
 mod reach;
 /// The events that a run reports.

@@ -1,7 +1,5 @@
-mod attention;
 mod logits;
-mod rms_norm;
 
-pub use attention::AttentionConfig;
 pub use logits::LogitsConfig;
-pub use rms_norm::RmsNormConfig;
+pub use nf4::attention::AttentionConfig;
+pub use nf4::rms_norm::RmsNormConfig;

@@ -2,6 +2,7 @@ mod add_rms_norm;
 mod attention;
 mod cross_entropy;
 mod glu;
+mod matmul;
 mod rms_norm;
 mod rope;
 
@@ -9,5 +10,6 @@ pub use add_rms_norm::{add_rms_norm, residual_rms_norm};
 pub use attention::{causal_attention, packed_causal_attention};
 pub use cross_entropy::{IGNORED, linear_cross_entropy};
 pub use glu::{Activation, geglu, glu, swiglu};
+pub use matmul::matmul;
 pub use rms_norm::rms_norm;
 pub use rope::rope;

@@ -6,6 +6,7 @@
 //!
 //! | function | kept for the backward pass |
 //! | --- | --- |
+//! | [`matmul`] | the operands, each if the other is tracked |
 //! | [`rms_norm`] | `x`, one number a row |
 //! | [`add_rms_norm`], [`residual_rms_norm`] | the sum, one number a row |
 //! | [`glu`], [`swiglu`], [`geglu`] | `gate`, `up` |
@@ -29,7 +30,7 @@ mod reference;
 
 pub use config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 pub use functions::{
-    Activation, IGNORED, add_rms_norm, causal_attention, geglu, glu, linear_cross_entropy,
+    Activation, IGNORED, add_rms_norm, causal_attention, geglu, glu, linear_cross_entropy, matmul,
     packed_causal_attention, residual_rms_norm, rms_norm, rope, swiglu,
 };
 pub use memory::{Implementation, OpMemory};

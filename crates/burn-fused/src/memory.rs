@@ -88,7 +88,7 @@ impl Implementation {
             Self::Cpu { threads } => with_element!(dtype, E => OpMemory {
                 saved,
                 forward: attention::forward_workspace_bytes::<E>(shape, threads),
-                backward: attention::backward_workspace_bytes::<E>(shape, config.into(), threads),
+                backward: attention::backward_workspace_bytes::<E>(shape, config, threads),
                 largest: 0,
             }, else reference),
             #[cfg(feature = "cubecl-backend")]

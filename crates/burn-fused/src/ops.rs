@@ -54,6 +54,15 @@ impl<B: Backend> AttentionMask<B> {
     Autodiff: cfg(feature = "autodiff"),
 )]
 pub trait FusedOps: Backend {
+    /// Returns `lhs · rhs`, the product of f32 operands in f32: also where the backend's own rounds them to TF32. The rounding
+    /// of other dtypes is the backend's.
+    ///
+    /// `lhs: [m, k]`, `rhs: [k, n]`, of one dtype.
+    #[fusion(default)]
+    fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(lhs, rhs)
+    }
+
     /// Returns `x / rms(x) * weight` over the last dimension, `rms(x) = sqrt(mean(x²) + eps)`; the factor is `1 + weight`
     /// where `config` says so, here and in all that follow from it.
     ///

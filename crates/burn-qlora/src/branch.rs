@@ -71,6 +71,38 @@ impl LoraBranch {
         Self::new(factor(a, config.rank)?, factor(b, shape[0])?, config)
     }
 
+    /// Sets the first of the rank's directions: `left: [n, out_features]`, which is of B, and `right: [n, in_features]`, of A, so
+    /// that the branch adds `leftᵀ · right` for them. The others stay.
+    ///
+    /// # Errors
+    /// [`LoraError::Device`] when the factors cannot be read.
+    pub(crate) fn set_leading(
+        &mut self,
+        left: &[f32],
+        right: &[f32],
+        device: &Device,
+    ) -> Result<(), LoraError> {
+        let [in_features, rank] = self.lora.a.dims();
+        let out_features = self.lora.b.dims()[1];
+        // The scale is half in each factor, its sign in B.
+        let root = self.lora.scale.abs().sqrt().recip();
+        let (a_scale, b_scale) = (root as f32, (root * self.lora.scale.signum()) as f32);
+        let (mut a, mut b) = (to_host("A", &self.lora.a)?, to_host("B", &self.lora.b)?);
+        for (at, value) in right.iter().enumerate() {
+            a[at % in_features * rank + at / in_features] = a_scale * value;
+        }
+        for (value, left) in b.iter_mut().zip(left) {
+            *value = b_scale * left;
+        }
+        let factor = |values, shape| {
+            let data = TensorData::new(values, shape);
+            Param::from_tensor(Tensor::from_data(data, (device, DType::F32)))
+        };
+        self.lora.a = factor(a, [in_features, rank]);
+        self.lora.b = factor(b, [rank, out_features]);
+        Ok(())
+    }
+
     /// Returns the rank of the product.
     pub fn rank(&self) -> usize {
         self.lora.a.dims()[1]
@@ -112,9 +144,24 @@ impl LoraBranch {
         } else {
             x.cast(a.dtype())
         };
-        let y = x.matmul(a).mul_scalar(self.lora.scale).matmul(b);
+        let xa = burn_fused::matmul(x, a).mul_scalar(self.lora.scale);
+        let y = burn_fused::matmul(xa, b);
         if y.dtype() == dtype { y } else { y.cast(dtype) }
     }
+}
+
+/// Copies the factor called `name` to the host.
+fn to_host(name: &str, factor: &Param<Tensor<2>>) -> Result<Vec<f32>, LoraError> {
+    let device_error = |reason: String| LoraError::Device {
+        name: name.to_owned(),
+        reason,
+    };
+    let values = factor.val().without_autodiff().cast(DType::F32);
+    let data = values
+        .try_into_data()
+        .map_err(|error| device_error(error.to_string()))?;
+    data.try_into_vec()
+        .map_err(|error| device_error(format!("{error:?}")))
 }
 
 /// Returns an empty list with room for `len` values of a factor of a layer of `shape`.

@@ -47,26 +47,26 @@ pub enum LoraError {
         /// The short names of the layers that can be adapted, sorted.
         known: Vec<String>,
     },
+    /// A layer that was to make up for what its weight lost, on a weight that is not quantized.
+    #[error(
+        "layer `{layer}` is not quantized, so that LoftQ has nothing to make up for; load the weights in 4 bits"
+    )]
+    NotQuantized {
+        /// The layer's path.
+        layer: String,
+    },
+    /// A dense weight that is none of a layer's.
+    #[error("the dense weight of layer `{layer}` {reason}; give the one that was quantized")]
+    DenseWeight {
+        /// The layer's path.
+        layer: String,
+        /// The fault.
+        reason: String,
+    },
     /// The weight could not be quantized.
     #[error(transparent)]
     Quantize(#[from] burn_nf4::Nf4TensorError),
-    /// A file could not be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
-    /// A file could not be written; nothing is left behind.
-    #[error("cannot write {}: {reason}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        reason: String,
-    },
-    /// A file that does not follow its format.
+    /// A file whose content is not that of an adapter.
     #[error("{} is not a valid {expected}: {reason}", path.display())]
     Malformed {
         /// The file.
@@ -76,9 +76,9 @@ pub enum LoraError {
         /// The fault.
         reason: String,
     },
-    /// Any other problem with a file.
+    /// A file cannot be read or written, or is broken; after a failed write nothing is left behind.
     #[error(transparent)]
-    File(TensorFileError),
+    File(#[from] TensorFileError),
     /// An adapter that uses something this crate cannot compute.
     #[error("{} sets `{key}` to {value}, which is not supported; {way_out}", path.display())]
     UnsupportedAdapter {
@@ -162,22 +162,4 @@ pub enum LoraError {
         /// The backend's reason.
         reason: String,
     },
-}
-
-impl From<TensorFileError> for LoraError {
-    fn from(error: TensorFileError) -> Self {
-        match error {
-            TensorFileError::Read { path, source } => Self::Read { path, source },
-            TensorFileError::Write { path, source } => Self::Write {
-                path,
-                reason: source.to_string(),
-            },
-            TensorFileError::Malformed { path, fault } => Self::Malformed {
-                path,
-                expected: "safetensors file",
-                reason: fault.to_string(),
-            },
-            other => Self::File(other),
-        }
-    }
 }

@@ -43,8 +43,12 @@ mod causal_lm;
 mod config;
 /// Everything that can go wrong.
 mod error;
+/// The factors of one layer on the host.
+mod factors;
 /// The layer.
 mod linear;
+/// Adapters that start as what quantization took from the weights.
+mod loftq;
 /// Dense weights with the adapters folded in, one layer at a time.
 mod merge;
 /// The layers of a model that can carry adapters, and what is done to all of them.
@@ -55,11 +59,13 @@ pub mod peft;
 
 pub use backward::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed};
 pub use branch::LoraBranch;
-pub use burn_nf4::Nf4Tensor;
+pub use burn_nf4::{Format, GgufFormat, Nf4Tensor, Nf4TensorError};
 pub use causal_lm::{CausalLm, TokenBatch};
 pub use config::{Blocks, LoraConfig, Overrides, Targets};
 pub use error::LoraError;
+pub use factors::{Factors, WeightChange};
 pub use linear::{BaseWeight, QLoraLinear};
+pub use loftq::{LoftqReport, loftq_bytes, loftq_init};
 pub use merge::merge_linears;
 pub use model::{
     LoraModel, WholeWeight, attach_adapters, freeze_base, num_adapter_params, trainable,

@@ -29,7 +29,7 @@ pub struct QLoraLinear {
 /// The frozen weight below the adapter of a [`QLoraLinear`].
 #[derive(Module, Debug)]
 pub enum BaseWeight {
-    /// A packed 4-bit weight.
+    /// A packed weight, in 4 bits or in the blocks of a GGUF file.
     Quantized(Nf4Weight),
     /// A dense weight `[out_features, in_features]`, for plain LoRA.
     Dense(Param<Tensor<2>>),
@@ -127,7 +127,7 @@ impl QLoraLinear {
                 let base = match weight {
                     BaseWeight::Quantized(weight) => weight.tensor().matmul(x.clone()),
                     BaseWeight::Dense(weight) => {
-                        x.clone().matmul(constant(weight, dtype).transpose())
+                        burn_fused::matmul(x.clone(), constant(weight, dtype).transpose())
                     }
                 };
                 match branch {

@@ -95,7 +95,7 @@ fn fresh_branch(
 
 /// Returns a number in `[0, 1)` from the upper 24 bits of a word: spelled out so that no release of a library
 /// changes what a seed means.
-fn unit(rng: &mut ChaCha8Rng) -> f32 {
+pub(crate) fn unit(rng: &mut ChaCha8Rng) -> f32 {
     (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32
 }
 

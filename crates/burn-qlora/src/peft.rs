@@ -1,5 +1,5 @@
 //! Adapter directories of Hugging Face peft: `adapter_config.json` and `adapter_model.safetensors`. Those of mlx-lm are
-//! read too.
+//! read too, and others once their tensors have peft's names ([`Adapter::of_tensors`]).
 //!
 //! - `location`: where the files are
 //! - `config`, `keys`: the JSON file, with the keys peft 0.21 writes
@@ -7,10 +7,12 @@
 //! - `names`: `base_model.model.<path>.lora_A.weight` `[rank, in]` and `lora_B` `[out, rank]` (both transposed from Burn's
 //!   adapter), and how else tensors are called
 //! - `contents`: the tensors of a file by their layers
+//! - `fitted`: an adapter against the layers of a model
 //! - `reading`, `writing`: the adapters of a model
 
 mod config;
 mod contents;
+mod fitted;
 mod keys;
 mod location;
 mod mlx;
@@ -18,13 +20,15 @@ mod names;
 mod reading;
 mod writing;
 
+pub use fitted::{AdaptableLayers, FittedAdapter, WholeLayer};
+
 use crate::config::LoraConfig;
 use crate::error::LoraError;
 use crate::model::LoraModel;
 use location::{Location, MLX_WEIGHTS_FILE};
 use serde_json::{Map, Value};
 use std::path::Path;
-use tensor_files::TensorFile;
+use tensor_files::{Checksum, TensorFile, TensorFileError};
 
 /// Name of the configuration file.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -52,12 +56,12 @@ impl Adapter {
     /// Opens the adapter at `path`: a folder, or the configuration or the weight file in it.
     ///
     /// # Errors
-    /// [`LoraError::Read`], [`LoraError::NoAdapter`], [`LoraError::Malformed`] for files that are missing, something else or
+    /// [`LoraError::File`], [`LoraError::NoAdapter`], [`LoraError::Malformed`] for files that are missing, something else or
     /// broken, [`LoraError::UnsupportedAdapter`] for what this crate cannot compute.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, LoraError> {
         let location = Location::find(path.as_ref())?;
         let path = location.config();
-        let text = std::fs::read(&path).map_err(|source| LoraError::Read {
+        let text = std::fs::read(&path).map_err(|source| TensorFileError::Read {
             path: path.clone(),
             source,
         })?;
@@ -87,6 +91,26 @@ impl Adapter {
         })
     }
 
+    /// Returns an adapter that another program's file was read into: `weights` has peft's names and orientation, `config` rank and
+    /// alpha. It adapts the layers that it has tensors of.
+    ///
+    /// # Errors
+    /// [`LoraError::Malformed`] for a rank or an alpha that cannot be.
+    pub fn of_tensors(config: LoraConfig, weights: TensorFile) -> Result<Self, LoraError> {
+        config.validate().map_err(|error| LoraError::Malformed {
+            path: weights.path().to_owned(),
+            expected: "adapter",
+            reason: error.to_string(),
+        })?;
+        Ok(Self {
+            config,
+            targets_of_the_tensors: true,
+            format: Format::Peft,
+            weights,
+            warnings: Vec::new(),
+        })
+    }
+
     /// Returns what describes it on a model whose layers that can carry adapters are `paths`.
     ///
     /// # Errors
@@ -98,6 +122,24 @@ impl Adapter {
     /// Returns the file that its weights are in.
     pub fn weights_path(&self) -> &Path {
         self.weights.path()
+    }
+
+    /// Returns a checksum of what decides what it computes: its configuration, the names, types and shapes of its tensors, and of
+    /// each tensor 64 KiB.
+    ///
+    /// # Errors
+    /// [`LoraError::File`] for a file that cannot be read.
+    pub fn fingerprint(&self) -> Result<u64, LoraError> {
+        let mut sum = Checksum::default();
+        sum.add_framed(format!("{:?}", self.config).as_bytes());
+        for tensor in self
+            .weights
+            .names()
+            .filter_map(|name| self.weights.tensor(name))
+        {
+            tensor.sample(&mut sum)?;
+        }
+        Ok(sum.value())
     }
 
     /// Returns what a user should know about it, a line each.
@@ -112,7 +154,7 @@ impl Adapter {
     ///
     /// # Errors
     /// [`LoraError::AnotherModel`] when a tensor is missing, left over or of another shape, [`LoraError::NotFinite`],
-    /// [`LoraError::Malformed`], [`LoraError::Read`]. The model is unchanged after an error.
+    /// [`LoraError::Malformed`], [`LoraError::File`]. The model is unchanged after an error.
     pub fn attach<M: LoraModel>(&self, model: &mut M) -> Result<LoraConfig, LoraError> {
         reading::attach(model, self)
     }
@@ -124,7 +166,7 @@ impl Adapter {
 ///
 /// # Errors
 /// [`LoraError::NoAdapters`] when no layer has one, [`LoraError::AnotherConfig`] when `config` is not what
-/// they were made with, [`LoraError::Diverged`] when a value is not finite, [`LoraError::Write`] when the disk is full or the
+/// they were made with, [`LoraError::Diverged`] when a value is not finite, [`LoraError::File`] when the disk is full or the
 /// folder cannot be written, [`LoraError::Device`] when a tensor cannot be read.
 pub fn save<M: LoraModel>(
     model: &M,

@@ -61,19 +61,19 @@ impl AttentionShape {
 
 /// The scale, window and bound of attention's scores.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Config {
-    /// The factor of the products.
-    pub scale: f32,
+pub struct AttentionConfig {
+    /// The factor of the products, `1 / sqrt(head_dim)` in most models.
+    pub scale: f64,
     /// Keys that a query sees, itself included, which it sees in any case: the query at position `i` sees the positions
     /// `i - window < j <= i`. `None` for all of them.
     pub window: Option<usize>,
     /// Bound `c` of the scores, above 0, which become `c · tanh(score / c)` before the mask and the softmax (Gemma 2).
-    pub softcap: Option<f32>,
+    pub softcap: Option<f64>,
 }
 
-impl Config {
+impl AttentionConfig {
     /// Returns attention with the factor `scale`, to all keys up to the query's own and without a bound.
-    pub const fn new(scale: f32) -> Self {
+    pub const fn new(scale: f64) -> Self {
         Self {
             scale,
             window: None,
@@ -81,8 +81,20 @@ impl Config {
         }
     }
 
+    /// Sets the number of keys that a query sees.
+    pub const fn with_window(mut self, window: Option<usize>) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Sets the bound of the scores.
+    pub const fn with_softcap(mut self, softcap: Option<f64>) -> Self {
+        self.softcap = softcap;
+        self
+    }
+
     /// Returns the window where it hides keys.
-    pub fn window(&self, shape: &AttentionShape) -> Option<usize> {
+    pub fn hiding_window(&self, shape: &AttentionShape) -> Option<usize> {
         self.window.filter(|window| *window < shape.kv_len)
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use crate::error::TensorFileError;
+use crate::input::InputFile;
 use crate::sync::{parent, sync_dir};
 
 /// Bytes that are gathered before they are written.
@@ -48,6 +49,34 @@ impl AtomicFile {
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), TensorFileError> {
         self.file
             .write_all(bytes)
+            .map_err(TensorFileError::write(&self.path))
+    }
+
+    /// Makes the file `len` bytes long, of which those that are not written yet read as zeros, and returns it to read from: a header
+    /// can be checked before what it announces is written.
+    ///
+    /// # Errors
+    /// [`TensorFileError::Write`].
+    pub fn so_far(&mut self, len: u64) -> Result<InputFile, TensorFileError> {
+        self.file
+            .flush()
+            .and_then(|()| {
+                let file = self.file.get_ref();
+                file.as_file().set_len(len)?;
+                InputFile::of(file.reopen()?, &self.path)
+            })
+            .map_err(TensorFileError::write(&self.path))
+    }
+
+    /// Ends the writing without giving the file its name, and returns it to read from: it is gone with the result. Errors know it by
+    /// `path`, what it was made from.
+    ///
+    /// # Errors
+    /// [`TensorFileError::Write`].
+    pub fn into_scratch(mut self, path: &Path) -> Result<InputFile, TensorFileError> {
+        self.file
+            .flush()
+            .and_then(|()| InputFile::of(self.file.get_ref().reopen()?, path))
             .map_err(TensorFileError::write(&self.path))
     }
 
@@ -95,6 +124,14 @@ impl AtomicFile {
     }
 }
 
+/// The end of the name of a file that is being written.
+const TEMPORARY_END: &str = ".tmp";
+
+/// Returns whether `path` is called as a file that is being written.
+pub(crate) fn is_temporary(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(TEMPORARY_END)
+}
+
 /// Makes a file with a temporary name in the folder of `path`, so that a rename is enough to publish it.
 fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
@@ -103,7 +140,7 @@ fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
     // Opened here, for tempfile's own files can be read by their owner only.
     tempfile::Builder::new()
         .prefix(&prefix)
-        .suffix(".tmp")
+        .suffix(TEMPORARY_END)
         .make_in(parent(path), |path| File::create_new(path))
 }
 

@@ -41,7 +41,15 @@ impl TensorFile {
     /// # Errors
     /// [`TensorFileError::Read`]; [`TensorFileError::Malformed`] with the first [`Malformation`] found.
     pub fn open(path: &Path) -> Result<Self, TensorFileError> {
-        let input = InputFile::open(path)?;
+        Self::of(InputFile::open(path)?)
+    }
+
+    /// Validates the header of a file that is open.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn of(input: InputFile) -> Result<Self, TensorFileError> {
+        let path = input.path();
         let len = input.len();
         let mut length = [0; LENGTH_BYTES as usize];
         input.read_at(0, &mut length)?;

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use tensor_files::{AtomicFile, FileGroup, StagedDir, TensorFileError};
 
+/// The key of a folder that is gone on with.
+const KEY: u64 = 0xabc;
+
 fn listing(dir: &Path) -> Vec<String> {
     let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
     let mut names: Vec<_> = fs::read_dir(dir)
@@ -230,4 +233,57 @@ fn a_folder_that_cannot_be_replaced_is_refused_before_anything_is_made() {
         matches!(&error, TensorFileError::Read { path, .. } if *path == link),
         "{error}"
     );
+}
+
+#[test]
+fn a_resumable_folder_keeps_what_is_complete_for_the_same_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let destination = dir.path().join("new");
+    // With nothing in it, it goes.
+    drop(StagedDir::resumable(&destination, KEY).unwrap());
+    assert!(listing(dir.path()).is_empty());
+
+    let staged = StagedDir::resumable(&destination, KEY).unwrap();
+    staged.write("whole", b"text").unwrap();
+    let half = begun(&staged.path().join("half"), "te");
+    let error = StagedDir::resumable(&destination, KEY).unwrap_err();
+    assert!(matches!(error, TensorFileError::InUse { .. }), "{error}");
+    // As where a process is killed.
+    let left = staged.path().to_owned();
+    std::mem::forget(half);
+    drop(staged);
+    assert_eq!(listing(&left), ["whole"]);
+    assert_eq!(StagedDir::unfinished(&destination), Some(left.clone()));
+    fs::write(left.join("half.x.tmp"), "te").unwrap();
+
+    let staged = StagedDir::resumable(&destination, KEY).unwrap();
+    assert_eq!(staged.path(), left);
+    assert_eq!(listing(&left), ["whole"]);
+    assert!(staged.has("whole") && staged.read("whole").unwrap() == b"text");
+    drop(staged);
+    assert_eq!(listing(dir.path()).len(), 1);
+
+    // Another key begins anew, and so does a folder that nothing can go on with.
+    drop(StagedDir::resumable(&destination, KEY + 1).unwrap());
+    assert!(listing(dir.path()).is_empty());
+    let staged = StagedDir::resumable(&destination, KEY).unwrap();
+    staged.write("whole", b"text").unwrap();
+    drop(staged);
+    drop(StagedDir::new(&destination).unwrap());
+    assert!(listing(dir.path()).is_empty());
+    let staged = StagedDir::resumable(&destination, KEY).unwrap();
+    staged.write("whole", b"text").unwrap();
+    staged.discard();
+    assert!(listing(dir.path()).is_empty());
+
+    let staged = StagedDir::resumable(&destination, KEY).unwrap();
+    staged.write("whole", b"text").unwrap();
+    staged.write("passing", b"").unwrap();
+    staged.remove("passing").unwrap();
+    staged.publish().unwrap();
+    assert_eq!(StagedDir::unfinished(&destination), None);
+    assert_eq!(listing(dir.path()), ["new"]);
+    assert_eq!(listing(&destination), ["whole"]);
+    let error = StagedDir::resumable(&destination, KEY).unwrap_err();
+    assert!(matches!(error, TensorFileError::Occupied { .. }), "{error}");
 }

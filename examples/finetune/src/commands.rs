@@ -4,6 +4,8 @@
 mod data;
 /// `finetune eval`.
 mod eval;
+/// `finetune export`.
+mod export;
 /// `finetune generate`.
 mod generate;
 /// `finetune plan`.
@@ -18,7 +20,7 @@ use burn_finetune::FinetuneError;
 use burn_qlora_llama::ComputeDtype;
 
 use crate::flags::Command;
-use crate::run::{DataRun, EvalRun, GenerateRun, PlanRun, QuantizeRun, TrainRun};
+use crate::run::{DataRun, EvalRun, ExportRun, GenerateRun, PlanRun, QuantizeRun, TrainRun};
 
 /// Runs a command.
 ///
@@ -32,6 +34,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Eval(flags) => eval::run(&EvalRun::resolve(flags)?),
         Command::Generate(flags) => generate::run(&GenerateRun::resolve(flags)?),
         Command::Quantize(flags) => quantize::run(&QuantizeRun::resolve(flags)?),
+        Command::Export(flags) => export::run(&ExportRun::resolve(*flags)?),
     }
 }
 

@@ -25,23 +25,27 @@ pub struct ExactMatch {
 
 /// A row as a question.
 #[derive(Debug)]
-pub struct Question {
+struct Question {
     /// The tokens before the answer.
     prompt: Vec<u32>,
     /// Those of the expected answer and of its end.
     answer: Vec<u32>,
 }
 
-/// Returns the last answer of every row, with the tokens before it.
+/// Checks that every row has an answer and tokens before it.
 ///
 /// # Errors
 /// A row without a prompt, as those of plain text are.
-pub fn questions(data: &Dataset) -> Result<Vec<Question>> {
+pub fn check(data: &Dataset) -> Result<()> {
+    questions(data).try_for_each(|question| question.map(drop))
+}
+
+/// Goes through the last answer of every row, with the tokens before it.
+fn questions(data: &Dataset) -> impl Iterator<Item = Result<Question>> {
     let rows = data.rows().enumerate();
     rows.map(|(place, row)| {
         question(&row?).with_context(|| format!("--exact-match, row {}", place + 1))
     })
-    .collect()
 }
 
 fn question(row: &Row) -> Result<Question> {
@@ -64,24 +68,24 @@ fn question(row: &Row) -> Result<Question> {
     })
 }
 
-/// Lets the model answer every question greedily. An answer that has gone wrong is not written to its
+/// Lets the model answer every row's question greedily. An answer that has gone wrong is not written to its
 /// end.
 ///
 /// # Errors
-/// Logits that are no numbers, a device or a tokenizer that fails.
-pub fn ask(opened: &OpenedModel, llama: &Decoder, questions: &[Question]) -> Result<ExactMatch> {
+/// As for [`check`]; logits that are no numbers, a device or a tokenizer that fails.
+pub fn ask(opened: &OpenedModel, llama: &Decoder, data: &Dataset) -> Result<ExactMatch> {
     let stop = Stop::of(opened)?;
     let bar = progress::counter("answers");
-    bar.set_length(questions.len() as u64);
+    bar.set_length(data.len() as u64);
     let mut matched = 0;
-    for question in questions {
-        matched += usize::from(is_right(opened.texts(), &stop, llama, question)?);
+    for question in questions(data) {
+        matched += usize::from(is_right(opened.texts(), &stop, llama, &question?)?);
         bar.inc(1);
     }
     bar.finish_and_clear();
     Ok(ExactMatch {
-        exact_match: matched as f64 / questions.len().max(1) as f64,
-        exact_match_rows: questions.len(),
+        exact_match: matched as f64 / data.len().max(1) as f64,
+        exact_match_rows: data.len(),
         matched,
     })
 }

@@ -33,7 +33,8 @@ Examples:
   finetune data --model SmolLM2.gguf --data notes.jsonl --show 5
   finetune eval --model SmolLM2.gguf --adapter run --data held-out.jsonl --exact-match
   finetune generate --model SmolLM2.gguf --adapter run --chat
-  finetune quantize --model SmolLM2.gguf --output SmolLM2-nf4";
+  finetune quantize --model SmolLM2.gguf --output SmolLM2-nf4
+  finetune export --model SmolLM2.gguf --adapter run --to hf --output SmolLM2-tuned";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -66,6 +67,9 @@ pub enum Command {
     Generate(GenerateFlags),
     /// Write the model as a 4-bit checkpoint that transformers + bitsandbytes load
     Quantize(QuantizeFlags),
+    /// Write the model with its adapter merged into it, for other programs
+    #[command(after_help = EXPORT_HELP)]
+    Export(Box<ExportFlags>),
 }
 
 const TRAIN_HELP: &str = "\
@@ -87,6 +91,14 @@ after a line that `train` would refuse and counts such lines by what is wrong. N
 
 The learnt part is green on a terminal, and elsewhere, or with NO_COLOR, between ⟦ and ⟧. Special tokens are shown, and
 bytes that would steer the terminal are escaped.";
+
+const EXPORT_HELP: &str = "\
+Weights are read, merged and written one at a time, so that a model larger than memory can be exported. The output
+appears when it is complete. An export to a directory that was interrupted goes on from its last complete file when the same
+command is given again.
+
+--base original merges into the checkpoint's own weights, which keeps what quantization takes from the model; --base
+quantized into what they are after quantization, which is what the adapter was trained on. --check measures either.";
 
 /// `finetune data`.
 #[derive(Args, Debug)]
@@ -193,8 +205,11 @@ pub struct TrainFlags {
     pub save_total: Option<usize>,
 
     /// Adapter of peft or mlx-lm to start from, in place of a fresh one: its folder, or a file in it
-    #[arg(long, value_name = "DIR", help_heading = "Adapter", conflicts_with_all = ["rank", "alpha", "dropout", "rslora", "target"])]
+    #[arg(long, value_name = "DIR", help_heading = "Adapter", conflicts_with_all = ["init", "rank", "alpha", "dropout", "rslora", "target"])]
     pub init_adapter: Option<PathBuf>,
+    /// How fresh adapters start
+    #[arg(long, value_enum, default_value_t = Init::Zero, help_heading = "Adapter")]
+    pub init: Init,
     /// Rank of the adapters
     #[arg(long, value_name = "R", default_value = "16", value_parser = positive, help_heading = "Adapter")]
     pub rank: usize,
@@ -399,6 +414,79 @@ pub struct QuantizeFlags {
     pub quant: QuantFlags,
 }
 
+/// `finetune export`.
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "finetune export --model <MODEL> [--adapter <DIR>] --to <FORMAT> --output <DIR|FILE> [OPTIONS]"
+)]
+pub struct ExportFlags {
+    /// TOML file with flags by their names; flags given here override it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The model.
+    #[command(flatten)]
+    pub model: AdaptedModelFlags,
+    /// Format to write
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        help_heading = "Output",
+        required_unless_present = "config"
+    )]
+    pub to: Option<ExportTarget>,
+    /// Where to write it; must not exist, or be an empty directory
+    #[arg(
+        long,
+        value_name = "DIR|FILE",
+        help_heading = "Output",
+        required_unless_present = "config"
+    )]
+    pub output: Option<PathBuf>,
+    /// Weights that the adapter is merged into
+    #[arg(long, value_enum, default_value_t = ExportBase::Original, help_heading = "Output")]
+    pub base: ExportBase,
+    /// Type of the weights: f32, f16, bf16, and with --to gguf q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, q3_k or q2_k [default: the
+    /// checkpoint's own, bf16 for a .gguf file]
+    #[arg(long, value_name = "TYPE", help_heading = "Output")]
+    pub dtype: Option<String>,
+    /// Most bytes of weights in a file (5GB, 512MiB)
+    #[arg(long, value_name = "BYTES", default_value = "5GB", value_parser = bytes, help_heading = "Output")]
+    pub shard_size: u64,
+    /// Print one JSON object as the last line
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    /// Data to measure the loss on, named as --data of `eval` is: of the adapter on its base, and of what was written
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    pub check: Vec<PathBuf>,
+    /// The limits of its rows.
+    #[command(flatten)]
+    pub rows: RowFlags,
+    /// Rows measured at once
+    #[arg(long, value_name = "N", default_value = "4", value_parser = positive, help_heading = "Data")]
+    pub batch_size: usize,
+}
+
+/// A format that models are exported in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportTarget {
+    /// Hugging Face directory: safetensors with config, tokenizer and chat template
+    Hf,
+    /// File of llama.cpp, with everything that it needs to know
+    Gguf,
+    /// The adapter alone as a file for llama.cpp's --lora
+    AdapterGguf,
+}
+
+/// The weights that an adapter is merged into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportBase {
+    /// The checkpoint's own
+    Original,
+    /// The same in the format of --quant, which the adapter was trained on
+    Quantized,
+}
+
 /// The model, the device it runs on and the format of its weights.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Model")]
@@ -426,7 +514,7 @@ pub struct AdaptedModelFlags {
     /// The model itself.
     #[command(flatten)]
     pub base: ModelFlags,
-    /// Adapter of peft or mlx-lm to put on the model: its folder, or a file in it
+    /// Adapter to put on the model: of peft or mlx-lm, its folder or a file in it; of llama.cpp, its .gguf file
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
 }
@@ -487,6 +575,15 @@ impl ValueEnum for QuantName {
             None => Some(PossibleValue::new("none").help("Keep full precision")),
         }
     }
+}
+
+/// A start of fresh adapters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Init {
+    /// Adding nothing: A is random, B is zero
+    Zero,
+    /// As what 4 bits took from the weights, as far as the rank holds it (LoftQ); needs a model in 16 or 32 bits
+    Loftq,
 }
 
 /// An optimizer.

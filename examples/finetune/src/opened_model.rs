@@ -8,14 +8,15 @@ use burn::tensor::Device;
 use burn_finetune::{
     ChatTemplate, Dataset, DatasetBuilder, FinetuneError, Moment, RowCache, RowEncoder, TextEncoder,
 };
-use burn_qlora::QuantConfig;
 use burn_qlora::peft::Adapter;
+use burn_qlora::{LoftqReport, QuantConfig, loftq_init};
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
 
 use crate::console::tell;
+use crate::flags::Init;
 use crate::plan::Planned;
-use crate::run::{DataFiles, Model, RowLimits};
+use crate::run::{DataFiles, Model, RowLimits, Training};
 use crate::{progress, report, source};
 
 /// A model on disk with all that is needed to turn text into tokens and back.
@@ -153,19 +154,24 @@ impl OpenedModel {
         }
     }
 
-    /// Reads data files as [`dataset`](Self::dataset) does, and packs its examples into rows if `packing`.
+    /// Reads data files as [`dataset`](Self::dataset) does, as `training` trains on them: without the share that is held out,
+    /// and packed into rows where it says so.
     ///
     /// # Errors
-    /// As for that.
+    /// As for that; a share of a single example.
     pub fn training_data(
         &self,
         files: &DataFiles,
-        limits: RowLimits,
-        packing: bool,
+        held_out: Option<f64>,
+        training: &Training,
     ) -> Result<Dataset> {
-        let data = self.dataset(files, limits)?;
-        Ok(if packing {
-            data.packed(self.seq_len(limits)?)?
+        let data = self.dataset(files, training.limits)?;
+        let data = match held_out {
+            Some(share) => data.split(share, training.seed())?.train,
+            None => data,
+        };
+        Ok(if training.packing {
+            data.packed(self.seq_len(training.limits)?)?
         } else {
             data
         })
@@ -174,6 +180,24 @@ impl OpenedModel {
     /// Returns how the weights are loaded.
     pub fn weights(&self) -> Weights {
         self.options.weights
+    }
+
+    /// Says what it costs that weights are quantized which were quantized before, if they are.
+    pub fn tell_of_second_quantization(&self) {
+        let Weights::Quantized(config) = self.weights() else {
+            return;
+        };
+        let formats = self.checkpoint.block_formats();
+        if !formats.is_empty() {
+            tell!(
+                "warning: {}: its weights are stored as {} and are quantized a second time, to {}: what is lost adds up, and \
+                 the model is worse than either alone; a 16-bit checkpoint of the same model avoids it, and so does --quant \
+                 none, which takes 32 or 16 bits a weight in memory",
+                report::words(&self.checkpoint.path().display().to_string()),
+                formats.join(", "),
+                config.codebook
+            );
+        }
     }
 
     /// Returns the 4-bit format of the weights once they are loaded, `None` for none. Of a model that is 4-bit
@@ -212,6 +236,36 @@ impl OpenedModel {
         Ok(llama)
     }
 
+    /// Checks that fresh adapters can start on this model as `init` says.
+    ///
+    /// # Errors
+    /// LoftQ for weights that were quantized before.
+    pub fn check_init(&self, init: Init) -> Result<()> {
+        match init {
+            Init::Zero => Ok(()),
+            Init::Loftq => {
+                let stored = self.checkpoint.check_full_precision();
+                stored.context("--init loftq makes up for what 4 bits lose")
+            }
+        }
+    }
+
+    /// Sets the adapters of `model` to what its 4-bit weights lost of those on disk.
+    ///
+    /// # Errors
+    /// Weights that cannot be read.
+    pub fn fit_adapters(&self, model: &mut Decoder, seed: u64) -> Result<LoftqReport> {
+        let spinner = progress::spinner("fit the adapters to what 4 bits lost".into());
+        let report = loftq_init(model, seed, |path, shape| {
+            let values = self
+                .checkpoint
+                .read_f32(&format!("{path}.weight"), &shape)?;
+            Ok::<_, Error>(values)
+        })?;
+        spinner.finish_and_clear();
+        Ok(report)
+    }
+
     /// Loads the weights and puts an adapter on them, for everything but training.
     ///
     /// # Errors
@@ -219,18 +273,18 @@ impl OpenedModel {
     pub fn load_with_adapter(&self, adapter: Option<&Path>, device: &Device) -> Result<Decoder> {
         let mut model = self.load(device)?;
         if let Some(adapter) = adapter {
-            open_adapter(adapter)?.attach(&mut model)?;
+            open_adapter(adapter, &self.checkpoint)?.attach(&mut model)?;
         }
         Ok(model)
     }
 }
 
-/// Opens an adapter, and says what a user should know about it.
+/// Opens an adapter for a model, and says what a user should know about it.
 ///
 /// # Errors
 /// A path where there is none; one that cannot be read or computed.
-pub fn open_adapter(path: &Path) -> Result<Adapter> {
-    let adapter = Adapter::open(path)?;
+pub fn open_adapter(path: &Path, model: &Checkpoint) -> Result<Adapter> {
+    let adapter = model.open_adapter(path)?;
     for warning in adapter.warnings() {
         tell!("warning: {}", report::words(warning));
     }

@@ -9,6 +9,7 @@ use burn_qlora_llama::DecoderConfig;
 use burn_qlora_llama::memory::{Implementation, ModelMemory, Tensors, Workload};
 
 use crate::allocator;
+use crate::flags::Init;
 use crate::progress::human_bytes;
 use crate::run::Training;
 
@@ -54,6 +55,8 @@ pub struct Plan {
     pub buffers: u64,
     /// Gradients of earlier micro-batches that are held while one goes back.
     pub held: Tensors,
+    /// What setting the adapters needs before training begins, where it does not pass unnoticed and the process has it.
+    pub initialization: u64,
     /// The program itself, with tokenizer and data, in the memory the model is in; 0 where that is a
     /// device's own.
     pub program: u64,
@@ -103,7 +106,7 @@ impl Plan {
         let model = config.memory(&workload)?;
         let optimizer = training.optimizer;
         let state = PagedAdamWConfig::new()
-            .with_state(optimizer.kind.state_dtype())
+            .with_state(optimizer.state)
             .with_budget(optimizer.placement.budget)
             .memory(model.factors.iter().copied());
         // A device's pages are allocations of their own.
@@ -118,7 +121,9 @@ impl Plan {
         } else {
             Tensors::default()
         };
+        let is_fitted = training.init == Init::Loftq && of_the_process(&workload);
         Ok(Self {
+            initialization: if is_fitted { model.fitting } else { 0 },
             optimizer: resident,
             buffers: state.workspace,
             held,
@@ -153,14 +158,23 @@ impl Plan {
     /// Returns the most memory that is taken at once.
     pub fn peak(&self) -> u64 {
         if self.of_the_process() {
-            self.taken().saturating_add(self.allocator())
+            let training = self.taken().saturating_add(self.allocator());
+            training.max(self.starting())
         } else {
             // What is converted while it is loaded is on the host.
             self.reserved()
         }
     }
 
-    /// Returns the most bytes that are in use at once.
+    /// Returns the bytes that are in use while the adapters are set.
+    fn starting(&self) -> u64 {
+        let model = &self.model;
+        let lasting = (model.quantized + model.dense + model.adapters()).bytes();
+        let lasting = lasting.saturating_add(self.program);
+        lasting.saturating_add(self.initialization)
+    }
+
+    /// Returns the most bytes that are in use at once in loading and training.
     fn taken(&self) -> u64 {
         let model = self.model.peak(self.state(), self.held);
         model.saturating_add(self.program)

@@ -6,6 +6,8 @@ mod data;
 mod data_files;
 /// `finetune eval`.
 mod eval;
+/// `finetune export`.
+mod export;
 /// `finetune generate`.
 mod generate;
 /// The course of the learning rate.
@@ -24,6 +26,7 @@ mod train;
 pub use data::DataRun;
 pub use data_files::DataFiles;
 pub use eval::EvalRun;
+pub use export::{Check, ExportRun, HfTarget, Target};
 pub use generate::{GenerateRun, Input};
 pub use model::Model;
 pub use quantize::QuantizeRun;

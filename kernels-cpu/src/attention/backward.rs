@@ -14,7 +14,7 @@ use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
 use crate::matmul::dense::{Beta, DenseRef};
 use crate::simd::Isa;
-use nf4::attention::{AttentionShape, Config};
+use nf4::attention::{AttentionConfig, AttentionShape};
 
 /// The results of [`forward`](super::forward), and the gradient of its output.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +40,7 @@ pub fn backward<E: Element>(
     results: &Results<'_, E>,
 ) -> [Vec<E>; 3] {
     let shape = operands.shape();
-    let window = operands.config.window(&shape);
+    let window = operands.config.hiding_window(&shape);
     let parts = Parts::new(&shape, window);
     let pass = Pass::<E> {
         isa,
@@ -80,12 +80,12 @@ pub fn backward<E: Element>(
 /// f32, and what each thread needs for a tile. Of `dq` a part touches its own tiles only.
 pub fn backward_workspace_bytes<E: Element>(
     shape: &AttentionShape,
-    config: Config,
+    config: AttentionConfig,
     threads: usize,
 ) -> u128 {
     let pairs = shape.batch as u128 * shape.kv_heads as u128;
     let d = shape.head_dim as u128;
-    let parts = Parts::new(shape, config.window(shape));
+    let parts = Parts::new(shape, config.hiding_window(shape));
     let keys: u128 = (0..parts.count())
         .map(|part| parts.keys(part).len() as u128)
         .sum();
@@ -161,7 +161,7 @@ impl<O: Element> Scratch<O> {
         [rows, shape.kv_len.min(KEYS)]
     }
 
-    fn new(shape: &AttentionShape, config: Config) -> Self {
+    fn new(shape: &AttentionShape, config: AttentionConfig) -> Self {
         let [rows, keys] = Self::tile(shape);
         let scores = || vec![0.0; rows * keys];
         let operand = || vec![O::default(); rows * shape.head_dim];
@@ -178,7 +178,7 @@ impl<O: Element> Scratch<O> {
         }
     }
 
-    fn bytes(shape: &AttentionShape, config: Config) -> u128 {
+    fn bytes(shape: &AttentionShape, config: AttentionConfig) -> u128 {
         let [rows, keys] = Self::tile(shape).map(|n| n as u128);
         let d = shape.head_dim as u128;
         // `halves` are in use where operands are not f32.
@@ -193,6 +193,7 @@ impl<E: Element> Pass<'_, E> {
     fn part(&self, pair: usize, part: usize, scratch: &mut Scratch<E::Operand>) -> Part {
         let (isa, shape) = (self.isa, &self.shape);
         let Operands { k, v, config, .. } = *self.operands;
+        let scale = config.scale as f32;
         let (batch, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
         let (group, d) = (shape.group, shape.head_dim);
         let keys = self.parts.keys(part);
@@ -233,10 +234,10 @@ impl<E: Element> Pass<'_, E> {
                 one.dense_matmul(k, ds, rows, dq, transposed, Beta::One);
                 one.dense_transposed_matmul(q_rows, ds, width, dk, Beta::One);
             }
-            dq.iter_mut().for_each(|value| *value *= config.scale);
+            dq.iter_mut().for_each(|value| *value *= scale);
         }
         let dk = gradients.dk.values.iter_mut();
-        dk.for_each(|value| *value *= config.scale);
+        dk.for_each(|value| *value *= scale);
         gradients
     }
 

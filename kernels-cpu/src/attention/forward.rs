@@ -19,7 +19,7 @@ use nf4::attention::AttentionShape;
 /// If the shapes of the operands do not fit each other.
 pub fn forward<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (Vec<E>, Vec<f32>) {
     let shape = operands.shape();
-    let window = operands.config.window(&shape);
+    let window = operands.config.hiding_window(&shape);
     let first_keys = FirstKeys::new(operands.sequence_offsets, window, &shape);
     let mut lse = vec![0f32; shape.batch * shape.q_len * shape.heads()];
     let pass = Pass {

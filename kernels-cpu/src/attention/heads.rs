@@ -3,7 +3,7 @@ use std::ops::Range;
 use crate::element::Element;
 use crate::matmul::dense::DenseRef;
 use crate::simd::Isa;
-use nf4::attention::{AttentionShape, Config};
+use nf4::attention::{AttentionConfig, AttentionShape};
 
 /// Values `[batch, len, heads, d]` whose heads are each without gaps; batch, position and head may be in any order and
 /// with any distance, as in a view of a cache, as long as positions do not overlap.
@@ -87,7 +87,7 @@ pub struct Operands<'a, E: Element> {
     /// key whatever they say.
     pub sequence_offsets: Option<&'a [i64]>,
     /// Scale, window and bound of the scores.
-    pub config: Config,
+    pub config: AttentionConfig,
 }
 
 impl<E: Element> Operands<'_, E> {

@@ -2,7 +2,7 @@ use std::{mem::MaybeUninit, ops::Range};
 
 use crate::simd::math::{LANES, exp, max, mul_add, sum, tanh};
 use crate::simd::{Simd, kernel};
-use nf4::attention::{AttentionShape, Config};
+use nf4::attention::{AttentionConfig, AttentionShape};
 
 /// Keys of a tile. With [`ROWS`] rows that is 96 KiB of f32 scores, so that two such tiles and
 /// their operands stay in a second-level cache of 512 KiB.
@@ -78,17 +78,18 @@ impl<'a> TileMask<'a> {
     fn unmask<'s, S: Simd>(
         &self,
         row: usize,
-        config: Config,
+        config: AttentionConfig,
         scores: &'s mut [f32],
     ) -> &'s mut [f32] {
-        let Config { scale, softcap, .. } = config;
+        let scale = config.scale as f32;
         let Range { start, end } = self.of(row);
         scores[..start].fill(0.0);
         scores[end..].fill(0.0);
         let seen = &mut scores[start..end];
-        match softcap {
+        match config.softcap {
             None => seen.iter_mut().for_each(|score| *score *= scale),
             Some(cap) => {
+                let cap = cap as f32;
                 let inner = scale / cap;
                 for score in seen.iter_mut() {
                     *score = cap * tanh::<S>(*score * inner);
@@ -104,7 +105,7 @@ kernel! {
     /// maximum so far, hidden ones 0; `sums` and the rows of `out`, `d` wide, are brought to the new maximum.
     pub(super) fn softmax_step<S: Simd>(
         mask: TileMask<'_>,
-        config: Config,
+        config: AttentionConfig,
         scores: &mut [f32],
         maxima: &mut [f32],
         sums: &mut [f32],
@@ -139,7 +140,7 @@ kernel! {
     /// `slopes`, which is empty without one.
     pub(super) fn probabilities<S: Simd>(
         mask: TileMask<'_>,
-        config: Config,
+        config: AttentionConfig,
         scores: &mut [f32],
         lse: &[f32],
         slopes: &mut [f32],
@@ -148,7 +149,7 @@ kernel! {
             let seen = mask.unmask::<S>(row, config, scores);
             if let Some(cap) = config.softcap {
                 let slopes = &mut slopes[row * mask.keys..][mask.of(row)];
-                let inner = 1.0 / cap;
+                let inner = 1.0 / cap as f32;
                 for (slope, score) in slopes.iter_mut().zip(&*seen) {
                     let tanh = score * inner;
                     *slope = mul_add::<S>(-tanh, tanh, 1.0);

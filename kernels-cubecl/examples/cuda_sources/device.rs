@@ -1,7 +1,9 @@
 //! The properties of a CUDA device by which CubeCL chooses and compiles kernels, for devices that are not there.
 
 use cubecl::cmma::MatrixLayout;
+use cubecl::cuda::CudaCompilationOptions;
 use cubecl::ir::features::{Plane, TypeUsage};
+use cubecl::ir::nvidia::SmArch;
 use cubecl::ir::{
     ContiguousElements, DeviceIdentity, DeviceProperties, ElemType, FloatKind, HardwareProperties,
     MemoryDeviceProperties, MmaProperties, TargetProperties, VectorSize,
@@ -122,8 +124,9 @@ impl Architecture {
         properties
     }
 
-    pub fn compilation_options(&self) -> CompilationOptions {
-        CompilationOptions {
+    /// Returns the options that cubecl-cuda compiles for the device with; of PTX LLVM takes the oldest version that has it.
+    pub fn compilation_options(&self) -> CudaCompilationOptions {
+        let cpp = CompilationOptions {
             warp_size: 32,
             supports_features: CppSupportedFeatures {
                 grid_constants: true,
@@ -134,6 +137,11 @@ impl Architecture {
                 dp4a: true,
             },
             ..Default::default()
+        };
+        CudaCompilationOptions {
+            cpp,
+            arch: Some(SmArch::new(self.version, true)),
+            ptx_version: None,
         }
     }
 }

@@ -116,7 +116,7 @@ impl Fused {
         let heads = || empty(&[1, TOKENS, HEADS, HEAD_DIM], dtype);
         let one_a_token = |dtype| empty(&[TOKENS, 1], dtype);
         let weight = || empty(&[HIDDEN], dtype);
-        let norm = |factor| nf4::rms_norm::Config {
+        let norm = |factor| nf4::rms_norm::RmsNormConfig {
             eps: 1e-5,
             unit_offset: factor == Factor::OneMore,
         };
@@ -130,7 +130,7 @@ impl Fused {
             k: heads(),
             v: heads(),
             starts: keys.are_packed().then(|| empty(&[1, TOKENS], I32)),
-            config: nf4::attention::Config {
+            config: nf4::attention::AttentionConfig {
                 scale: 1.0,
                 window: keys.are_windowed().then_some(TOKENS / 4),
                 softcap: keys.are_capped().then_some(50.0),

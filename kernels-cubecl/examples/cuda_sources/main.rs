@@ -1,14 +1,14 @@
-//! Writes the CUDA C++ of every kernel that CUDA devices of three generations would be given, without one.
+//! Writes the PTX of every kernel that CUDA devices of three generations would be given, without one.
 //!
-//! The launch functions run as they are, on a device that says it is a CUDA one, compiles to CUDA C++ what it is told
-//! to launch and runs nothing: what is written is what they choose. `scripts/cuda-check.sh` compiles it.
+//! The launch functions run as they are, on a device that says it is a CUDA one, compiles what it is told to launch with
+//! the compiler of a stock Burn, through LLVM, and runs nothing: what is written is what they choose.
+//! `scripts/cuda-check.sh` assembles it.
 //!
 //! ```sh
-//! cargo run --release -p qlora-cubecl --example cuda_sources -- FOLDER
+//! cargo run --release -p qlora-cubecl --features cuda --example cuda_sources -- FOLDER
 //! ```
 //!
-//! A stock Burn compiles the same kernels for CUDA through LLVM instead; the properties that kernels are chosen by are
-//! those of that way.
+//! `exp` and its like are compiled in from NVIDIA's `libdevice.10.bc`, which is looked for below `CUDA_PATH`.
 
 mod cases;
 mod device;
@@ -33,8 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for architecture in ARCHITECTURES {
         let recorder = Recorder::new(architecture);
         for (entry, kernel) in launched(&recorder, cases::all())? {
-            let file = format!("{}_{entry}.cu", architecture.version);
-            fs::write(folder.join(&file), &kernel.0.source)?;
+            let file = format!("{}_{entry}.ptx", architecture.version);
+            fs::write(folder.join(&file), &kernel.0.ptx)?;
             kernels.push(described(architecture.version, &file, &kernel));
         }
     }

@@ -1,10 +1,12 @@
 //! A server that compiles what it is told to launch and runs nothing.
 
 use std::collections::HashMap;
+use std::ffi::c_char;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cubecl::bytes::Bytes;
 use cubecl::client::Client;
+use cubecl::cuda::compiler::{CudaBackend, CudaCompiler, CudaRepresentation};
 use cubecl::future::{self, DynFut};
 use cubecl::prelude::CubeCount;
 use cubecl::profile::ProfileDuration;
@@ -34,8 +36,10 @@ use crate::device::{Architecture, target_properties};
 pub struct Launched {
     /// The function to call.
     pub entry: String,
-    /// CUDA C++, the same in every run.
+    /// CUDA C++, the same in every run. It tells kernels apart; no device is given it.
     pub source: String,
+    /// What a device is given.
+    pub ptx: String,
     /// Threads of a block.
     pub threads: u32,
     /// Bytes of shared memory asked for at the launch.
@@ -53,7 +57,7 @@ impl Launched {
 
 type Launches = Vec<Result<Launched, String>>;
 
-/// A device for which kernels are compiled to CUDA C++ and listed.
+/// A device for which kernels are compiled and listed.
 pub struct Recorder {
     client: Client,
     launches: Arc<Mutex<Launches>>,
@@ -90,7 +94,12 @@ struct RecordingServer {
     architecture: Architecture,
     utilities: Arc<ServerUtilities>,
     launches: Arc<Mutex<Launches>>,
+    /// What LLVM made of a kernel, by its CUDA C++.
+    compiled: HashMap<String, Compiled>,
 }
+
+/// PTX, and the bytes of shared memory that are asked for at its launch.
+type Compiled = (String, usize);
 
 impl RecordingServer {
     fn new(architecture: Architecture, launches: Arc<Mutex<Launches>>) -> Self {
@@ -106,32 +115,52 @@ impl RecordingServer {
             architecture,
             utilities: Arc::new(utilities),
             launches,
+            compiled: HashMap::new(),
         }
     }
 
     fn compile(
-        &self,
+        &mut self,
         kernel: &dyn CubeKernel,
         bindings: &KernelArguments,
     ) -> Result<Launched, String> {
         let refused = |error| format!("{}: {error}", kernel.name());
-        let definition = define_kernel(kernel).map_err(refused)?;
-        let compiled = CompiledKernel::compile(
+        let named = CompiledKernel::compile(
             kernel,
-            definition,
+            define_kernel(kernel).map_err(refused)?,
             &mut CppCompiler::<Cuda>::default(),
-            &self.architecture.compilation_options(),
+            &self.architecture.compilation_options().cpp,
         )
         .map_err(refused)?;
+        let source = numbered_by_appearance(&named.source);
+        let (ptx, dynamic_shared) = match self.compiled.get(&source) {
+            Some(compiled) => compiled.clone(),
+            None => {
+                let compiled = CompiledKernel::compile(
+                    kernel,
+                    define_kernel(kernel).map_err(refused)?,
+                    &mut CudaCompiler::new(CudaBackend::Llvm),
+                    &self.architecture.compilation_options(),
+                )
+                .map_err(refused)?;
+                let Some(CudaRepresentation::Llvm(module)) = compiled.repr else {
+                    return Err(format!("{}: LLVM made no PTX", kernel.name()));
+                };
+                let compiled = (text(&module.ptx), module.shared_memory_size);
+                self.compiled.insert(source.clone(), compiled.clone());
+                compiled
+            }
+        };
         let buffers = bindings.resources.iter().map(|resource| match resource {
             KernelResource::Buffer(buffer) => buffer.memory.id(),
             KernelResource::TensorMap(map) => map.binding.memory.id(),
         });
         Ok(Launched {
-            entry: compiled.entrypoint_name,
-            source: numbered_by_appearance(&compiled.source),
-            threads: compiled.cube_dim.num_elems(),
-            dynamic_shared: compiled.repr.map_or(0, |repr| repr.shared_memory_size),
+            entry: named.entrypoint_name,
+            source,
+            ptx,
+            threads: named.cube_dim.num_elems(),
+            dynamic_shared,
             buffers: buffers.collect(),
         })
     }
@@ -142,6 +171,13 @@ impl RecordingServer {
             backtrace: BackTrace::capture(),
         }
     }
+}
+
+/// Returns the characters before the NUL.
+fn text(characters: &[c_char]) -> String {
+    let bytes = characters.iter().map(|&character| character as u8);
+    let bytes: Vec<u8> = bytes.take_while(|&byte| byte != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Returns `source` with its values (`v12`) numbered in the order in which they appear: the compiler numbers some of them

@@ -28,7 +28,7 @@ pub use forward::forward;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
-use nf4::attention::{AttentionShape, Config};
+use nf4::attention::{AttentionConfig, AttentionShape};
 
 use self::grid::LanePart;
 use self::inputs::{InputsLaunch, Present, SizesLaunch};
@@ -66,7 +66,7 @@ pub struct Operands {
     /// The first key that each query of packed rows sees, `[batch, q_len]` integers; its own it sees in any case.
     pub starts: Option<TensorHandle>,
     /// Scale, window and bound of the scores.
-    pub config: Config,
+    pub config: AttentionConfig,
 }
 
 /// Checked operands, contiguous.
@@ -75,7 +75,7 @@ struct Attention {
     k: TensorHandle,
     v: TensorHandle,
     starts: Option<TensorHandle>,
-    config: Config,
+    config: AttentionConfig,
     shape: AttentionShape,
 }
 
@@ -150,7 +150,8 @@ impl Attention {
         part: LanePart,
     ) -> InputsLaunch<'static, F, I, N> {
         let AttentionShape { q_len, kv_len, .. } = self.shape;
-        let window = self.config.window(&self.shape);
+        let AttentionConfig { scale, softcap, .. } = self.config;
+        let window = self.config.hiding_window(&self.shape);
         InputsLaunch::new(
             tensor_buffer(&self.q),
             tensor_buffer(&self.k),
@@ -163,12 +164,12 @@ impl Attention {
                 self.shape.kv_heads as u32,
             ),
             window.map(|window| window.max(1) as u32).into(),
-            ScoresLaunch::new(self.config.scale, self.config.softcap.into()),
+            ScoresLaunch::new(scale as f32, softcap.map(|cap| cap as f32).into()),
             part,
             Present {
                 starts: self.starts.is_some(),
                 window: window.is_some(),
-                softcap: self.config.softcap.is_some(),
+                softcap: softcap.is_some(),
             },
         )
     }

@@ -7,7 +7,7 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
-use nf4::rms_norm::Config;
+use nf4::rms_norm::RmsNormConfig;
 
 use super::rows::{RowLaunch, RowSizes, first_row, row_mean};
 use super::{Matrix, are_served_alike, vector_size};
@@ -56,7 +56,7 @@ impl Norm {
         &self,
         client: &Client,
         added: Option<[&TensorHandle; 2]>,
-        config: Config,
+        config: RmsNormConfig,
     ) -> [TensorHandle; 2] {
         let Self { x, weight, vector } = self;
         let y = x.empty(client);
@@ -78,7 +78,7 @@ impl Norm {
                     FactorsLaunch::new(tensor_buffer(weight), config.unit_offset),
                     ResultsLaunch::new(sum.into(), tensor_buffer(&y), x.one_a_row_arg(&inv_rms)),
                     sizes,
-                    config.eps,
+                    config.eps as f32,
                     grid.lanes,
                     x.dtype(),
                     weight.dtype,
@@ -99,7 +99,7 @@ pub fn forward(
     client: &Client,
     x: TensorHandle,
     weight: TensorHandle,
-    config: Config,
+    config: RmsNormConfig,
 ) -> Result<[TensorHandle; 2], KernelError> {
     Ok(Norm::new(client, x, weight)?.normalize(client, None, config))
 }
@@ -113,7 +113,7 @@ pub fn add_forward(
     x: TensorHandle,
     residual: TensorHandle,
     weight: TensorHandle,
-    config: Config,
+    config: RmsNormConfig,
 ) -> Result<[TensorHandle; 3], KernelError> {
     let norm = Norm::new(client, x, weight)?;
     let residual = norm.x.like(client, OPERATION, residual)?;
@@ -134,7 +134,7 @@ pub fn backward(
     saved: Saved,
     grad: TensorHandle,
     grad_sum: Option<TensorHandle>,
-    config: Config,
+    config: RmsNormConfig,
 ) -> Result<TensorHandle, KernelError> {
     let Saved { x, weight, inv_rms } = saved;
     let Norm { x, weight, vector } = Norm::new(client, x, weight)?;

@@ -25,7 +25,7 @@ use crate::error::KernelError;
 
 /// Vectors of a panel: with 16 lanes, 32 KiB.
 const PANEL_VECTORS: usize = 512;
-/// Rows of `x` that share a decoded panel: decoding costs as much as multiplying some 8 rows.
+/// Rows of `x` that share a decoded panel, about: decoding costs as much as multiplying some 8 rows.
 const BLOCK_ROWS: usize = 240;
 
 /// The tile of the output that fills the vector registers.
@@ -66,6 +66,11 @@ impl Tile {
         self.lanes * self.vectors
     }
 
+    /// Returns the rows of `x` that share a panel.
+    fn block_rows(&self) -> usize {
+        BLOCK_ROWS.next_multiple_of(self.rows)
+    }
+
     /// Returns the part of `k` that a panel holds: whole words, and whole blocks of up to 64.
     fn kc(&self) -> usize {
         PANEL_VECTORS / self.vectors
@@ -96,7 +101,6 @@ pub(super) fn launch(problem: &Problem, output: &Handle) -> Result<(), KernelErr
             problem.direction,
             problem.format(),
             tile,
-            BLOCK_ROWS.next_multiple_of(tile.rows),
             problem.x.dtype,
         );
     }
@@ -112,13 +116,13 @@ fn panels_kernel<F: Float>(
     #[comptime] direction: Direction,
     #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
-    #[comptime] block_rows: usize,
     #[define(F)] _dtype: ElemType,
 ) {
     let size!(V) = tile.lanes;
     // Neighbouring strips share cache lines, so a unit takes neighbours.
     let strip = UNIT_POS_X * CUBE_COUNT_X + CUBE_POS_X;
     let first_column = strip * comptime!(tile.columns() as u32);
+    let block_rows = comptime!(tile.block_rows());
     let first_row = CUBE_POS_Y * comptime!(block_rows as u32);
     if first_column < sizes.n {
         let mut panel = Array::<Vector<f32, V>>::new(PANEL_VECTORS);

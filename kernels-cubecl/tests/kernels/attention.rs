@@ -6,7 +6,7 @@ use cubecl::client::Client;
 use cubecl::ir::{ElemType, IntKind};
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
-use nf4::attention::{AttentionShape, Config};
+use nf4::attention::{AttentionConfig, AttentionShape};
 use qlora_cubecl::fused::attention::{self, Operands};
 use qlora_test_support::random::uniform;
 
@@ -18,7 +18,7 @@ const I32: ElemType = ElemType::Int(IntKind::I32);
 #[derive(Clone)]
 struct Case {
     shape: AttentionShape,
-    config: Config,
+    config: AttentionConfig,
     starts: Option<Vec<i32>>,
     q: Vec<f32>,
     k: Vec<f32>,
@@ -41,7 +41,7 @@ impl Case {
         [kv_heads, group, head_dim]: [usize; 3],
         gain: f32,
         window: Option<usize>,
-        softcap: Option<f32>,
+        softcap: Option<f64>,
     ) -> Self {
         let shape = AttentionShape {
             batch: 2,
@@ -54,8 +54,8 @@ impl Case {
         let values = |seed, len, heads| uniform(seed, shape.batch * len * heads * head_dim);
         Self {
             shape,
-            config: Config {
-                scale: 3.0 * gain / head_dim as f32,
+            config: AttentionConfig {
+                scale: f64::from(3.0 * gain / head_dim as f32),
                 window,
                 softcap,
             },
@@ -129,10 +129,7 @@ impl Case {
             head_dim: d,
         } = self.shape;
         let heads = self.shape.heads();
-        let (scale, cap) = (
-            f64::from(self.config.scale),
-            self.config.softcap.map(f64::from),
-        );
+        let (scale, cap) = (self.config.scale, self.config.softcap);
         let dot = |a: &[f32], b: &[f32]| -> f64 {
             a.iter()
                 .zip(b)

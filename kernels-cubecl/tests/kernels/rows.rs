@@ -3,7 +3,7 @@
 use cubecl::client::Client;
 use cubecl::std::tensor::TensorHandle;
 use nf4::glu::Activation;
-use nf4::rms_norm::Config;
+use nf4::rms_norm::RmsNormConfig;
 use qlora_cubecl::KernelError;
 use qlora_cubecl::fused::glu;
 use qlora_cubecl::fused::rms_norm::{self, Saved};
@@ -27,10 +27,7 @@ pub fn norms_by_one_more_match_the_formula(client: &Client) {
     let [grad, grad_sum] = [2, 3].map(|seed| uniform(seed, m * n));
     let weight = uniform(4, n);
     let weight_tensor = || tensor(client, &weight, [1, n]);
-    let config = Config {
-        eps: 1e-3,
-        unit_offset: true,
-    };
+    let config = RmsNormConfig::new(1e-3).with_unit_offset(true);
     let x_tensor = || tensor(client, &x, [m, n]);
     let [y, inv_rms] = rms_norm::forward(client, x_tensor(), weight_tensor(), config).unwrap();
     let zeros = tensor(client, &vec![0.0; m * n], [m, n]);

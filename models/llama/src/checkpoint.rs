@@ -29,14 +29,17 @@ use tensor_files::Checksum;
 use tokenizers::Tokenizer;
 
 #[cfg(feature = "gguf")]
-pub(crate) use self::gguf::GgufKeys;
+pub(crate) use self::gguf::{GgufFields, GgufKeys};
+#[cfg(all(feature = "gguf", feature = "qlora"))]
+pub(crate) use self::gguf::{GgufModel, Layout, RowOrder, Stored};
 use self::location::Location;
-pub(crate) use self::safetensors::FloatType;
+#[cfg(feature = "qlora")]
+pub(crate) use self::names::{INDEX, Part, SINGLE};
+pub use self::safetensors::FloatType;
 pub use self::special::{SpecialToken, SpecialTokens};
 
 use crate::config::DecoderConfig;
 use crate::error::DecoderError;
-use crate::tensors::block_path;
 
 /// An opened checkpoint: its configuration is read and its tensor table validated, its weights are still
 /// on disk.
@@ -170,6 +173,82 @@ impl Checkpoint {
         }
     }
 
+    /// Returns whether it is a file of llama.cpp.
+    pub fn is_gguf(&self) -> bool {
+        match &self.source {
+            Source::HuggingFace(_) => false,
+            #[cfg(feature = "gguf")]
+            Source::Gguf(_) => true,
+        }
+    }
+
+    /// Opens an adapter for this model: a folder of peft or mlx-lm, a file in one, or a GGUF file as llama.cpp's `--lora` takes it.
+    ///
+    /// # Errors
+    /// [`DecoderError::Lora`] with those of [`Adapter::open`](burn_qlora::peft::Adapter::open), and of a GGUF file for another
+    /// model; a GGUF file that is damaged.
+    #[cfg(feature = "qlora")]
+    pub fn open_adapter(
+        &self,
+        path: impl AsRef<Path>,
+    ) -> Result<burn_qlora::peft::Adapter, DecoderError> {
+        let path = path.as_ref();
+        #[cfg(feature = "gguf")]
+        if path.is_file() && files::start(path)?.starts_with(b"GGUF") {
+            return gguf::read_adapter(path, &self.config, &self.gguf_definition()?);
+        }
+        Ok(burn_qlora::peft::Adapter::open(path)?)
+    }
+
+    /// Returns what files of llama.cpp are like for this model.
+    ///
+    /// # Errors
+    /// None in practice: a file that is open has a known architecture.
+    #[cfg(all(feature = "gguf", feature = "qlora"))]
+    pub(crate) fn gguf_definition(&self) -> Result<crate::family::GgufDefinition, DecoderError> {
+        match &self.source {
+            Source::HuggingFace(_) => Ok(self.config.family.definition().gguf),
+            Source::Gguf(model) => model.definition(),
+        }
+    }
+
+    /// Returns the metadata of a file of llama.cpp, `None` of a directory.
+    #[cfg(all(feature = "gguf", feature = "qlora"))]
+    pub(crate) fn gguf_values(
+        &self,
+    ) -> Option<&std::collections::HashMap<String, candle_core::quantized::gguf_file::Value>> {
+        match &self.source {
+            Source::HuggingFace(_) => None,
+            Source::Gguf(model) => Some(model.values()),
+        }
+    }
+
+    /// Returns the block formats of llama.cpp that projections are stored in, the most frequent first; none where all are numbers,
+    /// or of another kind of file.
+    pub fn block_formats(&self) -> Vec<String> {
+        match &self.source {
+            Source::HuggingFace(_) => Vec::new(),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.block_formats(self.config.projection_weights()),
+        }
+    }
+
+    /// Returns a value of its config.json, or of the text model's part of it; `None` where there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read any more.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn config_value(
+        &self,
+        key: &str,
+    ) -> Result<Option<serde_json::Value>, DecoderError> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.config_value(key),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(_) => Ok(None),
+        }
+    }
+
     /// Returns a checksum of what decides what the model computes: config.json or the GGUF metadata, the names, types and
     /// shapes of all tensors, and of each tensor 64 KiB, which are all of a small one and pages at equal distances of a
     /// large one. It says nothing of where the files lie and how tensors are spread over them.
@@ -205,18 +284,38 @@ impl Checkpoint {
         }
     }
 
+    /// Calls `use_piece` with the values that [`read_f32`](Self::read_f32) gives, in their order, in pieces where they are stored so.
+    ///
+    /// # Errors
+    /// Those of [`read_f32`](Self::read_f32) and of `use_piece`.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn for_each_piece(
+        &self,
+        name: &str,
+        shape: &[usize],
+        mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
+        match &self.source {
+            Source::HuggingFace(directory) if directory.is_quantized(name) => {
+                use_piece(&self.read_f32(name, shape)?)
+            }
+            Source::HuggingFace(directory) => {
+                directory.weights().for_each_piece(name, shape, use_piece)
+            }
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.for_each_piece(name, shape, use_piece),
+        }
+    }
+
     /// Reads the 4-bit format of the first projection that is stored in one, which is that of all such; `None` when none
     /// is.
     ///
     /// # Errors
     /// The errors of [`read_quantized`](Self::read_quantized).
     pub fn stored_quantization(&self) -> Result<Option<nf4::QuantConfig>, DecoderError> {
-        for layer in 0..self.config.layers.len() {
-            for projection in self.config.projections().iter() {
-                let name = format!("{}.{}.weight", block_path(layer), projection.path);
-                if let Some(matrix) = self.read_quantized(&name, projection.shape)? {
-                    return Ok(Some(matrix.layout().config()));
-                }
+        for (name, shape) in self.config.projection_weights() {
+            if let Some(matrix) = self.read_quantized(&name, shape)? {
+                return Ok(matrix.layout().config());
             }
         }
         Ok(None)
@@ -236,6 +335,38 @@ impl Checkpoint {
             #[cfg(feature = "gguf")]
             Source::Gguf(_) => Ok(None),
         }
+    }
+
+    /// Checks that no projection is stored in fewer than 16 bits a weight.
+    ///
+    /// # Errors
+    /// [`DecoderError::StoredQuantized`] for the first one that is.
+    pub fn check_full_precision(&self) -> Result<(), DecoderError> {
+        let Some((tensor, found)) = self.quantized_projection() else {
+            return Ok(());
+        };
+        Err(DecoderError::StoredQuantized {
+            path: self.path.clone(),
+            tensor,
+            found,
+        })
+    }
+
+    /// Returns the name and the type of the first projection that is stored in blocks that share a scale.
+    fn quantized_projection(&self) -> Option<(String, String)> {
+        let stored_as = |name: &str| match &self.source {
+            Source::HuggingFace(directory) => directory
+                .is_quantized(name)
+                .then(|| "4 bits of bitsandbytes".to_owned()),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.block_type(name),
+        };
+        let tensors = self.config.tensors().into_iter();
+        let mut projections = tensors.filter(|spec| spec.projection);
+        projections.find_map(|spec| {
+            let found = stored_as(&spec.name)?;
+            Some((spec.name, found))
+        })
     }
 
     /// Returns the type to store an unquantized tensor in without loss.
@@ -261,7 +392,9 @@ impl Checkpoint {
 }
 
 /// Runs work of the tokenizers library, which panics on some damaged files; the error is a reason in words.
-fn tokenizers_result<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+pub(crate) fn tokenizers_result<T>(
+    work: impl FnOnce() -> tokenizers::Result<T>,
+) -> Result<T, String> {
     match tensor_files::catch_panic(work) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(panic) => Err(format!(

@@ -166,6 +166,19 @@ pub enum DecoderError {
         /// The requested format.
         requested: String,
     },
+    /// Weights whose full precision is needed are stored in less.
+    #[error(
+        "{path}: tensor `{tensor}` is stored in {found}, not in 16 or 32 bits; give the model that was quantized",
+        path = path.display()
+    )]
+    StoredQuantized {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// The stored format.
+        found: String,
+    },
     /// The tokenizer cannot be built from what the checkpoint holds.
     #[error("{path}: tokenizer: {reason}", path = path.display())]
     Tokenizer {
@@ -226,6 +239,47 @@ pub enum DecoderError {
         /// The dtype.
         dtype: DType,
     },
+    /// A value that the type it is to be written in cannot hold.
+    #[error(
+        "{path}: tensor `{tensor}` has the value {value}, which is not finite in {dtype}; {remedy}",
+        path = path.display(),
+        remedy = if value.is_finite() { "write it in bfloat16 or float32" } else { "the checkpoint is damaged" },
+    )]
+    NotRepresentable {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor, by the name Hugging Face gives it.
+        tensor: String,
+        /// The first such value.
+        value: f32,
+        /// The type, by torch's name.
+        dtype: &'static str,
+    },
+    /// An adapter is to be written, and none is given.
+    #[error("{path}: there is no adapter to write; name one with --adapter", path = path.display())]
+    NoAdapter {
+        /// The model.
+        path: PathBuf,
+    },
+    /// A setting of the model that a GGUF file cannot say.
+    #[error(
+        "{path}: GGUF has no words for {key} {value}: llama.cpp would compute with {said}; export the model with --to hf",
+        path = path.display()
+    )]
+    NotInGguf {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The setting.
+        key: String,
+        /// The model's value.
+        value: String,
+        /// What a file says in its place.
+        said: String,
+    },
+    /// An adapter that cannot be read, or does not fit the model.
+    #[cfg(feature = "qlora")]
+    #[error(transparent)]
+    Lora(#[from] burn_qlora::LoraError),
     /// The output directory holds something already.
     #[error("{path}: already holds files; choose a new directory or remove it first", path = path.display())]
     OutputExists {

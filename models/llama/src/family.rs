@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 #[cfg(feature = "gguf")]
-use crate::checkpoint::GgufKeys;
+use crate::checkpoint::{GgufFields, GgufKeys};
 use crate::config::{DecoderConfig, Defaults, Keys};
 use crate::error::DecoderError;
 
@@ -73,9 +73,9 @@ pub(crate) struct Definition {
     pub read_hf: fn(&Keys) -> Result<DecoderConfig, DecoderError>,
     /// Adds what a config.json has beside the keys of all families; the rotations are in its words.
     pub write_hf: fn(&DecoderConfig, &[Value], &mut Value),
-    /// What llama.cpp's files are like, where it has a name of its own for the family.
+    /// What llama.cpp's files are like; two families can have the same.
     #[cfg(feature = "gguf")]
-    pub gguf: Option<GgufDefinition>,
+    pub gguf: GgufDefinition,
 }
 
 /// What the file of a family says of GGUF files.
@@ -88,6 +88,12 @@ pub(crate) struct GgufDefinition {
     pub interleaved: bool,
     /// Reads the metadata.
     pub read: fn(&GgufKeys) -> Result<DecoderConfig, DecoderError>,
+    /// Sets the metadata.
+    #[cfg_attr(
+        not(feature = "qlora"),
+        expect(dead_code, reason = "only exports write files")
+    )]
+    pub write: fn(&DecoderConfig, &mut GgufFields),
 }
 
 impl Family {
@@ -173,14 +179,15 @@ impl Family {
     /// The names that are known, in words.
     #[cfg(feature = "gguf")]
     pub(crate) fn of_gguf(architecture: &str) -> Result<GgufDefinition, String> {
-        let known = || {
-            Self::ALL
-                .iter()
-                .filter_map(|family| family.definition().gguf)
-        };
+        let known = || Self::ALL.iter().map(|family| family.definition().gguf);
         let found = known().find(|definition| definition.architecture == architecture);
         found.ok_or_else(|| {
-            let names: Vec<_> = known().map(|definition| definition.architecture).collect();
+            let mut names: Vec<&str> = Vec::new();
+            for GgufDefinition { architecture, .. } in known() {
+                if !names.contains(&architecture) {
+                    names.push(architecture);
+                }
+            }
             format!("known are {}", names.join(", "))
         })
     }

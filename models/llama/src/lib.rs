@@ -9,7 +9,8 @@
 //! - [`LoadOptions`], [`Weights`] and [`ComputeDtype`]: how [`Decoder::load`] brings a checkpoint to a device.
 //! - `memory`: what a training run takes in memory, from the model's dimensions alone (feature `qlora`).
 //! - [`SamplingConfig`], [`Generation`], [`KvCache`]: continuing a prompt with [`Decoder::generate`].
-//! - [`write_bitsandbytes`]: a 4-bit checkpoint that transformers and bitsandbytes load.
+//! - [`write_bitsandbytes`]: a 4-bit checkpoint that transformers and bitsandbytes load; `write_hf`: one in 16 or 32 bits, of a
+//!   `MergedCheckpoint`, into which an adapter is folded (feature `qlora`).
 //! - [`DecoderError`]: everything that can go wrong.
 //!
 //! Dense by default; with the feature `qlora` the projections can stay in 4 bits and carry LoRA adapters
@@ -42,6 +43,7 @@ mod checkpoint;
 mod config;
 mod dtype;
 mod error;
+mod export;
 mod family;
 mod generate;
 mod load;
@@ -59,15 +61,21 @@ mod sampling;
 mod tensors;
 #[cfg(feature = "gguf")]
 mod tokenizer;
-mod write;
 
 pub use attention::Attention;
 pub use block::Block;
 pub use cache::{KvCache, LayerCache};
-pub use checkpoint::{Checkpoint, SpecialToken, SpecialTokens};
+pub use checkpoint::{Checkpoint, FloatType, SpecialToken, SpecialTokens};
 pub use config::{Biases, DecoderConfig, LayerConfig, NormPlacement, QueryKeyNorm};
 pub use dtype::ComputeDtype;
 pub use error::DecoderError;
+pub use export::write_bitsandbytes;
+#[cfg(all(feature = "gguf", feature = "qlora"))]
+pub use export::{GgufExport, GgufOptions, GgufType, write_gguf_adapter};
+#[cfg(feature = "qlora")]
+pub use export::{
+    HfOptions, MergeBase, MergeReport, MergedCheckpoint, unfinished_export, write_hf,
+};
 pub use family::Family;
 pub use generate::{Finish, Generation};
 pub use load::{LoadOptions, Weights};
@@ -77,7 +85,6 @@ pub use norm::RmsNorm;
 pub use projection::{Projection, Projections};
 pub use residual::Residual;
 pub use sampling::SamplingConfig;
-pub use write::write_bitsandbytes;
 
 /// Compiles and runs the example of the package's README.
 #[cfg(doctest)]

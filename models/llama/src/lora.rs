@@ -7,7 +7,7 @@ use burn_qlora::{LoraBranch, LoraModel, QLoraLinear, WholeWeight};
 use crate::block::Block;
 use crate::model::Decoder;
 use crate::projection::Projection;
-use crate::tensors::{EMBEDDING, HEAD};
+use crate::tensors::{EMBEDDING, HEAD, module};
 
 /// Only frozen projections are named: a model loaded as trainable has none.
 impl LoraModel for Decoder {
@@ -56,11 +56,6 @@ impl LoraModel for Decoder {
             self.lm_head = Some(frozen(weight));
         }
     }
-}
-
-/// Returns the path of the module whose weight is called `name`.
-fn module(name: &str) -> &str {
-    name.strip_suffix(".weight").unwrap_or(name)
 }
 
 impl Block {

@@ -69,6 +69,8 @@ pub struct ModelMemory {
     pub head: Tensors,
     /// The largest tensor that is converted or quantized while it is loaded, in f32 on the host.
     pub loading: u64,
+    /// What `burn_qlora::loftq_init` needs for the layer that it needs most for, with that layer's dense weight.
+    pub fitting: u64,
     /// Bytes of the largest weight on the device.
     pub largest_weight: u64,
     /// Bytes of the largest of all other tensors there.
@@ -154,6 +156,7 @@ impl DecoderConfig {
             block: terms.block(),
             head: terms.head(),
             loading: bytes(terms.loading()),
+            fitting: terms.fitting(),
             largest_weight: bytes(terms.largest_weight()),
             largest: bytes(terms.largest()),
         })

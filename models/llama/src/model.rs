@@ -257,7 +257,7 @@ impl Decoder {
 
     /// Maps `hidden: [tokens, hidden]` to `[tokens, vocab]`.
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let products = hidden.matmul(self.head().transpose());
+        let products = burn_fused::matmul(hidden, self.head().transpose());
         self.config.logits().apply(products)
     }
 }

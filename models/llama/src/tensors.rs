@@ -6,6 +6,12 @@ pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const FINAL_NORM: &str = "model.norm.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
 
+/// Returns the path of the module whose weight is called `name`.
+#[cfg(feature = "qlora")]
+pub(crate) fn module(name: &str) -> &str {
+    name.strip_suffix(".weight").unwrap_or(name)
+}
+
 /// Returns the path of a block.
 pub(crate) fn block_path(layer: usize) -> String {
     format!("model.layers.{layer}")
@@ -126,6 +132,17 @@ impl DecoderConfig {
             paths.map(move |path| format!("{}.{path}", block_path(layer)))
         };
         (0..self.layers.len()).flat_map(of_block).collect()
+    }
+
+    /// Returns the names and shapes of the weights of all projections, in the order of the forward pass.
+    pub(crate) fn projection_weights(&self) -> impl Iterator<Item = (String, [usize; 2])> {
+        let specs = self.projections();
+        (0..self.layers.len()).flat_map(move |layer| {
+            let block = block_path(layer);
+            let weight =
+                |spec: &ProjectionSpec| (format!("{block}.{}.weight", spec.path), spec.shape);
+            specs.iter().map(weight).collect::<Vec<_>>()
+        })
     }
 
     /// Returns the norms of a block. Hugging Face's names tell their places only together with the placement.

@@ -1,11 +1,15 @@
-//! Tokenizers built from the vocabulary that a GGUF file carries instead of a tokenizer.json.
+//! Tokenizers built from the vocabulary that a GGUF file carries instead of a tokenizer.json, and such a vocabulary made from a
+//! tokenizer.
 //!
 //! - `kind`: what a token is for (`tokenizer.ggml.token_type`).
 //! - `byte_level`: byte-pair encoding over bytes, as GPT-2 began it (`tokenizer.ggml.model` = "gpt2").
 //! - `sentencepiece`: SentencePiece's pieces with byte fallback ("llama").
+//! - `described`: the way back, for files that are written (feature `qlora`).
 //! - `template`: the tokens that are put around every text.
 
 mod byte_level;
+#[cfg(feature = "qlora")]
+mod described;
 mod kind;
 mod sentencepiece;
 mod template;
@@ -15,6 +19,8 @@ use std::collections::HashMap;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{AddedToken, Tokenizer};
 
+#[cfg(feature = "qlora")]
+pub(crate) use self::described::{DescribedVocabulary, first_difference};
 pub(crate) use self::kind::TokenKind;
 
 /// The vocabulary in a file.

@@ -8,6 +8,9 @@ mod compute_dtype;
 #[path = "llama/config_refusals.rs"]
 mod config_refusals;
 #[cfg(feature = "qlora")]
+#[path = "llama/export.rs"]
+mod export;
+#[cfg(feature = "qlora")]
 #[path = "llama/families.rs"]
 mod families;
 #[path = "llama/family_configs.rs"]
@@ -23,6 +26,9 @@ mod gemma3;
 #[cfg(feature = "gguf")]
 #[path = "llama/gguf.rs"]
 mod gguf;
+#[cfg(all(feature = "gguf", feature = "qlora"))]
+#[path = "llama/gguf_export.rs"]
+mod gguf_export;
 #[cfg(feature = "gguf")]
 #[path = "llama/gguf_families.rs"]
 mod gguf_families;

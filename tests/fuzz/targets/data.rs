@@ -1,10 +1,16 @@
-//! Data files in text: JSON of all forms, CSV, plain text.
+//! Data files: JSON of all forms, CSV, plain text, what is packed by gzip and zstd, Parquet.
 
-use crate::target::{Folder, fuzz};
+use crate::target::{FIXED_BYTES, Folder, fuzz_within};
 use burn_finetune::{ChatTemplate, Dataset, Learn, RowEncoder, Sources, builtin_template};
-use qlora_test_support::byte_tokenizer;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use qlora_test_support::{byte_tokenizer, read_fixture};
 use std::collections::BTreeMap;
+use std::io::Write;
 use tokenizers::Tokenizer;
+
+/// Memory that unpacking may take: a frame of zstd names a window of up to 100 MB, and few bytes stand for many.
+const UNPACKED: usize = 128 << 20;
 
 const LINES: &str = r#"{"prompt": "2 and 2?", "completion": "4."}
 {"text": "A text of \u00e4 few words, \ud83d\ude00."}
@@ -16,7 +22,24 @@ const ARRAY: &str = r#"[{"instruction": "Add.", "input": "2, 2", "output": "4"},
  "completion": [{"role": "assistant", "content": "b"}]}]"#;
 const TABLE: &str = "prompt,completion\n\"2 and\n2?\",4.\n\"a \"\"b\"\"\",c\n";
 
-fn fuzz_files(name: &str, good: &[&str]) {
+fn fuzz_texts(name: &str, good: &[&str]) {
+    let good: Vec<_> = good.iter().map(|text| text.as_bytes().to_vec()).collect();
+    fuzz_files(name, FIXED_BYTES, &good);
+}
+
+/// Returns small data files of the fixtures.
+fn fixtures(names: &[&str]) -> Vec<Vec<u8>> {
+    let read = |name: &&str| read_fixture(format!("data/{name}"));
+    names.iter().map(read).collect()
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(text.as_bytes()).expect("packs");
+    packed.finish().expect("packs")
+}
+
+fn fuzz_files(name: &str, fixed: usize, good: &[Vec<u8>]) {
     let tokenizer = byte_tokenizer().to_string();
     let tokenizer = Tokenizer::from_bytes(tokenizer.as_bytes()).expect("a tokenizer");
     let source = builtin_template("chatml").expect("a template");
@@ -30,9 +53,8 @@ fn fuzz_files(name: &str, good: &[&str]) {
         max_len: 64,
         truncate: true,
     };
-    let good: Vec<_> = good.iter().map(|text| text.as_bytes().to_vec()).collect();
     let folder = Folder::new();
-    fuzz(&good, |bytes| {
+    fuzz_within(fixed, good, |bytes| {
         let file = folder.write(name, bytes);
         if let Ok(data) = Dataset::read(&Sources::file(file), &encoder) {
             assert!(data.rows().all(|row| row.is_ok_and(|row| row.len() <= 64)));
@@ -42,15 +64,40 @@ fn fuzz_files(name: &str, good: &[&str]) {
 
 #[test]
 fn json_files() {
-    fuzz_files("data.jsonl", &[LINES, ARRAY]);
+    fuzz_texts("data.jsonl", &[LINES, ARRAY]);
 }
 
 #[test]
 fn tables() {
-    fuzz_files("data.csv", &[TABLE]);
+    fuzz_texts("data.csv", &[TABLE]);
 }
 
 #[test]
 fn texts() {
-    fuzz_files("data.txt", &[LINES]);
+    fuzz_texts("data.txt", &[LINES]);
+}
+
+#[test]
+fn files_in_gzip() {
+    fuzz_files("data.jsonl.gz", UNPACKED, &[gzip(LINES)]);
+    fuzz_files("data.csv.gz", UNPACKED, &[gzip(TABLE)]);
+}
+
+#[test]
+fn files_in_zstd() {
+    fuzz_files("data.jsonl.zst", UNPACKED, &fixtures(&["chats.jsonl.zst"]));
+}
+
+#[test]
+fn tables_of_parquet() {
+    let names = [
+        "none.parquet",
+        "snappy.parquet",
+        "gzip.parquet",
+        "lz4.parquet",
+        "zstd.parquet",
+        "zstd-pages-v2.parquet",
+        "dictionary-off.parquet",
+    ];
+    fuzz_files("data.parquet", FIXED_BYTES, &fixtures(&names));
 }

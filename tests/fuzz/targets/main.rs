@@ -11,6 +11,7 @@ mod config;
 mod data;
 mod edits;
 mod gguf;
+mod pages;
 mod safetensors;
 mod target;
 mod template;

@@ -14,7 +14,7 @@ struct Input {
 }
 
 /// Memory that a parser may take whatever the input is, in bytes.
-const FIXED_BYTES: usize = 4 << 20;
+pub const FIXED_BYTES: usize = 4 << 20;
 /// Memory that a parser may take for each byte of its input.
 const BYTES_PER_BYTE: usize = 64;
 
@@ -23,12 +23,20 @@ const BYTES_PER_BYTE: usize = 64;
 /// # Panics
 /// If it panics, or takes more memory than the input explains.
 pub fn fuzz(good: &[Vec<u8>], parse: impl Fn(&[u8])) {
+    fuzz_within(FIXED_BYTES, good, parse);
+}
+
+/// Gives `parse` good files with mistakes in them, where it may take `fixed` bytes whatever the input is.
+///
+/// # Panics
+/// As [`fuzz`].
+pub fn fuzz_within(fixed: usize, good: &[Vec<u8>], parse: impl Fn(&[u8])) {
     let parse = std::panic::AssertUnwindSafe(parse);
     check!().with_type::<Input>().for_each(|input| {
         let good = &good[usize::from(input.which) % good.len()];
         let bytes = edited(good, &input.edits);
         let peak = peak_during(|| parse(&bytes));
-        let most = FIXED_BYTES + BYTES_PER_BYTE * bytes.len();
+        let most = fixed + BYTES_PER_BYTE * bytes.len();
         assert!(
             peak <= most,
             "{peak} bytes of memory for {} of input",

@@ -22,6 +22,12 @@ impl TestDevice {
     pub fn is_flex(&self) -> bool {
         self.name == "flex"
     }
+
+    /// Returns whether this is the software CUDA device (`scripts/ptx-device.sh`), on which minutes go by where other devices
+    /// take seconds.
+    pub fn is_software_cuda(&self) -> bool {
+        self.name == "cuda" && std::env::var_os("QLORA_SOFTWARE_CUDA").is_some()
+    }
 }
 
 /// Every device that the features of the calling crate compile in, as a vector of [`TestDevice`](crate::TestDevice) that is not

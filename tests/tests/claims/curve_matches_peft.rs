@@ -1,9 +1,9 @@
 //! Thirty steps of QLoRA training follow the curve that peft, bitsandbytes and torch took.
 
 use burn::tensor::DType;
-use burn_finetune::TrainerBuilder;
+use burn_finetune::{StepReport, Trainer, TrainerBuilder};
 use burn_qlora::{Checkpointing, LoraModel};
-use burn_qlora_llama::ComputeDtype;
+use burn_qlora_llama::{ComputeDtype, Decoder};
 use qlora_test_support::{FAMILIES, TestDevice, Tolerance, assert_close};
 use qlora_tests::{Curve, adapter_values, devices, loss_tolerance};
 
@@ -116,36 +116,40 @@ fn in_half_precision_with_other_families_too() {
     assert!(worst > 1e-5, "bf16 should round: {worst:e}");
 }
 
+/// Ten steps as CUDA code, all kernels and the paging of optimizer state together.
+#[cfg(feature = "software-cuda")]
+#[test]
+fn ten_steps_on_software_cuda() {
+    let curve = Curve::llama();
+    let test = TestDevice::new("cuda", qlora_test_support::Device::cuda(0));
+    let optimizer = curve.config().adamw();
+    let mut trainer = curve
+        .builder(ComputeDtype::F32, &test.device)
+        .with_optimizer(optimizer.with_budget(burn_paged::Budget::Bytes(0)))
+        .build()
+        .unwrap();
+    for step in 0..10 {
+        let report = follow_step(&test, test.name, &curve, &mut trainer, step);
+        assert_eq!(report.optimizer_resident_bytes, 0);
+        // The first step makes the pages.
+        if step > 0 {
+            assert_eq!(
+                report.optimizer_bytes_moved,
+                2 * report.optimizer_state_bytes
+            );
+        }
+    }
+}
+
 /// Holds every step of a run to what was recorded of it.
 pub fn follow(test: &TestDevice, what: &str, curve: &Curve, checkpointing: Checkpointing) {
-    let recorded = curve.recorded();
-    let of_step = |value: &str, step: usize| recorded["per_step"][value][step].as_f64().unwrap();
-    let batches = curve.batches();
     let mut trainer = curve
         .builder(ComputeDtype::F32, &test.device)
         .with_checkpointing(checkpointing)
         .and_then(TrainerBuilder::build)
         .unwrap();
-    let autodiff = test.device.clone().autodiff();
     for step in 0..trainer.config().steps {
-        let report = trainer.step(&[batches.whole(step, &autodiff)]).unwrap();
-        let error = |got: f64, expected: f64| (got - expected).abs() / expected;
-        let loss = error(report.loss, of_step("loss", step));
-        assert!(
-            loss <= loss_tolerance(test),
-            "{what} step {step}: loss off by {loss:e}"
-        );
-        let norm = error(report.grad_norm, of_step("grad_norm", step));
-        assert!(
-            norm <= 2.0 * loss_tolerance(test),
-            "{what} step {step}: norm off by {norm:e}"
-        );
-        let lr = (report.lr - of_step("lr", step)).abs();
-        assert!(
-            lr <= 1e-12,
-            "{what} step {step}: learning rate {}",
-            report.lr
-        );
+        follow_step(test, what, curve, &mut trainer, step);
     }
     let reason = "what the losses may be off by, some steps on";
     let tolerance = Tolerance::absolute(2.0 * loss_tolerance(test), reason);
@@ -155,4 +159,36 @@ pub fn follow(test: &TestDevice, what: &str, curve: &Curve, checkpointing: Check
         &adapter_values(&curve.trained(&test.device)),
         tolerance,
     );
+}
+
+/// Takes a step, and holds it to what was recorded of it.
+fn follow_step(
+    test: &TestDevice,
+    what: &str,
+    curve: &Curve,
+    trainer: &mut Trainer<Decoder>,
+    step: usize,
+) -> StepReport {
+    let recorded = curve.recorded();
+    let of_step = |value: &str| recorded["per_step"][value][step].as_f64().unwrap();
+    let batch = curve.batches().whole(step, &test.device.clone().autodiff());
+    let report = trainer.step(&[batch]).unwrap();
+    let error = |got: f64, expected: f64| (got - expected).abs() / expected;
+    let loss = error(report.loss, of_step("loss"));
+    assert!(
+        loss <= loss_tolerance(test),
+        "{what} step {step}: loss off by {loss:e}"
+    );
+    let norm = error(report.grad_norm, of_step("grad_norm"));
+    assert!(
+        norm <= 2.0 * loss_tolerance(test),
+        "{what} step {step}: norm off by {norm:e}"
+    );
+    let lr = (report.lr - of_step("lr")).abs();
+    assert!(
+        lr <= 1e-12,
+        "{what} step {step}: learning rate {}",
+        report.lr
+    );
+    report
 }

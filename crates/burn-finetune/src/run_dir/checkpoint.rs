@@ -1,9 +1,10 @@
 //! Everything after a step, in a folder that is complete or not there.
 
 use super::verify;
+use crate::adapters::check_finite;
 use crate::error::FinetuneError;
 use crate::train::trainer::Trainer;
-use burn_qlora::{CausalLm, LoraConfig, peft};
+use burn_qlora::{CausalLm, LoraConfig, LoraError, peft};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,7 +32,7 @@ pub(super) fn write<M: CausalLm>(
     lora: &LoraConfig,
     base_model: &str,
 ) -> Result<(), FinetuneError> {
-    verify::check_finite(trainer.model())?;
+    check_finite(trainer.model())?;
     let step = trainer.steps_done();
     let staged = StagedDir::replacing(folder, &unfinished(step))?;
     peft::save(trainer.model(), lora, base_model, staged.path()).map_err(written)?;
@@ -103,14 +104,14 @@ pub(super) fn read<M: CausalLm>(
             state.step
         )));
     }
-    verify::check_files(folder, &state)?;
+    verify::check_files(folder, &state.checksums)?;
     trainer.restore(folder, &folder.join(OPTIMIZER_FILE), step, lora)
 }
 
 /// Makes a full disk read the same whichever crate found it.
-pub(super) fn written(error: burn_qlora::LoraError) -> FinetuneError {
+pub(super) fn written(error: LoraError) -> FinetuneError {
     match error {
-        burn_qlora::LoraError::Write { path, reason } => FinetuneError::Write { path, reason },
+        LoraError::File(error) => error.into(),
         other => other.into(),
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! minijinja counts the work of a rendering and the bytes that it makes (its fuel), and how deep calls go. What it does not
 //! see is bounded here: how long it compiles, how deep a value can be nested, and what `{{ }}` and `tojson` write of one.
-//! A list that holds another twice, that one a third twice, and so on, is not seen where it is compared, or made a
-//! text by other means: minijinja counts what comes of that only when it is done.
+//! What it costs to compare values is in `weighed`.
 
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, escape_formatter};
@@ -14,8 +13,10 @@ use tensor_files::catch_panic;
 pub const MOST_SOURCE: usize = 256 << 10;
 /// The longest tag in bytes, without its strings: compiling one takes time that grows with the square of it, and stack.
 const MOST_CODE: usize = 2048;
-/// The fuel of a rendering: so many instructions, or 64 times as many bytes.
+/// The fuel of a rendering: so many instructions, or [`BYTES_OF_WORK`] times as many bytes.
 pub const MOST_WORK: u64 = 2_000_000;
+/// The bytes that one fuel pays for, as minijinja counts.
+pub const BYTES_OF_WORK: usize = 64;
 /// Fuel that does not suffice to nest a value deeper than any stack can bear.
 pub const LITTLE_WORK: u64 = 4096;
 /// The stack for all that [`MOST_WORK`] can nest, and for [`MOST_SOURCE`]. A level takes 330 bytes to be written, 80 to be
@@ -24,7 +25,7 @@ const DEEP_STACK: usize = 512 << 20;
 /// The most that is written of one value, in bytes.
 pub const MOST_WRITTEN: usize = 8 << 20;
 /// The bytes that an element of a list or a map stands for beside its text, so that to count them takes no time to speak of.
-const ELEMENT: usize = 16;
+const ELEMENT: usize = 64;
 
 /// Installs the limits of a rendering.
 pub fn install(environment: &mut Environment<'static>) {
@@ -91,39 +92,43 @@ fn write_value(
     state: &mut State<'_, '_>,
     value: &Value,
 ) -> Result<(), Error> {
-    if holds_more_than(value, MOST_WRITTEN) {
+    let is_list = matches!(
+        value.kind(),
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable
+    );
+    if is_list && weight(value, Limit(MOST_WRITTEN)) > MOST_WRITTEN {
         return Err(too_much());
     }
     escape_formatter(out, state, value)
 }
 
-/// Returns whether a list or map holds more than `most` bytes, as one does whose elements hold the same lists over and over.
-fn holds_more_than(value: &Value, most: usize) -> bool {
-    let is_container = |value: &Value| matches!(value.kind(), ValueKind::Seq | ValueKind::Map);
-    if !is_container(value) {
-        return false;
-    }
-    let (mut open, mut count) = (vec![value.clone()], 0);
+/// The weight from which on it does not matter how much more there is.
+#[derive(Clone, Copy)]
+pub struct Limit(pub usize);
+
+/// Returns the bytes that a value stands for when it is written or gone through, lists that it holds over and over each time
+/// they are met; more than the limit, where it is more.
+pub fn weight(value: &Value, Limit(most): Limit) -> usize {
+    let (mut open, mut count) = (vec![value.clone()], 0usize);
     while let Some(value) = open.pop() {
-        count += ELEMENT + value.as_str().map_or(0, str::len);
-        if count > most {
-            return true;
-        }
-        if !is_container(&value) {
-            continue;
-        }
+        count = count.saturating_add(ELEMENT + value.as_str().map_or(0, str::len));
         let is_map = value.kind() == ValueKind::Map;
-        for item in value.try_iter().into_iter().flatten() {
-            if is_map {
-                open.extend(value.get_item(&item));
+        if is_map || matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+            for item in value.try_iter().into_iter().flatten() {
+                if is_map {
+                    open.extend(value.get_item(&item));
+                }
+                open.push(item);
+                if count.saturating_add(ELEMENT * open.len()) > most {
+                    return count.saturating_add(ELEMENT * open.len());
+                }
             }
-            open.push(item);
-            if count + ELEMENT * open.len() > most {
-                return true;
-            }
+        }
+        if count > most {
+            return count;
         }
     }
-    false
+    count
 }
 
 /// Returns the bytes of the longest tag, without its strings.

@@ -1,5 +1,6 @@
 //! Python's `'…' % value`, which minijinja has as a filter alone.
 
+use super::tags::{self, string, word};
 use minijinja::value::{Tuple, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 use std::iter;
@@ -49,34 +50,11 @@ fn places(format: &str) -> usize {
 /// Returns a template in which the filter stands where the operator follows a string. What follows the operator is taken
 /// as Jinja takes it; where that is more than names, literals, calls and filters, it stays as it is.
 pub(super) fn replaced(source: &str) -> String {
-    let mut text = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(open) = rest.find("{") {
-        let code = open + 2;
-        let close = match rest.as_bytes().get(open + 1) {
-            Some(b'{') => "}}",
-            Some(b'%') => "%}",
-            Some(b'#') => {
-                let end = rest[open..].find("#}").map_or(rest.len(), |end| open + end);
-                text.push_str(&rest[..end]);
-                rest = &rest[end..];
-                continue;
-            }
-            _ => {
-                text.push_str(&rest[..=open]);
-                rest = &rest[open + 1..];
-                continue;
-            }
-        };
-        text.push_str(&rest[..code]);
-        rest = in_tag(&rest[code..], close, &mut text);
-    }
-    text.push_str(rest);
-    text
+    tags::rewritten(source, in_tag)
 }
 
 /// Copies a tag up to its `close`, and returns what follows.
-fn in_tag<'s>(mut rest: &'s str, close: &str, text: &mut String) -> &'s str {
+fn in_tag<'s>(mut rest: &'s str, close: &'static str, text: &mut String) -> &'s str {
     let mut depth = 0usize;
     // Whether an operator stands before, which binds as `%` does and so takes the string first.
     let mut is_operand = false;
@@ -152,27 +130,6 @@ fn operand_of<'s>(rest: &'s str, close: &str) -> Option<(&'s str, &'s str)> {
         };
         end += blanks + len;
     }
-}
-
-/// Returns the length of the name or number that `text` begins with.
-fn word(text: &str) -> usize {
-    let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
-    text.find(|letter| !is_part(letter)).unwrap_or(text.len())
-}
-
-/// Returns the length of the string that `text` begins with.
-fn string(text: &str) -> Option<usize> {
-    let quote = text.chars().next()?;
-    let mut escaped = false;
-    for (at, letter) in text.char_indices().skip(1) {
-        match letter {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            letter if letter == quote => return Some(at + 1),
-            _ => {}
-        }
-    }
-    None
 }
 
 /// Returns the length of what stands in the brackets that `text` begins with, and of themselves.

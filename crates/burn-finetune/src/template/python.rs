@@ -1,5 +1,6 @@
 //! What templates expect of Python's Jinja and minijinja does otherwise or not at all.
 
+use super::weighed;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State};
 use minijinja_contrib::{globals, pycompat};
@@ -27,6 +28,9 @@ fn method(
     name: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
+    for value in [value].into_iter().chain(args) {
+        weighed::weigh(state, value)?;
+    }
     let known = value.as_str().map(|text| string_method(text, name, args));
     match known {
         Some(Ok(Some(result))) => Ok(result),

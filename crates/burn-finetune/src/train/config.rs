@@ -1,9 +1,9 @@
 //! The numbers of a run.
 
+use super::optimizer_name;
 use crate::error::FinetuneError;
-use crate::optimizer::OptimizerKind;
 use crate::schedule::{Schedule, ScheduleKind};
-use burn_paged::PagedAdamWConfig;
+use burn_paged::{PagedAdamWConfig, StateDtype};
 use serde::{Deserialize, Serialize};
 
 /// Everything about a run that decides what it computes, besides model, adapters and data.
@@ -28,8 +28,9 @@ pub struct TrainConfig {
     pub cycles: usize,
     /// Steps at the end in which it falls, in a schedule with a stable part.
     pub decay_steps: usize,
-    /// The update rule, and how it keeps its moments.
-    pub optimizer: OptimizerKind,
+    /// The format of AdamW's moments.
+    #[serde(rename = "optimizer", with = "optimizer_name")]
+    pub state: StateDtype,
     /// Decoupled weight decay.
     pub weight_decay: f64,
     /// Decay of the first moment.
@@ -59,7 +60,7 @@ impl Default for TrainConfig {
             warmup_steps: 0,
             cycles: 1,
             decay_steps: 0,
-            optimizer: OptimizerKind::Adamw,
+            state: StateDtype::F32,
             weight_decay: 0.0,
             beta_1: 0.9,
             beta_2: 0.999,
@@ -167,6 +168,6 @@ impl TrainConfig {
             .with_beta_2(self.beta_2)
             .with_epsilon(self.epsilon)
             .with_weight_decay(self.weight_decay)
-            .with_state(self.optimizer.state_dtype())
+            .with_state(self.state)
     }
 }

@@ -3,8 +3,8 @@
 use super::config::TrainConfig;
 use crate::error::FinetuneError;
 use crate::evaluate::read;
-use crate::optimizer::OptimizerKind;
 use burn::tensor::Tensor;
+use burn_paged::StateDtype;
 use burn_qlora::LoraModel;
 
 /// A bound on the magnitude of every trainable parameter.
@@ -49,8 +49,8 @@ impl Reach {
 /// what is left below, and above about the norm of the gradients.
 fn largest_ratio(config: &TrainConfig, norm: f64) -> f64 {
     let decay = config.beta_1 * config.beta_1 / config.beta_2;
-    match config.optimizer {
-        OptimizerKind::Adamw if decay < 1.0 => 1.0 / ((1.0 - config.beta_2) * (1.0 - decay)).sqrt(),
+    match config.state {
+        StateDtype::F32 if decay < 1.0 => 1.0 / ((1.0 - config.beta_2) * (1.0 - decay)).sqrt(),
         _ => norm.max(1.0) / config.epsilon,
     }
 }
@@ -65,9 +65,9 @@ mod tests {
 
     #[test]
     fn ordinary_runs_never_meet_it_and_absurd_rates_do_at_once() {
-        for optimizer in [OptimizerKind::Adamw, OptimizerKind::Adamw8bit] {
+        for state in [StateDtype::F32, StateDtype::Dynamic8] {
             let config = TrainConfig {
-                optimizer,
+                state,
                 weight_decay: 0.1,
                 ..TrainConfig::default()
             };

@@ -45,6 +45,12 @@ pub enum Event<'a> {
         /// The loss and perplexity.
         report: EvalReport,
     },
+    /// The run was asked to stop, so the evaluation that is due after `step` steps is left out; a run that goes on from there
+    /// makes it first.
+    EvaluationLeftOut {
+        /// Steps taken so far.
+        step: usize,
+    },
     /// A checkpoint is complete.
     Saved {
         /// Steps taken so far.

@@ -170,7 +170,9 @@ impl<'a> Course<'a> {
         if last || stop || due(self.options.save_every) {
             self.save(trainer, on_event)?;
         }
-        if stop || (last || due(self.options.eval_every)) && !self.evaluate(trainer, on_event)? {
+        let evaluated =
+            !(last || due(self.options.eval_every)) || self.evaluate(trainer, stop, on_event)?;
+        if stop || !evaluated {
             self.save(trainer, on_event)?;
             return Ok(Some(Outcome::Interrupted { step }));
         }
@@ -189,10 +191,11 @@ impl<'a> Course<'a> {
         Ok(None)
     }
 
-    /// Evaluates unless that is done; returns whether it came to its end.
+    /// Evaluates unless that is done, or the run is to `stop`; returns whether it came to its end.
     fn evaluate<M: CausalLm>(
         &mut self,
         trainer: &Trainer<M>,
+        stop: bool,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<bool, FinetuneError> {
         let step = trainer.steps_done();
@@ -202,11 +205,14 @@ impl<'a> Course<'a> {
         if evaluations.has(step) {
             return Ok(true);
         }
-        let interrupted = || self.options.is_interrupted();
+        let interrupted = || stop || self.options.is_interrupted();
         let batch_size = trainer.config().batch_size;
         let report = match evaluate_until(trainer.model(), rows, batch_size, &interrupted) {
             Ok(Some(report)) => report,
-            Ok(None) => return Ok(false),
+            Ok(None) => {
+                on_event(Event::EvaluationLeftOut { step });
+                return Ok(false);
+            }
             Err(error) => {
                 self.save(trainer, on_event)?;
                 return Err(error);

@@ -3,11 +3,11 @@
 use super::config::TrainConfig;
 use super::reach::Reach;
 use super::report::StepReport;
+use crate::adapters::{check_adapter, check_finite};
 use crate::data::Batch;
 use crate::error::FinetuneError;
 use crate::evaluate::read;
 use crate::optimizer::AdapterOptimizer;
-use crate::run_dir::{check_adapter, check_finite};
 use crate::{clip, memory};
 use burn::tensor::Tensor;
 use burn_qlora::{BackwardPass, CausalLm, Checkpointing, LoraConfig, derive_seed, freeze_base};

@@ -53,6 +53,7 @@ fn tell(trainer: &mut Trainer<Toy>, eval: &Dataset, run_dir: &RunDir, stop: usiz
             Event::Step(report) => format!("step {}", report.step),
             Event::Saved { step, .. } => format!("saved {step}"),
             Event::Evaluated { step, .. } => format!("evaluated {step}"),
+            Event::EvaluationLeftOut { step } => format!("left out {step}"),
             _ => "other".into(),
         });
     });
@@ -285,7 +286,7 @@ pub fn a_step_is_saved_before_it_is_evaluated(device: &Device) {
         &create(&path("middle")),
         3,
     );
-    assert_eq!(middle.events, ["step 1", "step 2", "saved 2"]);
+    assert_eq!(middle.events, ["step 1", "step 2", "left out 2", "saved 2"]);
     assert!(matches!(
         middle.outcome,
         Ok(Outcome::Interrupted { step: 2 })
@@ -310,7 +311,7 @@ pub fn a_step_is_saved_before_it_is_evaluated(device: &Device) {
         &create(&path("last")),
         6,
     );
-    assert_eq!(last.events[3..], ["step 3", "saved 3"]);
+    assert_eq!(last.events[3..], ["step 3", "saved 3", "left out 3"]);
     assert!(matches!(last.outcome, Ok(Outcome::Interrupted { step: 3 })));
 }
 

@@ -4,6 +4,7 @@ mod add_rms_norm;
 mod attention;
 mod cross_entropy;
 mod glu;
+mod matmul;
 mod rms_norm;
 mod rope;
 mod tracked;
@@ -17,6 +18,10 @@ use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 use crate::ops::{AttentionMask, FusedOps};
 
 impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
+    fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+        matmul::matmul::<B, C>(lhs, rhs)
+    }
+
     fn rms_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

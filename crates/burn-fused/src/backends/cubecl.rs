@@ -1,8 +1,8 @@
-//! CubeCL: hands the tensors to the kernels of `qlora-cubecl`. The products of the head are the backend's own, and everything
-//! in types that the kernels do not serve goes to the reference bodies.
+//! CubeCL: hands the tensors to the kernels of `qlora-cubecl`. Dense products are the backend's own, but for those of f32 on
+//! devices that would round it, and everything in types that the kernels do not serve goes to the reference bodies.
 
-use burn_core::backend::TensorMetadata;
 use burn_core::backend::tensor::{FloatTensor, IntTensor};
+use burn_core::backend::{TensorMetadata, ops::FloatTensorOps};
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use burn_operands::cubecl::{Context, dtype, dtypes, lend};
 use nf4::glu::Activation;
@@ -12,12 +12,22 @@ use qlora_cubecl::fused::{
     rms_norm::{self, Saved},
     rope,
 };
+use qlora_cubecl::matmul::dense;
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 use crate::ops::{AttentionMask, FusedOps};
 use crate::reference;
 
 impl FusedOps for CubeBackend {
+    fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+        let context = Context::of(&lhs);
+        let [left, right] = [lhs.clone(), rhs.clone()].map(lend);
+        if !dense::serves(context.client(), [&left, &right]) {
+            return Self::float_matmul(lhs, rhs);
+        }
+        context.tensor(dense::multiply(context.client(), left, right))
+    }
+
     fn rms_norm_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -27,7 +37,7 @@ impl FusedOps for CubeBackend {
             return reference::rms_norm::forward::<Self>(x, weight, config);
         }
         let context = Context::of(&x);
-        let results = rms_norm::forward(context.client(), lend(x), lend(weight), config.into());
+        let results = rms_norm::forward(context.client(), lend(x), lend(weight), config);
         context.tensors(results).into()
     }
 
@@ -43,7 +53,7 @@ impl FusedOps for CubeBackend {
         }
         let context = Context::of(&x);
         let saved = saved([x, weight, inv_rms]);
-        let dx = rms_norm::backward(context.client(), saved, lend(grad), None, config.into());
+        let dx = rms_norm::backward(context.client(), saved, lend(grad), None, config);
         context.tensor(dx)
     }
 
@@ -58,7 +68,7 @@ impl FusedOps for CubeBackend {
         }
         let context = Context::of(&x);
         let [x, residual, weight] = [x, residual, weight].map(lend);
-        let results = rms_norm::add_forward(context.client(), x, residual, weight, config.into());
+        let results = rms_norm::add_forward(context.client(), x, residual, weight, config);
         context.tensors(results).into()
     }
 
@@ -80,7 +90,7 @@ impl FusedOps for CubeBackend {
         let saved = saved([sum, weight, inv_rms]);
         let [grad_sum, grad] = [grad_sum, grad].map(lend);
         let client = context.client();
-        let dx = rms_norm::backward(client, saved, grad, Some(grad_sum), config.into());
+        let dx = rms_norm::backward(client, saved, grad, Some(grad_sum), config);
         context.tensor(dx)
     }
 
@@ -210,7 +220,7 @@ fn operands(
         k,
         v,
         starts: mask.starts().map(lend),
-        config: config.into(),
+        config,
     }
 }
 

@@ -26,7 +26,7 @@ impl FusedOps for Flex {
         with_element!(x.dtype(), E => {
             let shape = x.shape();
             let (x, weight) = (Values::<E>::new(x), Values::<f32>::new(weight));
-            let (y, inv_rms) = rms_norm::forward(isa(), &x, &weight, config.into());
+            let (y, inv_rms) = rms_norm::forward(isa(), &x, &weight, config);
             (tensor(shape.clone(), y), tensor(one_a_row(shape), inv_rms))
         }, else reference::rms_norm::forward::<Self>(x, weight, config))
     }
@@ -41,7 +41,6 @@ impl FusedOps for Flex {
         with_element!(x.dtype(), E => {
             let (x, [weight, inv_rms]) = (Values::new(x), [weight, inv_rms].map(Values::new));
             update::<E>(grad, |grad| {
-                let config = config.into();
                 rms_norm::backward(isa(), &x, &weight, &inv_rms, grad, config);
             })
         }, else reference::rms_norm::backward::<Self>(x, weight, inv_rms, grad, config))
@@ -71,8 +70,7 @@ impl FusedOps for Flex {
             let (residual, weight) = (Values::<E>::new(residual), Values::<f32>::new(weight));
             let (mut y, mut inv_rms) = Default::default();
             let sum = update::<E>(x, |x| {
-                let (isa, config) = (isa(), config.into());
-                (y, inv_rms) = rms_norm::add_forward(isa, x, &residual, &weight, config);
+                (y, inv_rms) = rms_norm::add_forward(isa(), x, &residual, &weight, config);
             });
             (sum, tensor(shape.clone(), y), tensor(one_a_row(shape), inv_rms))
         }, else reference::rms_norm::add_forward::<Self>(x, residual, weight, config))
@@ -90,8 +88,7 @@ impl FusedOps for Flex {
             let [sum, grad_sum] = [sum, grad_sum].map(Values::new);
             let [weight, inv_rms] = [weight, inv_rms].map(Values::new);
             update::<E>(grad, |grad| {
-                let (isa, config) = (isa(), config.into());
-                rms_norm::add_backward(isa, &sum, &weight, &inv_rms, &grad_sum, grad, config);
+                rms_norm::add_backward(isa(), &sum, &weight, &inv_rms, &grad_sum, grad, config);
             })
         }, else reference::rms_norm::add_backward::<Self>(sum, weight, inv_rms, grad_sum, grad, config))
     }

@@ -172,7 +172,7 @@ impl<B: Backend> Slabs<B> {
         starts: Option<IntTensor<B>>,
         config: AttentionConfig,
     ) -> Self {
-        let window = config.window.filter(|window| *window < shape.kv_len);
+        let window = config.hiding_window(&shape);
         Self {
             shape,
             pairs: shape.batch * shape.kv_heads,

@@ -119,7 +119,7 @@ pub(crate) fn loss_grad_hidden<B: FusedOps>(
         .chunks()
         .map(|chunk| {
             let (loss, dproducts) = chunk.loss_grad();
-            (loss, B::float_matmul(dproducts, head.weight.clone()))
+            (loss, head.product(dproducts, head.weight.clone()))
         })
         .unzip();
     let grad = join::<B>(grads).unwrap_or(empty);
@@ -145,8 +145,8 @@ pub(crate) fn loss_grads<B: FusedOps>(
         let hidden = chunk.hidden.clone();
         let (loss, dproducts) = chunk.loss_grad();
         losses.push(loss);
-        grads.push(B::float_matmul(dproducts.clone(), head.weight.clone()));
-        let part = B::float_matmul(B::float_swap_dims(dproducts, 0, 1), hidden);
+        grads.push(head.product(dproducts.clone(), head.weight.clone()));
+        let part = head.product(B::float_swap_dims(dproducts, 0, 1), hidden);
         dweight = B::float_add(dweight, part);
     }
     let grad = join::<B>(grads).unwrap_or(empty);
@@ -208,6 +208,8 @@ struct Head<B: Backend> {
     weight: FloatTensor<B>,
     targets: IntTensor<B>,
     config: LogitsConfig,
+    /// Whether the operands were of the dtype that is computed in.
+    single: bool,
 }
 
 impl<B: FusedOps> Head<B> {
@@ -217,13 +219,24 @@ impl<B: FusedOps> Head<B> {
         targets: IntTensor<B>,
         config: LogitsConfig,
     ) -> Self {
+        let dtype = hidden.dtype();
         let hidden = widen::<B>(hidden);
         let weight = cast::<B>(weight, hidden.dtype());
         Self {
+            single: hidden.dtype() == dtype,
             hidden,
             weight,
             targets,
             config,
+        }
+    }
+
+    /// Returns `lhs · rhs`. Operands widened from 16 bits lose nothing in TF32, where that is the backend's own.
+    fn product(&self, lhs: FloatTensor<B>, rhs: FloatTensor<B>) -> FloatTensor<B> {
+        if self.single {
+            B::matmul(lhs, rhs)
+        } else {
+            B::float_matmul(lhs, rhs)
         }
     }
 
@@ -238,7 +251,9 @@ impl<B: FusedOps> Head<B> {
                 &[Slice::from(range.clone()), Slice::from(0..n)],
             );
             let targets = B::int_slice(self.targets.clone(), &[Slice::from(range)]);
-            Chunk::new(hidden, &self.weight, targets, self.config)
+            let weight = B::float_swap_dims(self.weight.clone(), 0, 1);
+            let products = self.product(hidden.clone(), weight);
+            Chunk::new(hidden, products, targets, self.config)
         })
     }
 
@@ -269,16 +284,14 @@ struct Chunk<B: Backend> {
 impl<B: FusedOps> Chunk<B> {
     fn new(
         hidden: FloatTensor<B>,
-        weight: &FloatTensor<B>,
+        products: FloatTensor<B>,
         targets: IntTensor<B>,
         config: LogitsConfig,
     ) -> Self {
-        let [tokens, _] = hidden.shape().dims();
-        let [vocab, _] = weight.shape().dims();
+        let [tokens, vocab] = products.shape().dims();
         let device = hidden.device();
         let bools = get_or_init_device_settings::<B>(&device).bool_dtype;
 
-        let products = B::float_matmul(hidden.clone(), B::float_swap_dims(weight.clone(), 0, 1));
         let raw = B::int_reshape(targets, Shape::new([tokens, 1]));
         let ignored = B::int_equal_elem(raw.clone(), IGNORED.into(), bools);
         let below = B::int_lower_elem(raw.clone(), 0i64.into(), bools);

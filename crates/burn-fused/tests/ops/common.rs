@@ -10,6 +10,13 @@ pub fn devices() -> Vec<Device> {
     devices.map(|device| device.device).collect()
 }
 
+/// The devices that large operands are tried on: all but the software CUDA device.
+pub fn fast_devices() -> Vec<Device> {
+    let devices = qlora_test_support::devices!().into_iter();
+    let fast = devices.filter(|device| !device.is_software_cuda());
+    fast.map(|device| device.device).collect()
+}
+
 /// Returns whether this is the CPU backend, with or without autodiff.
 pub fn is_flex(device: &Device) -> bool {
     format!("{device:?}").contains("Flex")

@@ -1,9 +1,9 @@
 use burn_core::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
-use burn_fused::{IGNORED, LogitsConfig, linear_cross_entropy};
+use burn_fused::{IGNORED, LogitsConfig, linear_cross_entropy, matmul};
 use qlora_test_support::random::uniform;
 use qlora_test_support::values;
 
-use crate::common::{assert_close, devices, leaf, tensor};
+use crate::common::{assert_close, devices, fast_devices, leaf, tensor};
 
 pub fn targets(
     tokens: usize,
@@ -38,6 +38,7 @@ const CONFIGS: [LogitsConfig; 3] = [
     },
 ];
 
+/// The product is the crate's own, for Burn's is no reference where it rounds to TF32.
 fn reference(
     hidden: Tensor<2>,
     weight: Tensor<2>,
@@ -45,7 +46,7 @@ fn reference(
     config: LogitsConfig,
 ) -> Tensor<1> {
     let [tokens, _] = hidden.dims();
-    let logits = hidden.matmul(weight.transpose()) * config.scale;
+    let logits = matmul(hidden, weight.transpose()) * config.scale;
     let logits = match config.softcap {
         Some(cap) => (logits / cap).tanh() * cap,
         None => logits,
@@ -124,6 +125,10 @@ fn scaled_and_capped_logits_equal_the_composed_form() {
         for config in CONFIGS {
             check([2, 4, 3], 7, config, &device);
             check([7, 9, 5], 3, config, &device);
+        }
+    }
+    for device in fast_devices() {
+        for config in CONFIGS {
             check([300, 64, 1100], 4, config, &device);
         }
     }
@@ -133,7 +138,7 @@ fn scaled_and_capped_logits_equal_the_composed_form() {
 /// another, and 70000 of them are 1.2e-5 off in the reference as well.
 #[test]
 fn many_chunks_equal_the_composed_form() {
-    for device in devices() {
+    for device in fast_devices() {
         check([2_600, 24, 7_000], 5, LogitsConfig::default(), &device);
     }
 }
@@ -192,7 +197,7 @@ fn the_loss_is_of_the_logits_that_are_applied() {
         let (hidden, weight) = (tensor(1, [9, 16], &device), tensor(2, [50, 16], &device));
         let targets = targets(9, 50, 4, &device);
         for config in CONFIGS {
-            let logits = config.apply(hidden.clone().matmul(weight.clone().transpose()));
+            let logits = config.apply(matmul(hidden.clone(), weight.clone().transpose()));
             let identity = Tensor::eye(50, &device);
             let plain = LogitsConfig::default();
             let expected = linear_cross_entropy(logits, identity, targets.clone(), plain);

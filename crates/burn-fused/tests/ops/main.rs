@@ -9,6 +9,7 @@ mod attention;
 mod common;
 mod cross_entropy;
 mod glu;
+mod matmul;
 mod precision;
 mod reproducible;
 mod rms_norm;

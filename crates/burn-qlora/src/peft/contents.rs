@@ -17,7 +17,7 @@ pub(super) struct Contents<'f> {
 }
 
 /// A tensor of an adapter file.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Stored<'f> {
     tensor: StoredTensor<'f>,
     path: &'f Path,
@@ -132,7 +132,7 @@ impl Stored<'_> {
     /// Reads it in f32, row-major; f16 and bf16 are widened.
     ///
     /// # Errors
-    /// [`LoraError::Malformed`] for another dtype, [`LoraError::NotFinite`], [`LoraError::Read`].
+    /// [`LoraError::Malformed`] for another dtype, [`LoraError::NotFinite`], [`LoraError::File`].
     pub(super) fn read(&self) -> Result<Vec<f32>, LoraError> {
         let dtype = match self.tensor.dtype() {
             Dtype::F32 => DType::F32,

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tensor_files::TensorFileError;
+
 use crate::error::LoraError;
 use crate::peft::{CONFIG_FILE, WEIGHTS_FILE};
 
@@ -25,9 +27,9 @@ impl Location {
     /// Returns the location of the adapter at `path`: a folder, or its configuration or one of its weight files.
     ///
     /// # Errors
-    /// [`LoraError::Read`] when there is nothing, [`LoraError::NoAdapter`] when what is there is no adapter.
+    /// [`LoraError::File`] when there is nothing, [`LoraError::NoAdapter`] when what is there is no adapter.
     pub(super) fn find(path: &Path) -> Result<Self, LoraError> {
-        let read_error = |source| LoraError::Read {
+        let read_error = |source| TensorFileError::Read {
             path: path.to_owned(),
             source,
         };
@@ -53,8 +55,8 @@ impl Location {
         let name = path.file_name().unwrap_or_default();
         let is = |extension: &str| path.extension().is_some_and(|found| found == extension);
         if is("gguf") || begins_with_gguf(path) {
-            let reason =
-                "GGUF adapters are not read; give the folder of the peft adapter it was made from";
+            let reason = "it is a GGUF file, which needs the model that it is for to be read (--adapter with --model); or give the folder of the peft adapter \
+                 that it was made from";
             return Err(no_adapter(path, reason.to_owned()));
         }
         if name == PICKLED {
@@ -79,7 +81,7 @@ impl Location {
     /// Returns the weight file, which is called `usual` where none was named.
     ///
     /// # Errors
-    /// [`LoraError::NoAdapter`] when there are weights in another format alone, [`LoraError::Read`] when there are none.
+    /// [`LoraError::NoAdapter`] when there are weights in another format alone, [`LoraError::File`] when there are none.
     pub(super) fn weights(&self, usual: &str) -> Result<PathBuf, LoraError> {
         if let Some(named) = &self.named {
             return Ok(named.clone());
@@ -97,10 +99,10 @@ impl Location {
         } else if beside(&format!("{usual}.index.json")) {
             format!("its weights are in shards, which are not read; save them as one {usual}")
         } else if self.holds("gguf") {
-            format!("GGUF adapters are not read; give a folder with {usual}")
+            format!("there is a GGUF file; give that file, or a folder with {usual}")
         } else {
             let source = io::Error::from(io::ErrorKind::NotFound);
-            return Err(LoraError::Read { path, source });
+            return Err(TensorFileError::Read { path, source }.into());
         };
         Err(no_adapter(&self.folder, reason))
     }
@@ -126,7 +128,7 @@ impl Location {
             )
         } else if self.holds("gguf") {
             format!(
-                "GGUF adapters are not read; give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
+                "there is a GGUF file; give that file, or a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
             )
         } else {
             format!("there is no {CONFIG_FILE}")

@@ -132,7 +132,7 @@ impl Tensors {
     /// the host.
     ///
     /// # Errors
-    /// [`LoraError::Write`]; [`LoraError::Device`] when a tensor cannot be read, [`LoraError::Diverged`] when it holds a value that
+    /// [`LoraError::File`]; [`LoraError::Device`] when a tensor cannot be read, [`LoraError::Diverged`] when it holds a value that
     /// is not finite.
     fn write(self, file: AtomicFile, path: &Path) -> Result<AtomicFile, LoraError> {
         let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);

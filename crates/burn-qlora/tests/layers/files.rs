@@ -7,6 +7,7 @@ use qlora_test_support::values;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use tensor_files::TensorFileError;
 
 fn config() -> LoraConfig {
     LoraConfig::new(4, 8.5).with_dropout(0.1).with_rslora(true)
@@ -411,11 +412,20 @@ pub fn broken_files_are_refused(device: &Device) {
     for length in [0, 7, 100, bytes.len() - 1] {
         fs::write(&weights, &bytes[..length]).unwrap();
         let error = peft::load(&mut pair, dir.path()).unwrap_err();
-        assert!(matches!(error, LoraError::Malformed { .. }), "{error}");
+        let LoraError::File(error) = error else {
+            panic!("{error}");
+        };
+        assert!(
+            matches!(error, TensorFileError::Malformed { .. }),
+            "{error}"
+        );
     }
     fs::remove_file(&weights).unwrap();
     let error = peft::load(&mut pair, dir.path()).unwrap_err();
-    assert!(matches!(error, LoraError::Read { .. }), "{error}");
+    let LoraError::File(error) = error else {
+        panic!("{error}");
+    };
+    assert!(matches!(error, TensorFileError::Read { .. }), "{error}");
     fs::write(dir.path().join(peft::CONFIG_FILE), "{\"r\": 4").unwrap();
     let error = peft::load(&mut pair, dir.path()).unwrap_err();
     assert!(matches!(error, LoraError::Malformed { .. }), "{error}");
@@ -453,7 +463,10 @@ pub fn a_failed_save_leaves_nothing_behind(device: &Device) {
     // A folder under the name of the second file: it cannot be replaced by a file.
     fs::create_dir_all(dir.path().join(peft::CONFIG_FILE).join("x")).unwrap();
     let error = peft::save(&pair, &config(), "base", dir.path()).unwrap_err();
-    assert!(matches!(error, LoraError::Write { .. }), "{error}");
+    let LoraError::File(error) = error else {
+        panic!("{error}");
+    };
+    assert!(matches!(error, TensorFileError::Write { .. }), "{error}");
     let left: Vec<_> = fs::read_dir(dir.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name())

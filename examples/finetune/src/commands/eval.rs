@@ -26,18 +26,18 @@ struct Measured {
 pub fn run(run: &EvalRun) -> Result<()> {
     let opened = OpenedModel::open(&run.model)?;
     let data = opened.dataset(&run.data, run.limits)?.head(run.max_rows)?;
-    let questions = if run.exact_match {
-        Some(exact_match::questions(&data)?)
-    } else {
-        None
-    };
+    if run.exact_match {
+        exact_match::check(&data)?;
+    }
     let llama = opened.load_with_adapter(run.adapter.as_deref(), &run.model.device)?;
 
+    opened.tell_of_second_quantization();
     let loss = evaluate(&llama, &data, run.batch_size)
         .map_err(|error| with_dtype(error.into(), run.model.compute_dtype))?;
-    let answers = questions
-        .map(|questions| exact_match::ask(&opened, &llama, &questions))
-        .transpose()?;
+    let answers = match run.exact_match {
+        true => Some(exact_match::ask(&opened, &llama, &data)?),
+        false => None,
+    };
     say!("computed in {}", run.model.compute_dtype);
     say!("rows        {}", data.len());
     say!("tokens      {}", loss.tokens);

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use burn_finetune::memory;
-use burn_qlora_llama::Weights;
+use burn_qlora_llama::{Checkpoint, Weights};
 
 use crate::console::say;
 use crate::known_models;
@@ -17,12 +17,25 @@ use crate::run::{Adapter, DataFiles, PlanRun, PlannedModel, Training};
 /// Whatever is wrong with the model's files, the data or an adapter's configuration.
 pub fn run(run: &PlanRun) -> Result<()> {
     let training = &run.training;
-    let (model, rows) = match &run.model {
-        PlannedModel::Known(name) => known(name, training)?,
-        PlannedModel::Files { data } => opened(data.as_ref(), training)?,
+    let (model, rows, checkpoint) = match &run.model {
+        PlannedModel::Known(name) => {
+            let (model, rows) = known(name, training)?;
+            (model, rows, None)
+        }
+        PlannedModel::Files { data, eval_split } => {
+            let (model, rows, checkpoint) = opened(data.as_ref(), *eval_split, training)?;
+            (model, rows, Some(checkpoint))
+        }
     };
     let lora = match &training.adapter {
-        Adapter::Trained(dir) => open_adapter(dir)?.config(&model.config.projection_paths())?,
+        Adapter::Trained(path) => {
+            let adapter = match &checkpoint {
+                Some(checkpoint) => open_adapter(path, checkpoint)?,
+                // Of no files: what a GGUF adapter is for they would tell.
+                None => burn_qlora::peft::Adapter::open(path)?,
+            };
+            adapter.config(&model.config.projection_paths())?
+        }
         Adapter::Fresh(config) => config.clone(),
     };
     let plan = Plan::new(training, &model, &lora, rows, memory::rss_bytes())?;
@@ -39,6 +52,13 @@ pub fn run(run: &PlanRun) -> Result<()> {
     );
     for (name, bytes) in plan.terms() {
         say!("{name:<20}{:>10}", human_bytes(bytes));
+    }
+    if plan.initialization > 0 {
+        say!(
+            "{:<20}{:>10}",
+            "LoftQ, before",
+            human_bytes(plan.initialization)
+        );
     }
     say!("{:<20}{:>10}", "peak", human_bytes(plan.peak()));
     if plan.of_the_process()
@@ -89,11 +109,16 @@ fn known(name: &str, training: &Training) -> Result<(Planned, PlannedRows)> {
 }
 
 /// Returns the model of files, and the rows of the data, or rows as long as they may be.
-fn opened(data: Option<&DataFiles>, training: &Training) -> Result<(Planned, PlannedRows)> {
+fn opened(
+    data: Option<&DataFiles>,
+    held_out: Option<f64>,
+    training: &Training,
+) -> Result<(Planned, PlannedRows, Checkpoint)> {
     let opened = OpenedModel::open(&training.model)?;
+    opened.check_init(training.init)?;
     let rows = match data {
         Some(files) => {
-            let data = opened.training_data(files, training.limits, training.packing)?;
+            let data = opened.training_data(files, held_out, training)?;
             PlannedRows::from(&data)
         }
         None => PlannedRows {
@@ -101,5 +126,7 @@ fn opened(data: Option<&DataFiles>, training: &Training) -> Result<(Planned, Pla
             count: None,
         },
     };
-    Ok((opened.planned()?, rows))
+    let planned = opened.planned()?;
+    opened.tell_of_second_quantization();
+    Ok((planned, rows, opened.checkpoint))
 }

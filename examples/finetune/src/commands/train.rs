@@ -9,11 +9,12 @@ use burn_finetune::{
     RunSource, TrainConfig, Trainer, TrainerBuilder, memory,
 };
 use burn_qlora::{LoraConfig, attach_adapters, num_adapter_params, peft};
-use burn_qlora_llama::Decoder;
+use burn_qlora_llama::{Checkpoint, Decoder};
 use serde_json::json;
 
 use super::with_dtype;
 use crate::console::{say, tell};
+use crate::flags::Init;
 use crate::interrupt::Interrupt;
 use crate::log::StepLog;
 use crate::opened_model::{OpenedModel, open_adapter};
@@ -42,6 +43,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let started = recorded.as_ref().map(RecordedRun::started).transpose()?;
     let started = started.flatten().unwrap_or_else(Moment::now);
     let opened = OpenedModel::open(&training.model)?.with_now(started);
+    opened.check_init(training.init)?;
     let mut data = TrainingData::read(run, &opened)?;
     let config = training.config(data.train.len())?;
 
@@ -56,10 +58,25 @@ pub fn run(run: &TrainRun) -> Result<()> {
     if let Adapter::Fresh(lora) = &training.adapter {
         plan(lora)?;
     }
-    let start = Start::open(&training.adapter)?;
+    let start = Start::open(&training.adapter, &opened.checkpoint)?;
     let mut model = opened.load(&training.model.device.clone().autodiff())?;
     let lora = start.put_on(&mut model, config.seed)?;
     let plan = plan(&lora)?;
+    let goes_on = match &recorded {
+        Some(recorded) => recorded.has_checkpoint()?,
+        None => false,
+    };
+    // The factors of a run that goes on are those of its checkpoint.
+    if training.init == Init::Loftq && !goes_on {
+        let [before, after] = opened
+            .fit_adapters(&mut model, config.seed)?
+            .relative_errors();
+        say!(
+            "LoftQ: the weights are {:.2} % off in 4 bits, {:.2} % with the adapters",
+            100.0 * before,
+            100.0 * after
+        );
+    }
     let parameters = num_adapter_params(&model);
     let builder = TrainerBuilder::new(model, config)?.with_checkpointing(training.checkpointing)?;
 
@@ -103,6 +120,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     } else {
         run_dir.restore(&mut trainer).map_err(in_flags)?
     };
+    opened.tell_of_second_quantization();
     say!(
         "{} {parameters} adapter parameters on {}: {} steps of {} rows{}",
         if output.resume {
@@ -217,6 +235,9 @@ fn take_steps(
             "step {step}: held-out loss {:.4}, perplexity {:.3}",
             report.nll, report.perplexity
         )),
+        Event::EvaluationLeftOut { step } if step < steps => display.say(&format!(
+            "step {step}: stopped before its evaluation was done; --resume makes it first"
+        )),
         Event::Saved { step, path } if step < steps => {
             display.say(&format!("step {step}: saved {}", path.display()));
         }
@@ -321,12 +342,12 @@ enum Start<'a> {
 }
 
 impl<'a> Start<'a> {
-    fn open(adapter: &'a Adapter) -> Result<Self> {
+    fn open(adapter: &'a Adapter, model: &Checkpoint) -> Result<Self> {
         Ok(match adapter {
             Adapter::Fresh(config) => Self::Fresh(config),
             Adapter::Trained(path) => Self::Given {
                 path,
-                adapter: Box::new(open_adapter(path)?),
+                adapter: Box::new(open_adapter(path, model)?),
             },
         })
     }
@@ -390,6 +411,9 @@ fn settings(
     ];
     for (key, value) in others {
         settings.others.insert(key.into(), value);
+    }
+    if training.init == Init::Loftq {
+        settings.others.insert("init".into(), json!("loftq"));
     }
     if let Some(share) = run.eval_split {
         settings.others.insert("eval-split".into(), json!(share));

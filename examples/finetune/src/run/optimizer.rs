@@ -1,8 +1,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use burn_finetune::{OptimizerKind, TrainConfig};
-use burn_paged::{Budget, PagedAdamWConfig};
+use burn_finetune::TrainConfig;
+use burn_paged::{Budget, PagedAdamWConfig, StateDtype};
 
 use crate::device::DeviceName;
 use crate::flags::{OptimizerName, TrainFlags};
@@ -11,7 +11,7 @@ use crate::flags::{OptimizerName, TrainFlags};
 #[derive(Clone, Copy, Debug)]
 pub struct Optimizer {
     /// The format of the moments.
-    pub kind: OptimizerKind,
+    pub state: StateDtype,
     /// Their place.
     pub placement: Placement,
 }
@@ -32,9 +32,9 @@ impl Optimizer {
     /// As [`Placement`]'s: a budget for an optimizer that is not paged, and `auto` where the memory is unknown.
     pub(super) fn resolve(flags: &TrainFlags) -> Result<Self> {
         Ok(Self {
-            kind: match flags.optimizer {
-                OptimizerName::Adamw | OptimizerName::PagedAdamw => OptimizerKind::Adamw,
-                OptimizerName::PagedAdamw8bit => OptimizerKind::Adamw8bit,
+            state: match flags.optimizer {
+                OptimizerName::Adamw | OptimizerName::PagedAdamw => StateDtype::F32,
+                OptimizerName::PagedAdamw8bit => StateDtype::Dynamic8,
             },
             placement: Placement {
                 budget: budget(flags, flags.model.device)?,

@@ -9,7 +9,7 @@ use super::learning_rate::LearningRate;
 use super::model::Model;
 use super::optimizer::Optimizer;
 use super::rows::RowLimits;
-use crate::flags::{PlanFlags, TrainFlags};
+use crate::flags::{Init, PlanFlags, QuantName, TrainFlags};
 
 /// `finetune train`.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub enum PlannedModel {
     Files {
         /// The rows it would train on, if they are known.
         data: Option<DataFiles>,
+        /// The share of their examples that is held out.
+        eval_split: Option<f64>,
     },
     /// A well-known one by its name, without its files.
     Known(String),
@@ -58,6 +60,8 @@ pub struct Training {
     pub packing: bool,
     /// The adapters to start from.
     pub adapter: Adapter,
+    /// How they start if they are fresh.
+    pub init: Init,
     /// The optimizer's state.
     pub optimizer: Optimizer,
     /// The values kept for the backward pass.
@@ -166,8 +170,14 @@ impl PlanRun {
             }
             None => PlannedModel::Files {
                 data: training_data(&mut train)?,
+                eval_split: train.eval_split,
             },
         };
+        let has_data = matches!(&model, PlannedModel::Files { data: Some(_), .. });
+        ensure!(
+            has_data || train.eval_split.is_none(),
+            "--eval-split holds out examples of --data, and none are planned with; leave it out, or name a file with --data"
+        );
         Ok(Self {
             training: Training::resolve(train)?,
             model,
@@ -183,6 +193,10 @@ impl Training {
     pub(super) fn resolve(flags: TrainFlags) -> Result<Self> {
         let optimizer = Optimizer::resolve(&flags)?;
         let learning_rate = LearningRate::resolve(&flags)?;
+        ensure!(
+            flags.init == Init::Zero || flags.model.quant.quant != Some(QuantName(None)),
+            "--init loftq makes up for what 4 bits lose, and --quant none loses nothing; leave one of them out"
+        );
         let adapter = match &flags.init_adapter {
             Some(dir) => Adapter::Trained(dir.clone()),
             None => Adapter::Fresh(lora(&flags)),
@@ -196,6 +210,7 @@ impl Training {
             limits: flags.rows.into(),
             packing: flags.packing,
             adapter,
+            init: flags.init,
             optimizer,
             checkpointing: flags.checkpointing,
             length,
@@ -203,7 +218,7 @@ impl Training {
             config: TrainConfig {
                 batch_size: flags.batch_size,
                 grad_accum: flags.grad_accum,
-                optimizer: optimizer.kind,
+                state: optimizer.state,
                 weight_decay: flags.weight_decay,
                 max_grad_norm: flags.max_grad_norm,
                 seed: flags.seed,

@@ -133,3 +133,14 @@ fn what_is_not_learnt_as_it_is_written_is_told() {
         "{told}"
     );
 }
+
+#[test]
+fn a_template_that_is_too_long_is_not_read() {
+    let place = Place::new();
+    let (model, rows) = (place.model("tiny_llama"), chat(&place));
+    let file = fs::File::create(model.join("chat_template.jinja")).unwrap();
+    // It takes no room, and to read it would take all memory.
+    file.set_len(1 << 40).unwrap();
+    let run = crate::finetune!("eval", "--model", &model, "--data", &rows);
+    run.refused(&["chat_template.jinja", "1048576"]);
+}

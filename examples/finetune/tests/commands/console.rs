@@ -4,7 +4,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::support::{FINETUNE, Place, Run, log_lines};
+use crate::support::{self, FINETUNE, Place, Run, log_lines};
 
 /// Runs the binary with nobody at the other end of its stdout or stderr.
 fn without_a_reader(command: &mut Command, of_stderr: bool) -> Run {
@@ -65,13 +65,8 @@ fn a_training_run_that_nobody_follows_is_saved_and_stops() {
     for (name, of_stderr) in [("stdout", false), ("stderr", true)] {
         let (output, log) = (place.path(name), place.path(&format!("{name}.jsonl")));
         let train = || {
-            let mut train = command(&["train", "--steps", "12", "--seq-len", "64", "--model"]);
-            train
-                .arg(&model)
-                .arg("--data")
-                .arg(&rows)
-                .arg("--output")
-                .arg(&output);
+            let mut train = support::train(&model, &rows, &output);
+            train.args(["--steps", "12", "--seq-len", "64"]);
             train.arg("--log-json").arg(&log);
             train
         };

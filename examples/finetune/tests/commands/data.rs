@@ -131,14 +131,7 @@ fn a_share_of_the_rows_is_held_out() {
     let (model, rows) = (place.model("tiny_llama_nf4"), place.rows(40));
     let output = place.path("run");
     let train = |share: &str, resume: &[&str]| {
-        let mut command = std::process::Command::new(crate::support::FINETUNE);
-        command
-            .arg("train")
-            .arg("--model")
-            .arg(&model)
-            .arg("--data")
-            .arg(&rows);
-        command.arg("--output").arg(&output);
+        let mut command = crate::support::train(&model, &rows, &output);
         command.args(["--steps", "2", "--eval-every", "1", "--eval-split", share]);
         crate::support::run(command.args(resume))
     };
@@ -167,14 +160,7 @@ fn rows_that_are_too_much_for_memory_are_kept_while_the_run_goes_on() {
     let place = Place::new();
     let (model, rows) = (place.model("tiny_llama_nf4"), many(&place));
     let train = |name: &str| {
-        let mut command = std::process::Command::new(crate::support::FINETUNE);
-        command
-            .arg("train")
-            .arg("--model")
-            .arg(&model)
-            .arg("--data")
-            .arg(&rows);
-        command.arg("--output").arg(place.path(name));
+        let mut command = crate::support::train(&model, &rows, &place.path(name));
         command
             .arg("--log-json")
             .arg(place.path(&format!("{name}.json")));

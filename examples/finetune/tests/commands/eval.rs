@@ -35,13 +35,7 @@ fn formats_and_adapters_change_the_loss() {
     let place = Place::new();
     let (model, text) = (place.model("tiny_llama"), place.text());
     let nll = |extra: &[&str]| {
-        let mut command = std::process::Command::new(crate::support::FINETUNE);
-        command
-            .arg("eval")
-            .arg("--model")
-            .arg(&model)
-            .arg("--data")
-            .arg(&text);
+        let mut command = crate::support::eval(&model, &text);
         command
             .args(["--seq-len", "32", "--max-rows", "4", "--json"])
             .args(extra);
@@ -73,13 +67,7 @@ fn exact_match_counts_the_answers_a_trained_model_gives() {
     );
     let output = place.path("run");
     let matched = |adapter: bool| {
-        let mut command = std::process::Command::new(crate::support::FINETUNE);
-        command
-            .arg("eval")
-            .arg("--model")
-            .arg(&model)
-            .arg("--data")
-            .arg(&rows);
+        let mut command = crate::support::eval(&model, &rows);
         command.args(["--seq-len", "64", "--json", "--exact-match"]);
         if adapter {
             command.arg("--adapter").arg(&output);

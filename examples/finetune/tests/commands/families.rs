@@ -3,7 +3,7 @@
 use qlora_test_support::FAMILIES;
 
 use crate::finetune;
-use crate::support::{Place, number};
+use crate::support::{self, Place, number};
 
 /// Packed rows in bf16 with checkpointing, on a checkpoint that `quantize` wrote; a lower loss with the adapter; and a text.
 #[test]
@@ -32,15 +32,11 @@ fn they_are_quantized_trained_evaluated_and_continued() {
             "--compute-dtype",
             "bf16",
         ];
-        let mut command = std::process::Command::new(crate::support::FINETUNE);
-        command.arg("train").arg("--model").arg(&model);
-        command.arg("--data").arg(&rows).arg("--output").arg(&run);
-        crate::support::run(command.args(train)).ok();
+        support::run(support::train(&model, &rows, &run).args(train)).ok();
         let nll = |adapter: &[&std::ffi::OsStr]| {
-            let mut command = std::process::Command::new(crate::support::FINETUNE);
-            command.arg("eval").arg("--model").arg(&model);
-            command.arg("--data").arg(&rows).arg("--json").args(adapter);
-            number(&crate::support::run(&mut command).ok().last_json(), "nll")
+            let mut command = support::eval(&model, &rows);
+            let run = support::run(command.arg("--json").args(adapter)).ok();
+            number(&run.last_json(), "nll")
         };
         let (before, after) = (nll(&[]), nll(&["--adapter".as_ref(), run.as_os_str()]));
         assert!(after < before, "{family}: {before} became {after}");

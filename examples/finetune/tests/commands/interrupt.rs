@@ -4,20 +4,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{FINETUNE, Place, Run, log_lines, number};
+use crate::support::{self, Place, Run, log_lines, number};
 
 /// Long enough that a run is caught in the middle.
 const STEPS: usize = 400;
 
 fn train(place: &Place, model: &Path, name: &str) -> Command {
-    let mut command = Command::new(FINETUNE);
-    command
-        .arg("train")
-        .arg("--model")
-        .arg(model)
-        .arg("--data")
-        .arg(place.path("rows.jsonl"));
-    command.arg("--output").arg(place.path(name));
+    let mut command = support::train(model, &place.path("rows.jsonl"), &place.path(name));
     command
         .arg("--log-json")
         .arg(place.path(&format!("{name}.jsonl")));
@@ -185,13 +178,10 @@ fn a_stopped_run_goes_on_with_the_same_bits() {
 fn a_run_that_is_stopped_in_its_last_evaluation_is_done() {
     let place = Place::new();
     let (model, text) = (place.model("tiny_llama"), place.long_text());
-    place.rows(8);
+    let rows = place.rows(8);
     let log = place.path("last.jsonl");
-    let mut command = Command::new(FINETUNE);
-    command.arg("train").arg("--model").arg(&model);
-    command.arg("--data").arg(place.path("rows.jsonl"));
+    let mut command = support::train(&model, &rows, &place.path("last"));
     command.arg("--eval-data").arg(text);
-    command.arg("--output").arg(place.path("last"));
     command.arg("--log-json").arg(&log);
     command.args(["--steps", "1", "--seq-len", "64"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -209,19 +199,11 @@ fn resuming_with_other_settings_is_refused() {
     let place = Place::new();
     let (model, rows, output) = (place.model("tiny_llama"), place.rows(8), place.path("run"));
     let base = |extra: &[&str]| {
-        let mut command = Command::new(FINETUNE);
+        let mut command = support::train(&model, &rows, &output);
         command
-            .arg("train")
-            .arg("--model")
-            .arg(&model)
-            .arg("--data")
-            .arg(&rows);
-        command
-            .arg("--output")
-            .arg(&output)
             .args(["--steps", "2", "--seq-len", "64"])
             .args(extra);
-        crate::support::run(&mut command)
+        support::run(&mut command)
     };
     base(&["--rank", "4"]).ok();
     base(&["--rank", "8", "--alpha", "8", "--resume"]).refused(&["rank", "4", "8"]);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::support::{FINETUNE, Place, log_lines, number};
+use crate::support::{Place, log_lines, number};
 
 /// A run with everything on that could remember something: packed rows, dropout, a schedule, pages, evaluations.
 struct Killed {
@@ -31,11 +31,9 @@ impl Killed {
     }
 
     fn train(&self, name: &str, resume: bool) -> Command {
-        let mut command = Command::new(FINETUNE);
-        command.arg("train").arg("--model").arg(&self.model);
-        command.arg("--data").arg(&self.rows);
+        let output = self.place.path(name);
+        let mut command = crate::support::train(&self.model, &self.rows, &output);
         command.arg("--eval-data").arg(&self.rows);
-        command.arg("--output").arg(self.place.path(name));
         command
             .arg("--log-json")
             .arg(self.place.path(&format!("{name}.jsonl")));

@@ -1,7 +1,7 @@
 //! Drives the built `finetune` binary on the tiny fixture models, as a user would.
 //!
 //! - [`support`]: runs the binary, makes models, data and broken files.
-//! - [`train`], [`plan`], [`eval`], [`generate`], [`quantize`]: what each command does.
+//! - [`train`], [`plan`], [`eval`], [`generate`], [`quantize`], [`export`]: what each command does.
 //! - [`chat_data`]: conversations as data.
 //! - [`data`]: what a data set becomes, rows held out, and rows that are too much for memory.
 //! - [`data_files`]: data in the formats people have.
@@ -26,6 +26,7 @@ mod data_files;
 #[cfg(feature = "wgpu")]
 mod device_memory;
 mod eval;
+mod export;
 mod families;
 mod full_disk;
 mod gemma3;

@@ -14,11 +14,10 @@ fn files_and_folders_may_have_names_that_are_not_utf_8() {
     let named = |bytes: &[u8]| rows.with_file_name(OsStr::from_bytes(bytes));
     let (data, first, second) = (named(b"d\xff.jsonl"), named(b"o\xff"), named(b"o\xfe"));
     std::fs::rename(&rows, &data).unwrap();
-    let train = ["train", "--steps", "2", "--seq-len", "64", "--model"];
     let train = |output: &std::path::Path, more: Vec<&OsStr>| {
-        let mut command = std::process::Command::new(crate::support::FINETUNE);
-        command.args(train).arg(&model).arg("--data").arg(&data);
-        crate::support::run(command.arg("--output").arg(output).args(more))
+        let mut command = crate::support::train(&model, &data, output);
+        command.args(["--steps", "2", "--seq-len", "64"]);
+        crate::support::run(command.args(more))
     };
     train(
         &first,

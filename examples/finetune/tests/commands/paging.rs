@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{FINETUNE, Place, Run, log_lines, number};
+use crate::support::{self, Place, Run, log_lines, number};
 
 /// A run of `tiny_llama_nf4` whose state is about 1.5 MB, in 8-bit 0.4 MB.
 struct Paging {
@@ -20,10 +20,9 @@ impl Paging {
     }
 
     fn train(&self, output: &Path, more: &[&str]) -> Run {
-        let mut command = std::process::Command::new(FINETUNE);
+        let mut command = support::train(&self.model, &self.rows, output);
         command
             .args([
-                "train",
                 "--seq-len",
                 "64",
                 "--rank",
@@ -33,16 +32,11 @@ impl Paging {
                 "--steps",
                 "6",
             ])
-            .args(["--save-every", "2", "--model"])
-            .arg(&self.model)
-            .arg("--data")
-            .arg(&self.rows)
-            .arg("--output")
-            .arg(output)
+            .args(["--save-every", "2"])
             .arg("--log-json")
             .arg(output.with_extension("jsonl"))
             .args(more);
-        crate::support::run(&mut command)
+        support::run(&mut command)
     }
 
     /// The results of a finished run: its losses, its adapter, and the moments of its last checkpoint.

@@ -78,6 +78,19 @@ fn rows_are_as_long_as_the_data_says() {
     )
     .ok();
     assert!(run.stdout.contains("3 × 48 tokens"), "{}", run.stdout);
+    // Of a long and a short row one is held out, and the other planned with.
+    let long = "a".repeat(40);
+    let two = format!("{{\"text\": \"{long}\"}}\n{{\"text\": \"a\"}}\n");
+    let two = place.file("two.jsonl", two);
+    let planned = |seed: &str| {
+        let flags = ["--eval-split", "0.5", "--seed", seed];
+        let run = finetune!("plan", "--model", &model, "--data", &two; flags).ok();
+        run.stdout.lines().next().unwrap().to_owned()
+    };
+    let lines: std::collections::BTreeSet<_> = ["1", "2", "3", "4", "5", "6"].map(planned).into();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let run = finetune!("plan", "--model", &model; ["--eval-split", "0.5"]);
+    run.refused(&["--eval-split", "--data"]);
     let short = place.file("short.jsonl", "{\"text\": \"ten bytes.\"}\n");
     let run = finetune!("plan", "--model", &model, "--data", &short).ok();
     assert!(!run.stdout.contains("512 tokens"), "{}", run.stdout);

@@ -495,6 +495,19 @@ fn a_config_file_with_a_fault_is_named_with_its_key() {
 }
 
 #[test]
+fn weights_that_lost_before() {
+    let place = Place::new();
+    let (model, rows) = (place.model("tiny_llama_nf4"), place.rows(2));
+    let needles = [
+        "--init loftq",
+        "self_attn.q_proj.weight",
+        "bitsandbytes",
+        "16 or 32 bits",
+    ];
+    train_refused!(place, &model, &rows, ["--init", "loftq"], &needles);
+}
+
+#[test]
 fn flags_that_make_no_sense() {
     finetune!("train").refused(&["--model", "--data", "--output"]);
     finetune!("trian").refused(&["trian"]);
@@ -532,6 +545,14 @@ fn flags_that_make_no_sense() {
             &["--decay-ratio", "--schedule wsd"],
         ),
         (&["--quant", "nf5"], &["nf5", "nf4, fp4, int4, none"]),
+        (
+            &["--init", "loftq", "--quant", "none"],
+            &["--init loftq", "--quant none"],
+        ),
+        (
+            &["--init", "loftq", "--init-adapter", "a"],
+            &["--init", "--init-adapter"],
+        ),
     ] {
         finetune!("train", "--model", "m", "--data", "d", "--output", "o"; flags).refused(named);
     }

@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{FINETUNE, Place, Run, log_lines, number};
+use crate::support::{self, Place, Run, log_lines, number};
 
 /// A short run with a model and rows.
 struct Short {
@@ -27,15 +26,12 @@ impl Short {
     }
 
     fn train_on(&self, model: &Path, data: &Path, name: &str, more: &[&str]) -> Run {
-        let mut command = Command::new(FINETUNE);
-        command.arg("train").arg("--model").arg(model);
-        command.arg("--data").arg(data);
-        command.arg("--output").arg(self.place.path(name));
+        let mut command = support::train(model, data, &self.place.path(name));
         command.args(["--seq-len", "64", "--rank", "2"]);
         if !more.contains(&"--lr") {
             command.args(["--lr", "5e-3"]);
         }
-        crate::support::run(command.args(more))
+        support::run(command.args(more))
     }
 
     fn adapter(&self, name: &str) -> Vec<u8> {
@@ -145,15 +141,9 @@ fn what_a_run_reads_may_move_but_not_change() {
         fs::copy(short.place.path("first").join(name), start.join(name)).expect("copied");
     }
     let train = |model: &Path, rows: &Path, start: &Path, more: &[&str]| {
-        let mut command = Command::new(FINETUNE);
-        command.arg("train").arg("--model").arg(model);
-        command
-            .arg("--data")
-            .arg(rows)
-            .arg("--init-adapter")
-            .arg(start);
-        command.arg("--output").arg(short.place.path("run"));
-        crate::support::run(command.args(["--seq-len", "64"]).args(more))
+        let mut command = support::train(model, rows, &short.place.path("run"));
+        command.arg("--init-adapter").arg(start);
+        support::run(command.args(["--seq-len", "64"]).args(more))
     };
     train(&short.model, &short.rows, &start, &FOUR).ok();
     let whole = short.adapter("run");
@@ -369,13 +359,8 @@ fn in_f16_the_dtype_and_the_way_out_are_named() {
         .train("run", &[&half[..], &["--steps", "2"]].concat())
         .refused(&["f16", "bf16 or f32", "step 1", "rows.jsonl:"]);
     assert!(!short.place.path("run").exists());
-    let mut eval = Command::new(FINETUNE);
-    eval.args(["eval", "--json"]).args(half);
-    eval.arg("--model")
-        .arg(&short.model)
-        .arg("--data")
-        .arg(&short.rows);
-    crate::support::run(&mut eval).refused(&[
+    let mut eval = support::eval(&short.model, &short.rows);
+    support::run(eval.arg("--json").args(half)).refused(&[
         "f16",
         "bf16 or f32",
         "held-out rows",

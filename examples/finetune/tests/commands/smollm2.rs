@@ -60,3 +60,31 @@ fn the_measured_peak_is_within_a_tenth_of_the_plan() {
         std::fs::remove_file(&log).unwrap();
     }
 }
+
+/// The published file is in Q4_1.
+#[test]
+#[ignore = "needs scripts/fetch-smollm2.sh"]
+fn what_is_quantized_a_second_time_is_told_once() {
+    let model = smollm2();
+    let place = Place::new();
+    let (rows, output) = (place.rows(2), place.path("run"));
+    let run = |command: &str, flags: &[&str]| {
+        let mut process = Command::new(FINETUNE);
+        process.arg(command).arg("--model").arg(&model);
+        process.arg("--data").arg(&rows).args(flags);
+        if command != "eval" {
+            process.arg("--output").arg(&output);
+        }
+        crate::support::run(&mut process).ok().stderr
+    };
+    let told = |stderr: &str| stderr.matches("a second time").count();
+    for command in ["plan", "eval", "train"] {
+        let stderr = run(command, &[]);
+        assert_eq!(told(&stderr), 1, "{stderr}");
+        assert!(
+            stderr.contains("Q4_1") && stderr.contains("--quant none"),
+            "{stderr}"
+        );
+    }
+    assert_eq!(told(&run("plan", &["--quant", "none"])), 0);
+}

@@ -76,6 +76,23 @@ macro_rules! finetune {
     }};
 }
 
+/// Returns `finetune train` of a model on data, into a folder.
+pub fn train(model: &Path, data: &Path, output: &Path) -> Command {
+    let mut command = Command::new(FINETUNE);
+    command.arg("train").arg("--model").arg(model);
+    command.arg("--data").arg(data);
+    command.arg("--output").arg(output);
+    command
+}
+
+/// Returns `finetune eval` of a model on data.
+pub fn eval(model: &Path, data: &Path) -> Command {
+    let mut command = Command::new(FINETUNE);
+    command.arg("eval").arg("--model").arg(model);
+    command.arg("--data").arg(data);
+    command
+}
+
 /// Runs a command to its end.
 pub fn run(command: &mut Command) -> Run {
     // A refusal must not depend on the network: an address that answers nothing stands for the Hub.

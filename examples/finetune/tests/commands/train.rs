@@ -98,6 +98,68 @@ fn it_writes_an_adapter_and_a_line_a_step() {
     assert!(loss(true) < loss(false) - 0.3);
 }
 
+/// The first loss is that of the run's first batch: nearer to the dense model's with LoftQ. A run that goes on has the same bits.
+#[test]
+fn loftq_starts_nearer_to_the_dense_model_and_goes_on() {
+    let place = Place::new();
+    let (model, rows) = (place.model("tiny_llama"), place.rows(12));
+    let train = |name: &str, more: &[&str]| {
+        let log = place.path(&format!("{name}.jsonl"));
+        let mut command = std::process::Command::new(crate::support::FINETUNE);
+        command.arg("train").arg("--model").arg(&model);
+        command.arg("--data").arg(&rows);
+        command.arg("--output").arg(place.path(name));
+        command.arg("--log-json").arg(&log);
+        command.args(["--seq-len", "64", "--rank", "16", "--save-every", "2"]);
+        let run = crate::support::run(command.args(more)).ok();
+        (number(&log_lines(&log)[0], "loss"), run.stdout)
+    };
+    let loftq = ["--init", "loftq", "--compute-dtype", "bf16", "--steps", "4"];
+    let (dense, _) = train("dense", &["--quant", "none", "--steps", "1"]);
+    let (plain, _) = train("plain", &["--steps", "1"]);
+    let (fitted, told) = train("loftq", &loftq);
+    assert!(
+        (fitted - dense).abs() < (plain - dense).abs(),
+        "dense {dense}, NF4 {plain}, LoftQ {fitted}"
+    );
+    assert!(told.contains("LoftQ: "), "{told}");
+
+    let run = place.path("loftq");
+    let text = fs::read_to_string(run.join("run.json")).unwrap();
+    assert!(
+        text.contains("\"init\": \"loftq\"") || text.contains("\"init\":\"loftq\""),
+        "{text}"
+    );
+    let adapter = || fs::read(run.join("adapter_model.safetensors")).unwrap();
+    let whole = adapter();
+    fs::remove_dir_all(run.join("checkpoints/step-00000004")).unwrap();
+    let (_, told) = train("loftq", &[&loftq[..], &["--resume"]].concat());
+    assert!(
+        !told.contains("LoftQ: "),
+        "what a checkpoint holds is not fitted: {told}"
+    );
+    assert!(adapter() == whole);
+    finetune!(
+        "train",
+        "--model",
+        &model,
+        "--data",
+        &rows,
+        "--output",
+        &run,
+        "--seq-len",
+        "64",
+        "--rank",
+        "16",
+        "--compute-dtype",
+        "bf16",
+        "--steps",
+        "4",
+        "--resume"
+    )
+    .refused(&["init", "loftq"]);
+}
+
 /// `get_wsd_schedule(num_warmup_steps=2, num_training_steps=8, num_decay_steps=4, min_lr_ratio=0.2)` of transformers at lr
 /// 1e-3, but for the warm-up.
 #[test]
@@ -346,15 +408,8 @@ fn half_precision_trains_almost_alike_and_is_told() {
     let place = Place::new();
     let (model, rows) = (place.model("tiny_llama"), place.rows(12));
     let train = |dtype: &str, extra: &[&str]| {
-        let mut command = std::process::Command::new(crate::support::FINETUNE);
+        let mut command = crate::support::train(&model, &rows, &place.path("half"));
         command
-            .arg("train")
-            .arg("--model")
-            .arg(&model)
-            .arg("--data")
-            .arg(&rows)
-            .arg("--output")
-            .arg(place.path("half"))
             .arg("--log-json")
             .arg(place.path(&format!("{dtype}.jsonl")))
             .args(["--seq-len", "32", "--steps", "3", "--lr", "5e-3"])

@@ -65,7 +65,23 @@ pub(super) fn start(path: &Path) -> Result<Vec<u8>, DecoderError> {
 
 /// Reads a file of text.
 pub(super) fn read_text(path: &Path) -> Result<String, DecoderError> {
-    let bytes = read(path)?;
+    text_of(path, read(path)?)
+}
+
+/// Reads a file of text of `most` bytes or fewer.
+///
+/// # Errors
+/// As for [`read_text`]; [`DecoderError::Malformed`] for a longer one, of which nothing is read.
+pub(super) fn read_short_text(path: &Path, most: u64) -> Result<String, DecoderError> {
+    let len = InputFile::open(path)?.len();
+    if len > most {
+        let reason = format!("it has {len} bytes, and {most} are the most it may have");
+        return Err(DecoderError::malformed(path, reason));
+    }
+    read_text(path)
+}
+
+fn text_of(path: &Path, bytes: Vec<u8>) -> Result<String, DecoderError> {
     // Windows' editors put it in front.
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let text = str::from_utf8(text).map_err(|_| {

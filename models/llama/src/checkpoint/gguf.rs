@@ -4,12 +4,17 @@
 //! - `metadata`: typed access to the metadata.
 //! - `keys`: that of the model's architecture, and which of it was understood.
 //! - `decoder`, `rope`: what every family's metadata says in the same words.
+//! - `fields`: the same in the other direction, from a configuration to metadata.
+//! - `adapter`: adapters in the same form (feature `qlora`).
 //! - `layout`: names, row order and offset of the stored tensors.
 //! - `parts`: a file that was split, as one.
 //! - `tensors`: bounds and decoding.
 //! - `vocabulary`: the tokenizer's parts of the metadata.
 
+#[cfg(feature = "qlora")]
+mod adapter;
 mod decoder;
+mod fields;
 mod header;
 mod keys;
 mod layout;
@@ -19,18 +24,24 @@ mod rope;
 mod tensors;
 mod vocabulary;
 
+#[cfg(feature = "qlora")]
+pub(crate) use self::adapter::read as read_adapter;
+pub(crate) use self::fields::GgufFields;
 pub(crate) use self::keys::GgufKeys;
+pub(crate) use self::layout::{Layout, RowOrder, Stored};
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use tensor_files::InputFile;
 
-use self::layout::Layout;
 use self::metadata::Metadata;
 use crate::config::DecoderConfig;
 use crate::error::DecoderError;
+#[cfg(feature = "qlora")]
+use crate::family::GgufDefinition;
 
 /// An opened GGUF file whose model is known.
 #[derive(Debug)]
@@ -41,7 +52,19 @@ pub(crate) struct GgufModel {
 
 impl GgufModel {
     pub(crate) fn open(path: &Path) -> Result<(DecoderConfig, Self), DecoderError> {
-        let file = GgufFile::open(path)?;
+        Self::of(GgufFile::open(path)?)
+    }
+
+    /// Reads a file that is open, and no part of another.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn of_input(input: InputFile) -> Result<(DecoderConfig, Self), DecoderError> {
+        Self::of(GgufFile {
+            first: Part::of(input)?,
+            rest: Vec::new(),
+        })
+    }
+
+    fn of(file: GgufFile) -> Result<(DecoderConfig, Self), DecoderError> {
         let keys = GgufKeys::of(&file)?;
         let config = keys.read()?;
         let layout = Layout::of(&config, keys.definition().interleaved);
@@ -50,9 +73,63 @@ impl GgufModel {
         Ok((config, Self { file, layout }))
     }
 
+    /// Returns what the files of its architecture are like.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn definition(&self) -> Result<GgufDefinition, DecoderError> {
+        Ok(GgufKeys::of(&self.file)?.definition())
+    }
+
+    /// Returns the metadata.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn values(&self) -> &HashMap<String, Value> {
+        self.file.values()
+    }
+
+    /// Returns the block formats of these of the tensors, by the names Hugging Face gives them, the most frequent first.
+    pub(crate) fn block_formats(
+        &self,
+        tensors: impl Iterator<Item = (String, [usize; 2])>,
+    ) -> Vec<String> {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for (name, _) in tensors {
+            let found = self.file.tensor(&self.layout.stored(&name).name);
+            if let Some((_, info)) = found.filter(|(_, info)| info.ggml_dtype.block_size() > 1) {
+                *counts.entry(type_name(info.ggml_dtype)).or_default() += 1;
+            }
+        }
+        let mut formats: Vec<_> = counts.into_iter().collect();
+        formats.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        formats.into_iter().map(|(name, _)| name).collect()
+    }
+
     /// Decodes the tensor that Hugging Face calls `name`, into its order of rows.
     pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, DecoderError> {
         self.file.read_f32(&self.layout.stored(name), shape)
+    }
+
+    /// Returns the type of the tensor that Hugging Face calls `name`, where it is one of blocks that share a scale.
+    pub(crate) fn block_type(&self, name: &str) -> Option<String> {
+        let (_, info) = self.file.tensor(&self.layout.stored(name).name)?;
+        (info.ggml_dtype.block_size() > 1).then(|| format!("{:?}", info.ggml_dtype))
+    }
+}
+
+#[cfg(feature = "qlora")]
+impl GgufModel {
+    /// Calls `use_piece` with the values of the tensor that Hugging Face calls `name`, a few rows at a time where its rows are stored
+    /// in the order in which they are used.
+    pub(crate) fn for_each_piece(
+        &self,
+        name: &str,
+        shape: &[usize],
+        mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
+        let stored = self.layout.stored(name);
+        if stored == Stored::from(stored.name.as_str()) {
+            self.file.for_each_piece(&stored, shape, use_piece)
+        } else {
+            use_piece(&self.file.read_f32(&stored, shape)?)
+        }
     }
 }
 
@@ -118,7 +195,11 @@ impl GgufFile {
 
 impl Part {
     fn open(path: &Path) -> Result<Self, DecoderError> {
-        let input = InputFile::open(path)?;
+        Self::of(InputFile::open(path)?)
+    }
+
+    fn of(input: InputFile) -> Result<Self, DecoderError> {
+        let path = input.path();
         let mut reader = input.reader();
         header::check(path, &mut reader, input.len())?;
         let content = Content::read(&mut input.reader()).map_err(|error| {
@@ -135,6 +216,15 @@ impl Part {
 
     fn metadata(&self) -> Metadata<'_> {
         Metadata::new(self.path(), &self.content.metadata)
+    }
+}
+
+/// Returns a type's name in the words of llama.cpp.
+fn type_name(dtype: GgmlDType) -> String {
+    let name = format!("{dtype:?}");
+    match name.strip_suffix('K') {
+        Some(bits) => format!("{bits}_K"),
+        None => name,
     }
 }
 

@@ -34,6 +34,9 @@ const COMPANIONS: [&str; 8] = [
     "generation_config.json",
 ];
 
+/// The longest chat_template.jinja that is read, in bytes; those that come with models have some ten thousand.
+const MOST_TEMPLATE: u64 = 1 << 20;
+
 /// An opened directory.
 #[derive(Debug)]
 pub(crate) struct HfDirectory {
@@ -126,7 +129,7 @@ impl HfDirectory {
     pub(crate) fn chat_template(&self) -> Result<Option<String>, DecoderError> {
         let file = self.path.join("chat_template.jinja");
         if files::is_there(&file)? {
-            return files::read_text(&file).map(Some);
+            return files::read_short_text(&file, MOST_TEMPLATE).map(Some);
         }
         Ok(match self.tokenizer_config()?.get("chat_template") {
             Some(Value::String(template)) => Some(template.clone()),
@@ -237,6 +240,14 @@ impl HfDirectory {
             });
         }
         Ok(Some(weight.matrix))
+    }
+
+    /// Returns a value of config.json, or of the text model's part of it.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn config_value(&self, key: &str) -> Result<Option<Value>, DecoderError> {
+        let config = self.json_file("config.json")?;
+        let text = config.get("text_config").and_then(|text| text.get(key));
+        Ok(config.get(key).or(text).cloned())
     }
 
     fn tokenizer_config(&self) -> Result<Map<String, Value>, DecoderError> {

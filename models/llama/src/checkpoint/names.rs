@@ -1,9 +1,9 @@
 //! Names of files with weights.
 
 /// The weights of a directory in one file.
-pub(super) const SINGLE: &str = "model.safetensors";
+pub(crate) const SINGLE: &str = "model.safetensors";
 /// Says in which file of a directory each tensor is.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// What shards are called before their numbers.
 const SHARD: &str = "model";
@@ -12,7 +12,7 @@ const GGUF: &str = ".gguf";
 
 /// The place of a file among those that weights were split into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Part {
+pub(crate) struct Part {
     /// From 1.
     pub number: usize,
     /// How many there are.
@@ -55,7 +55,7 @@ impl Part {
     }
 
     /// Returns the name of this shard of a directory.
-    pub(super) fn shard(self) -> String {
+    pub(crate) fn shard(self) -> String {
         format!("{SHARD}{}{SAFETENSORS}", self.ending())
     }
 

@@ -37,11 +37,15 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The element type that an unquantized tensor of a file is read as.
+/// The element type that an unquantized tensor of a file has, or is read as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FloatType {
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+pub enum FloatType {
+    /// 32 bits.
     F32,
+    /// 16 bits, 11 of them significant, up to 65504.
     F16,
+    /// 16 bits, 8 of them significant, with the range of f32.
     Bf16,
 }
 
@@ -163,6 +167,25 @@ impl SafeTensorFiles {
     }
 
     pub(crate) fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, DecoderError> {
+        let mut values = Vec::new();
+        self.for_each_piece(name, shape, |piece| {
+            if values.is_empty() {
+                // The file was found to have this many elements when it was opened, so the size is real.
+                values.reserve_exact(shape.iter().product());
+            }
+            values.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(values)
+    }
+
+    /// Calls `use_piece` with the values in f32, 1 MiB of the file at a time.
+    pub(crate) fn for_each_piece(
+        &self,
+        name: &str,
+        shape: &[usize],
+        mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
         let stored = self.find(name)?;
         if stored.shape() != shape {
             return Err(DecoderError::TensorShape {
@@ -172,17 +195,17 @@ impl SafeTensorFiles {
                 expected: shape.to_vec(),
             });
         }
-        if stored.dtype() == Dtype::F64 {
-            return narrowed(&stored);
-        }
         let kind = self.stored_as(name, &stored)?;
-        // The file was found to have this many elements when it was opened, so the size is real.
-        let mut values = Vec::with_capacity(shape.iter().product());
+        let mut values = Vec::new();
         stored.for_each_chunk(|bytes| {
-            kind.extend(&mut values, bytes);
-            Ok::<_, DecoderError>(())
-        })?;
-        Ok(values)
+            values.clear();
+            if stored.dtype() == Dtype::F64 {
+                narrow(&mut values, bytes);
+            } else {
+                kind.extend(&mut values, bytes);
+            }
+            use_piece(&values)
+        })
     }
 
     fn find(&self, name: &str) -> Result<StoredTensor<'_>, DecoderError> {
@@ -209,15 +232,10 @@ impl SafeTensorFiles {
     }
 }
 
-/// Reads values of 64 bits, each rounded to the nearest f32.
-fn narrowed(stored: &StoredTensor<'_>) -> Result<Vec<f32>, DecoderError> {
-    let mut values = Vec::with_capacity(stored.byte_len() / size_of::<f64>());
-    stored.for_each_chunk(|bytes| {
-        let (all, _) = bytes.as_chunks();
-        values.extend(all.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32));
-        Ok::<_, DecoderError>(())
-    })?;
-    Ok(values)
+/// Appends the little-endian values of 64 bits in `bytes`, each rounded to the nearest f32.
+fn narrow(values: &mut Vec<f32>, bytes: &[u8]) {
+    let (all, _) = bytes.as_chunks();
+    values.extend(all.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32));
 }
 
 /// Opens the shards in a directory that has no index for them.
@@ -277,6 +295,16 @@ impl FloatType {
                 .iter()
                 .flat_map(|value| bf16::from_f32(*value).to_le_bytes())
                 .collect(),
+        }
+    }
+
+    /// Returns whether `value`, rounded to this type, is finite.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn holds(self, value: f32) -> bool {
+        match self {
+            Self::F32 => value.is_finite(),
+            Self::F16 => f16::from_f32(value).is_finite(),
+            Self::Bf16 => bf16::from_f32(value).is_finite(),
         }
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::GgufDefinition;
 use super::{Definition, Family, Names, gemma};
 #[cfg(feature = "gguf")]
-use crate::checkpoint::GgufKeys;
+use crate::checkpoint::{GgufFields, GgufKeys};
 use crate::config::{DecoderConfig, Defaults, Keys, NormPlacement, whole};
 use crate::error::DecoderError;
 
@@ -19,11 +19,12 @@ pub(super) const DEFINITION: Definition = Definition {
     read_hf,
     write_hf,
     #[cfg(feature = "gguf")]
-    gguf: Some(GgufDefinition {
+    gguf: GgufDefinition {
         architecture: "gemma2",
         interleaved: false,
         read: read_gguf,
-    }),
+        write: write_gguf,
+    },
 };
 
 /// Those of Gemma 3, too.
@@ -130,4 +131,16 @@ pub(super) fn gguf_attention_scale(config: &DecoderConfig, layers_of_27b: usize)
         config.head_dim
     };
     (width as f64).powf(-0.5)
+}
+
+#[cfg(feature = "gguf")]
+fn write_gguf(config: &DecoderConfig, fields: &mut GgufFields) {
+    GgufFields::plain(config, fields);
+    for (key, bound) in [
+        ("attn_logit_softcapping", config.attention_softcap),
+        ("final_logit_softcapping", config.logits_softcap),
+    ] {
+        fields.number(key, bound.unwrap_or(0.0));
+    }
+    fields.size("attention.sliding_window", config.window().unwrap_or(0));
 }

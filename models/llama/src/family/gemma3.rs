@@ -10,7 +10,7 @@ use super::gemma;
 use super::gemma2::{self, Bounds};
 use super::{Definition, Family, Names};
 #[cfg(feature = "gguf")]
-use crate::checkpoint::GgufKeys;
+use crate::checkpoint::{GgufFields, GgufKeys};
 #[cfg(feature = "gguf")]
 use crate::config::NormPlacement;
 use crate::config::{DecoderConfig, Defaults, FULL, Keys, QueryKeyNorm, RopeKeys, SLIDING};
@@ -32,11 +32,12 @@ pub(super) const DEFINITION: Definition = Definition {
     read_hf,
     write_hf,
     #[cfg(feature = "gguf")]
-    gguf: Some(GgufDefinition {
+    gguf: GgufDefinition {
         architecture: "gemma3",
         interleaved: false,
         read: read_gguf,
-    }),
+        write: write_gguf,
+    },
 };
 
 /// The number of each rotation in the configuration.
@@ -106,6 +107,10 @@ fn write_hf(config: &DecoderConfig, rotations: &[Value], object: &mut Value) {
     object["rope_parameters"] = json!({ FULL: rotations[GLOBAL], SLIDING: local });
 }
 
+/// Every sixth layer sees all keys where a file does not say.
+#[cfg(feature = "gguf")]
+const PERIOD: usize = 6;
+
 /// Layers of the model of 27 billion parameters, whose scores are scaled otherwise.
 #[cfg(feature = "gguf")]
 const LAYERS_OF_27B: usize = 62;
@@ -119,7 +124,7 @@ fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
         .with_logits_softcap(keys.nonzero("final_logit_softcapping")?);
     let mut rotations = vec![keys.rope(config.head_dim)?];
     let local = keys.number("rope.freq_base_swa")?.unwrap_or(LOCAL_THETA);
-    let slides = keys.sliding_layers(config.layers.len(), 6)?;
+    let slides = keys.sliding_layers(config.layers.len(), PERIOD)?;
     if let Some(window) = keys.positive_integer("attention.sliding_window")? {
         rotations.push(RopeConfig::new().with_theta(local));
         for (layer, slides) in config.layers.iter_mut().zip(slides) {
@@ -131,4 +136,29 @@ fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
     Ok(config
         .with_rotations(rotations)
         .with_attention_scale(Some(scale)))
+}
+
+#[cfg(feature = "gguf")]
+fn write_gguf(config: &DecoderConfig, fields: &mut GgufFields) {
+    GgufFields::plain(config, fields);
+    if let Some(bound) = config.logits_softcap {
+        fields.number("final_logit_softcapping", bound);
+    }
+    let Some(window) = config.window() else {
+        return;
+    };
+    fields.size("attention.sliding_window", window);
+    let slides = |layer: usize| config.layers[layer].window.is_some();
+    let layers = 0..config.layers.len();
+    if layers
+        .clone()
+        .any(|layer| slides(layer) == (layer + 1).is_multiple_of(PERIOD))
+    {
+        fields.flags("attention.sliding_window_pattern", layers.map(slides));
+    }
+    if let Some(local) = config.rotations.get(LOCAL)
+        && local.theta != LOCAL_THETA
+    {
+        fields.number("rope.freq_base_swa", local.theta);
+    }
 }

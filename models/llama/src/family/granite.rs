@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::GgufDefinition;
 use super::{Definition, Family, Names};
 #[cfg(feature = "gguf")]
-use crate::checkpoint::GgufKeys;
+use crate::checkpoint::{GgufFields, GgufKeys};
 use crate::config::{Biases, DecoderConfig, Defaults, Keys, reciprocal_of};
 use crate::error::DecoderError;
 
@@ -19,11 +19,12 @@ pub(super) const DEFINITION: Definition = Definition {
     read_hf,
     write_hf,
     #[cfg(feature = "gguf")]
-    gguf: Some(GgufDefinition {
+    gguf: GgufDefinition {
         architecture: "granite",
         interleaved: true,
         read: read_gguf,
-    }),
+        write: write_gguf,
+    },
 };
 
 fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {
@@ -69,4 +70,13 @@ fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
         .with_embedding_multiplier(scale("embedding_scale")?)
         .with_residual_multiplier(scale("residual_scale")?)
         .with_logits_scale(1.0 / divisor))
+}
+
+#[cfg(feature = "gguf")]
+fn write_gguf(config: &DecoderConfig, fields: &mut GgufFields) {
+    GgufFields::plain(config, fields);
+    fields.number("attention.scale", config.attention_scale());
+    fields.number("embedding_scale", config.embedding_multiplier);
+    fields.number("residual_scale", config.residual_multiplier);
+    fields.number("logit_scale", reciprocal_of(config.logits_scale));
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::GgufDefinition;
 use super::{Definition, Family, Names};
 #[cfg(feature = "gguf")]
-use crate::checkpoint::GgufKeys;
+use crate::checkpoint::{GgufFields, GgufKeys};
 use crate::config::{Biases, DecoderConfig, Defaults, Keys};
 use crate::error::DecoderError;
 
@@ -20,11 +20,16 @@ pub(super) const DEFINITION: Definition = Definition {
     read_hf,
     write_hf,
     #[cfg(feature = "gguf")]
-    gguf: Some(GgufDefinition {
-        architecture: "llama",
-        interleaved: true,
-        read: read_gguf,
-    }),
+    gguf: GGUF,
+};
+
+/// That of Mistral's files, too.
+#[cfg(feature = "gguf")]
+pub(super) const GGUF: GgufDefinition = GgufDefinition {
+    architecture: "llama",
+    interleaved: true,
+    read: read_gguf,
+    write: GgufFields::plain,
 };
 
 fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {

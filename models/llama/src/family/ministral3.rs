@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::GgufDefinition;
 use super::{Definition, Family, Names, mistral};
 #[cfg(feature = "gguf")]
-use crate::checkpoint::GgufKeys;
+use crate::checkpoint::{GgufFields, GgufKeys};
 use crate::config::{DecoderConfig, Defaults, Keys, RopeKeys};
 use crate::error::DecoderError;
 use crate::rope::QueryScaling;
@@ -28,11 +28,12 @@ pub(super) const DEFINITION: Definition = Definition {
     read_hf,
     write_hf,
     #[cfg(feature = "gguf")]
-    gguf: Some(GgufDefinition {
+    gguf: GgufDefinition {
         architecture: "mistral3",
         interleaved: true,
         read: read_gguf,
-    }),
+        write: write_gguf,
+    },
 };
 
 /// `rope_parameters` where a file has none.
@@ -96,4 +97,14 @@ fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
         });
     }
     Ok(config.with_rotations(vec![rope]))
+}
+
+#[cfg(feature = "gguf")]
+fn write_gguf(config: &DecoderConfig, fields: &mut GgufFields) {
+    GgufFields::plain(config, fields);
+    for rope in &config.rotations {
+        if let Some(scaling) = rope.query_scaling {
+            fields.number("attention.temperature_scale", scaling.beta);
+        }
+    }
 }

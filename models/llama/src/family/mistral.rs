@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+#[cfg(feature = "gguf")]
+use super::llama;
 use super::{Definition, Family, Names};
 use crate::config::{DecoderConfig, Defaults, Keys, LayerConfig};
 use crate::error::DecoderError;
@@ -20,7 +22,7 @@ pub(super) const DEFINITION: Definition = Definition {
     write_hf,
     // llama.cpp calls it llama, which has no window.
     #[cfg(feature = "gguf")]
-    gguf: None,
+    gguf: llama::GGUF,
 };
 
 fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::GgufDefinition;
 use super::{Definition, Family, Names, mistral};
 #[cfg(feature = "gguf")]
-use crate::checkpoint::GgufKeys;
+use crate::checkpoint::{GgufFields, GgufKeys};
 use crate::config::{DecoderConfig, Defaults, Keys};
 use crate::error::DecoderError;
 use crate::rope::{RopeConfig, RopeScaling};
@@ -24,11 +24,12 @@ pub(super) const DEFINITION: Definition = Definition {
     read_hf,
     write_hf,
     #[cfg(feature = "gguf")]
-    gguf: Some(GgufDefinition {
+    gguf: GgufDefinition {
         architecture: "phi3",
         interleaved: false,
         read: read_gguf,
-    }),
+        write: write_gguf,
+    },
 };
 
 const ORIGINAL_CONTEXT: &str = "original_max_position_embeddings";
@@ -95,4 +96,11 @@ fn read_gguf(keys: &GgufKeys) -> Result<DecoderConfig, DecoderError> {
     Ok(config
         .with_rotations(vec![rope])
         .with_fused_projections(true))
+}
+
+/// Says that there is no window where there is none: to llama.cpp that tells Phi-4.
+#[cfg(feature = "gguf")]
+fn write_gguf(config: &DecoderConfig, fields: &mut GgufFields) {
+    GgufFields::plain(config, fields);
+    fields.size("attention.sliding_window", config.window().unwrap_or(0));
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::GgufDefinition;
 use super::{Definition, Family, Names, qwen2};
 #[cfg(feature = "gguf")]
-use crate::checkpoint::GgufKeys;
+use crate::checkpoint::{GgufFields, GgufKeys};
 use crate::config::{Biases, DecoderConfig, Defaults, Keys, QueryKeyNorm};
 use crate::error::DecoderError;
 
@@ -22,11 +22,12 @@ pub(super) const DEFINITION: Definition = Definition {
     read_hf,
     write_hf,
     #[cfg(feature = "gguf")]
-    gguf: Some(GgufDefinition {
+    gguf: GgufDefinition {
         architecture: "qwen3",
         interleaved: false,
         read: read_gguf,
-    }),
+        write: GgufFields::plain,
+    },
 };
 
 fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::GgufDefinition;
 use super::{Definition, Family, Names};
 #[cfg(feature = "gguf")]
-use crate::checkpoint::GgufKeys;
+use crate::checkpoint::{GgufFields, GgufKeys};
 use crate::config::{Biases, DecoderConfig, Defaults, Keys};
 use crate::error::DecoderError;
 
@@ -25,11 +25,12 @@ pub(super) const DEFINITION: Definition = Definition {
     read_hf,
     write_hf,
     #[cfg(feature = "gguf")]
-    gguf: Some(GgufDefinition {
+    gguf: GgufDefinition {
         architecture: "smollm3",
         interleaved: true,
         read: read_gguf,
-    }),
+        write: GgufFields::plain,
+    },
 };
 
 fn read_hf(keys: &Keys) -> Result<DecoderConfig, DecoderError> {

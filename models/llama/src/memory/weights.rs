@@ -1,5 +1,6 @@
 //! Weights and adapters.
 
+use burn_qlora::loftq_bytes;
 use nf4::Layout;
 
 use super::{F32, Tensors, Terms};
@@ -53,6 +54,19 @@ impl Terms<'_> {
                 [in_features, out_features].map(|width| width.saturating_mul(rank))
             })
             .collect()
+    }
+
+    /// The dense weight of an adapted projection, f32, and what its adapter is fitted in.
+    pub(super) fn fitting(&self) -> u64 {
+        let blocks = self.adapted.iter();
+        let projections = blocks.flat_map(|block| block.projections.iter());
+        let adapted = projections.filter_map(|(spec, rank)| Some((spec.shape, (*rank)?)));
+        let bytes = adapted.map(|([rows, columns], rank)| {
+            let dense = (rows as u64).saturating_mul(columns as u64);
+            let dense = dense.saturating_mul(F32 as u64);
+            dense.saturating_add(loftq_bytes([rows, columns], rank))
+        });
+        bytes.max().unwrap_or(0)
     }
 
     /// The largest tensor as it is read, in f32: embedding or head, `[vocab, hidden]`, if they become another dtype, or

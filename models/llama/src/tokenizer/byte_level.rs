@@ -9,6 +9,8 @@ use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::normalizers::unicode::NFC;
 
 use self::pre_tokenizer::PreTokenizer;
+#[cfg(feature = "qlora")]
+use super::described::{DescribedVocabulary, Source};
 use super::{Vocabulary, bpe, bpe_error};
 
 /// Returns whether llama.cpp puts bos in front with this pre-tokenizer when the file does not say.
@@ -43,6 +45,39 @@ pub(super) fn build(vocabulary: &Vocabulary) -> Result<Tokenizer, String> {
     tokenizer.with_pre_tokenizer(Some(pre.build()?));
     tokenizer.with_decoder(Some(ByteLevel::default()));
     Ok(tokenizer)
+}
+
+/// Adds what such a vocabulary has beside its texts.
+///
+/// # Errors
+/// A way of cutting words, or a normalizer, that llama.cpp has no name for, in words.
+#[cfg(feature = "qlora")]
+pub(super) fn describe(source: &Source, described: &mut DescribedVocabulary) -> Result<(), String> {
+    let normalizer = source.part("normalizer");
+    let composes = match normalizer["type"].as_str() {
+        None => false,
+        Some("NFC") => true,
+        Some("Sequence") if normalizer["normalizers"] == serde_json::json!([]) => false,
+        Some(other) => {
+            return Err(format!(
+                "its normalizer {other} has no name in llama.cpp; known are NFC and none"
+            ));
+        }
+    };
+    let wanted = pre_tokenizer::Wanted {
+        cuts: pre_tokenizer::cuts(source.part("pre_tokenizer"))?,
+        composes,
+        takes_whole_words: source.model("ignore_merges") == true,
+        adds_bos: source.adds_bos,
+    };
+    described.model = "gpt2";
+    described.pre = wanted.name()?;
+    // A space within a part would end it; the letter that stands for the byte is meant.
+    let written = |part: &str| part.replace(' ', "Ġ");
+    let merges = source.merges()?.into_iter();
+    let merges = merges.map(|(left, right)| format!("{} {}", written(left), written(right)));
+    described.merges = merges.collect();
+    Ok(())
 }
 
 #[cfg(test)]

@@ -30,4 +30,17 @@ impl TokenKind {
             _ => return None,
         })
     }
+
+    /// Returns its number in a file.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Normal => 1,
+            Self::Unknown => 2,
+            Self::Control => 3,
+            Self::UserDefined => 4,
+            Self::Unused => 5,
+            Self::Byte => 6,
+        }
+    }
 }

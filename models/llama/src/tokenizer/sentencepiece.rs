@@ -16,6 +16,8 @@ use tokenizers::normalizers::replace::Replace;
 use tokenizers::normalizers::utils::Sequence as Normalizers;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 
+#[cfg(feature = "qlora")]
+use super::described::{DescribedVocabulary, Source};
 use super::{TokenKind, Vocabulary, bpe, bpe_error};
 
 /// SentencePiece's visible space.
@@ -99,6 +101,99 @@ fn decoder(prefix: SpacePrefix) -> Result<Decoders, String> {
         decoders.push(Strip::new(' ', 1, 0).into());
     }
     Ok(Decoders::new(decoders))
+}
+
+/// Adds what such a vocabulary has beside its texts.
+///
+/// A tokenizer.json has the order of merging and not the scores that it came from: here a piece's score is minus the place of
+/// the first merge that makes it, which gives the same order.
+///
+/// # Errors
+/// Steps that SentencePiece does not have, or an order of merging that no scores give, in words.
+#[cfg(feature = "qlora")]
+pub(super) fn describe(source: &Source, described: &mut DescribedVocabulary) -> Result<(), String> {
+    described.model = "llama";
+    described.pre = "default";
+    described.add_space_prefix = Some(adds_space(source)?);
+    let unknown = source.model("unk_token").as_str();
+    for (text, kind) in described.tokens.iter().zip(&mut described.kinds) {
+        let is_byte = text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
+        if Some(text.as_str()) == unknown {
+            *kind = TokenKind::Unknown;
+        } else if is_byte && *kind == TokenKind::Normal {
+            *kind = TokenKind::Byte;
+        }
+    }
+    let merges = source.merges()?;
+    let mut scores = vec![-(merges.len() as f32); described.tokens.len()];
+    let ids = described.normal_ids();
+    for (place, (left, right)) in merges.iter().enumerate().rev() {
+        if let Some(&id) = ids.get(format!("{left}{right}").as_str()) {
+            scores[id] = -(place as f32);
+        }
+    }
+    for (score, kind) in scores.iter_mut().zip(&described.kinds) {
+        match kind {
+            TokenKind::Normal => {}
+            TokenKind::Byte => *score = 0.0,
+            // What llama.cpp's converter gives them.
+            _ => *score = -1000.0,
+        }
+    }
+    described.scores = scores;
+    let implied = merges::derived(&described.vocabulary())?;
+    let implied = implied
+        .iter()
+        .map(|(left, right)| (left.as_str(), right.as_str()));
+    let ids = described.normal_ids();
+    let between_normal = |part: &&str| ids.contains_key(part);
+    let wanted = merges.iter().copied();
+    let wanted = wanted.filter(|(left, right)| {
+        [left, right, &format!("{left}{right}").as_str()]
+            .into_iter()
+            .all(between_normal)
+    });
+    if implied.eq(wanted) {
+        Ok(())
+    } else {
+        Err(
+            "its merges have an order that no scores of pieces give, as llama.cpp needs them; \
+             the model's own tokenizer has one that they give"
+                .into(),
+        )
+    }
+}
+
+/// Returns whether a space goes before a text.
+#[cfg(feature = "qlora")]
+fn adds_space(source: &Source) -> Result<bool, String> {
+    let is = |step: &serde_json::Value, kind: &str| step["type"] == kind;
+    let is_replace = |step: &serde_json::Value| {
+        is(step, "Replace") && step["pattern"]["String"] == " " && step["content"] == "▁"
+    };
+    let normalizer = source.part("normalizer");
+    let pre_tokenizer = source.part("pre_tokenizer");
+    // Gemma's cuts at spaces, of which the normalizer has left none.
+    let cuts_nothing = pre_tokenizer.is_null()
+        || (is(pre_tokenizer, "Split") && pre_tokenizer["pattern"]["String"] == " ");
+    if cuts_nothing {
+        if is_replace(normalizer) {
+            return Ok(false);
+        }
+        if let Some([prepend, replace]) = normalizer["normalizers"].as_array().map(Vec::as_slice)
+            && is(prepend, "Prepend")
+            && is_replace(replace)
+        {
+            return Ok(true);
+        }
+    }
+    if normalizer.is_null() && is(pre_tokenizer, "Metaspace") {
+        return Ok(pre_tokenizer["prepend_scheme"] != "never");
+    }
+    Err(format!(
+        "its normalizer {} and pre-tokenizer {} are not SentencePiece's, which llama.cpp has",
+        normalizer["type"], pre_tokenizer["type"]
+    ))
 }
 
 #[cfg(test)]

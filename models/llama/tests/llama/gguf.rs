@@ -55,6 +55,26 @@ fn a_fingerprint_is_of_what_the_file_says() {
 }
 
 #[test]
+fn the_formats_of_the_projections_are_told_the_most_frequent_first() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("mixed.gguf");
+    let metadata = GgufBuilder::metadata_of_a_tiny_llama();
+    let mut builder = metadata.with_tensors_of_a_tiny_llama(8);
+    for (name, kind, block_bytes) in [("attn_v", 8, 34), ("attn_q", 1, 64)] {
+        let name = format!("blk.0.{name}.weight");
+        builder = builder.without_tensor(&name);
+        builder.tensor(&name, &[64, 64], kind, vec![0; 64 * 2 * block_bytes]);
+    }
+    builder.write(&path);
+    let checkpoint = Checkpoint::open(&path).expect("opens");
+    assert_eq!(checkpoint.block_formats(), ["Q4_0", "Q8_0"]);
+    let dense = tiny_llama("tiny_llama", false);
+    dense.write(&path);
+    let checkpoint = Checkpoint::open(&path).expect("opens");
+    assert!(checkpoint.block_formats().is_empty());
+}
+
+#[test]
 fn blocks_of_each_type_decode_in_chunks_and_row_by_row() {
     // Q8_0 and Q4_1 by hand, more rows than one chunk holds at 1 MiB, so that chunks meet.
     let (rows, width) = (20_000usize, 64usize);

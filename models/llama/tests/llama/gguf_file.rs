@@ -76,6 +76,21 @@ impl GgufBuilder {
         keys.filter(|key| key.starts_with(prefix)).collect()
     }
 
+    /// The type and the bytes of the value of `key`.
+    pub fn value(&self, key: &str) -> Option<(u32, &[u8])> {
+        let mut entries = self.entries.iter();
+        let entry = entries.find(|entry| entry.0 == key)?;
+        Some((entry.1, &entry.2))
+    }
+
+    /// The type and the bytes of the tensor `name`, with what fills its place up.
+    pub fn data(&self, name: &str) -> (u32, &[u8]) {
+        let mut tensors = self.tensors.iter();
+        let tensor = tensors.find(|tensor| tensor.0 == name);
+        let tensor = tensor.expect("the tensor is there");
+        (tensor.2, &tensor.3)
+    }
+
     /// The names of the tensors.
     pub fn tensor_names(&self) -> Vec<String> {
         self.tensors.iter().map(|tensor| tensor.0.clone()).collect()

@@ -8,6 +8,7 @@ use crate::instruction::rounding::{Rounding, flushed, sum_to_odd, to_bf16, to_f1
 use crate::machine::Word;
 use crate::syntax::Type;
 use half::{bf16, f16};
+use std::array::from_fn;
 
 /// What changes a result after it is rounded.
 #[derive(Debug, Clone, Copy, Default)]
@@ -124,15 +125,15 @@ pub fn decode(form: &mut Form<'_>) -> Decoded {
         _ => None,
     };
     let function = function.or_else(|| match ty {
-        Type::F32 => of_type::<f32>(stem, sources, finish, propagates_nan),
-        Type::F16 => of_type::<f16>(stem, sources, finish, propagates_nan),
-        Type::BF16 => of_type::<bf16>(stem, sources, finish, propagates_nan),
+        Type::F32 => of_type::<f32, 1>(stem, sources, finish, propagates_nan),
+        Type::F16 => of_type::<f16, 1>(stem, sources, finish, propagates_nan),
+        Type::BF16 => of_type::<bf16, 1>(stem, sources, finish, propagates_nan),
         Type::F64 if exact => {
-            double(stem).or_else(|| of_type::<f64>(stem, sources, finish, propagates_nan))
+            double(stem).or_else(|| of_type::<f64, 1>(stem, sources, finish, propagates_nan))
         }
-        Type::F16x2 => packed::<f16>(stem, sources, finish, propagates_nan),
-        Type::BF16x2 => packed::<bf16>(stem, sources, finish, propagates_nan),
-        Type::F32x2 => packed::<f32>(stem, sources, finish, propagates_nan),
+        Type::F16x2 => of_type::<f16, 2>(stem, sources, finish, propagates_nan),
+        Type::BF16x2 => of_type::<bf16, 2>(stem, sources, finish, propagates_nan),
+        Type::F32x2 => of_type::<f32, 2>(stem, sources, finish, propagates_nan),
         _ => None,
     });
     let function = function.ok_or_else(|| format!("{ty:?} has no `{stem}` of that form"))?;
@@ -248,36 +249,25 @@ fn greatest(x: f64, y: f64) -> f64 {
     -least(-x, -y)
 }
 
-fn of_type<T: Float>(
+/// Returns what is computed of `N` numbers of a type in each register.
+fn of_type<T: Float + 'static, const N: usize>(
     stem: &str,
     sources: usize,
     finish: Finish,
     propagates_nan: bool,
-) -> Option<Function> {
+) -> Option<Function>
+where
+    [T; N]: Word,
+{
     let value = move |x: T| x.value(finish);
     let end = move |value: f64| T::of_value(value, finish);
     Some(match operation(stem, sources, propagates_nan)? {
-        Operation::One(f) => one(move |x: T| end(f(value(x)))),
-        Operation::Two(f) => two(move |x: T, y: T| end(f(value(x), value(y)))),
-        Operation::Three(f) => three(move |x: T, y: T, z: T| end(f(value(x), value(y), value(z)))),
-    })
-}
-
-fn packed<T: Float + 'static>(
-    stem: &str,
-    sources: usize,
-    finish: Finish,
-    propagates_nan: bool,
-) -> Option<Function> {
-    let value = move |x: T| x.value(finish);
-    let end = move |value: f64| T::of_value(value, finish);
-    Some(match operation(stem, sources, propagates_nan)? {
-        Operation::One(f) => one(move |x: [T; 2]| x.map(|x| end(f(value(x))))),
-        Operation::Two(f) => {
-            two(move |x: [T; 2], y: [T; 2]| [0, 1].map(|at| end(f(value(x[at]), value(y[at])))))
-        }
-        Operation::Three(f) => three(move |x: [T; 2], y: [T; 2], z: [T; 2]| {
-            [0, 1].map(|at| end(f(value(x[at]), value(y[at]), value(z[at]))))
+        Operation::One(f) => one(move |x: [T; N]| x.map(|x| end(f(value(x))))),
+        Operation::Two(f) => two(move |x: [T; N], y: [T; N]| {
+            from_fn(|at| end(f(value(x[at]), value(y[at])))) as [T; N]
+        }),
+        Operation::Three(f) => three(move |x: [T; N], y: [T; N], z: [T; N]| {
+            from_fn(|at| end(f(value(x[at]), value(y[at]), value(z[at])))) as [T; N]
         }),
     })
 }

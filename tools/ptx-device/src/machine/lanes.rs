@@ -131,6 +131,16 @@ macro_rules! half_words {
 
 half_words!(f16, bf16);
 
+/// The only word of a register.
+impl<T: Word> Word for [T; 1] {
+    fn of(bits: u64) -> Self {
+        [T::of(bits)]
+    }
+    fn bits(self) -> u64 {
+        self[0].bits()
+    }
+}
+
 /// Two words in one register, the first in the lower half.
 impl<T: Word> Word for [T; 2] {
     fn of(bits: u64) -> Self {

@@ -19,8 +19,8 @@ use parquet::record::reader::{ReaderIter, RowIter, TreeBuilder};
 use parquet::record::{Field, Row};
 use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use tensor_files::catch_panic;
 
 /// Values of a column that are decoded at once.
 const BATCH: usize = 64;
@@ -264,7 +264,7 @@ fn value(field: &Field) -> Result<Value, String> {
 
 /// Reads, and turns what stops the parser on a damaged file into an error.
 fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Fault> {
-    match catch_unwind(AssertUnwindSafe(read)) {
+    match catch_panic(read) {
         Ok(read) => read.map_err(damaged),
         Err(_) => Err(Fault::File(
             "the Parquet file is damaged; fetch it again".to_owned(),

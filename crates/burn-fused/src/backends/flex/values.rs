@@ -68,7 +68,7 @@ where
             k: self.k.view(),
             v: self.v.view(),
             sequence_offsets: self.starts.as_ref().map(|starts| starts.storage()),
-            config: config.into(),
+            config,
         }
     }
 }

@@ -7,7 +7,7 @@ use qlora_test_support::values;
 
 use super::composed::outputs;
 use super::{check, packed, plain};
-use crate::common::{assert_close, devices, tensor};
+use crate::common::{assert_close, devices, fast_devices, tensor};
 
 /// Windows and softcaps; the bounds lie within scores of order 1 and beyond them.
 const SETTINGS: [(Option<usize>, Option<f64>); 5] = [
@@ -71,7 +71,7 @@ fn queries_are_the_last_of_the_keys() {
 /// Tiles of keys are hidden whole, and scores grow so far that the carried maximum moves.
 #[test]
 fn rows_longer_than_a_tile_equal_the_composed_form() {
-    for device in devices() {
+    for device in fast_devices() {
         for (settings, gain) in [
             ((Some(100), None), 30.0),
             ((Some(300), Some(2.0)), 3.0),

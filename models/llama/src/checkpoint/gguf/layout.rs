@@ -5,7 +5,7 @@ use crate::tensors::{BlockNorms, EMBEDDING, FINAL_NORM, HEAD, KEY_NORM, QUERY_NO
 
 /// From the names that Hugging Face gives a model's tensors to what a file holds.
 #[derive(Debug)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     norms: BlockNorms,
     /// Heads of the query and of the key projection, where the rows of each head are interleaved.
     interleaved: Option<[usize; 2]>,
@@ -15,7 +15,7 @@ pub(super) struct Layout {
 
 /// A tensor of a file.
 #[derive(Debug, PartialEq)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     /// Its name.
     pub name: String,
     /// The order of its rows.
@@ -40,13 +40,13 @@ impl From<&str> for Stored {
 /// Where llama.cpp rotates neighbouring pairs, not the two halves of a head as Hugging Face does, its converter
 /// interleaves the halves of each head of q and k.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RowOrder {
+pub(crate) enum RowOrder {
     AsUsed,
     Interleaved { heads: usize },
 }
 
 impl Layout {
-    pub(super) fn of(config: &DecoderConfig, interleaved: bool) -> Self {
+    pub(crate) fn of(config: &DecoderConfig, interleaved: bool) -> Self {
         Self {
             norms: config.norms(),
             interleaved: interleaved
@@ -56,7 +56,7 @@ impl Layout {
     }
 
     /// Returns what the tensor is that Hugging Face calls `name`.
-    pub(super) fn stored(&self, name: &str) -> Stored {
+    pub(crate) fn stored(&self, name: &str) -> Stored {
         let in_block = name.strip_prefix("model.layers.");
         let Some((layer, path)) = in_block.and_then(|rest| rest.split_once('.')) else {
             return match name {
@@ -113,8 +113,17 @@ impl Layout {
 }
 
 impl RowOrder {
+    /// Returns whether `rows` rows can have this order.
+    #[cfg(feature = "qlora")]
+    pub(crate) fn divides(self, rows: usize) -> bool {
+        match self {
+            Self::AsUsed => true,
+            Self::Interleaved { heads } => rows.is_multiple_of(2 * heads),
+        }
+    }
+
     /// Returns where row `row` of `rows` belongs.
-    pub(super) fn target(self, row: usize, rows: usize) -> usize {
+    pub(crate) fn target(self, row: usize, rows: usize) -> usize {
         match self {
             Self::AsUsed => row,
             Self::Interleaved { heads } => {

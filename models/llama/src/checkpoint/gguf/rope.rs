@@ -4,9 +4,9 @@ use super::keys::GgufKeys;
 use crate::error::DecoderError;
 use crate::rope::{RopeConfig, RopeScaling};
 
-const FACTORS: &str = "rope_freqs.weight";
-const SHORT_FACTORS: &str = "rope_factors_short.weight";
-const LONG_FACTORS: &str = "rope_factors_long.weight";
+pub(super) const FACTORS: &str = "rope_freqs.weight";
+pub(super) const SHORT_FACTORS: &str = "rope_factors_short.weight";
+pub(super) const LONG_FACTORS: &str = "rope_factors_long.weight";
 
 impl GgufKeys<'_> {
     /// Reads the rotation of whole heads of `head_dim` values.
@@ -103,13 +103,7 @@ impl GgufKeys<'_> {
             }
             _ => {}
         }
-        let magnitude = |scale: f64| {
-            if factor > 1.0 {
-                0.1 * scale * factor.ln() + 1.0
-            } else {
-                1.0
-            }
-        };
+        let magnitude = |scale: f64| yarn_magnitude(factor, scale);
         let whole = self.nonzero("rope.scaling.yarn_log_multiplier")?;
         let attention_factor = match (self.nonzero("rope.scaling.yarn_attn_factor")?, whole) {
             (Some(given), _) => given,
@@ -150,6 +144,15 @@ impl GgufKeys<'_> {
                 .number(magnitude)?
                 .ok_or_else(|| self.missing(magnitude))?,
         })
+    }
+}
+
+/// Returns the factor of rotated values that YaRN takes for a context stretched by `factor`.
+pub(super) fn yarn_magnitude(factor: f64, scale: f64) -> f64 {
+    if factor > 1.0 {
+        0.1 * scale * factor.ln() + 1.0
+    } else {
+        1.0
     }
 }
 

@@ -26,12 +26,28 @@ impl GgufFile {
         stored: &Stored,
         shape: &[usize],
     ) -> Result<Vec<f32>, DecoderError> {
+        let (part, info) = self.find(stored)?;
+        part.read_f32(stored, info, shape)
+    }
+
+    /// Calls `use_piece` with the values of a tensor that is stored as it is used, 1 MiB of the file at a time.
+    #[cfg(feature = "qlora")]
+    pub(super) fn for_each_piece(
+        &self,
+        stored: &Stored,
+        shape: &[usize],
+        mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
+        let (part, info) = self.find(stored)?;
+        part.for_each_piece(stored, info, shape, |_, values| use_piece(values))
+    }
+
+    fn find(&self, stored: &Stored) -> Result<(&Part, &TensorInfo), DecoderError> {
         let found = self.tensor(&stored.name);
-        let (part, info) = found.ok_or_else(|| DecoderError::MissingTensor {
+        found.ok_or_else(|| DecoderError::MissingTensor {
             path: self.path().to_path_buf(),
             tensor: stored.name.clone(),
-        })?;
-        part.read_f32(stored, info, shape)
+        })
     }
 
     /// Adds the metadata and a sample of every tensor of every part to `sum`.
@@ -90,21 +106,67 @@ impl Part {
         info: &TensorInfo,
         shape: &[usize],
     ) -> Result<Vec<f32>, DecoderError> {
-        if info.shape.dims() != shape {
-            return Err(DecoderError::TensorShape {
-                path: self.path().to_path_buf(),
-                tensor: stored.name.clone(),
-                found: info.shape.dims().to_vec(),
-                expected: shape.to_vec(),
-            });
+        // Before there is memory for it: the file was found to have a tensor of its own shape.
+        self.check_shape(stored, info, shape)?;
+        // A vector is one row.
+        let width = shape.last().copied().unwrap_or(1);
+        let rows = shape.iter().product::<usize>() / width.max(1);
+        let targets = if shape.len() == 1 { width } else { rows };
+        let target = |row| stored.rows.target(row, targets);
+        let mut values = vec![0f32; rows * width];
+        self.for_each_piece(stored, info, shape, |first, decoded| {
+            if shape.len() == 1 {
+                for (index, value) in decoded.iter().enumerate() {
+                    values[target(index)] = *value;
+                }
+            } else {
+                for (row, decoded) in decoded.chunks_exact(width).enumerate() {
+                    let target = target(first + row) * width;
+                    values[target..target + width].copy_from_slice(decoded);
+                }
+            }
+            Ok(())
+        })?;
+        if stored.offset != 0.0 {
+            // Exact for factors of at least 1/2; below, within half the step of an f32 at 1.
+            values.iter_mut().for_each(|value| *value -= stored.offset);
         }
+        Ok(values)
+    }
+
+    fn check_shape(
+        &self,
+        stored: &Stored,
+        info: &TensorInfo,
+        shape: &[usize],
+    ) -> Result<(), DecoderError> {
+        if info.shape.dims() == shape {
+            return Ok(());
+        }
+        Err(DecoderError::TensorShape {
+            path: self.path().to_path_buf(),
+            tensor: stored.name.clone(),
+            found: info.shape.dims().to_vec(),
+            expected: shape.to_vec(),
+        })
+    }
+
+    /// Calls `use_piece` with the number of the first row and the values of whole rows as they are stored, 1 MiB of the file at a
+    /// time.
+    fn for_each_piece(
+        &self,
+        stored: &Stored,
+        info: &TensorInfo,
+        shape: &[usize],
+        mut use_piece: impl FnMut(usize, &[f32]) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
+        self.check_shape(stored, info, shape)?;
         let unreadable = |reason: &str| DecoderError::TensorType {
             path: self.path().to_path_buf(),
             tensor: stored.name.clone(),
             found: format!("{:?}{reason}", info.ggml_dtype),
             expected: "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or one of Q2K to Q6K",
         };
-        // A vector is one row.
         let width = shape.last().copied().unwrap_or(1);
         let rows = shape.iter().product::<usize>() / width.max(1);
         let (block, block_bytes) = (info.ggml_dtype.block_size(), info.ggml_dtype.type_size());
@@ -116,10 +178,6 @@ impl Part {
         let row_bytes = width / block * block_bytes;
         let start = self.start(info).unwrap_or(u64::MAX);
         let step = (CHUNK / row_bytes).clamp(1, rows.max(1));
-        let targets = if shape.len() == 1 { width } else { rows };
-        let target = |row| stored.rows.target(row, targets);
-
-        let mut values = vec![0f32; rows * width];
         // Words, so that the blocks, which begin with a 16- or 32-bit scale, are aligned.
         let mut buffer = vec![0u64; (step * row_bytes).div_ceil(8)];
         for first in (0..rows).step_by(step) {
@@ -134,22 +192,9 @@ impl Part {
             let Ok(CpuStorage::F32(decoded)) = decoded else {
                 return Err(unreadable(", which could not be decoded"));
             };
-            if shape.len() == 1 {
-                for (index, value) in decoded.into_iter().enumerate() {
-                    values[target(index)] = value;
-                }
-            } else {
-                for (row, decoded) in decoded.chunks_exact(width).enumerate() {
-                    let target = target(first + row) * width;
-                    values[target..target + width].copy_from_slice(decoded);
-                }
-            }
+            use_piece(first, &decoded)?;
         }
-        if stored.offset != 0.0 {
-            // Exact for factors of at least 1/2; below, within half the step of an f32 at 1.
-            values.iter_mut().for_each(|value| *value -= stored.offset);
-        }
-        Ok(values)
+        Ok(())
     }
 }
 

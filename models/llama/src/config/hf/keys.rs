@@ -144,15 +144,22 @@ impl<'a> Keys<'a> {
         )
     }
 
-    pub(crate) fn optional_size(&self, key: &str) -> Result<Option<usize>, DecoderError> {
+    /// Returns what `read` makes of the value of a key, `expected` in the words of the error where it makes nothing of it.
+    fn optional<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, DecoderError> {
         self.get(key)
-            .map(|value| {
-                value
-                    .as_u64()
-                    .and_then(|size| usize::try_from(size).ok())
-                    .ok_or_else(|| self.invalid(key, value, "a whole number"))
-            })
+            .map(|value| read(value).ok_or_else(|| self.invalid(key, value, expected)))
             .transpose()
+    }
+
+    pub(crate) fn optional_size(&self, key: &str) -> Result<Option<usize>, DecoderError> {
+        self.optional(key, "a whole number", |value| {
+            value.as_u64().and_then(|size| usize::try_from(size).ok())
+        })
     }
 
     pub(crate) fn size(&self, key: &str) -> Result<usize, DecoderError> {
@@ -173,13 +180,7 @@ impl<'a> Keys<'a> {
     }
 
     pub(crate) fn optional_number(&self, key: &str) -> Result<Option<f64>, DecoderError> {
-        self.get(key)
-            .map(|value| {
-                value
-                    .as_f64()
-                    .ok_or_else(|| self.invalid(key, value, "a number"))
-            })
-            .transpose()
+        self.optional(key, "a number", Value::as_f64)
     }
 
     pub(crate) fn number(&self, key: &str) -> Result<f64, DecoderError> {
@@ -208,13 +209,7 @@ impl<'a> Keys<'a> {
     }
 
     pub(crate) fn optional_flag(&self, key: &str) -> Result<Option<bool>, DecoderError> {
-        self.get(key)
-            .map(|value| {
-                value
-                    .as_bool()
-                    .ok_or_else(|| self.invalid(key, value, "true or false"))
-            })
-            .transpose()
+        self.optional(key, "true or false", Value::as_bool)
     }
 
     pub(crate) fn flag(&self, key: &str) -> Result<bool, DecoderError> {
@@ -234,13 +229,7 @@ impl<'a> Keys<'a> {
     }
 
     pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>, DecoderError> {
-        self.get(key)
-            .map(|value| {
-                value
-                    .as_str()
-                    .ok_or_else(|| self.invalid(key, value, "a string"))
-            })
-            .transpose()
+        self.optional(key, "a string", Value::as_str)
     }
 
     /// Reads the name of an activation in a family of these defaults.

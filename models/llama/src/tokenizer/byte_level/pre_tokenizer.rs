@@ -211,6 +211,136 @@ impl PreTokenizer {
     }
 }
 
+/// A pre-tokenizer whose name is looked for.
+#[cfg(feature = "qlora")]
+pub(super) struct Wanted {
+    /// As [`cuts`] gives them.
+    pub cuts: Vec<String>,
+    pub composes: bool,
+    pub takes_whole_words: bool,
+    pub adds_bos: bool,
+}
+
+#[cfg(feature = "qlora")]
+impl Wanted {
+    /// Returns its name. Whether bos goes in front chooses among those that cut alike, and no more: a file says it by itself.
+    ///
+    /// # Errors
+    /// The cuts, in words, where llama.cpp has no name for them.
+    pub(super) fn name(&self) -> Result<&'static str, String> {
+        let same = |known: &&PreTokenizer| {
+            let cuts = known.cuts.iter().map(Cut::in_words);
+            cuts.eq(self.cuts.iter().cloned())
+                && known.composes == self.composes
+                && known.takes_whole_words == self.takes_whole_words
+        };
+        let mut found: Vec<_> = KNOWN.iter().filter(same).collect();
+        found.sort_by_key(|known| known.adds_bos != self.adds_bos);
+        let name = found.first().and_then(|known| known.names.first());
+        name.copied().ok_or_else(|| {
+            let yes = |flag, word| if flag { word } else { "" };
+            format!(
+                "its pre-tokenizer is none that llama.cpp has a name for here: it cuts by {:?}{}{}",
+                self.cuts.join(", then "),
+                yes(self.composes, ", after NFC"),
+                yes(
+                    self.takes_whole_words,
+                    ", and takes words that are tokens whole"
+                ),
+            )
+        })
+    }
+}
+
+/// Returns the cuts of the pre-tokenizer of a tokenizer.json.
+///
+/// # Errors
+/// A step that does something else, in words.
+#[cfg(feature = "qlora")]
+pub(super) fn cuts(json: &serde_json::Value) -> Result<Vec<String>, String> {
+    let steps = match json["type"].as_str() {
+        Some("Sequence") => json["pretokenizers"].as_array().map(Vec::as_slice),
+        Some(_) => Some(std::slice::from_ref(json)),
+        None => None,
+    };
+    let mut cuts = Vec::new();
+    let mut bytes = false;
+    for step in steps.unwrap_or_default() {
+        let kind = step["type"].as_str().unwrap_or_default();
+        let cut = match kind {
+            "Digits" if step["individual_digits"] == true => Cut::Digits.in_words(),
+            "ByteLevel" if step["add_prefix_space"] == false => {
+                bytes = true;
+                if step["use_regex"] == false {
+                    continue;
+                }
+                Cut::Gpt2.in_words()
+            }
+            "Split" => {
+                let isolated = step["behavior"] == "Isolated" && step["invert"] == false;
+                // What is matched is kept, and these expressions match everything.
+                let inverse = step["behavior"] == "Removed" && step["invert"] == true;
+                match step["pattern"]["Regex"].as_str() {
+                    Some(expression) if isolated || inverse => in_letters(expression),
+                    _ => return Err(unknown_step(step)),
+                }
+            }
+            _ => return Err(unknown_step(step)),
+        };
+        cuts.push(cut);
+    }
+    if bytes {
+        Ok(cuts)
+    } else {
+        Err("its pre-tokenizer does not write bytes as letters (ByteLevel), which a GGUF vocabulary without SentencePiece's \
+             pieces means"
+            .into())
+    }
+}
+
+#[cfg(feature = "qlora")]
+fn unknown_step(step: &serde_json::Value) -> String {
+    let mut text = step.to_string();
+    if text.len() > 200 {
+        text = text.chars().take(200).chain("...".chars()).collect();
+    }
+    format!("its pre-tokenizer has the step {text}, which has no name in llama.cpp")
+}
+
+#[cfg(feature = "qlora")]
+impl Cut {
+    /// Returns what tells it from others.
+    fn in_words(&self) -> String {
+        match self {
+            Self::Digits => "every digit".into(),
+            Self::Gpt2 => GPT2.into(),
+            Self::Regex(expression) => in_letters(expression),
+        }
+    }
+}
+
+/// Returns an expression with the letters that its numbers (`\x{..}`) stand for.
+#[cfg(feature = "qlora")]
+fn in_letters(expression: &str) -> String {
+    let mut written = String::new();
+    let mut rest = expression;
+    while let Some((before, behind)) = rest.split_once(r"\x{") {
+        written.push_str(before);
+        let letter = behind.split_once('}').and_then(|(digits, behind)| {
+            Some((
+                char::from_u32(u32::from_str_radix(digits, 16).ok()?)?,
+                behind,
+            ))
+        });
+        let Some((letter, behind)) = letter else {
+            return expression.into();
+        };
+        written.push(letter);
+        rest = behind;
+    }
+    written + rest
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -240,6 +370,43 @@ mod tests {
         }
         assert!(PreTokenizer::names().starts_with("llama-bpe, "));
         assert!(PreTokenizer::named("klingon").is_none());
+    }
+
+    #[cfg(feature = "qlora")]
+    #[test]
+    fn every_pre_tokenizer_is_recognized_in_the_tokenizer_that_it_builds() {
+        for known in KNOWN {
+            let json = serde_json::to_value(known.build().unwrap()).unwrap();
+            let wanted = Wanted {
+                cuts: cuts(&json).unwrap(),
+                composes: known.composes,
+                takes_whole_words: known.takes_whole_words,
+                adds_bos: known.adds_bos,
+            };
+            assert_eq!(wanted.name().unwrap(), known.names[0]);
+        }
+    }
+
+    #[cfg(feature = "qlora")]
+    #[test]
+    fn a_pre_tokenizer_without_a_name_is_refused() {
+        let bytes = serde_json::json!(
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}
+        );
+        let digits = serde_json::json!({"type": "Digits", "individual_digits": false});
+        let refusal = |steps| {
+            let json = serde_json::json!({"type": "Sequence", "pretokenizers": steps});
+            cuts(&json).unwrap_err()
+        };
+        assert!(refusal(serde_json::json!([digits, bytes])).contains("Digits"));
+        assert!(refusal(serde_json::json!([])).contains("ByteLevel"));
+        let unnamed = Wanted {
+            cuts: vec!["[a-z]+".into()],
+            composes: true,
+            takes_whole_words: false,
+            adds_bos: false,
+        };
+        assert!(unnamed.name().unwrap_err().contains("[a-z]+"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use nf4::{Layout, QuantConfig, QuantizedMatrix, bitsandbytes};
 use serde_json::{Value, json};
 use tensor_files::{Dtype, StagedDir, TensorSpool};
 
+use super::companions::{pretty, write_companions};
 use crate::checkpoint::{Checkpoint, FloatType};
 use crate::error::DecoderError;
 use crate::tensors::{EMBEDDING, HEAD, TensorSpec};
@@ -39,7 +40,7 @@ pub fn write_bitsandbytes(
     }
     spool.finish(Some(HashMap::from([("format".into(), "pt".into())])))?;
     staging.write("config.json", pretty(&model).as_bytes())?;
-    write_tokenizer(checkpoint, &staging)?;
+    write_companions(checkpoint, None, &staging)?;
     Ok(staging.publish()?)
 }
 
@@ -106,7 +107,7 @@ fn model_config(
     Layout::new([1, 1], config).map_err(refused)?;
     if config.codebook == nf4::Codebook::Int4 {
         return Err(refused(nf4::Nf4Error::NotInBitsandbytes {
-            codebook: config.codebook,
+            format: config.codebook.name(),
         }));
     }
     let mut model = checkpoint
@@ -133,47 +134,4 @@ fn model_config(
         "llm_int8_has_fp16_weight": false,
     });
     Ok(model)
-}
-
-/// Copies the tokenizer's files, or makes them where the checkpoint keeps its tokenizer elsewhere.
-fn write_tokenizer(checkpoint: &Checkpoint, staging: &StagedDir) -> Result<(), DecoderError> {
-    if let Some(files) = checkpoint.companion_files() {
-        for file in files {
-            staging.copy(&file)?;
-        }
-        return Ok(());
-    }
-    let tokenizer =
-        checkpoint
-            .tokenizer()?
-            .to_string(true)
-            .map_err(|error| DecoderError::Tokenizer {
-                path: checkpoint.path().to_path_buf(),
-                reason: error.to_string(),
-            })?;
-    staging.write("tokenizer.json", tokenizer.as_bytes())?;
-    let special = checkpoint.special_tokens()?;
-    let mut settings = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": checkpoint.config().max_position_embeddings,
-        "clean_up_tokenization_spaces": false,
-    });
-    for (key, token) in [
-        ("bos_token", special.bos),
-        ("eos_token", special.eos),
-        ("unk_token", special.unk),
-        ("pad_token", special.pad),
-    ] {
-        if let Some(token) = token {
-            settings[key] = json!(token.text);
-        }
-    }
-    if let Some(template) = checkpoint.chat_template()? {
-        settings["chat_template"] = json!(template);
-    }
-    Ok(staging.write("tokenizer_config.json", pretty(&settings).as_bytes())?)
-}
-
-fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
 }

@@ -1,0 +1,28 @@
+//! Models written for other programs, a tensor at a time.
+//!
+//! - `merged`: a checkpoint with an adapter folded in, read tensor by tensor (feature `qlora`). Every format that takes adapters
+//!   is written from it.
+//! - `hf`: a Hugging Face directory in 16 or 32 bits.
+//! - `gguf`: a file of llama.cpp (feature `gguf`).
+//! - `bitsandbytes`: one in 4 bits.
+//! - `shards`: weights spread over several files.
+//! - `companions`: the files beside the weights.
+
+mod bitsandbytes;
+mod companions;
+#[cfg(all(feature = "gguf", feature = "qlora"))]
+mod gguf;
+#[cfg(feature = "qlora")]
+mod hf;
+#[cfg(feature = "qlora")]
+mod merged;
+#[cfg(feature = "qlora")]
+mod shards;
+
+pub use bitsandbytes::write_bitsandbytes;
+#[cfg(all(feature = "gguf", feature = "qlora"))]
+pub use gguf::{GgufExport, GgufOptions, GgufType, write_gguf_adapter};
+#[cfg(feature = "qlora")]
+pub use hf::{HfOptions, unfinished_export, write_hf};
+#[cfg(feature = "qlora")]
+pub use merged::{MergeBase, MergeReport, MergedCheckpoint};
