@@ -35,6 +35,11 @@ const WORDS: [&str; 12] = [
 /// Words that are values.
 const CONSTANTS: [&str; 6] = ["true", "True", "false", "False", "none", "None"];
 
+/// A test of two values.
+type Comparing = fn(&Value, &Value) -> bool;
+/// A test of a text and a part of it.
+type Searching = fn(&str, &str) -> bool;
+
 /// Adds the filter, and the tests that compare.
 pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter(
@@ -44,7 +49,7 @@ pub(super) fn install(environment: &mut Environment<'static>) {
             Ok(value)
         },
     );
-    let tests: [(&[&str], fn(&Value, &Value) -> bool); 6] = [
+    let tests: [(&[&str], Comparing); 6] = [
         (&["eq", "equalto", "=="], Value::eq),
         (&["ne", "!="], Value::ne),
         (&["lt", "lessthan", "<"], Value::lt),
@@ -72,7 +77,7 @@ pub(super) fn install(environment: &mut Environment<'static>) {
             minijinja::tests::is_in(state, &one, &other)
         },
     );
-    let texts: [(&str, fn(&str, &str) -> bool); 2] = [
+    let texts: [(&str, Searching); 2] = [
         ("startingwith", |text, part| text.starts_with(part)),
         ("endingwith", |text, part| text.ends_with(part)),
     ];
