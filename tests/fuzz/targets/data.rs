@@ -29,7 +29,7 @@ fn fuzz_texts(name: &str, good: &[&str]) {
 
 /// Returns small data files of the fixtures.
 fn fixtures(names: &[&str]) -> Vec<Vec<u8>> {
-    let read = |name: &&str| read_fixture(&format!("data/{name}"));
+    let read = |name: &&str| read_fixture(format!("data/{name}"));
     names.iter().map(read).collect()
 }
 
