@@ -29,6 +29,9 @@ done < <(tail -n +2 <<<"$packages")
 cargo package --workspace "${excluded[@]}" --no-verify --quiet
 
 rm -rf "$copy"
+# The copy goes again: what is built of it here is built of the workspace elsewhere, and as long as the copy's files are
+# there, Cargo takes one for the other.
+trap 'rm -rf "$copy"' EXIT
 mkdir -p "$copy"
 git archive HEAD | tar -x -C "$copy"
 printf '\n[patch.crates-io]\n' >> "$copy/Cargo.toml"
