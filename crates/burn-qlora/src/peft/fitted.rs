@@ -140,7 +140,7 @@ impl FittedAdapter<'_> {
     /// Reads the factors of the layer `path`, `None` where it has none.
     ///
     /// # Errors
-    /// [`LoraError::NotFinite`], [`LoraError::Malformed`], [`LoraError::Read`].
+    /// [`LoraError::NotFinite`], [`LoraError::Malformed`], [`LoraError::File`].
     pub fn factors(&self, path: &str) -> Result<Option<Factors>, LoraError> {
         self.linears.get(path).map(StoredFactors::read).transpose()
     }
