@@ -338,9 +338,7 @@ impl RunDir {
         check_finite(model)?;
         peft::save(model, &self.lora, &self.base_model, &self.path).map_err(checkpoint::written)
     }
-}
 
-impl RunDir {
     /// Copies the adapter of the checkpoint after `step` steps to the run's folder itself, where peft finds it.
     ///
     /// # Errors

@@ -144,6 +144,23 @@ pub fn counter(name: &'static str) -> ProgressBar {
         .with_message(name)
 }
 
+/// Shows a bar while `work` counts things of a name: how many of how many are done.
+///
+/// # Errors
+/// That of `work`.
+pub fn counted<T, E>(
+    name: &'static str,
+    work: impl FnOnce(&mut dyn FnMut(usize, usize)) -> Result<T, E>,
+) -> Result<T, E> {
+    let bar = counter(name);
+    let done = work(&mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    Ok(done)
+}
+
 /// Something that takes a while, hidden where there is no terminal.
 pub fn spinner(what: String) -> ProgressBar {
     let spinner = ProgressBar::new_spinner().with_message(what);

@@ -7,9 +7,12 @@
 //! - `bitsandbytes`: one in 4 bits.
 //! - `shards`: weights spread over several files.
 //! - `companions`: the files beside the weights.
+//! - `encoding`: values before they are encoded.
 
 mod bitsandbytes;
 mod companions;
+#[cfg(feature = "qlora")]
+mod encoding;
 #[cfg(all(feature = "gguf", feature = "qlora"))]
 mod gguf;
 #[cfg(feature = "qlora")]

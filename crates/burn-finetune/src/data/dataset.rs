@@ -11,7 +11,7 @@ use crate::data::spill::Stored;
 use crate::data::store::RowStore;
 use crate::error::FinetuneError;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Tokenised rows by their place.
 ///
@@ -25,8 +25,8 @@ pub struct Dataset {
     len: usize,
     longest: usize,
     sequences: usize,
-    /// The hash of all rows, where it is known.
-    fingerprint: Option<u64>,
+    /// The hash of all rows, once it is known.
+    fingerprint: OnceLock<u64>,
     /// The folder for what is too much for memory.
     dir: PathBuf,
 }
@@ -65,7 +65,7 @@ impl Dataset {
             groups: None,
             longest: summary.longest,
             sequences: summary.sequences,
-            fingerprint: Some(summary.fingerprint),
+            fingerprint: summary.fingerprint.into(),
             dir,
             store: Arc::new(store),
         }
@@ -201,14 +201,14 @@ impl Dataset {
     /// # Errors
     /// [`FinetuneError::Read`].
     pub fn fingerprint(&self) -> Result<u64, FinetuneError> {
-        if let Some(known) = self.fingerprint {
-            return Ok(known);
+        if let Some(known) = self.fingerprint.get() {
+            return Ok(*known);
         }
         let mut hash = Fingerprint::default();
         for row in self.rows() {
             hash.add(&row?);
         }
-        Ok(hash.value())
+        Ok(*self.fingerprint.get_or_init(|| hash.value()))
     }
 
     /// Keeps the first `max` rows.
@@ -223,7 +223,7 @@ impl Dataset {
             len: max,
             longest: 0,
             sequences: 0,
-            fingerprint: None,
+            fingerprint: OnceLock::new(),
             ..self.clone()
         };
         for row in self.rows().take(max) {
@@ -322,7 +322,7 @@ impl<'a> Selection<'a> {
             len: self.len,
             longest: self.longest,
             sequences: self.sequences,
-            fingerprint: None,
+            fingerprint: OnceLock::new(),
             ..self.data.clone()
         })
     }

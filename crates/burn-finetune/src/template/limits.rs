@@ -96,19 +96,15 @@ fn write_value(
         value.kind(),
         ValueKind::Seq | ValueKind::Map | ValueKind::Iterable
     );
-    if is_list && weight(value, Limit(MOST_WRITTEN)) > MOST_WRITTEN {
+    if is_list && weight(value, MOST_WRITTEN) > MOST_WRITTEN {
         return Err(too_much());
     }
     escape_formatter(out, state, value)
 }
 
-/// The weight from which on it does not matter how much more there is.
-#[derive(Clone, Copy)]
-pub struct Limit(pub usize);
-
 /// Returns the bytes that a value stands for when it is written or gone through, lists that it holds over and over each time
-/// they are met; more than the limit, where it is more.
-pub fn weight(value: &Value, Limit(most): Limit) -> usize {
+/// they are met; of more than `most` it does not tell how much more.
+pub fn weight(value: &Value, most: usize) -> usize {
     let (mut open, mut count) = (vec![value.clone()], 0usize);
     while let Some(value) = open.pop() {
         count = count.saturating_add(ELEMENT + value.as_str().map_or(0, str::len));

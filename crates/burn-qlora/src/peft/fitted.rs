@@ -145,9 +145,9 @@ impl FittedAdapter<'_> {
         self.linears.get(path).map(StoredFactors::read).transpose()
     }
 
-    /// Returns whether it has factors for the layer `path`.
-    pub fn has_factors(&self, path: &str) -> bool {
-        self.linears.contains_key(path)
+    /// Returns rank, alpha and rule of scaling of the layer `path`, `None` where it has no factors.
+    pub fn config_of(&self, path: &str) -> Option<&LoraConfig> {
+        self.linears.get(path).map(|factors| &factors.config)
     }
 
     /// Returns whether it changes the embedding or the head at `path`.

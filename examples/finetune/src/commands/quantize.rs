@@ -18,12 +18,9 @@ pub fn run(run: &QuantizeRun) -> Result<()> {
         config,
     } = run;
     let checkpoint = source::open(model)?;
-    let bar = progress::counter("tensors");
-    write_bitsandbytes(&checkpoint, output, *config, |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
+    progress::counted("tensors", |count| {
+        write_bitsandbytes(&checkpoint, output, *config, count)
     })?;
-    bar.finish_and_clear();
     say!("{} holds {model} in {}", output.display(), config.codebook);
     Ok(())
 }

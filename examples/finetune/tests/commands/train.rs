@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::finetune;
-use crate::support::{Place, log_lines, number};
+use crate::support::{self, Place, log_lines, number};
 
 #[test]
 fn it_writes_an_adapter_and_a_line_a_step() {
@@ -105,13 +105,10 @@ fn loftq_starts_nearer_to_the_dense_model_and_goes_on() {
     let (model, rows) = (place.model("tiny_llama"), place.rows(12));
     let train = |name: &str, more: &[&str]| {
         let log = place.path(&format!("{name}.jsonl"));
-        let mut command = std::process::Command::new(crate::support::FINETUNE);
-        command.arg("train").arg("--model").arg(&model);
-        command.arg("--data").arg(&rows);
-        command.arg("--output").arg(place.path(name));
+        let mut command = support::train(&model, &rows, &place.path(name));
         command.arg("--log-json").arg(&log);
         command.args(["--seq-len", "64", "--rank", "16", "--save-every", "2"]);
-        let run = crate::support::run(command.args(more)).ok();
+        let run = support::run(command.args(more)).ok();
         (number(&log_lines(&log)[0], "loss"), run.stdout)
     };
     let loftq = ["--init", "loftq", "--compute-dtype", "bf16", "--steps", "4"];
@@ -139,25 +136,9 @@ fn loftq_starts_nearer_to_the_dense_model_and_goes_on() {
         "what a checkpoint holds is not fitted: {told}"
     );
     assert!(adapter() == whole);
-    finetune!(
-        "train",
-        "--model",
-        &model,
-        "--data",
-        &rows,
-        "--output",
-        &run,
-        "--seq-len",
-        "64",
-        "--rank",
-        "16",
-        "--compute-dtype",
-        "bf16",
-        "--steps",
-        "4",
-        "--resume"
-    )
-    .refused(&["init", "loftq"]);
+    let flags = "--seq-len 64 --rank 16 --compute-dtype bf16 --steps 4 --resume";
+    let mut plain = support::train(&model, &rows, &run);
+    support::run(plain.args(flags.split(' '))).refused(&["init", "loftq"]);
 }
 
 /// `get_wsd_schedule(num_warmup_steps=2, num_training_steps=8, num_decay_steps=4, min_lr_ratio=0.2)` of transformers at lr
@@ -167,37 +148,11 @@ fn shares_of_the_steps_are_shares_of_all_of_them() {
     let place = Place::new();
     let (model, rows) = (place.model("tiny_llama_nf4"), place.rows(8));
     let (output, log) = (place.path("run"), place.path("log.jsonl"));
-    let run = finetune!(
-        "train",
-        "--model",
-        &model,
-        "--data",
-        &rows,
-        "--output",
-        &output,
-        "--log-json",
-        &log,
-        "--seq-len",
-        "32",
-        "--truncate",
-        "--rank",
-        "2",
-        "--batch-size",
-        "1",
-        "--steps",
-        "8",
-        "--lr",
-        "1e-3",
-        "--schedule",
-        "wsd",
-        "--warmup-ratio",
-        "0.2",
-        "--decay-ratio",
-        "0.5",
-        "--min-lr",
-        "2e-4"
-    );
-    run.ok();
+    let flags = "--seq-len 32 --truncate --rank 2 --batch-size 1 --steps 8 --lr 1e-3 --schedule wsd --warmup-ratio 0.2 \
+                 --decay-ratio 0.5 --min-lr 2e-4";
+    let mut command = support::train(&model, &rows, &output);
+    command.arg("--log-json").arg(&log);
+    support::run(command.args(flags.split_whitespace())).ok();
     let rates = log_lines(&log);
     let rates = rates.iter().map(|line| number(line, "lr"));
     let expected = [

@@ -12,6 +12,7 @@ mod file;
 mod losses;
 mod metadata;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -21,14 +22,11 @@ use tensor_files::AtomicFile;
 pub use self::adapter::write_gguf_adapter;
 pub use self::block_type::GgufType;
 use self::file::{Declared, GgufWriter};
-use super::hf::replaced;
+use super::encoding::{CHUNK, check_held};
 use super::merged::{MergeReport, MergedCheckpoint};
-use crate::checkpoint::{GgufFields, GgufModel, Layout, RowOrder, Stored};
+use crate::checkpoint::{FloatType, GgufFields, GgufModel, Layout, RowOrder, Stored};
 use crate::error::DecoderError;
 use crate::tensors::{EMBEDDING, HEAD, TensorSpec};
-
-/// Values that are encoded and written at a time, rounded to whole rows.
-const CHUNK: usize = 1 << 18;
 
 /// Options of [`GgufExport`].
 #[derive(Clone, Debug, PartialEq)]
@@ -100,18 +98,12 @@ impl<'a> GgufExport<'a> {
         let declared = beside.chain(of_the_model).collect();
         let mut writer = GgufWriter::begin(AtomicFile::create(output)?, &metadata, declared)?;
         for (name, values) in &vectors {
-            let bytes: Vec<u8> = values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
-            writer.write(name, &bytes)?;
+            writer.write(name, &FloatType::F32.encode(values))?;
         }
         let (said, _) = GgufModel::of_input(writer.so_far()?)?;
         let found = losses::between(config, &said);
-        if let Some(loss) = found
-            .iter()
-            .find(|loss| !loss.only_of_long_texts && !options.lossy)
-        {
+        let mut losses = found.iter();
+        if let Some(loss) = losses.find(|loss| !loss.only_of_long_texts && !options.lossy) {
             return Err(DecoderError::NotInGguf {
                 path: checkpoint.path().to_path_buf(),
                 key: loss.key.clone(),
@@ -154,7 +146,7 @@ impl<'a> GgufExport<'a> {
         self.writer.finish()?.commit()?;
         Ok(MergeReport {
             changes,
-            replaced: replaced(self.model),
+            replaced: self.model.replaced(),
         })
     }
 
@@ -210,19 +202,11 @@ impl Place<'_> {
     fn write(&self, writer: &mut GgufWriter, values: &[f32]) -> Result<(), DecoderError> {
         let width = self.spec.shape.last().copied().unwrap_or(1).max(1);
         let step = (CHUNK / width).max(1) * width;
-        let mut shifted = Vec::new();
         for values in values.chunks(step) {
-            shifted.clear();
-            shifted.extend(values.iter().map(|value| value + self.stored.offset));
-            if let Some(&value) = shifted.iter().find(|value| !self.kind.holds(**value)) {
-                return Err(DecoderError::NotRepresentable {
-                    path: self.path.to_path_buf(),
-                    tensor: self.spec.name.clone(),
-                    value,
-                    dtype: self.kind.name(),
-                });
-            }
-            let bytes = self.kind.encode(&shifted).map_err(|reason| {
+            let values = shifted(values, self.stored.offset);
+            let holds = |value| self.kind.holds(value);
+            check_held(&values, holds, self.kind.name(), self.spec, self.path)?;
+            let bytes = self.kind.encode(&values).map_err(|reason| {
                 let reason = format!(
                     "tensor `{}` in {}: {reason}",
                     self.spec.name,
@@ -234,6 +218,14 @@ impl Place<'_> {
         }
         Ok(())
     }
+}
+
+/// Adds the offset that a file has. Where there is none, zeros keep their signs.
+fn shifted(values: &[f32], offset: f32) -> Cow<'_, [f32]> {
+    if offset == 0.0 {
+        return Cow::Borrowed(values);
+    }
+    values.iter().map(|value| value + offset).collect()
 }
 
 /// Returns values of a tensor in the order of rows that a file has.
@@ -256,5 +248,18 @@ pub(super) fn refuse_taken(output: &Path) -> Result<(), DecoderError> {
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(DecoderError::io(output)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_an_offset_every_bit_stays() {
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let values = [-0.0, 0.0, 1.5, -f32::MIN_POSITIVE];
+        assert_eq!(bits(&shifted(&values, 0.0)), bits(&values));
+        assert_eq!(*shifted(&values[2..3], 1.0), [2.5]);
     }
 }

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use tensor_files::{AtomicFile, Checksum, StagedDir, TensorFile, TensorFileError, TensorWriter};
 
 use super::companions::{padding, pretty, write_companions};
+use super::encoding::{CHUNK, check_held};
 use super::merged::{MergeReport, MergedCheckpoint};
 use super::shards::{self, Shard};
 use crate::checkpoint::FloatType;
 use crate::error::DecoderError;
-use crate::tensors::{EMBEDDING, HEAD, TensorSpec, module};
 
 /// Options of [`write_hf`].
 #[derive(Clone, Debug, PartialEq)]
@@ -33,9 +33,6 @@ const PASSED_ON: [&str; 4] = [
     "initializer_range",
     "use_cache",
 ];
-
-/// Values that are rounded and written at a time.
-const CHUNK: usize = 1 << 18;
 
 /// Writes `model` to the new directory `output`: weights in shards with an index, config.json, generation_config.json, the
 /// tokenizer's files and the chat template.
@@ -86,7 +83,7 @@ fn fill(
     let total = shards.iter().map(|shard| shard.tensors.len()).sum();
     let mut report = MergeReport {
         changes: BTreeMap::new(),
-        replaced: replaced(model),
+        replaced: model.replaced(),
     };
     let mut done = 0;
     for shard in shards {
@@ -121,16 +118,6 @@ fn key(model: &MergedCheckpoint<'_>, options: &HfOptions) -> Result<u64, Decoder
     let options = (options.dtype, options.shard_bytes);
     sum.add_framed(format!("hf {version} {options:?}").as_bytes());
     Ok(sum.value())
-}
-
-/// Returns the paths of embedding and head where the adapter brings them.
-pub(super) fn replaced(model: &MergedCheckpoint<'_>) -> Vec<String> {
-    let Some(adapter) = model.adapter() else {
-        return Vec::new();
-    };
-    let paths = [EMBEDDING, HEAD].map(module).into_iter();
-    let paths = paths.filter(|path| adapter.changes_whole(path));
-    paths.map(str::to_owned).collect()
 }
 
 /// Returns the config.json, which says nothing of how the checkpoint was quantized.
@@ -200,7 +187,9 @@ fn write_shard(
     for (index, spec) in shard.tensors.iter().enumerate() {
         let change = model.for_each_piece(spec, |piece| {
             for values in piece.chunks(CHUNK) {
-                check_all_held(model, spec, dtype, values)?;
+                let holds = |value| dtype.holds(value);
+                let path = model.checkpoint().path();
+                check_held(values, holds, dtype.torch_name(), spec, path)?;
                 let bytes = dtype.encode(values);
                 sum.add(&bytes);
                 writer.write(&spec.name, &bytes)?;
@@ -219,21 +208,4 @@ fn write_shard(
     };
     staging.write(&record_name(shard), pretty(&json!(record)).as_bytes())?;
     Ok(record)
-}
-
-fn check_all_held(
-    model: &MergedCheckpoint<'_>,
-    spec: &TensorSpec,
-    dtype: FloatType,
-    values: &[f32],
-) -> Result<(), DecoderError> {
-    match values.iter().find(|value| !dtype.holds(**value)) {
-        Some(value) => Err(DecoderError::NotRepresentable {
-            path: model.checkpoint().path().to_path_buf(),
-            tensor: spec.name.clone(),
-            value: *value,
-            dtype: dtype.torch_name(),
-        }),
-        None => Ok(()),
-    }
 }

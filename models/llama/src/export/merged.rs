@@ -84,6 +84,16 @@ impl<'a> MergedCheckpoint<'a> {
         self.adapter.as_ref()
     }
 
+    /// Returns the paths of embedding and head where the adapter brings them.
+    pub(crate) fn replaced(&self) -> Vec<String> {
+        let Some(adapter) = &self.adapter else {
+            return Vec::new();
+        };
+        let paths = [EMBEDDING, HEAD].map(module).into_iter();
+        let paths = paths.filter(|path| adapter.changes_whole(path));
+        paths.map(str::to_owned).collect()
+    }
+
     /// Returns the type that the checkpoint keeps its embedding in, `None` where that is a block format of llama.cpp.
     ///
     /// # Errors
@@ -144,7 +154,7 @@ impl<'a> MergedCheckpoint<'a> {
     ) -> Result<Option<WeightChange>, DecoderError> {
         let adapted = self.adapter.as_ref().is_some_and(|adapter| {
             let path = module(&spec.name);
-            adapter.changes_whole(path) || adapter.has_factors(path)
+            adapter.changes_whole(path) || adapter.config_of(path).is_some()
         });
         if adapted || spec.projection && self.base != MergeBase::Original {
             let tensor = self.read(spec)?;

@@ -12,12 +12,9 @@ use crate::run::ExportRun;
 /// # Errors
 /// What reading and writing refuse.
 pub fn write(merged: &MergedCheckpoint<'_>, run: &ExportRun) -> Result<()> {
-    let bar = progress::counter("layers");
-    write_gguf_adapter(merged, &run.output, |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
+    progress::counted("layers", |count| {
+        write_gguf_adapter(merged, &run.output, count)
     })?;
-    bar.finish_and_clear();
     let adapter = run.adapter.as_deref().unwrap_or(Path::new("the adapter"));
     say!(
         "{} holds {} for {}",

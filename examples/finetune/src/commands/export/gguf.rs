@@ -34,11 +34,5 @@ pub fn write(
     for warning in export.warnings() {
         tell!("warning: {}: {warning}", run.output.display());
     }
-    let bar = progress::counter("tensors");
-    let report = export.write(|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
-    Ok(report)
+    Ok(progress::counted("tensors", |count| export.write(count))?)
 }

@@ -25,19 +25,15 @@ pub fn write(
         shard_bytes: target.shard_bytes,
         chat_template: template.map(|template| template.source()).transpose()?,
     };
-    let bar = progress::counter("tensors");
-    let report = write_hf(merged, &run.output, &options, |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
+    let report = progress::counted("tensors", |count| {
+        write_hf(merged, &run.output, &options, count)
     });
-    let report = match (report, unfinished_export(&run.output)) {
-        (Ok(report), _) => report,
-        (Err(error), None) => return Err(error.into()),
+    match (report, unfinished_export(&run.output)) {
+        (Ok(report), _) => Ok(report),
+        (Err(error), None) => Err(error.into()),
         (Err(error), Some(folder)) => bail!(
             "{error}; what is complete is kept in {}: give the same command again to go on, or remove it",
             folder.display()
         ),
-    };
-    bar.finish_and_clear();
-    Ok(report)
+    }
 }

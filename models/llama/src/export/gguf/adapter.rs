@@ -2,22 +2,25 @@
 
 use std::path::Path;
 
-use burn_qlora::Factors;
 use burn_qlora::peft::FittedAdapter;
+use burn_qlora::{Factors, LoraConfig};
 use candle_core::quantized::gguf_file::Value;
 use tensor_files::AtomicFile;
 
 use super::file::{Declared, GgufWriter};
 use super::{GgufType, in_order, metadata, refuse_taken};
-use crate::checkpoint::{Layout, Stored};
+use crate::checkpoint::{FloatType, Layout, Stored};
 use crate::error::DecoderError;
 use crate::export::merged::MergedCheckpoint;
 use crate::tensors::{EMBEDDING, HEAD, module};
 
 /// A layer with factors.
-struct Layer {
+struct Layer<'a> {
     path: String,
     stored: Stored,
+    config: &'a LoraConfig,
+    /// `[out_features, in_features]`.
+    shape: Vec<usize>,
 }
 
 /// Writes the adapter of `model` as a GGUF file in f32, for the files that llama.cpp has of the model without it.
@@ -55,22 +58,26 @@ pub fn write_gguf_adapter(
     let layout = Layout::of(config, definition.interleaved);
     let projections = model.tensors().into_iter().filter(|spec| spec.projection);
     let layers: Vec<Layer> = projections
-        .filter(|spec| adapter.has_factors(module(&spec.name)))
-        .map(|spec| Layer {
-            path: module(&spec.name).into(),
-            stored: layout.stored(&spec.name),
+        .filter_map(|spec| {
+            let path = module(&spec.name);
+            Some(Layer {
+                path: path.into(),
+                stored: layout.stored(&spec.name),
+                config: adapter.config_of(path)?,
+                shape: spec.shape,
+            })
         })
         .collect();
 
     let mut declared = Vec::new();
     let mut alpha = None;
     for layer in &layers {
-        let factors = factors(adapter, layer)?;
-        let rank = factors.config.rank;
-        alpha.get_or_insert(factors.config.scale() * rank as f64);
+        let rank = layer.config.rank;
+        alpha.get_or_insert(layer.config.scale() * rank as f64);
+        let [out_features, in_features] = [0, 1].map(|axis| layer.shape[axis]);
         for (part, rows, columns) in [
-            ("lora_a", rank, factors.a.len() / rank),
-            ("lora_b", factors.b.len() / rank, rank),
+            ("lora_a", rank, in_features),
+            ("lora_b", out_features, rank),
         ] {
             declared.push(Declared {
                 name: format!("{}.{part}", layer.stored.name),
@@ -105,18 +112,15 @@ pub fn write_gguf_adapter(
         }
         let b = in_order(&layer.stored, &[factors.b.len() / rank, rank], &factors.b);
         for (part, values) in [("lora_a", &factors.a), ("lora_b", &b)] {
-            let bytes: Vec<u8> = values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
-            writer.write(&format!("{}.{part}", layer.stored.name), &bytes)?;
+            let name = format!("{}.{part}", layer.stored.name);
+            writer.write(&name, &FloatType::F32.encode(values))?;
         }
         on_layer(index + 1, layers.len());
     }
     Ok(writer.finish()?.commit()?)
 }
 
-fn factors(adapter: &FittedAdapter<'_>, layer: &Layer) -> Result<Factors, DecoderError> {
+fn factors(adapter: &FittedAdapter<'_>, layer: &Layer<'_>) -> Result<Factors, DecoderError> {
     let factors = adapter.factors(&layer.path)?;
     factors.ok_or_else(|| DecoderError::MissingTensor {
         path: layer.path.clone().into(),

@@ -1,0 +1,78 @@
+use std::path::PathBuf;
+
+use burn_qlora::Codebook;
+use burn_qlora_llama::ComputeDtype;
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+
+use crate::device::DeviceName;
+
+/// The model, the device it runs on and the format of its weights.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct ModelFlags {
+    /// Hugging Face directory (plain or bitsandbytes 4-bit), .gguf file or Hub id
+    #[arg(long, value_name = "MODEL", required_unless_present = "config")]
+    pub model: Option<String>,
+    /// flex, wgpu, vulkan, metal, cuda, rocm or cpu, with a number if there are several (wgpu:1)
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceName::default())]
+    pub device: DeviceName,
+    /// What the model computes in; its 4-bit weights, the adapters and the optimizer do not depend on it
+    #[arg(long, value_enum, default_value_t = ComputeDtype::F32)]
+    pub compute_dtype: ComputeDtype,
+    /// Chat template in place of the model's own: chatml, llama3, gemma, mistral, alpaca, or a file with Jinja
+    #[arg(long, value_name = "NAME|FILE")]
+    pub chat_template: Option<String>,
+    /// The 4-bit format of its weights.
+    #[command(flatten)]
+    pub quant: QuantFlags,
+}
+
+/// A model that may have an adapter already.
+#[derive(Args, Debug)]
+pub struct AdaptedModelFlags {
+    /// The model itself.
+    #[command(flatten)]
+    pub base: ModelFlags,
+    /// Adapter to put on the model: of peft or mlx-lm, its folder or a file in it; of llama.cpp, its .gguf file
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub adapter: Option<PathBuf>,
+}
+
+/// The 4-bit format of the base weights.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Quantization")]
+pub struct QuantFlags {
+    /// 4-bit format of the base weights, or none; a model that is 4-bit already keeps its own
+    /// [default: nf4]
+    #[arg(long, value_enum)]
+    pub quant: Option<QuantName>,
+    /// Weights that share a scale: 32 to 4096, a power of two
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub block_size: usize,
+    /// Keep the scales in f32 (4.5 bits a weight in place of 4.13)
+    #[arg(long)]
+    pub no_double_quant: bool,
+}
+
+/// A 4-bit codebook, or `none` for full precision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuantName(pub Option<Codebook>);
+
+impl ValueEnum for QuantName {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self(Some(Codebook::Nf4)),
+            Self(Some(Codebook::Fp4)),
+            Self(Some(Codebook::Int4)),
+            Self(None),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self.0 {
+            Some(codebook) => codebook.to_possible_value(),
+            None => Some(PossibleValue::new("none").help("Keep full precision")),
+        }
+    }
+}

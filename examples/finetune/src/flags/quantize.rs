@@ -1,0 +1,23 @@
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::model::QuantFlags;
+
+/// `finetune quantize`.
+#[derive(Args, Debug)]
+#[command(override_usage = "finetune quantize --model <MODEL> --output <DIR> [OPTIONS]")]
+pub struct QuantizeFlags {
+    /// TOML file with flags by their names; flags given here override it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Hugging Face directory, .gguf file or Hub id
+    #[arg(long, value_name = "MODEL", required_unless_present = "config")]
+    pub model: Option<String>,
+    /// Directory for the checkpoint; must not exist or be empty
+    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    pub output: Option<PathBuf>,
+    /// The format.
+    #[command(flatten)]
+    pub quant: QuantFlags,
+}

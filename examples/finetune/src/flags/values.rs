@@ -1,0 +1,55 @@
+use burn_paged::Budget;
+
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(Budget::Bytes(bytes)) => Ok(bytes),
+        _ => Err("must be a number of bytes, as 24GB or 20GiB".to_string()),
+    }
+}
+
+pub(super) fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_string()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("must be a whole number of at least 1".to_string()),
+    }
+}
+
+pub(super) fn number(
+    text: &str,
+    allowed: impl Fn(f64) -> bool,
+    range: &str,
+) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if f64::is_finite(number) && allowed(number) => Ok(number),
+        _ => Err(format!("must be a number {range}")),
+    }
+}
+
+pub(super) fn positive_number(text: &str) -> Result<f64, String> {
+    number(text, |n| n > 0.0, "above 0")
+}
+
+pub(super) fn not_negative(text: &str) -> Result<f64, String> {
+    number(text, |n| n >= 0.0, "of at least 0")
+}
+
+pub(super) fn probability(text: &str) -> Result<f64, String> {
+    number(
+        text,
+        |n| (0.0..1.0).contains(&n),
+        "of at least 0 and below 1",
+    )
+}
+
+pub(super) fn part(text: &str) -> Result<f64, String> {
+    number(text, |n| n > 0.0 && n < 1.0, "above 0 and below 1")
+}
+
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    number(text, |n| n > 0.0 && n <= 1.0, "above 0 and at most 1")
+}
+
+pub(super) fn at_most_one(text: &str) -> Result<f64, String> {
+    number(text, |n| (0.0..=1.0).contains(&n), "from 0 to 1")
+}
