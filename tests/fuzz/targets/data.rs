@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use tokenizers::Tokenizer;
 
-/// Memory that unpacking may take: a frame of zstd names a window of up to 100 MB, and few bytes stand for many.
-const UNPACKED: usize = 128 << 20;
+/// The largest window that a frame of zstd may name, in bytes: what `zstd --long` writes.
+const LARGEST_WINDOW: usize = 128 << 20;
+/// Memory that unpacking may take: that window, for few bytes stand for many.
+const UNPACKED: usize = LARGEST_WINDOW + FIXED_BYTES;
 
 const LINES: &str = r#"{"prompt": "2 and 2?", "completion": "4."}
 {"text": "A text of \u00e4 few words, \ud83d\ude00."}
@@ -37,6 +39,21 @@ fn gzip(text: &str) -> Vec<u8> {
     let mut packed = GzEncoder::new(Vec::new(), Compression::default());
     packed.write_all(text.as_bytes()).expect("packs");
     packed.finish().expect("packs")
+}
+
+/// Returns a frame of zstd with a window of `1 << window_log` bytes around a block of text as it is (RFC 8878, section 3.1.1).
+fn zstd_frame(window_log: u8, text: &str) -> Vec<u8> {
+    let magic = [0x28, 0xb5, 0x2f, 0xfd];
+    let descriptors = [0, (window_log - 10) << 3];
+    let length = u32::try_from(text.len()).expect("a short text");
+    let last_raw_block = &(length << 3 | 1).to_le_bytes()[..3];
+    [
+        &magic[..],
+        &descriptors[..],
+        last_raw_block,
+        text.as_bytes(),
+    ]
+    .concat()
 }
 
 fn fuzz_files(name: &str, fixed: usize, good: &[Vec<u8>]) {
@@ -85,7 +102,10 @@ fn files_in_gzip() {
 
 #[test]
 fn files_in_zstd() {
-    fuzz_files("data.jsonl.zst", UNPACKED, &fixtures(&["chats.jsonl.zst"]));
+    let largest = LARGEST_WINDOW.ilog2() as u8;
+    let windows = [zstd_frame(largest - 1, LINES), zstd_frame(largest, LINES)].concat();
+    let good = [fixtures(&["chats.jsonl.zst"]), vec![windows]].concat();
+    fuzz_files("data.jsonl.zst", UNPACKED, &good);
 }
 
 #[test]

@@ -17,8 +17,7 @@ pub fn zstd(inner: impl Read + 'static) -> Box<dyn Read> {
     Box::new(Named {
         inner: Zstd {
             inner: BufReader::new(inner),
-            frame: FrameDecoder::new(),
-            is_open: false,
+            frame: None,
         },
         format: "zstd",
     })
@@ -48,18 +47,20 @@ impl<R: Read> Read for Named<R> {
 }
 
 /// Frames of zstd, one after another.
+///
+/// A frame's decoder goes with it, so that its window is free before that of the next is taken.
 struct Zstd<R> {
     inner: R,
-    frame: FrameDecoder,
-    is_open: bool,
+    frame: Option<FrameDecoder>,
 }
 
 impl<R: BufRead> Zstd<R> {
-    /// Opens the next frame; returns whether there is one.
-    fn open(&mut self) -> io::Result<bool> {
+    /// Opens the next frame; returns none at the end.
+    fn open(&mut self) -> io::Result<Option<FrameDecoder>> {
         while !self.inner.fill_buf()?.is_empty() {
-            match self.frame.reset(&mut self.inner) {
-                Ok(()) => return Ok(true),
+            let mut frame = FrameDecoder::new();
+            match frame.reset(&mut self.inner) {
+                Ok(()) => return Ok(Some(frame)),
                 Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
                     length,
                     ..
@@ -75,7 +76,7 @@ impl<R: BufRead> Zstd<R> {
                 Err(error) => return Err(io::Error::other(error)),
             }
         }
-        Ok(false)
+        Ok(None)
     }
 }
 
@@ -85,22 +86,22 @@ impl<R: BufRead> Read for Zstd<R> {
             return Ok(0);
         }
         loop {
-            if !self.is_open {
-                self.is_open = self.open()?;
-                if !self.is_open {
-                    return Ok(0);
-                }
+            if self.frame.is_none() {
+                self.frame = self.open()?;
             }
-            while self.frame.can_collect() == 0 && !self.frame.is_finished() {
-                self.frame
+            let Some(frame) = &mut self.frame else {
+                return Ok(0);
+            };
+            while frame.can_collect() == 0 && !frame.is_finished() {
+                frame
                     .decode_blocks(&mut self.inner, BlockDecodingStrategy::UptoBlocks(1))
                     .map_err(io::Error::other)?;
             }
-            let read = self.frame.read(buffer)?;
+            let read = frame.read(buffer)?;
             if read > 0 {
                 return Ok(read);
             }
-            self.is_open = false;
+            self.frame = None;
         }
     }
 }
