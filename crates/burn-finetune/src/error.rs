@@ -414,6 +414,15 @@ pub enum RowProblem {
     /// No token of the row is to be learnt.
     #[error("nothing to learn: {0}")]
     NoTargets(&'static str),
+    /// No message is the assistant's.
+    #[error(
+        "nothing to learn: no message has the role \"assistant\" (found: {roles}); under \"from\" and \"value\", in \
+         place of \"role\" and \"content\", the names of ShareGPT are known as well"
+    )]
+    NoAnswer {
+        /// The roles that are there.
+        roles: String,
+    },
     /// The row is longer than the longest allowed.
     #[error(
         "{len} tokens, but {max} is the longest allowed; raise --seq-len or cut it with --truncate"
@@ -460,7 +469,7 @@ impl RowProblem {
             Self::Template(_) => "template",
             Self::NotIncremental { .. } => "not_incremental",
             Self::OutsideVocabulary { .. } => "outside_vocabulary",
-            Self::NoTargets(_) => "no_targets",
+            Self::NoTargets(_) | Self::NoAnswer { .. } => "no_targets",
             Self::TooLong { .. } => "too_long",
             Self::Tokenizer(_) => "tokenizer",
         }

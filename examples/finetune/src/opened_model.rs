@@ -1,12 +1,12 @@
 //! An opened model: its files are checked, its tokenizer is ready; its weights are loaded on demand.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Error, Result, anyhow};
 use burn::tensor::Device;
 use burn_finetune::{
-    ChatTemplate, Dataset, DatasetBuilder, FinetuneError, Moment, RowCache, RowEncoder, TextEncoder,
+    ChatTemplate, Dataset, DatasetBuilder, FinetuneError, Moment, RowEncoder, TextEncoder,
 };
 use burn_qlora::peft::Adapter;
 use burn_qlora::{LoftqReport, QuantConfig, loftq_init};
@@ -69,12 +69,21 @@ impl OpenedModel {
         self
     }
 
-    /// Returns the most tokens in a row.
+    /// Returns what turns examples into rows within `limits`.
     ///
     /// # Errors
     /// A `--seq-len` beyond the model's context.
-    pub fn seq_len(&self, limits: RowLimits) -> Result<usize> {
-        limits.seq_len(self.checkpoint.config().context_len())
+    pub fn encoder(&self, limits: RowLimits) -> Result<RowEncoder<'_>> {
+        let config = self.checkpoint.config();
+        Ok(RowEncoder {
+            tokenizer: &self.tokenizer,
+            template: self.template.as_ref(),
+            eos: self.texts().eos,
+            vocab_size: Some(config.vocab_size),
+            learn: limits.learn,
+            max_len: limits.seq_len(config.context_len())?,
+            truncate: limits.truncate,
+        })
     }
 
     /// Reads data files into rows of tokens, fetching them if need be, and tells what was left out and what the user should
@@ -82,57 +91,27 @@ impl OpenedModel {
     ///
     /// # Errors
     /// A file that cannot be read or has a row that cannot be used, by its place.
-    pub fn dataset(&self, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
-        self.dataset_in(&std::env::temp_dir(), files, limits)
+    pub fn dataset(&self, files: &DataFiles, encoder: &RowEncoder<'_>) -> Result<Dataset> {
+        self.dataset_in(&std::env::temp_dir(), files, encoder)
     }
 
     /// Reads data files as [`dataset`](Self::dataset) does. What is too much for memory goes to the folder `dir`.
     ///
     /// # Errors
     /// As for that.
-    pub fn dataset_in(&self, dir: &Path, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
+    pub fn dataset_in(
+        &self,
+        dir: &Path,
+        files: &DataFiles,
+        encoder: &RowEncoder<'_>,
+    ) -> Result<Dataset> {
         let mut builder = DatasetBuilder::in_dir(dir);
         builder
-            .read(files.sources()?, &self.encoder(limits)?)
+            .read(files.sources()?, encoder)
             .map_err(|error| self.in_context(error))?;
         let data = builder.finish()?;
         tell(&data);
         Ok(data)
-    }
-
-    /// Reads what can be used of data files, and counts what cannot.
-    ///
-    /// # Errors
-    /// A file that cannot be read.
-    pub fn survey(&self, files: &DataFiles, limits: RowLimits) -> Result<Dataset> {
-        let mut builder = DatasetBuilder::default();
-        builder.survey(files.sources()?, &self.encoder(limits)?)?;
-        Ok(builder.finish()?)
-    }
-
-    /// Returns the place `path` for the rows of data files.
-    ///
-    /// # Errors
-    /// A file that cannot be read.
-    pub fn cache(&self, path: PathBuf, files: &DataFiles, limits: RowLimits) -> Result<RowCache> {
-        Ok(RowCache::new(
-            path,
-            &self.encoder(limits)?,
-            files.sources()?,
-        )?)
-    }
-
-    /// Returns what turns examples into rows.
-    fn encoder(&self, limits: RowLimits) -> Result<RowEncoder<'_>> {
-        Ok(RowEncoder {
-            tokenizer: &self.tokenizer,
-            template: self.template.as_ref(),
-            eos: self.texts().eos,
-            vocab_size: Some(self.checkpoint.config().vocab_size),
-            learn: limits.learn,
-            max_len: self.seq_len(limits)?,
-            truncate: limits.truncate,
-        })
     }
 
     /// Adds that the model could not take rows whole that are beyond its context.
@@ -165,13 +144,14 @@ impl OpenedModel {
         held_out: Option<f64>,
         training: &Training,
     ) -> Result<Dataset> {
-        let data = self.dataset(files, training.limits)?;
+        let encoder = self.encoder(training.limits)?;
+        let data = self.dataset(files, &encoder)?;
         let data = match held_out {
             Some(share) => data.split(share, training.seed())?.train,
             None => data,
         };
         Ok(if training.packing {
-            data.packed(self.seq_len(training.limits)?)?
+            data.packed(encoder.max_len)?
         } else {
             data
         })

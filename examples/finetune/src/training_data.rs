@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use burn_finetune::{Dataset, RowCache};
+use burn_finetune::{Dataset, RowCache, RowEncoder};
 
 use crate::console;
 use crate::opened_model::{OpenedModel, tell};
@@ -32,11 +32,11 @@ impl TrainingData {
     ///
     /// # Errors
     /// A data file that cannot be read or used.
-    pub fn read(run: &TrainRun, opened: &OpenedModel) -> Result<Self> {
-        let (data, data_is_kept) = rows(run, opened, FILES[0], &run.data)?;
+    pub fn read(run: &TrainRun, opened: &OpenedModel, encoder: &RowEncoder<'_>) -> Result<Self> {
+        let (data, data_is_kept) = rows(run, opened, encoder, FILES[0], &run.data)?;
         let (train, eval, eval_is_kept) = match (&run.eval_data, run.eval_split) {
             (Some(path), _) => {
-                let (eval, is_kept) = rows(run, opened, FILES[1], path)?;
+                let (eval, is_kept) = rows(run, opened, encoder, FILES[1], path)?;
                 (data, Some(eval), is_kept)
             }
             (None, Some(share)) => {
@@ -45,9 +45,8 @@ impl TrainingData {
             }
             (None, None) => (data, None, true),
         };
-        let training = &run.training;
-        let train = if training.packing {
-            train.packed(opened.seq_len(training.limits)?)?
+        let train = if run.training.packing {
+            train.packed(encoder.max_len)?
         } else {
             train
         };
@@ -60,8 +59,8 @@ impl TrainingData {
 
     /// Keeps rows that are too much for memory in the run's directory, which is there by now. Where that fails, going on
     /// has to tokenise again, and nothing else is lost.
-    pub fn keep(&mut self, run: &TrainRun, opened: &OpenedModel) {
-        if let Err(error) = self.try_to_keep(run, opened) {
+    pub fn keep(&mut self, run: &TrainRun, encoder: &RowEncoder<'_>) {
+        if let Err(error) = self.try_to_keep(run, encoder) {
             console::tell!(
                 "warning: the tokenised rows are not kept for --resume: {}",
                 report::one_line(&error)
@@ -69,17 +68,16 @@ impl TrainingData {
         }
     }
 
-    fn try_to_keep(&mut self, run: &TrainRun, opened: &OpenedModel) -> Result<()> {
-        let limits = run.training.limits;
+    fn try_to_keep(&mut self, run: &TrainRun, encoder: &RowEncoder<'_>) -> Result<()> {
         let place = |name| run.output.dir.join(name);
         if !self.kept[0] && self.train.is_in_file() {
-            let cache = opened.cache(place(FILES[0]), &run.data, limits)?;
+            let cache = RowCache::new(place(FILES[0]), encoder, run.data.sources()?)?;
             self.train = cache.keep(&self.train)?;
         }
         if let Some(eval) = &mut self.eval {
             *eval = match &run.eval_data {
                 Some(path) if !self.kept[1] && eval.is_in_file() => {
-                    opened.cache(place(FILES[1]), path, limits)?.keep(eval)?
+                    RowCache::new(place(FILES[1]), encoder, path.sources()?)?.keep(eval)?
                 }
                 _ => eval.clone().beside(&self.train),
             };
@@ -100,20 +98,20 @@ impl TrainingData {
 fn rows(
     run: &TrainRun,
     opened: &OpenedModel,
+    encoder: &RowEncoder<'_>,
     name: &str,
     data: &DataFiles,
 ) -> Result<(Dataset, bool)> {
-    let limits = run.training.limits;
     let dir = folder(&run.output.dir);
     let kept = run.output.dir.join(name);
     if run.output.resume
         && kept.is_file()
-        && let Some(data) = opened.cache(kept, data, limits)?.open(&dir)
+        && let Some(data) = RowCache::new(kept, encoder, data.sources()?)?.open(&dir)
     {
         tell(&data);
         return Ok((data, true));
     }
-    Ok((opened.dataset_in(&dir, data, limits)?, false))
+    Ok((opened.dataset_in(&dir, data, encoder)?, false))
 }
 
 /// Returns the nearest folder to `output` that is there: what the run writes goes to the same disk.

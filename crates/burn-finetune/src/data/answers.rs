@@ -56,8 +56,8 @@ pub struct Rendering {
 ///
 /// # Errors
 /// [`RowProblem::Template`] when the template fails, [`RowProblem::NotIncremental`] when an answer cannot be found,
-/// [`RowProblem::NoTargets`] when the assistant says nothing that is to be learnt, [`RowProblem::WrongType`] for content
-/// that is no text and for a mark that is neither yes nor no.
+/// [`RowProblem::NoAnswer`] and [`RowProblem::NoTargets`] when the assistant says nothing that is to be learnt,
+/// [`RowProblem::WrongType`] for content that is no text and for a mark that is neither yes nor no.
 pub fn find(
     template: &ChatTemplate,
     mut conversation: Conversation,

@@ -208,7 +208,10 @@ fn turns_can_be_marked_as_not_to_be_learnt() {
     }
     for (mark, expected) in [
         (r#""weight": 0.5"#, "0 or 1"),
-        (r#""train": "no""#, "true or false"),
+        (
+            r#""train": "no""#,
+            r#""train" is "no", but it must be true or false"#,
+        ),
     ] {
         let error = encode(CHATML, &row(mark)).unwrap_err().to_string();
         assert!(
@@ -221,6 +224,14 @@ fn turns_can_be_marked_as_not_to_be_learnt() {
         r#"{"messages": [{"role": "assistant", "content": "x", "weight": 0}]}"#,
     );
     assert!(matches!(error, Err(RowProblem::NoTargets(_))));
+}
+
+#[test]
+fn roles_are_named_where_none_is_the_assistants() {
+    let row = r#"{"messages": [{"role": "human", "content": "a"}, {"role": "gpt", "content": "b"},
+        {"role": "human", "content": "c"}]}"#;
+    let error = encode(CHATML, row).unwrap_err().to_string();
+    assert!(error.contains(r#"(found: "human", "gpt")"#), "{error}");
 }
 
 #[test]

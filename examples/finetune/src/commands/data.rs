@@ -9,7 +9,7 @@ use std::env;
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
-use burn_finetune::Dataset;
+use burn_finetune::{Dataset, DatasetBuilder};
 use serde::Serialize;
 
 use crate::opened_model::OpenedModel;
@@ -43,11 +43,13 @@ struct Report<'a> {
 pub fn run(run: &DataRun) -> Result<()> {
     let training = &run.training;
     let opened = OpenedModel::open(&training.model)?;
-    let seq_len = opened.seq_len(training.limits)?;
-    let data = opened.survey(&run.data, training.limits)?;
-    let measured = Measured::of(run, seq_len, &data)?;
+    let encoder = opened.encoder(training.limits)?;
+    let mut builder = DatasetBuilder::default();
+    builder.survey(run.data.sources()?, &encoder)?;
+    let data = builder.finish()?;
+    let measured = Measured::of(run, encoder.max_len, &data)?;
     let rows = if training.packing {
-        data.packed(seq_len)?
+        data.packed(encoder.max_len)?
     } else {
         data
     };

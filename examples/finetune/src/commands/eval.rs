@@ -25,7 +25,8 @@ struct Measured {
 /// Whatever is wrong with the model, the adapter or the data.
 pub fn run(run: &EvalRun) -> Result<()> {
     let opened = OpenedModel::open(&run.model)?;
-    let data = opened.dataset(&run.data, run.limits)?.head(run.max_rows)?;
+    let encoder = opened.encoder(run.limits)?;
+    let data = opened.dataset(&run.data, &encoder)?.head(run.max_rows)?;
     if run.exact_match {
         exact_match::check(&data)?;
     }

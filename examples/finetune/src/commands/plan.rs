@@ -122,7 +122,7 @@ fn opened(
             PlannedRows::from(&data)
         }
         None => PlannedRows {
-            longest: opened.seq_len(training.limits)?,
+            longest: opened.encoder(training.limits)?.max_len,
             count: None,
         },
     };

@@ -44,7 +44,8 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let started = started.flatten().unwrap_or_else(Moment::now);
     let opened = OpenedModel::open(&training.model)?.with_now(started);
     opened.check_init(training.init)?;
-    let mut data = TrainingData::read(run, &opened)?;
+    let encoder = opened.encoder(training.limits)?;
+    let mut data = TrainingData::read(run, &opened, &encoder)?;
     let config = training.config(data.train.len())?;
 
     let program = memory::rss_bytes();
@@ -108,7 +109,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     }
     // Dropped before the run, which goes if nothing was saved in it.
     let _rows = KeptRows(&run_dir);
-    data.keep(run, &opened);
+    data.keep(run, &encoder);
     let optimizer = training
         .optimizer
         .placement
@@ -406,7 +407,7 @@ fn settings(
     let others = [
         ("weights", json!(format!("{:?}", opened.weights()))),
         ("compute-dtype", json!(model.compute_dtype.to_string())),
-        ("seq-len", json!(opened.seq_len(training.limits)?)),
+        ("seq-len", json!(opened.encoder(training.limits)?.max_len)),
         ("packing", json!(training.packing)),
     ];
     for (key, value) in others {

@@ -17,7 +17,8 @@ pub struct Turn {
 /// Returns the messages of the assistant.
 ///
 /// # Errors
-/// [`RowProblem::NoTargets`] where none is to be learnt though one should be, [`RowProblem::WrongType`] for a mark that is
+/// [`RowProblem::NoAnswer`] where there is none, [`RowProblem::NoTargets`] where none is to be learnt though one should be,
+/// [`RowProblem::WrongType`] for a mark that is
 /// neither yes nor no.
 pub fn of(conversation: &Conversation, learn: Learn) -> Result<Vec<Turn>, RowProblem> {
     let mut turns = Vec::new();
@@ -36,7 +37,9 @@ pub fn of(conversation: &Conversation, learn: Learn) -> Result<Vec<Turn>, RowPro
         }
     }
     if learn != Learn::Everything && turns.is_empty() {
-        return Err(RowProblem::NoTargets("no message of the assistant"));
+        return Err(RowProblem::NoAnswer {
+            roles: roles(&conversation.messages),
+        });
     }
     if learn != Learn::Everything && turns.iter().all(|turn| !turn.learnt) {
         return Err(RowProblem::NoTargets(
@@ -46,11 +49,27 @@ pub fn of(conversation: &Conversation, learn: Learn) -> Result<Vec<Turn>, RowPro
     Ok(turns)
 }
 
+/// Lists the roles of the messages, each once.
+fn roles(messages: &[Message]) -> String {
+    let mut roles: Vec<_> = Vec::new();
+    for message in messages {
+        let role = format!("{:?}", message.role());
+        if !roles.contains(&role) {
+            roles.push(role);
+        }
+    }
+    if roles.is_empty() {
+        "none".to_owned()
+    } else {
+        roles.join(", ")
+    }
+}
+
 /// Returns what `weight` (OpenAI's and Mistral's mark) and `train` (axolotl's) say of a message.
 fn is_learnt(place: usize, message: &Message) -> Result<bool, RowProblem> {
     let wrong = |name: &str, expected: &str, found: &Value| {
         RowProblem::WrongType(format!(
-            "message {}: \"{name}\" is {found}, but it must be {expected}",
+            "message {}: \"{name}\" is {found:?}, but it must be {expected}",
             place + 1
         ))
     };

@@ -35,7 +35,7 @@ impl<'a> Prepared<'a> {
     /// A model without a tokenizer; data that cannot be read or used.
     pub fn new(run: &'a ExportRun, check: &Check) -> Result<Self> {
         let opened = OpenedModel::open(&run.model)?;
-        let data = opened.dataset(&check.data, check.limits)?;
+        let data = opened.dataset(&check.data, &opened.encoder(check.limits)?)?;
         Ok(Self {
             run,
             opened,
