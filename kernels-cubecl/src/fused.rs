@@ -37,6 +37,9 @@ use crate::operand::{buffer, contiguous, elements, empty, tensor_buffer};
 /// Bytes that a unit loads at once.
 const LOAD: usize = 16;
 
+/// Below every score and logit that is not lost anyway, and finite: not every shader language promises infinities.
+const LOWEST: f32 = -1e30;
+
 const F32: ElemType = ElemType::Float(FloatKind::F32);
 
 /// Returns the elements of a load of `dtype` in rows of `columns`: as many as fit, and a divisor of it.

@@ -33,14 +33,11 @@ use nf4::attention::{AttentionConfig, AttentionShape};
 use self::grid::LanePart;
 use self::inputs::{InputsLaunch, Present, SizesLaunch};
 use self::scores::ScoresLaunch;
-use super::{F32, are_served_alike};
+use super::{F32, LOWEST, are_served_alike};
 use crate::error::{KernelError, check_float, check_length, check_size};
 use crate::operand::{contiguous, elements, empty, tensor_buffer};
 
 const OPERATION: &str = "attention";
-
-/// The score of a hidden key, finite for shader languages without infinities.
-const LOWEST: f32 = -1e30;
 
 /// Returns whether there is a kernel for `q` and `k` of so many elements and for all operands, of types `dtypes`. Of nothing
 /// there is none.

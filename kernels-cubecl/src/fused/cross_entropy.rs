@@ -9,14 +9,11 @@ use cubecl::std::tensor::{TensorHandle, into_contiguous};
 
 use super::rows::{RowLaunch, RowSizes, first_row, lane_max, lane_sum};
 use super::tanh::tanh;
-use super::{F32, Matrix, vector_size};
+use super::{F32, LOWEST, Matrix, vector_size};
 use crate::error::{KernelError, check_length, check_single, check_size};
 use crate::operand::{contiguous, elements};
 
 const OPERATION: &str = "cross_entropy";
-
-/// Below every logit that is not lost anyway, and finite: not every shader language promises infinities.
-const LOWEST: f32 = -1e30;
 
 /// Returns whether there is a kernel for logits and weights of these types: f32 alone.
 pub fn serves(logits: ElemType, weights: ElemType) -> bool {

@@ -9,7 +9,7 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
-use nf4::glu::Activation;
+use nf4::glu::{Activation, GELU_CUBIC, GELU_SLOPE};
 
 use super::{Matrix, are_served_alike, vector_size};
 use crate::error::{KernelError, check_float, check_size};
@@ -243,11 +243,11 @@ fn sigmoid<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
     one / (one + (Vector::<f32, N>::zeroed() - x).exp())
 }
 
-/// `2 · sqrt(2/π)`, the slope of the argument of GELU's sigmoid at 0.
-const GELU_SLOPE: f32 = 1.595_769_2;
+/// The factor of `x` in the argument of GELU's sigmoid.
+const LINEAR: f32 = GELU_SLOPE as f32;
 
-/// [`GELU_SLOPE`] times 0.044715, the factor of the cube.
-const GELU_CUBIC: f32 = 0.071_354_82;
+/// The factor of `x³` in it.
+const CUBIC: f32 = (GELU_SLOPE * GELU_CUBIC) as f32;
 
 /// Beyond this the sigmoid is 0 or 1 in f32 and constant, so that no power of e is infinite.
 const GELU_BOUND: f32 = 10.0;
@@ -256,14 +256,14 @@ const GELU_BOUND: f32 = 10.0;
 #[cube]
 fn gelu_argument<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
     let x = bounded(x);
-    x * (Vector::new(f32::new(GELU_SLOPE)) + Vector::new(f32::new(GELU_CUBIC)) * x * x)
+    x * (Vector::new(f32::new(LINEAR)) + Vector::new(f32::new(CUBIC)) * x * x)
 }
 
 /// Returns the derivative of [`gelu_argument`].
 #[cube]
 fn gelu_argument_slope<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
     let x = bounded(x);
-    Vector::new(f32::new(GELU_SLOPE)) + Vector::new(f32::new(3.0 * GELU_CUBIC)) * x * x
+    Vector::new(f32::new(LINEAR)) + Vector::new(f32::new(3.0 * CUBIC)) * x * x
 }
 
 #[cube]

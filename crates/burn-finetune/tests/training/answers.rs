@@ -210,7 +210,7 @@ fn turns_can_be_marked_as_not_to_be_learnt() {
         (r#""weight": 0.5"#, "0 or 1"),
         (
             r#""train": "no""#,
-            r#""train" is "no", but it must be true or false"#,
+            r#""train" is 'no', but it must be true or false"#,
         ),
     ] {
         let error = encode(CHATML, &row(mark)).unwrap_err().to_string();
