@@ -235,7 +235,7 @@ impl Dataset {
     }
 
     /// Returns the lengths of the rows.
-    pub(super) fn lens(&self) -> Box<dyn Iterator<Item = Result<u32, FinetuneError>> + '_> {
+    pub(crate) fn lens(&self) -> Box<dyn Iterator<Item = Result<u32, FinetuneError>> + '_> {
         match &self.groups {
             Some(groups) => Box::new(groups.lens().take(self.len)),
             None => Box::new(

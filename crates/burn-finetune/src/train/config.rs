@@ -1,6 +1,7 @@
 //! The numbers of a run.
 
 use super::optimizer_name;
+use crate::data::{Dataset, Order};
 use crate::error::FinetuneError;
 use crate::schedule::{Schedule, ScheduleKind};
 use burn_paged::{PagedAdamWConfig, StateDtype};
@@ -45,6 +46,8 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Whether the rows are shuffled anew every epoch.
     pub shuffle: bool,
+    /// Whether shuffled rows of like lengths come together.
+    pub group_by_length: bool,
 }
 
 impl Default for TrainConfig {
@@ -68,6 +71,7 @@ impl Default for TrainConfig {
             max_grad_norm: 0.3,
             seed: 0,
             shuffle: true,
+            group_by_length: false,
         }
     }
 }
@@ -76,6 +80,23 @@ impl TrainConfig {
     /// Returns the number of rows of an optimizer step.
     pub fn rows_per_step(&self) -> usize {
         self.batch_size.saturating_mul(self.grad_accum)
+    }
+
+    /// Returns the rows of every step over `data`.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`].
+    ///
+    /// # Panics
+    /// When `data` is empty.
+    pub fn order(&self, data: &Dataset) -> Result<Order, FinetuneError> {
+        let shuffle = self.shuffle.then_some(self.seed);
+        let order = Order::new(data.len(), self.rows_per_step(), shuffle);
+        Ok(if self.group_by_length {
+            order.grouped_by_length(data.lens().collect::<Result<_, _>>()?)
+        } else {
+            order
+        })
     }
 
     /// Returns the number of optimizer steps of `epochs` passes over `rows` rows.
@@ -136,6 +157,12 @@ impl TrainConfig {
             "minimum learning rate",
             self.min_lr.to_string(),
             "at most the learning rate",
+        )?;
+        check(
+            self.shuffle || !self.group_by_length,
+            "shuffle",
+            self.shuffle.to_string(),
+            "true, where rows are grouped by length",
         )?;
         for (field, value) in [("beta 1", self.beta_1), ("beta 2", self.beta_2)] {
             check(

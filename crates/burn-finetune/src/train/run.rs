@@ -1,6 +1,6 @@
 //! The whole run: data, evaluation, checkpoints, the ways it ends.
 
-use crate::data::{Batch, Dataset, Order, Row};
+use crate::data::{Batch, Dataset, Row};
 use crate::error::FinetuneError;
 use crate::evaluate::evaluate_until;
 use crate::run_dir::{Evaluations, RunDir};
@@ -79,8 +79,7 @@ impl<M: CausalLm> Trainer<M> {
             Self::check_packing(data)?;
         }
         let config = self.config().clone();
-        let shuffle = config.shuffle.then_some(config.seed);
-        let mut order = Order::new(data.len(), config.rows_per_step(), shuffle);
+        let mut order = config.order(data)?;
         let device = self.model().device();
         let mut course = Course::open(options, self.steps_done())?;
         loop {

@@ -59,6 +59,9 @@ pub struct TrainFlags {
     /// Take the rows in the file's order
     #[arg(long, help_heading = "Data")]
     pub no_shuffle: bool,
+    /// Let shuffled rows of like lengths come together, which saves padding; the longest row comes first
+    #[arg(long, help_heading = "Data", conflicts_with = "no_shuffle")]
+    pub group_by_length: bool,
 
     /// Directory for the adapter and the checkpoints
     #[arg(long, value_name = "DIR", help_heading = "Output")]

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use burn_finetune::{Order, TrainConfig};
+use burn_finetune::{Dataset, Order, TrainConfig};
 use burn_qlora::{Checkpointing, LoraConfig, Targets};
 
 use super::data_files::DataFiles;
@@ -223,6 +223,7 @@ impl Training {
                 max_grad_norm: flags.max_grad_norm,
                 seed: flags.seed,
                 shuffle: !flags.no_shuffle,
+                group_by_length: flags.group_by_length,
                 ..TrainConfig::default()
             },
         })
@@ -250,10 +251,12 @@ impl Training {
         self.config.seed
     }
 
-    /// Returns the rows of each step over `rows` rows.
-    pub fn order(&self, rows: usize) -> Order {
-        let shuffle = self.config.shuffle.then_some(self.config.seed);
-        Order::new(rows, self.config.rows_per_step(), shuffle)
+    /// Returns the rows of each step over `data`.
+    ///
+    /// # Errors
+    /// Rows that cannot be read.
+    pub fn order(&self, data: &Dataset) -> Result<Order> {
+        Ok(self.config.order(data)?)
     }
 
     /// Returns the number of rows of a micro-batch.

@@ -146,6 +146,51 @@ fn a_share_of_the_rows_is_held_out() {
     train("0.1", &["--resume"]).ok();
 }
 
+#[test]
+fn rows_of_like_lengths_come_together() {
+    let place = Place::new();
+    let line = |row: usize| json!({"text": "x".repeat(row * 37 % 29 * 4 + 5)}).to_string() + "\n";
+    let rows = place.file("rows.jsonl", (0..40).map(line).collect::<String>());
+    let model = place.model("tiny_llama_nf4");
+    let padding = |more: &[&str]| {
+        let flags = ["--batch-size", "2", "--show", "0", "--json"];
+        let run = finetune!("data", "--model", &model, "--data", &rows; flags.iter().chain(more));
+        run.ok().last_json()["steps"]["apart"]["padding"].as_f64()
+    };
+    let [apart, together] = [&[][..], &["--group-by-length"]].map(|more| padding(more).unwrap());
+    assert!(together < apart / 2.0, "{together} of {apart}");
+
+    let (output, log) = (place.path("run"), place.path("log.jsonl"));
+    let mut train = crate::support::train(&model, &rows, &output);
+    train.args([
+        "--steps",
+        "3",
+        "--batch-size",
+        "2",
+        "--group-by-length",
+        "--log-json",
+    ]);
+    crate::support::run(train.arg(&log)).ok();
+    let log = fs::read_to_string(log).unwrap();
+    let tokens: Vec<u64> = log
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["tokens"]
+                .as_u64()
+                .unwrap()
+        })
+        .collect();
+    // The longest row is among the first.
+    assert!(
+        tokens[0] > tokens[1] && tokens[1] >= tokens[2],
+        "{tokens:?}"
+    );
+
+    let mut train = crate::support::train(&model, &rows, &place.path("other"));
+    crate::support::run(train.args(["--group-by-length", "--no-shuffle"]))
+        .refused(&["--group-by-length", "--no-shuffle"]);
+}
+
 /// Texts of more tokens than are kept in memory.
 fn many(place: &Place) -> std::path::PathBuf {
     let line =

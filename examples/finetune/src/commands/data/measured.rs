@@ -178,7 +178,7 @@ impl Lengths {
 
 impl Epoch {
     fn of(training: &Training, data: &Dataset) -> Result<Self> {
-        let mut order = training.order(data.len());
+        let mut order = training.order(data)?;
         let steps = order.steps_per_epoch();
         let (mut tokens, mut places) = (0, 0);
         for step in 0..steps {
