@@ -35,14 +35,20 @@ pub fn fuzz_within(fixed: usize, good: &[Vec<u8>], parse: impl Fn(&[u8])) {
     check!().with_type::<Input>().for_each(|input| {
         let good = &good[usize::from(input.which) % good.len()];
         let bytes = edited(good, &input.edits);
-        let peak = peak_during(|| parse(&bytes));
-        let most = fixed + BYTES_PER_BYTE * bytes.len();
-        assert!(
-            peak <= most,
-            "{peak} bytes of memory for {} of input",
-            bytes.len()
-        );
+        check_memory(fixed, bytes.len(), || parse(&bytes));
     });
+}
+
+/// Runs `parse`, which may take `fixed` bytes of memory and what an input of `length` bytes explains.
+///
+/// # Panics
+/// If it takes more.
+pub fn check_memory(fixed: usize, length: usize, parse: impl FnOnce()) {
+    let peak = peak_during(parse);
+    assert!(
+        peak <= fixed + BYTES_PER_BYTE * length,
+        "{peak} bytes of memory for {length} of input"
+    );
 }
 
 /// A folder in memory, where the system has one, so that a file costs little.

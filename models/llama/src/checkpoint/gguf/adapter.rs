@@ -204,7 +204,7 @@ fn layers(
     }
     factors.sort_by(|a, b| a.stored.name.cmp(&b.stored.name));
     if factors.is_empty() {
-        return Err(another("it has no tensor".into()));
+        return Err(another("it has no tensor for any layer of this one".into()));
     }
     Ok(factors)
 }
