@@ -1,15 +1,17 @@
 """Assembles the CUDA kernels that `cuda_sources` wrote and holds what comes out against a table.
 
-    python3 scripts/cuda_table.py SOURCES TABLE [--write]
+    python3 scripts/cuda_table.py SOURCES TABLE [--write | --print]
 
-SOURCES is the folder of `cuda_sources`, TABLE the committed Markdown table, CUDA_HOME the assembler's. A kernel that
-the table lacks and one that is worse than the table in any column fail; `--write` writes the table anew. Nothing runs on a
-GPU: the figures are the assembler's, and the instructions those of its listing.
+SOURCES is the folder of `cuda_sources`, with what `ptx-counters` counted, TABLE the committed Markdown table, CUDA_HOME the
+assembler's. A kernel that the table lacks and one that is worse than the table in any column fail; `--write` writes the table
+anew, `--print` prints what SOURCES has of it. Nothing runs on a GPU: the figures are the assembler's, of its listing, and of the
+software CUDA device.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -37,7 +39,7 @@ MULTIPROCESSORS = {
     120: Multiprocessor(threads=1536, blocks=24, shared=100 << 10),
 }
 
-# Columns of figures: their heading, and whether more is better.
+# Columns of figures: their heading, and whether more is better; None where neither is.
 COLUMNS = {
     "registers": ("registers", False),
     "spilled": ("spilled bytes", False),
@@ -47,6 +49,12 @@ COLUMNS = {
     "tensor": ("tensor-core instructions", True),
     "load_bits": ("bits a packed load", True),
     "per_weight": ("instructions/weight", False),
+    "executed": ("warp instructions", False),
+    "products": ("matrix products", True),
+    "sectors": ("sectors", False),
+    "per_request": ("sectors a request", None),
+    "wavefronts": ("wavefronts", False),
+    "conflicts": ("of them conflicts", False),
 }
 
 INTRODUCTION = """\
@@ -54,7 +62,8 @@ INTRODUCTION = """\
 
 Written by `scripts/cuda-check.sh --write`, which compiles every kernel that the calls in `examples/cuda_sources/cases.rs`
 launch on a CUDA device, as a stock Burn does: to PTX by CubeCL through LLVM, which ptxas {version} assembles as the driver
-would. Assembled, not run: no figure here is a time.
+would. One block of each, the one in the middle of the grid, is then run by the software CUDA device (`tools/ptx-device`), on
+numbers at random. No GPU ran any of it, and no figure here is a time.
 
 Shapes are the three of LLaMA-7B's projections, and 1000 × 1001 as one whose rows do not begin on a packed word; scales
 are double-quantized unless a call says otherwise. *Blocks/SM* are those that a multiprocessor holds at once by registers,
@@ -62,6 +71,10 @@ shared memory and threads. *Tensor-core instructions* are those in the listing. 
 of packed weights in the main loop, the innermost that loads any; *instructions/weight* are the instructions listed in it
 for each weight that a thread loads there (in the whole kernel where there is no loop; at 1000 × 1001, where a load may
 serve one weight, all eight of a word count).
+
+What the one block did: *warp instructions* of PTX executed, *matrix products* among them; *sectors* of 32 bytes of global memory
+read and written, and how many a warp asked for at once; *wavefronts* of shared memory, and how many of them only because
+lanes met in a bank.
 """
 
 
@@ -174,9 +187,27 @@ def run(*command):
     return result.stdout + result.stderr
 
 
+def executed(counters):
+    """The figures of what one block did."""
+
+    def both(memory, figure):
+        return sum(counters[f"{memory}_{way}"][figure] for way in ("loads", "stores"))
+
+    sectors, requests = both("global", "cost"), both("global", "requests")
+    wavefronts = both("shared", "cost")
+    return {
+        "executed": counters["warp_instructions"],
+        "products": counters["matrix_products"],
+        "sectors": sectors,
+        "per_request": round(sectors / max(requests, 1), 1),
+        "wavefronts": wavefronts,
+        "conflicts": wavefronts - both("shared", "ideal"),
+    }
+
+
 def measured(job):
     """The figures of one kernel."""
-    folder, kernel = job
+    folder, kernel, counters = job
     version = kernel["architecture"]
     # Instructions of one architecture alone, as CubeCL asks for them.
     architecture = f"{version}a" if version >= 90 else str(version)
@@ -201,10 +232,11 @@ def measured(job):
         "spilled": reported("bytes spill stores") + reported("bytes spill loads"),
         "stack": reported("bytes stack frame"),
         "shared": shared,
-        "blocks": blocks_resident(registers, shared, kernel["threads"], version),
+        "blocks": blocks_resident(registers, shared, math.prod(kernel["block"]), version),
         "tensor": sum(bool(re.match(r"[A-Z0-9]*MMA\b", it.opcode)) for it in instructions),
         "load_bits": None,
         "per_weight": None,
+        **executed(counters),
         "many_rows": kernel["packed_buffer"] is not None
         and any((case["rows"] or 0) > 8 for case in kernel["cases"]),
     }
@@ -246,7 +278,10 @@ def called(cases, operations):
 
 def rows_of(folder):
     """The table: figures by architecture, calls, kernel and type."""
-    kernels = json.loads((folder / "kernels.json").read_text())
+    listed, launches, counters = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("kernels", "launches", "counters")
+    )
+    kernels = [kernel | launches[kernel["launch"]] for kernel in listed]
     operations = {}
     for kernel in kernels:
         for case in kernel["cases"]:
@@ -254,7 +289,8 @@ def rows_of(folder):
             for field, values in every.items():
                 values.add(json.dumps(case[field]))
     with multiprocessing.Pool() as pool:
-        figures = pool.map(measured, [(folder, kernel) for kernel in kernels], chunksize=1)
+        jobs = [(folder, kernel, counters[kernel["launch"]]) for kernel in kernels]
+        figures = pool.map(measured, jobs, chunksize=1)
     rows = {}
     for kernel, row in zip(kernels, figures):
         name = re.sub(r"(_(f|lhs)_\w+?)?_[0-9a-f]{8}$", "", kernel["entry"])
@@ -281,16 +317,21 @@ def short_of_aims(rows):
             yield "fewer than two blocks on a multiprocessor", key
 
 
+def table(rows):
+    """The lines of the table."""
+    headings = ["call", "kernel", "type", "device", *(heading for heading, _ in COLUMNS.values())]
+    yield f"| {' | '.join(headings)} |"
+    yield "| --- " * 4 + "| ---: " * len(COLUMNS) + "|"
+    for key, row in rows.items():
+        figures = ("–" if row[column] is None else str(row[column]) for column in COLUMNS)
+        yield f"| {' | '.join((*key, *figures))} |"
+
+
 def written(rows):
     version = next((CUDA / "include").glob("cuda.h")).read_text()
     version = re.search(r"#define CUDA_VERSION (\d+)", version)[1]
     version = f"{int(version) // 1000}.{int(version) % 1000 // 10}"
-    headings = ["call", "kernel", "type", "device", *(heading for heading, _ in COLUMNS.values())]
-    lines = [INTRODUCTION.format(version=version), f"| {' | '.join(headings)} |"]
-    lines.append("| --- " * 4 + "| ---: " * len(COLUMNS) + "|")
-    for key, row in rows.items():
-        figures = ("–" if row[column] is None else str(row[column]) for column in COLUMNS)
-        lines.append(f"| {' | '.join((*key, *figures))} |")
+    lines = [INTRODUCTION.format(version=version), *table(rows)]
     short = {}
     for aim, (call, name, *_) in short_of_aims(rows):
         short.setdefault(aim, {}).setdefault(name, {}).setdefault(call)
@@ -325,6 +366,8 @@ def compared(rows, committed):
             old, new = committed[key][column], row[column]
             if old == new:
                 continue
+            if more is None and None not in (old, new):
+                continue
             change = f"{name}: {heading} {old if old is None else f'{old:g}'} → {new}"
             worse = old is None or new is None or (new < old) == more
             (failures if worse else better).append(change)
@@ -337,7 +380,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", type=pathlib.Path)
     parser.add_argument("table", type=pathlib.Path)
-    parser.add_argument("--write", action="store_true", help="write the table anew")
+    told = parser.add_mutually_exclusive_group()
+    told.add_argument("--write", action="store_true", help="write the table anew")
+    told.add_argument("--print", action="store_true", help="print the table of what there is")
     arguments = parser.parse_args()
     if "CUDA_HOME" not in os.environ:
         sys.exit("error: CUDA_HOME is not set; scripts/cuda-check.sh sets it")
@@ -345,6 +390,9 @@ def main():
         rows = rows_of(arguments.sources)
     except RuntimeError as error:
         sys.exit(f"error: {error}")
+    if arguments.print:
+        print("\n".join(table(rows)))
+        return
     if arguments.write:
         arguments.table.write_text(written(rows))
         print(f"{len(rows)} kernels written to {arguments.table}")

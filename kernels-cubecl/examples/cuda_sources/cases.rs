@@ -101,7 +101,50 @@ pub fn all() -> Vec<Case> {
     cases
 }
 
+/// Returns the products of LLaMA-7B's layers whose time `ROOFLINE.md` predicts.
+pub fn of_layers() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for direction in [Direction::Forward, Direction::Transposed] {
+        for shape in [[4096, 4096], [11008, 4096], [4096, 11008]] {
+            for rows in [1, 16, 512, 2048] {
+                cases.push(Case {
+                    operation: Operation::Matmul(direction, rows),
+                    dtype: FloatKind::F16,
+                    shape,
+                    double_quant: true,
+                });
+            }
+        }
+    }
+    cases
+}
+
 impl Case {
+    /// Returns the call in words.
+    pub fn name(&self) -> String {
+        let rows = self.rows().map(|rows| format!(", m {rows}"));
+        let [out, into] = self.shape;
+        let dtype = self.type_name();
+        format!(
+            "{self}{}, {out} × {into}, {dtype}",
+            rows.unwrap_or_default()
+        )
+    }
+
+    /// Returns the rows of `x`, if that is what the kernel is chosen by.
+    pub fn rows(&self) -> Option<usize> {
+        match self.operation {
+            Operation::Matmul(_, rows)
+            | Operation::LowRank(rows)
+            | Operation::LowRankBackward(rows) => Some(rows),
+            _ => None,
+        }
+    }
+
+    pub fn type_name(&self) -> String {
+        format!("{:?}", self.dtype).to_lowercase()
+    }
+
     /// Makes the call, on buffers that are never filled. Returns the buffer of packed words that it reads.
     pub fn launch(&self, client: &Client) -> Result<Option<Handle>, KernelError> {
         let elements = self.shape[0] * self.shape[1];

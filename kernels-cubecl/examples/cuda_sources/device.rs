@@ -51,6 +51,17 @@ pub const ARCHITECTURES: [Architecture; 3] = [
     },
 ];
 
+/// Cards whose time `ROOFLINE.md` predicts.
+pub const PREDICTED: [Architecture; 2] = [
+    Architecture {
+        version: 89,
+        name: "RTX 4090",
+        multiprocessors: 128,
+        shared_memory: 99 << 10,
+    },
+    ARCHITECTURES[1],
+];
+
 impl Architecture {
     pub fn device_id(&self) -> DeviceId {
         DeviceId {

@@ -2,134 +2,50 @@
 //!
 //! The launch functions run as they are, on a device that says it is a CUDA one, compiles what it is told to launch with
 //! the compiler of a stock Burn, through LLVM, and runs nothing: what is written is what they choose.
-//! `scripts/cuda-check.sh` assembles it.
+//! `scripts/cuda-check.sh` assembles it, and has the software CUDA device run a block of each.
 //!
 //! ```sh
-//! cargo run --release -p qlora-cubecl --features cuda --example cuda_sources -- FOLDER
+//! cargo run --release -p qlora-cubecl --features cuda --example cuda_sources -- FOLDER [WORDS]...
 //! ```
 //!
+//! With WORDS, only of the calls in whose names all of them are, such as `'x · Wᵀ, m 16'`, `'4096 × 11008'`, `f16` or `sm_90`.
 //! `exp` and its like are compiled in from NVIDIA's `libdevice.10.bc`, which is looked for below `CUDA_PATH`.
 
 mod cases;
 mod device;
 mod fused;
 mod recorder;
+mod sources;
 
-use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use cases::{Case, Operation};
-use device::ARCHITECTURES;
-use recorder::{Launched, Recorder};
-use serde_json::{Value, json};
+use cases::Case;
+use device::{ARCHITECTURES, Architecture, PREDICTED};
+use sources::Sources;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let folder = std::env::args_os().nth(1).map(PathBuf::from);
-    let folder = folder.ok_or("usage: cuda_sources FOLDER")?;
-    fs::create_dir_all(&folder)?;
-    let mut kernels = Vec::new();
-    for architecture in ARCHITECTURES {
-        let recorder = Recorder::new(architecture);
-        for (entry, kernel) in launched(&recorder, cases::all())? {
-            let file = format!("{}_{entry}.ptx", architecture.version);
-            fs::write(folder.join(&file), &kernel.0.ptx)?;
-            kernels.push(described(architecture.version, &file, &kernel));
-        }
-    }
-    write(&folder.join("kernels.json"), &kernels)?;
-    println!("{} kernels in {}", kernels.len(), folder.display());
-    Ok(())
-}
-
-/// A kernel, its packed words among its buffers, and the cases that launch it.
-type Kernel = (Launched, Option<usize>, Vec<Case>);
-
-/// Returns the kernels of the cases by their entry, which names the instance.
-///
-/// # Errors
-/// What a launch returns, and that two kernels have one entry: CubeCL keeps kernels on disk by the hash in it.
-fn launched(
-    recorder: &Recorder,
-    cases: Vec<Case>,
-) -> Result<BTreeMap<String, Kernel>, Box<dyn Error>> {
-    let mut kernels = BTreeMap::new();
-    for case in cases {
-        let (packed, launched) = recorder.record(|client| case.launch(client))?;
-        let packed = packed?;
-        for kernel in launched {
-            let position = packed.as_ref().and_then(|packed| kernel.position(packed));
-            // A layer's product with the weight is listed as that.
-            let is_of_layer = |case: &Case| {
-                let operation = case.operation;
-                matches!(
-                    operation,
-                    Operation::LowRank(_) | Operation::LowRankBackward(_)
-                )
-            };
-            let listed = kernels.get(&kernel.entry);
-            if listed.is_some_and(|(_, _, cases): &Kernel| !is_of_layer(&cases[0]))
-                && is_of_layer(&case)
-            {
-                continue;
-            }
-            if listed.is_some_and(|(listed, _, _)| listed.source != kernel.source) {
-                return Err(format!("two kernels are named {}: {case}", kernel.entry).into());
-            }
-            let (_, _, cases) = kernels
-                .entry(kernel.entry.clone())
-                .or_insert_with(|| (kernel, position, Vec::new()));
-            if !cases.contains(&case) {
-                cases.push(case);
-            }
-        }
-    }
-    Ok(kernels)
-}
-
-fn described(version: u32, file: &str, (kernel, packed, cases): &Kernel) -> Value {
-    let cases: Vec<_> = cases
-        .iter()
-        .map(|case| {
-            json!({
-                "operation": case.to_string(),
-                "dtype": format!("{:?}", case.dtype).to_lowercase(),
-                "rows": match case.operation {
-                    Operation::Matmul(_, rows)
-                    | Operation::LowRank(rows)
-                    | Operation::LowRankBackward(rows) => Some(rows),
-                    _ => None,
-                },
-                "shape": case.shape,
-                "double_quant": case.double_quant,
-            })
-        })
+    let mut arguments = std::env::args_os().skip(1);
+    let folder = arguments.next().map(PathBuf::from);
+    let folder = folder.ok_or("usage: cuda_sources FOLDER [WORDS]...")?;
+    let words: Vec<String> = arguments
+        .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    json!({
-        "file": file,
-        "architecture": version,
-        "entry": kernel.entry,
-        "threads": kernel.threads,
-        "dynamic_shared": kernel.dynamic_shared,
-        "packed_buffer": packed,
-        "cases": cases,
-    })
-}
-
-fn write(path: &Path, kernels: &[Value]) -> Result<(), Box<dyn Error>> {
-    Ok(fs::write(path, serde_json::to_vec_pretty(kernels)?)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_fused_instance_has_an_entry_of_its_own() {
+    let is_asked_for = |case: &Case, architecture: Architecture| {
+        let name = format!("{}, sm_{}", case.name(), architecture.version);
+        words.iter().all(|word| name.contains(word))
+    };
+    let mut sources = Sources::new(&folder)?;
+    for architecture in ARCHITECTURES {
         let mut cases = cases::all();
-        cases.retain(|case| matches!(case.operation, Operation::Fused(_)));
-        let kernels = launched(&Recorder::new(ARCHITECTURES[0]), cases).unwrap();
-        assert!(!kernels.is_empty());
+        cases.retain(|case| is_asked_for(case, architecture));
+        sources.add_kernels(architecture, cases)?;
     }
+    for architecture in PREDICTED {
+        let mut cases = cases::of_layers();
+        cases.retain(|case| is_asked_for(case, architecture));
+        sources.add_calls(architecture, cases)?;
+    }
+    println!("{} in {}", sources.write()?, folder.display());
+    Ok(())
 }

@@ -28,6 +28,7 @@ use cubecl_server::memory_management::{
     ManagedMemoryHandle, ManagedMemoryId, MemoryAllocationMode, StreamMemoryReport,
 };
 use cubecl_server::storage::{BytesResource, BytesStorage, ManagedResource};
+use serde_json::{Value, json};
 
 use crate::device::{Architecture, target_properties};
 
@@ -40,18 +41,61 @@ pub struct Launched {
     pub source: String,
     /// What a device is given.
     pub ptx: String,
-    /// Threads of a block.
-    pub threads: u32,
     /// Bytes of shared memory asked for at the launch.
     pub dynamic_shared: usize,
-    buffers: Vec<ManagedMemoryId>,
+    /// Blocks by dimension.
+    pub grid: [u32; 3],
+    /// Threads of a block by dimension.
+    pub block: [u32; 3],
+    buffers: Vec<Buffer>,
+    info: Vec<u64>,
+    /// Where the part of `info` begins that the kernel is given by address.
+    dynamic_info: usize,
+}
+
+/// A buffer that a kernel is given.
+#[derive(Clone, Debug)]
+struct Buffer {
+    memory: ManagedMemoryId,
+    /// The size of the memory in bytes.
+    bytes: u64,
+    /// Where the buffer begins in it.
+    offset: u64,
 }
 
 impl Launched {
     /// Returns the position of `handle` among the kernel's buffers, if it is one.
     pub fn position(&self, handle: &Handle) -> Option<usize> {
         let id = handle.memory.descriptor().id;
-        self.buffers.iter().position(|buffer| *buffer == id)
+        self.buffers.iter().position(|buffer| buffer.memory == id)
+    }
+
+    /// Returns the parameters as cubecl-cuda passes them: addresses of buffers, that of the sizes of arrays if there are any, and
+    /// scalars by value.
+    pub fn parameters(&self) -> Vec<Value> {
+        let mut memories: Vec<&ManagedMemoryId> = Vec::new();
+        let mut parameters = Vec::new();
+        for Buffer {
+            memory,
+            bytes,
+            offset,
+        } in &self.buffers
+        {
+            let known = memories.iter().position(|known| *known == memory);
+            let number = known.unwrap_or(memories.len());
+            if known.is_none() {
+                memories.push(memory);
+            }
+            parameters
+                .push(json!({ "memory": { "number": number, "bytes": bytes, "offset": offset } }));
+        }
+        if self.dynamic_info < self.info.len() {
+            parameters.push(json!({ "words": self.info[self.dynamic_info..] }));
+        }
+        if !self.info.is_empty() {
+            parameters.push(json!({ "value": self.info }));
+        }
+        parameters
     }
 }
 
@@ -122,8 +166,12 @@ impl RecordingServer {
     fn compile(
         &mut self,
         kernel: &dyn CubeKernel,
+        count: &CubeCount,
         bindings: &KernelArguments,
     ) -> Result<Launched, String> {
+        let CubeCount::Static(x, y, z) = *count else {
+            return Err(format!("{}: a grid that the device reads", kernel.name()));
+        };
         let refused = |error| format!("{}: {error}", kernel.name());
         let named = CompiledKernel::compile(
             kernel,
@@ -151,17 +199,28 @@ impl RecordingServer {
                 compiled
             }
         };
-        let buffers = bindings.resources.iter().map(|resource| match resource {
-            KernelResource::Buffer(buffer) => buffer.memory.id(),
-            KernelResource::TensorMap(map) => map.binding.memory.id(),
+        let buffers = bindings.resources.iter().map(|resource| {
+            let buffer = match resource {
+                KernelResource::Buffer(buffer) => buffer,
+                KernelResource::TensorMap(map) => &map.binding,
+            };
+            Buffer {
+                memory: buffer.memory.id(),
+                bytes: buffer.size,
+                offset: buffer.offset_start.unwrap_or(0),
+            }
         });
+
         Ok(Launched {
             entry: named.entrypoint_name,
             source,
             ptx,
-            threads: named.cube_dim.num_elems(),
             dynamic_shared,
+            grid: [x, y, z],
+            block: [named.cube_dim.x, named.cube_dim.y, named.cube_dim.z],
             buffers: buffers.collect(),
+            info: bindings.info.data.clone(),
+            dynamic_info: bindings.info.dynamic_metadata_offset,
         })
     }
 
@@ -266,12 +325,12 @@ impl Server for RecordingServer {
     unsafe fn launch(
         &mut self,
         kernel: Box<dyn CubeKernel>,
-        _count: CubeCount,
+        count: CubeCount,
         bindings: KernelArguments,
         _stream: StreamId,
         _mode: LaunchMode,
     ) {
-        let launched = self.compile(&*kernel, &bindings);
+        let launched = self.compile(&*kernel, &count, &bindings);
         let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
         launches.push(launched);
     }

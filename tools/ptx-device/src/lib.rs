@@ -10,6 +10,8 @@ pub mod driver;
 pub mod instruction;
 /// Grids, blocks, warps and their memories.
 pub mod machine;
+/// Launches that were written down, run again without the program that made them.
+pub mod replay;
 /// What is set from outside.
 pub mod settings;
 /// PTX as text.

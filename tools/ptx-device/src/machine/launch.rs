@@ -38,6 +38,14 @@ pub struct Outcome {
     pub findings: Vec<Finding>,
 }
 
+impl Outcome {
+    fn new(counters: Counters, findings: HashSet<Finding>) -> Self {
+        let mut findings: Vec<_> = findings.into_iter().collect();
+        findings.sort_by_key(|found| (found.statement, found.hazard as u8));
+        Self { counters, findings }
+    }
+}
+
 /// How many parts the blocks of a launch are cut into, so that cores share them.
 const PARTS: u64 = 16;
 
@@ -59,17 +67,24 @@ impl Launch<'_> {
         };
         let parts: Vec<Result<(Counters, HashSet<Finding>), FaultAt>> =
             (0..PARTS).into_par_iter().map(part).collect();
-        let mut outcome = Outcome::default();
+        let mut counters = Counters::default();
         let mut findings = HashSet::new();
         for part in parts {
-            let (counters, found) = part?;
-            outcome.counters.add(&counters);
+            let (counted, found) = part?;
+            counters.add(&counted);
             findings.extend(found);
         }
-        outcome.findings = findings.into_iter().collect();
-        outcome
-            .findings
-            .sort_by_key(|found| (found.statement, found.hazard as u8));
-        Ok(outcome)
+        Ok(Outcome::new(counters, findings))
+    }
+
+    /// Runs the block at `index` alone.
+    ///
+    /// # Errors
+    /// What the kernel did that it may not.
+    pub fn run_block(&self, index: [u32; 3]) -> Result<Outcome, FaultAt> {
+        let mut runner = BlockRunner::new(self);
+        runner.run(index)?;
+        let (counters, findings) = runner.finish();
+        Ok(Outcome::new(counters, findings))
     }
 }
