@@ -3,7 +3,8 @@
 #
 # usage: scripts/gpu-check.sh build OUT [--link] [CARGO ARGUMENTS]
 #          builds for CUDA, and puts programs, recordings and libdevice into the folder OUT, stripped, and into OUT.tar.zst (at most
-#          60 MiB). Other CARGO ARGUMENTS build something else. --link makes links to what was built and no archive.
+#          60 MiB; `zstd -d --long=30 -c OUT.tar.zst | tar -x` unpacks it). Other CARGO ARGUMENTS build something else. --link
+#          makes links to what was built and no archive.
 #        OUT/gpu-check.sh run [--report FILE] [--model MODEL] [--python PYTHON] [--short] [--timed DEVICE]
 #          runs it, on the first CUDA device, without network. --model: times training steps of it as well. --python: has torch and
 #          bitsandbytes, which are timed beside. --short: a part of it, a minute or two on the software device
@@ -26,6 +27,7 @@ short=(
   'burn_fused|glu::cuda::'
   'burn_paged|cuda::every_budget_gives_the_same_bits cuda::bytes_moved'
 )
+most_bytes=$((60 << 20))
 shapes=(1,4096,4096 1,4096,11008 16,4096,4096 512,4096,4096 512,4096,11008 2048,4096,4096)
 
 fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
@@ -86,12 +88,21 @@ build() {
   find "$out/fixtures/families" -mindepth 1 -maxdepth 1 ! -name gemma3 -exec rm -r {} +
   mkdir -p "$out/cuda/nvvm/libdevice"
   cp "$CUDA_HOME"/nvvm/libdevice/libdevice.10.bc "$out/cuda/nvvm/libdevice/"
-  # The programs share most of their code, which a long window sees.
-  tar -C "$(dirname "$out")" -c "$(basename "$out")" | zstd -q -f -T0 -19 --long=30 -o "$out.tar.zst"
-  local bytes
-  bytes=$(stat -c %s "$out.tar.zst")
-  printf '%s: %d MiB\n' "$out.tar.zst" $((bytes >> 20))
-  [ "$bytes" -le $((60 << 20)) ] || fail "$out.tar.zst is larger than 60 MiB"
+  pack "$out"
+  # What the curve goes through as well goes first.
+  for name in burn_nf4 burn_fused burn_paged; do
+    [ "$(stat -c %s "$out.tar.zst")" -gt "$most_bytes" ] || break
+    printf 'left out of the bundle, which would be larger than 60 MiB: %s\n' "$name"
+    rm "$out/bin/$name"
+    pack "$out"
+  done
+  [ "$(stat -c %s "$out.tar.zst")" -le "$most_bytes" ] || fail "$out.tar.zst is larger than 60 MiB"
+  printf '%s: %d MiB\n' "$out.tar.zst" $(($(stat -c %s "$out.tar.zst") >> 20))
+}
+
+# Packs a bundle. Its programs share most of their code, which a long window sees.
+pack() {
+  tar -C "$(dirname "$1")" -c "$(basename "$1")" | zstd -q -f -T0 -19 --long=30 -o "$1.tar.zst"
 }
 
 # Tells of the device, by the driver that programs will load.
@@ -205,6 +216,10 @@ parity() {
   local suite name filters chosen
   for suite in "${suites[@]}"; do
     name=${suite%%|*}
+    if [ ! -e "$here/bin/$name" ]; then
+      outcome "$name" 'left out' 'it is not in the bundle'
+      continue
+    fi
     filters=(cuda::)
     if [ -n "$short_run" ]; then
       for chosen in "${short[@]}"; do [ "${chosen%%|*}" != "$name" ] || break; done
