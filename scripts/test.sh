@@ -48,6 +48,12 @@ if [ -n "${device:-}" ]; then
     PTX_DEVICE_SM=$capability step cargo test --release --workspace --features "$tested" --test kernels -- cuda::
   done
   step scripts/ptx-mutations.sh --workspace --features "$tested"
+  # What whoever has a GPU runs there. What is timed is on wgpu, to see that it can be.
+  check=$(mktemp -d)
+  step scripts/gpu-check.sh build "$check" --link --workspace --features "$tested,qlora-benches/wgpu"
+  read -ra runner <<<"$(env | sed -n 's/^CARGO_TARGET_.*_RUNNER=//p')"
+  step "${runner[@]}" "$check/gpu-check.sh" run --short --timed wgpu --report "$check/report.md"
+  rm -rf "$check"
 fi
 # The same binaries again: what is ignored because it needs a real model, which stands in modules of that name.
 if scripts/fetch-smollm2.sh; then

@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 
-/// Returns names and devices: flex, wgpu, and cpu for CubeCL's CPU runtime, each with the feature of that name.
+/// Returns names and devices: flex, wgpu, cuda, and cpu for CubeCL's CPU runtime, each with the feature of that name.
 pub fn devices() -> Vec<(&'static str, Device)> {
     vec![
         #[cfg(feature = "flex")]
@@ -12,6 +12,8 @@ pub fn devices() -> Vec<(&'static str, Device)> {
             "wgpu",
             Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
         ),
+        #[cfg(feature = "cuda")]
+        ("cuda", Device::cuda(0)),
         #[cfg(feature = "cpu")]
         ("cpu", Device::cpu()),
     ]

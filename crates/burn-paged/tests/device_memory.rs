@@ -13,6 +13,8 @@ use qlora_test_support::{alone, runtime};
 const SHAPE: [usize; 2] = [1024, 256];
 const PARAMETERS: usize = 12;
 const PARAMETER_BYTES: u64 = 1 << 20;
+/// What streams are put in order by on CUDA, until the runtime takes it back: allocations of four bytes, which take 512.
+const TOKENS: u64 = 16 << 10;
 
 /// The devices that report their memory, with the runtime that does it.
 fn devices() -> Vec<(Device, CubeDevice)> {
@@ -87,7 +89,7 @@ fn pages_that_have_to_leave_are_given_back() {
         assert_eq!(left[0].0, state);
         assert!(left[0].1 >= state, "{left:?}");
         assert_eq!(left[1].0, 0);
-        assert!(left[1].1 <= 2 * PAGE_BYTES as u64, "{left:?}");
+        assert!(left[1].1 <= 2 * PAGE_BYTES as u64 + TOKENS, "{left:?}");
     }
 }
 
@@ -98,7 +100,7 @@ fn two_pages_of_state_are_all_that_is_on_the_device() {
         let resident = peak(&device, Budget::Resident);
         let streamed = peak(&device, Budget::Bytes(0));
         let state = PARAMETERS as u64 * 2 * PARAMETER_BYTES;
-        let pages = 2 * PAGE_BYTES as u64;
+        let pages = 2 * PAGE_BYTES as u64 + TOKENS;
         assert!(streamed <= pages, "{streamed}");
         assert!(resident >= state, "{resident}");
         assert!(resident - streamed >= state - pages);

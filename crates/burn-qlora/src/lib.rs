@@ -41,6 +41,7 @@ mod branch;
 mod causal_lm;
 /// The layers that are adapted, and the shape of their adapters.
 mod config;
+pub mod cuda;
 /// Everything that can go wrong.
 mod error;
 /// The factors of one layer on the host.

@@ -3,11 +3,14 @@
 //! The kinds are decided when the binary is built (one cargo feature each), the devices found when it runs. An error
 //! lists both.
 
+/// The driver's library of a CUDA device.
+mod driver;
+
 use std::fmt;
 use std::panic;
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use burn::tensor::{Device, DeviceType};
 
 /// A family of devices, by the name of the cargo feature that brings it.
@@ -138,7 +141,8 @@ impl DeviceName {
     /// Finds the device on this machine.
     ///
     /// # Errors
-    /// A kind that this binary was built without, or that has no device of this number here.
+    /// A kind that this binary was built without, or that has no device of this number here; CUDA without what its kernels
+    /// are compiled with.
     pub fn open(self) -> Result<Device> {
         let kind = self.kind.name();
         let Some(device_type) = self.kind.device_type() else {
@@ -153,6 +157,13 @@ impl DeviceName {
             );
         };
         let devices = enumerate(device_type);
+        if self.kind == Kind::Cuda {
+            if devices.is_empty() {
+                driver::check(driver::LIBRARY)
+                    .map_err(|error| anyhow!("device {self}: {error}"))?;
+            }
+            burn_qlora::cuda::libdevice().map_err(|error| anyhow!("device {self}: {error}"))?;
+        }
         match devices.get(self.index) {
             Some(device) => Ok(device.clone()),
             None => bail!(

@@ -139,6 +139,8 @@ fn ten_steps_on_software_cuda() {
             );
         }
     }
+    // Where the runtime has found it when it compiled the kernels of these steps.
+    assert!(burn_qlora::cuda::libdevice().is_ok());
 }
 
 /// Holds every step of a run to what was recorded of it.

@@ -1,8 +1,8 @@
 //! The driver's interface: what `libcuda.so` exports, as far as CubeCL's CUDA runtime calls it. What it does not have, the loader
 //! misses by name.
 //!
-//! Calls are carried out at once and one after the other, which is one of the orders that streams and events allow. After a
-//! kernel has failed, as on a device, every later call that waits fails too.
+//! Calls are carried out at once and one after the other, which is one of the orders that streams and events allow; what is used in
+//! another order than they say is found all the same. After a kernel has failed, as on a device, every later call that waits fails too.
 
 /// What the device is.
 mod device;
@@ -10,6 +10,8 @@ mod device;
 mod memory;
 /// Modules and their kernels.
 mod module;
+/// What streams and events put in order.
+mod order;
 /// The state of the device.
 mod state;
 /// Streams, events and contexts.

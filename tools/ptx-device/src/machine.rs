@@ -28,7 +28,7 @@ pub use counters::{Counters, Traffic};
 pub use fault::{Fault, FaultAt};
 pub use lanes::{Lanes, Mask, WARP, Word, map, map2, map3, map4};
 pub use launch::{Launch, Outcome};
-pub use memory::{Allocations, Space};
+pub use memory::{Allocations, Space, Touched};
 pub use program::{Flow, Instruction, Program, Source};
 pub use shared::{Finding, Hazard};
 pub use step::Step;

@@ -11,7 +11,7 @@ pub struct Settings {
     pub compute_capability: i32,
     /// `PTX_DEVICE_MEMORY`: the device's memory in MiB.
     pub memory_mib: usize,
-    /// `PTX_DEVICE_CHECK`: 0 looks for no races and no uninitialised reads of shared memory.
+    /// `PTX_DEVICE_CHECK`: 0 looks for no races and no uninitialised reads of shared memory, and for no order of streams.
     pub checked: bool,
     /// `PTX_DEVICE_STRICT`: 0 tells of races and uninitialised reads and goes on; else the launch fails.
     pub strict: bool,
@@ -19,6 +19,10 @@ pub struct Settings {
     pub budget_millions: u64,
     /// `PTX_DEVICE_LOG`: a file that gets a line of JSON for each launch.
     pub log: Option<PathBuf>,
+    /// `PTX_DEVICE_STREAM_LOG`: a file that gets a line of JSON for each kernel and copy, with its stream.
+    pub stream_log: Option<PathBuf>,
+    /// `PTX_DEVICE_MISS_WAITS`: 1 does not see that a stream waits for an event. To see that a missing one is found.
+    pub waits_are_missed: bool,
     /// `PTX_DEVICE_MUTATE`: `FROM=>TO` replaces that text in every module before it is read; several between semicolons with two
     /// signs, `;;`. To see that a fault is found.
     pub mutations: Vec<(String, String)>,
@@ -38,6 +42,8 @@ impl Settings {
             strict: number("PTX_DEVICE_STRICT", 1) != 0,
             budget_millions: number("PTX_DEVICE_BUDGET", 2000),
             log: std::env::var_os("PTX_DEVICE_LOG").map(PathBuf::from),
+            stream_log: std::env::var_os("PTX_DEVICE_STREAM_LOG").map(PathBuf::from),
+            waits_are_missed: number("PTX_DEVICE_MISS_WAITS", 0) != 0,
             mutations: std::env::var("PTX_DEVICE_MUTATE")
                 .map_or_else(|_| Vec::new(), |rules| mutations(&rules)),
         })

@@ -13,15 +13,23 @@ use cubecl::future::reader::read_sync;
 use cubecl::server::{Handle, ServerError};
 use qlora_cubecl::adamw;
 
+use super::queue::{CopyQueue, Updates};
 use crate::error::PagedError;
 use crate::store::{MemoryUse, Moved, PageStore, Pages};
+
+/// A place for a page on the device, with the queue of its copies.
+#[derive(Debug, Clone)]
+struct Buffer {
+    memory: Handle,
+    copies: CopyQueue,
+}
 
 /// A page in a buffer on the device.
 #[derive(Debug)]
 struct Loaded {
     page: usize,
     used: usize,
-    buffer: Handle,
+    buffer: Buffer,
     dirty: bool,
     /// Whether the buffer is zeros behind what is in use.
     whole: bool,
@@ -34,6 +42,7 @@ pub(crate) struct DevicePages {
     page_bytes: usize,
     client: Client,
     device: CubeDevice,
+    updates: Updates,
     /// As errors name it.
     name: String,
     /// On the device, by page; streamed ones are `None`.
@@ -44,7 +53,7 @@ pub(crate) struct DevicePages {
     ahead: Option<Loaded>,
     /// A page that is being read back.
     behind: Option<(usize, Reading)>,
-    idle: Vec<Handle>,
+    idle: Vec<Buffer>,
     /// The dynamic maps of 8-bit moments.
     maps: Option<Handle>,
     moved: Moved,
@@ -64,6 +73,7 @@ impl DevicePages {
     pub fn new(client: Client, device: CubeDevice, name: String, page_bytes: usize) -> Self {
         Self {
             page_bytes,
+            updates: Updates::new(client.clone(), &device),
             client,
             device,
             name,
@@ -96,14 +106,15 @@ impl DevicePages {
     /// # Errors
     /// A device that fails.
     pub fn load(&mut self, page: usize, pages: Pages<'_>) -> Result<Handle, PagedError> {
-        self.grow(pages.len());
+        self.begin(pages);
         if pages.is_resident(page) {
             if self.resident[page].is_none() {
                 // An allocation of its own goes back to the driver when the page has to leave.
                 let (client, bytes) = (&self.client, self.page_bytes);
                 let handle = client.memory_dedicated_allocation((), |()| client.empty(bytes));
                 // A page that stays may grow at any time.
-                self.fill(&handle, page, self.page_bytes);
+                let (bytes, _) = self.take_host(page, self.page_bytes);
+                self.write(&handle, bytes);
                 self.resident[page] = Some(handle);
             }
             return Ok(self.resident[page].clone().expect("put there above"));
@@ -119,14 +130,16 @@ impl DevicePages {
         let grown = |current: &Loaded| current.used < pages.used(page) && !current.whole;
         if self.current.as_ref().is_some_and(grown) {
             self.write_back_page(page)?;
-            self.current = Some(self.upload(page, pages.used(page))?);
+            let grown = self.upload(page, pages.used(page))?;
+            self.updates.wait_for(grown.buffer.copies);
+            self.current = Some(grown);
         }
         let current = self.current.as_mut().expect("the page was loaded");
         current.used = pages.used(page);
         if !std::mem::replace(&mut current.dirty, true) {
             self.moved.bytes_out += pages.used(page) as u64;
         }
-        Ok(current.buffer.clone())
+        Ok(current.buffer.memory.clone())
     }
 
     /// Makes `page` the current one: the page before is written back behind, the one after comes ahead.
@@ -144,29 +157,29 @@ impl DevicePages {
                 self.upload(page, pages.used(page))?
             }
         };
+        let copies = next.buffer.copies;
+        // First, so that the page before does not wait for this one to come in.
         if let Some(previous) = self.current.replace(next) {
             self.write_back(previous)?;
         }
+        self.updates.wait_for(copies);
         if let Some(next) = pages.next_streamed(Some(page)).filter(|next| *next != page) {
             self.ahead = Some(self.upload(next, pages.used(next))?);
         }
         Ok(())
     }
 
-    /// Begins to read a page back. Its buffer is free for whatever the queue does after that.
+    /// Begins to read a page back, after the updates so far. Its buffer is free for whatever its queue does after that.
     fn write_back(&mut self, loaded: Loaded) -> Result<(), PagedError> {
         self.finish_write_back()?;
+        let Buffer { memory, copies } = loaded.buffer.clone();
+        self.updates.are_waited_for_by(copies);
         let unused = (self.page_bytes - loaded.used) as u64;
-        let (client, written) = (
-            self.client.clone(),
-            loaded.buffer.clone().offset_end(unused),
-        );
+        let (client, written) = (self.client.clone(), memory.offset_end(unused));
         let mut reading: Reading = Box::pin(async move { client.read_async(vec![written]).await });
         // The first poll puts the copy into the queue, ahead of what the buffer is used for next.
-        match reading
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()))
-        {
+        let mut context = Context::from_waker(Waker::noop());
+        match copies.run(|| reading.as_mut().poll(&mut context)) {
             Poll::Ready(bytes) => self.keep(loaded.page, bytes)?,
             Poll::Pending => self.behind = Some((loaded.page, reading)),
         }
@@ -206,9 +219,13 @@ impl DevicePages {
         }
         let buffer = match self.idle.pop() {
             Some(buffer) => buffer,
-            None => self.client.empty(self.page_bytes),
+            None => Buffer {
+                memory: self.client.empty(self.page_bytes),
+                copies: CopyQueue::new(&self.device),
+            },
         };
-        let whole = self.fill(&buffer, page, used);
+        let (bytes, whole) = self.take_host(page, used);
+        buffer.copies.run(|| self.write(&buffer.memory, bytes));
         Ok(Loaded {
             page,
             used,
@@ -218,9 +235,9 @@ impl DevicePages {
         })
     }
 
-    /// Writes what the host has of a page. Says whether that was followed by zeros, which a page that has grown needs.
-    fn fill(&mut self, buffer: &Handle, page: usize, used: usize) -> bool {
-        let (bytes, whole) = match self.host[page].take() {
+    /// Takes what the host has of a page. Says whether that is followed by zeros, which a page that has grown needs.
+    fn take_host(&mut self, page: usize, used: usize) -> (Bytes, bool) {
+        match self.host[page].take() {
             Some(bytes) if bytes.len() >= used => (bytes, false),
             written => {
                 let mut whole = vec![0; self.page_bytes];
@@ -229,10 +246,13 @@ impl DevicePages {
                 }
                 (Bytes::from_bytes_vec(whole), true)
             }
-        };
+        }
+    }
+
+    /// Writes the beginning of a page.
+    fn write(&self, page: &Handle, bytes: Bytes) {
         let unused = (self.page_bytes - bytes.len()) as u64;
-        self.client.write(&buffer.clone().offset_end(unused), bytes);
-        whole
+        self.client.write(&page.clone().offset_end(unused), bytes);
     }
 
     /// Returns the bytes of a page that is resident.
@@ -264,7 +284,7 @@ impl DevicePages {
     }
 
     fn bytes(&mut self, page: usize, pages: Pages<'_>) -> Result<Vec<u8>, PagedError> {
-        self.grow(pages.len());
+        self.begin(pages);
         if pages.is_resident(page) {
             self.resident_bytes(page)
         } else {
@@ -288,8 +308,10 @@ impl DevicePages {
         self.finish_write_back()
     }
 
-    fn grow(&mut self, pages: usize) {
-        let pages = pages.max(self.host.len());
+    /// Begins whatever is done with pages: makes room for them, on the calling thread's stream.
+    fn begin(&mut self, pages: Pages<'_>) {
+        self.updates.follow();
+        let pages = pages.len().max(self.host.len());
         self.host.resize_with(pages, || None);
         self.resident.resize_with(pages, || None);
     }
@@ -329,7 +351,7 @@ impl PageStore for DevicePages {
     }
 
     fn settle(&mut self, pages: Pages<'_>) -> Result<(), PagedError> {
-        self.grow(pages.len());
+        self.begin(pages);
         if let Some(current) = self.current.take() {
             self.write_back(current)?;
         }
@@ -346,7 +368,7 @@ impl PageStore for DevicePages {
     }
 
     fn migrate(&mut self, page: usize, pages: Pages<'_>) -> Result<(), PagedError> {
-        self.grow(pages.len());
+        self.begin(pages);
         let bytes = if pages.is_resident(page) {
             self.streamed_bytes(page)?
         } else {

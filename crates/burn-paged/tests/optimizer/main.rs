@@ -4,6 +4,8 @@ mod budgets;
 #[cfg(feature = "flex")]
 mod page_file;
 mod records;
+#[cfg(feature = "cuda")]
+mod streams;
 mod support;
 mod torch;
 

@@ -1,6 +1,7 @@
 //! Modules and their kernels.
 
-use crate::driver::state::{State, state};
+use crate::driver::order::{Access, Handle};
+use crate::driver::state::{State, StreamEntry, state};
 use crate::driver::{Status, export, put, status};
 use crate::machine::{Counters, Launch, Outcome, Program};
 use crate::settings::Settings;
@@ -105,6 +106,7 @@ fn report(launch: &Launch<'_>, outcome: &Outcome) -> Result<(), Status> {
 fn run(
     state: &mut State,
     program: &Program,
+    stream: Handle,
     shape: [[u32; 3]; 2],
     shared: usize,
     parameters: &[u8],
@@ -129,7 +131,22 @@ fn run(
         eprintln!("ptx-device: {fault}");
         status::LAUNCH_FAILED
     });
-    match result.and_then(|outcome| report(&launch, &outcome)) {
+    let reported = result.and_then(|outcome| report(&launch, &outcome));
+    let ordered = reported.and_then(|()| {
+        let entry = StreamEntry {
+            stream,
+            operation: "kernel",
+            kernel: Some(&program.name),
+            bytes: 0,
+        };
+        let access = |written| if written { Access::Write } else { Access::Read };
+        let used = memory.touched();
+        state.queue(
+            &entry,
+            used.map(|it| (it.begin, it.bytes, access(it.written))),
+        )
+    });
+    match ordered {
         Ok(()) => status::SUCCESS,
         Err(failed) => {
             state.failed = Some(failed);
@@ -204,7 +221,7 @@ export! {
         block_y: c_uint,
         block_z: c_uint,
         shared: c_uint,
-        _stream: *mut c_void,
+        stream: Handle,
         parameters: *mut *mut c_void,
         _extra: *mut *mut c_void,
     ) {
@@ -217,6 +234,6 @@ export! {
             from.copy_to_nonoverlapping(bytes[*offset..].as_mut_ptr(), *size);
         }
         let shape = [[grid_x, grid_y, grid_z], [block_x, block_y, block_z]];
-        run(&mut state(), program, shape, shared as usize, &bytes)
+        run(&mut state(), program, stream, shape, shared as usize, &bytes)
     }
 }

@@ -1,19 +1,23 @@
 //! The state of the device.
 
+use crate::driver::order::{Access, GRANULE, Handle, Order};
 use crate::driver::{Status, status};
 use crate::machine::Allocations;
 use crate::settings::Settings;
+use serde::Serialize;
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// What an allocation is aligned to in bytes.
-const ALIGNMENT: usize = 512;
+const ALIGNMENT: usize = GRANULE as usize;
 /// How many bytes that were freed stay unused, so that a kernel which still touches them is found out.
 const KEPT_FREED: u64 = 256 << 20;
 
 /// The device.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct State {
     /// Bytes by address.
     device: BTreeMap<u64, u64>,
@@ -21,8 +25,41 @@ pub struct State {
     freed: VecDeque<(u64, u64)>,
     freed_bytes: u64,
     used: u64,
+    /// What streams were given, and in what order.
+    pub order: Order,
     /// What a kernel failed with.
     pub failed: Option<Status>,
+}
+
+/// Memory that an operation of a stream touches: the first address, the size, and how.
+pub type Used = (u64, u64, Access);
+
+/// A line of the streams' log.
+#[derive(Debug, Serialize)]
+pub struct StreamEntry<'a> {
+    /// The stream's handle.
+    pub stream: Handle,
+    /// `kernel`, `to the device`, `from the device`, `within the device`, `set` or `free`.
+    pub operation: &'a str,
+    /// A kernel's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<&'a str>,
+    /// The bytes of a copy.
+    pub bytes: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            device: BTreeMap::new(),
+            pinned: BTreeMap::new(),
+            freed: VecDeque::new(),
+            freed_bytes: 0,
+            used: 0,
+            order: Order::new(Settings::get().waits_are_missed),
+            failed: None,
+        }
+    }
 }
 
 /// Returns the device, for one caller at a time.
@@ -86,6 +123,7 @@ impl State {
     /// [`status::INVALID_VALUE`] for an address that no allocation begins at.
     pub fn free(&mut self, begin: u64) -> Result<(), Status> {
         let bytes = self.device.remove(&begin).ok_or(status::INVALID_VALUE)?;
+        self.order.forget(begin, bytes);
         self.used -= bytes;
         self.freed.push_back((begin, bytes));
         self.freed_bytes += bytes;
@@ -138,6 +176,52 @@ impl State {
             eprintln!("ptx-device: a copy of {bytes} bytes at {begin:#x} is out of bounds");
             Err(status::INVALID_VALUE)
         }
+    }
+
+    /// Returns the size of the allocation of device memory that begins there.
+    pub fn size_of(&self, begin: u64) -> Option<u64> {
+        self.device.get(&begin).copied()
+    }
+
+    /// Puts an operation into its stream, and holds its uses of memory against those before.
+    ///
+    /// # Errors
+    /// [`status::LAUNCH_FAILED`], from then on, where one is not ordered after another, with a word on stderr.
+    pub fn queue(
+        &mut self,
+        entry: &StreamEntry<'_>,
+        used: impl IntoIterator<Item = Used>,
+    ) -> Result<(), Status> {
+        let settings = Settings::get();
+        let name = match entry.kernel {
+            Some(kernel) => format!("kernel {kernel}"),
+            None => format!("a copy ({})", entry.operation),
+        };
+        if let Some(path) = &settings.stream_log {
+            let line = serde_json::to_string(entry).map_err(std::io::Error::other);
+            let written = line.and_then(|line| {
+                let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+                writeln!(file, "{line}")
+            });
+            if let Err(error) = written {
+                eprintln!("ptx-device: {}: {error}", path.display());
+                return Err(status::LAUNCH_FAILED);
+            }
+        }
+        if !settings.checked {
+            return Ok(());
+        }
+        let queued = self.order.queue(entry.stream, &name);
+        for (begin, bytes, access) in used {
+            if let Err(unordered) = self.order.touch(queued, begin, bytes, access) {
+                eprintln!("ptx-device: {unordered}");
+                if settings.strict {
+                    self.failed = Some(status::LAUNCH_FAILED);
+                    return Err(status::LAUNCH_FAILED);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Returns the memory that a kernel may touch.

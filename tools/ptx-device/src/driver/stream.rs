@@ -1,13 +1,13 @@
-//! Streams, events and contexts, of which there is no need: every call is carried out before it returns.
+//! Streams, events and contexts. Every call is carried out before it returns; what order they give is kept by
+//! [`order`](super::order).
 
+use crate::driver::order::{Handle, Order};
 use crate::driver::state::state;
 use crate::driver::{Status, export, put, status};
 use std::ffi::{c_char, c_int, c_uint};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A handle that stands for nothing but itself.
-type Handle = usize;
-
+/// The context, which stands for nothing but itself.
 const CONTEXT: Handle = 16;
 
 /// Gives a handle that no other has.
@@ -20,8 +20,11 @@ unsafe fn give_new(to: *mut Handle) -> Status {
     unsafe { put(to, NEXT.fetch_add(16, Ordering::Relaxed)) }
 }
 
-fn waited() -> Status {
-    state().failed.unwrap_or(status::SUCCESS)
+/// Lets the host wait, and tells whether a kernel has failed.
+fn waited(wait: impl FnOnce(&mut Order)) -> Status {
+    let mut state = state();
+    wait(&mut state.order);
+    state.failed.unwrap_or(status::SUCCESS)
 }
 
 export! {
@@ -63,7 +66,7 @@ export! {
 
     /// Tells whether a kernel has failed.
     fn cuCtxSynchronize() {
-        waited()
+        waited(Order::host_waits_for_all)
     }
 
     /// Makes a stream.
@@ -82,17 +85,18 @@ export! {
     }
 
     /// Tells whether a kernel has failed.
-    fn cuStreamSynchronize(_stream: Handle) {
-        waited()
+    fn cuStreamSynchronize(stream: Handle) {
+        waited(|order| order.host_waits(stream))
     }
 
     /// Tells whether a kernel has failed.
-    fn cuStreamQuery(_stream: Handle) {
-        waited()
+    fn cuStreamQuery(stream: Handle) {
+        waited(|order| order.host_waits(stream))
     }
 
-    /// Does nothing: what was recorded is done.
-    fn cuStreamWaitEvent(_stream: Handle, _event: Handle, _flags: c_uint) {
+    /// Puts what the stream is given from now on after the event.
+    fn cuStreamWaitEvent(stream: Handle, event: Handle, _flags: c_uint) {
+        state().order.wait(stream, event);
         status::SUCCESS
     }
 
@@ -101,24 +105,26 @@ export! {
         give_new(event)
     }
 
-    /// Does nothing.
-    fn cuEventDestroy_v2(_event: Handle) {
+    /// Forgets an event.
+    fn cuEventDestroy_v2(event: Handle) {
+        state().order.destroy_event(event);
         status::SUCCESS
     }
 
-    /// Does nothing: what comes before is done.
-    fn cuEventRecord(_event: Handle, _stream: Handle) {
+    /// Puts the event after what the stream was given so far.
+    fn cuEventRecord(event: Handle, stream: Handle) {
+        state().order.record(event, stream);
         status::SUCCESS
     }
 
     /// Tells whether a kernel has failed.
-    fn cuEventSynchronize(_event: Handle) {
-        waited()
+    fn cuEventSynchronize(event: Handle) {
+        waited(|order| order.host_waits_for(event))
     }
 
     /// Tells whether a kernel has failed.
-    fn cuEventQuery(_event: Handle) {
-        waited()
+    fn cuEventQuery(event: Handle) {
+        waited(|order| order.host_waits_for(event))
     }
 
     /// Gives a millisecond, for want of a model of time.

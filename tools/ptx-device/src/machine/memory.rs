@@ -76,10 +76,55 @@ pub fn check_aligned(address: u64, bytes: usize) -> Result<(), Fault> {
     }
 }
 
-/// The device memory that a launch may touch: ranges of the process's own, sorted.
-#[derive(Debug, Clone, Default)]
+/// The bytes whose uses by a kernel are remembered as one.
+const GRANULE: u64 = 512;
+
+/// Bytes that a launch may touch, and which of their granules it has.
+#[derive(Debug)]
+struct Range {
+    begin: u64,
+    end: u64,
+    read: Vec<AtomicU64>,
+    written: Vec<AtomicU64>,
+}
+
+impl Range {
+    fn new(begin: u64, bytes: u64) -> Self {
+        let words = bytes.div_ceil(64 * GRANULE);
+        let none = || (0..words).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            begin,
+            end: begin + bytes,
+            read: none(),
+            written: none(),
+        }
+    }
+
+    fn mark(&self, granules: &[AtomicU64], address: u64) {
+        let granule = (address - self.begin) / GRANULE;
+        let (word, bit) = (&granules[(granule / 64) as usize], 1 << (granule % 64));
+        // Most are marked already, and a read is shared by cores.
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The device memory that a launch may touch: ranges of the process's own, sorted. It remembers what was touched.
+#[derive(Debug, Default)]
 pub struct Allocations {
-    ranges: Vec<(u64, u64)>,
+    ranges: Vec<Range>,
+}
+
+/// Bytes that a launch has touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Touched {
+    /// The first address.
+    pub begin: u64,
+    /// How many there are.
+    pub bytes: u64,
+    /// Whether any was written.
+    pub written: bool,
 }
 
 impl Allocations {
@@ -89,29 +134,48 @@ impl Allocations {
     /// Every range must be allocated, and stay so as long as a kernel that is given this may run; nobody else may read or
     /// write it meanwhile but by atomic operations.
     pub unsafe fn new(ranges: impl IntoIterator<Item = (u64, u64)>) -> Self {
+        let ranges = ranges.into_iter();
         let mut ranges: Vec<_> = ranges
-            .into_iter()
-            .map(|(begin, bytes)| (begin, begin + bytes))
+            .map(|(begin, bytes)| Range::new(begin, bytes))
             .collect();
-        ranges.sort_unstable();
+        ranges.sort_unstable_by_key(|range| range.begin);
         Self { ranges }
     }
 
-    fn check(&self, address: u64, bytes: usize) -> Result<(), Fault> {
-        check_aligned(address, bytes)?;
-        let after = self.ranges.partition_point(|(begin, _)| *begin <= address);
-        let inside = after
-            .checked_sub(1)
-            .is_some_and(|at| address + bytes as u64 <= self.ranges[at].1);
-        if inside {
-            return Ok(());
-        }
-        Err(Fault::OutOfBounds {
-            space: Space::Global,
-            address,
-            bytes,
-            why: "not allocated",
+    /// Returns what was touched, in order of address, in pieces that lie within one range each.
+    pub fn touched(&self) -> impl Iterator<Item = Touched> {
+        self.ranges.iter().flat_map(|range| {
+            let words = range.read.iter().zip(&range.written).enumerate();
+            words.flat_map(move |(place, (read, written))| {
+                let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
+                let (read, written) = (load(read), load(written));
+                // Most words of a large range are untouched.
+                let end = if read | written == 0 { 0 } else { 64 };
+                let bits = (0..end).filter(move |bit| (read | written) >> bit & 1 == 1);
+                bits.map(move |bit| {
+                    let begin = range.begin + (64 * place as u64 + bit) * GRANULE;
+                    Touched {
+                        begin,
+                        bytes: GRANULE.min(range.end - begin),
+                        written: written >> bit & 1 == 1,
+                    }
+                })
+            })
         })
+    }
+
+    fn check(&self, address: u64, bytes: usize) -> Result<&Range, Fault> {
+        check_aligned(address, bytes)?;
+        let after = self.ranges.partition_point(|range| range.begin <= address);
+        let range = after.checked_sub(1).map(|at| &self.ranges[at]);
+        range
+            .filter(|range| address + bytes as u64 <= range.end)
+            .ok_or(Fault::OutOfBounds {
+                space: Space::Global,
+                address,
+                bytes,
+                why: "not allocated",
+            })
     }
 
     /// Reads `out.len()` bytes, a power of two of at most 16.
@@ -119,7 +183,8 @@ impl Allocations {
     /// # Errors
     /// [`Fault::OutOfBounds`], [`Fault::Misaligned`].
     pub fn read(&self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
-        self.check(address, out.len())?;
+        let range = self.check(address, out.len())?;
+        range.mark(&range.read, address);
         let step = out.len().min(8);
         for (part, out) in out.chunks_mut(step).enumerate() {
             let address = address + (part * step) as u64;
@@ -143,7 +208,8 @@ impl Allocations {
     /// # Errors
     /// [`Fault::OutOfBounds`], [`Fault::Misaligned`].
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
-        self.check(address, bytes.len())?;
+        let range = self.check(address, bytes.len())?;
+        range.mark(&range.written, address);
         let step = bytes.len().min(8);
         for (part, bytes) in bytes.chunks(step).enumerate() {
             let address = address + (part * step) as u64;
@@ -168,7 +234,9 @@ impl Allocations {
     /// # Errors
     /// [`Fault::OutOfBounds`], [`Fault::Misaligned`].
     pub fn update(&self, address: u64, bytes: usize, f: impl Fn(u64) -> u64) -> Result<u64, Fault> {
-        self.check(address, bytes)?;
+        let range = self.check(address, bytes)?;
+        range.mark(&range.read, address);
+        range.mark(&range.written, address);
         macro_rules! exchange {
             ($atomic:ty, $word:ty) => {{
                 // SAFETY: as in `read`.
