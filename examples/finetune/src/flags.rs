@@ -94,6 +94,6 @@ pub enum Command {
     /// Write the model as a 4-bit checkpoint that transformers + bitsandbytes load
     Quantize(QuantizeFlags),
     /// Write the model with its adapter merged into it, for other programs
-    #[command(after_help = EXPORT_HELP)]
+    #[command(after_help = EXPORT_HELP, visible_alias = "merge")]
     Export(Box<ExportFlags>),
 }

@@ -17,7 +17,7 @@ quantized into what they are after quantization, which is what the adapter was t
 /// `finetune export`.
 #[derive(Args, Debug)]
 #[command(
-    override_usage = "finetune export --model <MODEL> [--adapter <DIR>] --to <FORMAT> --output <DIR|FILE> [OPTIONS]"
+    override_usage = "finetune export --model <MODEL> [--adapter <DIR>] --output <DIR|FILE> [OPTIONS]"
 )]
 pub struct ExportFlags {
     /// TOML file with flags by their names; flags given here override it
@@ -26,14 +26,8 @@ pub struct ExportFlags {
     /// The model.
     #[command(flatten)]
     pub model: AdaptedModelFlags,
-    /// Format to write
-    #[arg(
-        long,
-        value_enum,
-        value_name = "FORMAT",
-        help_heading = "Output",
-        required_unless_present = "config"
-    )]
+    /// Format to write [default: gguf for an --output that ends in .gguf, else hf]
+    #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Output")]
     pub to: Option<ExportTarget>,
     /// Where to write it; must not exist, or be an empty directory
     #[arg(

@@ -61,9 +61,17 @@ impl ExportRun {
     /// Resolves the flags.
     ///
     /// # Errors
-    /// No format, no output, a type that the format does not have, flags that do not go together, and as [`Model`]'s.
+    /// No output, a type that the format does not have, flags that do not go together, and as [`Model`]'s.
     pub fn resolve(flags: ExportFlags) -> Result<Self> {
-        let target = match flags.to.context("no format is given; name one with --to")? {
+        let output = flags
+            .output
+            .clone()
+            .context("no output is given; name one with --output")?;
+        let format = flags.to.unwrap_or(match output.extension() {
+            Some(extension) if extension.eq_ignore_ascii_case("gguf") => ExportTarget::Gguf,
+            _ => ExportTarget::Hf,
+        });
+        let target = match format {
             ExportTarget::Hf => Target::Hf(HfTarget::resolve(&flags)?),
             ExportTarget::Gguf => Target::Gguf(gguf_type(&flags)?),
             ExportTarget::AdapterGguf => Target::adapter_gguf(&flags)?,
@@ -88,9 +96,7 @@ impl ExportRun {
             model,
             adapter: flags.model.adapter,
             target,
-            output: flags
-                .output
-                .context("no output is given; name one with --output")?,
+            output,
             check: data.map(|data| Check {
                 data,
                 limits: flags.rows.into(),

@@ -112,7 +112,6 @@ fn what_cannot_be_exported_is_refused_and_leaves_nothing() {
         &with(&["--base", "quantized", "--quant", "none"]),
         &["--base"],
     );
-    refused(&model, &[], &["--to"]);
     let of_another = [hf[0], hf[1], "--adapter".as_ref(), adapter.as_os_str()];
     refused(&other, &of_another, &["another model"]);
     let unreadable = [hf[0], hf[1], "--check".as_ref(), text.as_os_str()];
@@ -133,11 +132,9 @@ fn a_template_that_is_given_goes_along() {
     let place = Place::new();
     let (model, output) = (place.model("tiny_llama"), place.path("out"));
     finetune!(
-        "export",
+        "merge",
         "--model",
         &model,
-        "--to",
-        "hf",
         "--output",
         &output,
         "--chat-template",
