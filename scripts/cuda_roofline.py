@@ -66,7 +66,8 @@ double-quantized scales, as CubeCL compiles it for the card, and counts; what it
 multiprocessor with most of them deciding. Each bound is the time that one resource would take if nothing else took any:
 
 - *memory*: the packed weight with its scales, `x` and `y`, each once, by the bandwidth of the card's memory;
-- *L2*: every sector that a warp asks for, by the bandwidth of the L2 cache, as if the L1 cache held nothing;
+- *L2*: every sector that a warp asks for, by the bandwidth of the L2 cache, as if the L1 cache held nothing; at 1 row, where `x`
+  is asked for again and again and fits the L1 cache, the weight once and `x` once a block;
 - *shared*: wavefronts of shared memory, one a clock and multiprocessor;
 - *issue*: instructions of warps (PTX, not SASS), four a clock and multiprocessor;
 - *tensor*: operations of the matrix instructions executed, by the card's peak.
@@ -86,7 +87,7 @@ Assumptions, for NVIDIA publishes neither: 5 TB/s from either card's L2 cache; a
 Beside them bitsandbytes 0.50.2. *Dense*: it decodes the weight into memory and multiplies by cuBLAS; scales decoded, packed
 weight read, dense weight written and read again, then the product at the data sheet's peak of tensor cores or memory,
 whichever is slower, which flatters it. *Fused*: its `gemm_4bit`, which it takes forward for up to 64 rows on an H100 and some 512 on
-cards with GDDR memory, by the same bounds; its instructions and wavefronts were counted once, from its source as nvcc compiles
+cards with GDDR memory, by the same bounds but the L2 cache's, which flatters it too; its instructions and wavefronts were counted once, from its source as nvcc compiles
 it, on the software device's predecessor (a `mma` takes 20.7 and 11.0 in the tile for 16 rows, 7.1 and 3.25 in that of 128; at 1 row
 32 weights take 9.7 instructions). Backward it always decodes.
 """
@@ -107,13 +108,18 @@ def bounds(card, call, launches, counters):
     (out, into), rows = call["case"]["shape"], call["case"]["rows"]
     seconds = dict.fromkeys(("memory", "L2", "shared", "issue", "tensor"), 0.0)
     activations = 2 * rows * (out + into)
-    seconds["memory"] = (weight_bytes(out * into) + activations) / card.dram
+    weight = weight_bytes(out * into)
+    seconds["memory"] = (weight + activations) / card.dram
     for number in call["launches"]:
         blocks, counted = math.prod(launches[number]["grid"]), counters[number]
         most = -(-blocks // card.multiprocessors)
         sectors = sum(counted[f"global_{way}"]["cost"] for way in ("loads", "stores"))
         wavefronts = sum(counted[f"shared_{way}"]["cost"] for way in ("loads", "stores"))
-        seconds["L2"] += 32 * sectors * blocks / card.l2
+        requested = 32 * sectors * blocks
+        if rows == 1:
+            read = 2 * rows * (into if call["case"]["operation"] == "x · Wᵀ" else out)
+            requested = min(requested, weight + blocks * read)
+        seconds["L2"] += requested / card.l2
         seconds["shared"] += most * wavefronts / card.clock
         seconds["issue"] += most * counted["warp_instructions"] / ISSUED / card.clock
         tensor = card.tensor * card.mma_share / card.multiprocessors
