@@ -238,8 +238,9 @@ fn store_values<ES: Numeric, NS: Size>(
 ) {
     let vector = NS::value().comptime();
     let swizzle = stage.swizzle;
+    let element_bytes = ES::size();
     let period = swizzle.repeats_after();
-    let period = comptime!((period / ES::size() as u32).max(1));
+    let period = comptime!((period / element_bytes as u32).max(1));
     let slice = stage.as_slice_mut::<NS>();
     #[unroll]
     for v in 0..comptime!(elements / vector) {
@@ -251,7 +252,7 @@ fn store_values<ES: Numeric, NS: Size>(
         let place = place_in_stage(line, start + comptime!((v * vector) as u32), config);
         // Whole periods apart, so that the compiler sees that vectors are a constant distance apart, and keeps one address.
         let in_period = place % period;
-        let place = place - in_period + swizzle.apply(in_period, ES::size());
+        let place = place - in_period + swizzle.apply(in_period, element_bytes);
         slice[place as usize / vector] = Vector::cast_from(staged);
     }
 }
