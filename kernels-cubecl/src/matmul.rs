@@ -26,6 +26,7 @@ mod register_tiled;
 mod select;
 mod sources;
 mod staged;
+mod straddling;
 #[cfg(feature = "autotune")]
 mod tune;
 

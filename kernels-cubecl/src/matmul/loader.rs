@@ -22,10 +22,17 @@ use cubek_matmul::multi_level::tile::{
 use cubek_std::{InvalidConfigError, MatrixLayout, StageIdent};
 use nf4::Codebook;
 
+use super::straddling::{self, StraddlingScales};
 use crate::decode::{Scales, fill_table, scale_of};
 
 /// Elements of a word.
-const WORD: usize = 8;
+pub(super) const WORD: usize = 8;
+
+/// Elements that a unit decodes before it stores them: all 32 at once would take registers that ptxas then spills.
+const DECODED: usize = 16;
+
+/// Units that store 128 bits each to shared memory at the same time.
+const STORING: u32 = 8;
 
 /// The run of a weight's row that a unit loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,12 +47,12 @@ pub(super) struct WeightLoad {
 #[derive(CubeType, CubeLaunch, Clone)]
 #[expand(derive(Clone))]
 pub(super) struct PackedWeight<W: Size> {
-    packed: Box<[Vector<u32, W>]>,
-    scales: Scales,
+    pub(super) packed: Box<[Vector<u32, W>]>,
+    pub(super) scales: Scales,
     #[cube(comptime)]
     codebook: Codebook,
     #[cube(comptime)]
-    load: WeightLoad,
+    pub(super) load: WeightLoad,
 }
 
 /// cubek's name for its own order of tiles in the stage of a right operand.
@@ -178,39 +185,62 @@ fn load_run<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
     #[comptime] config: StageMemoryConfig,
 ) {
     let elements = comptime!(WORD * W::value());
-    let vector = NS::value().comptime();
-    let runs_of_line =
-        comptime!(config.elements_per_stage_along_contiguous_dim() / elements as u32);
-    let line = run / runs_of_line;
-    let start = (run % runs_of_line) * comptime!(elements as u32);
+    let (line, start) = place_of_run(run, elements, config);
 
-    let mut values = Array::<f32>::new(elements);
     if comptime!(job.weight.load.whole_words) {
         let (first, in_bounds) = element_at::<EG, NG>(global_iter, line, start, config);
         let words = job.weight.packed[(first / comptime!(elements as u32)) as usize];
+        let part = comptime!(elements.min(DECODED));
         let mut scale = f32::new(0.0);
         #[unroll]
-        for i in 0..elements {
-            if comptime!(i.is_multiple_of(job.weight.load.block)) {
-                scale = scale_in_bounds(&job.weight.scales, first + comptime!(i as u32), in_bounds);
+        for p in 0..comptime!(elements / part) {
+            let mut values = Array::<f32>::new(part);
+            #[unroll]
+            for v in 0..part {
+                let i = comptime!(p * part + v);
+                if comptime!(i.is_multiple_of(job.weight.load.block)) {
+                    scale =
+                        scale_in_bounds(&job.weight.scales, first + comptime!(i as u32), in_bounds);
+                }
+                let code =
+                    (words.extract(comptime!(i / WORD)) >> comptime!(4 * (i % WORD) as u32)) & 15;
+                values[v] = job.table[code as usize] * scale;
             }
-            let code =
-                (words.extract(comptime!(i / WORD)) >> comptime!(4 * (i % WORD) as u32)) & 15;
-            values[i] = job.table[code as usize] * scale;
+            let start = start + comptime!((p * part) as u32);
+            store_values::<ES, NS>(stage, &values, line, start, part, config);
         }
     } else {
+        let (first, _) = element_at::<EG, NG>(global_iter, line, start, config);
+        let codes = straddling::codes_from(&job.weight.packed, first);
+        let scales = StraddlingScales::new(&job.weight, first);
+        let mut values = Array::<f32>::new(elements);
         #[unroll]
         for i in 0..elements {
-            let (element, in_bounds) =
-                element_at::<EG, NG>(global_iter, line, start + comptime!(i as u32), config);
-            let words = job.weight.packed[(element / comptime!(elements as u32)) as usize];
-            let code = (words.extract(0usize) >> ((element % comptime!(WORD as u32)) * 4)) & 15;
-            values[i] =
-                job.table[code as usize] * scale_in_bounds(&job.weight.scales, element, in_bounds);
+            let code = (codes >> comptime!(4 * i as u32)) & 15;
+            let along = start + comptime!(i as u32);
+            let in_bounds = is_in_bounds::<EG, NG>(global_iter, line, along, config);
+            let scale = select(in_bounds, scales.of(comptime!(i as u32)), f32::new(0.0));
+            values[i] = job.table[code as usize] * scale;
         }
+        store_values::<ES, NS>(stage, &values, line, start, elements, config);
     }
+}
 
+/// Writes so many values to the stage, from element `start` of a line on.
+#[cube]
+fn store_values<ES: Numeric, NS: Size>(
+    stage: &mut StridedStageMemory<ES, NS, ContiguousTilingLayout<Order>>,
+    values: &Array<f32>,
+    line: u32,
+    start: u32,
+    #[comptime] elements: usize,
+    #[comptime] config: StageMemoryConfig,
+) {
+    let vector = NS::value().comptime();
     let swizzle = stage.swizzle;
+    let element_bytes = ES::size();
+    let period = swizzle.repeats_after();
+    let period = comptime!((period / element_bytes as u32).max(1));
     let slice = stage.as_slice_mut::<NS>();
     #[unroll]
     for v in 0..comptime!(elements / vector) {
@@ -220,9 +250,50 @@ fn load_run<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
             staged.insert(i, values[comptime!(v * vector + i)]);
         }
         let place = place_in_stage(line, start + comptime!((v * vector) as u32), config);
-        let place = swizzle.apply(place, ES::size());
+        // Whole periods apart, so that the compiler sees that vectors are a constant distance apart, and keeps one address.
+        let in_period = place % period;
+        let place = place - in_period + swizzle.apply(in_period, element_bytes);
         slice[place as usize / vector] = Vector::cast_from(staged);
     }
+}
+
+/// Returns the line of the stage that the `run`-th run of so many elements is of, and where in the line it begins.
+///
+/// Units that store to shared memory at the same time, eight of a plane, take the same run of neighbouring lines, which lie
+/// in different banks, where runs of one line lie in the same. The units after them take the next run, so that the words of a
+/// line are loaded together.
+#[cube]
+fn place_of_run(
+    run: u32,
+    #[comptime] elements: usize,
+    #[comptime] config: StageMemoryConfig,
+) -> (u32, u32) {
+    let line_elements = config.elements_per_stage_along_contiguous_dim();
+    let lines = comptime!(config.elements_per_stage() / line_elements);
+    let runs = comptime!(line_elements / elements as u32);
+    let group = comptime!(if elements > WORD && lines.is_multiple_of(STORING) {
+        STORING
+    } else {
+        1
+    });
+    let line = run / comptime!(group * runs) * group + run % group;
+    let nth = run / group % runs;
+    (line, nth * comptime!(elements as u32))
+}
+
+/// Returns whether the matrix has an element at a place of the stage.
+#[cube]
+fn is_in_bounds<EG: Numeric, NG: Size>(
+    global_iter: &GlobalIterator<Vector<EG, NG>>,
+    line: u32,
+    along: u32,
+    #[comptime] config: StageMemoryConfig,
+) -> bool {
+    let place = match config.matrix_layout {
+        MatrixLayout::RowMajor => (line, along),
+        MatrixLayout::ColMajor => (along, line),
+    };
+    global_iter.view().is_in_bounds(place)
 }
 
 /// Returns the element of the flattened matrix at a place of the stage, and whether the matrix has one; else element 0.

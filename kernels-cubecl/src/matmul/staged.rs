@@ -12,22 +12,12 @@
 //! 128 rows, and `x` for each 64 columns, which is more than all else: 2/64 of a byte a product. Operations: 2·m·n·k on
 //! matrix units, of whole tiles (32, 64 or 128 rows). Instructions: for each weight and tile of rows 14 (32 rows) or 15
 //! (128 rows) by `cuda-table.md`, of which shift, mask, address, table, scale and conversion are six, matrix
-//! instructions two, fetching fragments one, and staging `x` the rest. LLaMA-7B's 11008 × 4096 in f16 (45.1 M weights,
-//! 23.3 MB packed), from data sheets (RTX 4090: 1.01 TB/s, 165 TFLOP/s with f32 sums, 41 T instructions/s; H100 SXM:
-//! 3.35 TB/s, 989 TFLOP/s, 30 T instructions/s; about 5 TB/s from either L2 cache), each alone, in µs:
+//! instructions two, fetching fragments one, and staging `x` the rest.
 //!
-//! | m | RTX 4090: memory, cache, matrix, instructions | H100: memory, cache, matrix, instructions | bound by |
-//! | --- | --- | --- | --- |
-//! | 16 | 24, 9, 17, 15 | 7, 9, 3, 21 | memory; instructions on the H100 |
-//! | 512 | 38, 163, 280, 66 | 12, 163, 47, 90 | matrix units; the cache on the H100 |
-//! | 2048 | 84, 650, 1120, 264 | 25, 650, 187, 361 | matrix units; the cache on the H100 |
-//!
-//! bitsandbytes decodes the whole weight first: 4.5 bytes a weight are read, written and read again, 202 µs and 61 µs before
-//! the dense product of the same matrix time begins: 211, 482 and 1320 µs on an RTX 4090, 63, 108 and 248 µs on an
-//! H100, and 90 MB for the dense weight. By this the RTX 4090 gains at every m, and the H100 at 16 rows: at 512 and
-//! more it would want tiles of 128 columns too, whose sums leave an A100 room for one block on a multiprocessor.
-//! The shape 4096 × 4096 is 0.37 of all these. Predictions: none was run.
-//! In f32 the plain units of both cards (83 and 67 TFLOP/s) need 560 and 690 µs for 512 rows and bound the time alone.
+//! `ROOFLINE.md` beside the table has the time that each would take alone on two cards, and bitsandbytes' way beside it:
+//! by that the RTX 4090 is bound by memory at 16 rows and by its matrix units at 512, and the H100 by shared memory and by
+//! the cache, for which its tiles should be larger; their sums would leave an A100 room for one block on a multiprocessor.
+//! In f32 the plain units of both cards (83 and 67 TFLOP/s) need 560 and 690 µs for 512 rows of 11008 × 4096 and bound the time alone.
 
 use std::marker::PhantomData;
 
@@ -124,9 +114,6 @@ const UNIT_STAGES: [(usize, Stage); 2] = [
     (usize::MAX, Stage::new(64, 64, 32, (8, 8))),
 ];
 
-/// The deepest stage where `x` is read element by element: each load takes a register until it has arrived.
-const ELEMENTWISE_K: u32 = 32;
-
 impl Stage {
     const fn new(rows: u32, columns: u32, k: u32, parts: (u32, u32)) -> Self {
         Self {
@@ -142,11 +129,16 @@ impl Stage {
         &fits.unwrap_or(&stages[stages.len() - 1]).1
     }
 
-    /// Returns the stage in tiles of `tile` for cubek, for an `x` read in vectors of `x_vector`.
-    fn tiling(&self, tile: TileSize, x_vector: usize) -> Result<TilingScheme, MatmulSetupError> {
+    /// Returns the stage in the multiplier's tiles for cubek, for an `x` read in vectors of `x_vector`.
+    fn tiling(
+        &self,
+        multiplier: Multiplier,
+        x_vector: usize,
+    ) -> Result<TilingScheme, MatmulSetupError> {
+        let tile = multiplier.tile;
         let (parts_m, parts_n) = self.parts;
         let k = if x_vector == 1 {
-            self.k.min(ELEMENTWISE_K)
+            self.k.min(multiplier.elementwise_k)
         } else {
             self.k
         };
@@ -221,6 +213,8 @@ struct Multiplier {
     kind: TileMatmulKind,
     tile: TileSize,
     swizzle: SwizzleMode,
+    /// The deepest stage where `x` is read element by element: each load takes a register until it has arrived.
+    elementwise_k: u32,
 }
 
 /// A unit multiplies tiles a vector of f32 wide.
@@ -228,6 +222,8 @@ const UNIT: Multiplier = Multiplier {
     kind: TileMatmulKind::Register,
     tile: TileSize { m: 4, n: 4, k: 4 },
     swizzle: SwizzleMode::None,
+    // Of few units with many sums each.
+    elementwise_k: 16,
 };
 
 /// Returns the device's matrix instructions for `dtype` with sums in f32, if it has any.
@@ -250,6 +246,7 @@ fn matrix_multiplier(client: &Client, dtype: ElemType) -> Option<Multiplier> {
             kind: TileMatmulKind::Mma,
             tile: by_registers,
             swizzle: SwizzleMode::B128,
+            elementwise_k: 32,
         });
     }
     [16, 8]
@@ -260,6 +257,7 @@ fn matrix_multiplier(client: &Client, dtype: ElemType) -> Option<Multiplier> {
             kind: TileMatmulKind::Cmma,
             tile,
             swizzle: SwizzleMode::None,
+            elementwise_k: 32,
         })
 }
 
@@ -340,7 +338,7 @@ impl<'a> Plan<'a> {
         vector_sizes: &MatmulVectorSizes,
         plane_dim: u32,
     ) -> Result<BatchMatmulBlueprint, MatmulSetupError> {
-        let tiling = self.stage.tiling(self.multiplier.tile, vector_sizes.lhs)?;
+        let tiling = self.stage.tiling(self.multiplier, vector_sizes.lhs)?;
         let grid = HypercubeBlueprint::builder()
             .global_order(GlobalOrder::SwizzleRow(4))
             .cube_count_strategy(CubeCountStrategy::FromProblem)

@@ -2,6 +2,7 @@
 
 use crate::support::{SLOTS, run};
 use ptx_device::machine::{Counters, Traffic};
+use ptx_device::replay::{Parameter, Recorded, ReplayError};
 
 fn counters(body: &str) -> Counters {
     run(body, &[[0; SLOTS]; 32])
@@ -68,4 +69,82 @@ fn instructions_and_barriers_are_counted() {
     );
     assert_eq!(after.barriers, 1);
     assert_eq!(after.opcodes["setp.lt.u32"], 1);
+}
+
+/// A kernel of which each thread reads a word that a block has 32 of and writes it elsewhere, as often as a value says.
+const COPIES: &str = ".version 8.7
+.target sm_90
+.address_size 64
+.visible .entry copies(.param .u64 from, .param .u64 to, .param .align 8 .b8 times[8])
+{
+    .reg .b64 %rd<8>;
+    .reg .b32 %r<8>;
+    .reg .pred %p<2>;
+    ld.param.u64 %rd0, [from];
+    ld.param.u64 %rd1, [to];
+    ld.param.u32 %r0, [times];
+    mov.u32 %r1, %ctaid.x;
+    mov.u32 %r2, %tid.x;
+    mad.lo.u32 %r3, %r1, 32, %r2;
+    mul.wide.u32 %rd2, %r3, 4;
+    add.u64 %rd0, %rd0, %rd2;
+    add.u64 %rd1, %rd1, %rd2;
+again:
+    ld.global.u32 %r4, [%rd0];
+    st.global.u32 [%rd1], %r4;
+    sub.u32 %r0, %r0, 1;
+    setp.ne.u32 %p0, %r0, 0;
+    @%p0 bra again;
+    ret;
+}";
+
+fn copies(blocks: u32, bytes: usize) -> Recorded {
+    let memory = |number, offset| Parameter::Memory {
+        number,
+        bytes,
+        offset,
+    };
+    Recorded {
+        entry: "copies".to_owned(),
+        grid: [blocks, 1, 1],
+        block: [32, 1, 1],
+        dynamic_shared: 0,
+        parameters: vec![memory(0, 0), memory(1, 0), Parameter::Value(vec![3])],
+    }
+}
+
+#[test]
+fn a_launch_that_was_written_down_runs_one_block() {
+    let recorded = copies(5, 5 * 128);
+    let counted = recorded.run_middle_block(COPIES, 1000).unwrap();
+    assert_eq!(counted.warp_instructions, 9 + 3 * 5 + 1);
+    assert_eq!(counted.global_loads.requests, 3);
+    // 128 bytes, aligned as an allocation is.
+    assert_eq!(counted.global_loads.cost, 3 * 4);
+    assert_eq!(counted.global_stores.cost, 3 * 4);
+    assert_eq!(counted, recorded.run_middle_block(COPIES, 1000).unwrap());
+}
+
+#[test]
+fn a_launch_that_was_written_down_is_held_to_its_memory_and_parameters() {
+    // The block in the middle is the third.
+    let beyond = copies(5, 2 * 128 + 64).run_middle_block(COPIES, 1000);
+    assert!(matches!(beyond, Err(ReplayError::Fault(_))), "{beyond:?}");
+    let endless = copies(5, 5 * 128).run_middle_block(COPIES, 20);
+    assert!(matches!(endless, Err(ReplayError::Fault(_))), "{endless:?}");
+    let mut short = copies(5, 5 * 128);
+    short.parameters.pop();
+    let short = short.run_middle_block(COPIES, 1000);
+    let expected = "the kernel takes 3 parameters, and the launch gives 2";
+    assert_eq!(short.unwrap_err().to_string(), expected);
+    let mut wide = copies(5, 5 * 128);
+    wide.parameters[2] = Parameter::Value(vec![3, 3]);
+    let wide = wide.run_middle_block(COPIES, 1000);
+    assert!(matches!(wide, Err(ReplayError::Parameter(2))), "{wide:?}");
+    let unknown = Recorded {
+        entry: "moves".to_owned(),
+        ..copies(5, 5 * 128)
+    };
+    let unknown = unknown.run_middle_block(COPIES, 1000).unwrap_err();
+    assert_eq!(unknown.to_string(), "there is no kernel moves");
 }

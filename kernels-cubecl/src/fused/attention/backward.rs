@@ -88,6 +88,9 @@ fn queries_kernel<F: Float, I: Int, N: Size>(
     let g = load_row::<F, N>(grad, query.row, f32::new(1.0), part);
     let row_delta = dot::<F, N>(&g, y, query.row, part);
     let row_lse = lse[query.row as usize];
+    if query.exists && UNIT_POS_X == 0 {
+        delta[query.row as usize] = row_delta;
+    }
     let mut sums = zeroed::<N>(part.vectors);
     for key in query.begin..query.end {
         let key_row = sizes.key_row(key, query.kv_head);
@@ -100,9 +103,6 @@ fn queries_kernel<F: Float, I: Int, N: Size>(
     }
     if query.exists {
         store_row::<F, N>(dq, query.row, &sums, scores.scale, part);
-        if UNIT_POS_X == 0 {
-            delta[query.row as usize] = row_delta;
-        }
     }
 }
 
