@@ -30,10 +30,9 @@ impl Clock {
         }
     }
 
-    fn knows(&self, use_: &Use) -> bool {
-        self.0
-            .get(&use_.stream)
-            .is_some_and(|known| use_.at <= *known)
+    fn knows(&self, used: &Use) -> bool {
+        let known = self.0.get(&used.stream);
+        known.is_some_and(|known| used.at <= *known)
     }
 }
 
