@@ -15,7 +15,7 @@ use cubecl::std::tensor::TensorHandle;
 use nf4::Codebook;
 
 use crate::decode::{Scales, Words, fill_table, permute_values, scale_of, select_values};
-use crate::error::{KernelError, check_float, check_size};
+use crate::error::{KernelError, check_float, check_format, check_size};
 use crate::launch::{LaunchConfig, is_cpu, is_rasterizer, lanes};
 use crate::operand::{empty, tensor_buffer};
 use crate::weight::Weight;
@@ -54,7 +54,7 @@ fn fills_wide_loads(elements: usize) -> bool {
 /// two roundings); f16 and bf16 are those values rounded.
 ///
 /// # Errors
-/// [`KernelError::UnsupportedType`], [`KernelError::TooLarge`].
+/// [`KernelError::UnsupportedType`], [`KernelError::UnservedFormat`], [`KernelError::TooLarge`].
 pub fn dequantize(
     client: &Client,
     weight: &Weight,
@@ -79,6 +79,7 @@ pub fn dequantize_with(
     kernel: Kernel,
 ) -> Result<TensorHandle, KernelError> {
     check_float(client, "dequantize", dtype)?;
+    check_format("dequantize", weight.layout)?;
     let elements = weight.layout.elements();
     check_size("weight", elements)?;
     let output = empty(client, weight.layout.shape(), dtype);

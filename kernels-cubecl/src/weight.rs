@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use cubecl::std::tensor::TensorHandle;
-use nf4::{Codebook, Layout};
+use nf4::{Codebook, Layout, QuantConfig};
 
 use crate::decode::{ScalesLaunch, WordsLaunch};
 use crate::operand::{buffer, contiguous};
@@ -45,9 +45,18 @@ impl Weight {
         .map(|(words, len)| TensorHandle::new_contiguous([len], words, dtype))
     }
 
+    /// Returns the format.
+    ///
+    /// # Panics
+    /// If it is one that the kernels do not serve, which whoever takes a weight refuses.
+    pub(crate) fn config(&self) -> QuantConfig {
+        let config = self.layout.config();
+        config.expect("the format of the weight was checked")
+    }
+
     /// Returns the table of values that the codes stand for.
     pub(crate) fn codebook(&self) -> Codebook {
-        self.layout.config().codebook
+        self.config().codebook
     }
 
     /// Returns codes and scales as a kernel argument.
@@ -62,7 +71,7 @@ impl Weight {
 
     /// Returns the scales as a kernel argument.
     pub(crate) fn scales_arg(&self) -> ScalesLaunch {
-        let config = self.layout.config();
+        let config = self.config();
         ScalesLaunch::new(
             buffer(&self.absmax, self.layout.absmax_words()),
             config.block_size.trailing_zeros(),

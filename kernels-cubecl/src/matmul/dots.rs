@@ -84,7 +84,7 @@ pub(super) fn launch(problem: &Problem, output: &Handle) -> Result<(), KernelErr
             config.per_unit,
             problem.weight.codebook(),
             problem.x.m.next_power_of_two(),
-            problem.weight.layout.config().block_size,
+            problem.weight.config().block_size,
             problem.x.dtype,
         );
     }

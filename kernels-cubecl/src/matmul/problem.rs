@@ -7,7 +7,7 @@ use cubecl::std::tensor::TensorHandle;
 use cubecl::zspace::Shape;
 use nf4::{Codebook, Direction};
 
-use crate::error::{KernelError, check_float, check_length, check_size};
+use crate::error::{KernelError, check_float, check_format, check_length, check_size};
 use crate::operand::{buffer, contiguous, empty, zeros};
 use crate::weight::Weight;
 
@@ -134,7 +134,8 @@ impl Problem {
     /// Checks `x · Wᵀ` for `x: [.., in_features]`, or `x · W` for `x: [.., out_features]`, in f32, f16 or bf16.
     ///
     /// # Errors
-    /// [`KernelError::UnsupportedType`], [`KernelError::ShapeMismatch`], [`KernelError::TooLarge`].
+    /// [`KernelError::UnsupportedType`], [`KernelError::UnservedFormat`], [`KernelError::ShapeMismatch`],
+    /// [`KernelError::TooLarge`].
     pub fn new(
         client: &Client,
         x: TensorHandle,
@@ -142,6 +143,7 @@ impl Problem {
         direction: Direction,
     ) -> Result<Self, KernelError> {
         check_float(client, "matmul", x.dtype)?;
+        check_format("matmul", weight.layout)?;
         let [k, n] = direction.widths(weight.layout.shape());
         let mut output_shape = x.shape().clone();
         let last = output_shape.last_mut();
@@ -170,7 +172,7 @@ impl Problem {
 
     pub(super) fn alignment(&self) -> Alignment {
         let row = self.weight.layout.in_features();
-        let block = self.weight.layout.config().block_size;
+        let block = self.weight.config().block_size;
         if row.is_multiple_of(block) {
             Alignment::Blocks(block)
         } else if row.is_multiple_of(8) {

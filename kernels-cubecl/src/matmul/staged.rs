@@ -373,7 +373,7 @@ impl<'a> Plan<'a> {
         let weight = &self.problem.weight;
         let load = WeightLoad {
             whole_words: self.problem.alignment() != Alignment::Elements,
-            block: weight.layout.config().block_size,
+            block: weight.config().block_size,
         };
         let packed = PackedWeightLaunch::new(
             weight.packed_arg(),
