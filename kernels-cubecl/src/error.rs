@@ -39,10 +39,8 @@ pub enum KernelError {
         /// The length that it has.
         actual: usize,
     },
-    /// The kernels are not written for the weight's format.
-    #[error(
-        "{operation} has no kernel for weights in {format} on this device: quantize to nf4, fp4 or int4"
-    )]
+    /// The weight's format is one that files have, which nothing here quantizes to.
+    #[error("{operation} has no rule for {format}, which files have: quantize to nf4, fp4 or int4")]
     UnservedFormat {
         /// The operation.
         operation: &'static str,
@@ -89,7 +87,7 @@ pub(crate) fn check_size(what: &'static str, elements: usize) -> Result<u32, Ker
         .map_err(|_| KernelError::TooLarge { what, elements })
 }
 
-/// Refuses formats that the kernels are not written for.
+/// Refuses formats that are not quantized to.
 pub(crate) fn check_format(
     operation: &'static str,
     layout: Layout,

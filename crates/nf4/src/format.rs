@@ -45,7 +45,7 @@ pub enum Codes {
 }
 
 /// How scales and minima lie in the words, all numbers f32 or f16 bit patterns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scales {
     /// A scale a block, f32.
     F32,

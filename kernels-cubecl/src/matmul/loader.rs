@@ -1,7 +1,7 @@
 //! The loader that decodes a weight into the stage of the right operand.
 //!
-//! A unit takes a run of a row of the weight: 32 elements, which it reads with one load of 128 bits, or 8. It looks
-//! their scale up once, decodes them, and writes them to shared memory in vectors of the stage.
+//! A unit takes a run of a row of the weight: 32 elements (16 of codes of 8 bits), which it reads with one load of 128 bits, or
+//! 8. It looks their scale up once, decodes them, and writes them to shared memory in vectors of the stage.
 
 use std::marker::PhantomData;
 
@@ -20,11 +20,12 @@ use cubek_matmul::multi_level::tile::{
     ContiguousTilingLayout, RowMajorTilingOrder, TilingOrder, TilingValidation,
 };
 use cubek_std::{InvalidConfigError, MatrixLayout, StageIdent};
-use nf4::Codebook;
 
-use crate::decode::{Scales, fill_table, scale_of};
+use crate::decode::{fill_table, value_of};
+use crate::format::CodeFormat;
+use crate::scales::{Scales, minimum_of, scale_of, scaled};
 
-/// Elements of a word.
+/// The most elements of a word. A line of the stage and a unit's share of it are whole runs of so many, and of fewer too.
 const WORD: usize = 8;
 
 /// The run of a weight's row that a unit loads.
@@ -43,7 +44,7 @@ pub(super) struct PackedWeight<W: Size> {
     packed: Box<[Vector<u32, W>]>,
     scales: Scales,
     #[cube(comptime)]
-    codebook: Codebook,
+    codes: CodeFormat,
     #[cube(comptime)]
     load: WeightLoad,
 }
@@ -110,7 +111,7 @@ impl<W: Size> FullLoadingStrategy<PackedWeight<W>> for DecodingLoading<W> {
         #[comptime] config: GlobalReaderConfig,
     ) -> DecodingJob<W> {
         let mut table = Shared::<[f32]>::new_slice(16usize);
-        fill_table(&mut table, comptime!(weight.codebook));
+        fill_table(&mut table, comptime!(weight.codes));
         let plane = PlaneFlowPartition::new(config.plane_flow_config.partition_rule)
             .load_index(config.input_load_flow);
         DecodingJob::<W> {
@@ -148,7 +149,8 @@ impl<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>
         #[comptime] config: GlobalReaderConfig,
     ) {
         let units = config.loading_units_count();
-        let runs = comptime!(config.smem_config.elements_per_stage() / (WORD * W::value()) as u32);
+        let run_elements = comptime!(this.weight.codes.per_word() * W::value());
+        let runs = comptime!(config.smem_config.elements_per_stage() / run_elements as u32);
         let run = this.unit + comptime!(task_id * units);
         if comptime!(runs.is_multiple_of(units)) {
             load_run::<EG, NG, ES, NS, W>(&*this, run, global_iter, stage, config.smem_config);
@@ -161,8 +163,9 @@ impl<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>
 
     fn task_count(this: &Self) -> comptime_type!(u32) {
         let config = this.config;
+        let codes = this.weight.codes;
         comptime!(
-            (config.smem_config.elements_per_stage() / (WORD * W::value()) as u32)
+            (config.smem_config.elements_per_stage() / (codes.per_word() * W::value()) as u32)
                 .div_ceil(config.loading_units_count())
         )
     }
@@ -177,7 +180,9 @@ fn load_run<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
     stage: &mut StridedStageMemory<ES, NS, ContiguousTilingLayout<Order>>,
     #[comptime] config: StageMemoryConfig,
 ) {
-    let elements = comptime!(WORD * W::value());
+    let codes = comptime!(job.weight.codes);
+    let (per_word, bits) = comptime!((codes.per_word(), codes.bits()));
+    let elements = comptime!(per_word * W::value());
     let vector = NS::value().comptime();
     let runs_of_line =
         comptime!(config.elements_per_stage_along_contiguous_dim() / elements as u32);
@@ -189,14 +194,20 @@ fn load_run<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
         let (first, in_bounds) = element_at::<EG, NG>(global_iter, line, start, config);
         let words = job.weight.packed[(first / comptime!(elements as u32)) as usize];
         let mut scale = f32::new(0.0);
+        let mut minimum = f32::new(0.0);
         #[unroll]
         for i in 0..elements {
             if comptime!(i.is_multiple_of(job.weight.load.block)) {
-                scale = scale_in_bounds(&job.weight.scales, first + comptime!(i as u32), in_bounds);
+                let element = first + comptime!(i as u32);
+                scale = scale_in_bounds(&job.weight.scales, element, in_bounds);
+                if comptime!(codes.has_minima()) {
+                    minimum = minimum_in_bounds(&job.weight.scales, element, in_bounds);
+                }
             }
             let code =
-                (words.extract(comptime!(i / WORD)) >> comptime!(4 * (i % WORD) as u32)) & 15;
-            values[i] = job.table[code as usize] * scale;
+                words.extract(comptime!(i / per_word)) >> comptime!((bits * (i % per_word)) as u32);
+            let value = value_of(&job.table, code, codes);
+            values[i] = scaled(value, scale, minimum, codes);
         }
     } else {
         #[unroll]
@@ -204,9 +215,12 @@ fn load_run<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
             let (element, in_bounds) =
                 element_at::<EG, NG>(global_iter, line, start + comptime!(i as u32), config);
             let words = job.weight.packed[(element / comptime!(elements as u32)) as usize];
-            let code = (words.extract(0usize) >> ((element % comptime!(WORD as u32)) * 4)) & 15;
-            values[i] =
-                job.table[code as usize] * scale_in_bounds(&job.weight.scales, element, in_bounds);
+            let code = words.extract(0usize)
+                >> ((element % comptime!(per_word as u32)) * comptime!(bits as u32));
+            let value = value_of(&job.table, code, codes);
+            let scale = scale_in_bounds(&job.weight.scales, element, in_bounds);
+            let minimum = minimum_in_bounds(&job.weight.scales, element, in_bounds);
+            values[i] = scaled(value, scale, minimum, codes);
         }
     }
 
@@ -247,6 +261,12 @@ fn element_at<EG: Numeric, NG: Size>(
 #[cube]
 fn scale_in_bounds(scales: &Scales, element: u32, in_bounds: bool) -> f32 {
     select(in_bounds, scale_of(scales, element), f32::new(0.0))
+}
+
+/// Returns the minimum of the block of an element; 0 where there is none.
+#[cube]
+fn minimum_in_bounds(scales: &Scales, element: u32, in_bounds: bool) -> f32 {
+    select(in_bounds, minimum_of(scales, element), f32::new(0.0))
 }
 
 /// Returns the position of an element of a line in a stage of contiguous tiles.

@@ -5,9 +5,10 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use cubecl::std::tensor::TensorHandle;
 use cubecl::zspace::Shape;
-use nf4::{Codebook, Direction};
+use nf4::Direction;
 
-use crate::error::{KernelError, check_float, check_format, check_length, check_size};
+use crate::error::{KernelError, check_float, check_length, check_size};
+use crate::format::CodeFormat;
 use crate::operand::{buffer, contiguous, empty, zeros};
 use crate::weight::Weight;
 
@@ -108,6 +109,7 @@ impl Alignment {
     pub(super) fn begins_block(self, offset: usize) -> bool {
         match self {
             Alignment::Elements => true,
+            // Codes of 8 bits, which are fewer, are in whole blocks.
             Alignment::Words => offset.is_multiple_of(8),
             Alignment::Blocks(size) => offset.is_multiple_of(size),
         }
@@ -117,7 +119,7 @@ impl Alignment {
 /// The part of a weight's format that a kernel is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PackedFormat {
-    pub(super) codebook: Codebook,
+    pub(super) codes: CodeFormat,
     pub(super) alignment: Alignment,
 }
 
@@ -134,8 +136,7 @@ impl Problem {
     /// Checks `x · Wᵀ` for `x: [.., in_features]`, or `x · W` for `x: [.., out_features]`, in f32, f16 or bf16.
     ///
     /// # Errors
-    /// [`KernelError::UnsupportedType`], [`KernelError::UnservedFormat`], [`KernelError::ShapeMismatch`],
-    /// [`KernelError::TooLarge`].
+    /// [`KernelError::UnsupportedType`], [`KernelError::ShapeMismatch`], [`KernelError::TooLarge`].
     pub fn new(
         client: &Client,
         x: TensorHandle,
@@ -143,7 +144,6 @@ impl Problem {
         direction: Direction,
     ) -> Result<Self, KernelError> {
         check_float(client, "matmul", x.dtype)?;
-        check_format("matmul", weight.layout)?;
         let [k, n] = direction.widths(weight.layout.shape());
         let mut output_shape = x.shape().clone();
         let last = output_shape.last_mut();
@@ -172,10 +172,10 @@ impl Problem {
 
     pub(super) fn alignment(&self) -> Alignment {
         let row = self.weight.layout.in_features();
-        let block = self.weight.config().block_size;
+        let block = self.weight.block_size();
         if row.is_multiple_of(block) {
             Alignment::Blocks(block)
-        } else if row.is_multiple_of(8) {
+        } else if row.is_multiple_of(self.weight.codes().per_word()) {
             Alignment::Words
         } else {
             Alignment::Elements
@@ -184,7 +184,7 @@ impl Problem {
 
     pub(super) fn format(&self) -> PackedFormat {
         PackedFormat {
-            codebook: self.weight.codebook(),
+            codes: self.weight.codes(),
             alignment: self.alignment(),
         }
     }
