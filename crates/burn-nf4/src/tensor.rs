@@ -9,7 +9,7 @@ use crate::ops::{Nf4Ops, Nf4Primitive};
 
 /// A `[out_features, in_features]` matrix held as packed 4-bit codes and (by default doubly
 /// quantized) block scales: 4.127 bits a weight (QLoRA §3). A matrix of a GGUF file keeps the file's own codes and scales,
-/// of 4 or 8 bits ([`nf4::gguf`]), which Flex computes with.
+/// of 4 or 8 bits ([`nf4::gguf`]).
 ///
 /// Cloning shares the words. The matrix is a constant: no gradient ever reaches it, while
 /// [`matmul`](Self::matmul) is differentiable in its argument.
@@ -56,8 +56,8 @@ impl Nf4Tensor {
         })
     }
 
-    /// Checks that products with matrices in `format` can be computed on `device`: those of [`QuantConfig`] on every device,
-    /// those of GGUF files on Flex.
+    /// Checks that products with matrices in `format` can be computed on `device`: every format on every device that this crate
+    /// has kernels for.
     ///
     /// # Errors
     /// [`Nf4TensorError::UnservedFormat`] where they cannot.
@@ -67,14 +67,20 @@ impl Nf4Tensor {
 
     /// Copies a quantized matrix from the host to `device`.
     pub fn from_host(matrix: &QuantizedMatrix, device: &Device) -> Self {
-        let words = |words: &[u32]| {
-            let data = TensorData::new(words.to_vec(), [words.len()]);
-            Tensor::from_data(data, (device, DType::U32))
+        Self::upload(matrix.clone(), device)
+    }
+
+    /// Moves a quantized matrix from the host to `device`: the host makes no copy of its words and keeps none.
+    pub fn upload(matrix: QuantizedMatrix, device: &Device) -> Self {
+        let words = |words: Vec<u32>| {
+            let len = words.len();
+            Tensor::from_data(TensorData::new(words, [len]), (device, DType::U32))
         };
+        let (layout, packed, absmax) = matrix.into_parts();
         Self {
-            packed: words(matrix.packed()),
-            absmax: words(matrix.absmax()),
-            layout: matrix.layout(),
+            packed: words(packed),
+            absmax: words(absmax),
+            layout,
         }
     }
 
@@ -371,7 +377,7 @@ impl Nf4Tensor {
 
     fn dequantize_unchecked(&self, dtype: FloatDType) -> Tensor<2> {
         let device = self.device();
-        if !serves(self.layout.format(), &device) {
+        if !serves(self.layout.format()) {
             let matrix = self.clone().into_host();
             let matrix = matrix.unwrap_or_else(|error| panic!("{error}"));
             let values = reference::dequantize(matrix.as_ref());
@@ -409,7 +415,7 @@ fn check_format(
     format: Format,
     device: &Device,
 ) -> Result<(), Nf4TensorError> {
-    if serves(format, device) {
+    if serves(format) {
         return Ok(());
     }
     Err(Nf4TensorError::UnservedFormat {
@@ -419,17 +425,11 @@ fn check_format(
     })
 }
 
-/// Returns whether the kernels of the device are written for the format.
-fn serves(format: Format, device: &Device) -> bool {
+/// Returns whether the kernels of the device are written for the format: those of Flex and those of CubeCL are for all.
+fn serves(format: Format) -> bool {
     match format {
         Format::Quantized(_) => true,
-        #[cfg(feature = "flex")]
-        Format::Gguf(_) => device.clone().without_autodiff() == Device::flex(),
-        #[cfg(not(feature = "flex"))]
-        Format::Gguf(_) => {
-            let _ = device;
-            false
-        }
+        Format::Gguf(_) => cfg!(any(feature = "flex", feature = "cubecl-backend")),
     }
 }
 
