@@ -60,17 +60,18 @@ fn launched(
         let packed = packed?;
         for kernel in launched {
             let position = packed.as_ref().and_then(|packed| kernel.position(packed));
-            // A layer's product with the weight is listed as that.
-            let is_of_layer = |case: &Case| {
+            // A layer's product with the weight is listed as that, and what the weights of files share with others as theirs.
+            let is_secondary = |case: &Case| {
                 let operation = case.operation;
-                matches!(
+                let is_of_layer = matches!(
                     operation,
                     Operation::LowRank(_) | Operation::LowRankBackward(_)
-                )
+                );
+                is_of_layer || case.is_of_file()
             };
             let listed = kernels.get(&kernel.entry);
-            if listed.is_some_and(|(_, _, cases): &Kernel| !is_of_layer(&cases[0]))
-                && is_of_layer(&case)
+            if listed.is_some_and(|(_, _, cases): &Kernel| !is_secondary(&cases[0]))
+                && is_secondary(&case)
             {
                 continue;
             }
@@ -89,6 +90,7 @@ fn launched(
 }
 
 fn described(version: u32, file: &str, (kernel, packed, cases): &Kernel) -> Value {
+    let code_bits = cases[0].code_bits();
     let cases: Vec<_> = cases
         .iter()
         .map(|case| {
@@ -102,7 +104,7 @@ fn described(version: u32, file: &str, (kernel, packed, cases): &Kernel) -> Valu
                     _ => None,
                 },
                 "shape": case.shape,
-                "double_quant": case.double_quant,
+                "double_quant": !case.has_plain_scales(),
             })
         })
         .collect();
@@ -113,6 +115,7 @@ fn described(version: u32, file: &str, (kernel, packed, cases): &Kernel) -> Valu
         "threads": kernel.threads,
         "dynamic_shared": kernel.dynamic_shared,
         "packed_buffer": packed,
+        "code_bits": code_bits,
         "cases": cases,
     })
 }
