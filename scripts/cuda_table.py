@@ -66,8 +66,9 @@ would. One block of each, the one in the middle of the grid, is then run by the 
 numbers at random. No GPU ran any of it, and no figure here is a time.
 
 Shapes are the three of LLaMA-7B's projections, and 1000 × 1001 as one whose rows do not begin on a packed word; scales
-are double-quantized unless a call says otherwise. *Blocks/SM* are those that a multiprocessor holds at once by registers,
-shared memory and threads. *Tensor-core instructions* are those in the listing. *Bits a packed load* is the narrowest load
+are double-quantized unless a call says otherwise. Weights in the formats of GGUF files are 11008 × 4096. *Blocks/SM* are
+those that a multiprocessor holds at once by registers, shared memory and threads. *Tensor-core instructions* are those in
+the listing. *Bits a packed load* is the narrowest load
 of packed weights in the main loop, the innermost that loads any; *instructions/weight* are the instructions listed in it
 for each weight that a thread loads there (in the whole kernel where there is no loop; at 1000 × 1001, where a load may
 serve one weight, all eight of a word count).
@@ -247,7 +248,7 @@ def measured(job):
         if not bits:
             raise RuntimeError(f"{kernel['file']}: no load of packed words was found in its listing")
         work = sum(it.opcode != "NOP" for it in loop)
-        figures |= {"load_bits": min(bits), "per_weight": round(work / (sum(bits) / 4), 1)}
+        figures |= {"load_bits": min(bits), "per_weight": round(work / (sum(bits) / kernel["code_bits"]), 1)}
     return figures
 
 

@@ -3,9 +3,10 @@
 use nf4::MatrixRef;
 use rayon::prelude::*;
 
+use crate::codes::{Codes, scaled, with_codes};
 use crate::cpu::Cpu;
-use crate::double_quant::decode_scales;
 use crate::element::Element;
+use crate::scales;
 use crate::simd::{Simd, kernel};
 
 /// Elements a task decodes.
@@ -14,7 +15,7 @@ const CHUNK: usize = 32 * 1024;
 const SCALES: usize = 64;
 
 /// Decodes a whole matrix into `out`, row by row: `values[code] * absmax`, bit-exact with bitsandbytes
-/// `dequantize_4bit`.
+/// `dequantize_4bit`, and with gguf-py's `dequantize` for the formats of GGUF files.
 ///
 /// # Panics
 /// If `out` does not have exactly the matrix's number of elements.
@@ -66,21 +67,33 @@ kernel! {
 }
 
 #[inline(always)]
-pub(crate) fn decode_range<S: Simd>(s: S, w: MatrixRef<'_>, start: usize, mut out: &mut [f32]) {
-    let config = w.layout().config();
-    let size = config.block_size;
-    let values = config.codebook.values();
-    let table = s.table(values);
+pub(crate) fn decode_range<S: Simd>(s: S, w: MatrixRef<'_>, start: usize, out: &mut [f32]) {
+    with_codes!(s, w.layout().block_format(), |codes, MINIMA, _SMALLEST| {
+        decode_blocks::<S, _, MINIMA>(s, codes, w, start, out);
+    });
+}
+
+#[inline(always)]
+fn decode_blocks<S: Simd, C: Codes<S>, const MINIMA: bool>(
+    s: S,
+    codes: C,
+    w: MatrixRef<'_>,
+    start: usize,
+    mut out: &mut [f32],
+) {
+    let size = w.layout().block_format().block_size;
     let mut scales = [0.0; SCALES];
+    let mut minima = [0.0; SCALES];
     let mut at = start;
     while !out.is_empty() {
         let first = at / size;
         let count = ((at + out.len() - 1) / size + 1 - first).min(SCALES);
-        decode_scales(s, w, first, &mut scales[..count]);
-        for (block, scale) in (first..).zip(&scales[..count]) {
+        let (scales, minima) = (&mut scales[..count], &mut minima[..count]);
+        scales::decode::<S, MINIMA>(s, w, first, scales, minima);
+        for (i, block) in (first..first + count).enumerate() {
             let len = ((block + 1) * size - at).min(out.len());
             let (run, rest) = out.split_at_mut(len);
-            decode_run(s, table, values, w.packed(), at, *scale, run);
+            decode_run::<S, C, MINIMA>(s, codes, w, at, [scales[i], minima[i]], run);
             at += len;
             out = rest;
         }
@@ -89,16 +102,21 @@ pub(crate) fn decode_range<S: Simd>(s: S, w: MatrixRef<'_>, start: usize, mut ou
 
 /// Decodes elements of one block.
 #[inline(always)]
-fn decode_run<S: Simd>(
+fn decode_run<S: Simd, C: Codes<S>, const MINIMA: bool>(
     s: S,
-    table: S::Table,
-    values: &[f32; 16],
-    packed: &[u32],
+    codes: C,
+    w: MatrixRef<'_>,
     at: usize,
-    scale: f32,
+    [scale, minimum]: [f32; 2],
     out: &mut [f32],
 ) {
-    let one = |i: usize| values[(packed[i / 8] >> (4 * (i % 8)) & 15) as usize] * scale;
+    let (packed, known) = (w.packed(), w.layout().block_format().codes);
+    let bits = 32 / C::PER_WORD;
+    let one = |i: usize| {
+        let code = packed[i / C::PER_WORD] >> (bits * (i % C::PER_WORD));
+        let scaled = known.value(code) * scale;
+        if MINIMA { scaled + minimum } else { scaled }
+    };
     let head = (at.next_multiple_of(8) - at).min(out.len());
     let (before, rest) = out.split_at_mut(head);
     before
@@ -107,10 +125,11 @@ fn decode_run<S: Simd>(
         .for_each(|(i, out)| *out = one(at + i));
     let (chunks, after) = rest.as_chunks_mut::<16>();
     let at = at + head;
-    let (words, _) = packed[at.div_ceil(8).min(packed.len())..].as_chunks::<2>();
-    let lanes = s.splat(scale);
-    for (chunk, words) in chunks.iter_mut().zip(words) {
-        s.store(s.mul(s.lookup(table, s.codes(words)), lanes), chunk);
+    let words = &packed[at.div_ceil(C::PER_WORD).min(packed.len())..];
+    let lanes = [s.splat(scale), s.splat(minimum)];
+    for (chunk, words) in chunks.iter_mut().zip(words.chunks_exact(16 / C::PER_WORD)) {
+        let values = codes.consecutive(s, words);
+        s.store(scaled::<S, MINIMA>(s, values, lanes), chunk);
     }
     let at = at + 16 * chunks.len();
     after

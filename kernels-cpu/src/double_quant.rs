@@ -1,6 +1,6 @@
 //! Double quantization: the scales of the blocks, themselves quantized to 8 bits, there and back.
 
-use nf4::{Layout, MatrixRef, NESTED_BLOCK, NESTED_MAP, dynamic_map, mean, midpoints};
+use nf4::{Layout, MatrixRef, NESTED_BLOCK, NESTED_MAP, Scales, dynamic_map, mean, midpoints};
 use rayon::prelude::*;
 
 use crate::cpu::Cpu;
@@ -8,7 +8,7 @@ use crate::simd::{Simd, kernel};
 
 /// Returns the `absmax` words for the scales of all blocks, doubly quantized or not as the layout says.
 pub(crate) fn encode_scales(cpu: Cpu, layout: Layout, scales: &[f32]) -> Vec<u32> {
-    if !layout.config().double_quant {
+    if layout.block_format().scales == Scales::F32 {
         return bytemuck::cast_slice(scales).to_vec();
     }
     let offset = mean(scales);
@@ -89,7 +89,7 @@ fn encode_nested<S: Simd>(
 pub(crate) fn decode_scales<S: Simd>(s: S, w: MatrixRef<'_>, first: usize, out: &mut [f32]) {
     let layout = w.layout();
     let words = w.absmax();
-    if !layout.config().double_quant {
+    if layout.block_format().scales == Scales::F32 {
         for (out, word) in out.iter_mut().zip(&words[first..]) {
             *out = f32::from_bits(*word);
         }

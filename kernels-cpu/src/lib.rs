@@ -1,8 +1,8 @@
 //! CPU kernels of QLoRA training: quantizing, decoding, products that read the packed weights directly, and what lies
 //! between them in a decoder. Knows the format ([`nf4`]), not Burn.
 //!
-//! - [`quantize`], [`dequantize`]: to the 4-bit format and back
-//! - [`matmul`], [`matmul_vec`], [`low_rank`]: products with a 4-bit matrix; [`dense`]: with a dense one
+//! - [`quantize`], [`dequantize`]: to the 4-bit formats, and back from all block formats
+//! - [`matmul`], [`matmul_vec`], [`low_rank`]: products with a quantized matrix; [`dense`]: with a dense one
 //! - [`rms_norm`], [`glu`], [`rope`], [`attention`], [`cross_entropy`]: the operations between the products
 //! - [`adamw`]: the optimizer's update
 //! - [`convert`]: from one [`Element`] type to another
@@ -36,6 +36,7 @@
 pub mod adamw;
 pub mod attention;
 mod buffer;
+mod codes;
 mod convert;
 mod cpu;
 pub mod cross_entropy;
@@ -48,6 +49,7 @@ mod pieces;
 mod quantize;
 pub mod rms_norm;
 pub mod rope;
+mod scales;
 mod simd;
 
 pub use convert::convert;

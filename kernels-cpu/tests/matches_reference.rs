@@ -1,8 +1,10 @@
 //! Quantizing and decoding against the plain loops of `nf4::reference`, bit for bit, and products within what the order of a
 //! sum can change: in every codebook and block size, on every instruction set, with odd shapes.
 
-use nf4::{Codebook, Direction, QuantConfig, reference};
+use half::{bf16, f16};
+use nf4::{Codebook, Direction, GgufFormat, QuantConfig, QuantizedMatrix, gguf, reference};
 use qlora_cpu::{Cpu, Isa, Threads};
+use qlora_test_support::Recording;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -94,6 +96,115 @@ fn products_are_those_of_the_reference() {
                                 (found - expected).abs() <= tolerance,
                                 "{isa:?} {direction:?} m={m} {shape:?} {config:?}: {found} is not {expected}"
                             );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Returns a matrix of random blocks of a file, with scales about 0.01.
+fn file_matrix(rng: &mut ChaCha8Rng, format: GgufFormat, shape: [usize; 2]) -> QuantizedMatrix {
+    let size = format.file_block_bytes();
+    let blocks = shape[0] * shape[1] / format.file_block();
+    let mut bytes: Vec<u8> = (0..blocks * size).map(|_| rng.random()).collect();
+    let halves: &[usize] = match format {
+        GgufFormat::Q6_K => &[208],
+        GgufFormat::MXFP4 => &[],
+        GgufFormat::Q4_1 | GgufFormat::Q5_1 | GgufFormat::Q4_K | GgufFormat::Q5_K => &[0, 2],
+        _ => &[0],
+    };
+    for block in bytes.chunks_exact_mut(size) {
+        for at in halves {
+            let half = f16::from_f32(rng.random_range(-0.02..0.02));
+            block[*at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        if format == GgufFormat::MXFP4 {
+            block[0] = rng.random_range(118..124);
+        }
+    }
+    gguf::read(format, shape, &bytes, |row| row).unwrap()
+}
+
+/// Shapes whose rows are whole blocks: of odd numbers of them, and longer than what is packed at a time.
+fn file_shapes(format: GgufFormat) -> [[usize; 2]; 3] {
+    match format.file_block() {
+        32 => [[3, 32], [65, 160], [20, 1312]],
+        _ => [[3, 256], [65, 512], [20, 1792]],
+    }
+}
+
+#[test]
+fn recorded_blocks_of_files_decode_bit_for_bit() {
+    let file = Recording::open("gguf_blocks.safetensors");
+    for format in GgufFormat::ALL {
+        let blocks = file.bytes(&format!("{format}/blocks"));
+        let expected = bits(&file.f32(&format!("{format}/values")));
+        let w = gguf::read(format, [3, 512], blocks, |row| row).unwrap();
+        for isa in Isa::available() {
+            let cpu = Cpu::new(*isa, Threads::All);
+            let mut out = vec![f32::NAN; 3 * 512];
+            cpu.dequantize(w.as_ref(), &mut out);
+            assert_eq!(bits(&out), expected, "{format} on {isa}");
+        }
+    }
+}
+
+/// Multiplied by the unit matrix a matrix stays itself, to the last bit.
+#[test]
+fn products_decode_the_blocks_of_files_exactly() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(5);
+    for format in GgufFormat::ALL {
+        for shape @ [n, k] in file_shapes(format) {
+            let w = file_matrix(rng, format, shape);
+            let decoded = reference::dequantize(w.as_ref());
+            for isa in Isa::available() {
+                let cpu = Cpu::new(*isa, Threads::All);
+                let what = format!("{format} {shape:?} on {isa}");
+                let unit = |len: usize| {
+                    let ones = (0..len * len).map(|i| f32::from(u8::from(i % (len + 1) == 0)));
+                    ones.collect::<Vec<_>>()
+                };
+                let columns = cpu.matmul_vec(w.as_ref(), &unit(k), k, Direction::Forward);
+                for (i, value) in decoded.iter().enumerate() {
+                    assert_eq!(columns[i % k * n + i / k], *value, "{what} at {i}");
+                }
+                if n > 5 {
+                    let rows = cpu.matmul_vec(w.as_ref(), &unit(n), n, Direction::Transposed);
+                    assert_eq!(rows, decoded, "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_with_blocks_of_files_are_those_of_the_reference() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(6);
+    for format in GgufFormat::ALL {
+        for shape in file_shapes(format) {
+            let w = file_matrix(rng, format, shape);
+            for direction in Direction::ALL {
+                let [k, _] = direction.widths(shape);
+                for m in [1, 3, 5, 14] {
+                    // Exact in bf16.
+                    let x = random(rng, m * k).into_iter().map(bf16::from_f32);
+                    let halves: Vec<_> = x.collect();
+                    let x: Vec<_> = halves.iter().map(|x| x.to_f32()).collect();
+                    let expected = reference::matmul(w.as_ref(), &x, direction);
+                    let largest = expected.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+                    for isa in Isa::available() {
+                        let cpu = Cpu::new(*isa, Threads::All);
+                        let what = format!("{format} {direction:?} m={m} {shape:?} on {isa}");
+                        let found = cpu.matmul_vec(w.as_ref(), &x, m, direction);
+                        let rounded = cpu.matmul_vec(w.as_ref(), &halves, m, direction);
+                        for (i, expected) in expected.iter().enumerate() {
+                            let error = (found[i] - expected).abs();
+                            assert!(error <= 1e-5 * largest, "{what}: {error} of {largest}");
+                            // Weights and results are rounded by 1/512.
+                            let error = (rounded[i].to_f32() - expected).abs();
+                            assert!(error <= 2e-2 * largest, "{what}: {error} of {largest}");
                         }
                     }
                 }

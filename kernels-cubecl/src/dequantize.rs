@@ -12,12 +12,14 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
-use nf4::Codebook;
+use nf4::Layout;
 
-use crate::decode::{Scales, Words, fill_table, permute_values, scale_of, select_values};
+use crate::decode::{Words, fill_table, permute_values, select_values, value_of};
 use crate::error::{KernelError, check_float, check_size};
+use crate::format::CodeFormat;
 use crate::launch::{LaunchConfig, is_cpu, is_rasterizer, lanes};
 use crate::operand::{empty, tensor_buffer};
+use crate::scales::{Scales, minimum_of, scale_of, scaled, scaled_lanes};
 use crate::weight::Weight;
 
 /// Units of a cube.
@@ -28,30 +30,35 @@ const WIDE: usize = 4;
 /// The kernels that decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
-    /// `staged`: for matrices of a multiple of 32 elements.
+    /// `staged`: for matrices whose codes are a multiple of 128 bits.
     Staged,
     /// `streamed`.
     Streamed,
 }
 
-/// Returns the kernel for a matrix of `elements` on this device.
-pub fn choose(client: &Client, elements: usize) -> Kernel {
-    if fills_wide_loads(elements) && !is_cpu(client) && !is_rasterizer(client) {
+/// Returns the kernel for a matrix on this device.
+pub fn choose(client: &Client, layout: Layout) -> Kernel {
+    if fills_wide_loads(layout) && !is_cpu(client) && !is_rasterizer(client) {
         Kernel::Staged
     } else {
         Kernel::Streamed
     }
 }
 
-/// Returns whether the words of so many elements can all be loaded 128 bits at a time.
-fn fills_wide_loads(elements: usize) -> bool {
-    elements.is_multiple_of(8 * WIDE)
+/// Returns whether the words can all be loaded 128 bits at a time.
+fn fills_wide_loads(layout: Layout) -> bool {
+    layout.elements().is_multiple_of(elements_per_load(layout))
+}
+
+/// Returns the elements of a load of 128 bits.
+fn elements_per_load(layout: Layout) -> usize {
+    layout.block_format().codes.per_word() * WIDE
 }
 
 /// Decodes `weight` to a contiguous `[out_features, in_features]` tensor of `dtype`.
 ///
-/// f32 values have the bits of the host implementation (one product each, the scale restored in
-/// two roundings); f16 and bf16 are those values rounded.
+/// f32 values have the bits of the host implementation (one product each and, with minima, a sum; a doubly quantized scale is
+/// restored in two roundings), but for subnormal ones, which a device may take for 0; f16 and bf16 are those values rounded.
 ///
 /// # Errors
 /// [`KernelError::UnsupportedType`], [`KernelError::TooLarge`].
@@ -60,12 +67,7 @@ pub fn dequantize(
     weight: &Weight,
     dtype: ElemType,
 ) -> Result<TensorHandle, KernelError> {
-    dequantize_with(
-        client,
-        weight,
-        dtype,
-        choose(client, weight.layout.elements()),
-    )
+    dequantize_with(client, weight, dtype, choose(client, weight.layout))
 }
 
 /// Decodes as [`dequantize()`] by a named kernel, for tests.
@@ -98,13 +100,16 @@ fn launch_staged(
     output: &TensorHandle,
 ) -> Result<(), KernelError> {
     let elements = weight.layout.elements();
-    if !fills_wide_loads(elements) {
+    let run = elements_per_load(weight.layout);
+    if !fills_wide_loads(weight.layout) {
         return Err(KernelError::Unavailable {
             operation: "dequantize",
-            reason: format!("the staged kernel takes elements in multiples of 32, not {elements}"),
+            reason: format!(
+                "the staged kernel takes elements in multiples of {run}, not {elements}"
+            ),
         });
     }
-    let loads = elements / (8 * WIDE);
+    let loads = elements / run;
     let cube_dim = CubeDim::new_1d(UNITS);
     // SAFETY: the kernel guards every access by the number of loads, which are of all words and decode to all elements.
     unsafe {
@@ -112,13 +117,13 @@ fn launch_staged(
             client,
             cubecl::calculate_cube_count_elemwise(client, loads, cube_dim),
             cube_dim,
-            lanes(client, 8),
+            lanes(client, weight.codes().per_word()),
             WIDE,
             weight.packed_arg(),
             weight.scales_arg(),
             tensor_buffer(output),
             loads as u32,
-            weight.codebook(),
+            weight.codes(),
             output.dtype,
         );
     }
@@ -131,15 +136,17 @@ fn staged_kernel<F: Float, N: Size, NW: Size>(
     scales: &Scales,
     output: &mut [Vector<F, N>],
     loads: u32,
-    #[comptime] codebook: Codebook,
+    #[comptime] codes: CodeFormat,
     #[define(F)] _dtype: ElemType,
 ) {
     let size = N::value();
     let width = NW::value();
-    let run = comptime!(8 * width as u32);
+    let per_word = comptime!(codes.per_word());
+    let (word_shift, word_mask) = comptime!((codes.word_shift(), codes.per_word() as u32 - 1));
+    let run = comptime!((per_word * width) as u32);
     let mut table = Shared::<[f32]>::new_slice(16usize);
     let mut tile = Shared::<[u32]>::new_slice(comptime!(UNITS as usize * width));
-    fill_table(&mut table, codebook);
+    fill_table(&mut table, codes);
     let first_load = CUBE_POS as u32 * UNITS;
     if first_load + UNIT_POS < loads {
         let read = packed[(first_load + UNIT_POS) as usize];
@@ -150,17 +157,20 @@ fn staged_kernel<F: Float, N: Size, NW: Size>(
     }
     sync_cube();
     #[unroll]
-    for step in 0..comptime!(8 * width / size) {
+    for step in 0..comptime!(per_word * width / size) {
         let offset = (comptime!(step as u32 * UNITS).runtime() + UNIT_POS) * comptime!(size as u32);
         let element = first_load * run + offset;
         if element < loads * run {
             let scale = scale_of(scales, element);
-            let codes_from = tile[(offset >> 3) as usize] >> ((offset & 7) * 4);
+            let minimum = minimum_of(scales, element);
+            let codes_from = tile[(offset >> word_shift) as usize]
+                >> ((offset & word_mask) * comptime!(codes.bits() as u32));
             let mut values = Vector::<F, N>::zeroed();
             #[unroll]
             for e in 0..size {
-                let code = (codes_from >> comptime!(4 * e as u32)) & 15;
-                values.insert(e, F::cast_from(table[code as usize] * scale));
+                let code = codes_from >> comptime!((codes.bits() * e) as u32);
+                let value = value_of(&table, code, codes);
+                values.insert(e, F::cast_from(scaled(value, scale, minimum, codes)));
             }
             output[(element / comptime!(size as u32)) as usize] = values;
         }
@@ -169,9 +179,10 @@ fn staged_kernel<F: Float, N: Size, NW: Size>(
 
 fn launch_streamed(client: &Client, weight: &Weight, output: &TensorHandle) {
     let elements = weight.layout.elements();
-    let config = LaunchConfig::new(client, elements.div_ceil(8), UNITS);
-    let vector = if elements.is_multiple_of(8) {
-        lanes(client, 8)
+    let per_word = weight.codes().per_word();
+    let config = LaunchConfig::new(client, elements.div_ceil(per_word), UNITS);
+    let vector = if elements.is_multiple_of(per_word) {
+        lanes(client, per_word)
     } else {
         1
     };
@@ -186,7 +197,7 @@ fn launch_streamed(client: &Client, weight: &Weight, output: &TensorHandle) {
             tensor_buffer(output),
             elements as u32,
             config.per_unit,
-            weight.codebook(),
+            weight.codes(),
             is_cpu(client),
             output.dtype,
         );
@@ -199,35 +210,38 @@ fn streamed_kernel<F: Float, N: Size>(
     output: &mut [Vector<F, N>],
     elements: u32,
     per_unit: u32,
-    #[comptime] codebook: Codebook,
+    #[comptime] codes: CodeFormat,
     #[comptime] permutes: bool,
     #[define(F)] _dtype: ElemType,
 ) {
     let size = N::value();
+    let (per_word, bits) = comptime!((codes.per_word(), codes.bits()));
     let mut shifts = Vector::<u32, N>::zeroed();
     #[unroll]
     for i in 0..size {
-        shifts.insert(i, comptime!(4 * i as u32).runtime());
+        shifts.insert(i, comptime!((bits * i) as u32).runtime());
     }
-    let runs = elements.div_ceil(8u32);
+    let runs = elements.div_ceil(comptime!(per_word as u32));
     let first = ABSOLUTE_POS as u32 * per_unit;
     let end = min(first + per_unit, runs);
     for run in first..end {
-        let scale = Vector::<f32, N>::new(scale_of(&words.scales, run * 8));
+        let first_of_run = run * comptime!(per_word as u32);
+        let scale = Vector::<f32, N>::new(scale_of(&words.scales, first_of_run));
+        let minimum = Vector::<f32, N>::new(minimum_of(&words.scales, first_of_run));
         let word = words.packed[run as usize];
         #[unroll]
-        for part in 0..comptime!(8 / size) {
-            let element = run * 8 + comptime!((part * size) as u32);
+        for part in 0..comptime!(per_word / size) {
+            let element = first_of_run + comptime!((part * size) as u32);
             if element < elements {
                 let codes_of_part = Vector::<u32, N>::new(word)
-                    >> (shifts + Vector::new(comptime!(4 * (part * size) as u32).runtime()));
+                    >> (shifts + Vector::new(comptime!((bits * part * size) as u32).runtime()));
                 let values = if permutes {
-                    permute_values(codes_of_part, 0usize, codebook)
+                    permute_values(codes_of_part, 0usize, codes)
                 } else {
-                    select_values(codes_of_part, 0usize, codebook)
+                    select_values(codes_of_part, 0usize, codes)
                 };
                 output[(element / comptime!(size as u32)) as usize] =
-                    Vector::cast_from(values * scale);
+                    Vector::cast_from(scaled_lanes(values, scale, minimum, codes));
             }
         }
     }

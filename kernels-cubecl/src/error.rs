@@ -3,6 +3,7 @@
 use cubecl::features::TypeUsage;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
+use nf4::{Format, Layout, QuantConfig};
 
 /// The reason for which a launch is refused. Nothing has been launched when one of these is returned.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +38,14 @@ pub enum KernelError {
         expected: usize,
         /// The length that it has.
         actual: usize,
+    },
+    /// The weight's format is one that files have, which nothing here quantizes to.
+    #[error("{operation} has no rule for {format}, which files have: quantize to nf4, fp4 or int4")]
+    UnservedFormat {
+        /// The operation.
+        operation: &'static str,
+        /// The format.
+        format: Format,
     },
     /// The kernels index with 32 bits.
     #[error(
@@ -76,6 +85,17 @@ pub(crate) fn check_size(what: &'static str, elements: usize) -> Result<u32, Ker
     i32::try_from(elements)
         .map(|elements| elements as u32)
         .map_err(|_| KernelError::TooLarge { what, elements })
+}
+
+/// Refuses formats that are not quantized to.
+pub(crate) fn check_format(
+    operation: &'static str,
+    layout: Layout,
+) -> Result<QuantConfig, KernelError> {
+    layout.config().ok_or(KernelError::UnservedFormat {
+        operation,
+        format: layout.format(),
+    })
 }
 
 /// Refuses two lengths that must be equal and are not.

@@ -1,7 +1,7 @@
-//! CubeCL kernels of QLoRA training: products with NF4 weights, what stands between them, and paged optimizer state. Knows
+//! CubeCL kernels of QLoRA training: products with quantized weights, what stands between them, and paged optimizer state. Knows
 //! cubecl, not Burn.
 //!
-//! A weight is two buffers of `u32` words ([`Weight`]) in the format of [`nf4`]; every kernel reads those words directly and
+//! A weight is two buffers of `u32` words ([`Weight`]) in one of the formats of [`nf4`]; every kernel reads those words directly and
 //! nothing here ever forms the dense matrix unless [`dequantize`] is asked for it. Operands are CubeCL's own
 //! [`TensorHandle`](cubecl::std::tensor::TensorHandle)s. All launches are asynchronous: nothing waits for the device and
 //! nothing is read back.
@@ -14,9 +14,11 @@
 
 mod decode;
 mod error;
+mod format;
 mod launch;
 mod operand;
 mod rounding;
+mod scales;
 mod weight;
 
 pub mod adamw;

@@ -12,9 +12,9 @@ mod sum;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use cubecl::std::tensor::TensorHandle;
-use nf4::Layout;
+use nf4::{Layout, QuantConfig};
 
-use crate::error::{KernelError, check_length, check_single, check_size};
+use crate::error::{KernelError, check_format, check_length, check_single, check_size};
 use crate::operand::contiguous;
 use crate::weight::Weight;
 
@@ -23,13 +23,14 @@ use crate::weight::Weight;
 /// With double quantization the scales' 8-bit map is [`nf4::dynamic_map`], stored with the weight.
 ///
 /// # Errors
-/// [`KernelError::NotSingle`], [`KernelError::ShapeMismatch`], [`KernelError::TooLarge`].
+/// [`KernelError::NotSingle`], [`KernelError::UnservedFormat`], [`KernelError::ShapeMismatch`], [`KernelError::TooLarge`].
 pub fn quantize(
     client: &Client,
     values: TensorHandle,
     layout: Layout,
 ) -> Result<Weight, KernelError> {
     check_single("quantize", values.dtype)?;
+    let config = check_format("quantize", layout)?;
     let elements = layout.elements();
     check_length(
         "quantize",
@@ -43,7 +44,7 @@ pub fn quantize(
         absmax,
         layout,
     };
-    let double_quant = layout.config().double_quant;
+    let QuantConfig { double_quant, .. } = config;
     if elements == 0 {
         let absmax = if double_quant {
             empty_absmax(client)
@@ -55,7 +56,7 @@ pub fn quantize(
     let values = contiguous(client, values).handle;
     let packed = client.empty(4 * layout.packed_words());
     let scales = client.empty(4 * layout.blocks());
-    blocks::launch(client, &values, &scales, &packed, layout);
+    blocks::launch(client, &values, &scales, &packed, (layout, config));
     if !double_quant {
         return Ok(weight(packed, scales));
     }

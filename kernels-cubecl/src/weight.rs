@@ -3,17 +3,19 @@
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use cubecl::std::tensor::TensorHandle;
-use nf4::{Codebook, Layout};
+use nf4::Layout;
 
-use crate::decode::{ScalesLaunch, WordsLaunch};
+use crate::decode::WordsLaunch;
+use crate::format::CodeFormat;
 use crate::operand::{buffer, contiguous};
+use crate::scales::ScalesLaunch;
 
 /// A quantized `[out_features, in_features]` matrix on a device: two buffers of `u32` words and what they mean.
 #[derive(Clone, Debug)]
 pub struct Weight {
-    /// The 4-bit codes, [`Layout::packed_words`] words.
+    /// The codes, [`Layout::packed_words`] words.
     pub packed: Handle,
-    /// The scales, [`Layout::absmax_words`] words.
+    /// The scales and minima, [`Layout::absmax_words`] words.
     pub absmax: Handle,
     /// Shape and format.
     pub layout: Layout,
@@ -45,9 +47,14 @@ impl Weight {
         .map(|(words, len)| TensorHandle::new_contiguous([len], words, dtype))
     }
 
-    /// Returns the table of values that the codes stand for.
-    pub(crate) fn codebook(&self) -> Codebook {
-        self.layout.config().codebook
+    /// Returns the codes and what they stand for.
+    pub(crate) fn codes(&self) -> CodeFormat {
+        self.layout.block_format().into()
+    }
+
+    /// Returns the elements of a block.
+    pub(crate) fn block_size(&self) -> usize {
+        self.layout.block_format().block_size
     }
 
     /// Returns codes and scales as a kernel argument.
@@ -62,14 +69,14 @@ impl Weight {
 
     /// Returns the scales as a kernel argument.
     pub(crate) fn scales_arg(&self) -> ScalesLaunch {
-        let config = self.layout.config();
+        let format = self.layout.block_format();
         ScalesLaunch::new(
             buffer(&self.absmax, self.layout.absmax_words()),
-            config.block_size.trailing_zeros(),
+            format.block_size.trailing_zeros(),
             self.layout.nested_words().start as u32,
             self.layout.offset_word() as u32,
             0,
-            config.double_quant,
+            format.scales,
         )
     }
 }

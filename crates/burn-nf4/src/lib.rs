@@ -1,4 +1,4 @@
-//! NF4 tensors for Burn: weights that stay in four bits while a model computes with them.
+//! NF4 tensors for Burn: weights that stay in four bits, or in the blocks of a GGUF file, while a model computes with them.
 //!
 //! [`Nf4Tensor`] is what a module holds: a `[out_features, in_features]` matrix as packed `u32`
 //! words on a device. Its [`matmul`](Nf4Tensor::matmul) reads those words directly, forward and
@@ -24,7 +24,7 @@ mod tensor;
 
 pub use error::Nf4TensorError;
 pub use memory::{lora_backward_workspace_bytes, lora_saved_bytes};
-pub use nf4::{self, Codebook, Layout, QuantConfig, QuantizedMatrix};
+pub use nf4::{self, Codebook, Format, GgufFormat, Layout, QuantConfig, QuantizedMatrix};
 pub use ops::{Nf4Ops, Nf4Primitive};
 pub use tensor::Nf4Tensor;
 

@@ -10,7 +10,8 @@ pub const fn lora_saved_bytes(m: u128, in_features: u128, dtype_bytes: u128) -> 
     m * in_features * dtype_bytes
 }
 
-/// Returns the bytes that the backward pass takes beside operands and results.
+/// Returns the most bytes that the backward pass takes beside operands and results, with a matrix in any format: no kernel
+/// decodes more of it than into registers, caches or shared memory.
 pub fn lora_backward_workspace_bytes(
     m: u128,
     widths: [u128; 2],

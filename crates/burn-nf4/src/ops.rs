@@ -17,11 +17,11 @@ use crate::reference;
 #[derive(ExtensionType, Clone, Debug)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct Nf4Primitive<B: Backend> {
-    /// The 4-bit codes, `[packed_words]`, eight a word, low nibble first.
+    /// The codes, `[packed_words]`, eight of 4 bits or four of 8 bits a word, the first in the lowest bits.
     pub packed: IntTensor<B>,
     /// The block scales, `[absmax_words]`, in the sections that [`Layout`] describes.
     pub absmax: IntTensor<B>,
-    /// Shape `[out_features, in_features]`, codebook, block size and double quantization.
+    /// Shape `[out_features, in_features]` and format.
     pub layout: Layout,
 }
 

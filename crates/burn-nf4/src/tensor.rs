@@ -2,13 +2,14 @@
 
 use burn_core::backend::Dispatch;
 use burn_core::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
-use nf4::{Direction, Layout, QuantConfig, QuantizedMatrix};
+use nf4::{Direction, Format, Layout, QuantConfig, QuantizedMatrix, reference};
 
 use crate::error::Nf4TensorError;
 use crate::ops::{Nf4Ops, Nf4Primitive};
 
 /// A `[out_features, in_features]` matrix held as packed 4-bit codes and (by default doubly
-/// quantized) block scales: 4.127 bits a weight (QLoRA §3).
+/// quantized) block scales: 4.127 bits a weight (QLoRA §3). A matrix of a GGUF file keeps the file's own codes and scales,
+/// of 4 or 8 bits ([`nf4::gguf`]).
 ///
 /// Cloning shares the words. The matrix is a constant: no gradient ever reaches it, while
 /// [`matmul`](Self::matmul) is differentiable in its argument.
@@ -55,16 +56,31 @@ impl Nf4Tensor {
         })
     }
 
+    /// Checks that products with matrices in `format` can be computed on `device`: every format on every device that this crate
+    /// has kernels for.
+    ///
+    /// # Errors
+    /// [`Nf4TensorError::UnservedFormat`] where they cannot.
+    pub fn check_served(format: Format, device: &Device) -> Result<(), Nf4TensorError> {
+        check_format("nf4 matmul", format, device)
+    }
+
     /// Copies a quantized matrix from the host to `device`.
     pub fn from_host(matrix: &QuantizedMatrix, device: &Device) -> Self {
-        let words = |words: &[u32]| {
-            let data = TensorData::new(words.to_vec(), [words.len()]);
-            Tensor::from_data(data, (device, DType::U32))
+        Self::upload(matrix.clone(), device)
+    }
+
+    /// Moves a quantized matrix from the host to `device`: the host makes no copy of its words and keeps none.
+    pub fn upload(matrix: QuantizedMatrix, device: &Device) -> Self {
+        let words = |words: Vec<u32>| {
+            let len = words.len();
+            Tensor::from_data(TensorData::new(words, [len]), (device, DType::U32))
         };
+        let (layout, packed, absmax) = matrix.into_parts();
         Self {
-            packed: words(matrix.packed()),
-            absmax: words(matrix.absmax()),
-            layout: matrix.layout(),
+            packed: words(packed),
+            absmax: words(absmax),
+            layout,
         }
     }
 
@@ -122,7 +138,8 @@ impl Nf4Tensor {
     }
 
     /// Returns the dense `[out_features, in_features]` matrix in f32, bit for bit as bitsandbytes decodes
-    /// it. Eight times the memory: computing with the matrix does not need this.
+    /// it, or gguf-py. Eight times the memory: computing with the matrix does not need this. On devices whose kernels do not
+    /// serve the format, the host decodes it.
     pub fn dequantize(&self) -> Tensor<2> {
         self.dequantize_unchecked(FloatDType::F32)
     }
@@ -160,8 +177,8 @@ impl Nf4Tensor {
     /// Returns [`matmul`](Self::matmul), or why it cannot be computed.
     ///
     /// # Errors
-    /// A dtype of `x` other than f32, f16 and bf16; a last dimension that is not `in_features`; an
-    /// `x` on another device.
+    /// A dtype of `x` other than f32, f16 and bf16; a format that the device's kernels do not serve; a last dimension that is
+    /// not `in_features`; an `x` on another device.
     pub fn try_matmul<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>, Nf4TensorError> {
         self.multiply("nf4 matmul", x, Direction::Forward)
     }
@@ -254,12 +271,12 @@ impl Nf4Tensor {
         Ok(())
     }
 
-    /// Returns the shape, codebook, block size and double quantization.
+    /// Returns the shape and the format.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Returns the 4-bit codes: `[packed_words]` of U32.
+    /// Returns the codes: `[packed_words]` of U32.
     pub fn packed(&self) -> &Tensor<1, Int> {
         &self.packed
     }
@@ -336,6 +353,7 @@ impl Nf4Tensor {
         }
         let device = x.device();
         self.check_device(operation, "input", &device)?;
+        check_format(operation, self.layout.format(), &device)?;
         check_dtype(operation, x.dtype(), &device)
     }
 
@@ -358,6 +376,14 @@ impl Nf4Tensor {
     }
 
     fn dequantize_unchecked(&self, dtype: FloatDType) -> Tensor<2> {
+        let device = self.device();
+        if !serves(self.layout.format()) {
+            let matrix = self.clone().into_host();
+            let matrix = matrix.unwrap_or_else(|error| panic!("{error}"));
+            let values = reference::dequantize(matrix.as_ref());
+            let data = TensorData::new(values, self.layout.shape());
+            return Tensor::from_data(data, (&device, DType::from(dtype)));
+        }
         Tensor::from_dispatch(<Dispatch as Nf4Ops>::nf4_dequantize(
             self.clone().into_primitive(),
             dtype,
@@ -380,6 +406,30 @@ fn check_dtype(
         Ok(())
     } else {
         Err(Nf4TensorError::unsupported(operation, dtype, device))
+    }
+}
+
+/// Refuses formats that the kernels do not serve.
+fn check_format(
+    operation: &'static str,
+    format: Format,
+    device: &Device,
+) -> Result<(), Nf4TensorError> {
+    if serves(format) {
+        return Ok(());
+    }
+    Err(Nf4TensorError::UnservedFormat {
+        operation,
+        format,
+        device: format!("{device:?}"),
+    })
+}
+
+/// Returns whether the kernels of the device are written for the format: those of Flex and those of CubeCL are for all.
+fn serves(format: Format) -> bool {
+    match format {
+        Format::Quantized(_) => true,
+        Format::Gguf(_) => cfg!(any(feature = "flex", feature = "cubecl-backend")),
     }
 }
 

@@ -60,7 +60,7 @@ pub mod peft;
 
 pub use backward::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed};
 pub use branch::LoraBranch;
-pub use burn_nf4::Nf4Tensor;
+pub use burn_nf4::{Format, GgufFormat, Nf4Tensor, Nf4TensorError};
 pub use causal_lm::{CausalLm, TokenBatch};
 pub use config::{Blocks, LoraConfig, Overrides, Targets};
 pub use error::LoraError;

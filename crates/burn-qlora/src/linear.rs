@@ -29,7 +29,7 @@ pub struct QLoraLinear {
 /// The frozen weight below the adapter of a [`QLoraLinear`].
 #[derive(Module, Debug)]
 pub enum BaseWeight {
-    /// A packed 4-bit weight.
+    /// A packed weight, in 4 bits or in the blocks of a GGUF file.
     Quantized(Nf4Weight),
     /// A dense weight `[out_features, in_features]`, for plain LoRA.
     Dense(Param<Tensor<2>>),

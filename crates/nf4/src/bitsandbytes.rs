@@ -12,6 +12,7 @@ use self::quant_state::{QuantState, parse_state, python_json};
 use crate::codebook::Codebook;
 use crate::config::QuantConfig;
 use crate::error::Nf4Error;
+use crate::format::Format;
 use crate::layout::{Layout, NESTED_BLOCK, NESTED_MAP};
 use crate::matrix::QuantizedMatrix;
 
@@ -222,14 +223,24 @@ pub fn write(
         codebook,
         block_size,
         double_quant,
-    } = layout.config();
+    } = match layout.format() {
+        Format::Quantized(config) => config,
+        Format::Gguf(format) => {
+            let format = format.name();
+            return Err(Nf4Error::NotInBitsandbytes { format });
+        }
+    };
     if !CODEBOOKS.contains(&codebook) {
-        return Err(Nf4Error::NotInBitsandbytes { codebook });
+        let format = codebook.name();
+        return Err(Nf4Error::NotInBitsandbytes { format });
     }
     let words = matrix.absmax();
     let mut entries = vec![(
         name.to_owned(),
-        bytes(vec![layout.elements().div_ceil(2), 1], codes_of(matrix)),
+        bytes(
+            vec![layout.elements().div_ceil(2), 1],
+            codes_of(matrix, codebook),
+        ),
     )];
     let mut push = |suffix: &str, entry| entries.push((format!("{name}.{suffix}"), entry));
     let mut state = QuantState {
@@ -338,7 +349,7 @@ fn clear_padding(mut words: Vec<u32>, elements: usize) -> Vec<u32> {
 }
 
 /// Returns the bytes of codes as bitsandbytes has them; an odd matrix ends with the code of zero.
-fn codes_of(matrix: &QuantizedMatrix) -> Vec<u8> {
+fn codes_of(matrix: &QuantizedMatrix, codebook: Codebook) -> Vec<u8> {
     let layout = matrix.layout();
     let elements = layout.elements();
     let mut bytes = to_bytes(&swap_nibbles(matrix.packed().to_vec()));
@@ -346,7 +357,7 @@ fn codes_of(matrix: &QuantizedMatrix) -> Vec<u8> {
     if let Some(last) = bytes.last_mut()
         && !elements.is_multiple_of(2)
     {
-        *last = *last & 0xf0 | layout.config().codebook.zero_code() as u8;
+        *last = *last & 0xf0 | codebook.zero_code() as u8;
     }
     bytes
 }

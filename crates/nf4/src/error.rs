@@ -1,6 +1,7 @@
 //! The error type of the crate.
 
 use crate::codebook::Codebook;
+use crate::gguf::GgufFormat;
 
 /// The reason why a matrix was not quantized, or why a quantized one was refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -23,6 +24,47 @@ pub enum Nf4Error {
     TooLarge {
         /// The refused shape, `[out_features, in_features]`.
         shape: [usize; 2],
+    },
+    /// The rows of the matrix are not whole blocks of the format.
+    #[error(
+        "a matrix of shape [{}, {}] has no {format}: its rows must be multiples of {}",
+        shape[0],
+        shape[1],
+        format.file_block()
+    )]
+    RowBlocks {
+        /// The format.
+        format: GgufFormat,
+        /// The refused shape, `[out_features, in_features]`.
+        shape: [usize; 2],
+    },
+    /// The bytes of a file's blocks do not fill the shape that was given with them.
+    #[error(
+        "{found} bytes were given for shape [{}, {}] in {format}, which takes {expected}; the file is damaged",
+        shape[0],
+        shape[1]
+    )]
+    BlockBytes {
+        /// The format.
+        format: GgufFormat,
+        /// The shape given, `[out_features, in_features]`.
+        shape: [usize; 2],
+        /// The bytes given.
+        found: usize,
+        /// The bytes needed.
+        expected: usize,
+    },
+    /// A block's scale or minimum is infinite or not a number, or too large for f32.
+    #[error(
+        "the scale of block {block} of row {row} in {format} is not finite; the file is damaged, fetch it again"
+    )]
+    ScaleNotFinite {
+        /// The format.
+        format: GgufFormat,
+        /// The row, in the file's order.
+        row: usize,
+        /// The block of that row.
+        block: usize,
     },
     /// The slice of values does not fill the shape that was given with it.
     #[error(
@@ -144,12 +186,12 @@ pub enum Nf4Error {
         /// The codebook's value there.
         expected: f32,
     },
-    /// bitsandbytes has no such codebook, so there is no state dict to write.
+    /// bitsandbytes has no such codebook or format, so there is no state dict to write.
     #[error(
-        "bitsandbytes has no {codebook} data type; quantize with `nf4` or `fp4` to write its checkpoints"
+        "bitsandbytes has no {format} data type; quantize with `nf4` or `fp4` to write its checkpoints"
     )]
     NotInBitsandbytes {
-        /// The codebook of the matrix.
-        codebook: Codebook,
+        /// The codebook or format of the matrix.
+        format: &'static str,
     },
 }

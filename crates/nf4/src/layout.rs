@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::QuantConfig;
 use crate::error::Nf4Error;
+use crate::format::{BlockFormat, Format, SUPERBLOCK, Scales};
 
 /// Scales that share one nested scale under double quantization.
 pub const NESTED_BLOCK: usize = 256;
@@ -17,22 +18,23 @@ pub const NESTED_MAP: usize = 256;
 /// The matrix is `[out_features, in_features]`, row-major and *flattened*: blocks are consecutive runs of
 /// the flattened elements, so that a block may straddle rows, and the last one may be short.
 ///
-/// `packed` holds 8 codes a word: element `i` in bits `4 * (i % 8)..` of word `i / 8`; codes beyond the last element
-/// are 0. `absmax` holds, without double quantization, one f32 bit pattern a block. With it, one after another: the
-/// 8-bit codes of the blocks, 4 a word, low byte first; the nested scales; the offset; the 256 values of
-/// the 8-bit codes (all but the codes being f32 bit patterns).
+/// `packed` holds the codes, of 4 bits 8 a word: element `i` in bits `4 * (i % 8)..` of word `i / 8`, and of 8 bits 4 a word in
+/// the same way; codes beyond the last element are 0. `absmax` holds, without double quantization, one f32 bit pattern a
+/// block. With it, one after another: the 8-bit codes of the blocks, 4 a word, low byte first; the nested scales; the
+/// offset; the 256 values of the 8-bit codes (all but the codes being f32 bit patterns). For the formats of GGUF files it
+/// holds what [`Scales`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "LayoutFields", into = "LayoutFields")]
 pub struct Layout {
     shape: [usize; 2],
-    config: QuantConfig,
+    format: Format,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LayoutFields {
     shape: [usize; 2],
-    config: QuantConfig,
+    config: Format,
 }
 
 impl TryFrom<LayoutFields> for Layout {
@@ -47,7 +49,7 @@ impl From<Layout> for LayoutFields {
     fn from(layout: Layout) -> Self {
         LayoutFields {
             shape: layout.shape,
-            config: layout.config,
+            config: layout.format,
         }
     }
 }
@@ -56,9 +58,17 @@ impl Layout {
     /// Returns the layout of a matrix of `shape` = `[out_features, in_features]`; either may be 0.
     ///
     /// # Errors
-    /// [`Nf4Error::BlockSize`], and [`Nf4Error::TooLarge`] if the matrix decoded to f32 could not be addressed.
-    pub fn new(shape: [usize; 2], config: QuantConfig) -> Result<Self, Nf4Error> {
-        config.validate()?;
+    /// [`Nf4Error::BlockSize`]; [`Nf4Error::RowBlocks`] if rows are not whole blocks of a GGUF file's format; and
+    /// [`Nf4Error::TooLarge`] if the matrix decoded to f32 could not be addressed.
+    pub fn new(shape: [usize; 2], format: impl Into<Format>) -> Result<Self, Nf4Error> {
+        let format = format.into();
+        match format {
+            Format::Quantized(config) => config.validate()?,
+            Format::Gguf(format) if !shape[1].is_multiple_of(format.file_block()) => {
+                return Err(Nf4Error::RowBlocks { format, shape });
+            }
+            Format::Gguf(_) => {}
+        }
         let bytes = shape[0]
             .checked_mul(shape[1])
             .and_then(|elements| elements.checked_mul(4));
@@ -66,7 +76,7 @@ impl Layout {
         if bytes.is_none_or(|bytes| bytes > isize::MAX as usize / 2) {
             return Err(Nf4Error::TooLarge { shape });
         }
-        Ok(Self { shape, config })
+        Ok(Self { shape, format })
     }
 
     /// Returns the shape, `[out_features, in_features]`.
@@ -84,9 +94,27 @@ impl Layout {
         self.shape[1]
     }
 
-    /// Returns the codebook, the block size and whether scales are quantized too.
-    pub const fn config(&self) -> QuantConfig {
-        self.config
+    /// Returns the format.
+    pub const fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Returns what the words mean.
+    pub const fn block_format(&self) -> BlockFormat {
+        self.format.blocks()
+    }
+
+    /// Returns the codebook, the block size and whether scales are quantized too; `None` of a GGUF file's format.
+    pub const fn config(&self) -> Option<QuantConfig> {
+        match self.format {
+            Format::Quantized(config) => Some(config),
+            Format::Gguf(_) => None,
+        }
+    }
+
+    /// Returns whether the scales are quantized as bitsandbytes does.
+    const fn double_quant(&self) -> bool {
+        matches!(self.format, Format::Quantized(config) if config.double_quant)
     }
 
     /// Returns the number of elements.
@@ -96,12 +124,12 @@ impl Layout {
 
     /// Returns the number of blocks, each with a scale; the last may be short.
     pub const fn blocks(&self) -> usize {
-        self.elements().div_ceil(self.config.block_size)
+        self.elements().div_ceil(self.block_format().block_size)
     }
 
     /// Returns the number of groups of [`NESTED_BLOCK`] scales, each with a nested scale; 0 without double quantization.
     pub const fn nested_blocks(&self) -> usize {
-        if self.config.double_quant {
+        if self.double_quant() {
             self.blocks().div_ceil(NESTED_BLOCK)
         } else {
             0
@@ -110,24 +138,31 @@ impl Layout {
 
     /// Returns the length of `packed`.
     pub const fn packed_words(&self) -> usize {
-        self.elements().div_ceil(8)
+        self.elements()
+            .div_ceil(self.block_format().codes.per_word())
     }
 
     /// Returns the length of `absmax`.
     pub const fn absmax_words(&self) -> usize {
-        if self.config.double_quant {
+        if self.double_quant() {
             self.map_words().end
         } else {
-            self.blocks()
+            self.scale_words().end
         }
     }
 
-    /// Returns the section of `absmax` that holds the scales (f32 bits) or, with double quantization, their 8-bit codes.
+    /// Returns the section of `absmax` that holds the scales, with minima and factors, or, with double quantization, their 8-bit
+    /// codes.
     pub const fn scale_words(&self) -> Range<usize> {
-        0..if self.config.double_quant {
-            self.blocks().div_ceil(4)
-        } else {
-            self.blocks()
+        let (blocks, format) = (self.blocks(), self.block_format());
+        0..match format.scales {
+            Scales::F32 | Scales::F16WithMinimum => blocks,
+            Scales::DoubleQuantized | Scales::Exponent => blocks.div_ceil(4),
+            Scales::F16 => blocks.div_ceil(2),
+            Scales::Nested | Scales::NestedWithMinimum => {
+                let superblocks = self.elements() / SUPERBLOCK;
+                superblocks * format.scales.superblock_words(format.block_size)
+            }
         }
     }
 
@@ -153,7 +188,7 @@ impl Layout {
     /// are in f32 too.
     pub fn largest_magnitude(&self) -> f32 {
         let reciprocal = 1.0 / f32::MIN_POSITIVE;
-        if self.config.double_quant {
+        if self.double_quant() {
             (f32::MAX / 2.0 / self.blocks().max(1) as f32).min(reciprocal)
         } else {
             reciprocal
@@ -186,6 +221,7 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gguf::GgufFormat;
 
     #[test]
     fn sections_follow_one_another() {
@@ -207,6 +243,28 @@ mod tests {
     fn a_large_matrix_takes_4_127_bits_per_weight() {
         let layout = Layout::new([8192, 8192], QuantConfig::default()).unwrap();
         assert!((layout.bits_per_weight() - 4.127).abs() < 5e-4);
+    }
+
+    #[test]
+    fn formats_of_files_take_little_more_than_in_the_file() {
+        for (format, bits) in [
+            (GgufFormat::Q4_0, 4.5),
+            (GgufFormat::Q4_1, 5.0),
+            (GgufFormat::Q5_0, 8.5),
+            (GgufFormat::Q5_1, 9.0),
+            (GgufFormat::Q8_0, 8.5),
+            (GgufFormat::Q4_K, 4.625),
+            (GgufFormat::Q5_K, 8.625),
+            (GgufFormat::Q6_K, 8.625),
+            (GgufFormat::IQ4_NL, 4.5),
+            (GgufFormat::MXFP4, 4.25),
+        ] {
+            let layout = Layout::new([4, 512], format).unwrap();
+            assert_eq!(layout.bits_per_weight(), bits, "{format}");
+            let shape = [4, 80];
+            let error = Layout::new(shape, format);
+            assert_eq!(error, Err(Nf4Error::RowBlocks { format, shape }));
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! The 4-bit block formats of QLoRA: codebooks, word layout, matrices and bitsandbytes' checkpoints. No SIMD, no Burn.
+//! The block formats of QLoRA: codebooks, word layout, matrices, bitsandbytes' checkpoints and the blocks of GGUF files. No
+//! SIMD, no Burn.
 //!
 //! A weight matrix is cut into blocks of 64 elements; each element becomes one of 16 values relative to its
 //! block's largest magnitude, and those magnitudes are themselves quantized to 8 bits: 4.127 bits per weight (QLoRA §3).
-//! [`Layout`] says where in the words everything lies, [`bitsandbytes`] reads and writes the tensors that transformers
-//! stores, and [`mod@reference`] quantizes, decodes and multiplies by plain loops, which the kernels are held to.
+//! [`BlockFormat`] describes such a format and [`Layout`] says where in the words everything lies, [`bitsandbytes`] reads and
+//! writes the tensors that transformers stores, [`gguf`] reads the blocks of llama.cpp's files, and [`mod@reference`] quantizes, decodes and multiplies by plain loops, which the kernels are held to.
 //! [`adamw`] is the same for the optimizer: the constants of an update, the blocks of its 8-bit moments, and the update
 //! by plain loops. [`attention`], [`glu`] and [`rms_norm`] are the sizes and settings of operations for which every device has
 //! kernels.
@@ -34,6 +35,8 @@ mod direction;
 mod double_quant;
 mod dynamic_map;
 mod error;
+mod format;
+pub mod gguf;
 pub mod glu;
 mod layout;
 mod matrix;
@@ -46,6 +49,8 @@ pub use direction::Direction;
 pub use double_quant::mean;
 pub use dynamic_map::{dynamic_map, dynamic_map_unsigned, midpoints};
 pub use error::Nf4Error;
+pub use format::{BlockFormat, Codes, Format, SUPERBLOCK, Scales, exponent_value, f16_value};
+pub use gguf::GgufFormat;
 pub use layout::{Layout, NESTED_BLOCK, NESTED_MAP};
 pub use matrix::{MatrixRef, QuantizedMatrix};
 

@@ -8,6 +8,7 @@ use crate::direction::Direction;
 use crate::double_quant::mean;
 use crate::dynamic_map::{dynamic_map, midpoints};
 use crate::error::Nf4Error;
+use crate::format::{SUPERBLOCK, Scales, exponent_value, f16_value};
 use crate::layout::{Layout, NESTED_BLOCK};
 use crate::matrix::{MatrixRef, QuantizedMatrix};
 
@@ -52,14 +53,22 @@ pub fn quantize(
     QuantizedMatrix::from_parts(layout, packed, encode_scales(layout, &scales))
 }
 
-/// Returns every element decoded, row by row: `values[code] * absmax` (bitsandbytes `dequantize_4bit`).
+/// Returns every element decoded, row by row: `values[code] * absmax` (bitsandbytes `dequantize_4bit`), plus the minimum of the
+/// block where the format has minima (gguf-py `dequantize`).
 pub fn dequantize(w: MatrixRef<'_>) -> Vec<f32> {
     let (layout, packed) = (w.layout(), w.packed());
-    let values = layout.config().codebook.values();
+    let format = layout.block_format();
+    let (codes, per_word) = (format.codes, format.codes.per_word());
     (0..layout.elements())
         .map(|i| {
-            let code = packed[i / 8] >> (4 * (i % 8)) & 15;
-            values[code as usize] * scale(w, i / layout.config().block_size)
+            let code = packed[i / per_word] >> (codes.bits() * (i % per_word));
+            let [scale, minimum] = scale_and_minimum(w, i / format.block_size);
+            let scaled = codes.value(code) * scale;
+            if format.scales.has_minima() {
+                scaled + minimum
+            } else {
+                scaled
+            }
         })
         .collect()
 }
@@ -94,20 +103,43 @@ pub fn matmul(w: MatrixRef<'_>, x: &[f32], direction: Direction) -> Vec<f32> {
         .collect()
 }
 
-/// Returns the scale of a block, quantized or not as the layout says.
-fn scale(w: MatrixRef<'_>, block: usize) -> f32 {
+/// Returns the scale of a block and its minimum; 0 where there are no minima.
+fn scale_and_minimum(w: MatrixRef<'_>, block: usize) -> [f32; 2] {
     let (layout, words) = (w.layout(), w.absmax());
-    if !layout.config().double_quant {
-        return f32::from_bits(words[block]);
-    }
-    let code = words[block / 4] >> (8 * (block % 4)) & 255;
-    let value = f32::from_bits(words[layout.map_words()][code as usize]);
-    let nested = f32::from_bits(words[layout.nested_words()][block / NESTED_BLOCK]);
-    value * nested + f32::from_bits(words[layout.offset_word()])
+    let format = layout.block_format();
+    let byte = |words: &[u32], i: usize| words[i / 4] >> (8 * (i % 4)) & 255;
+    let half = |word: u32, i: usize| f16_value(word >> (16 * i) & 0xffff);
+    let scale = match format.scales {
+        Scales::F32 => f32::from_bits(words[block]),
+        Scales::DoubleQuantized => {
+            let value = f32::from_bits(words[layout.map_words()][byte(words, block) as usize]);
+            let nested = f32::from_bits(words[layout.nested_words()][block / NESTED_BLOCK]);
+            value * nested + f32::from_bits(words[layout.offset_word()])
+        }
+        Scales::F16 => half(words[block / 2], block % 2),
+        Scales::F16WithMinimum => return [half(words[block], 0), half(words[block], 1)],
+        Scales::Exponent => exponent_value(byte(words, block)),
+        Scales::Nested | Scales::NestedWithMinimum => {
+            let of_superblock = SUPERBLOCK / format.block_size;
+            let len = format.scales.superblock_words(format.block_size);
+            let words = &words[block / of_superblock * len..][..len];
+            let (pair, factors, i) = (words[0], &words[1..], block % of_superblock);
+            if format.scales == Scales::Nested {
+                half(pair, 0) * f32::from(byte(factors, i) as i8)
+            } else {
+                let factors = [byte(factors, i), byte(factors, of_superblock + i)];
+                return [
+                    half(pair, 0) * factors[0] as f32,
+                    half(pair, 1) * factors[1] as f32,
+                ];
+            }
+        }
+    };
+    [scale, 0.0]
 }
 
 fn encode_scales(layout: Layout, scales: &[f32]) -> Vec<u32> {
-    if !layout.config().double_quant {
+    if layout.block_format().scales == Scales::F32 {
         return scales.iter().map(|scale| scale.to_bits()).collect();
     }
     let mut words = vec![0; layout.absmax_words()];

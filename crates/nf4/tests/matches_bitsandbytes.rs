@@ -180,7 +180,10 @@ fn genuine_checkpoints_are_read_and_written_back_byte_for_byte() {
                 continue;
             };
             let read = bitsandbytes::read(weight, |name| entry(&file, name)).unwrap();
-            assert_eq!(read.matrix.layout().config().double_quant, double_quant);
+            assert_eq!(
+                read.matrix.layout().config().unwrap().double_quant,
+                double_quant
+            );
             let written = bitsandbytes::write(weight, &read.matrix, &read.dtype).unwrap();
             assert_eq!(written.len(), if double_quant { 6 } else { 4 });
             for (name, written) in written {
@@ -372,12 +375,7 @@ fn every_format_survives_a_trip_through_a_state_dict() {
     };
     let matrix = nf4::reference::quantize(&values, [33, 51], config).unwrap();
     let error = bitsandbytes::write("a.b", &matrix, "float16").unwrap_err();
-    assert_eq!(
-        error,
-        Nf4Error::NotInBitsandbytes {
-            codebook: Codebook::Int4
-        }
-    );
+    assert_eq!(error, Nf4Error::NotInBitsandbytes { format: "int4" });
 }
 
 #[test]

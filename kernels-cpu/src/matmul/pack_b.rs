@@ -50,14 +50,14 @@ fn set_column<P: Precision>(values: &[f32], out: &mut [[u32; 16]], j: usize, vec
 }
 
 /// A matrix whose rows are those of B.
-trait Rows {
+trait Rows<S: Simd> {
     /// Returns the micro-panel's part of row `p`; if it is one vector wide, the second does not matter.
-    fn part<S: Simd>(&self, s: S, p: usize, panel: MicroPanel) -> [S::F; 2];
+    fn part(&self, s: S, p: usize, panel: MicroPanel) -> [S::F; 2];
 }
 
 /// Packs a micro-panel row by row, two at a time.
 #[inline(always)]
-fn pack_by_rows<S: Simd, P: Precision, R: Rows>(
+fn pack_by_rows<S: Simd, P: Precision, R: Rows<S>>(
     s: S,
     rows: R,
     panel: MicroPanel,

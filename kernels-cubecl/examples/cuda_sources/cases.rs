@@ -9,7 +9,7 @@ use cubecl::ir::{ElemType, FloatKind};
 use cubecl::server::Handle;
 use cubecl::std::tensor::TensorHandle;
 use nf4::adamw::{AdamWStep, BLOCK, BLOCK_BYTES};
-use nf4::{Direction, Layout, QuantConfig};
+use nf4::{Direction, Format, GgufFormat, Layout, QuantConfig, Scales};
 use qlora_cubecl::adamw::{self, Run};
 use qlora_cubecl::matmul::low_rank::{self, LowRank};
 use qlora_cubecl::{KernelError, Weight, dequantize, matmul, quantize};
@@ -24,6 +24,12 @@ const SHAPES: [[usize; 2]; 4] = [[4096, 4096], [11008, 4096], [4096, 11008], [10
 const ROWS: [usize; 4] = [1, 8, 16, 512];
 
 const FLOATS: [FloatKind; 3] = [FloatKind::BF16, FloatKind::F16, FloatKind::F32];
+
+/// Formats of files: codes of 4 bits with minima, and of 8 bits with small blocks; scales of two levels. And the shape and type
+/// that they are shown in.
+const FILE_FORMATS: [GgufFormat; 2] = [GgufFormat::Q4_K, GgufFormat::Q6_K];
+const FILE_SHAPE: [usize; 2] = SHAPES[1];
+const FILE_FLOAT: FloatKind = FloatKind::F16;
 
 /// The rank of a LoRA layer.
 const RANK: usize = 16;
@@ -49,23 +55,28 @@ pub struct Case {
     pub dtype: FloatKind,
     /// The shape of the weight, or of the operand of an operation between weights.
     pub shape: [usize; 2],
-    pub double_quant: bool,
+    /// The format of the weight.
+    pub format: Format,
 }
 
 /// Returns all calls.
 pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     for shape in SHAPES {
-        let mut case = |operation, dtype, double_quant| {
+        let mut case = |operation, dtype, format| {
             cases.push(Case {
                 operation,
                 dtype,
                 shape,
-                double_quant,
+                format,
             });
         };
         for double_quant in [true, false] {
-            case(Operation::Quantize, FloatKind::F32, double_quant);
+            let format = Format::from(QuantConfig {
+                double_quant,
+                ..QuantConfig::default()
+            });
+            case(Operation::Quantize, FloatKind::F32, format);
             // Without double quantization a kernel differs in how it reads a scale: one dtype shows that.
             let floats = if double_quant {
                 &FLOATS[..]
@@ -73,20 +84,34 @@ pub fn all() -> Vec<Case> {
                 &FLOATS[..1]
             };
             for &dtype in floats {
-                case(Operation::Dequantize, dtype, double_quant);
+                case(Operation::Dequantize, dtype, format);
                 for rows in ROWS {
                     for direction in [Direction::Forward, Direction::Transposed] {
-                        case(Operation::Matmul(direction, rows), dtype, double_quant);
+                        case(Operation::Matmul(direction, rows), dtype, format);
                     }
                     if double_quant {
-                        case(Operation::LowRank(rows), dtype, double_quant);
-                        case(Operation::LowRankBackward(rows), dtype, double_quant);
+                        case(Operation::LowRank(rows), dtype, format);
+                        case(Operation::LowRankBackward(rows), dtype, format);
                     }
                 }
             }
         }
-        case(Operation::AdamW, FloatKind::F32, true);
-        case(Operation::AdamW8bit, FloatKind::F32, true);
+        let format = Format::from(QuantConfig::default());
+        case(Operation::AdamW, FloatKind::F32, format);
+        case(Operation::AdamW8bit, FloatKind::F32, format);
+    }
+    for format in FILE_FORMATS {
+        let products = Direction::ALL
+            .into_iter()
+            .flat_map(|direction| [1, 512].map(|rows| Operation::Matmul(direction, rows)));
+        for operation in products.chain([Operation::Dequantize]) {
+            cases.push(Case {
+                operation,
+                dtype: FILE_FLOAT,
+                shape: FILE_SHAPE,
+                format: format.into(),
+            });
+        }
     }
     for fused in Fused::ALL {
         for dtype in FLOATS.into_iter().filter(|dtype| fused.takes(*dtype)) {
@@ -94,7 +119,7 @@ pub fn all() -> Vec<Case> {
                 operation: Operation::Fused(fused),
                 dtype,
                 shape: fused::SHAPE,
-                double_quant: true,
+                format: QuantConfig::default().into(),
             });
         }
     }
@@ -212,11 +237,22 @@ impl Case {
     }
 
     fn layout(&self) -> Layout {
-        let config = QuantConfig {
-            double_quant: self.double_quant,
-            ..QuantConfig::default()
-        };
-        Layout::new(self.shape, config).expect("the shape of a weight")
+        Layout::new(self.shape, self.format).expect("the shape of a weight")
+    }
+
+    /// Returns whether the weight is one that a file has as it is.
+    pub fn is_of_file(&self) -> bool {
+        matches!(self.format, Format::Gguf(_))
+    }
+
+    /// Returns whether the scales are plain numbers.
+    pub fn has_plain_scales(&self) -> bool {
+        self.format.blocks().scales == Scales::F32
+    }
+
+    /// Returns the bits of a code of the weight.
+    pub fn code_bits(&self) -> usize {
+        self.format.blocks().codes.bits()
     }
 
     fn weight(&self, client: &Client) -> Weight {
@@ -241,6 +277,10 @@ impl fmt::Display for Case {
             Operation::AdamW => write!(f, "AdamW"),
             Operation::AdamW8bit => write!(f, "AdamW, 8-bit"),
             Operation::Fused(fused) => write!(f, "{fused}"),
+        }?;
+        match self.format {
+            Format::Gguf(format) => write!(f, ", {format}"),
+            Format::Quantized(_) => Ok(()),
         }
     }
 }

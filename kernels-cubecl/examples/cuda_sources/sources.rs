@@ -48,11 +48,13 @@ impl Sources {
         let kernels = launched(self.recorder(architecture), cases)?;
         for (kernel, packed, cases) in kernels.into_values() {
             let launch = self.add_launch(architecture, &kernel)?;
+            let code_bits = cases[0].code_bits();
             let cases: Vec<_> = cases.iter().map(described).collect();
             self.kernels.push(json!({
                 "architecture": architecture.version,
                 "launch": launch,
                 "packed_buffer": packed,
+                "code_bits": code_bits,
                 "cases": cases,
             }));
         }
@@ -137,17 +139,18 @@ fn launched(
         let packed = packed?;
         for kernel in launched {
             let position = packed.as_ref().and_then(|packed| kernel.position(packed));
-            // A layer's product with the weight is listed as that.
-            let is_of_layer = |case: &Case| {
+            // A layer's product with the weight is listed as that, and what the weights of files share with others as theirs.
+            let is_secondary = |case: &Case| {
                 let operation = case.operation;
-                matches!(
+                let is_of_layer = matches!(
                     operation,
                     Operation::LowRank(_) | Operation::LowRankBackward(_)
-                )
+                );
+                is_of_layer || case.is_of_file()
             };
             let listed = kernels.get(&kernel.entry);
-            if listed.is_some_and(|(_, _, cases): &Kernel| !is_of_layer(&cases[0]))
-                && is_of_layer(&case)
+            if listed.is_some_and(|(_, _, cases): &Kernel| !is_secondary(&cases[0]))
+                && is_secondary(&case)
             {
                 continue;
             }
@@ -171,7 +174,7 @@ fn described(case: &Case) -> Value {
         "dtype": case.type_name(),
         "rows": case.rows(),
         "shape": case.shape,
-        "double_quant": case.double_quant,
+        "double_quant": !case.has_plain_scales(),
     })
 }
 

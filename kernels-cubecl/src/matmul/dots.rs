@@ -10,12 +10,14 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
-use nf4::{Codebook, Direction};
+use nf4::Direction;
 
 use super::problem::{Alignment, Problem, Sizes};
-use crate::decode::{Words, permute_values, scale_of};
+use crate::decode::{Words, permute_values};
 use crate::error::KernelError;
+use crate::format::CodeFormat;
 use crate::launch::{LaunchConfig, lanes};
+use crate::scales::{minimum_of, scale_of, scaled_lanes};
 
 /// The most rows of `x`: their sums stay in vector registers.
 const MAX_ROWS: usize = 4;
@@ -82,9 +84,9 @@ pub(super) fn launch(problem: &Problem, output: &Handle) -> Result<(), KernelErr
             problem.output_arg(output),
             problem.sizes_arg(),
             config.per_unit,
-            problem.weight.codebook(),
+            problem.weight.codes(),
             problem.x.m.next_power_of_two(),
-            problem.weight.layout.config().block_size,
+            problem.weight.block_size(),
             problem.x.dtype,
         );
     }
@@ -98,16 +100,17 @@ fn dots_kernel<F: Float, N: Size>(
     output: &mut [F],
     sizes: &Sizes,
     per_unit: u32,
-    #[comptime] codebook: Codebook,
+    #[comptime] codes: CodeFormat,
     #[comptime] rows: usize,
     #[comptime] block: usize,
     #[define(F)] _dtype: ElemType,
 ) {
     let size = N::value();
+    let (per_word, bits) = comptime!((codes.per_word(), codes.bits()));
     let mut shifts = Vector::<u32, N>::zeroed();
     #[unroll]
     for l in 0..size {
-        shifts.insert(l, comptime!(4 * (l % 8) as u32).runtime());
+        shifts.insert(l, comptime!((bits * (l % per_word)) as u32).runtime());
     }
     // Rows beyond the last are computed from the last and never written.
     let mut starts = Array::<usize>::new(rows);
@@ -128,6 +131,7 @@ fn dots_kernel<F: Float, N: Size>(
         while k < sizes.k {
             let first = feature * sizes.k + k;
             let scale = Vector::<f32, N>::new(scale_of(&words.scales, first));
+            let minimum = Vector::<f32, N>::new(minimum_of(&words.scales, first));
             #[unroll]
             for part in 0..comptime!(block / size) {
                 let mut packed = Vector::<u32, N>::zeroed();
@@ -135,13 +139,16 @@ fn dots_kernel<F: Float, N: Size>(
                 #[unroll]
                 for l in 0..size {
                     let element = comptime!(part * size + l);
-                    if comptime!(l == 0 || element.is_multiple_of(8)) {
-                        word = words.packed[((first + comptime!(element as u32)) >> 3) as usize];
+                    if comptime!(l == 0 || element.is_multiple_of(per_word)) {
+                        let element = first + comptime!(element as u32);
+                        word = words.packed[(element >> comptime!(codes.word_shift())) as usize];
                     }
                     packed.insert(l, word);
                 }
-                packed >>= shifts + Vector::new(comptime!(4 * (part * size % 8) as u32).runtime());
-                let w = permute_values::<N>(packed, 0usize, codebook) * scale;
+                packed >>= shifts
+                    + Vector::new(comptime!((bits * (part * size % per_word)) as u32).runtime());
+                let values = permute_values::<N>(packed, 0usize, codes);
+                let w = scaled_lanes::<N>(values, scale, minimum, codes);
                 let vector = k as usize / size + part;
                 #[unroll]
                 for i in 0..rows {

@@ -3,7 +3,7 @@
 //!
 //! - `rows`, forward: a plane takes two rows of the weight, its lanes stride along them, and their sums are added
 //!   up in the plane.
-//! - `columns`, transposed: a cube takes 256 columns of the weight and a range of its rows. Loads of 128 bits
+//! - `columns`, transposed: a cube takes 256 columns of the weight (128 of codes of 8 bits) and a range of its rows. Loads of 128 bits
 //!   bring 32 columns to a unit, whose sums for eight rows would not fit its registers; so the words pass through shared
 //!   memory, and a unit takes one column of words and every fourth row. Ranges that several cubes share are
 //!   added up by a second kernel, in an order that does not depend on timing.
@@ -32,9 +32,10 @@ use nf4::Direction;
 
 use super::planes::{Lanes, PLANES, lane_sum};
 use super::problem::{Alignment, PackedFormat, Problem, Sizes};
-use crate::decode::{Scales, fill_table, scale_of};
+use crate::decode::{fill_table, value_of};
 use crate::error::KernelError;
 use crate::operand::buffer;
+use crate::scales::{Scales, minimum_of, scale_of, scaled};
 
 /// The most rows of `x` of the kernel for few rows: up to this many a GPU reads the weight for longer than it multiplies by
 /// it, and eight sums for each of eight columns are 64 registers.
@@ -82,7 +83,8 @@ pub(super) fn launch(problem: &Problem, output: &Handle) -> Result<(), KernelErr
 
 /// Returns the words of a load: 128 bits where all rows of the weight begin on such a boundary.
 fn load_width(problem: &Problem) -> usize {
-    if problem.weight.layout.in_features().is_multiple_of(8 * WIDE) {
+    let elements = problem.weight.codes().per_word() * WIDE;
+    if problem.weight.layout.in_features().is_multiple_of(elements) {
         WIDE
     } else {
         1
@@ -136,10 +138,11 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
     #[define(F)] _dtype: ElemType,
 ) {
     let width = NW::value();
-    let alignment = comptime!(format.alignment);
+    let (codes, alignment) = comptime!((format.codes, format.alignment));
+    let per_word = comptime!(codes.per_word());
     let x_width = NX::value();
     let mut table = Shared::<[f32]>::new_slice(16usize);
-    fill_table(&mut table, comptime!(format.codebook));
+    fill_table(&mut table, codes);
     sync_cube();
 
     let first_feature = (CUBE_POS_X * PLANES + UNIT_POS_Y) * comptime!(FEATURES as u32);
@@ -148,12 +151,13 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
     for i in 0..comptime!(FEATURES * rows) {
         sums[i] = f32::new(0.0);
     }
-    let loads = sizes.k / comptime!(8 * width as u32);
+    let loads = sizes.k / comptime!((per_word * width) as u32);
     let mut load = UNIT_POS_X;
     while load < loads {
-        let start = load * comptime!(8 * width as u32);
+        let start = load * comptime!((per_word * width) as u32);
         let mut read = Array::<Vector<u32, NW>>::new(FEATURES);
         let mut scale = Array::<f32>::new(FEATURES);
+        let mut minimum = Array::<f32>::new(FEATURES);
         #[unroll]
         for f in 0..FEATURES {
             // Features beyond the last are computed from the last and never written.
@@ -163,16 +167,19 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
         }
         #[unroll]
         for q in 0..width {
-            let word_start = start + comptime!(8 * q as u32);
+            let word_start = start + comptime!((per_word * q) as u32);
             #[unroll]
             for f in 0..FEATURES {
-                if comptime!(q == 0 || alignment.begins_block(8 * q)) {
+                if comptime!(q == 0 || alignment.begins_block(per_word * q)) {
                     let feature = min(first_feature + comptime!(f as u32), sizes.n - 1);
                     scale[f] = scale_of(scales, feature * sizes.k + word_start);
+                    if comptime!(codes.has_minima()) {
+                        minimum[f] = minimum_of(scales, feature * sizes.k + word_start);
+                    }
                 }
             }
             #[unroll]
-            for j in 0..comptime!(8 / x_width) {
+            for j in 0..comptime!(per_word / x_width) {
                 let mut values = Array::<Vector<F, NX>>::new(rows);
                 #[unroll]
                 for i in 0..rows {
@@ -184,9 +191,10 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
                 for e in 0..x_width {
                     #[unroll]
                     for f in 0..FEATURES {
-                        let code =
-                            (read[f].extract(q) >> comptime!(4 * (j * x_width + e) as u32)) & 15;
-                        let w = table[code as usize] * scale[f];
+                        let code = read[f].extract(q)
+                            >> comptime!((codes.bits() * (j * x_width + e)) as u32);
+                        let value = value_of(&table, code, codes);
+                        let w = scaled(value, scale[f], minimum[f], codes);
                         #[unroll]
                         for i in 0..rows {
                             sums[comptime!(f * rows + i)] +=
@@ -215,16 +223,17 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
 }
 
 /// Returns the cubes along the output's columns, the tiles along `k`, and the ranges of `k` that cubes share these in.
-fn grid_of_columns(k: usize, n: usize) -> (usize, usize, usize) {
-    let groups = (n / 8).div_ceil(TILE_WORDS).max(1);
+fn grid_of_columns(k: usize, n: usize, per_word: usize) -> (usize, usize, usize) {
+    let groups = (n / per_word).div_ceil(TILE_WORDS).max(1);
     let tiles = k.div_ceil(TILE_ROWS).max(1);
     let splits = (BUSY_CUBES / groups).clamp(1, tiles.min(MAX_SPLITS));
     (groups, tiles, splits)
 }
 
-/// Returns the bytes that the kernel takes beside operands and result: transposed, the sums of several ranges of `k` in f32.
+/// Returns the most bytes that the kernel takes beside operands and result: transposed, the sums of several ranges of `k` in
+/// f32. Codes of 8 bits have no more ranges than those of 4.
 pub(super) fn workspace_bytes(m: usize, [k, n]: [usize; 2], direction: Direction) -> u128 {
-    let (_, _, splits) = grid_of_columns(k, n);
+    let (_, _, splits) = grid_of_columns(k, n, 8);
     let shares = direction == Direction::Transposed && m <= MAX_ROWS && splits > 1;
     if shares {
         4 * splits as u128 * m as u128 * n as u128
@@ -235,7 +244,8 @@ pub(super) fn workspace_bytes(m: usize, [k, n]: [usize; 2], direction: Direction
 
 fn launch_columns(problem: &Problem, output: &Handle) {
     let client = &problem.client;
-    let (groups, tiles, splits) = grid_of_columns(problem.k, problem.n);
+    let per_word = problem.weight.codes().per_word();
+    let (groups, tiles, splits) = grid_of_columns(problem.k, problem.n, per_word);
     let outputs = problem.x.m * problem.n;
     let sums = if splits == 1 {
         output.clone()
@@ -295,20 +305,25 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
     #[define(S)] _sums_dtype: ElemType,
 ) {
     let width = NW::value();
-    let alignment = comptime!(format.alignment);
+    let (codes, alignment) = comptime!((format.codes, format.alignment));
+    let per_word = comptime!(codes.per_word());
     let mut table = Shared::<[f32]>::new_slice(16usize);
     let mut tile = Shared::<[u32]>::new_slice(comptime!(TILE_ROWS * TILE_WORDS));
-    let mut tile_scales = Shared::<[f32]>::new_slice(comptime!(TILE_ROWS * TILE_WORDS));
+    // Of each word, and then of each the minimum.
+    let mut tile_scales = Shared::<[f32]>::new_slice(comptime!({
+        let parts = if codes.has_minima() { 2 } else { 1 };
+        parts * TILE_ROWS * TILE_WORDS
+    }));
     let mut x_tile = Shared::<[f32]>::new_slice(comptime!(TILE_ROWS * rows));
-    fill_table(&mut table, comptime!(format.codebook));
+    fill_table(&mut table, codes);
 
-    let row_words = sizes.n / 8;
+    let row_words = sizes.n / comptime!(per_word as u32);
     let first_word = CUBE_POS_X * comptime!(TILE_WORDS as u32);
     let word = UNIT_POS % comptime!(TILE_WORDS as u32);
     let part = UNIT_POS / comptime!(TILE_WORDS as u32);
-    let mut kept = Array::<f32>::new(comptime!(8 * rows));
+    let mut kept = Array::<f32>::new(comptime!(per_word * rows));
     #[unroll]
-    for i in 0..comptime!(8 * rows) {
+    for i in 0..comptime!(per_word * rows) {
         kept[i] = f32::new(0.0);
     }
 
@@ -322,7 +337,8 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
             let column = first_word + slot % comptime!(TILE_WORDS as u32);
             let mut read = Vector::<u32, NW>::zeroed();
             let mut scale = f32::new(0.0);
-            // What lies outside decodes to 0 by a scale of 0.
+            let mut minimum = f32::new(0.0);
+            // What lies outside decodes to 0 by a scale and a minimum of 0.
             let stored = row < sizes.k && column < row_words;
             if stored {
                 read = packed[((row * row_words + column) / comptime!(width as u32)) as usize];
@@ -331,14 +347,21 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
             for q in 0..width {
                 // One condition is the kernel's, the other its instance's.
                 #[allow(clippy::collapsible_if)]
-                if comptime!(q == 0 || alignment.begins_block(8 * q)) {
+                if comptime!(q == 0 || alignment.begins_block(per_word * q)) {
                     if stored {
-                        let first = row * sizes.n + (column + comptime!(q as u32)) * 8;
+                        let first = row * sizes.n
+                            + (column + comptime!(q as u32)) * comptime!(per_word as u32);
                         scale = scale_of(scales, first);
+                        if comptime!(codes.has_minima()) {
+                            minimum = minimum_of(scales, first);
+                        }
                     }
                 }
                 tile[slot as usize + q] = read.extract(q);
                 tile_scales[slot as usize + q] = scale;
+                if comptime!(codes.has_minima()) {
+                    tile_scales[slot as usize + comptime!(TILE_ROWS * TILE_WORDS + q)] = minimum;
+                }
             }
         }
         let mut slot = UNIT_POS;
@@ -359,41 +382,48 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
             let slot = row * TILE_WORDS + word as usize;
             let codes_of_word = tile[slot];
             let scale = tile_scales[slot];
+            let minimum = if comptime!(codes.has_minima()) {
+                tile_scales[slot + TILE_ROWS * TILE_WORDS]
+            } else {
+                f32::new(0.0)
+            };
             let mut values = Array::<f32>::new(rows);
             #[unroll]
             for i in 0..rows {
                 values[i] = x_tile[row * rows + i];
             }
             #[unroll]
-            for j in 0..8usize {
-                let code = (codes_of_word >> comptime!(4 * j as u32)) & 15;
-                let w = table[code as usize] * scale;
+            for j in 0..per_word {
+                let code = codes_of_word >> comptime!((codes.bits() * j) as u32);
+                let w = scaled(value_of(&table, code, codes), scale, minimum, codes);
                 #[unroll]
                 for i in 0..rows {
-                    kept[comptime!(i * 8 + j)] += values[i] * w;
+                    kept[comptime!(i * per_word + j)] += values[i] * w;
                 }
             }
         }
     }
 
-    let mut others = Shared::<[f32]>::new_slice(comptime!((SPLIT - 1) * TILE_WORDS * 8));
+    let mut others = Shared::<[f32]>::new_slice(comptime!((SPLIT - 1) * TILE_WORDS * per_word));
     #[unroll]
     for i in 0..rows {
         sync_cube();
         if part > 0 {
             let slot = (UNIT_POS - comptime!(TILE_WORDS as u32)) as usize;
             #[unroll]
-            for j in 0..8usize {
-                others[slot + comptime!(j * (SPLIT - 1) * TILE_WORDS)] = kept[comptime!(i * 8 + j)];
+            for j in 0..per_word {
+                others[slot + comptime!(j * (SPLIT - 1) * TILE_WORDS)] =
+                    kept[comptime!(i * per_word + j)];
             }
         }
         sync_cube();
         let row = comptime!(i as u32);
         if part == 0 && row < sizes.m && first_word + word < row_words {
-            let first = (CUBE_POS_Y * sizes.m + row) * sizes.n + (first_word + word) * 8;
+            let first = (CUBE_POS_Y * sizes.m + row) * sizes.n
+                + (first_word + word) * comptime!(per_word as u32);
             #[unroll]
-            for j in 0..8usize {
-                let mut total = kept[comptime!(i * 8 + j)];
+            for j in 0..per_word {
+                let mut total = kept[comptime!(i * per_word + j)];
                 #[unroll]
                 for p in 0..comptime!(SPLIT - 1) {
                     total += others[word as usize + comptime!((j * (SPLIT - 1) + p) * TILE_WORDS)];

@@ -1,7 +1,7 @@
 //! The loader that decodes a weight into the stage of the right operand.
 //!
-//! A unit takes a run of a row of the weight: 32 elements, which it reads with one load of 128 bits, or 8. It looks
-//! their scale up once, decodes them, and writes them to shared memory in vectors of the stage.
+//! A unit takes a run of a row of the weight: 32 elements (16 of codes of 8 bits), which it reads with one load of 128 bits, or
+//! 8. It looks their scale up once, decodes them, and writes them to shared memory in vectors of the stage.
 
 use std::marker::PhantomData;
 
@@ -20,13 +20,14 @@ use cubek_matmul::multi_level::tile::{
     ContiguousTilingLayout, RowMajorTilingOrder, TilingOrder, TilingValidation,
 };
 use cubek_std::{InvalidConfigError, MatrixLayout, StageIdent};
-use nf4::Codebook;
 
 use super::straddling::{self, StraddlingScales};
-use crate::decode::{Scales, fill_table, scale_of};
+use crate::decode::{fill_table, value_of};
+use crate::format::CodeFormat;
+use crate::scales::{Scales, minimum_of, scale_of, scaled};
 
-/// Elements of a word.
-pub(super) const WORD: usize = 8;
+/// The most elements of a word. A line of the stage and a unit's share of it are whole runs of so many, and of fewer too.
+const WORD: usize = 8;
 
 /// Elements that a unit decodes before it stores them: all 32 at once would take registers that ptxas then spills.
 const DECODED: usize = 16;
@@ -50,7 +51,7 @@ pub(super) struct PackedWeight<W: Size> {
     pub(super) packed: Box<[Vector<u32, W>]>,
     pub(super) scales: Scales,
     #[cube(comptime)]
-    codebook: Codebook,
+    pub(super) codes: CodeFormat,
     #[cube(comptime)]
     pub(super) load: WeightLoad,
 }
@@ -117,7 +118,7 @@ impl<W: Size> FullLoadingStrategy<PackedWeight<W>> for DecodingLoading<W> {
         #[comptime] config: GlobalReaderConfig,
     ) -> DecodingJob<W> {
         let mut table = Shared::<[f32]>::new_slice(16usize);
-        fill_table(&mut table, comptime!(weight.codebook));
+        fill_table(&mut table, comptime!(weight.codes));
         let plane = PlaneFlowPartition::new(config.plane_flow_config.partition_rule)
             .load_index(config.input_load_flow);
         DecodingJob::<W> {
@@ -155,7 +156,8 @@ impl<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>
         #[comptime] config: GlobalReaderConfig,
     ) {
         let units = config.loading_units_count();
-        let runs = comptime!(config.smem_config.elements_per_stage() / (WORD * W::value()) as u32);
+        let run_elements = comptime!(this.weight.codes.per_word() * W::value());
+        let runs = comptime!(config.smem_config.elements_per_stage() / run_elements as u32);
         let run = this.unit + comptime!(task_id * units);
         if comptime!(runs.is_multiple_of(units)) {
             load_run::<EG, NG, ES, NS, W>(&*this, run, global_iter, stage, config.smem_config);
@@ -168,8 +170,9 @@ impl<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>
 
     fn task_count(this: &Self) -> comptime_type!(u32) {
         let config = this.config;
+        let codes = this.weight.codes;
         comptime!(
-            (config.smem_config.elements_per_stage() / (WORD * W::value()) as u32)
+            (config.smem_config.elements_per_stage() / (codes.per_word() * W::value()) as u32)
                 .div_ceil(config.loading_units_count())
         )
     }
@@ -184,7 +187,9 @@ fn load_run<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
     stage: &mut StridedStageMemory<ES, NS, ContiguousTilingLayout<Order>>,
     #[comptime] config: StageMemoryConfig,
 ) {
-    let elements = comptime!(WORD * W::value());
+    let codes = comptime!(job.weight.codes);
+    let (per_word, bits) = comptime!((codes.per_word(), codes.bits()));
+    let elements = comptime!(per_word * W::value());
     let (line, start) = place_of_run(run, elements, config);
 
     if comptime!(job.weight.load.whole_words) {
@@ -192,6 +197,7 @@ fn load_run<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
         let words = job.weight.packed[(first / comptime!(elements as u32)) as usize];
         let part = comptime!(elements.min(DECODED));
         let mut scale = f32::new(0.0);
+        let mut minimum = f32::new(0.0);
         #[unroll]
         for p in 0..comptime!(elements / part) {
             let mut values = Array::<f32>::new(part);
@@ -199,28 +205,38 @@ fn load_run<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
             for v in 0..part {
                 let i = comptime!(p * part + v);
                 if comptime!(i.is_multiple_of(job.weight.load.block)) {
-                    scale =
-                        scale_in_bounds(&job.weight.scales, first + comptime!(i as u32), in_bounds);
+                    let element = first + comptime!(i as u32);
+                    scale = scale_in_bounds(&job.weight.scales, element, in_bounds);
+                    if comptime!(codes.has_minima()) {
+                        minimum = minimum_in_bounds(&job.weight.scales, element, in_bounds);
+                    }
                 }
-                let code =
-                    (words.extract(comptime!(i / WORD)) >> comptime!(4 * (i % WORD) as u32)) & 15;
-                values[v] = job.table[code as usize] * scale;
+                let code = words.extract(comptime!(i / per_word))
+                    >> comptime!((bits * (i % per_word)) as u32);
+                let value = value_of(&job.table, code, codes);
+                values[v] = scaled(value, scale, minimum, codes);
             }
             let start = start + comptime!((p * part) as u32);
             store_values::<ES, NS>(stage, &values, line, start, part, config);
         }
     } else {
         let (first, _) = element_at::<EG, NG>(global_iter, line, start, config);
-        let codes = straddling::codes_from(&job.weight.packed, first);
+        let word = straddling::codes_from(&job.weight, first);
         let scales = StraddlingScales::new(&job.weight, first);
+        let minima = StraddlingScales::of_minima(&job.weight, first);
         let mut values = Array::<f32>::new(elements);
         #[unroll]
         for i in 0..elements {
-            let code = (codes >> comptime!(4 * i as u32)) & 15;
+            let code = word >> comptime!((bits * i) as u32);
             let along = start + comptime!(i as u32);
             let in_bounds = is_in_bounds::<EG, NG>(global_iter, line, along, config);
             let scale = select(in_bounds, scales.of(comptime!(i as u32)), f32::new(0.0));
-            values[i] = job.table[code as usize] * scale;
+            let mut minimum = f32::new(0.0);
+            if comptime!(codes.has_minima()) {
+                minimum = select(in_bounds, minima.of(comptime!(i as u32)), f32::new(0.0));
+            }
+            let value = value_of(&job.table, code, codes);
+            values[i] = scaled(value, scale, minimum, codes);
         }
         store_values::<ES, NS>(stage, &values, line, start, elements, config);
     }
@@ -318,6 +334,12 @@ fn element_at<EG: Numeric, NG: Size>(
 #[cube]
 fn scale_in_bounds(scales: &Scales, element: u32, in_bounds: bool) -> f32 {
     select(in_bounds, scale_of(scales, element), f32::new(0.0))
+}
+
+/// Returns the minimum of the block of an element; 0 where there is none.
+#[cube]
+fn minimum_in_bounds(scales: &Scales, element: u32, in_bounds: bool) -> f32 {
+    select(in_bounds, minimum_of(scales, element), f32::new(0.0))
 }
 
 /// Returns the position of an element of a line in a stage of contiguous tiles.

@@ -20,8 +20,9 @@ use cubecl::server::Handle;
 use nf4::Direction;
 
 use super::problem::{Alignment, PackedFormat, Problem, Sizes};
-use crate::decode::{Words, code_of, permute_values, scale_of};
+use crate::decode::{Words, code_of, permute_values};
 use crate::error::KernelError;
+use crate::scales::{minimum_of, scale_of, scaled_lanes};
 
 /// Vectors of a panel: with 16 lanes, 32 KiB.
 const PANEL_VECTORS: usize = 512;
@@ -241,24 +242,25 @@ fn decode_rows<V: Size>(
     #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
 ) {
-    let codebook = comptime!(format.codebook);
-    let alignment = comptime!(format.alignment);
+    let (codes, alignment) = comptime!((format.codes, format.alignment));
+    let per_word = comptime!(codes.per_word());
     for c in 0..tile.vectors {
         let column = part.first_column + c as u32 * comptime!(tile.lanes as u32);
         let mut scales = Vector::<f32, V>::zeroed();
+        let mut minima = Vector::<f32, V>::zeroed();
         // Where the lanes' rows begin, in words. Columns beyond the last are computed from the last and never written.
         let mut row_words = Array::<usize>::new(tile.lanes);
         #[unroll]
         for l in 0..tile.lanes {
             let row = min(column + comptime!(l as u32), sizes.n - 1);
-            row_words[l] = (row * (sizes.k >> 3)) as usize;
+            row_words[l] = (row * (sizes.k >> comptime!(codes.word_shift()))) as usize;
         }
         let mut step = 0u32;
         while step < part.steps {
             let k = part.start + step;
             if alignment != Alignment::Elements {
                 let mut packed = Vector::<u32, V>::zeroed();
-                let word = (k >> 3) as usize;
+                let word = (k >> comptime!(codes.word_shift())) as usize;
                 #[unroll]
                 for l in 0..tile.lanes {
                     packed.insert(l, words.packed[row_words[l] + word]);
@@ -275,29 +277,37 @@ fn decode_rows<V: Size>(
                         let row = min(column + comptime!(l as u32), sizes.n - 1);
                         let element = row * sizes.k + k;
                         scales.insert(l, scale_of(&words.scales, element));
+                        if comptime!(codes.has_minima()) {
+                            minima.insert(l, minimum_of(&words.scales, element));
+                        }
                     }
                 }
                 #[unroll]
-                for j in 0..8usize {
+                for j in 0..per_word {
+                    let values = permute_values::<V>(packed, comptime!(codes.bits() * j), codes);
                     panel[(step as usize + j) * tile.vectors + c] =
-                        permute_values::<V>(packed, comptime!(4 * j), codebook) * scales;
+                        scaled_lanes::<V>(values, scales, minima, codes);
                 }
             } else {
                 #[unroll]
-                for j in 0..8usize {
+                for j in 0..per_word {
                     let mut packed = Vector::<u32, V>::zeroed();
                     #[unroll]
                     for l in 0..tile.lanes {
                         let row = min(column + comptime!(l as u32), sizes.n - 1);
                         let element = row * sizes.k + min(k + comptime!(j as u32), sizes.k - 1);
-                        packed.insert(l, code_of(words, element));
+                        packed.insert(l, code_of(words, element, codes));
                         scales.insert(l, scale_of(&words.scales, element));
+                        if comptime!(codes.has_minima()) {
+                            minima.insert(l, minimum_of(&words.scales, element));
+                        }
                     }
+                    let values = permute_values::<V>(packed, 0usize, codes);
                     panel[(step as usize + j) * tile.vectors + c] =
-                        permute_values::<V>(packed, 0usize, codebook) * scales;
+                        scaled_lanes::<V>(values, scales, minima, codes);
                 }
             }
-            step += 8;
+            step += comptime!(per_word as u32);
         }
     }
 }
@@ -312,43 +322,52 @@ fn decode_neighbours<V: Size>(
     #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
 ) {
-    let codebook = comptime!(format.codebook);
-    let alignment = comptime!(format.alignment);
+    let (codes, alignment) = comptime!((format.codes, format.alignment));
+    let (per_word, bits) = comptime!((codes.per_word(), codes.bits()));
     let mut shifts = Vector::<u32, V>::zeroed();
     #[unroll]
     for l in 0..tile.lanes {
-        shifts.insert(l, comptime!(4 * (l % 8) as u32).runtime());
+        shifts.insert(l, comptime!((bits * (l % per_word)) as u32).runtime());
     }
     for step in 0..part.steps {
         let row = (part.start + step) * sizes.n;
         let mut word = 0u32;
         let mut scale = f32::new(0.0);
+        let mut minimum = f32::new(0.0);
         #[unroll]
         for c in 0..tile.vectors {
             let mut packed = Vector::<u32, V>::zeroed();
             let mut scales = Vector::<f32, V>::zeroed();
+            let mut minima = Vector::<f32, V>::zeroed();
             #[unroll]
             for l in 0..tile.lanes {
                 let offset = comptime!(c * tile.lanes + l);
                 // Columns beyond the last are computed from the last and never written.
                 let column = min(part.first_column + comptime!(offset as u32), sizes.n - 1);
                 if alignment == Alignment::Elements {
-                    word = code_of(words, row + column);
-                } else if comptime!(offset.is_multiple_of(8)) {
-                    word = words.packed[((row + column) >> 3) as usize];
+                    word = code_of(words, row + column, codes);
+                } else if comptime!(offset.is_multiple_of(per_word)) {
+                    word = words.packed[((row + column) >> comptime!(codes.word_shift())) as usize];
                 }
                 if comptime!(alignment.begins_block(offset) || offset == 0) {
                     scale = scale_of(&words.scales, row + column);
+                    if comptime!(codes.has_minima()) {
+                        minimum = minimum_of(&words.scales, row + column);
+                    }
                 }
                 packed.insert(l, word);
                 scales.insert(l, scale);
+                if comptime!(codes.has_minima()) {
+                    minima.insert(l, minimum);
+                }
             }
             if alignment != Alignment::Elements {
-                packed >>=
-                    shifts + Vector::new(comptime!(4 * (c * tile.lanes % 8) as u32).runtime());
+                packed >>= shifts
+                    + Vector::new(comptime!((bits * (c * tile.lanes % per_word)) as u32).runtime());
             }
+            let values = permute_values::<V>(packed, 0usize, codes);
             panel[step as usize * tile.vectors + c] =
-                permute_values::<V>(packed, 0usize, codebook) * scales;
+                scaled_lanes::<V>(values, scales, minima, codes);
         }
     }
 }

@@ -5,9 +5,10 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use cubecl::std::tensor::TensorHandle;
 use cubecl::zspace::Shape;
-use nf4::{Codebook, Direction};
+use nf4::Direction;
 
 use crate::error::{KernelError, check_float, check_length, check_size};
+use crate::format::CodeFormat;
 use crate::operand::{buffer, contiguous, empty, zeros};
 use crate::weight::Weight;
 
@@ -108,6 +109,7 @@ impl Alignment {
     pub(super) fn begins_block(self, offset: usize) -> bool {
         match self {
             Alignment::Elements => true,
+            // Codes of 8 bits, which are fewer, are in whole blocks.
             Alignment::Words => offset.is_multiple_of(8),
             Alignment::Blocks(size) => offset.is_multiple_of(size),
         }
@@ -117,7 +119,7 @@ impl Alignment {
 /// The part of a weight's format that a kernel is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PackedFormat {
-    pub(super) codebook: Codebook,
+    pub(super) codes: CodeFormat,
     pub(super) alignment: Alignment,
 }
 
@@ -170,10 +172,10 @@ impl Problem {
 
     pub(super) fn alignment(&self) -> Alignment {
         let row = self.weight.layout.in_features();
-        let block = self.weight.layout.config().block_size;
+        let block = self.weight.block_size();
         if row.is_multiple_of(block) {
             Alignment::Blocks(block)
-        } else if row.is_multiple_of(8) {
+        } else if row.is_multiple_of(self.weight.codes().per_word()) {
             Alignment::Words
         } else {
             Alignment::Elements
@@ -182,7 +184,7 @@ impl Problem {
 
     pub(super) fn format(&self) -> PackedFormat {
         PackedFormat {
-            codebook: self.weight.codebook(),
+            codes: self.weight.codes(),
             alignment: self.alignment(),
         }
     }

@@ -14,8 +14,9 @@ use cubecl::server::Handle;
 use nf4::Direction;
 
 use super::problem::{Alignment, PackedFormat, Problem, Sizes};
-use crate::decode::{Words, code_of, scale_of, select_values};
+use crate::decode::{Words, code_of, select_values};
 use crate::error::KernelError;
+use crate::scales::{minimum_of, scale_of, scaled};
 
 /// Units of a cube.
 const UNITS: u32 = 8;
@@ -130,7 +131,7 @@ fn multiply_rows<F: Float>(
     #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
 ) {
-    let codebook = comptime!(format.codebook);
+    let codes = comptime!(format.codes);
     let alignment = comptime!(format.alignment);
     let mut columns = Array::<u32>::new(tile.columns);
     #[unroll]
@@ -138,10 +139,12 @@ fn multiply_rows<F: Float>(
         columns[c] = min(starts.first_column + comptime!(c as u32), sizes.n - 1) * sizes.k;
     }
     let mut scales = Array::<f32>::new(tile.columns);
+    let mut minima = Array::<f32>::new(tile.columns);
     let mut packed = Array::<u32>::new(tile.columns);
+    let per_word = comptime!(codes.per_word() as u32);
     let (scale_step, word_step) = comptime!(match alignment {
-        Alignment::Blocks(size) => (size as u32, 8),
-        Alignment::Words => (8, 8),
+        Alignment::Blocks(size) => (size as u32, per_word),
+        Alignment::Words => (per_word, per_word),
         Alignment::Elements => (1, 1),
     });
     let mut k = 0u32;
@@ -149,11 +152,14 @@ fn multiply_rows<F: Float>(
         #[unroll]
         for c in 0..tile.columns {
             scales[c] = scale_of(&words.scales, columns[c] + k);
+            if comptime!(codes.has_minima()) {
+                minima[c] = minimum_of(&words.scales, columns[c] + k);
+            }
         }
         for _ in 0..comptime!(scale_step / word_step) {
             #[unroll]
             for c in 0..tile.columns {
-                packed[c] = code_of(words, columns[c] + k);
+                packed[c] = code_of(words, columns[c] + k, codes);
             }
             for _ in 0..word_step {
                 let mut values = Array::<f32>::new(tile.rows);
@@ -164,8 +170,9 @@ fn multiply_rows<F: Float>(
                 #[unroll]
                 for c in 0..tile.columns {
                     let code = Vector::<u32, Const<1>>::new(packed[c]);
-                    let w = select_values(code, 0usize, codebook).extract(0usize) * scales[c];
-                    packed[c] >>= 4;
+                    let value = select_values(code, 0usize, codes).extract(0usize);
+                    let w = scaled(value, scales[c], minima[c], codes);
+                    packed[c] >>= comptime!(codes.bits() as u32);
                     #[unroll]
                     for i in 0..tile.rows {
                         sums[comptime!(i * tile.columns + c)] += values[i] * w;
@@ -188,7 +195,7 @@ fn multiply_columns<F: Float>(
     #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
 ) {
-    let codebook = comptime!(format.codebook);
+    let codes = comptime!(format.codes);
     let alignment = comptime!(format.alignment);
     for k in 0..sizes.k {
         let mut values = Array::<f32>::new(tile.rows);
@@ -198,6 +205,7 @@ fn multiply_columns<F: Float>(
         }
         let mut packed = Vector::<u32, Const<1>>::new(0u32);
         let mut scale = f32::new(0.0);
+        let mut minimum = f32::new(0.0);
         #[unroll]
         for c in 0..tile.columns {
             let column = min(starts.first_column + comptime!(c as u32), sizes.n - 1);
@@ -205,15 +213,19 @@ fn multiply_columns<F: Float>(
             let bit = comptime!(if alignment == Alignment::Elements {
                 0
             } else {
-                4 * (c % 8)
+                codes.bits() * (c % codes.per_word())
             });
             if comptime!(bit == 0) {
-                packed = Vector::new(code_of(words, element));
+                packed = Vector::new(code_of(words, element, codes));
             }
             if comptime!(c == 0 || alignment.begins_block(c)) {
                 scale = scale_of(&words.scales, element);
+                if comptime!(codes.has_minima()) {
+                    minimum = minimum_of(&words.scales, element);
+                }
             }
-            let w = select_values(packed, bit, codebook).extract(0usize) * scale;
+            let value = select_values(packed, bit, codes).extract(0usize);
+            let w = scaled(value, scale, minimum, codes);
             #[unroll]
             for i in 0..tile.rows {
                 sums[comptime!(i * tile.columns + c)] += values[i] * w;

@@ -371,12 +371,12 @@ impl<'a> Plan<'a> {
         let weight = &self.problem.weight;
         let load = WeightLoad {
             whole_words: self.problem.alignment() != Alignment::Elements,
-            block: weight.layout.config().block_size,
+            block: weight.block_size(),
         };
         let packed = PackedWeightLaunch::new(
             weight.packed_arg(),
             weight.scales_arg(),
-            weight.codebook(),
+            weight.codes(),
             load,
         );
         let blueprint = plan.blueprint;

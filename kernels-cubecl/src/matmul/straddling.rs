@@ -3,26 +3,27 @@
 
 use cubecl::prelude::*;
 
-use super::loader::{PackedWeight, WORD};
-use crate::decode::scale_of;
+use super::loader::PackedWeight;
+use crate::scales::{minimum_of, scale_of};
 
 /// Returns the codes of the elements from `first` on, the first lowest. Beyond the matrix they are anything.
 #[cube]
-pub(super) fn codes_from<W: Size>(packed: &[Vector<u32, W>], first: u32) -> u32 {
-    let word = first / comptime!(WORD as u32);
-    let last_word = packed.len() as u32 - 1;
-    let low = packed[word as usize].extract(0usize);
-    let high = packed[min(word + 1, last_word) as usize].extract(0usize);
-    let shift = (first % comptime!(WORD as u32)) * 4;
+pub(super) fn codes_from<W: Size>(weight: &PackedWeight<W>, first: u32) -> u32 {
+    let per_word = comptime!(weight.codes.per_word() as u32);
+    let word = first / per_word;
+    let last_word = weight.packed.len() as u32 - 1;
+    let low = weight.packed[word as usize].extract(0usize);
+    let high = weight.packed[min(word + 1, last_word) as usize].extract(0usize);
+    let shift = (first % per_word) * comptime!(weight.codes.bits() as u32);
     // In two steps, for no word can be shifted by its length.
     (low >> shift) | ((high << 1) << (31 - shift))
 }
 
-/// The scales of the elements of a run.
+/// What the elements of a run have by their blocks.
 #[derive(CubeType)]
 pub(super) struct StraddlingScales {
     first: f32,
-    /// Elements that have the first scale.
+    /// Elements that have the first.
     of_first: u32,
     second: f32,
 }
@@ -31,19 +32,39 @@ pub(super) struct StraddlingScales {
 impl StraddlingScales {
     /// Looks up the scales of the run from element `first` on.
     pub(super) fn new<W: Size>(weight: &PackedWeight<W>, first: u32) -> StraddlingScales {
-        let last_word = (weight.packed.len() as u32 - 1) * comptime!(WORD as u32);
-        // The words of the last block end with it or hold its only elements.
-        let last = min(first, last_word) + comptime!(WORD as u32 - 1);
-        let block = comptime!(weight.load.block as u32);
         StraddlingScales {
             first: scale_of(&weight.scales, first),
-            of_first: block - first % block,
-            second: scale_of(&weight.scales, last),
+            of_first: rest_of_block(weight, first),
+            second: scale_of(&weight.scales, last_of_run(weight, first)),
         }
     }
 
-    /// Returns the scale of the `i`-th element.
+    /// Looks up the minima of the run's blocks.
+    pub(super) fn of_minima<W: Size>(weight: &PackedWeight<W>, first: u32) -> StraddlingScales {
+        StraddlingScales {
+            first: minimum_of(&weight.scales, first),
+            of_first: rest_of_block(weight, first),
+            second: minimum_of(&weight.scales, last_of_run(weight, first)),
+        }
+    }
+
+    /// Returns that of the `i`-th element.
     pub(super) fn of(&self, #[comptime] i: u32) -> f32 {
         select(i < self.of_first, self.first, self.second)
     }
+}
+
+/// Returns how many elements from `first` on are in its block.
+#[cube]
+fn rest_of_block<W: Size>(weight: &PackedWeight<W>, first: u32) -> u32 {
+    let block = comptime!(weight.load.block as u32);
+    block - first % block
+}
+
+/// Returns the last element of a run, or of the words: those of the last block end with it or hold its only elements.
+#[cube]
+fn last_of_run<W: Size>(weight: &PackedWeight<W>, first: u32) -> u32 {
+    let per_word = comptime!(weight.codes.per_word() as u32);
+    let last_word = (weight.packed.len() as u32 - 1) * per_word;
+    min(first, last_word) + comptime!(weight.codes.per_word() as u32 - 1)
 }

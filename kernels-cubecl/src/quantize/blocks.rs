@@ -6,7 +6,7 @@
 
 use cubecl::prelude::*;
 use cubecl::server::Handle;
-use nf4::{Codebook, Layout};
+use nf4::{Codebook, Layout, QuantConfig};
 
 use crate::launch::{LaunchConfig, lanes};
 use crate::operand::buffer;
@@ -22,7 +22,7 @@ pub(super) fn launch(
     values: &Handle,
     scales: &Handle,
     packed: &Handle,
-    layout: Layout,
+    (layout, format): (Layout, QuantConfig),
 ) {
     let (elements, blocks) = (layout.elements(), layout.blocks());
     let config = LaunchConfig::new(client, blocks, UNITS);
@@ -43,9 +43,9 @@ pub(super) fn launch(
             buffer(scales, blocks),
             buffer(packed, layout.packed_words()),
             elements as u32,
-            layout.config().block_size as u32,
+            format.block_size as u32,
             config.per_unit,
-            layout.config().codebook,
+            format.codebook,
             divides_exactly(client),
         );
     }

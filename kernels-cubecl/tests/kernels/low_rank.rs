@@ -3,14 +3,14 @@
 use cubecl::client::Client;
 use cubecl::ir::ElemType;
 use cubecl::std::tensor::TensorHandle;
-use nf4::{Direction, QuantConfig};
+use nf4::{Direction, GgufFormat, QuantConfig, QuantizedMatrix};
 use qlora_cubecl::matmul::low_rank::{self, LowRank, Projection};
 use qlora_cubecl::{KernelError, Weight, check_float};
 use qlora_test_support::random::uniform;
 
 use crate::support::{
-    BF16, F16, F32, assert_close, read_values, reference, rows, strided_rows, tolerance, upload,
-    upload_values,
+    BF16, F16, F32, assert_close, file_matrix, read_values, reference, rows, strided_rows,
+    tolerance, upload, upload_values,
 };
 
 const SCALE: f32 = 0.75;
@@ -47,9 +47,21 @@ struct Layer {
 impl Layer {
     /// `x` and `dy` have `padding` elements between their rows.
     fn new(client: &Client, dtype: ElemType, case: Case, padding: usize) -> Self {
-        let (m, shape @ [n, k], rank) = case;
+        let (_, shape @ [n, k], _) = case;
         let values = uniform(3, n * k);
         let matrix = qlora_cpu::quantize(&values, shape, QuantConfig::default()).unwrap();
+        Self::of(client, dtype, case, padding, &matrix)
+    }
+
+    /// With a weight of the case's shape.
+    fn of(
+        client: &Client,
+        dtype: ElemType,
+        case: Case,
+        padding: usize,
+        matrix: &QuantizedMatrix,
+    ) -> Self {
+        let (m, [n, k], rank) = case;
         let wide = |seed, width: usize| {
             let values = uniform(seed, m * (width + padding));
             let (handle, values) = upload_values(client, &values, dtype);
@@ -60,8 +72,8 @@ impl Layer {
         let (a, a_values) = upload_values(client, &uniform(7, k * rank), F32);
         let (b, b_values) = upload_values(client, &uniform(8, rank * n), F32);
         let strides = [k + padding, n + padding];
-        let y = reference(&matrix, &x_values, m, strides[0], Direction::Forward);
-        let dx = reference(&matrix, &dy_values, m, strides[1], Direction::Transposed);
+        let y = reference(matrix, &x_values, m, strides[0], Direction::Forward);
+        let dx = reference(matrix, &dy_values, m, strides[1], Direction::Transposed);
         let x_values = Matrix::new(&x_values, [m, k], strides[0]);
         let dy_values = Matrix::new(&dy_values, [m, n], strides[1]);
         let a_values = Matrix::new(&a_values, [k, rank], rank);
@@ -71,7 +83,7 @@ impl Layer {
         Self {
             case,
             dtype,
-            weight: upload(client, &matrix),
+            weight: upload(client, matrix),
             low_rank: LowRank {
                 a: rows(a, F32, k, rank),
                 b: rows(b, F32, rank, n),
@@ -168,6 +180,16 @@ fn sum(values: &[f64], added: &Matrix) -> Vec<f64> {
 pub fn a_layer_matches_its_sums_in_f64(client: &Client) {
     for case in CASES {
         Layer::new(client, F32, case, 0).check(client);
+    }
+}
+
+/// Codes of 4 bits with minima, and of 8 bits with blocks of 16.
+pub fn a_layer_of_a_files_blocks_matches_its_sums(client: &Client) {
+    for format in [GgufFormat::Q4_K, GgufFormat::Q6_K] {
+        for (m, rank) in [(2, 4), (20, 7)] {
+            let matrix = file_matrix(format, [37, 512]);
+            Layer::of(client, F32, (m, [37, 512], rank), 0, &matrix).check(client);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod adamw;
 mod attention;
+mod gguf;
 mod low_rank;
 mod products;
 mod recorded;
@@ -23,7 +24,11 @@ qlora_test_support::on_every_runtime! {
     products::every_format_is_multiplied,
     products::rows_may_lie_apart,
     products::an_empty_product_is_empty_or_zero,
+    gguf::recorded_blocks_decode_bit_for_bit,
+    gguf::every_kernel_multiplies_every_format,
+    gguf::half_precision_multiplies_every_format,
     low_rank::a_layer_matches_its_sums_in_f64,
+    low_rank::a_layer_of_a_files_blocks_matches_its_sums,
     low_rank::every_projection_is_forced,
     low_rank::half_precision_is_summed_in_single,
     low_rank::rows_of_a_layer_may_lie_apart,
@@ -47,4 +52,5 @@ qlora_test_support::on_every_runtime! {
     refusals::what_32_bits_cannot_index,
     refusals::kernels_that_the_device_cannot_run,
     refusals::operands_that_do_not_fit,
+    refusals::formats_that_files_have_are_not_quantized_to,
 }

@@ -2,7 +2,7 @@
 
 use cubecl::client::Client;
 use cubecl::ir::ElemType;
-use nf4::{Codebook, Direction, QuantConfig};
+use nf4::{Codebook, Direction, QuantConfig, QuantizedMatrix};
 use qlora_cubecl::check_float;
 use qlora_cubecl::matmul::{
     Alignment, DeviceKind, GEMV_MAX_ROWS, Kernel, Problem, ProductClass, matmul,
@@ -47,7 +47,7 @@ const LONG_ROWS: [Case; 3] = [(2, [6, 16448]), (3, [6, 11008]), (4, [6, 11008])]
 const CACHED: usize = 32 * 1024;
 
 /// Returns the kernels for a kind of device, but for that which multiplies matrices by instruction: not every device has those.
-fn kernels(device: DeviceKind) -> &'static [Kernel] {
+pub fn kernels(device: DeviceKind) -> &'static [Kernel] {
     match device {
         DeviceKind::Cpu => &[Kernel::Dots, Kernel::Panels, Kernel::RegisterTiled],
         DeviceKind::Rasterizer | DeviceKind::Gpu => {
@@ -66,8 +66,7 @@ fn cases(device: DeviceKind) -> impl Iterator<Item = Case> {
 }
 
 /// Returns whether `kernel` is written for the case.
-fn takes(kernel: Kernel, (m, [_, in_features]): Case, direction: Direction) -> bool {
-    let alignment = alignment(in_features);
+pub fn takes(kernel: Kernel, m: usize, alignment: Alignment, direction: Direction) -> bool {
     match kernel {
         Kernel::Gemv => m <= GEMV_MAX_ROWS && alignment != Alignment::Elements,
         Kernel::Dots => {
@@ -86,8 +85,8 @@ fn alignment(in_features: usize) -> Alignment {
 }
 
 /// A product on the device, and the numbers that it is made of.
-struct Product {
-    problem: Problem,
+pub struct Product {
+    pub problem: Problem,
     expected: Vec<f64>,
     dtype: ElemType,
     what: String,
@@ -103,20 +102,31 @@ impl Product {
         direction: Direction,
     ) -> Self {
         let matrix = qlora_cpu::quantize(&uniform(3, shape[0] * shape[1]), shape, config).unwrap();
-        let weight = upload(client, &matrix);
-        let [k, _] = direction.widths(shape);
+        Self::of(client, dtype, (m, &matrix), padding, direction)
+    }
+
+    pub fn of(
+        client: &Client,
+        dtype: ElemType,
+        (m, matrix): (usize, &QuantizedMatrix),
+        padding: usize,
+        direction: Direction,
+    ) -> Self {
+        let layout = matrix.layout();
+        let weight = upload(client, matrix);
+        let [k, _] = direction.widths(layout.shape());
         let stride = k + padding;
         let (handle, x) = upload_values(client, &uniform(5, m * stride), dtype);
         let x_rows = strided_rows(handle, dtype, [m, k], stride);
         Self {
             problem: Problem::new(client, x_rows, weight, direction).unwrap(),
-            expected: reference(&matrix, &x, m, stride, direction),
+            expected: reference(matrix, &x, m, stride, direction),
             dtype,
-            what: format!("{direction:?} {m} × {shape:?} {dtype:?} {config:?}"),
+            what: format!("{direction:?} {m} × {layout:?} {dtype:?}"),
         }
     }
 
-    fn check(&self, client: &Client, kernel: Kernel) {
+    pub fn check(&self, client: &Client, kernel: Kernel) {
         let what = format!("{kernel} {}", self.what);
         let y = self.problem.multiply(kernel);
         let y = y.unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -137,7 +147,8 @@ pub fn every_kernel_multiplies_every_shape(client: &Client) {
             let config = QuantConfig::default();
             let product = Product::new(client, F32, case, config, 0, direction);
             let kernels = kernels(device).iter().copied();
-            for kernel in kernels.filter(|kernel| takes(*kernel, case, direction)) {
+            let (m, alignment) = (case.0, alignment(case.1[1]));
+            for kernel in kernels.filter(|kernel| takes(*kernel, m, alignment, direction)) {
                 product.check(client, kernel);
             }
         }
@@ -171,8 +182,9 @@ fn is_forced(kernel: Kernel, class: &ProductClass) -> bool {
     let found = |case: Case| {
         let (m, shape) = case;
         let [k, _] = class.direction.widths(shape);
-        takes(kernel, case, class.direction)
-            && Shape::new(m, k, alignment(shape[1]), class.direction) == wanted
+        let alignment = alignment(shape[1]);
+        takes(kernel, m, alignment, class.direction)
+            && Shape::new(m, k, alignment, class.direction) == wanted
     };
     kernels(class.device).contains(&kernel) && cases(class.device).any(found)
 }
@@ -229,7 +241,8 @@ pub fn half_precision_is_multiplied_in_single(client: &Client) {
                     .has_matrix_instructions
                     .then_some(Kernel::StagedMatrix);
                 let kernels = kernels(device).iter().copied().chain(by_instruction);
-                for kernel in kernels.filter(|kernel| takes(*kernel, case, direction)) {
+                let (m, alignment) = (case.0, class.alignment);
+                for kernel in kernels.filter(|kernel| takes(*kernel, m, alignment, direction)) {
                     product.check(client, kernel);
                     checked += 1;
                 }

@@ -2,7 +2,7 @@
 
 use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind, UIntKind};
-use nf4::{Direction, Layout, QuantConfig};
+use nf4::{Direction, GgufFormat, Layout, QuantConfig};
 use qlora_cubecl::dequantize::{self, dequantize, dequantize_with};
 use qlora_cubecl::matmul::{Kernel, Problem, matmul};
 use qlora_cubecl::quantize::quantize;
@@ -123,4 +123,16 @@ pub fn operands_that_do_not_fit(client: &Client) {
         matches!(error, KernelError::NotSingle { dtype: F16, .. }),
         "{error}"
     );
+}
+
+pub fn formats_that_files_have_are_not_quantized_to(client: &Client) {
+    let (values, _) = upload_values(client, &[0.0; 64], F32);
+    let layout = Layout::new([2, 32], GgufFormat::Q4_0).unwrap();
+    let error = quantize(client, rows(values, F32, 2, 32), layout).unwrap_err();
+    let expected = KernelError::UnservedFormat {
+        operation: "quantize",
+        format: GgufFormat::Q4_0.into(),
+    };
+    assert_eq!(error, expected);
+    assert!(error.to_string().contains("Q4_0"), "{error}");
 }

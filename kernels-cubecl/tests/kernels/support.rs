@@ -6,8 +6,9 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use cubecl::std::tensor::TensorHandle;
 use half::{bf16, f16};
-use nf4::{Direction, QuantizedMatrix};
+use nf4::{Direction, GgufFormat, QuantizedMatrix, gguf};
 use qlora_cubecl::Weight;
+use qlora_test_support::random::gguf_blocks;
 use qlora_test_support::{Tolerance, runtime};
 
 pub const F32: ElemType = ElemType::Float(FloatKind::F32);
@@ -25,6 +26,13 @@ pub fn upload(client: &Client, matrix: &QuantizedMatrix) -> Weight {
         absmax: client.create_from_slice(u32::as_bytes(matrix.absmax())),
         layout: matrix.layout(),
     }
+}
+
+/// A matrix of random blocks of a file.
+pub fn file_matrix(format: GgufFormat, shape: [usize; 2]) -> QuantizedMatrix {
+    let blocks = shape[0] * shape[1] / format.file_block();
+    let bytes = gguf_blocks(11, format.name(), format.file_block_bytes(), blocks);
+    gguf::read(format, shape, &bytes, |row| row).expect("whole blocks of finite scales")
 }
 
 pub fn read(client: &Client, handle: Handle) -> cubecl::bytes::Bytes {

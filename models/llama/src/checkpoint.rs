@@ -315,7 +315,7 @@ impl Checkpoint {
     pub fn stored_quantization(&self) -> Result<Option<nf4::QuantConfig>, DecoderError> {
         for (name, shape) in self.config.projection_weights() {
             if let Some(matrix) = self.read_quantized(&name, shape)? {
-                return Ok(Some(matrix.layout().config()));
+                return Ok(matrix.layout().config());
             }
         }
         Ok(None)

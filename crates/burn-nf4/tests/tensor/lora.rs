@@ -1,11 +1,11 @@
 //! The LoRA layer as one operation, against the same layer written out in Burn's own operations.
 
 use burn_core::tensor::{DType, Device, Tensor};
-use burn_nf4::{Nf4Tensor, Nf4TensorError};
+use burn_nf4::{GgufFormat, Nf4Tensor, Nf4TensorError};
 use qlora_test_support::random::normal;
 use qlora_test_support::{tensor, values};
 
-use crate::support::{TestDevice, random_weight};
+use crate::support::{TestDevice, file_weight, random_weight};
 
 const SCALE: f64 = 0.75;
 
@@ -18,9 +18,13 @@ struct Layer {
 }
 
 impl Layer {
-    fn new([rows, n, k, rank]: [usize; 4], dtype: DType, device: &Device) -> Self {
-        let autodiff = device.clone().autodiff();
-        let (weight, _) = random_weight(41, [n, k], device);
+    fn new(sizes: [usize; 4], dtype: DType, device: &Device) -> Self {
+        let [_, n, k, _] = sizes;
+        Self::of(random_weight(41, [n, k], device).0, sizes, dtype)
+    }
+
+    fn of(weight: Nf4Tensor, [rows, n, k, rank]: [usize; 4], dtype: DType) -> Self {
+        let autodiff = weight.device().autodiff();
         let x = tensor(normal(42, 2 * rows * k, 1.0), [2, rows, k], &autodiff).cast(dtype);
         let factor = |seed, shape: [usize; 2], scale| {
             tensor(normal(seed, shape[0] * shape[1], scale), shape, &autodiff).require_grad()
@@ -67,15 +71,23 @@ fn sums_of_products(x: Tensor<3>, factor: Tensor<2>) -> Tensor<3> {
 }
 
 fn assert_agreement(sizes: [usize; 4], dtype: DType, tolerance: f64, device: &Device) {
-    let [rows, n, ..] = sizes;
     let layer = Layer::new(sizes, dtype, device);
+    assert_agreement_of(&layer, sizes, tolerance);
+}
+
+fn assert_agreement_of(layer: &Layer, sizes: [usize; 4], tolerance: f64) {
+    let [rows, n, ..] = sizes;
     let grad = normal(45, 2 * rows * n, 1.0);
-    let grad = tensor(grad, [2, rows, n], &device.clone().autodiff());
+    let grad = tensor(grad, [2, rows, n], &layer.x.device());
     let found = layer.results(layer.fused(), &grad);
     let expected = layer.results(layer.written_out(), &grad);
     for ((found, expected), name) in found.iter().zip(&expected).zip(["y", "dx", "da", "db"]) {
         let expected: Vec<f64> = expected.iter().copied().map(f64::from).collect();
-        let name = format!("{name} of {sizes:?} in {dtype:?}");
+        let layout = layer.weight.layout();
+        let name = format!(
+            "{name} of {sizes:?} in {:?} with {layout:?}",
+            layer.x.dtype()
+        );
         crate::support::assert_close(&name, found, &expected, tolerance);
     }
 }
@@ -89,6 +101,17 @@ pub fn agrees_with_the_layer_written_out(test: &TestDevice) {
         [13, 16, 136, 1],
     ] {
         assert_agreement(sizes, DType::F32, 10.0 * test.tolerance, &test.device);
+    }
+}
+
+/// Codes of 4 bits with minima, and of 8 bits with blocks of 16.
+pub fn agrees_on_the_blocks_of_a_file(test: &TestDevice) {
+    for format in [GgufFormat::Q4_K, GgufFormat::Q6_K] {
+        for sizes @ [_, n, k, _] in [[2, 24, 256, 4], [9, 33, 512, 3]] {
+            let (weight, _) = file_weight(format, [n, k], &test.device);
+            let layer = Layer::of(weight, sizes, DType::F32);
+            assert_agreement_of(&layer, sizes, 10.0 * test.tolerance);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! format, its numbers for the products, and gradients that agree with differences.
 
 mod format;
+mod gguf;
 mod gradient;
 mod lora;
 mod recorded;
@@ -20,11 +21,14 @@ qlora_test_support::on_every_device! {
     format::recorded_words_decode_to_the_recorded_bits,
     format::values_that_are_not_finite_are_refused,
     format::values_whose_scales_are_beyond_f32_are_refused,
+    gguf::recorded_blocks_decode_to_the_recorded_bits,
+    gguf::every_format_multiplies_and_has_a_gradient,
     recorded::products_match_the_recording,
     recorded::the_gradient_matches_the_recording,
     gradient::agrees_with_central_differences,
     gradient::flows_through_both_directions_and_stops_at_the_words,
     lora::agrees_with_the_layer_written_out,
+    lora::agrees_on_the_blocks_of_a_file,
     lora::half_inputs_agree_within_their_rounding,
     lora::an_input_that_nothing_feeds_costs_no_gradient,
     lora::factors_that_do_not_fit_are_refused,

@@ -1,9 +1,9 @@
 //! Devices, seeded inputs and comparison.
 
 use burn_core::tensor::Device;
-use burn_nf4::{Codebook, Layout, Nf4Tensor, QuantConfig, QuantizedMatrix};
+use burn_nf4::{Codebook, GgufFormat, Layout, Nf4Tensor, QuantConfig, QuantizedMatrix, nf4};
 use qlora_test_support::Tolerance;
-use qlora_test_support::random::normal;
+use qlora_test_support::random::{gguf_blocks, normal};
 
 /// A device and how exactly it must multiply.
 pub struct TestDevice {
@@ -30,8 +30,8 @@ pub fn random_matrix(
     config: QuantConfig,
 ) -> (QuantizedMatrix, Vec<f32>) {
     let dense = normal(seed, shape[0] * shape[1], 0.05);
-    let matrix = burn_nf4::nf4::reference::quantize(&dense, shape, config).expect("finite weights");
-    let decoded = burn_nf4::nf4::reference::dequantize(matrix.as_ref());
+    let matrix = nf4::reference::quantize(&dense, shape, config).expect("finite weights");
+    let decoded = nf4::reference::dequantize(matrix.as_ref());
     (matrix, decoded)
 }
 
@@ -39,6 +39,19 @@ pub fn random_matrix(
 pub fn random_weight(seed: u64, shape: [usize; 2], device: &Device) -> (Nf4Tensor, Vec<f32>) {
     let (matrix, decoded) = random_matrix(seed, shape, QuantConfig::default());
     (Nf4Tensor::from_host(&matrix, device), decoded)
+}
+
+/// A matrix of random blocks of a file on a device, and what it decodes to.
+pub fn file_weight(
+    format: GgufFormat,
+    shape: [usize; 2],
+    device: &Device,
+) -> (Nf4Tensor, Vec<f32>) {
+    let blocks = shape[0] * shape[1] / format.file_block();
+    let bytes = gguf_blocks(11, format.name(), format.file_block_bytes(), blocks);
+    let matrix = nf4::gguf::read(format, shape, &bytes, |row| row).expect("finite scales");
+    let decoded = nf4::reference::dequantize(matrix.as_ref());
+    (Nf4Tensor::upload(matrix, device), decoded)
 }
 
 /// A matrix from its recorded parts.

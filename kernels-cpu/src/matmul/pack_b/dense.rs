@@ -101,9 +101,9 @@ impl<E: Element> MatrixB for DenseColumns<'_, E> {
     }
 }
 
-impl<E: Element> Rows for DenseColumns<'_, E> {
+impl<S: Simd, E: Element> Rows<S> for DenseColumns<'_, E> {
     #[inline(always)]
-    fn part<S: Simd>(&self, s: S, p: usize, panel: MicroPanel) -> [S::F; 2] {
+    fn part(&self, s: S, p: usize, panel: MicroPanel) -> [S::F; 2] {
         let len = panel.nr.min(self.n - panel.j);
         let row = &self.values[p * self.stride + panel.j..][..len];
         let mut vectors = [s.splat(0.0); 2];

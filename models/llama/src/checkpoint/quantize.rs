@@ -1,6 +1,6 @@
 //! A matrix brought to 4 bits as it is read.
 
-use nf4::{QuantConfig, QuantizedMatrix};
+use nf4::{Format, QuantConfig, QuantizedMatrix};
 
 use super::Checkpoint;
 use crate::error::DecoderError;
@@ -18,19 +18,20 @@ impl Checkpoint {
         config: QuantConfig,
     ) -> Result<QuantizedMatrix, DecoderError> {
         if let Some(matrix) = self.read_quantized(name, shape)? {
-            let stored = matrix.layout().config();
+            let stored = matrix.layout().format();
             // Scales quantized or not: what is stored is as good or better, and costs no second rounding.
-            if (stored.codebook, stored.block_size) == (config.codebook, config.block_size) {
+            let same = QuantConfig {
+                double_quant: !config.double_quant,
+                ..config
+            };
+            if [config, same].map(Format::from).contains(&stored) {
                 return Ok(matrix);
             }
-            let words = |config: QuantConfig| {
-                format!("{} in blocks of {}", config.codebook, config.block_size)
-            };
             return Err(DecoderError::AlreadyQuantized {
                 path: self.path().to_path_buf(),
                 tensor: name.into(),
-                found: words(stored),
-                requested: words(config),
+                found: stored.to_string(),
+                requested: Format::from(config).to_string(),
             });
         }
         let values = self.read_f32(name, &shape)?;

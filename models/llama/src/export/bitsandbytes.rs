@@ -107,7 +107,7 @@ fn model_config(
     Layout::new([1, 1], config).map_err(refused)?;
     if config.codebook == nf4::Codebook::Int4 {
         return Err(refused(nf4::Nf4Error::NotInBitsandbytes {
-            codebook: config.codebook,
+            format: config.codebook.name(),
         }));
     }
     let mut model = checkpoint
