@@ -1,5 +1,7 @@
 //! GGUF files: the tiny models rewritten as llama.cpp's converter would.
 
+#[cfg(feature = "qlora")]
+use burn_qlora::{GgufFormat, Nf4Tensor};
 use burn_qlora_llama::{Checkpoint, Decoder, DecoderConfig, LoadOptions, Weights};
 use qlora_test_support::fixture;
 
@@ -139,7 +141,10 @@ fn kept_blocks_multiply_as_they_decode_or_are_refused_by_name() {
     let reference = Reference::of("tiny_llama");
     for device in devices() {
         let load = |weights| Decoder::load(&checkpoint, &LoadOptions::new(weights), &device);
-        if !format!("{device:?}").contains("Flex") {
+        let is_flex = format!("{device:?}").contains("Flex");
+        let q4_0 = GgufFormat::Q4_0.into();
+        if Nf4Tensor::check_served(q4_0, &device).is_err() {
+            assert!(!is_flex);
             let error = load(Weights::Kept).expect_err("no kernel").to_string();
             for part in ["model.layers.0.self_attn.q_proj.weight", "Q4_0", "flex"] {
                 assert!(error.contains(part), "{error}");
@@ -153,7 +158,9 @@ fn kept_blocks_multiply_as_they_decode_or_are_refused_by_name() {
         let (kept, dense) = (logits(Weights::Kept), logits(Weights::Dense));
         let values = kept.iter::<f32>().zip(dense.iter::<f32>());
         let error = values.fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
-        assert!(error > 0.0 && error < 1e-4, "{error}");
+        // GPUs, and the software that stands for one, may contract.
+        let tolerance = if is_flex { 1e-4 } else { 1e-3 };
+        assert!(error > 0.0 && error < tolerance, "{error}");
     }
     let plain = Checkpoint::open(fixture("tiny_llama")).expect("opens");
     let error = plain.stored_formats().expect_err("nothing is stored so");
