@@ -93,8 +93,8 @@ fn blocks_of_every_family_are_kept_as_they_decode() {
             .zip(&dense)
             .fold(0f32, |worst, (kept, dense)| worst.max((kept - dense).abs()));
         println!("{family}: {error:e}");
-        // The same values, summed in another order.
-        assert!(error > 0.0 && error < 1e-4, "{family}: {error}");
+        // The same values, if summed in another order.
+        assert!(error < 1e-4, "{family}: {error}");
     }
 }
 
