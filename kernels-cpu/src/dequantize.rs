@@ -3,11 +3,12 @@
 use nf4::MatrixRef;
 use rayon::prelude::*;
 
-use crate::codes::{Codes, scaled, with_codes};
+use crate::blocks;
+use crate::codebook::CodebookRef;
 use crate::cpu::Cpu;
+use crate::double_quant::decode_scales;
 use crate::element::Element;
-use crate::scales;
-use crate::simd::{Simd, kernel};
+use crate::simd::{Isa, Simd, kernel};
 
 /// Elements a task decodes.
 const CHUNK: usize = 32 * 1024;
@@ -15,7 +16,7 @@ const CHUNK: usize = 32 * 1024;
 const SCALES: usize = 64;
 
 /// Decodes a whole matrix into `out`, row by row: `values[code] * absmax`, bit-exact with bitsandbytes
-/// `dequantize_4bit`, and with gguf-py's `dequantize` for the formats of GGUF files.
+/// `dequantize_4bit`, and the blocks of files with gguf-py `dequantize`.
 ///
 /// # Panics
 /// If `out` does not have exactly the matrix's number of elements.
@@ -61,39 +62,34 @@ impl Cpu {
     }
 }
 
+/// Decodes the flattened elements from `start` on.
+fn dequantize_range(isa: Isa, w: MatrixRef<'_>, start: usize, out: &mut [f32]) {
+    match CodebookRef::of(w) {
+        Some(w) => dequantize_codes(isa, w, start, out),
+        None => blocks::dequantize_range(isa, w, start, out),
+    }
+}
+
 kernel! {
     /// Decodes the flattened elements from `start` on.
-    fn dequantize_range(w: MatrixRef<'_>, start: usize, out: &mut [f32]) = decode_range;
+    fn dequantize_codes(w: CodebookRef<'_>, start: usize, out: &mut [f32]) = decode_range;
 }
 
 #[inline(always)]
-pub(crate) fn decode_range<S: Simd>(s: S, w: MatrixRef<'_>, start: usize, out: &mut [f32]) {
-    with_codes!(s, w.layout().block_format(), |codes, MINIMA, _SMALLEST| {
-        decode_blocks::<S, _, MINIMA>(s, codes, w, start, out);
-    });
-}
-
-#[inline(always)]
-fn decode_blocks<S: Simd, C: Codes<S>, const MINIMA: bool>(
-    s: S,
-    codes: C,
-    w: MatrixRef<'_>,
-    start: usize,
-    mut out: &mut [f32],
-) {
-    let size = w.layout().block_format().block_size;
+pub(crate) fn decode_range<S: Simd>(s: S, w: CodebookRef<'_>, start: usize, mut out: &mut [f32]) {
+    let size = w.block_size();
+    let values = w.codebook().values();
+    let table = s.table(values);
     let mut scales = [0.0; SCALES];
-    let mut minima = [0.0; SCALES];
     let mut at = start;
     while !out.is_empty() {
         let first = at / size;
         let count = ((at + out.len() - 1) / size + 1 - first).min(SCALES);
-        let (scales, minima) = (&mut scales[..count], &mut minima[..count]);
-        scales::decode::<S, MINIMA>(s, w, first, scales, minima);
-        for (i, block) in (first..first + count).enumerate() {
+        decode_scales(s, w.scales(), first, &mut scales[..count]);
+        for (block, scale) in (first..).zip(&scales[..count]) {
             let len = ((block + 1) * size - at).min(out.len());
             let (run, rest) = out.split_at_mut(len);
-            decode_run::<S, C, MINIMA>(s, codes, w, at, [scales[i], minima[i]], run);
+            decode_run(s, table, values, w.packed(), at, *scale, run);
             at += len;
             out = rest;
         }
@@ -102,21 +98,16 @@ fn decode_blocks<S: Simd, C: Codes<S>, const MINIMA: bool>(
 
 /// Decodes elements of one block.
 #[inline(always)]
-fn decode_run<S: Simd, C: Codes<S>, const MINIMA: bool>(
+fn decode_run<S: Simd>(
     s: S,
-    codes: C,
-    w: MatrixRef<'_>,
+    table: S::Table,
+    values: &[f32; 16],
+    packed: &[u32],
     at: usize,
-    [scale, minimum]: [f32; 2],
+    scale: f32,
     out: &mut [f32],
 ) {
-    let (packed, known) = (w.packed(), w.layout().block_format().codes);
-    let bits = 32 / C::PER_WORD;
-    let one = |i: usize| {
-        let code = packed[i / C::PER_WORD] >> (bits * (i % C::PER_WORD));
-        let scaled = known.value(code) * scale;
-        if MINIMA { scaled + minimum } else { scaled }
-    };
+    let one = |i: usize| values[(packed[i / 8] >> (4 * (i % 8)) & 15) as usize] * scale;
     let head = (at.next_multiple_of(8) - at).min(out.len());
     let (before, rest) = out.split_at_mut(head);
     before
@@ -125,11 +116,10 @@ fn decode_run<S: Simd, C: Codes<S>, const MINIMA: bool>(
         .for_each(|(i, out)| *out = one(at + i));
     let (chunks, after) = rest.as_chunks_mut::<16>();
     let at = at + head;
-    let words = &packed[at.div_ceil(C::PER_WORD).min(packed.len())..];
-    let lanes = [s.splat(scale), s.splat(minimum)];
-    for (chunk, words) in chunks.iter_mut().zip(words.chunks_exact(16 / C::PER_WORD)) {
-        let values = codes.consecutive(s, words);
-        s.store(scaled::<S, MINIMA>(s, values, lanes), chunk);
+    let (words, _) = packed[at.div_ceil(8).min(packed.len())..].as_chunks::<2>();
+    let lanes = s.splat(scale);
+    for (chunk, words) in chunks.iter_mut().zip(words) {
+        s.store(s.mul(s.lookup(table, s.codes(words)), lanes), chunk);
     }
     let at = at + 16 * chunks.len();
     after

@@ -1,8 +1,9 @@
 //! Double quantization: the scales of the blocks, themselves quantized to 8 bits, there and back.
 
-use nf4::{Layout, MatrixRef, NESTED_BLOCK, NESTED_MAP, Scales, dynamic_map, mean, midpoints};
+use nf4::{Layout, NESTED_BLOCK, NESTED_MAP, Scales, dynamic_map, mean, midpoints};
 use rayon::prelude::*;
 
+use crate::codebook::{BlockScales, DoubleQuant};
 use crate::cpu::Cpu;
 use crate::simd::{Simd, kernel};
 
@@ -86,18 +87,19 @@ fn encode_nested<S: Simd>(
 /// Writes the scales of consecutive blocks from `first` on, multiplying and adding with a rounding each, as
 /// bitsandbytes does (a fused multiply-add would not be bit-exact).
 #[inline(always)]
-pub(crate) fn decode_scales<S: Simd>(s: S, w: MatrixRef<'_>, first: usize, out: &mut [f32]) {
-    let layout = w.layout();
-    let words = w.absmax();
-    if layout.block_format().scales == Scales::F32 {
+pub(crate) fn decode_scales<S: Simd>(s: S, scales: BlockScales<'_>, first: usize, out: &mut [f32]) {
+    let words = scales.words;
+    let Some(double_quant) = scales.double_quant else {
         for (out, word) in out.iter_mut().zip(&words[first..]) {
             *out = f32::from_bits(*word);
         }
         return;
-    }
-    let nested = &words[layout.nested_words()];
-    let offset = f32::from_bits(words[layout.offset_word()]);
-    let map: &[f32] = bytemuck::cast_slice(&words[layout.map_words()]);
+    };
+    let DoubleQuant {
+        nested,
+        map,
+        offset,
+    } = double_quant;
     let one = |block: usize| {
         let code = words[block / 4] >> (8 * (block % 4)) & 255;
         map[code as usize] * f32::from_bits(nested[block / NESTED_BLOCK]) + offset

@@ -35,8 +35,9 @@
 
 pub mod adamw;
 pub mod attention;
+mod blocks;
 mod buffer;
-mod codes;
+mod codebook;
 mod convert;
 mod cpu;
 pub mod cross_entropy;
@@ -49,7 +50,6 @@ mod pieces;
 mod quantize;
 pub mod rms_norm;
 pub mod rope;
-mod scales;
 mod simd;
 
 pub use convert::convert;

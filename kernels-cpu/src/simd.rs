@@ -178,6 +178,11 @@ pub trait Simd: Copy {
     fn codes(self, words: &[u32; 2]) -> Self::U;
     /// Packs 32 codes, one a lane with nothing above them, into four words.
     fn pack(self, codes: [Self::U; 2]) -> [u32; 4];
+    /// Returns each of four values in four lanes.
+    #[inline(always)]
+    fn quarters(self, values: &[f32; 4]) -> Self::F {
+        self.load(&std::array::from_fn(|i| values[i / 4]))
+    }
     /// Widens 16 bytes.
     fn widen(self, bytes: [u32; 4]) -> Self::U;
     /// Widens 16 halves of a word.
@@ -350,6 +355,7 @@ mod tests {
         s.store(s.lookup(s.table(&table), pair), &mut lanes);
         take(s.load_u(&lanes.map(f32::to_bits)));
         take(s.widen([seed[0], seed[1], seed[2], seed[3]]));
+        take(s.bits(s.quarters(&[normal[0], normal[1], normal[2], normal[3]])));
         for pair in 0..4 {
             let values = s.lookup_pair(s.table(&table), words, pair);
             values.into_iter().for_each(|value| take(s.bits(value)));

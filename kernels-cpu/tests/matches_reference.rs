@@ -3,6 +3,7 @@
 
 use half::{bf16, f16};
 use nf4::{Codebook, Direction, GgufFormat, QuantConfig, QuantizedMatrix, gguf, reference};
+use qlora_cpu::low_rank::LowRank;
 use qlora_cpu::{Cpu, Isa, Threads};
 use qlora_test_support::Recording;
 use rand::{RngExt, SeedableRng};
@@ -206,6 +207,65 @@ fn products_with_blocks_of_files_are_those_of_the_reference() {
                             let error = (rounded[i].to_f32() - expected).abs();
                             assert!(error <= 2e-2 * largest, "{what}: {error} of {largest}");
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `x·A` for rows of `x` and `A: [x's width, columns]`, in f64.
+fn thin(x: &[f64], a: &[f32], columns: usize) -> Vec<f64> {
+    let rows = x.chunks(a.len() / columns);
+    let sum = |row: &[f64], j: usize| {
+        let terms = row.iter().zip(a.iter().skip(j).step_by(columns));
+        terms.map(|(x, a)| x * f64::from(*a)).sum::<f64>()
+    };
+    rows.flat_map(|row| (0..columns).map(move |j| sum(row, j)))
+        .collect()
+}
+
+#[test]
+fn low_rank_matrices_on_blocks_of_files_are_part_of_the_product() {
+    const RANK: usize = 4;
+    let rng = &mut ChaCha8Rng::seed_from_u64(7);
+    for format in GgufFormat::ALL {
+        let shape @ [n, k] = file_shapes(format)[1];
+        let w = file_matrix(rng, format, shape);
+        let (a, b) = (random(rng, k * RANK), random(rng, RANK * n));
+        let turned = |values: &[f32], columns: usize| -> Vec<f32> {
+            let rows = values.len() / columns;
+            let at = |i: usize| values[i % rows * columns + i / rows];
+            (0..values.len()).map(at).collect()
+        };
+        let (a_turned, b_turned) = (turned(&a, RANK), turned(&b, n));
+        let low_rank = LowRank::new(&a, &b, RANK, 1.0);
+        for m in [3, 14] {
+            let (x, dy) = (random(rng, m * k), random(rng, m * n));
+            let expected = |x: &[f32], direction, first: &[f32], second: &[f32], width| {
+                let of_w = reference::matmul(w.as_ref(), x, direction);
+                let wide: Vec<_> = x.iter().map(|x| f64::from(*x)).collect();
+                let of_factors = thin(&thin(&wide, first, RANK), second, width);
+                let sums = of_w.iter().zip(of_factors);
+                sums.map(|(w, factors)| f64::from(*w) + factors)
+                    .collect::<Vec<_>>()
+            };
+            let y = expected(&x, Direction::Forward, &a, &b, n);
+            let dx = expected(&dy, Direction::Transposed, &b_turned, &a_turned, k);
+            for isa in Isa::available() {
+                let cpu = Cpu::new(*isa, Threads::All);
+                let found = [
+                    cpu.low_rank_forward(w.as_ref(), low_rank, &x, m),
+                    cpu.low_rank_backward(w.as_ref(), low_rank, &x, &dy, m, true)
+                        .x
+                        .expect("was asked for"),
+                ];
+                for (found, expected) in found.iter().zip([&y, &dx]) {
+                    let largest = expected.iter().fold(0.0f64, |max, v| max.max(v.abs()));
+                    for (found, expected) in found.iter().zip(expected) {
+                        let error = (f64::from(*found) - expected).abs();
+                        let what = format!("{format} m={m} on {isa}");
+                        assert!(error <= 1e-5 * largest, "{what}: {error} of {largest}");
                     }
                 }
             }

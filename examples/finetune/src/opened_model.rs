@@ -9,7 +9,8 @@ use burn_finetune::{
     ChatTemplate, Dataset, DatasetBuilder, FinetuneError, Moment, RowEncoder, TextEncoder,
 };
 use burn_qlora::peft::Adapter;
-use burn_qlora::{LoftqReport, QuantConfig, loftq_init};
+use burn_qlora::{LoftqReport, Nf4Tensor, loftq_init};
+use burn_qlora_llama::memory::ProjectionFormats;
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
 
@@ -53,6 +54,13 @@ impl OpenedModel {
             .transpose()
             .context(named)?;
         let weights = model.quantization.weights(checkpoint.is_bitsandbytes())?;
+        if weights == Weights::Kept {
+            let formats = checkpoint.stored_formats().context("--quant keep")?;
+            formats
+                .values()
+                .try_for_each(|format| Nf4Tensor::check_served(*format, &model.device))
+                .context("--quant keep")?;
+        }
         Ok(Self {
             tokenizer: checkpoint.tokenizer()?,
             checkpoint,
@@ -171,8 +179,8 @@ impl OpenedModel {
         if !formats.is_empty() {
             tell!(
                 "warning: {}: its weights are stored as {} and are quantized a second time, to {}: what is lost adds up, and \
-                 the model is worse than either alone; a 16-bit checkpoint of the same model avoids it, and so does --quant \
-                 none, which takes 32 or 16 bits a weight in memory",
+                 the model is worse than either alone; --quant keep avoids it on flex, and so do a 16-bit checkpoint of the same \
+                 model and --quant none, which takes 32 or 16 bits a weight in memory",
                 report::words(&self.checkpoint.path().display().to_string()),
                 formats.join(", "),
                 config.codebook
@@ -180,16 +188,17 @@ impl OpenedModel {
         }
     }
 
-    /// Returns the 4-bit format of the weights once they are loaded, `None` for none. Of a model that is 4-bit
-    /// already one matrix is read.
+    /// Returns the formats of the weights once they are loaded. Of a model that is 4-bit already one matrix is read, or each
+    /// where they are to be kept.
     ///
     /// # Errors
-    /// A matrix that cannot be read.
-    pub fn quantization(&self) -> Result<Option<QuantConfig>> {
+    /// A matrix that cannot be read; nothing that could be kept.
+    pub fn quantization(&self) -> Result<ProjectionFormats> {
         Ok(match self.weights() {
-            Weights::Quantized(config) => Some(config),
-            Weights::Dense | Weights::Trainable => None,
-            Weights::AsStored => self.checkpoint.stored_quantization()?,
+            Weights::Quantized(config) => ProjectionFormats::Same(config),
+            Weights::Dense | Weights::Trainable => ProjectionFormats::Dense,
+            Weights::AsStored => self.checkpoint.stored_quantization()?.into(),
+            Weights::Kept => ProjectionFormats::Stored(self.checkpoint.stored_formats()?),
         })
     }
 

@@ -4,9 +4,9 @@
 use anyhow::{Result, ensure};
 use burn_finetune::Dataset;
 use burn_paged::{PAGE_BYTES, PagedAdamWConfig};
-use burn_qlora::{LoraConfig, QuantConfig};
+use burn_qlora::LoraConfig;
 use burn_qlora_llama::DecoderConfig;
-use burn_qlora_llama::memory::{Implementation, ModelMemory, Tensors, Workload};
+use burn_qlora_llama::memory::{Implementation, ModelMemory, ProjectionFormats, Tensors, Workload};
 
 use crate::allocator;
 use crate::flags::Init;
@@ -20,8 +20,8 @@ pub struct Planned {
     pub name: String,
     /// Its dimensions.
     pub config: DecoderConfig,
-    /// The 4-bit format of its weights once they are loaded; `None` for none.
-    pub quantization: Option<QuantConfig>,
+    /// The formats of its weights once they are loaded.
+    pub quantization: ProjectionFormats,
 }
 
 /// The rows that a run is planned over.
@@ -79,7 +79,7 @@ impl Plan {
         let workload = Workload {
             batch: training.batch_size().min(rows.count.unwrap_or(usize::MAX)),
             seq: rows.longest,
-            quantization: model.quantization,
+            quantization: model.quantization.clone(),
             compute_dtype: training.model.compute_dtype,
             lora: lora.clone(),
             checkpointing: training.checkpointing,
@@ -214,8 +214,12 @@ impl Plan {
     /// Returns the terms with their names. They do not add up to the peak, because they are not all there at once.
     pub fn terms(&self) -> [(&'static str, u64); 10] {
         let model = &self.model;
+        let quantized = match self.workload.quantization {
+            ProjectionFormats::Stored(_) => "kept weights",
+            _ => "4-bit weights",
+        };
         [
-            ("4-bit weights", model.quantized.bytes()),
+            (quantized, model.quantized.bytes()),
             ("other weights", model.dense.bytes()),
             ("adapters", model.adapters().bytes()),
             ("gradients", (model.adapters() + self.held).bytes()),
@@ -253,7 +257,7 @@ mod tests {
             let model = Planned {
                 name: "llama-7b".into(),
                 config: known_models::config("llama-7b").unwrap(),
-                quantization: None,
+                quantization: ProjectionFormats::Dense,
             };
             let rows = PlannedRows {
                 longest: 512,

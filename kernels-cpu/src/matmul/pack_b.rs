@@ -1,11 +1,14 @@
 //! The packed layout of a block of B: micro-panels of `nr` columns, `[words along k][nr]` each.
 //!
-//! - `quantized`: decoding a quantized matrix, either way round
+//! - `quantized`: decoding a matrix of a codebook, either way round
+//! - `blocks`: decoding the blocks of a file
 //! - `dense`: the same for a matrix of numbers
 
+mod blocks;
 mod dense;
 mod quantized;
 
+pub(super) use blocks::Blocks;
 pub(super) use dense::{DenseColumns, DenseRows};
 pub(super) use quantized::{QuantizedColumns, QuantizedRows};
 

@@ -8,9 +8,10 @@ use super::check::assert_len;
 use super::gemm::{self, MC, gemm, pack};
 use super::gemv;
 use super::output::Output;
-use super::pack_b::{QuantizedColumns, QuantizedRows};
+use super::pack_b::{Blocks, QuantizedColumns, QuantizedRows};
 use super::precision::{Precision, in_precision_of};
 use crate::buffer::{as_uninit, written};
+use crate::codebook::CodebookRef;
 use crate::cpu::Cpu;
 use crate::element::Element;
 
@@ -126,8 +127,9 @@ fn multiply_rows<P: Precision, E: Element>(
     let [k, _] = direction.widths(w.layout().shape());
     let packed = pack::<P, E>(cpu, x, k);
     let (a, y) = (packed.as_ref(), Output::New(y));
-    match direction {
-        Direction::Forward => gemm(cpu, a, QuantizedRows(w), y),
-        Direction::Transposed => gemm(cpu, a, QuantizedColumns(w), y),
+    match (CodebookRef::of(w), direction) {
+        (Some(w), Direction::Forward) => gemm(cpu, a, QuantizedRows(w), y),
+        (Some(w), Direction::Transposed) => gemm(cpu, a, QuantizedColumns(w), y),
+        (None, _) => gemm(cpu, a, Blocks::new(cpu, w, direction), y),
     }
 }

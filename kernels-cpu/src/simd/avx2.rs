@@ -250,6 +250,20 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn quarters(self, values: &[f32; 4]) -> Self::F {
+        unsafe {
+            let values = _mm_loadu_ps(values.as_ptr());
+            let values = _mm256_set_m128(values, values);
+            let low = _mm256_set_epi32(1, 1, 1, 1, 0, 0, 0, 0);
+            let high = _mm256_set_epi32(3, 3, 3, 3, 2, 2, 2, 2);
+            [
+                _mm256_permutevar_ps(values, low),
+                _mm256_permutevar_ps(values, high),
+            ]
+        }
+    }
+
+    #[inline(always)]
     fn widen(self, bytes: [u32; 4]) -> Self::U {
         unsafe {
             let bytes = _mm_loadu_si128(bytes.as_ptr().cast());

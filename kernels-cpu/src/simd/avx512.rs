@@ -257,6 +257,15 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn quarters(self, values: &[f32; 4]) -> Self::F {
+        unsafe {
+            let values = _mm512_castps128_ps512(_mm_loadu_ps(values.as_ptr()));
+            let lanes = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+            _mm512_permutexvar_ps(lanes, values)
+        }
+    }
+
+    #[inline(always)]
     fn widen(self, bytes: [u32; 4]) -> Self::U {
         unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast())) }
     }

@@ -22,9 +22,10 @@ mod safetensors;
 mod special;
 mod table;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use nf4::QuantizedMatrix;
+use nf4::{Format, QuantizedMatrix};
 use tensor_files::Checksum;
 use tokenizers::Tokenizer;
 
@@ -367,6 +368,55 @@ impl Checkpoint {
             let found = stored_as(&spec.name)?;
             Some((spec.name, found))
         })
+    }
+
+    /// Reads a matrix in the blocks that the file has it in, bit for bit: 4 bits of bitsandbytes, or a block format of a GGUF
+    /// file. `None` when it is stored in plain numbers.
+    ///
+    /// # Errors
+    /// The errors of [`read_quantized`](Self::read_quantized), and [`DecoderError::TensorType`] for blocks that no kernel
+    /// multiplies.
+    pub fn read_blocks(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<QuantizedMatrix>, DecoderError> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.read_quantized(name, shape),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.read_blocks(name, shape),
+        }
+    }
+
+    /// Returns the formats of the projections that [`read_blocks`](Self::read_blocks) reads, by their tensors' names. Of a
+    /// bitsandbytes checkpoint they are read for that.
+    ///
+    /// # Errors
+    /// Its errors, and [`DecoderError::NothingToKeep`] when there are none.
+    pub fn stored_formats(&self) -> Result<BTreeMap<String, Format>, DecoderError> {
+        let mut formats = BTreeMap::new();
+        for (name, shape) in self.config.projection_weights() {
+            if let Some(format) = self.stored_format(&name, shape)? {
+                formats.insert(name, format);
+            }
+        }
+        if formats.is_empty() {
+            return Err(DecoderError::NothingToKeep {
+                path: self.path.clone(),
+            });
+        }
+        Ok(formats)
+    }
+
+    fn stored_format(&self, name: &str, shape: [usize; 2]) -> Result<Option<Format>, DecoderError> {
+        match &self.source {
+            Source::HuggingFace(directory) => {
+                let matrix = directory.read_quantized(name, shape)?;
+                Ok(matrix.map(|matrix| matrix.layout().format()))
+            }
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => Ok(model.block_format(name)?.map(Format::Gguf)),
+        }
     }
 
     /// Returns the type to store an unquantized tensor in without loss.

@@ -41,6 +41,10 @@ pub enum Weights {
     /// Frozen; projections in 4 bits of this kind. Those already stored so are kept bit for bit.
     #[cfg(feature = "qlora")]
     Quantized(QuantConfig),
+    /// Frozen; projections in the blocks that the file has them in, 4 bits of bitsandbytes or a block format of GGUF, bit for
+    /// bit; those stored in plain numbers are dense.
+    #[cfg(feature = "qlora")]
+    Kept,
     /// Frozen; all dense.
     Dense,
     /// All dense in Burn's own layers, every parameter wanting a gradient. In less than f32 small updates are lost.
@@ -94,7 +98,8 @@ impl Decoder {
     /// # Errors
     /// [`DecoderError::ComputeDtype`] before anything is read, when the device does not have the dtype; a
     /// tensor that is missing, damaged or of another shape than the configuration asks for; weights that are
-    /// not finite or already quantized in another way, where they are to be quantized.
+    /// not finite or already quantized in another way, where they are to be quantized; a format to be kept that the device has
+    /// no kernels for.
     pub fn load(
         checkpoint: &Checkpoint,
         options: &LoadOptions,
@@ -221,9 +226,26 @@ impl Loader<'_> {
     ) -> Result<Option<QuantizedMatrix>, DecoderError> {
         match self.options.weights {
             Weights::AsStored => self.checkpoint.read_quantized(name, shape),
+            Weights::Kept => self.kept(name, shape),
             Weights::Quantized(config) => self.checkpoint.quantize(name, shape, config).map(Some),
             Weights::Dense | Weights::Trainable => Ok(None),
         }
+    }
+
+    /// Reads a matrix in the blocks of the file, which the device has kernels for.
+    #[cfg(feature = "qlora")]
+    fn kept(&self, name: &str, shape: [usize; 2]) -> Result<Option<QuantizedMatrix>, DecoderError> {
+        let matrix = self.checkpoint.read_blocks(name, shape)?;
+        if let Some(matrix) = &matrix {
+            Nf4Tensor::check_served(matrix.layout().format(), self.device).map_err(|source| {
+                DecoderError::UnservedFormat {
+                    path: self.checkpoint.path().to_path_buf(),
+                    tensor: name.to_owned(),
+                    source: Box::new(source),
+                }
+            })?;
+        }
+        Ok(matrix)
     }
 
     fn tensor<const D: usize>(

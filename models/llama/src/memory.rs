@@ -6,6 +6,7 @@
 //!
 //! - `tensors`: [`Tensors`], bytes by the size of their allocations
 //! - `weights`: weights and adapters
+//! - `formats`: [`ProjectionFormats`], the formats of the frozen weights
 //! - `activations`: what is kept from the forward to the backward pass
 //! - `block`, `head`: what is there for a while
 //! - `arena`: the pages that a CubeCL device reserves for all of that
@@ -13,16 +14,18 @@
 mod activations;
 mod arena;
 mod block;
+mod formats;
 mod head;
 mod tensors;
 mod weights;
 
 pub use burn_fused::Implementation;
+pub use formats::ProjectionFormats;
 pub use tensors::Tensors;
 
 use arena::Served;
 use burn_fused::{AttentionConfig, AttentionShape, OpMemory};
-use burn_qlora::{Checkpointing, LoraConfig, LoraError, QuantConfig};
+use burn_qlora::{Checkpointing, LoraConfig, LoraError};
 
 use crate::tensors::{BlockProjections, ProjectionSpec};
 use crate::{ComputeDtype, DecoderConfig, LayerConfig};
@@ -40,8 +43,8 @@ pub struct Workload {
     pub batch: usize,
     /// Tokens of the longest row.
     pub seq: usize,
-    /// The format of the frozen projections, `None` for dense ones.
-    pub quantization: Option<QuantConfig>,
+    /// The formats of the frozen projections.
+    pub quantization: ProjectionFormats,
     /// What the model computes in.
     pub compute_dtype: ComputeDtype,
     /// The adapters.
@@ -55,7 +58,7 @@ pub struct Workload {
 /// What [`DecoderConfig::memory`] finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelMemory {
-    /// The projections in 4 bits.
+    /// The projections in 4 bits or in the blocks of a file.
     pub quantized: Tensors,
     /// All other weights.
     pub dense: Tensors,

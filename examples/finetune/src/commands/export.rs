@@ -36,7 +36,9 @@ pub fn run(run: &ExportRun) -> Result<()> {
     let is_4_bit = checkpoint.is_bitsandbytes();
     let base = match run.model.quantization.weights(is_4_bit)? {
         Weights::Quantized(config) => MergeBase::Quantized(config),
-        Weights::AsStored | Weights::Dense | Weights::Trainable => MergeBase::Original,
+        Weights::AsStored | Weights::Kept | Weights::Dense | Weights::Trainable => {
+            MergeBase::Original
+        }
     };
     let merged = MergedCheckpoint::new(&checkpoint, adapter.as_ref(), base)?;
     // Before anything is written, for its data may be refused.

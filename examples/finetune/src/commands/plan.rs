@@ -1,7 +1,8 @@
 //! `finetune plan`: what a training run would take, before it loads anything.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use burn_finetune::memory;
+use burn_qlora_llama::memory::ProjectionFormats;
 use burn_qlora_llama::{Checkpoint, Weights};
 
 use crate::console::say;
@@ -67,6 +68,10 @@ pub fn run(run: &PlanRun) -> Result<()> {
         say!("{:<20}{:>10}", "available here", human_bytes(available));
     }
 
+    if let ProjectionFormats::Stored(_) = plan.workload.quantization {
+        // Other models do not have this one's blocks.
+        return Ok(());
+    }
     say!("\nThe same on the models of the QLoRA paper:");
     let names = plan.terms().map(|(name, _)| name);
     let widths = names.map(|name| name.len().max(9) + 2);
@@ -97,8 +102,11 @@ fn known(name: &str, training: &Training) -> Result<(Planned, PlannedRows)> {
         count: None,
     };
     let quantization = match training.model.quantization.weights(false)? {
-        Weights::Quantized(format) => Some(format),
-        Weights::AsStored | Weights::Dense | Weights::Trainable => None,
+        Weights::Quantized(format) => ProjectionFormats::Same(format),
+        Weights::AsStored | Weights::Dense | Weights::Trainable => ProjectionFormats::Dense,
+        Weights::Kept => {
+            bail!("--quant keep: {name} has no files to keep; name a model with --model")
+        }
     };
     let model = Planned {
         name: name.into(),

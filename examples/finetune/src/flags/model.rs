@@ -43,8 +43,7 @@ pub struct AdaptedModelFlags {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Quantization")]
 pub struct QuantFlags {
-    /// 4-bit format of the base weights, or none; a model that is 4-bit already keeps its own
-    /// [default: nf4]
+    /// 4-bit format of the base weights, keep or none; a bitsandbytes model keeps its own [default: nf4]
     #[arg(long, value_enum)]
     pub quant: Option<QuantName>,
     /// Weights that share a scale: 32 to 4096, a power of two
@@ -55,24 +54,46 @@ pub struct QuantFlags {
     pub no_double_quant: bool,
 }
 
-/// A 4-bit codebook, or `none` for full precision.
+/// A format of the base weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QuantName(pub Option<Codebook>);
+pub enum QuantName {
+    /// 4 bits of this codebook.
+    Codebook(Codebook),
+    /// The blocks that the model's file has.
+    Keep,
+    /// Full precision.
+    None,
+}
+
+impl QuantName {
+    /// Returns the name as it is typed.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Codebook(codebook) => codebook.name(),
+            Self::Keep => "keep",
+            Self::None => "none",
+        }
+    }
+}
 
 impl ValueEnum for QuantName {
     fn value_variants<'a>() -> &'a [Self] {
         &[
-            Self(Some(Codebook::Nf4)),
-            Self(Some(Codebook::Fp4)),
-            Self(Some(Codebook::Int4)),
-            Self(None),
+            Self::Codebook(Codebook::Nf4),
+            Self::Codebook(Codebook::Fp4),
+            Self::Codebook(Codebook::Int4),
+            Self::Keep,
+            Self::None,
         ]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
-        match self.0 {
-            Some(codebook) => codebook.to_possible_value(),
-            None => Some(PossibleValue::new("none").help("Keep full precision")),
+        match self {
+            Self::Codebook(codebook) => codebook.to_possible_value(),
+            Self::Keep => Some(PossibleValue::new("keep").help(
+                "The file's own blocks, bit for bit: those of a GGUF file (on flex), or bitsandbytes' 4 bits",
+            )),
+            Self::None => Some(PossibleValue::new("none").help("Keep full precision")),
         }
     }
 }

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use super::data_files::DataFiles;
 use super::model::{Model, Quantization};
 use super::rows::RowLimits;
-use crate::flags::{ExportBase, ExportFlags, ExportTarget};
+use crate::flags::{ExportBase, ExportFlags, ExportTarget, QuantName};
 
 /// `finetune export`.
 #[derive(Debug)]
@@ -85,10 +85,12 @@ impl ExportRun {
             ),
             (ExportBase::Quantized, _) => {}
         }
-        if flags.base == ExportBase::Quantized && matches!(model.quantization, Quantization::Dense)
+        if flags.base == ExportBase::Quantized
+            && let Some(quant @ (QuantName::Keep | QuantName::None)) = quant
         {
             bail!(
-                "--base quantized with --quant none: name the 4-bit format of the base, or use --base original"
+                "--base quantized with --quant {}: name the 4-bit format of the base, or use --base original",
+                quant.name()
             );
         }
         let data = DataFiles::resolve(flags.check, &[], &flags.rows.columns)?;

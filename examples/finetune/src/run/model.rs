@@ -33,6 +33,8 @@ pub struct Model {
 pub enum Quantization {
     /// Full precision.
     Dense,
+    /// The blocks of the model's files.
+    Keep,
     /// This 4-bit format.
     Format(QuantConfig),
     /// The model's own format if it is 4-bit already, else this one.
@@ -108,8 +110,9 @@ impl Quantization {
     fn of(flags: &QuantFlags) -> Self {
         match flags.quant {
             None => Self::StoredOr(quant_config(flags, Codebook::default())),
-            Some(QuantName(Some(codebook))) => Self::Format(quant_config(flags, codebook)),
-            Some(QuantName(None)) => Self::Dense,
+            Some(QuantName::Codebook(codebook)) => Self::Format(quant_config(flags, codebook)),
+            Some(QuantName::Keep) => Self::Keep,
+            Some(QuantName::None) => Self::Dense,
         }
     }
 
@@ -120,7 +123,8 @@ impl Quantization {
     pub fn weights(self, stored_in_4_bits: bool) -> Result<Weights> {
         match self {
             Self::Dense => Ok(Weights::Dense),
-            Self::StoredOr(_) if stored_in_4_bits => Ok(Weights::AsStored),
+            Self::Keep | Self::StoredOr(_) if stored_in_4_bits => Ok(Weights::AsStored),
+            Self::Keep => Ok(Weights::Kept),
             Self::Format(config) | Self::StoredOr(config) => {
                 Ok(Weights::Quantized(checked(config)?))
             }

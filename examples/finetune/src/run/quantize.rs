@@ -28,9 +28,9 @@ impl QuantizeRun {
             .context("no output is given; name a directory with --output")?;
         let codebook = match flags.quant.quant {
             None => Codebook::default(),
-            Some(QuantName(Some(codebook @ (Codebook::Nf4 | Codebook::Fp4)))) => codebook,
-            Some(QuantName(other)) => {
-                let name = other.map_or("none".to_string(), |codebook| codebook.to_string());
+            Some(QuantName::Codebook(codebook @ (Codebook::Nf4 | Codebook::Fp4))) => codebook,
+            Some(other) => {
+                let name = other.name();
                 bail!("--quant {name}: bitsandbytes has no such 4-bit format; use nf4 or fp4")
             }
         };

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use burn_finetune::{Dataset, Order, TrainConfig};
 use burn_qlora::{Checkpointing, LoraConfig, Targets};
 
@@ -193,10 +193,14 @@ impl Training {
     pub(super) fn resolve(flags: TrainFlags) -> Result<Self> {
         let optimizer = Optimizer::resolve(&flags)?;
         let learning_rate = LearningRate::resolve(&flags)?;
-        ensure!(
-            flags.init == Init::Zero || flags.model.quant.quant != Some(QuantName(None)),
-            "--init loftq makes up for what 4 bits lose, and --quant none loses nothing; leave one of them out"
-        );
+        if flags.init == Init::Loftq
+            && let Some(quant @ (QuantName::Keep | QuantName::None)) = flags.model.quant.quant
+        {
+            let quant = quant.name();
+            bail!(
+                "--init loftq makes up for what 4 bits lose, and --quant {quant} loses nothing; leave one of them out"
+            );
+        }
         let adapter = match &flags.init_adapter {
             Some(dir) => Adapter::Trained(dir.clone()),
             None => Adapter::Fresh(lora(&flags)),

@@ -32,6 +32,7 @@ mod full_disk;
 mod gemma3;
 mod generate;
 mod interrupt;
+mod keep;
 mod kills;
 mod names;
 mod numbers;

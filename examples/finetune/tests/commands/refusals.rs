@@ -580,3 +580,12 @@ fn a_dtype_the_device_does_not_have() {
         "use f32",
     ]);
 }
+
+#[test]
+fn blocks_to_keep_that_there_are_none_of() {
+    let place = Place::new();
+    let model = place.model("tiny_llama");
+    let keep = ["--quant keep", "nf4"];
+    finetune!("plan", "--model", &model, "--quant", "keep").refused(&keep);
+    finetune!("plan", "--like", "llama-7b", "--quant", "keep").refused(&["keep", "llama-7b"]);
+}

@@ -2,17 +2,18 @@
 
 use std::mem::MaybeUninit;
 
-use nf4::MatrixRef;
+use nf4::{Direction, MatrixRef};
 
 use super::super::check::assert_len;
 use super::super::gemm::{MC, gemm, mr};
 use super::super::output::Output;
-use super::super::pack_b::{DenseColumns, DenseRows, QuantizedColumns};
+use super::super::pack_b::{Blocks, DenseColumns, DenseRows, QuantizedColumns};
 use super::super::packed_a::{PackedA, Packing};
 use super::super::precision::{Precision, in_precision_of};
 use super::factors::LowRank;
 use super::forward::{Projected, Projection};
 use crate::buffer::written;
+use crate::codebook::CodebookRef;
 use crate::cpu::Cpu;
 use crate::element::Element;
 
@@ -156,7 +157,14 @@ impl Layer<'_> {
         cpu.threads.join(
             || {
                 if let Some(dx) = dx {
-                    projected_dy.multiply(cpu, QuantizedColumns(w), DenseRows::new(a, rank), dx);
+                    let a = DenseRows::new(a, rank);
+                    match CodebookRef::of(w) {
+                        Some(w) => projected_dy.multiply(cpu, QuantizedColumns(w), a, dx),
+                        None => {
+                            let w = Blocks::new(cpu, w, Direction::Transposed);
+                            projected_dy.multiply(cpu, w, a, dx);
+                        }
+                    }
                 }
             },
             || {

@@ -9,11 +9,12 @@ use super::super::check::assert_len;
 use super::super::gemm::{MC, Term, gemm, gemm_sum, mr, pack_into};
 use super::super::gemv;
 use super::super::output::Output;
-use super::super::pack_b::{DenseColumns, MatrixB, QuantizedRows};
+use super::super::pack_b::{Blocks, DenseColumns, MatrixB, QuantizedRows};
 use super::super::packed_a::{PackedA, PackedARef, Packing};
 use super::super::precision::{Precision, in_precision_of};
 use super::factors::LowRank;
 use crate::buffer::{as_uninit, written};
+use crate::codebook::CodebookRef;
 use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
 
@@ -89,7 +90,11 @@ fn multiply_rows<P: Precision, E: Element>(
     };
     let mut projected = Projected::unfilled(m, onto_a.packing, rank);
     onto_a.fill(x, &mut projected);
-    projected.multiply(cpu, QuantizedRows(w), DenseColumns::new(b, n), y);
+    let b = DenseColumns::new(b, n);
+    match CodebookRef::of(w) {
+        Some(w) => projected.multiply(cpu, QuantizedRows(w), b, y),
+        None => projected.multiply(cpu, Blocks::new(cpu, w, Direction::Forward), b, y),
+    }
 }
 
 /// Adds `s·(x·A)·B` to `y` for few rows, row by row of the factors.

@@ -9,10 +9,12 @@
 //! - `layout`: names, row order and offset of the stored tensors.
 //! - `parts`: a file that was split, as one.
 //! - `tensors`: bounds and decoding.
+//! - `blocks`: tensors in the blocks of the file.
 //! - `vocabulary`: the tokenizer's parts of the metadata.
 
 #[cfg(feature = "qlora")]
 mod adapter;
+mod blocks;
 mod decoder;
 mod fields;
 mod header;
@@ -35,6 +37,7 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
+use nf4::{GgufFormat, QuantizedMatrix};
 use tensor_files::InputFile;
 
 use self::metadata::Metadata;
@@ -111,6 +114,20 @@ impl GgufModel {
     pub(crate) fn block_type(&self, name: &str) -> Option<String> {
         let (_, info) = self.file.tensor(&self.layout.stored(name).name)?;
         (info.ggml_dtype.block_size() > 1).then(|| format!("{:?}", info.ggml_dtype))
+    }
+
+    /// Reads the tensor that Hugging Face calls `name` in its blocks, into its order of rows; `None` of plain numbers.
+    pub(crate) fn read_blocks(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<QuantizedMatrix>, DecoderError> {
+        self.file.read_blocks(&self.layout.stored(name), shape)
+    }
+
+    /// Returns the block format of that tensor, `None` of plain numbers.
+    pub(crate) fn block_format(&self, name: &str) -> Result<Option<GgufFormat>, DecoderError> {
+        self.file.block_format(&self.layout.stored(name).name)
     }
 }
 

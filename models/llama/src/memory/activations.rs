@@ -59,17 +59,14 @@ impl Terms<'_> {
         Tensors::one(self.glu().saved)
     }
 
-    /// The inputs of the adapted projections. Without dropout, on 4-bit weights, they are shared: the output of a
+    /// The inputs of the adapted projections. Without dropout, on packed weights, they are shared: the output of a
     /// norm, or the residual stream, `[tokens, hidden]`, by q, k and v, or by gate and up; that of attention, by o, which
     /// attention keeps anyway; that of the gated product `[tokens, intermediate]`, by down. Else every adapter keeps its own.
     fn kept_by_adapters(&self, block: &AdaptedBlock) -> Tensors {
         let any = |projections: &[Adapted]| projections.iter().any(|(_, rank)| rank.is_some());
         let plain = self.workload.lora.dropout == 0.0;
-        let shared = match (self.workload.quantization, plain) {
-            (Some(_), true) => true,
-            (None, true) => self.b == F32,
-            (_, false) => false,
-        };
+        let dense = self.workload.quantization.are_dense();
+        let shared = plain && (!dense || self.b == F32);
         let projections = &block.projections;
         let adapted = projections.iter().filter(|(_, rank)| rank.is_some());
         let inputs: Tensors = if shared {
@@ -93,7 +90,7 @@ impl Terms<'_> {
             adapted.map(own).sum()
         };
         // Only the operation of both products at once computes `x A`, [tokens, rank], a second time.
-        let fused = self.workload.quantization.is_some() && plain;
+        let fused = !dense && plain;
         let inner = |rank: usize| Tensors::one(self.tokens * rank as u128 * F32);
         let kept = if fused {
             Tensors::default()

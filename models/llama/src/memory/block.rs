@@ -80,7 +80,7 @@ impl Terms<'_> {
     /// projections do not say.
     fn product_backward(&self, [from, to]: [usize; 2]) -> Tensors {
         let rank = self.largest_rank();
-        if self.workload.quantization.is_none() {
+        if self.workload.quantization.are_dense() {
             return Tensors::default();
         }
         Tensors::one(match self.workload.kernels {

@@ -3,26 +3,29 @@
 use burn_qlora::loftq_bytes;
 use nf4::Layout;
 
-use super::{F32, Tensors, Terms};
+use super::{F32, ProjectionFormats, Tensors, Terms};
+use crate::tensors::TensorSpec;
 
 impl Terms<'_> {
     /// `packed` and `absmax` of q, k, v, o, gate, up and down of every block: 4.127 bits a weight by default.
     pub(super) fn quantized(&self) -> Tensors {
-        let block: Tensors = self.layouts().map(|layout| words(&layout)).sum();
-        self.config.layers.len() as u128 * block
+        self.layouts().map(|layout| words(&layout)).sum()
     }
 
-    /// Returns the layouts of a block's projections that are quantized.
+    /// Returns the layouts of the projections that are quantized.
     fn layouts(&self) -> impl Iterator<Item = Layout> {
-        let quantization = self.workload.quantization;
-        let shapes: Vec<_> = self
-            .config
-            .projections()
-            .iter()
-            .map(|spec| spec.shape)
-            .collect();
-        let layouts = shapes.into_iter();
-        layouts.filter_map(move |shape| Layout::new(shape, quantization?).ok())
+        let tensors = self.config.tensors().into_iter();
+        tensors.filter_map(move |tensor| self.layout(&tensor))
+    }
+
+    /// Returns the layout of a tensor, if it is a projection that is quantized.
+    fn layout(&self, tensor: &TensorSpec) -> Option<Layout> {
+        let &[rows, columns] = tensor.shape.as_slice() else {
+            return None;
+        };
+        let format = self.workload.quantization.of(&tensor.name)?;
+        let projection = tensor.projection.then_some(format)?;
+        Layout::new([rows, columns], projection).ok()
     }
 
     /// In the compute dtype: embedding and head `[vocab, hidden]` (one if they are tied, and the adapter brings none of its own),
@@ -33,12 +36,11 @@ impl Terms<'_> {
 
     /// Returns the elements of every tensor that stays dense.
     fn kept_dense(&self) -> impl Iterator<Item = u128> {
-        let quantized = self.workload.quantization.is_some();
         let is_untied =
             self.config.tie_word_embeddings && !self.workload.lora.modules_to_save.is_empty();
         let head = is_untied.then(|| self.config.vocab_size as u128 * self.hidden());
         let tensors = self.config.tensors().into_iter().filter_map(move |tensor| {
-            let packed = tensor.projection && quantized;
+            let packed = self.layout(&tensor).is_some();
             (!packed).then(|| tensor.shape.iter().map(|&n| n as u128).product::<u128>())
         });
         tensors.chain(head)
@@ -70,12 +72,17 @@ impl Terms<'_> {
     }
 
     /// The largest tensor as it is read, in f32: embedding or head, `[vocab, hidden]`, if they become another dtype, or
-    /// a projection that is quantized. What is to be f32 is taken as it is.
+    /// a projection that is quantized. What is to be f32 is taken as it is; blocks that are kept are read into no more
+    /// bytes than their words take.
     pub(super) fn loading(&self) -> u128 {
+        let kept = matches!(self.workload.quantization, ProjectionFormats::Stored(_));
         let sources = self.config.tensors().into_iter().filter_map(|tensor| {
-            let packed = tensor.projection && self.workload.quantization.is_some();
             let values: u128 = tensor.shape.iter().map(|&n| n as u128).product();
-            (packed || self.b != F32).then_some(values * F32)
+            match self.layout(&tensor) {
+                Some(layout) if kept => Some(layout.bytes() as u128),
+                Some(_) => Some(values * F32),
+                None => (self.b != F32).then_some(values * F32),
+            }
         });
         sources.max().unwrap_or(0)
     }

@@ -1,5 +1,7 @@
 //! GGUF files: the tiny models rewritten as llama.cpp's converter would.
 
+#[cfg(feature = "qlora")]
+use burn_qlora::{GgufFormat, Nf4Tensor};
 use burn_qlora_llama::{Checkpoint, Decoder, DecoderConfig, LoadOptions, Weights};
 use qlora_test_support::fixture;
 
@@ -122,4 +124,48 @@ fn loading_the_same_file_twice_gives_the_same_model() {
             .into_data()
     };
     assert_eq!(logits(), logits());
+}
+
+#[cfg(feature = "qlora")]
+#[test]
+fn kept_blocks_multiply_as_they_decode_or_are_refused_by_name() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("model.gguf");
+    tiny_llama("tiny_llama", false).in_blocks().write(&path);
+    let checkpoint = Checkpoint::open(&path).expect("opens");
+    let formats = checkpoint.stored_formats().expect("known");
+    let mut names: Vec<_> = formats.values().map(ToString::to_string).collect();
+    names.sort();
+    names.dedup();
+    assert_eq!(names, ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]);
+    let reference = Reference::of("tiny_llama");
+    for device in devices() {
+        let load = |weights| Decoder::load(&checkpoint, &LoadOptions::new(weights), &device);
+        let is_flex = format!("{device:?}").contains("Flex");
+        let q4_0 = GgufFormat::Q4_0.into();
+        if Nf4Tensor::check_served(q4_0, &device).is_err() {
+            assert!(!is_flex);
+            let error = load(Weights::Kept).expect_err("no kernel").to_string();
+            for part in ["model.layers.0.self_attn.q_proj.weight", "Q4_0", "flex"] {
+                assert!(error.contains(part), "{error}");
+            }
+            continue;
+        }
+        let logits = |weights| {
+            let logits = load(weights).expect("loads");
+            logits.forward(reference.input_ids(&device)).into_data()
+        };
+        let (kept, dense) = (logits(Weights::Kept), logits(Weights::Dense));
+        let values = kept.iter::<f32>().zip(dense.iter::<f32>());
+        let error = values.fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+        // GPUs, and the software that stands for one, may contract.
+        let tolerance = if is_flex { 1e-4 } else { 1e-3 };
+        assert!(error < tolerance, "{error}");
+    }
+    let plain = Checkpoint::open(fixture("tiny_llama")).expect("opens");
+    let error = plain.stored_formats().expect_err("nothing is stored so");
+    assert!(
+        error.to_string().contains("quantize them to nf4"),
+        "{error}"
+    );
 }

@@ -8,6 +8,8 @@ use burn_qlora_llama::{
     Checkpoint, Decoder, DecoderConfig, Family, LayerConfig, LoadOptions, NormPlacement,
 };
 use qlora_test_support::{Recording, fixture};
+#[cfg(all(feature = "flex", feature = "qlora"))]
+use {burn::tensor::Device, burn_qlora_llama::Weights};
 
 use crate::gguf_file::GgufBuilder;
 
@@ -62,6 +64,37 @@ fn logits_match_those_of_transformers_for_what_a_file_says() {
             println!("{family} on {}: logits off by {error:e}", device.name);
             assert!(error < tolerance, "{family} on {}: {error}", device.name);
         }
+    }
+}
+
+#[cfg(all(feature = "flex", feature = "qlora"))]
+#[test]
+fn blocks_of_every_family_are_kept_as_they_decode() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let device = Device::flex();
+    for (family, file) in FILES {
+        let path = directory.path().join(file);
+        let recorded = fixture(format!("families/{family}/gguf/{file}"));
+        GgufBuilder::of(&recorded).in_blocks().write(&path);
+        let checkpoint = Checkpoint::open(&path).expect("opens");
+        // All but those that multiply what is 40 wide.
+        let formats = checkpoint.stored_formats().expect("known");
+        let layers = checkpoint.config().layers.len();
+        assert!(formats.len() >= 6 * layers, "{family}: {formats:?}");
+        let logits = |weights| {
+            let model = Decoder::load(&checkpoint, &LoadOptions::new(weights), &device);
+            let ids = Tensor::<2, Int>::from_data([[3, 1, 4, 1, 5, 9, 2, 6]], &device);
+            let logits = model.expect("loads").forward(ids).into_data();
+            logits.try_into_vec::<f32>().expect("f32")
+        };
+        let (kept, dense) = (logits(Weights::Kept), logits(Weights::Dense));
+        let error = kept
+            .iter()
+            .zip(&dense)
+            .fold(0f32, |worst, (kept, dense)| worst.max((kept - dense).abs()));
+        println!("{family}: {error:e}");
+        // The same values, if summed in another order.
+        assert!(error < 1e-4, "{family}: {error}");
     }
 }
 

@@ -5,6 +5,8 @@ use std::path::Path;
 use burn_qlora_llama::rope::RopeConfig;
 use burn_qlora_llama::{Checkpoint, DecoderConfig};
 
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
 use qlora_test_support::fixture;
 
 /// Collects metadata and tensors; every count and offset can be made to lie afterwards.
@@ -201,6 +203,41 @@ impl GgufBuilder {
         }
         assert!(rest.is_empty(), "{} tensors are in no part", rest.len());
         parts
+    }
+
+    /// The file with its projections in blocks of one type after another; those whose rows are no whole blocks stay.
+    pub fn in_blocks(&self) -> Self {
+        const F32: u32 = 0;
+        const BF16: u32 = 30;
+        const TYPES: [(GgmlDType, u32); 5] = [
+            (GgmlDType::Q4_0, 2),
+            (GgmlDType::Q4_1, 3),
+            (GgmlDType::Q5_0, 6),
+            (GgmlDType::Q5_1, 7),
+            (GgmlDType::Q8_0, 8),
+        ];
+        let mut file = self.clone();
+        let matrices = file.tensors.iter_mut().filter(|(name, extents, _, _)| {
+            name.starts_with("blk.") && extents.len() == 2 && extents[0].is_multiple_of(32)
+        });
+        for ((_, _, kind, bytes), (dtype, number)) in matrices.zip(TYPES.iter().cycle()) {
+            let values: Vec<f32> = match *kind {
+                F32 => {
+                    let values = bytes.as_chunks().0.iter();
+                    values.map(|value| f32::from_le_bytes(*value)).collect()
+                }
+                BF16 => {
+                    let values = bytes.as_chunks().0.iter();
+                    let bits = values.map(|value| u32::from(u16::from_le_bytes(*value)) << 16);
+                    bits.map(f32::from_bits).collect()
+                }
+                other => panic!("tensors of type {other} are no numbers"),
+            };
+            let values = Tensor::new(values, &Device::Cpu).expect("a tensor");
+            let blocks = QTensor::quantize(&values, *dtype).expect("whole blocks");
+            (*kind, *bytes) = (*number, blocks.data().expect("bytes").into_owned());
+        }
+        file
     }
 
     pub fn entry(&mut self, key: &str, kind: u32, bytes: Vec<u8>) {

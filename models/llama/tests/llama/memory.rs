@@ -3,16 +3,21 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor};
 use burn_qlora::{Checkpointing, LoraConfig, LoraModel, QuantConfig, Targets, attach_adapters};
+#[cfg(feature = "gguf")]
+use burn_qlora_llama::memory::ProjectionFormats;
 use burn_qlora_llama::memory::{Implementation, ModelMemory, Tensors, Workload};
 use burn_qlora_llama::{Checkpoint, ComputeDtype, Decoder, LoadOptions, Weights};
 
 use qlora_test_support::{FAMILIES, fixture};
 
+#[cfg(feature = "gguf")]
+use crate::gguf_file::tiny_llama;
+
 fn workload(batch: usize, seq: usize) -> Workload {
     Workload {
         batch,
         seq,
-        quantization: Some(QuantConfig::default()),
+        quantization: Some(QuantConfig::default()).into(),
         compute_dtype: ComputeDtype::F32,
         lora: LoraConfig::new(8, 16.0),
         checkpointing: Checkpointing::None,
@@ -70,7 +75,7 @@ fn weights_take_what_is_planned() {
                 let planned = plan(
                     name,
                     &Workload {
-                        quantization,
+                        quantization: quantization.into(),
                         compute_dtype: dtype,
                         ..workload(1, 16)
                     },
@@ -83,6 +88,29 @@ fn weights_take_what_is_planned() {
             }
         }
     }
+}
+
+#[cfg(all(feature = "flex", feature = "gguf"))]
+#[test]
+fn kept_blocks_take_what_is_planned() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("model.gguf");
+    tiny_llama("tiny_llama", false).in_blocks().write(&path);
+    let checkpoint = Checkpoint::open(&path).expect("opens");
+    let options = LoadOptions::new(Weights::Kept);
+    let model = Decoder::load(&checkpoint, &options, &Device::flex()).expect("loads");
+    let mut found = Bytes::default();
+    model.visit(&mut found);
+    let formats = checkpoint.stored_formats().expect("known");
+    let kept = Workload {
+        quantization: ProjectionFormats::Stored(formats),
+        ..workload(1, 16)
+    };
+    let planned = checkpoint.config().memory(&kept).expect("plans");
+    assert_eq!(
+        (planned.quantized.bytes(), planned.dense.bytes()),
+        (found.words, found.floats)
+    );
 }
 
 #[cfg(feature = "flex")]

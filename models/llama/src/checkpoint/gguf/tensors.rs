@@ -26,7 +26,7 @@ impl GgufFile {
         stored: &Stored,
         shape: &[usize],
     ) -> Result<Vec<f32>, DecoderError> {
-        let (part, info) = self.find(stored)?;
+        let (part, info) = self.stored_tensor(&stored.name)?;
         part.read_f32(stored, info, shape)
     }
 
@@ -38,16 +38,17 @@ impl GgufFile {
         shape: &[usize],
         mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
     ) -> Result<(), DecoderError> {
-        let (part, info) = self.find(stored)?;
+        let (part, info) = self.stored_tensor(&stored.name)?;
         part.for_each_piece(stored, info, shape, |_, values| use_piece(values))
     }
 
-    fn find(&self, stored: &Stored) -> Result<(&Part, &TensorInfo), DecoderError> {
-        let found = self.tensor(&stored.name);
-        found.ok_or_else(|| DecoderError::MissingTensor {
-            path: self.path().to_path_buf(),
-            tensor: stored.name.clone(),
-        })
+    /// Returns a tensor and the part that it is in.
+    pub(super) fn stored_tensor(&self, name: &str) -> Result<(&Part, &TensorInfo), DecoderError> {
+        self.tensor(name)
+            .ok_or_else(|| DecoderError::MissingTensor {
+                path: self.path().to_path_buf(),
+                tensor: name.to_owned(),
+            })
     }
 
     /// Adds the metadata and a sample of every tensor of every part to `sum`.
@@ -96,7 +97,24 @@ impl Part {
         Ok(())
     }
 
-    fn start(&self, info: &TensorInfo) -> Option<u64> {
+    pub(super) fn check_shape(
+        &self,
+        stored: &Stored,
+        info: &TensorInfo,
+        shape: &[usize],
+    ) -> Result<(), DecoderError> {
+        if info.shape.dims() == shape {
+            return Ok(());
+        }
+        Err(DecoderError::TensorShape {
+            path: self.path().to_path_buf(),
+            tensor: stored.name.clone(),
+            found: info.shape.dims().to_vec(),
+            expected: shape.to_vec(),
+        })
+    }
+
+    pub(super) fn start(&self, info: &TensorInfo) -> Option<u64> {
         self.content.tensor_data_offset.checked_add(info.offset)
     }
 
@@ -132,23 +150,6 @@ impl Part {
             values.iter_mut().for_each(|value| *value -= stored.offset);
         }
         Ok(values)
-    }
-
-    fn check_shape(
-        &self,
-        stored: &Stored,
-        info: &TensorInfo,
-        shape: &[usize],
-    ) -> Result<(), DecoderError> {
-        if info.shape.dims() == shape {
-            return Ok(());
-        }
-        Err(DecoderError::TensorShape {
-            path: self.path().to_path_buf(),
-            tensor: stored.name.clone(),
-            found: info.shape.dims().to_vec(),
-            expected: shape.to_vec(),
-        })
     }
 
     /// Calls `use_piece` with the number of the first row and the values of whole rows as they are stored, 1 MiB of the file at a

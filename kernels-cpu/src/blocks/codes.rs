@@ -112,34 +112,29 @@ pub(crate) fn scaled<S: Simd, const MINIMA: bool>(
     }
 }
 
-/// Runs `$body` with `$codes` the codes of `$format` ([`nf4::BlockFormat`]), `$MINIMA` whether it has minima, and
-/// `$SMALLEST` the size of the smallest blocks of formats with such codes.
+/// Runs `$body` with `$codes` the codes of `$format` ([`nf4::BlockFormat`]), and `$MINIMA` whether it has minima.
 macro_rules! with_codes {
-    ($s:ident, $format:expr, |$codes:ident, $MINIMA:ident, $SMALLEST:ident| $body:expr) => {{
+    ($s:ident, $format:expr, |$codes:ident, $MINIMA:ident| $body:expr) => {{
         let format: nf4::BlockFormat = $format;
         match (format.codes, format.scales.has_minima()) {
             (nf4::Codes::Table(values), false) => {
                 const $MINIMA: bool = false;
-                const $SMALLEST: usize = 32;
-                let $codes = $crate::codes::Nibbles::new($s, values);
+                let $codes = $crate::blocks::codes::Nibbles::new($s, values);
                 $body
             }
             (nf4::Codes::Table(values), true) => {
                 const $MINIMA: bool = true;
-                const $SMALLEST: usize = 32;
-                let $codes = $crate::codes::Nibbles::new($s, values);
+                let $codes = $crate::blocks::codes::Nibbles::new($s, values);
                 $body
             }
             (nf4::Codes::Bytes { zero }, false) => {
                 const $MINIMA: bool = false;
-                const $SMALLEST: usize = 16;
-                let $codes = $crate::codes::Bytes::new(zero);
+                let $codes = $crate::blocks::codes::Bytes::new(zero);
                 $body
             }
             (nf4::Codes::Bytes { zero }, true) => {
                 const $MINIMA: bool = true;
-                const $SMALLEST: usize = 16;
-                let $codes = $crate::codes::Bytes::new(zero);
+                let $codes = $crate::blocks::codes::Bytes::new(zero);
                 $body
             }
         }

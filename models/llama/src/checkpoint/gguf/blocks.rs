@@ -1,0 +1,67 @@
+//! Tensors of a GGUF file in the blocks that the file has.
+
+use candle_core::quantized::GgmlDType;
+use nf4::{GgufFormat, QuantizedMatrix, gguf};
+
+use super::GgufFile;
+use super::layout::Stored;
+use crate::error::DecoderError;
+
+impl GgufFile {
+    /// Reads a matrix in the file's blocks, its rows moved whole to where they are used; `None` of plain numbers.
+    ///
+    /// # Errors
+    /// A tensor that is missing, of another shape, in blocks that no kernel multiplies, or damaged.
+    pub(super) fn read_blocks(
+        &self,
+        stored: &Stored,
+        shape: [usize; 2],
+    ) -> Result<Option<QuantizedMatrix>, DecoderError> {
+        let (part, info) = self.stored_tensor(&stored.name)?;
+        part.check_shape(stored, info, &shape)?;
+        let Some(format) = self.block_format(&stored.name)? else {
+            return Ok(None);
+        };
+        let refused = |source| DecoderError::Quantization {
+            path: part.path().to_path_buf(),
+            tensor: stored.name.clone(),
+            source,
+        };
+        // Refuses rows that are no whole blocks before anything is allocated.
+        let layout = nf4::Layout::new(shape, format).map_err(refused)?;
+        let blocks = layout.elements() / format.file_block();
+        let mut bytes = vec![0; blocks * format.file_block_bytes()];
+        let start = part.start(info).unwrap_or(u64::MAX);
+        part.input.read_at(start, &mut bytes)?;
+        let target = |row| stored.rows.target(row, shape[0]);
+        let matrix = gguf::read(format, shape, &bytes, target).map_err(refused)?;
+        Ok(Some(matrix))
+    }
+
+    /// Returns the block format of a tensor, `None` of plain numbers.
+    ///
+    /// # Errors
+    /// A tensor that is missing, or in blocks that no kernel multiplies.
+    pub(super) fn block_format(&self, name: &str) -> Result<Option<GgufFormat>, DecoderError> {
+        let (part, info) = self.stored_tensor(name)?;
+        Ok(Some(match info.ggml_dtype {
+            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => return Ok(None),
+            GgmlDType::Q4_0 => GgufFormat::Q4_0,
+            GgmlDType::Q4_1 => GgufFormat::Q4_1,
+            GgmlDType::Q5_0 => GgufFormat::Q5_0,
+            GgmlDType::Q5_1 => GgufFormat::Q5_1,
+            GgmlDType::Q8_0 => GgufFormat::Q8_0,
+            GgmlDType::Q4K => GgufFormat::Q4_K,
+            GgmlDType::Q5K => GgufFormat::Q5_K,
+            GgmlDType::Q6K => GgufFormat::Q6_K,
+            other => {
+                return Err(DecoderError::TensorType {
+                    path: part.path().to_path_buf(),
+                    tensor: name.to_owned(),
+                    found: format!("{other:?}"),
+                    expected: "Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K or Q6_K where blocks are kept; quantize it to nf4",
+                });
+            }
+        }))
+    }
+}
