@@ -544,7 +544,7 @@ fn flags_that_make_no_sense() {
             &["--schedule", "linear", "--decay-ratio", "0.2"],
             &["--decay-ratio", "--schedule wsd"],
         ),
-        (&["--quant", "nf5"], &["nf5", "nf4, fp4, int4, none"]),
+        (&["--quant", "nf5"], &["nf5", "nf4, fp4, int4, keep, none"]),
         (
             &["--init", "loftq", "--quant", "none"],
             &["--init loftq", "--quant none"],

@@ -77,10 +77,10 @@ fn blocks_of_every_family_are_kept_as_they_decode() {
         let recorded = fixture(format!("families/{family}/gguf/{file}"));
         GgufBuilder::of(&recorded).in_blocks().write(&path);
         let checkpoint = Checkpoint::open(&path).expect("opens");
-        // All but those that multiply what is 40 wide.
+        // All but those that multiply what is 40 wide, one a layer; Phi-3 has q, k and v, and gate and up, as one.
         let formats = checkpoint.stored_formats().expect("known");
-        let layers = checkpoint.config().layers.len();
-        assert!(formats.len() >= 6 * layers, "{family}: {formats:?}");
+        let least = checkpoint.config().layers.len() * if family == "phi3" { 3 } else { 6 };
+        assert!(formats.len() >= least, "{family}: {formats:?}");
         let logits = |weights| {
             let model = Decoder::load(&checkpoint, &LoadOptions::new(weights), &device);
             let ids = Tensor::<2, Int>::from_data([[3, 1, 4, 1, 5, 9, 2, 6]], &device);
