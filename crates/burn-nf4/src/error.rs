@@ -1,7 +1,7 @@
 //! The errors of an NF4 tensor and of its operands.
 
 use burn_core::tensor::{DType, Device, ExecutionError};
-use nf4::{Format, Nf4Error};
+use nf4::Nf4Error;
 
 /// Why an operation on an [`Nf4Tensor`](crate::Nf4Tensor) was refused.
 #[derive(Debug, thiserror::Error)]
@@ -21,19 +21,6 @@ pub enum Nf4TensorError {
         operation: &'static str,
         /// The dtype that was given.
         dtype: DType,
-        /// The device, as it prints.
-        device: String,
-    },
-
-    /// The device's kernels are not written for the matrix's format.
-    #[error(
-        "{operation} does not work with weights in {format} on {device}: compute on flex, or quantize them to nf4, fp4 or int4"
-    )]
-    UnservedFormat {
-        /// The operation that was asked for.
-        operation: &'static str,
-        /// The format of the matrix.
-        format: Format,
         /// The device, as it prints.
         device: String,
     },

@@ -2,7 +2,7 @@
 
 use burn_core::backend::Dispatch;
 use burn_core::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
-use nf4::{Direction, Format, Layout, QuantConfig, QuantizedMatrix, reference};
+use nf4::{Direction, Layout, QuantConfig, QuantizedMatrix};
 
 use crate::error::Nf4TensorError;
 use crate::ops::{Nf4Ops, Nf4Primitive};
@@ -54,15 +54,6 @@ impl Nf4Tensor {
             absmax: Tensor::from_dispatch(words.absmax),
             layout: words.layout,
         })
-    }
-
-    /// Checks that products with matrices in `format` can be computed on `device`: every format on every device that this crate
-    /// has kernels for.
-    ///
-    /// # Errors
-    /// [`Nf4TensorError::UnservedFormat`] where they cannot.
-    pub fn check_served(format: Format, device: &Device) -> Result<(), Nf4TensorError> {
-        check_format("nf4 matmul", format, device)
     }
 
     /// Copies a quantized matrix from the host to `device`.
@@ -177,8 +168,7 @@ impl Nf4Tensor {
     /// Returns [`matmul`](Self::matmul), or why it cannot be computed.
     ///
     /// # Errors
-    /// A dtype of `x` other than f32, f16 and bf16; a format that the device's kernels do not serve; a last dimension that is
-    /// not `in_features`; an `x` on another device.
+    /// A dtype of `x` other than f32, f16 and bf16; a last dimension that is not `in_features`; an `x` on another device.
     pub fn try_matmul<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>, Nf4TensorError> {
         self.multiply("nf4 matmul", x, Direction::Forward)
     }
@@ -353,7 +343,6 @@ impl Nf4Tensor {
         }
         let device = x.device();
         self.check_device(operation, "input", &device)?;
-        check_format(operation, self.layout.format(), &device)?;
         check_dtype(operation, x.dtype(), &device)
     }
 
@@ -376,14 +365,6 @@ impl Nf4Tensor {
     }
 
     fn dequantize_unchecked(&self, dtype: FloatDType) -> Tensor<2> {
-        let device = self.device();
-        if !serves(self.layout.format()) {
-            let matrix = self.clone().into_host();
-            let matrix = matrix.unwrap_or_else(|error| panic!("{error}"));
-            let values = reference::dequantize(matrix.as_ref());
-            let data = TensorData::new(values, self.layout.shape());
-            return Tensor::from_data(data, (&device, DType::from(dtype)));
-        }
         Tensor::from_dispatch(<Dispatch as Nf4Ops>::nf4_dequantize(
             self.clone().into_primitive(),
             dtype,
@@ -406,30 +387,6 @@ fn check_dtype(
         Ok(())
     } else {
         Err(Nf4TensorError::unsupported(operation, dtype, device))
-    }
-}
-
-/// Refuses formats that the kernels do not serve.
-fn check_format(
-    operation: &'static str,
-    format: Format,
-    device: &Device,
-) -> Result<(), Nf4TensorError> {
-    if serves(format) {
-        return Ok(());
-    }
-    Err(Nf4TensorError::UnservedFormat {
-        operation,
-        format,
-        device: format!("{device:?}"),
-    })
-}
-
-/// Returns whether the kernels of the device are written for the format: those of Flex and those of CubeCL are for all.
-fn serves(format: Format) -> bool {
-    match format {
-        Format::Quantized(_) => true,
-        Format::Gguf(_) => cfg!(any(feature = "flex", feature = "cubecl-backend")),
     }
 }
 

@@ -9,7 +9,7 @@ use burn_finetune::{
     ChatTemplate, Dataset, DatasetBuilder, FinetuneError, Moment, RowEncoder, TextEncoder,
 };
 use burn_qlora::peft::Adapter;
-use burn_qlora::{LoftqReport, Nf4Tensor, loftq_init};
+use burn_qlora::{LoftqReport, loftq_init};
 use burn_qlora_llama::memory::ProjectionFormats;
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::Tokenizer;
@@ -55,11 +55,7 @@ impl OpenedModel {
             .context(named)?;
         let weights = model.quantization.weights(checkpoint.is_bitsandbytes())?;
         if weights == Weights::Kept {
-            let formats = checkpoint.stored_formats().context("--quant keep")?;
-            formats
-                .values()
-                .try_for_each(|format| Nf4Tensor::check_served(*format, &model.device))
-                .context("--quant keep")?;
+            checkpoint.stored_formats().context("--quant keep")?;
         }
         Ok(Self {
             tokenizer: checkpoint.tokenizer()?,
@@ -179,7 +175,7 @@ impl OpenedModel {
         if !formats.is_empty() {
             tell!(
                 "warning: {}: its weights are stored as {} and are quantized a second time, to {}: what is lost adds up, and \
-                 the model is worse than either alone; --quant keep avoids it on flex, and so do a 16-bit checkpoint of the same \
+                 the model is worse than either alone; --quant keep avoids it, and so do a 16-bit checkpoint of the same \
                  model and --quant none, which takes 32 or 16 bits a weight in memory",
                 report::words(&self.checkpoint.path().display().to_string()),
                 formats.join(", "),

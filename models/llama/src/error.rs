@@ -159,17 +159,6 @@ pub enum DecoderError {
         /// The checkpoint.
         path: PathBuf,
     },
-    /// A tensor's format cannot be computed with on the device.
-    #[cfg(feature = "qlora")]
-    #[error("{path}: tensor `{tensor}`: {source}", path = path.display())]
-    UnservedFormat {
-        /// The file.
-        path: PathBuf,
-        /// The tensor's name.
-        tensor: String,
-        /// Format and device.
-        source: Box<burn_qlora::Nf4TensorError>,
-    },
     /// A 4-bit checkpoint was asked to be loaded in another 4-bit format.
     #[error(
         "{path}: tensor `{tensor}` is stored as {found} and would lose by being quantized again as {requested}; \

@@ -205,7 +205,7 @@ impl Loader<'_> {
         if self.options.weights != Weights::Trainable {
             let linear = match self.quantized(&name, spec.shape)? {
                 Some(matrix) => {
-                    QLoraLinear::quantized(Nf4Tensor::from_host(&matrix, self.device), bias()?)
+                    QLoraLinear::quantized(Nf4Tensor::upload(matrix, self.device), bias()?)
                 }
                 None => QLoraLinear::dense(self.tensor(&name, spec.shape)?, bias()?),
             };
@@ -226,26 +226,10 @@ impl Loader<'_> {
     ) -> Result<Option<QuantizedMatrix>, DecoderError> {
         match self.options.weights {
             Weights::AsStored => self.checkpoint.read_quantized(name, shape),
-            Weights::Kept => self.kept(name, shape),
+            Weights::Kept => self.checkpoint.read_blocks(name, shape),
             Weights::Quantized(config) => self.checkpoint.quantize(name, shape, config).map(Some),
             Weights::Dense | Weights::Trainable => Ok(None),
         }
-    }
-
-    /// Reads a matrix in the blocks of the file, which the device has kernels for.
-    #[cfg(feature = "qlora")]
-    fn kept(&self, name: &str, shape: [usize; 2]) -> Result<Option<QuantizedMatrix>, DecoderError> {
-        let matrix = self.checkpoint.read_blocks(name, shape)?;
-        if let Some(matrix) = &matrix {
-            Nf4Tensor::check_served(matrix.layout().format(), self.device).map_err(|source| {
-                DecoderError::UnservedFormat {
-                    path: self.checkpoint.path().to_path_buf(),
-                    tensor: name.to_owned(),
-                    source: Box::new(source),
-                }
-            })?;
-        }
-        Ok(matrix)
     }
 
     fn tensor<const D: usize>(

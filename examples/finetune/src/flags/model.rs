@@ -91,7 +91,7 @@ impl ValueEnum for QuantName {
         match self {
             Self::Codebook(codebook) => codebook.to_possible_value(),
             Self::Keep => Some(PossibleValue::new("keep").help(
-                "The file's own blocks, bit for bit: those of a GGUF file (on flex), or bitsandbytes' 4 bits",
+                "The file's own blocks, bit for bit: those of a GGUF file, or bitsandbytes' 4 bits",
             )),
             Self::None => Some(PossibleValue::new("none").help("Keep full precision")),
         }
