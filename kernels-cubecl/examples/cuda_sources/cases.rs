@@ -136,7 +136,7 @@ pub fn of_layers() -> Vec<Case> {
                     operation: Operation::Matmul(direction, rows),
                     dtype: FloatKind::F16,
                     shape,
-                    double_quant: true,
+                    format: QuantConfig::default().into(),
                 });
             }
         }
