@@ -23,14 +23,10 @@ pub(crate) struct Scales {
     format: ScaleFormat,
 }
 
-/// Words of a superblock: one for all its blocks, and 16 factors.
-const SUPERBLOCK_WORDS: u32 = 5;
-
-const _: () = {
-    let words = SUPERBLOCK_WORDS as usize;
-    assert!(ScaleFormat::Nested.superblock_words(16) == words);
-    assert!(ScaleFormat::NestedWithMinimum.superblock_words(32) == words);
-};
+/// Words of a superblock, of 16 blocks without minima or of 8 with.
+const SUPERBLOCK_WORDS: u32 = ScaleFormat::Nested.superblock_words(16) as u32;
+const _: () =
+    assert!(ScaleFormat::NestedWithMinimum.superblock_words(32) as u32 == SUPERBLOCK_WORDS);
 
 /// Returns the scale of element `element`.
 #[cube]

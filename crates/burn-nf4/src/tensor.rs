@@ -129,8 +129,7 @@ impl Nf4Tensor {
     }
 
     /// Returns the dense `[out_features, in_features]` matrix in f32, bit for bit as bitsandbytes decodes
-    /// it, or gguf-py. Eight times the memory: computing with the matrix does not need this. On devices whose kernels do not
-    /// serve the format, the host decodes it.
+    /// it, or gguf-py. Eight times the memory: computing with the matrix does not need this.
     pub fn dequantize(&self) -> Tensor<2> {
         self.dequantize_unchecked(FloatDType::F32)
     }

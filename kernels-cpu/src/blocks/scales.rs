@@ -5,8 +5,9 @@
 
 use nf4::{MatrixRef, SUPERBLOCK, Scales, exponent_value, f16_value};
 
-/// Words of a superblock: its scale and minimum, and 16 factors.
-const SUPERBLOCK_WORDS: usize = 5;
+/// Words of a superblock, of 16 blocks without minima or of 8 with.
+const SUPERBLOCK_WORDS: usize = Scales::Nested.superblock_words(16);
+const _: () = assert!(Scales::NestedWithMinimum.superblock_words(32) == SUPERBLOCK_WORDS);
 
 /// Writes the scales of consecutive blocks from `first` on, and as many minima if the format has any.
 #[inline(always)]

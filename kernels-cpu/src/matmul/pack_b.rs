@@ -12,7 +12,7 @@ pub(super) use blocks::Blocks;
 pub(super) use dense::{DenseColumns, DenseRows};
 pub(super) use quantized::{QuantizedColumns, QuantizedRows};
 
-use super::precision::Precision;
+use super::precision::{MAX_KC, Precision};
 use crate::simd::Simd;
 
 /// The right-hand matrix of a product, `[k, n]`, of which micro-panels are packed.
@@ -49,6 +49,22 @@ fn set_column<P: Precision>(values: &[f32], out: &mut [[u32; 16]], j: usize, vec
     }
     for p in values.len()..values.len().next_multiple_of(P::PER_WORD) {
         P::set(0.0, out, p, j, vectors);
+    }
+}
+
+/// Packs a micro-panel column by column, for a B of `n` columns. `decode` writes a column from its row `panel.p` on.
+#[inline(always)]
+fn pack_by_columns<P: Precision>(
+    n: usize,
+    panel: MicroPanel,
+    out: &mut [[u32; 16]],
+    decode: impl Fn(usize, &mut [f32]),
+) {
+    let mut buffer = [0.0; MAX_KC];
+    for j in 0..panel.nr {
+        let decoded = &mut buffer[..panel.kc];
+        decode((panel.j + j).min(n - 1), decoded);
+        set_column::<P>(decoded, out, j, panel.vectors());
     }
 }
 

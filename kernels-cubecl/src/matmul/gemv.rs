@@ -22,8 +22,8 @@
 //! | 1 | 23, 6 | 7, 8 | bytes; evenly on the H100 |
 //! | 8 | 24, 13 | 7, 18 | bytes; instructions on the H100 |
 //!
-//! bitsandbytes' forward for one row reads the same bytes (23 and 7 µs); its backward and every larger m decode the
-//! whole weight, 4.5 bytes a weight: 202 and 61 µs. 4096 × 4096 is 0.37 of all these. Predictions: none was run.
+//! bitsandbytes' forward for few rows reads the same bytes (23 and 7 µs for one); its backward decodes the whole weight, 4.5
+//! bytes a weight: 202 and 61 µs. 4096 × 4096 is 0.37 of all these. Predictions: none was run.
 
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;

@@ -21,7 +21,7 @@ use cubek_matmul::multi_level::tile::{
 };
 use cubek_std::{InvalidConfigError, MatrixLayout, StageIdent};
 
-use super::straddling::{self, StraddlingScales};
+use super::straddling::{TwoBlocks, codes_from};
 use crate::decode::{fill_table, value_of};
 use crate::format::CodeFormat;
 use crate::scales::{Scales, minimum_of, scale_of, scaled};
@@ -221,9 +221,9 @@ fn load_run<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
         }
     } else {
         let (first, _) = element_at::<EG, NG>(global_iter, line, start, config);
-        let word = straddling::codes_from(&job.weight, first);
-        let scales = StraddlingScales::new(&job.weight, first);
-        let minima = StraddlingScales::of_minima(&job.weight, first);
+        let word = codes_from(&job.weight, first);
+        let scales = TwoBlocks::scales(&job.weight, first);
+        let minima = TwoBlocks::minima(&job.weight, first);
         let mut values = Array::<f32>::new(elements);
         #[unroll]
         for i in 0..elements {

@@ -19,9 +19,9 @@ pub(super) fn codes_from<W: Size>(weight: &PackedWeight<W>, first: u32) -> u32 {
     (low >> shift) | ((high << 1) << (31 - shift))
 }
 
-/// What the elements of a run have by their blocks.
+/// A number of each of the two blocks that a run may lie in.
 #[derive(CubeType)]
-pub(super) struct StraddlingScales {
+pub(super) struct TwoBlocks {
     first: f32,
     /// Elements that have the first.
     of_first: u32,
@@ -29,10 +29,10 @@ pub(super) struct StraddlingScales {
 }
 
 #[cube]
-impl StraddlingScales {
+impl TwoBlocks {
     /// Looks up the scales of the run from element `first` on.
-    pub(super) fn new<W: Size>(weight: &PackedWeight<W>, first: u32) -> StraddlingScales {
-        StraddlingScales {
+    pub(super) fn scales<W: Size>(weight: &PackedWeight<W>, first: u32) -> TwoBlocks {
+        TwoBlocks {
             first: scale_of(&weight.scales, first),
             of_first: rest_of_block(weight, first),
             second: scale_of(&weight.scales, last_of_run(weight, first)),
@@ -40,15 +40,15 @@ impl StraddlingScales {
     }
 
     /// Looks up the minima of the run's blocks.
-    pub(super) fn of_minima<W: Size>(weight: &PackedWeight<W>, first: u32) -> StraddlingScales {
-        StraddlingScales {
+    pub(super) fn minima<W: Size>(weight: &PackedWeight<W>, first: u32) -> TwoBlocks {
+        TwoBlocks {
             first: minimum_of(&weight.scales, first),
             of_first: rest_of_block(weight, first),
             second: minimum_of(&weight.scales, last_of_run(weight, first)),
         }
     }
 
-    /// Returns that of the `i`-th element.
+    /// Returns the number of the `i`-th element's block.
     pub(super) fn of(&self, #[comptime] i: u32) -> f32 {
         select(i < self.of_first, self.first, self.second)
     }

@@ -381,11 +381,11 @@ impl Checkpoint {
         name: &str,
         shape: [usize; 2],
     ) -> Result<Option<QuantizedMatrix>, DecoderError> {
-        match &self.source {
-            Source::HuggingFace(directory) => directory.read_quantized(name, shape),
-            #[cfg(feature = "gguf")]
-            Source::Gguf(model) => model.read_blocks(name, shape),
+        #[cfg(feature = "gguf")]
+        if let Source::Gguf(model) = &self.source {
+            return model.read_blocks(name, shape);
         }
+        self.read_quantized(name, shape)
     }
 
     /// Returns the formats of the projections that [`read_blocks`](Self::read_blocks) reads, by their tensors' names. Of a
@@ -409,14 +409,12 @@ impl Checkpoint {
     }
 
     fn stored_format(&self, name: &str, shape: [usize; 2]) -> Result<Option<Format>, DecoderError> {
-        match &self.source {
-            Source::HuggingFace(directory) => {
-                let matrix = directory.read_quantized(name, shape)?;
-                Ok(matrix.map(|matrix| matrix.layout().format()))
-            }
-            #[cfg(feature = "gguf")]
-            Source::Gguf(model) => Ok(model.block_format(name)?.map(Format::Gguf)),
+        #[cfg(feature = "gguf")]
+        if let Source::Gguf(model) = &self.source {
+            return Ok(model.block_format(name)?.map(Format::Gguf));
         }
+        let matrix = self.read_quantized(name, shape)?;
+        Ok(matrix.map(|matrix| matrix.layout().format()))
     }
 
     /// Returns the type to store an unquantized tensor in without loss.

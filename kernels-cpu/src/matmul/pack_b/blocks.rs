@@ -5,7 +5,7 @@
 use nf4::{Direction, MatrixRef};
 
 use super::super::precision::{MAX_KC, Precision};
-use super::{MatrixB, MicroPanel, Rows, pack_by_rows, set_column};
+use super::{MatrixB, MicroPanel, Rows, pack_by_columns, pack_by_rows};
 use crate::blocks::codes::{Codes, scaled, with_codes};
 use crate::blocks::{decode_range, scales};
 use crate::cpu::Cpu;
@@ -60,9 +60,12 @@ fn pack_rows_of_w<S: Simd, P: Precision>(
     panel: MicroPanel,
     out: &mut [[u32; 16]],
 ) {
+    let [n, k] = w.layout().shape();
     // The lanes of a gather reach 15 rows ahead with 32-bit indices.
-    if !panel.p.is_multiple_of(8) || w.layout().in_features() > i32::MAX as usize / 16 {
-        return pack_column_by_column::<S, P>(s, w, panel, out);
+    if !panel.p.is_multiple_of(8) || k > i32::MAX as usize / 16 {
+        return pack_by_columns::<P>(n, panel, out, |row, decoded| {
+            decode_range(s, w, row * k + panel.p, decoded);
+        });
     }
     with_codes!(s, w.layout().block_format(), |codes, MINIMA| {
         pack_lanes::<S, P, _, MINIMA>(s, codes, w, panel, out);
@@ -132,24 +135,6 @@ fn pack_lanes<S: Simd, P: Precision, C: Codes<S>, const MINIMA: bool>(
 #[inline(always)]
 fn of_lanes<S: Simd>(s: S, values: &[[f32; MAX_BLOCKS]; 16], block: usize) -> S::F {
     s.load(&std::array::from_fn(|lane| values[lane][block]))
-}
-
-/// Packs a micro-panel of rows so long that the lanes of a gather do not reach the last.
-#[inline(always)]
-fn pack_column_by_column<S: Simd, P: Precision>(
-    s: S,
-    w: MatrixRef<'_>,
-    panel: MicroPanel,
-    out: &mut [[u32; 16]],
-) {
-    let [n, k] = w.layout().shape();
-    let mut buffer = [0.0; MAX_KC];
-    for j in 0..panel.nr {
-        let decoded = &mut buffer[..panel.kc];
-        let row = (panel.j + j).min(n - 1);
-        decode_range(s, w, row * k + panel.p, decoded);
-        set_column::<P>(decoded, out, j, panel.vectors());
-    }
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! Packing a matrix of a codebook, which decodes it.
 
 use super::super::precision::{MAX_KC, Precision};
-use super::{MatrixB, MicroPanel, Rows, pack_by_rows, set_column};
+use super::{MatrixB, MicroPanel, Rows, pack_by_columns, pack_by_rows};
 use crate::codebook::CodebookRef;
 use crate::dequantize::decode_range;
 use crate::double_quant::decode_scales;
@@ -29,9 +29,11 @@ impl MatrixB for QuantizedRows<'_> {
         let [n, k] = w.shape();
         let MicroPanel { j, p, kc, .. } = panel;
         let vectors = panel.vectors();
-        // The lanes of a gather reach 15 rows ahead with 32-bit indices.
+        // Rows begin at a word, and the lanes of a gather reach 15 rows ahead with 32-bit indices.
         if !k.is_multiple_of(8) || !p.is_multiple_of(8) || k > i32::MAX as usize / 16 {
-            return pack_column_by_column::<S, P>(s, w, panel, out);
+            return pack_by_columns::<P>(n, panel, out, |row, decoded| {
+                decode_range(s, w, row * k + p, decoded);
+            });
         }
         let size = w.block_size();
         let block_words = size / 8;
@@ -71,24 +73,6 @@ impl MatrixB for QuantizedRows<'_> {
                 }
             }
         }
-    }
-}
-
-/// Packs a micro-panel of rows that do not begin at a word.
-#[inline(always)]
-fn pack_column_by_column<S: Simd, P: Precision>(
-    s: S,
-    w: CodebookRef<'_>,
-    panel: MicroPanel,
-    out: &mut [[u32; 16]],
-) {
-    let [n, k] = w.shape();
-    let mut buffer = [0.0; MAX_KC];
-    for j in 0..panel.nr {
-        let decoded = &mut buffer[..panel.kc];
-        let row = (panel.j + j).min(n - 1);
-        decode_range(s, w, row * k + panel.p, decoded);
-        set_column::<P>(decoded, out, j, panel.vectors());
     }
 }
 
