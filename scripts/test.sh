@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU) and on wgpu, those
-# of the kernels, of the 4-bit tensor and of the paged optimizer also on CubeCL's CPU runtime, those and the fused operations and
-# a part of the training curve as CUDA code on a device in software, gives every parser damaged files, builds the book, checks the packages, compiles the kernels for CUDA, and runs
-# those with NEON in an emulator. Where no Vulkan device answers, Mesa's software Vulkan is installed first. What needs LLVM,
-# NVIDIA's compilers, the emulator or a real model is left out, saying so, where its package cannot be had.
+# Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU), on wgpu and on CubeCL's
+# CPU runtime, that of the kernels, of the 4-bit tensor, of the fused operations and of the paged optimizer and a part of the
+# training curve also as CUDA code on a device in software, gives every parser damaged files, builds the book, checks the packages,
+# compiles the kernels for CUDA, and runs those with NEON in an emulator. Where no Vulkan device answers, Mesa's software Vulkan is
+# installed first. What needs LLVM, NVIDIA's compilers, the emulator or a real model is left out, saying so, where its package
+# cannot be had.
 #
 # usage: scripts/test.sh
 set -euo pipefail
@@ -15,10 +16,8 @@ left_out=()
 scripts/install-vulkan.sh
 if llvm=$(scripts/stage-llvm.sh); then
   eval "$llvm"
-  # The others multiply by Burn's own kernels, which without autotune take minutes on that runtime or do not fit it; with it
-  # all of Burn would be built once more.
-  tested+=,burn-nf4/cpu,burn-paged/cpu,qlora-cubecl/cpu
-  checked=$tested,qlora-tests/cpu,qlora-tests/cuda
+  tested+=,qlora-cubecl/cpu,qlora-tests/cpu
+  checked=$tested,qlora-tests/cuda
   if scripts/cuda-toolchain.sh >/dev/null; then
     # With the products between the tensor's and the optimizer's also the training curve, alone of the claims.
     tested+=,qlora-cubecl/cuda,burn-nf4/cuda,burn-fused/cuda,burn-paged/cuda,qlora-tests/software-cuda
@@ -29,7 +28,7 @@ if llvm=$(scripts/stage-llvm.sh); then
   fi
 else
   checked=$tested
-  left_out+=("kernels, 4-bit tensor and paged optimizer on CubeCL's CPU runtime, and the feature cuda: there is no LLVM")
+  left_out+=("CubeCL's CPU runtime and the feature cuda: there is no LLVM")
 fi
 
 step() { printf '\n== %s\n' "$*"; "$@"; }

@@ -63,6 +63,14 @@ pub trait FusedOps: Backend {
         Self::float_matmul(lhs, rhs)
     }
 
+    /// Returns `lhs · rhs` of f32 operands that were widened from 16 bits: they lose nothing where the backend rounds to TF32.
+    ///
+    /// `lhs: [m, k]`, `rhs: [k, n]`.
+    #[fusion(default)]
+    fn widened_matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(lhs, rhs)
+    }
+
     /// Returns `x / rms(x) * weight` over the last dimension, `rms(x) = sqrt(mean(x²) + eps)`; the factor is `1 + weight`
     /// where `config` says so, here and in all that follow from it.
     ///

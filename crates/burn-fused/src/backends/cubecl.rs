@@ -1,5 +1,5 @@
-//! CubeCL: hands the tensors to the kernels of `qlora-cubecl`. Dense products are the backend's own, but for those of f32 on
-//! devices that would round it, and everything in types that the kernels do not serve goes to the reference bodies.
+//! CubeCL: hands the tensors to the kernels of `qlora-cubecl`. Dense products are the backend's own where its default routine
+//! fits the device and does not round f32; what has types that the kernels do not serve goes to the reference bodies.
 
 use burn_core::backend::tensor::{FloatTensor, IntTensor};
 use burn_core::backend::{TensorMetadata, ops::FloatTensorOps};
@@ -26,6 +26,14 @@ impl FusedOps for CubeBackend {
             return Self::float_matmul(lhs, rhs);
         }
         context.tensor(dense::multiply(context.client(), left, right))
+    }
+
+    fn widened_matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+        if dense::has_planes(Context::of(&lhs).client()) {
+            Self::float_matmul(lhs, rhs)
+        } else {
+            Self::matmul(lhs, rhs)
+        }
     }
 
     fn rms_norm_forward(

@@ -231,12 +231,12 @@ impl<B: FusedOps> Head<B> {
         }
     }
 
-    /// Returns `lhs · rhs`. Operands widened from 16 bits lose nothing in TF32, where that is the backend's own.
+    /// Returns `lhs · rhs`, of operands that were f32 or were widened to it.
     fn product(&self, lhs: FloatTensor<B>, rhs: FloatTensor<B>) -> FloatTensor<B> {
         if self.single {
             B::matmul(lhs, rhs)
         } else {
-            B::float_matmul(lhs, rhs)
+            B::widened_matmul(lhs, rhs)
         }
     }
 

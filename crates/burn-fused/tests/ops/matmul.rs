@@ -1,4 +1,4 @@
-use burn_core::tensor::{Device, Tensor};
+use burn_core::tensor::{DType, Device, Tensor};
 use burn_fused::matmul;
 use qlora_test_support::random::uniform;
 use qlora_test_support::{Tolerance, assert_close, values};
@@ -75,7 +75,40 @@ fn views_are_multiplied_where_they_lie() {
         let cut = numbers.chunks(12).flat_map(|row| row[3..].iter().copied());
         let left = transposed(&(cut.collect(), 9));
         let right = transposed(&of(2, [7, 20]));
-        assert_f32("y", matmul(lhs, rhs), &product(&left, &right));
+        assert_f32("y", matmul(lhs, rhs.clone()), &product(&left, &right));
+
+        // Without gaps in neither axis.
+        let lhs = tensor::<3>(3, [9, 20, 2], &device).slice([0..9, 0..20, 1..2]);
+        let numbers = of(3, [9, 40]).0;
+        let left = (numbers.into_iter().skip(1).step_by(2).collect(), 20);
+        let y = matmul(lhs.squeeze_dim(2), rhs);
+        assert_f32("y of gaps", y, &product(&left, &right));
+    }
+}
+
+/// Sums are of f32 whatever the operands are: one rounding of the result is left.
+#[test]
+fn operands_of_sixteen_bits_are_added_up_in_f32() {
+    for device in devices() {
+        for (dtype, rounding) in [(DType::F16, 1e-3), (DType::BF16, 8e-3)] {
+            if !device.supports_dtype(dtype) {
+                continue;
+            }
+            let [lhs, rhs] = [(1, [5, 300]), (2, [300, 40])]
+                .map(|(seed, shape)| tensor::<2>(seed, shape, &device).cast(dtype));
+            let wide = |operand: &Tensor<2>| -> Matrix {
+                let numbers = values(operand.clone().cast(DType::F32));
+                (
+                    numbers.into_iter().map(f64::from).collect(),
+                    operand.dims()[1],
+                )
+            };
+            let expected = product(&wide(&lhs), &wide(&rhs));
+            let y = matmul(lhs, rhs);
+            assert_eq!(y.dtype(), dtype);
+            let tolerance = Tolerance::of_largest(rounding, "one rounding of the result");
+            assert_close("y", &values(y.cast(DType::F32)), &expected.0, tolerance);
+        }
     }
 }
 

@@ -64,7 +64,7 @@ impl Layer {
     }
 }
 
-/// `x · factor`, not as one of Burn's own products: without autotune CubeCL's CPU runtime has none that fits it.
+/// `x · factor`, not as one of Burn's own products, whose default routine does not fit CubeCL's CPU runtime.
 fn sums_of_products(x: Tensor<3>, factor: Tensor<2>) -> Tensor<3> {
     let products = x.unsqueeze_dim::<4>(3) * factor.unsqueeze::<4>();
     products.sum_dim(2).squeeze_dim(2)
