@@ -4,9 +4,10 @@ usage: record_preferences.py tests/fixtures
 (with trl 1.16.0 and datasets beside the other peers)
 
 tests/fixtures/preferences gets
-- `pairs.jsonl`, `labelled.jsonl`: 40 rows each, which the runs take four at a time in their order;
-- `shapes.json`: rows of the published shapes with the `prompt`, `chosen`, `rejected` and `completion` tokens of TRL's
-  `_prepare_dataset`, and the chat template they are shown by;
+- `pairs.jsonl`, `labelled.jsonl`: 40 rows each, which the runs take four at a time in their order, and `tokens.json`, what
+  TRL's `_prepare_dataset` makes of them;
+- `shapes.json`: rows of the published shapes with their `prompt`, `chosen`, `rejected` and `completion` tokens by the
+  same, and the chat template they are shown by;
 - `{dpo,orpo,kto}.json`: the settings, `first`, the metrics of the first four rows under peft_adapter (the reference is that
   adapter switched off), and `per_step`, those of ten steps from qlora_curve/init_adapter (the loss before the update);
 - `{dpo,orpo,kto}_grads.safetensors`: the gradients that belong to `first`, unclipped.
@@ -188,10 +189,13 @@ def prepared(fixtures, folder):
         results[name] = []
         for row in made[name]:
             found = trainer(kind, fixtures, "peft_adapter", [row, row], folder).train_dataset[0]
-            tokens = {key.removesuffix("_ids"): found[key]
-                      for key in ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids") if key in found}
-            results[name].append({"row": row, **tokens})
+            results[name].append({"row": row, **tokens(found)})
     return results
+
+
+def tokens(found):
+    return {key.removesuffix("_ids"): found[key]
+            for key in ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids") if key in found}
 
 
 def main():
@@ -204,6 +208,9 @@ def main():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
     with tempfile.TemporaryDirectory() as scratch:
         (folder / "shapes.json").write_text(json.dumps(prepared(fixtures, scratch), indent=1) + "\n")
+        found = {name: [tokens(row) for row in trainer(kind, fixtures, "peft_adapter", rows[name], scratch).train_dataset]
+                 for name, kind in (("pairs", "dpo"), ("labelled", "kto"))}
+        (folder / "tokens.json").write_text(json.dumps(found) + "\n")
         for kind in ("dpo", "orpo", "kto"):
             data = rows["labelled" if kind == "kto" else "pairs"]
             result = {

@@ -163,21 +163,6 @@ impl Dataset {
         Ok(first.map_or(ExampleKind::Texts, |entry| entry.kind))
     }
 
-    /// Returns the number of sequences in the row at `place`, without reading the row.
-    ///
-    /// # Errors
-    /// [`FinetuneError::Read`].
-    ///
-    /// # Panics
-    /// When there is no such row.
-    pub(crate) fn sequences_of(&self, place: usize) -> Result<usize, FinetuneError> {
-        let mut sequences = 0;
-        for member in self.members(place)? {
-            sequences += self.store.entry(member)?.sequences();
-        }
-        Ok(sequences)
-    }
-
     /// Returns the length of the row at `place` in tokens, without reading the row.
     ///
     /// # Errors

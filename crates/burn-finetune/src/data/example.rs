@@ -6,12 +6,12 @@ mod alpaca;
 mod chat;
 /// A prompt and what follows it.
 mod completion;
-/// Prompts with answers that are judged.
-mod preference;
 /// A row's columns.
 mod fields;
 /// What an unknown row may be.
 mod hint;
+/// Prompts with answers that are judged.
+mod preference;
 /// The names that speakers have.
 mod sharegpt;
 
@@ -21,8 +21,8 @@ use crate::data::verdict::ExampleKind;
 use crate::error::RowProblem;
 use fields::Fields;
 pub use hint::told;
-pub use preference::{Preference, Prompted, Verdict};
 use minijinja::value::{Value, ValueKind};
+pub use preference::{Preference, Prompted, Verdict};
 
 /// One example of a data file.
 #[derive(Debug)]

@@ -37,7 +37,8 @@ pub fn read(
     match source::open(path, columns).map_err(|fault| fault.of(path))? {
         Content::Text(_) if columns.kind() != ExampleKind::Texts => Err(FinetuneError::Format {
             path: path.to_owned(),
-            reason: "a text holds no preferences; give rows, or learn it with --objective sft".into(),
+            reason: "a text holds no preferences; give rows, or learn it with --objective sft"
+                .into(),
         }),
         Content::Text(text) => {
             read_text(path, text, share, encoder, push)?;

@@ -101,14 +101,20 @@ impl Row {
     pub(crate) fn apart(&self) -> Vec<Self> {
         let sequences = self.sequences();
         let row = |places: Range<usize>| {
-            Self::new(self.ids[places.clone()].to_vec(), self.learn[places].to_vec())
+            Self::new(
+                self.ids[places.clone()].to_vec(),
+                self.learn[places].to_vec(),
+            )
         };
         sequences.map(row).collect()
     }
 
     /// Returns the tokens of the longest sequence.
     pub(crate) fn longest_sequence(&self) -> usize {
-        self.sequences().map(|places| places.len()).max().unwrap_or(0)
+        self.sequences()
+            .map(|places| places.len())
+            .max()
+            .unwrap_or(0)
     }
 
     /// Returns the number of tokens.

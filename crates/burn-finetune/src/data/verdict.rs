@@ -53,7 +53,7 @@ impl Verdicts {
 
 impl ExampleKind {
     /// Returns the number of examples that `sequences` sequences are.
-    pub(super) fn examples(self, sequences: usize) -> usize {
+    pub(crate) fn examples(self, sequences: usize) -> usize {
         match self {
             Self::Pairs => sequences / 2,
             Self::Texts | Self::Labelled => sequences,

@@ -161,7 +161,9 @@ fn chat_pair(row: &Fields<'_>, answers: [Vec<Message>; 2]) -> Result<Prompted, R
 
 /// Parts two conversations into the turns that both begin with, their last ones left out, and the rest of each, as TRL's
 /// `extract_prompt` does.
-fn shared_turns([mut chosen, mut rejected]: [Vec<Message>; 2]) -> (Vec<Message>, [Vec<Message>; 2]) {
+fn shared_turns(
+    [mut chosen, mut rejected]: [Vec<Message>; 2],
+) -> (Vec<Message>, [Vec<Message>; 2]) {
     let pairs = chosen.iter().zip(&rejected);
     let shared = pairs.take_while(|(one, other)| one.value() == other.value());
     let shortest = chosen.len().min(rejected.len());
