@@ -141,6 +141,17 @@ pub enum FinetuneError {
         /// The rows of the first batch whose loss is not.
         rows: Vec<String>,
     },
+    /// A log-probability that the reference gives is no number.
+    #[error(
+        "the log-probability that the reference gives an answer is {value}; look at the first such rows{}",
+        listed(rows)
+    )]
+    ReferenceNotFinite {
+        /// The value.
+        value: f64,
+        /// The rows of the first batch that has one.
+        rows: Vec<String>,
+    },
     /// Adapters that are not to be saved or taken.
     #[error(
         "the adapter of {layer} holds values that are no finite numbers: lower the learning rate, or begin with another \

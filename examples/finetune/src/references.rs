@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use burn_finetune::{
     Counts, Dataset, Kto, Objective, ReferenceConfig, ReferenceFile, References, RunSettings,
     Trainer,
@@ -104,7 +104,7 @@ impl Question<'_> {
                 !self.interrupt.requested()
             })
         });
-        let Some(references) = asked.context("the reference")? else {
+        let Some(references) = asked? else {
             return Ok(None);
         };
         file.keep(&references)?;

@@ -24,6 +24,9 @@ impl ExampleKind {
             ],
             Self::Pairs => &[
                 "prompt",
+                "messages",
+                "conversations",
+                "system",
                 "chosen",
                 "rejected",
                 "tools",
@@ -32,6 +35,9 @@ impl ExampleKind {
             ],
             Self::Labelled => &[
                 "prompt",
+                "messages",
+                "conversations",
+                "system",
                 "completion",
                 "label",
                 "chosen",

@@ -54,8 +54,7 @@ impl References {
     /// batch `goes_on` is given how many rows of how many are done, and may end the asking, with `None`.
     ///
     /// # Errors
-    /// [`FinetuneError::InvalidConfig`] for a model that gives no losses of tokens, [`FinetuneError::EvalNotFinite`] for a
-    /// log-probability that is no number, [`FinetuneError::Device`], [`FinetuneError::Read`], [`FinetuneError::Write`].
+    /// [`FinetuneError::InvalidConfig`] for a model that gives no losses of tokens, [`FinetuneError::ReferenceNotFinite`], [`FinetuneError::Device`], [`FinetuneError::Read`], [`FinetuneError::Write`].
     pub fn compute<M: CausalLm>(
         model: &M,
         data: &Dataset,
@@ -89,7 +88,7 @@ impl References {
                 let of_row = answers.by_ref().take(sequences);
                 for value in of_row.chain(mismatched.by_ref().take(sequences)) {
                     if !value.is_finite() {
-                        return Err(FinetuneError::EvalNotFinite {
+                        return Err(FinetuneError::ReferenceNotFinite {
                             value,
                             rows: data.places(places),
                         });

@@ -113,7 +113,7 @@ fn whole_files_have_the_tokens_of_trl() {
         ("pairs", ExampleKind::Pairs),
         ("labelled", ExampleKind::Labelled),
     ] {
-        let text = fs::read_to_string(fixture(&format!("preferences/{name}.jsonl"))).unwrap();
+        let text = fs::read_to_string(fixture(format!("preferences/{name}.jsonl"))).unwrap();
         let data = model.read(kind, &text).unwrap();
         let rows: Vec<Row> = data.rows().map(Result::unwrap).collect();
         let expected: Vec<_> = tokens[name]
@@ -131,7 +131,7 @@ fn whole_files_have_the_tokens_of_trl() {
         let print = data.fingerprint().unwrap();
         assert_eq!(in_file.fingerprint().unwrap(), print);
         let packed = data.packed(128).unwrap();
-        assert!(packed.len() < 20 && packed.examples() == 40);
+        assert!(packed.len() < 40 && packed.examples() == 40);
         let split = data.split(0.25, 1).unwrap();
         assert_eq!(
             (split.train.examples(), split.held_out.examples()),
@@ -187,6 +187,33 @@ fn a_question_beside_whole_conversations_is_no_prompt_of_its_own() {
     let error = error.unwrap_err();
     assert!(
         error.contains("\"prompt\" is a text, and none of the messages"),
+        "{error}"
+    );
+}
+
+#[test]
+fn answers_may_follow_a_conversation() {
+    let model = Model::recorded();
+    let pair =
+        r#""chosen": {"from": "gpt", "value": "Ho"}, "rejected": {"from": "gpt", "value": "No"}"#;
+    let row = format!(
+        r#"{{"system": "Be brief.", "conversations": [{{"from": "human", "value": "Hi"}}], {pair}}}"#
+    );
+    let data = model.read(ExampleKind::Pairs, &row).unwrap();
+    let texts = sequences(&data.row(0).unwrap())
+        .into_iter()
+        .map(|(ids, start)| {
+            let text = |ids: &[u32]| model.tokenizer.decode(ids, false).unwrap();
+            (text(&ids[..start]), text(&ids[start..]))
+        });
+    let prompt = "<|system|>Be brief.</s><|user|>Hi</s><|assistant|>";
+    let expected = ["Ho</s>", "No</s>"].map(|answer| (prompt.to_owned(), answer.to_owned()));
+    assert!(texts.eq(expected));
+    let error = model
+        .read(ExampleKind::Pairs, &format!("{{{pair}}}"))
+        .unwrap_err();
+    assert!(
+        error.contains("begin with no message that they share"),
         "{error}"
     );
 }
@@ -265,7 +292,7 @@ fn other_rows_are_refused_by_what_learns_them() {
     }
     let named = Columns::of(pairs, [("text".to_owned(), "a".to_owned())]);
     let error = named.unwrap_err().to_string();
-    assert!(error.contains("can be prompt, chosen, rejected"), "{error}");
+    assert!(error.contains("system, chosen, rejected, tools"), "{error}");
 }
 
 /// As TRL's `keep_start`: each answer is cut at its end, and a pair whose prompt fills the row is left out.
@@ -351,6 +378,17 @@ pub fn every_objective_learns_what_is_preferred(device: &Device) {
     for objective in objectives() {
         let data = rows(objective.examples());
         let mut trainer = toy(objective, 30, device);
+        if let Some(config) = ReferenceConfig::of(trainer.config(), 8) {
+            let dir = std::env::temp_dir();
+            let mut asked = Vec::new();
+            let stopped =
+                References::compute(trainer.model(), &data, config, &dir, &mut |done, all| {
+                    asked.push((done, all));
+                    asked.len() < 3
+                });
+            assert!(stopped.unwrap().is_none());
+            assert_eq!(asked, [(0, 12), (3, 12), (6, 12)]);
+        }
         let references = references(&trainer, &data);
         let options = RunOptions {
             eval: Some(&data),

@@ -20,7 +20,7 @@ impl Short {
         let place = Place::new();
         let model = place.model("tiny_llama");
         let pair = |i: usize| json!({ "prompt": format!("{i}?"), "chosen": format!(" {}.", i * i), "rejected": " who knows" });
-        let labelled = |i: usize| json!({ "prompt": format!("{i}?"), "completion": format!(" {}.", i * i), "label": i % 3 > 0 });
+        let labelled = |i: usize| json!({ "prompt": format!("{i}?"), "completion": format!(" {}.", i * i), "label": !i.is_multiple_of(3) });
         let lines = |row: &dyn Fn(usize) -> Value| {
             (0..12).map(|i| format!("{}\n", row(i))).collect::<String>()
         };

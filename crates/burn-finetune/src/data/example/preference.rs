@@ -125,12 +125,15 @@ fn pair(row: &Fields<'_>) -> Result<Prompted, RowProblem> {
     }
 }
 
-/// Reads a pair of lists of messages, which follow `prompt` or hold it.
+/// Reads a pair of lists of messages, which follow `prompt`, or a conversation as other rows have it, or hold it.
 ///
 /// Some data sets have the last question as a text in `prompt` beside whole conversations.
 fn chat_pair(row: &Fields<'_>, answers: [Vec<Message>; 2]) -> Result<Prompted, RowProblem> {
     let variables = chat::variables(row)?;
-    let (prompt, answers) = match row.get("prompt") {
+    let conversation = ["messages", "conversations"]
+        .into_iter()
+        .find_map(|name| Some((name, row.get(name)?)));
+    let (mut prompt, answers) = match row.get("prompt") {
         Some(prompt) if is_chat(&prompt) => (turns(row, "prompt", &prompt)?, answers),
         Some(_) => {
             let asked = row.string("prompt")?;
@@ -150,8 +153,20 @@ fn chat_pair(row: &Fields<'_>, answers: [Vec<Message>; 2]) -> Result<Prompted, R
             }
             (prompt, answers)
         }
-        None => shared_turns(answers),
+        None => match conversation {
+            Some((name, turns_before)) => (turns(row, name, &turns_before)?, answers),
+            None => shared_turns(answers),
+        },
     };
+    if prompt.is_empty() {
+        return Err(RowProblem::WrongType(format!(
+            "there is no \"{}\", and \"{}\" and \"{}\" begin with no message that they share",
+            row.column("prompt"),
+            row.column("chosen"),
+            row.column("rejected")
+        )));
+    }
+    chat::put_system(row, &mut prompt)?;
     Ok(Prompted::Chat {
         prompt,
         answers: answers.into(),
