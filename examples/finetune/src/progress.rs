@@ -77,9 +77,7 @@ impl TrainDisplay {
             report.loss,
             self.tokens as f64 / seconds
         );
-        if let Some(preferences) = &report.preferences {
-            text += &rewards(preferences);
-        }
+        text += &rewards(&report.preferences);
         if let Some(bytes) = report.peak_rss_bytes {
             text += &format!("  {}", human_bytes(bytes));
         }

@@ -267,8 +267,7 @@ fn curves() {
                     norm <= 4.0 * loss_tolerance(&test),
                     "{what}: norm off by {norm:e}"
                 );
-                let preferences = report.preferences.as_ref().unwrap();
-                check_told(&what, &test, preferences, expected);
+                check_told(&what, &test, &report.preferences, expected);
                 worst = worst.max(loss);
             }
             println!("{name} on {}: losses off by at most {worst:e}", test.name);

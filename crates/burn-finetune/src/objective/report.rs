@@ -1,9 +1,10 @@
 use super::score::LogProb;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What is told of the preferences of a step or of an evaluation, by TRL's names. What an objective does not have, and of
 /// labelled answers what there are none of, is `None`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct PreferenceReport {
     /// Mean reward of chosen or desirable answers: beta times the log-ratio to the reference, in ORPO times the mean

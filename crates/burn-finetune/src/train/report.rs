@@ -32,9 +32,9 @@ pub struct StepReport {
     pub optimizer_resident_bytes: u64,
     /// Bytes that the step moved between there and the pages' home, in and out.
     pub optimizer_bytes_moved: u64,
-    /// What is told of preferences, where the objective is one of them.
+    /// What is told of preferences, where the objective is one of them; else nothing.
     #[serde(flatten)]
-    pub preferences: Option<PreferenceReport>,
+    pub preferences: PreferenceReport,
 }
 
 /// An event of a run.

@@ -10,6 +10,7 @@ use crate::adapters::{check_adapter, check_finite};
 use crate::data::Batch;
 use crate::error::FinetuneError;
 use crate::evaluate::read;
+use crate::objective::PreferenceReport;
 use crate::optimizer::AdapterOptimizer;
 use crate::{clip, memory};
 use burn::tensor::Tensor;
@@ -177,7 +178,7 @@ impl<M: CausalLm> Trainer<M> {
             optimizer_state_bytes: paging.state_bytes,
             optimizer_resident_bytes: paging.resident_bytes,
             optimizer_bytes_moved: paging.bytes_moved(),
-            preferences: None,
+            preferences: PreferenceReport::default(),
         })
     }
 

@@ -31,7 +31,7 @@ impl<M: CausalLm> Trainer<M> {
             gradients: found.gradients,
         })?;
         Ok(StepReport {
-            preferences: Some(found.preferences),
+            preferences: found.preferences,
             ..report
         })
     }
