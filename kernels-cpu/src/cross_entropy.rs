@@ -53,6 +53,31 @@ pub fn loss_grad_hidden<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (f3
     })
 }
 
+/// Returns the negative log-likelihood of every target, `[tokens]`, 0 where it is ignored: the terms of [`loss`].
+///
+/// # Panics
+/// As [`loss`].
+pub fn token_losses<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> Vec<f32> {
+    operands.with_head(|head, targets| targets.scatter(hidden::pass(isa, head, false).losses, 1))
+}
+
+/// Returns [`token_losses`] and, in each row of `[tokens, n]`, the gradient of the token's own loss.
+///
+/// # Panics
+/// As [`loss`].
+pub fn token_losses_grad_hidden<E: Element>(
+    isa: Isa,
+    operands: &Operands<'_, E>,
+) -> (Vec<f32>, Vec<f32>) {
+    operands.with_head(|head, targets| {
+        let pass = hidden::pass(isa, head, true);
+        (
+            targets.scatter(pass.losses, 1),
+            targets.scatter(pass.dhidden, head.n),
+        )
+    })
+}
+
 /// Returns [`loss`] and the gradients of `hidden`, `[tokens, n]`, and of `weight`, `[vocab, n]`.
 ///
 /// # Panics
@@ -229,10 +254,16 @@ mod tests {
                 assert!(near(&found.2, &dweight), "{case}");
                 assert_eq!(
                     loss_grad_hidden(*isa, &operands),
-                    (found.0, found.1),
+                    (found.0, found.1.clone()),
                     "{case}"
                 );
                 assert_eq!(loss(*isa, &operands), found.0, "{case}");
+                let (losses, rows) = token_losses_grad_hidden(*isa, &operands);
+                assert_eq!(rows, found.1, "{case}");
+                assert_eq!(token_losses(*isa, &operands), losses, "{case}");
+                let sum: f64 = losses.iter().map(|loss| f64::from(*loss)).sum();
+                assert_eq!(sum as f32, found.0, "{case}");
+                assert!(losses.iter().step_by(5).all(|loss| *loss == 0.0), "{case}");
             }
         }
     }

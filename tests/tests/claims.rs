@@ -23,6 +23,8 @@ mod gradients_match_peft;
 mod loftq_matches_peft;
 #[path = "claims/packing_changes_nothing.rs"]
 mod packing_changes_nothing;
+#[path = "claims/preferences_match_trl.rs"]
+mod preferences_match_trl;
 #[cfg(feature = "flex")]
 #[path = "claims/training_is_deterministic.rs"]
 mod training_is_deterministic;

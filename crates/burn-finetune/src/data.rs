@@ -18,12 +18,14 @@ mod counts;
 mod dataset;
 /// From an example to token rows with their targets.
 mod encode;
+/// From preferences to token rows.
+mod encode_preference;
 /// The example of a row.
 mod example;
 /// The rows of files.
 mod file;
 /// A hash of rows in their order.
-mod fingerprint;
+pub(crate) mod fingerprint;
 /// Rows made of other rows.
 mod groups;
 /// Examples held out from training.
@@ -37,13 +39,15 @@ mod row;
 /// Files and their formats.
 mod source;
 /// Bytes in memory or in a file.
-mod spill;
+pub(crate) mod spill;
 /// Rows by their place in files.
 mod store;
 /// A text that is too long to be tokenised at once.
 mod text;
 /// Texts as tokens.
 mod tokens;
+/// What is said of the sequences of a row.
+mod verdict;
 
 pub use answers::Learn;
 pub use batch::Batch;
@@ -58,3 +62,4 @@ pub use order::Order;
 pub use row::Row;
 pub use source::{Source, Sources, is_data_file};
 pub use tokens::{TextEncoder, TextStream};
+pub use verdict::{ExampleKind, Verdicts};

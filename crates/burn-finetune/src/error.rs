@@ -141,6 +141,17 @@ pub enum FinetuneError {
         /// The rows of the first batch whose loss is not.
         rows: Vec<String>,
     },
+    /// A log-probability that the reference gives is no number.
+    #[error(
+        "the log-probability that the reference gives an answer is {value}; look at the first such rows{}",
+        listed(rows)
+    )]
+    ReferenceNotFinite {
+        /// The value.
+        value: f64,
+        /// The rows of the first batch that has one.
+        rows: Vec<String>,
+    },
     /// Adapters that are not to be saved or taken.
     #[error(
         "the adapter of {layer} holds values that are no finite numbers: lower the learning rate, or begin with another \
@@ -368,12 +379,22 @@ pub enum RowProblem {
     },
     /// The row holds two answers, of which one is preferred.
     #[error(
-        "\"chosen\" and \"rejected\" are a row of preferences, for DPO, which is not done here; to learn the chosen \
-         answers alone, give --columns {name}=chosen"
+        "\"chosen\" and \"rejected\" are a row of preferences: train on those with --objective dpo, orpo or kto, or learn the \
+         chosen answers alone with --columns {name}=chosen"
     )]
     Preference {
         /// What the chosen answer would be read as.
         name: &'static str,
+    },
+    /// The row holds no preference, and only such rows are learnt.
+    #[error("no preference: {needs}{served} (found: {found})")]
+    NoPreference {
+        /// The keys of the rows that are.
+        needs: &'static str,
+        /// What learns the row, to stand behind that.
+        served: &'static str,
+        /// The keys that are there.
+        found: String,
     },
     /// A known key holds something else than it should.
     #[error("{0}")]
@@ -448,6 +469,9 @@ pub enum RowWarning {
         /// The assistant's message, counted from 1.
         turn: usize,
     },
+    /// Nothing can be preferred.
+    #[error("\"chosen\" and \"rejected\" are the same")]
+    SameAnswers,
     /// No end token is known.
     #[error(
         "no file names an end token (eos_token in tokenizer_config.json), so texts and completions get none and a model \
@@ -463,6 +487,7 @@ impl RowProblem {
             Self::NotJson(_) => "not_json",
             Self::NotObject(_) => "not_object",
             Self::Preference { .. } => "preference",
+            Self::NoPreference { .. } => "no_preference",
             Self::UnknownKeys { .. } => "unknown_keys",
             Self::WrongType(_) => "wrong_type",
             Self::NoTemplate => "no_template",
@@ -481,6 +506,7 @@ impl RowWarning {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::LeftOut { .. } => "left_out",
+            Self::SameAnswers => "same_answers",
             Self::NoEnd => "no_end",
         }
     }

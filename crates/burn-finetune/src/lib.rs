@@ -18,8 +18,12 @@ mod evaluate;
 pub mod memory;
 /// A date and a time.
 mod moment;
+/// What a run makes of its rows.
+mod objective;
 /// AdamW over the adapters, its moments in pages and named by layer.
 mod optimizer;
+/// Rows of preferences, and what a reference gives them.
+mod preference;
 /// A run's folder, and exact resumption from it.
 mod run_dir;
 /// The learning rate of a step.
@@ -30,12 +34,18 @@ mod template;
 mod train;
 
 pub use data::{
-    Batch, Columns, Counts, Dataset, DatasetBuilder, Encoded, Learn, Order, Row, RowCache,
-    RowEncoder, Source, Sources, Split, TextEncoder, TextStream, Told, is_data_file,
+    Batch, Columns, Counts, Dataset, DatasetBuilder, Encoded, ExampleKind, Learn, Order, Row,
+    RowCache, RowEncoder, Source, Sources, Split, TextEncoder, TextStream, Told, Verdicts,
+    is_data_file,
 };
 pub use error::{FinetuneError, Place, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};
 pub use moment::Moment;
+pub use objective::{Dpo, Kto, Objective, Orpo, PreferenceReport};
+pub use preference::{
+    PreferenceEvaluation, PreferenceGradients, PreferencePass, PreferenceRows, ReferenceConfig,
+    ReferenceFile, References, evaluate_preferences,
+};
 pub use run_dir::{Evaluation, Evaluations, RecordedRun, RunDir, RunSettings, RunSource};
 pub use schedule::{Schedule, ScheduleKind};
 pub use template::{

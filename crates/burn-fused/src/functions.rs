@@ -8,7 +8,7 @@ mod rope;
 
 pub use add_rms_norm::{add_rms_norm, residual_rms_norm};
 pub use attention::{causal_attention, packed_causal_attention};
-pub use cross_entropy::{IGNORED, linear_cross_entropy};
+pub use cross_entropy::{IGNORED, linear_cross_entropy, token_cross_entropy};
 pub use glu::{Activation, geglu, glu, swiglu};
 pub use matmul::matmul;
 pub use rms_norm::rms_norm;

@@ -299,6 +299,44 @@ pub trait FusedOps: Backend {
         reference::cross_entropy::loss_grad_hidden::<Self>(hidden, weight, targets, config)
     }
 
+    /// Returns the terms of [`Self::linear_cross_entropy`], f32 `[tokens]`: the negative log-likelihood of every target, 0 where
+    /// it is [`crate::IGNORED`].
+    #[fusion(default)]
+    fn token_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> FloatTensor<Self> {
+        reference::cross_entropy::token_losses::<Self>(hidden, weight, targets, config)
+    }
+
+    /// Returns [`Self::token_cross_entropy`] and, in each row of `[tokens, n]`, the gradient of the token's own loss.
+    #[fusion(default)]
+    fn token_cross_entropy_grad_hidden(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        reference::cross_entropy::token_losses_grad_hidden::<Self>(hidden, weight, targets, config)
+    }
+
+    /// Returns the gradient of `weight` from the operands of [`Self::token_cross_entropy`] and the gradient of every loss,
+    /// `[tokens]`.
+    #[fusion(default)]
+    fn token_cross_entropy_grad_weight(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        grad: FloatTensor<Self>,
+        config: LogitsConfig,
+    ) -> FloatTensor<Self> {
+        reference::cross_entropy::token_losses_grad_weight::<Self>(
+            hidden, weight, targets, grad, config,
+        )
+    }
+
     /// Returns [`Self::linear_cross_entropy`] and the gradients of `hidden` and `weight`.
     #[fusion(default)]
     fn linear_cross_entropy_grads(

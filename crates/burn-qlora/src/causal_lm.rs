@@ -53,6 +53,38 @@ pub trait CausalLm: Module + LoraModel {
         LossAndGradients::of(self, loss, pass.scale)
     }
 
+    /// Returns the negative log-likelihood of each of the batch's targets, in nats and 0 where there is none: `[batch, seq]`,
+    /// f32; `None` by a model that does not tell them apart, which cannot learn preferences.
+    ///
+    /// `burn_fused::token_cross_entropy` gives them without forming the logits.
+    fn token_losses(&self, batch: &TokenBatch) -> Option<Tensor<2>> {
+        let _ = batch;
+        None
+    }
+
+    /// Returns a weighted sum of [`token_losses`](Self::token_losses) and the gradients that it gives the adapters, both times
+    /// the pass's scale; `None` where these are. `weigh` is given the losses, without an autodiff association, and
+    /// gives the weights, which are constants: the derivatives of any function of the losses by each of them.
+    ///
+    /// As [`loss_and_gradients`](Self::loss_and_gradients) with respect to checkpointing and dropout.
+    ///
+    /// # Errors
+    /// Those of `weigh`.
+    fn weighted_gradients<E>(
+        &self,
+        batch: &TokenBatch,
+        pass: &BackwardPass,
+        weigh: impl FnOnce(Tensor<2>) -> Result<Tensor<2>, E>,
+    ) -> Result<Option<LossAndGradients>, E> {
+        self.device().seed(pass.seed);
+        let Some(losses) = self.token_losses(batch) else {
+            return Ok(None);
+        };
+        let weights = weigh(losses.clone().inner())?;
+        let sum = (losses * Tensor::from_inner(weights)).sum();
+        Ok(Some(LossAndGradients::of(self, sum, pass.scale)))
+    }
+
     /// Returns the device that the model's inputs have to be on.
     fn device(&self) -> Device;
 

@@ -69,7 +69,8 @@ pub use linear::{BaseWeight, QLoraLinear};
 pub use loftq::{LoftqReport, loftq_bytes, loftq_init};
 pub use merge::merge_linears;
 pub use model::{
-    LoraModel, WholeWeight, attach_adapters, freeze_base, num_adapter_params, trainable,
+    LoraModel, WholeWeight, attach_adapters, detach_adapters, freeze_base, num_adapter_params,
+    trainable,
 };
 pub use nf4::{Codebook, QuantConfig};
 pub use nf4_weight::Nf4Weight;

@@ -76,6 +76,13 @@ pub fn attach_adapters<M: LoraModel>(
     Ok(())
 }
 
+/// Takes the adapters off all layers.
+pub fn detach_adapters<M: LoraModel>(model: &mut M) {
+    for (_, linear) in model.lora_linears_mut() {
+        linear.adapter = None;
+    }
+}
+
 /// Returns a branch for `linear` that adds nothing yet.
 fn fresh_branch(
     linear: &QLoraLinear,

@@ -42,7 +42,11 @@ pub fn run(command: Command) -> anyhow::Result<()> {
 fn with_dtype(error: Error, dtype: ComputeDtype) -> Error {
     let not_finite = matches!(
         error.downcast_ref(),
-        Some(FinetuneError::NotFinite { .. } | FinetuneError::EvalNotFinite { .. })
+        Some(
+            FinetuneError::NotFinite { .. }
+                | FinetuneError::EvalNotFinite { .. }
+                | FinetuneError::ReferenceNotFinite { .. }
+        )
     );
     if not_finite && dtype == ComputeDtype::F16 {
         error.context(

@@ -10,6 +10,8 @@ mod export;
 mod generate;
 /// The model, its adapter, its device and the format of its weights.
 mod model;
+/// What is learnt.
+mod objective;
 /// `finetune plan`.
 mod plan;
 /// `finetune quantize`.
@@ -26,6 +28,7 @@ pub use eval::EvalFlags;
 pub use export::{ExportBase, ExportFlags, ExportTarget};
 pub use generate::GenerateFlags;
 pub use model::{ModelFlags, QuantFlags, QuantName};
+pub use objective::{ObjectiveFlags, ObjectiveName};
 pub use plan::PlanFlags;
 pub use quantize::QuantizeFlags;
 pub use rows::RowFlags;
@@ -54,6 +57,7 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   finetune train --model SmolLM2.gguf --data notes.jsonl --output run --epochs 3
+  finetune train --model SmolLM2.gguf --data pairs.jsonl --output run --objective dpo --lr 2e-5
   finetune plan --model SmolLM2.gguf --seq-len 4096 --checkpointing layer
   finetune plan --like qwen3-8b --device cuda --compute-dtype bf16
   finetune data --model SmolLM2.gguf --data notes.jsonl --show 5

@@ -36,6 +36,8 @@ mod opened_model;
 mod plan;
 /// The live display.
 mod progress;
+/// What the reference gives the rows of a run.
+mod references;
 /// An error as one line.
 mod report;
 /// The command line resolved.

@@ -2,7 +2,7 @@
 //! program's.
 
 use anyhow::{Result, ensure};
-use burn_finetune::Dataset;
+use burn_finetune::{Dataset, ExampleKind, Objective};
 use burn_paged::{PAGE_BYTES, PagedAdamWConfig};
 use burn_qlora::LoraConfig;
 use burn_qlora_llama::DecoderConfig;
@@ -27,17 +27,39 @@ pub struct Planned {
 /// The rows that a run is planned over.
 #[derive(Clone, Copy, Debug)]
 pub struct PlannedRows {
-    /// Tokens of the longest.
+    /// Tokens of the longest, or of the longest sequence where each has a row of a batch to itself.
     pub longest: usize,
+    /// Rows of a batch that one of them takes.
+    pub width: usize,
     /// Their number, if it is known: a batch has no more.
     pub count: Option<usize>,
 }
 
-impl From<&Dataset> for PlannedRows {
-    fn from(data: &Dataset) -> Self {
-        Self {
-            longest: data.longest(),
+impl PlannedRows {
+    /// Returns the rows of `data`.
+    ///
+    /// # Errors
+    /// Rows that cannot be read.
+    pub fn of(data: &Dataset) -> Result<Self> {
+        let is_packed = data.examples() > data.len();
+        let (longest, width) = match data.kind()? {
+            ExampleKind::Pairs if !is_packed => (data.longest_sequence(), 2),
+            _ => (data.longest(), 1),
+        };
+        Ok(Self {
+            longest,
+            width,
             count: Some(data.len()),
+        })
+    }
+
+    /// Returns rows of `longest` tokens for an objective, as many as are wanted.
+    pub fn as_long_as(longest: usize, objective: &Objective, packing: bool) -> Self {
+        let is_pair = objective.examples() == ExampleKind::Pairs && !packing;
+        Self {
+            longest,
+            width: if is_pair { 2 } else { 1 },
+            count: None,
         }
     }
 }
@@ -77,7 +99,10 @@ impl Plan {
     ) -> Result<Self> {
         let flex = training.model.device_name.is_flex();
         let workload = Workload {
-            batch: training.batch_size().min(rows.count.unwrap_or(usize::MAX)),
+            batch: training
+                .batch_size()
+                .min(rows.count.unwrap_or(usize::MAX))
+                .saturating_mul(rows.width),
             seq: rows.longest,
             quantization: model.quantization.clone(),
             compute_dtype: training.model.compute_dtype,
@@ -261,6 +286,7 @@ mod tests {
             };
             let rows = PlannedRows {
                 longest: 512,
+                width: 1,
                 count: Some(100),
             };
             let Adapter::Fresh(lora) = &run.training.adapter else {

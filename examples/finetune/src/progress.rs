@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use burn_finetune::StepReport;
+use burn_finetune::{PreferenceReport, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::console::tell;
@@ -77,6 +77,7 @@ impl TrainDisplay {
             report.loss,
             self.tokens as f64 / seconds
         );
+        text += &rewards(&report.preferences);
         if let Some(bytes) = report.peak_rss_bytes {
             text += &format!("  {}", human_bytes(bytes));
         }
@@ -133,6 +134,21 @@ impl TrainDisplay {
                 .last_plain
                 .is_none_or(|last| last.elapsed() >= PLAIN_EVERY)
     }
+}
+
+/// Returns the rewards of preferences, to stand behind a loss.
+pub fn rewards(preferences: &PreferenceReport) -> String {
+    let of = |name: &str, reward: Option<f64>| {
+        reward.map_or_else(String::new, |reward| format!("  {name} {reward:+.3}"))
+    };
+    let accuracy = preferences
+        .rewards_accuracies
+        .map_or_else(String::new, |share| {
+            format!("  right {:.0} %", 100.0 * share)
+        });
+    of("chosen", preferences.rewards_chosen)
+        + &of("rejected", preferences.rewards_rejected)
+        + &accuracy
 }
 
 /// A bar that counts things of a name, hidden where there is no terminal.
@@ -196,6 +212,20 @@ mod tests {
     fn bytes_read_well() {
         let texts = [1_236_000_000, 98_362_432, 2_000].map(human_bytes);
         assert_eq!(texts, ["1.24 GB", "98 MB", "2 kB"]);
+    }
+
+    #[test]
+    fn rewards_are_told_where_there_are_any() {
+        assert_eq!(rewards(&PreferenceReport::default()), "");
+        let mut preferences = PreferenceReport::default();
+        preferences.rewards_chosen = Some(0.25);
+        assert_eq!(rewards(&preferences), "  chosen +0.250");
+        preferences.rewards_rejected = Some(-1.0);
+        preferences.rewards_accuracies = Some(0.75);
+        assert_eq!(
+            rewards(&preferences),
+            "  chosen +0.250  rejected -1.000  right 75 %"
+        );
     }
 
     #[test]

@@ -14,6 +14,8 @@ mod generate;
 mod learning_rate;
 /// The model, its device and the format of its weights.
 mod model;
+/// What is learnt.
+mod objective;
 /// The optimizer's state: its format and its place.
 mod optimizer;
 /// `finetune quantize`.

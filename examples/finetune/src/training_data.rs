@@ -10,6 +10,7 @@ use burn_finetune::{Dataset, RowCache, RowEncoder};
 
 use crate::console;
 use crate::opened_model::{OpenedModel, tell};
+use crate::references::RunReferences;
 use crate::report;
 use crate::run::{DataFiles, TrainRun};
 
@@ -23,6 +24,8 @@ pub struct TrainingData {
     pub train: Dataset,
     /// The rows to measure the loss on.
     pub eval: Option<Dataset>,
+    /// What the reference gives them, once it has been asked.
+    pub references: RunReferences,
     /// Whether the rows of either are in the run's directory already.
     kept: [bool; 2],
 }
@@ -53,6 +56,7 @@ impl TrainingData {
         Ok(Self {
             train,
             eval,
+            references: RunReferences::default(),
             kept: [data_is_kept, eval_is_kept],
         })
     }

@@ -1,7 +1,9 @@
 //! The loss and the adapters' gradients, from one graph or block by block.
 
+use std::convert::Infallible;
+
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use burn_qlora::{
     BackwardPass, CausalLm, Checkpointing, LossAndGradients, TokenBatch, adapter_gradients,
     derive_seed,
@@ -28,17 +30,32 @@ impl CausalLm for Decoder {
     /// Dropout draws are seeded block by block, so they do not depend on what is kept. On Flex neither
     /// do the bits of the results.
     fn loss_and_gradients(&self, batch: &TokenBatch, pass: &BackwardPass) -> LossAndGradients {
-        let x = self.embed(batch.input_ids.clone());
-        let chain = Chain {
-            model: self,
-            positions: self.positions(&batch.input_ids, batch.starts.clone()),
-            targets: &batch.targets,
-            pass,
+        let loss = |x| Ok::<_, Infallible>(self.head_nll_sum(x, batch.targets.clone()));
+        let Ok(found) = self.gradients(batch, pass, loss);
+        found
+    }
+
+    fn token_losses(&self, batch: &TokenBatch) -> Option<Tensor<2>> {
+        let TokenBatch {
+            input_ids,
+            starts,
+            targets,
+        } = batch.clone();
+        Some(self.token_nll(input_ids, starts, targets))
+    }
+
+    fn weighted_gradients<E>(
+        &self,
+        batch: &TokenBatch,
+        pass: &BackwardPass,
+        weigh: impl FnOnce(Tensor<2>) -> Result<Tensor<2>, E>,
+    ) -> Result<Option<LossAndGradients>, E> {
+        let loss = |x| {
+            let losses = self.head_token_nll(x, batch.targets.clone());
+            let weights = weigh(losses.clone().inner())?;
+            Ok((losses * Tensor::from_inner(weights)).sum())
         };
-        match pass.checkpointing {
-            Checkpointing::None => chain.at_once(x),
-            Checkpointing::Layer => chain.by_block(x),
-        }
+        self.gradients(batch, pass, loss).map(Some)
     }
 
     fn device(&self) -> Device {
@@ -50,25 +67,53 @@ impl CausalLm for Decoder {
     }
 }
 
-/// The blocks in a row with the loss at their end.
+impl Decoder {
+    /// Returns the value and the gradients of `loss`, which is a function of the last block's output.
+    fn gradients<E>(
+        &self,
+        batch: &TokenBatch,
+        pass: &BackwardPass,
+        loss: impl FnOnce(Residual) -> Result<Tensor<1>, E>,
+    ) -> Result<LossAndGradients, E> {
+        let x = self.embed(batch.input_ids.clone());
+        let chain = Chain {
+            model: self,
+            positions: self.positions(&batch.input_ids, batch.starts.clone()),
+            pass,
+        };
+        match pass.checkpointing {
+            Checkpointing::None => chain.at_once(x, loss),
+            Checkpointing::Layer => chain.by_block(x, loss),
+        }
+    }
+}
+
+/// The blocks in a row; the loss comes at their end.
 struct Chain<'a> {
     model: &'a Decoder,
     positions: Positions,
-    targets: &'a Tensor<2, Int>,
     pass: &'a BackwardPass,
 }
 
 impl Chain<'_> {
     /// Builds one graph from end to end.
-    fn at_once(&self, x: Tensor<3>) -> LossAndGradients {
+    fn at_once<E>(
+        &self,
+        x: Tensor<3>,
+        loss: impl FnOnce(Residual) -> Result<Tensor<1>, E>,
+    ) -> Result<LossAndGradients, E> {
         let layers = self.model.layers.iter().enumerate();
         let x = layers.fold(x.into(), |x, (index, block)| self.run(index, block, x));
-        LossAndGradients::of(self.model, self.loss_sum(x), self.pass.scale)
+        Ok(LossAndGradients::of(self.model, loss(x)?, self.pass.scale))
     }
 
     /// Builds a graph for the loss, then one for each block from the last to the first. Of each only its input
     /// is known beforehand, and nothing is left of it when the next one is built.
-    fn by_block(&self, x: Tensor<3>) -> LossAndGradients {
+    fn by_block<E>(
+        &self,
+        x: Tensor<3>,
+        loss: impl FnOnce(Residual) -> Result<Tensor<1>, E>,
+    ) -> Result<LossAndGradients, E> {
         let layers = &self.model.layers;
         // Nothing below the first adapter wants a gradient.
         let first = layers.iter().position(Block::has_adapters);
@@ -95,7 +140,7 @@ impl Chain<'_> {
             stream: stream.clone(),
             update,
         };
-        let loss = self.loss_sum(last);
+        let loss = loss(last)?;
         let mut gradient = stream.grad_remove(&mut loss.backward());
         drop(stream);
 
@@ -111,7 +156,7 @@ impl Chain<'_> {
             gradients.push(adapter_gradients(block.frozen_linears(), &mut tape));
         }
         let gradients = gradients.into_iter().rev().flatten().collect();
-        LossAndGradients::scaled(loss, gradients, self.pass.scale)
+        Ok(LossAndGradients::scaled(loss, gradients, self.pass.scale))
     }
 
     /// Runs block `index`, drawing its dropout from a seed of its own.
@@ -125,9 +170,5 @@ impl Chain<'_> {
             let device = self.model.device();
             device.seed(derive_seed(self.pass.seed, index as u64));
         }
-    }
-
-    fn loss_sum(&self, x: Residual) -> Tensor<1> {
-        self.model.head_nll_sum(x, self.targets.clone())
     }
 }

@@ -211,13 +211,37 @@ impl Decoder {
         self.head_nll_sum(self.residual(input_ids, starts), targets)
     }
 
+    /// Returns the negative log-likelihood of each of `targets`, 0 where nothing is asked: `[batch, seq]`, f32. The operands are
+    /// those of [`nll_sum`](Self::nll_sum), which is the sum.
+    pub fn token_nll(
+        &self,
+        input_ids: Tensor<2, Int>,
+        starts: Option<Tensor<2, Int>>,
+        targets: Tensor<2, Int>,
+    ) -> Tensor<2> {
+        self.head_token_nll(self.residual(input_ids, starts), targets)
+    }
+
     /// Returns the sum of the negative log-likelihoods of `targets: [batch, seq]`, given the last block's output.
     pub(crate) fn head_nll_sum(&self, x: Residual, targets: Tensor<2, Int>) -> Tensor<1> {
+        let (hidden, targets) = self.head_operands(x, targets);
+        burn_fused::linear_cross_entropy(hidden, self.head(), targets, self.config.logits())
+    }
+
+    /// Returns the negative log-likelihood of each of `targets: [batch, seq]`, given the last block's output.
+    pub(crate) fn head_token_nll(&self, x: Residual, targets: Tensor<2, Int>) -> Tensor<2> {
+        let dims = targets.dims();
+        let (hidden, targets) = self.head_operands(x, targets);
+        let logits = self.config.logits();
+        burn_fused::token_cross_entropy(hidden, self.head(), targets, logits).reshape(dims)
+    }
+
+    /// Returns the normalized hidden states, `[batch · seq, hidden]`, and the targets, `[batch · seq]`.
+    fn head_operands(&self, x: Residual, targets: Tensor<2, Int>) -> (Tensor<2>, Tensor<1, Int>) {
         let (_, hidden) = self.norm.forward_residual(x);
         let [batch, seq, width] = hidden.dims();
         let hidden = hidden.reshape([batch * seq, width]);
-        let targets = targets.reshape([batch * seq]);
-        burn_fused::linear_cross_entropy(hidden, self.head(), targets, self.config.logits())
+        (hidden, targets.reshape([batch * seq]))
     }
 
     /// Continues the rows in `cache` by `input_ids: [batch, seq]` and returns the logits that follow the last

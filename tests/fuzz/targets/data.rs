@@ -1,7 +1,9 @@
 //! Data files: JSON of all forms, CSV, plain text, what is packed by gzip and zstd, Parquet.
 
 use crate::target::{FIXED_BYTES, Folder, fuzz_within};
-use burn_finetune::{ChatTemplate, Dataset, Learn, RowEncoder, Sources, builtin_template};
+use burn_finetune::{
+    ChatTemplate, Columns, Dataset, ExampleKind, Learn, RowEncoder, Sources, builtin_template,
+};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use qlora_test_support::{byte_tokenizer, read_fixture};
@@ -23,6 +25,17 @@ const LINES: &str = r#"{"prompt": "2 and 2?", "completion": "4."}
 const ARRAY: &str = r#"[{"instruction": "Add.", "input": "2, 2", "output": "4"}, {"prompt": [{"role": "user", "content": "a"}],
  "completion": [{"role": "assistant", "content": "b"}]}]"#;
 const TABLE: &str = "prompt,completion\n\"2 and\n2?\",4.\n\"a \"\"b\"\"\",c\n";
+
+const PAIRS: &str = r#"{"prompt": "2 and 2?", "chosen": "4.", "rejected": "\u00e4"}
+{"chosen": "A: a B: b", "rejected": "A: a B: c"}
+{"system": "Be brief.", "prompt": [{"role": "user", "content": "a"}], "chosen": [{"role": "assistant", "content": "b"}],
+ "rejected": {"from": "gpt", "value": "c"}}
+{"prompt": "a", "chosen": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+ "rejected": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"}]}
+"#;
+const LABELLED: &str = r#"{"prompt": "2 and 2?", "completion": "4.", "label": true}
+{"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}], "label": 0}
+"#;
 
 fn fuzz_texts(name: &str, good: &[&str]) {
     let good: Vec<_> = good.iter().map(|text| text.as_bytes().to_vec()).collect();
@@ -57,6 +70,11 @@ fn zstd_frame(window_log: u8, text: &str) -> Vec<u8> {
 }
 
 fn fuzz_files(name: &str, fixed: usize, good: &[Vec<u8>]) {
+    fuzz_examples(ExampleKind::Texts, name, fixed, good);
+}
+
+fn fuzz_examples(kind: ExampleKind, name: &str, fixed: usize, good: &[Vec<u8>]) {
+    let columns = Columns::of(kind, []).expect("columns");
     let tokenizer = byte_tokenizer().to_string();
     let tokenizer = Tokenizer::from_bytes(tokenizer.as_bytes()).expect("a tokenizer");
     let source = builtin_template("chatml").expect("a template");
@@ -73,10 +91,24 @@ fn fuzz_files(name: &str, fixed: usize, good: &[Vec<u8>]) {
     let folder = Folder::new();
     fuzz_within(fixed, good, |bytes| {
         let file = folder.write(name, bytes);
-        if let Ok(data) = Dataset::read(&Sources::file(file), &encoder) {
-            assert!(data.rows().all(|row| row.is_ok_and(|row| row.len() <= 64)));
+        let sources = Sources::file(file).with_columns(columns.clone());
+        if let Ok(data) = Dataset::read(&sources, &encoder) {
+            assert!(data.longest_sequence() <= 64);
+            assert!(
+                data.rows()
+                    .all(|row| row.is_ok_and(|row| row.targets() > 0))
+            );
         }
     });
+}
+
+#[test]
+fn preferences() {
+    let (pairs, labelled) = (PAIRS.as_bytes(), LABELLED.as_bytes());
+    let good = [pairs.to_vec()];
+    fuzz_examples(ExampleKind::Pairs, "data.jsonl", FIXED_BYTES, &good);
+    let good = [pairs, labelled].map(<[u8]>::to_vec);
+    fuzz_examples(ExampleKind::Labelled, "data.jsonl", FIXED_BYTES, &good);
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod turns;
 use crate::error::{RowProblem, RowWarning};
 use crate::template::{ChatTemplate, Message, TemplateVariables};
 use shown::Shown;
+pub use shown::template_problem;
 use std::ops::Range;
 
 /// The part of a row that is learnt.
@@ -74,6 +75,14 @@ pub fn find(
         Learn::Everything => shown.everything(text, &turns),
         Learn::AllAnswers | Learn::LastAnswer => shown.answers(text, &turns),
     }
+}
+
+/// Joins contents that are lists of text parts, unless the template goes through them.
+///
+/// # Errors
+/// [`RowProblem::WrongType`] for a part that is no text.
+pub fn join_parts(template: &ChatTemplate, messages: &mut [Message]) -> Result<(), RowProblem> {
+    parts::join(template, messages)
 }
 
 /// Returns which tokens lie in `spans`, by their byte `offsets` in the text. A token that begins before a span

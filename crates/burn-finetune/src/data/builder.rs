@@ -8,6 +8,7 @@ use crate::data::file;
 use crate::data::row::Row;
 use crate::data::source::{Share, Source, Sources};
 use crate::data::store::{Origin, RowWriter};
+use crate::data::verdict::Verdicts;
 use crate::error::{FinetuneError, Place, RowProblem};
 use std::path::{Path, PathBuf};
 
@@ -256,6 +257,11 @@ impl DatasetBuilder {
         self.counts.rows += 1;
         self.counts.tokens += row.len() as u64;
         self.counts.targets += row.targets() as u64;
+        if let Verdicts::Labels(labels) = row.verdicts() {
+            let desirable = labels.iter().filter(|label| **label).count();
+            self.counts.desirable += desirable;
+            self.counts.undesirable += labels.len() - desirable;
+        }
         Ok(())
     }
 }

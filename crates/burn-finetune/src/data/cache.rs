@@ -23,7 +23,7 @@ use tensor_files::{AtomicFile, InputFile};
 
 const MAGIC: &[u8; 16] = b"burn-qlora rows\n";
 /// Changes whenever the same files could give other rows, or the same rows other bytes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes of a header that could be one.
 const MAX_HEADER: u64 = 1 << 26;
 /// Bytes that are copied or hashed at once.
@@ -229,7 +229,7 @@ impl RowStore {
     /// Returns whether all rows in their order give what is known of them.
     fn is_verified(&self) -> Result<bool, FinetuneError> {
         let mut hash = Fingerprint::default();
-        let (mut offset, mut longest, mut sequences) = (0, 0, 0);
+        let (mut offset, mut longest, mut longest_sequence, mut examples) = (0, 0, 0, 0);
         for entry in self.entries() {
             let entry = entry?;
             let row = match self.read(entry)? {
@@ -238,13 +238,19 @@ impl RowStore {
             };
             offset += entry.row_bytes();
             longest = longest.max(row.len());
-            sequences += row.sequences().count();
+            longest_sequence = longest_sequence.max(row.longest_sequence());
+            examples += row.examples();
             hash.add(&row);
         }
         let known = &self.summary;
-        let found = (hash.value(), longest, sequences);
-        Ok(offset == self.rows.len()
-            && found == (known.fingerprint, known.longest, known.sequences))
+        let found = (hash.value(), longest, longest_sequence, examples);
+        let told = (
+            known.fingerprint,
+            known.longest,
+            known.longest_sequence,
+            known.examples,
+        );
+        Ok(offset == self.rows.len() && found == told)
     }
 }
 

@@ -1,73 +1,127 @@
 //! The names of columns.
 
+use crate::data::verdict::ExampleKind;
 use crate::error::FinetuneError;
 
-/// What a column can be.
-pub const NAMES: [&str; 13] = [
-    "messages",
-    "conversations",
-    "prompt",
-    "completion",
-    "instruction",
-    "input",
-    "output",
-    "system",
-    "history",
-    "text",
-    "tools",
-    "documents",
-    "chat_template_kwargs",
-];
+impl ExampleKind {
+    /// Returns what a column can be.
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Texts => &[
+                "messages",
+                "conversations",
+                "prompt",
+                "completion",
+                "instruction",
+                "input",
+                "output",
+                "system",
+                "history",
+                "text",
+                "tools",
+                "documents",
+                "chat_template_kwargs",
+            ],
+            Self::Pairs => &[
+                "prompt",
+                "messages",
+                "conversations",
+                "system",
+                "chosen",
+                "rejected",
+                "tools",
+                "documents",
+                "chat_template_kwargs",
+            ],
+            Self::Labelled => &[
+                "prompt",
+                "messages",
+                "conversations",
+                "system",
+                "completion",
+                "label",
+                "chosen",
+                "rejected",
+                "tools",
+                "documents",
+                "chat_template_kwargs",
+            ],
+        }
+    }
+}
 
-/// The columns of a file that go by other names than those that are read.
+/// The columns of a file that are read, some of which may go by other names than theirs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Columns(Vec<(String, String)>);
+pub struct Columns {
+    kind: ExampleKind,
+    named: Vec<(String, String)>,
+}
 
 impl Columns {
-    /// Returns the names with the column of each.
+    /// Returns the names with the column of each, of rows that are texts to learn.
     ///
     /// # Errors
     /// [`FinetuneError::Columns`] for a name that is not read, for one that is given twice, and for a column that gets two.
     pub fn new(named: impl IntoIterator<Item = (String, String)>) -> Result<Self, FinetuneError> {
-        let mut columns = Self::default();
+        Self::of(ExampleKind::Texts, named)
+    }
+
+    /// Returns the names with the column of each, of rows that are examples of a kind.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of(
+        kind: ExampleKind,
+        named: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, FinetuneError> {
+        let mut columns = Self {
+            kind,
+            named: Vec::new(),
+        };
         for (name, column) in named {
             let refused =
                 |reason: String| Err(FinetuneError::Columns(format!("{name}={column}: {reason}")));
-            if !NAMES.contains(&name.as_str()) {
+            if !kind.names().contains(&name.as_str()) {
                 return refused(format!(
                     "{name} is not read; a column can be {}",
-                    NAMES.join(", ")
+                    kind.names().join(", ")
                 ));
             }
-            if columns.0.iter().any(|(known, _)| *known == name) {
+            if columns.named.iter().any(|(known, _)| *known == name) {
                 return refused(format!("{name} is another column already"));
             }
-            if columns.0.iter().any(|(_, known)| *known == column) {
+            if columns.named.iter().any(|(_, known)| *known == column) {
                 return refused(format!("{column} has another name already"));
             }
-            columns.0.push((name, column));
+            columns.named.push((name, column));
         }
         Ok(columns)
     }
 
+    /// Returns what the rows are examples of.
+    pub fn kind(&self) -> ExampleKind {
+        self.kind
+    }
+
     /// Returns the column that goes by `name`; `None` where it was given another name.
     pub(super) fn column<'a>(&'a self, name: &'a str) -> Option<&'a str> {
-        let given = self.0.iter().find(|(known, _)| known == name);
+        let given = self.named.iter().find(|(known, _)| known == name);
         match given {
             Some((_, column)) => Some(column),
-            None if self.0.iter().any(|(_, column)| column == name) => None,
+            None if self.named.iter().any(|(_, column)| column == name) => None,
             None => Some(name),
         }
     }
 
     /// Returns whether the user has said which column goes by `name`.
     pub(super) fn names(&self, name: &str) -> bool {
-        self.0.iter().any(|(known, _)| known == name)
+        self.named.iter().any(|(known, _)| known == name)
     }
 
     /// Returns every column that may be read.
     pub(super) fn all(&self) -> impl Iterator<Item = &str> {
-        NAMES.iter().filter_map(|name| self.column(name))
+        let names = self.kind.names().iter();
+        names.filter_map(|name| self.column(name))
     }
 }
 

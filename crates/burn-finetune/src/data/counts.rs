@@ -18,6 +18,10 @@ pub struct Counts {
     pub tokens: u64,
     /// Tokens of them that count in the loss.
     pub targets: u64,
+    /// Rows whose answer is labelled as desirable.
+    pub desirable: usize,
+    /// Rows whose answer is labelled as undesirable.
+    pub undesirable: usize,
     /// Rows that were cut.
     pub cut: usize,
     /// Tokens that were cut off.

@@ -9,6 +9,7 @@ use crate::data::row::Row;
 use crate::data::source::Sources;
 use crate::data::spill::Stored;
 use crate::data::store::RowStore;
+use crate::data::verdict::ExampleKind;
 use crate::error::FinetuneError;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -24,7 +25,7 @@ pub struct Dataset {
     groups: Option<Arc<Groups>>,
     len: usize,
     longest: usize,
-    sequences: usize,
+    examples: usize,
     /// The hash of all rows, once it is known.
     fingerprint: OnceLock<u64>,
     /// The folder for what is too much for memory.
@@ -64,7 +65,7 @@ impl Dataset {
             len: store.len(),
             groups: None,
             longest: summary.longest,
-            sequences: summary.sequences,
+            examples: summary.examples,
             fingerprint: summary.fingerprint.into(),
             dir,
             store: Arc::new(store),
@@ -145,7 +146,21 @@ impl Dataset {
 
     /// Returns the number of examples, which is more than that of rows where these are packed.
     pub fn examples(&self) -> usize {
-        self.sequences
+        self.examples
+    }
+
+    /// Returns the tokens of the longest sequence of the files, which is no longer than a row that is one.
+    pub fn longest_sequence(&self) -> usize {
+        self.store.summary.longest_sequence
+    }
+
+    /// Returns what the rows are examples of; texts where there is no row.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`].
+    pub fn kind(&self) -> Result<ExampleKind, FinetuneError> {
+        let first = self.store.entries().next().transpose()?;
+        Ok(first.map_or(ExampleKind::Texts, |entry| entry.kind))
     }
 
     /// Returns the length of the row at `place` in tokens, without reading the row.
@@ -222,14 +237,14 @@ impl Dataset {
         let mut head = Self {
             len: max,
             longest: 0,
-            sequences: 0,
+            examples: 0,
             fingerprint: OnceLock::new(),
             ..self.clone()
         };
         for row in self.rows().take(max) {
             let row = row?;
             head.longest = head.longest.max(row.len());
-            head.sequences += row.sequences().count();
+            head.examples += row.examples();
         }
         Ok(head)
     }
@@ -277,7 +292,7 @@ pub(super) struct Selection<'a> {
     groups: GroupsWriter,
     len: usize,
     longest: usize,
-    sequences: usize,
+    examples: usize,
 }
 
 impl<'a> Selection<'a> {
@@ -288,7 +303,7 @@ impl<'a> Selection<'a> {
             data,
             len: 0,
             longest: 0,
-            sequences: 0,
+            examples: 0,
         }
     }
 
@@ -305,7 +320,7 @@ impl<'a> Selection<'a> {
         for member in &members {
             let entry = self.data.store.entry(*member)?;
             len += entry.len as usize;
-            self.sequences += 1 + entry.more as usize;
+            self.examples += entry.examples();
         }
         self.len += 1;
         self.longest = self.longest.max(len);
@@ -321,7 +336,7 @@ impl<'a> Selection<'a> {
             groups: Some(Arc::new(self.groups.finish()?)),
             len: self.len,
             longest: self.longest,
-            sequences: self.sequences,
+            examples: self.examples,
             fingerprint: OnceLock::new(),
             ..self.data.clone()
         })

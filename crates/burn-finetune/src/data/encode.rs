@@ -2,7 +2,7 @@
 
 use crate::data::answers::{self, Conversation, Learn, Rendering};
 use crate::data::columns::Columns;
-use crate::data::example::Example;
+use crate::data::example::{Example, Preference};
 use crate::data::row::Row;
 use crate::data::tokens::TextEncoder;
 use crate::error::{RowProblem, RowWarning};
@@ -80,6 +80,9 @@ impl<'a> RowEncoder<'a> {
     /// Encodes an example.
     pub(super) fn example(&self, example: Example) -> Result<Encoded, RowProblem> {
         let (rows, warnings) = match example {
+            Example::Preference(Preference { prompted, verdict }) => {
+                return self.preference(prompted, verdict);
+            }
             Example::Chat(conversation) => self.chat(conversation)?,
             Example::Completion { prompt, completion } => {
                 let (ids, prompt_len) = self.texts().completion(&prompt, &completion)?;
@@ -133,7 +136,7 @@ impl<'a> RowEncoder<'a> {
     }
 
     /// Ends a text's tokens, and warns where no end token is known.
-    fn ended(&self, ids: Vec<u32>) -> (Vec<u32>, Vec<RowWarning>) {
+    pub(super) fn ended(&self, ids: Vec<u32>) -> (Vec<u32>, Vec<RowWarning>) {
         let warnings = if self.eos.is_none() {
             vec![RowWarning::NoEnd]
         } else {

@@ -10,15 +10,19 @@ mod completion;
 mod fields;
 /// What an unknown row may be.
 mod hint;
+/// Prompts with answers that are judged.
+mod preference;
 /// The names that speakers have.
 mod sharegpt;
 
 use crate::data::answers::Conversation;
 use crate::data::columns::Columns;
+use crate::data::verdict::ExampleKind;
 use crate::error::RowProblem;
 use fields::Fields;
 pub use hint::told;
 use minijinja::value::{Value, ValueKind};
+pub use preference::{Preference, Prompted, Verdict};
 
 /// One example of a data file.
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub enum Example {
     },
     /// A text that is learnt whole.
     Text(String),
+    /// Answers that are judged.
+    Preference(Preference),
 }
 
 /// A kind of row.
@@ -44,8 +50,8 @@ struct Kind {
     read: fn(&Fields<'_>) -> Result<Example, RowProblem>,
 }
 
-/// The kinds; where a row is several, the first counts.
-const KINDS: [Kind; 5] = [
+/// The kinds of text; where a row is several, the first counts.
+const TEXTS: &[Kind] = &[
     Kind {
         columns: &["messages"],
         read: |row| chat::read(row, "messages"),
@@ -68,6 +74,33 @@ const KINDS: [Kind; 5] = [
     },
 ];
 
+/// The kinds of pairs.
+const PAIRS: &[Kind] = &[Kind {
+    columns: &["chosen", "rejected"],
+    read: preference::read_pair,
+}];
+
+/// The kinds of labelled answers; those of pairs are labelled by which of the two they are.
+const LABELLED: &[Kind] = &[
+    Kind {
+        columns: &["prompt", "completion", "label"],
+        read: preference::read_labelled,
+    },
+    Kind {
+        columns: &["chosen", "rejected"],
+        read: preference::read_both,
+    },
+];
+
+/// Returns the kinds of row that are such examples.
+fn kinds(kind: ExampleKind) -> &'static [Kind] {
+    match kind {
+        ExampleKind::Texts => TEXTS,
+        ExampleKind::Pairs => PAIRS,
+        ExampleKind::Labelled => LABELLED,
+    }
+}
+
 impl Example {
     /// Reads a row, and returns with it the columns that are not read. Keys that are null count as absent.
     ///
@@ -79,7 +112,7 @@ impl Example {
         }
         let fields = Fields::new(row, columns);
         let Some(kind) = kind(columns, |column| fields.has(column)) else {
-            return Err(hint::unknown(&fields));
+            return Err(hint::unknown(&fields, columns.kind()));
         };
         let example = (kind.read)(&fields)?;
         Ok((example, fields.unread()))
@@ -93,7 +126,7 @@ impl Example {
 pub fn check_columns(found: &[String], columns: &Columns) -> Result<(), RowProblem> {
     match kind(columns, |column| found.iter().any(|name| name == column)) {
         Some(_) => Ok(()),
-        None => Err(hint::unknown_columns(found)),
+        None => Err(hint::unknown_columns(found, columns.kind())),
     }
 }
 
@@ -101,7 +134,7 @@ pub fn check_columns(found: &[String], columns: &Columns) -> Result<(), RowProbl
 fn kind(columns: &Columns, has: impl Fn(&str) -> bool) -> Option<&'static Kind> {
     let has = |name: &str| columns.column(name).is_some_and(&has);
     let fitting = || {
-        KINDS
+        kinds(columns.kind())
             .iter()
             .filter(|kind| kind.columns.iter().all(|name| has(name)))
     };

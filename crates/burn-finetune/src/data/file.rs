@@ -5,6 +5,7 @@ use crate::data::encode::{Encoded, RowEncoder};
 use crate::data::example::Example;
 use crate::data::source::{self, Content, Fault, Record, Share, Utf8};
 use crate::data::text::{self, Windows};
+use crate::data::verdict::ExampleKind;
 use crate::error::{FinetuneError, Place, RowProblem};
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -34,6 +35,11 @@ pub fn read(
         });
     }
     match source::open(path, columns).map_err(|fault| fault.of(path))? {
+        Content::Text(_) if columns.kind() != ExampleKind::Texts => Err(FinetuneError::Format {
+            path: path.to_owned(),
+            reason: "a text holds no preferences; give rows, or learn it with --objective sft"
+                .into(),
+        }),
         Content::Text(text) => {
             read_text(path, text, share, encoder, push)?;
             Ok(BTreeSet::new())

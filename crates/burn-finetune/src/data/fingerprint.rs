@@ -1,6 +1,7 @@
 //! A hash of rows in their order.
 
 use crate::data::row::Row;
+use crate::data::verdict::Verdicts;
 
 /// FNV-1a over ids, targets and boundaries.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +29,14 @@ impl Fingerprint {
         self.add_bytes([0xff]);
         for sequence in row.sequences().skip(1) {
             self.add_bytes((sequence.start as u64).to_le_bytes());
+        }
+        match row.verdicts() {
+            Verdicts::None => {}
+            Verdicts::Pairs => self.add_bytes([0xfe]),
+            Verdicts::Labels(labels) => {
+                self.add_bytes([0xfd]);
+                self.add_bytes(labels.iter().map(|label| u8::from(*label)));
+            }
         }
     }
 

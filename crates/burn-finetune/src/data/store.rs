@@ -4,6 +4,7 @@ use crate::data::counts::Counts;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::row::Row;
 use crate::data::spill::{Spill, Stored};
+use crate::data::verdict::{ExampleKind, Verdicts};
 use crate::error::{FinetuneError, Place};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -12,6 +13,10 @@ use std::path::PathBuf;
 pub const ENTRY: usize = 24;
 /// Set beside the number of boundaries of a row that comes from the same example as the one before it.
 const GOES_ON: u32 = 1 << 31;
+/// Set there where the sequences are pairs.
+const PAIRS: u32 = 1 << 30;
+/// Set there where a bit for each sequence says whether it is desirable.
+const LABELS: u32 = 1 << 29;
 
 /// Set beside a place that is the number of a row.
 const IS_ROW: u32 = 1 << 31;
@@ -27,6 +32,8 @@ pub struct Entry {
     pub more: u32,
     /// Whether it comes from the same example as the row before it.
     pub goes_on: bool,
+    /// What it is an example of.
+    pub kind: ExampleKind,
     /// Where the example is.
     pub origin: Origin,
 }
@@ -72,7 +79,12 @@ impl Default for Origin {
 impl Entry {
     fn bytes(self) -> [u8; ENTRY] {
         let mut bytes = [0; ENTRY];
-        let flag = if self.goes_on { GOES_ON } else { 0 };
+        let kind = match self.kind {
+            ExampleKind::Texts => 0,
+            ExampleKind::Pairs => PAIRS,
+            ExampleKind::Labelled => LABELS,
+        };
+        let flag = kind | if self.goes_on { GOES_ON } else { 0 };
         bytes[..8].copy_from_slice(&self.offset.to_le_bytes());
         bytes[8..12].copy_from_slice(&self.len.to_le_bytes());
         bytes[12..16].copy_from_slice(&(self.more | flag).to_le_bytes());
@@ -89,8 +101,13 @@ impl Entry {
         Self {
             offset: u64::from(number(0)) | u64::from(number(4)) << 32,
             len: number(8),
-            more: more & !GOES_ON,
+            more: more & !(GOES_ON | PAIRS | LABELS),
             goes_on: more & GOES_ON != 0,
+            kind: match more & (PAIRS | LABELS) {
+                0 => ExampleKind::Texts,
+                PAIRS => ExampleKind::Pairs,
+                _ => ExampleKind::Labelled,
+            },
             origin: Origin {
                 file: number(16),
                 place: Origin::place_of(number(20)),
@@ -98,9 +115,27 @@ impl Entry {
         }
     }
 
-    /// Returns the bytes that the row takes: ids, a bit for each that is learnt, and boundaries.
+    /// Returns the bytes that the row takes: ids, a bit for each that is learnt, boundaries, and a bit for each sequence that is
+    /// labelled.
     pub fn row_bytes(self) -> u64 {
-        u64::from(self.len) * 4 + u64::from(self.len).div_ceil(8) + u64::from(self.more) * 4
+        let labels = match self.kind {
+            ExampleKind::Labelled => self.sequences().div_ceil(8) as u64,
+            ExampleKind::Texts | ExampleKind::Pairs => 0,
+        };
+        u64::from(self.len) * 4
+            + u64::from(self.len).div_ceil(8)
+            + u64::from(self.more) * 4
+            + labels
+    }
+
+    /// Returns the number of its sequences.
+    pub fn sequences(self) -> usize {
+        1 + self.more as usize
+    }
+
+    /// Returns the number of examples in it.
+    pub fn examples(self) -> usize {
+        self.kind.examples(self.sequences())
     }
 }
 
@@ -120,8 +155,10 @@ pub struct RowStore {
 pub struct Summary {
     /// The tokens of the longest.
     pub longest: usize,
-    /// The sequences in them.
-    pub sequences: usize,
+    /// The tokens of the longest sequence in them.
+    pub longest_sequence: usize,
+    /// The examples in them.
+    pub examples: usize,
     /// Their hash.
     pub fingerprint: u64,
     /// The files they come from.
@@ -169,16 +206,27 @@ impl RowStore {
         }
         let len = entry.len as usize;
         let (ids, rest) = bytes.split_at(4 * len);
-        let (learn, more) = rest.split_at(len.div_ceil(8));
+        let (learn, rest) = rest.split_at(len.div_ceil(8));
+        let (more, labels) = rest.split_at(4 * entry.more as usize);
         let more: Vec<usize> = numbers(more).map(|place| place as usize).collect();
         if !more.is_sorted() || more.last().is_some_and(|last| *last > len) {
             return Ok(None);
         }
-        let learn = (0..len).map(|at| learn[at / 8] >> (at % 8) & 1 == 1);
+        let bit = |bits: &[u8], at: usize| bits[at / 8] >> (at % 8) & 1 == 1;
+        let learn = (0..len).map(|at| bit(learn, at));
+        let verdicts = match entry.kind {
+            ExampleKind::Texts => Verdicts::None,
+            ExampleKind::Pairs => Verdicts::Pairs,
+            ExampleKind::Labelled => {
+                let labels = (0..entry.sequences()).map(|at| bit(labels, at));
+                Verdicts::Labels(labels.collect())
+            }
+        };
         Ok(Some(Row::packed(
             numbers(ids).collect(),
             learn.collect(),
             more,
+            verdicts,
         )))
     }
 
@@ -208,13 +256,19 @@ fn numbers(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
 /// Appends a row's bytes.
 fn append(row: &Row, bytes: &mut Vec<u8>) {
     bytes.extend(row.ids.iter().flat_map(|id| id.to_le_bytes()));
-    let bits = row.learn.chunks(8).map(|learn| {
-        let bits = learn.iter().enumerate();
-        bits.fold(0, |byte, (at, learn)| byte | u8::from(*learn) << at)
-    });
-    bytes.extend(bits);
+    append_bits(&row.learn, bytes);
     let starts = row.sequences().skip(1).map(|sequence| sequence.start);
     bytes.extend(starts.flat_map(|start| (start as u32).to_le_bytes()));
+    if let Verdicts::Labels(labels) = row.verdicts() {
+        append_bits(labels, bytes);
+    }
+}
+
+fn append_bits(flags: &[bool], bytes: &mut Vec<u8>) {
+    bytes.extend(flags.chunks(8).map(|flags| {
+        let bits = flags.iter().enumerate();
+        bits.fold(0, |byte, (at, flag)| byte | u8::from(*flag) << at)
+    }));
 }
 
 /// Rows that come one by one.
@@ -224,7 +278,8 @@ pub struct RowWriter {
     index: Spill,
     buffer: Vec<u8>,
     longest: usize,
-    sequences: usize,
+    longest_sequence: usize,
+    examples: usize,
     fingerprint: Fingerprint,
 }
 
@@ -237,7 +292,8 @@ impl RowWriter {
             index: Spill::into_dir(dir),
             buffer: Vec::new(),
             longest: 0,
-            sequences: 0,
+            longest_sequence: 0,
+            examples: 0,
             fingerprint: Fingerprint::default(),
         }
     }
@@ -274,12 +330,14 @@ impl RowWriter {
             len,
             more: row.sequences().skip(1).count() as u32,
             goes_on,
+            kind: row.verdicts().kind(),
             origin,
         };
         self.buffer.clear();
         append(row, &mut self.buffer);
         self.longest = self.longest.max(row.len());
-        self.sequences += 1 + entry.more as usize;
+        self.longest_sequence = self.longest_sequence.max(row.longest_sequence());
+        self.examples += entry.examples();
         self.fingerprint.add(row);
         self.rows.write(&self.buffer)?;
         self.index.write(&entry.bytes())
@@ -296,7 +354,8 @@ impl RowWriter {
             index: self.index.finish()?,
             summary: Summary {
                 longest: self.longest,
-                sequences: self.sequences,
+                longest_sequence: self.longest_sequence,
+                examples: self.examples,
                 fingerprint: self.fingerprint.value(),
                 files,
                 counts,
@@ -321,7 +380,15 @@ mod tests {
                 row.append(&Row::all(vec![u32::MAX; 3]));
                 row.append(&Row::all(vec![7]));
             }
-            row
+            match len % 5 {
+                3 if len % 4 != 1 => Row::pair(row, &Row::all(vec![9; 4])),
+                4 if len % 4 != 1 => {
+                    let mut row = row.labelled(len.is_multiple_of(2));
+                    (0..len).for_each(|at| row.append(&Row::all(vec![at]).labelled(at % 3 == 1)));
+                    row
+                }
+                _ => row,
+            }
         };
         (0..20).map(row).collect()
     }

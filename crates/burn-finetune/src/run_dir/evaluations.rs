@@ -1,7 +1,6 @@
 //! What a run's evaluations gave.
 
 use crate::error::FinetuneError;
-use crate::evaluate::EvalReport;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -69,8 +68,7 @@ impl Evaluations {
     ///
     /// # Errors
     /// [`FinetuneError::Write`].
-    pub(crate) fn record(&mut self, step: usize, report: EvalReport) -> Result<(), FinetuneError> {
-        let nll = report.nll;
+    pub(crate) fn record(&mut self, step: usize, nll: f64) -> Result<(), FinetuneError> {
         self.recorded.evaluations.push(Evaluation { step, nll });
         let Some(file) = &self.file else {
             return Ok(());
@@ -127,20 +125,12 @@ fn read(file: &Path) -> Result<Option<Recorded>, FinetuneError> {
 mod tests {
     use super::*;
 
-    fn report(nll: f64) -> EvalReport {
-        EvalReport {
-            nll,
-            perplexity: nll.exp(),
-            tokens: 1,
-        }
-    }
-
     #[test]
     fn the_first_of_the_least_is_the_best() {
         let mut evaluations = Evaluations::in_memory();
         assert_eq!((evaluations.best(), evaluations.since_best()), (None, 0));
         for (step, nll) in [(2, 3.0), (4, 1.0), (6, 1.0), (8, 2.0)] {
-            evaluations.record(step, report(nll)).unwrap();
+            evaluations.record(step, nll).unwrap();
         }
         assert_eq!(evaluations.best(), Some(Evaluation { step: 4, nll: 1.0 }));
         assert_eq!(evaluations.since_best(), 2);
@@ -154,7 +144,7 @@ mod tests {
         let open = |rows, step| Evaluations::open(file.clone(), rows, step).unwrap();
         let mut evaluations = open(1, 0);
         for (step, nll) in [(2, 3.0), (4, 1.0)] {
-            evaluations.record(step, report(nll)).unwrap();
+            evaluations.record(step, nll).unwrap();
         }
         assert_eq!(open(1, 9).best().unwrap().step, 4);
         assert_eq!(open(1, 3).best().unwrap().step, 2);

@@ -3,6 +3,7 @@
 use super::optimizer_name;
 use crate::data::{Dataset, Order};
 use crate::error::FinetuneError;
+use crate::objective::Objective;
 use crate::schedule::{Schedule, ScheduleKind};
 use burn_paged::{PagedAdamWConfig, StateDtype};
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
+    /// What the run makes of its rows.
+    pub objective: Objective,
     /// Optimizer steps of the whole run.
     pub steps: usize,
     /// Rows of a micro-batch.
@@ -54,6 +57,7 @@ impl Default for TrainConfig {
     /// Returns the recipe of the QLoRA paper for small models (Appendix B.2), over 100 steps.
     fn default() -> Self {
         Self {
+            objective: Objective::Sft,
             steps: 100,
             batch_size: 4,
             grad_accum: 1,
@@ -110,6 +114,7 @@ impl TrainConfig {
     /// # Errors
     /// [`FinetuneError::InvalidConfig`] naming the first one that cannot work.
     pub fn validate(&self) -> Result<(), FinetuneError> {
+        self.objective.validate()?;
         let check = |ok: bool, field, value: String, expected| {
             if ok {
                 Ok(())
@@ -152,6 +157,12 @@ impl TrainConfig {
                 "a finite number, 0 or above",
             )?;
         }
+        check(
+            !self.objective.estimates_kl() || rows != Some(1),
+            "batch size",
+            self.batch_size.to_string(),
+            "at least 2 with KTO: it estimates the divergence from answers that change places within a step",
+        )?;
         check(
             self.min_lr <= self.lr,
             "minimum learning rate",

@@ -1,6 +1,8 @@
 //! The reports of a run while it goes.
 
 use crate::evaluate::EvalReport;
+use crate::objective::PreferenceReport;
+use crate::preference::PreferenceEvaluation;
 use serde::Serialize;
 use std::path::Path;
 
@@ -9,7 +11,7 @@ use std::path::Path;
 pub struct StepReport {
     /// Number of the step, from 1.
     pub step: usize,
-    /// Mean loss of a target token before the update, in nats.
+    /// Mean loss before the update: of a target token in nats, of a pair, or of a labelled answer.
     pub loss: f64,
     /// Global norm of the gradients before clipping.
     pub grad_norm: f64,
@@ -30,6 +32,9 @@ pub struct StepReport {
     pub optimizer_resident_bytes: u64,
     /// Bytes that the step moved between there and the pages' home, in and out.
     pub optimizer_bytes_moved: u64,
+    /// What is told of preferences, where the objective is one of them; else nothing.
+    #[serde(flatten)]
+    pub preferences: PreferenceReport,
 }
 
 /// An event of a run.
@@ -44,6 +49,13 @@ pub enum Event<'a> {
         step: usize,
         /// The loss and perplexity.
         report: EvalReport,
+    },
+    /// The objective was evaluated on held-out preferences after `step` steps.
+    EvaluatedPreferences {
+        /// Steps taken so far.
+        step: usize,
+        /// The loss, and what is told of the preferences.
+        report: &'a PreferenceEvaluation,
     },
     /// The run was asked to stop, so the evaluation that is due after `step` steps is left out; a run that goes on from there
     /// makes it first.

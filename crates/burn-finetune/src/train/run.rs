@@ -2,7 +2,9 @@
 
 use crate::data::{Batch, Dataset, Row};
 use crate::error::FinetuneError;
-use crate::evaluate::evaluate_until;
+use crate::evaluate::{EvalReport, evaluate_until};
+use crate::objective::Objective;
+use crate::preference::{self, PreferenceEvaluation, PreferenceRows, References};
 use crate::run_dir::{Evaluations, RunDir};
 use crate::train::report::Event;
 use crate::train::saves::Saves;
@@ -14,6 +16,10 @@ use burn_qlora::CausalLm;
 pub struct RunOptions<'a> {
     /// Held-out rows, evaluated every [`eval_every`](Self::eval_every) steps and after the last one.
     pub eval: Option<&'a Dataset>,
+    /// What the reference gives the rows to train on, where the objective holds the model against one.
+    pub references: Option<&'a References>,
+    /// What it gives the held-out rows.
+    pub eval_references: Option<&'a References>,
     /// Steps between evaluations; `None` for the last step only.
     pub eval_every: Option<usize>,
     /// The folder of the checkpoints.
@@ -81,19 +87,32 @@ impl<M: CausalLm> Trainer<M> {
         let config = self.config().clone();
         let mut order = config.order(data)?;
         let device = self.model().device();
-        let mut course = Course::open(options, self.steps_done())?;
+        let preferences = match config.objective {
+            Objective::Sft => {
+                preference::check_texts(data)?;
+                None
+            }
+            objective => Some(PreferenceRows::new(data, options.references, objective)?),
+        };
+        let mut course = Course::open(options, config.objective, self.steps_done())?;
         loop {
             if let Some(outcome) = course.after_step(self, on_event)? {
                 return Ok(outcome);
             }
             let places = order.rows_of(self.steps_done());
-            let rows = places.iter().map(|row| data.row(*row));
-            let rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
-            let batches: Vec<Batch> = rows
-                .chunks(config.batch_size)
-                .map(|rows| Batch::collate(rows, &device))
-                .collect();
-            match self.step(&batches) {
+            let taken = match &preferences {
+                Some(rows) => self.preference_step(rows, &places),
+                None => {
+                    let rows = places.iter().map(|row| data.row(*row));
+                    let rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
+                    let batches: Vec<Batch> = rows
+                        .chunks(config.batch_size)
+                        .map(|rows| Batch::collate(rows, &device))
+                        .collect();
+                    self.step(&batches)
+                }
+            };
+            match taken {
                 Ok(report) => on_event(Event::Step(&report)),
                 Err(error) => {
                     if leaves_the_trainer_whole(&error) {
@@ -120,14 +139,24 @@ impl<M: CausalLm> Trainer<M> {
 
     fn check_lengths(&self, data: &Dataset) -> Result<(), FinetuneError> {
         let context = self.model().context_len();
-        if data.longest() > context {
+        let longest = match self.config().objective {
+            Objective::Sft => data.longest(),
+            _ => data.longest_sequence(),
+        };
+        if longest > context {
             return Err(FinetuneError::RowLength {
-                value: data.longest(),
+                value: longest,
                 reason: format!("the model's context is {context} tokens"),
             });
         }
         Ok(())
     }
+}
+
+/// What an evaluation gave.
+enum Evaluated {
+    Texts(EvalReport),
+    Preferences(PreferenceEvaluation),
 }
 
 /// What comes between the steps.
@@ -136,10 +165,23 @@ struct Course<'a> {
     saves: Saves<'a>,
     /// Those of the held-out rows, where there are any.
     evaluations: Option<Evaluations>,
+    /// These rows, where they are preferences.
+    preferences: Option<PreferenceRows<'a>>,
 }
 
 impl<'a> Course<'a> {
-    fn open(options: &'a RunOptions<'a>, steps_done: usize) -> Result<Self, FinetuneError> {
+    fn open(
+        options: &'a RunOptions<'a>,
+        objective: Objective,
+        steps_done: usize,
+    ) -> Result<Self, FinetuneError> {
+        let preferences = match (objective, options.eval) {
+            (Objective::Sft, _) | (_, None) => None,
+            (objective, Some(rows)) => {
+                let references = options.eval_references;
+                Some(PreferenceRows::new(rows, references, objective)?)
+            }
+        };
         let evaluations = match (options.eval, options.run_dir) {
             (Some(rows), Some(run_dir)) => Some(run_dir.evaluations(rows, steps_done)?),
             (Some(_), None) => Some(Evaluations::in_memory()),
@@ -149,6 +191,7 @@ impl<'a> Course<'a> {
             options,
             saves: Saves::new(options.run_dir, options.kept_checkpoints, steps_done),
             evaluations,
+            preferences,
         })
     }
 
@@ -206,8 +249,18 @@ impl<'a> Course<'a> {
         }
         let interrupted = || stop || self.options.is_interrupted();
         let batch_size = trainer.config().batch_size;
-        let report = match evaluate_until(trainer.model(), rows, batch_size, &interrupted) {
-            Ok(Some(report)) => report,
+        let model = trainer.model();
+        let evaluated = match &self.preferences {
+            Some(rows) => {
+                let objective = trainer.config().objective;
+                preference::evaluate_until(model, rows, objective, batch_size, &interrupted)
+                    .map(|report| report.map(Evaluated::Preferences))
+            }
+            None => evaluate_until(model, rows, batch_size, &interrupted)
+                .map(|report| report.map(Evaluated::Texts)),
+        };
+        let evaluated = match evaluated {
+            Ok(Some(evaluated)) => evaluated,
             Ok(None) => {
                 on_event(Event::EvaluationLeftOut { step });
                 return Ok(false);
@@ -217,14 +270,24 @@ impl<'a> Course<'a> {
                 return Err(error);
             }
         };
-        on_event(Event::Evaluated { step, report });
+        let loss = match &evaluated {
+            Evaluated::Texts(report) => {
+                let report = *report;
+                on_event(Event::Evaluated { step, report });
+                report.nll
+            }
+            Evaluated::Preferences(report) => {
+                on_event(Event::EvaluatedPreferences { step, report });
+                report.loss
+            }
+        };
         let best = evaluations.best();
-        if self.options.keep_best && best.is_none_or(|best| report.nll < best.nll) {
+        if self.options.keep_best && best.is_none_or(|best| loss < best.nll) {
             // The best so far stays until this one is written down.
             let best = best.map(|best| best.step);
             self.saves.save(trainer, best, on_event)?;
         }
-        evaluations.record(step, report)?;
+        evaluations.record(step, loss)?;
         Ok(true)
     }
 

@@ -1,5 +1,8 @@
 //! One optimizer step at a time.
 
+/// Steps on preferences.
+mod preference;
+
 use super::config::TrainConfig;
 use super::reach::Reach;
 use super::report::StepReport;
@@ -7,6 +10,7 @@ use crate::adapters::{check_adapter, check_finite};
 use crate::data::Batch;
 use crate::error::FinetuneError;
 use crate::evaluate::read;
+use crate::objective::PreferenceReport;
 use crate::optimizer::AdapterOptimizer;
 use crate::{clip, memory};
 use burn::tensor::Tensor;
@@ -86,7 +90,6 @@ impl<M: CausalLm> Trainer<M> {
         self.optimizer.prepare()?;
         let targets: usize = batches.iter().map(|batch| batch.target_tokens).sum();
         let tokens: usize = batches.iter().map(|batch| batch.tokens).sum();
-        let lr = self.config.schedule().at(self.step);
         // Dropout draws from the device's generator, whose state cannot be saved: a seed of its own for
         // every step makes a resumed run draw what the uninterrupted one would have.
         let seed = derive_seed(self.config.seed, self.step as u64);
@@ -103,12 +106,32 @@ impl<M: CausalLm> Trainer<M> {
             values.push(found.loss);
             add(&mut gradients, found.gradients);
         }
+        self.update(Taken {
+            start,
+            tokens,
+            loss: 0.0,
+            losses: values,
+            gradients,
+        })
+    }
+
+    /// Ends a step: clips the gradients and changes the adapters by them.
+    fn update(&mut self, taken: Taken) -> Result<StepReport, FinetuneError> {
+        let Taken {
+            start,
+            tokens,
+            loss,
+            losses: mut values,
+            mut gradients,
+        } = taken;
+        let lr = self.config.schedule().at(self.step);
+        let losses = values.len();
         values.extend(clip::squared_norms(&gradients));
 
         // The only place where the device is waited for.
         let values = read("loss and gradient norm", Tensor::cat(values, 0))?;
-        let (losses, squares) = values.split_at(batches.len());
-        let loss: f64 = losses.iter().sum();
+        let (losses, squares) = values.split_at(losses);
+        let loss = loss + losses.iter().sum::<f64>();
         let norm = squares.iter().sum::<f64>().sqrt();
         for (what, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {
@@ -155,6 +178,7 @@ impl<M: CausalLm> Trainer<M> {
             optimizer_state_bytes: paging.state_bytes,
             optimizer_resident_bytes: paging.resident_bytes,
             optimizer_bytes_moved: paging.bytes_moved(),
+            preferences: PreferenceReport::default(),
         })
     }
 
@@ -184,8 +208,19 @@ impl<M: CausalLm> Trainer<M> {
     }
 }
 
+/// What the micro-batches of a step gave.
+struct Taken {
+    start: Instant,
+    tokens: usize,
+    /// The part of the loss that the host knows.
+    loss: f64,
+    /// The other parts, `[1]` each.
+    losses: Vec<Tensor<1>>,
+    gradients: Vec<Option<Tensor<2>>>,
+}
+
 /// Adds the gradients of another micro-batch.
-fn add(sum: &mut Vec<Option<Tensor<2>>>, more: Vec<Option<Tensor<2>>>) {
+pub(crate) fn add(sum: &mut Vec<Option<Tensor<2>>>, more: Vec<Option<Tensor<2>>>) {
     if sum.is_empty() {
         *sum = more;
         return;

@@ -160,7 +160,7 @@ fn a_parquet_file_that_is_not_read_is_named() {
     );
     let error = refused(fixture("preference.parquet"));
     assert!(
-        error.contains("DPO") && error.contains("--columns completion=chosen"),
+        error.contains("--objective dpo") && error.contains("--columns completion=chosen"),
         "{error}"
     );
     let named = Sources::file(fixture("preference.parquet"));

@@ -6,6 +6,7 @@ mod checkpoints;
 mod files;
 mod jinja;
 mod peers;
+mod preferences;
 mod rows;
 mod steps;
 mod support;
@@ -21,6 +22,8 @@ qlora_test_support::on_every_device! {
     steps::packed_rows_are_refused_where_a_model_cannot_keep_examples_apart,
     steps::evaluation_is_the_mean_over_all_tokens,
     steps::training_lowers_the_loss_and_the_same_seed_gives_the_same_bits,
+    preferences::every_objective_learns_what_is_preferred,
+    preferences::preferences_stopped_and_resumed_are_not_stopped,
     checkpoints::stopped_and_resumed_is_not_stopped,
     checkpoints::a_folder_with_another_run_is_refused,
     checkpoints::a_run_is_one_process_own,

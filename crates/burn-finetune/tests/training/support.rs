@@ -82,6 +82,25 @@ impl LoraModel for Toy {
 
 impl CausalLm for Toy {
     fn loss_sum(&self, batch: &TokenBatch) -> Tensor<1> {
+        self.losses(batch).sum()
+    }
+
+    fn token_losses(&self, batch: &TokenBatch) -> Option<Tensor<2>> {
+        Some(self.losses(batch))
+    }
+
+    fn device(&self) -> Device {
+        self.embedding.lazy_device()
+    }
+
+    fn context_len(&self) -> usize {
+        CONTEXT
+    }
+}
+
+impl Toy {
+    /// The negative log-likelihood of every target.
+    fn losses(&self, batch: &TokenBatch) -> Tensor<2> {
         let (input_ids, targets) = (batch.input_ids.clone(), batch.targets.clone());
         let [batch, seq] = input_ids.dims();
         let x = self
@@ -97,15 +116,8 @@ impl CausalLm for Toy {
         let targets: Tensor<2, Int> = targets.reshape([batch * seq, 1]);
         let ignored = targets.clone().lower_elem(0);
         let picked = log_softmax(logits, 1).gather(1, targets.clamp_min(0));
-        picked.mask_fill(ignored, 0.0).sum().neg()
-    }
-
-    fn device(&self) -> Device {
-        self.embedding.lazy_device()
-    }
-
-    fn context_len(&self) -> usize {
-        CONTEXT
+        let losses = picked.mask_fill(ignored, 0.0).neg();
+        losses.reshape([batch, seq])
     }
 }
 

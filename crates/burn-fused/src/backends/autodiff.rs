@@ -7,6 +7,7 @@ mod glu;
 mod matmul;
 mod rms_norm;
 mod rope;
+mod token_cross_entropy;
 mod tracked;
 
 use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
@@ -81,5 +82,14 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         config: LogitsConfig,
     ) -> FloatTensor<Self> {
         cross_entropy::linear_cross_entropy::<B, C>(hidden, weight, targets, config)
+    }
+
+    fn token_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> FloatTensor<Self> {
+        token_cross_entropy::token_cross_entropy::<B, C>(hidden, weight, targets, config)
     }
 }

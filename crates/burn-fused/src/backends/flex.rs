@@ -204,6 +204,33 @@ impl FusedOps for Flex {
         }, else reference::cross_entropy::loss_grad_hidden::<Self>(hidden, weight, targets, config))
     }
 
+    fn token_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> FloatTensor<Self> {
+        with_element!(head_dtype(&hidden, &weight), E => {
+            let tokens = hidden.shape()[0];
+            let head = Head::<E>::new(hidden, weight, targets, config);
+            tensor([tokens], cross_entropy::token_losses(isa(), &head.operands()))
+        }, else reference::cross_entropy::token_losses::<Self>(hidden, weight, targets, config))
+    }
+
+    fn token_cross_entropy_grad_hidden(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        with_element!(head_dtype(&hidden, &weight), E => {
+            let (shape, dtype) = (hidden.shape(), hidden.dtype());
+            let head = Head::<E>::new(hidden, weight, targets, config);
+            let (losses, rows) = cross_entropy::token_losses_grad_hidden(isa(), &head.operands());
+            (tensor([shape[0]], losses), cast_to(tensor(shape, rows), dtype))
+        }, else reference::cross_entropy::token_losses_grad_hidden::<Self>(hidden, weight, targets, config))
+    }
+
     fn linear_cross_entropy_grads(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,

@@ -30,27 +30,61 @@ pub fn linear_cross_entropy(
     targets: Tensor<1, Int>,
     config: LogitsConfig,
 ) -> Tensor<1> {
-    let [tokens, n] = hidden.dims();
-    let [vocab, weight_n] = weight.dims();
-    assert_eq!(
-        n, weight_n,
-        "linear_cross_entropy: hidden is [tokens, {n}] but weight is [{vocab}, {weight_n}]"
-    );
-    assert_eq!(
-        targets.dims(),
-        [tokens],
-        "linear_cross_entropy: hidden has {tokens} tokens but targets is {:?}",
-        targets.dims()
-    );
-    assert!(
-        vocab > 0,
-        "linear_cross_entropy: weight must have at least one class"
-    );
-    config.check("linear_cross_entropy");
+    check("linear_cross_entropy", &hidden, &weight, &targets, config);
     Tensor::from_dispatch(<Dispatch as FusedOps>::linear_cross_entropy(
         hidden.dequantize().into_dispatch(),
         weight.dequantize().into_dispatch(),
         targets.into_dispatch(),
         config,
     ))
+}
+
+/// Returns the negative log-likelihood of each of `targets`, `[tokens]`, 0 where it is [`IGNORED`]: the terms of
+/// [`linear_cross_entropy`], whose operands these are, and f32 as it is (f64 for f64).
+///
+/// A gradient of each of them scales that token's row of the gradient of `hidden`, which is computed in the forward pass: a
+/// frozen head costs the memory that it costs there. For a tracked `weight` the logits are made a second time.
+///
+/// # Panics
+/// As [`linear_cross_entropy`].
+pub fn token_cross_entropy(
+    hidden: Tensor<2>,
+    weight: Tensor<2>,
+    targets: Tensor<1, Int>,
+    config: LogitsConfig,
+) -> Tensor<1> {
+    check("token_cross_entropy", &hidden, &weight, &targets, config);
+    Tensor::from_dispatch(<Dispatch as FusedOps>::token_cross_entropy(
+        hidden.dequantize().into_dispatch(),
+        weight.dequantize().into_dispatch(),
+        targets.into_dispatch(),
+        config,
+    ))
+}
+
+/// Checks the operands of `operation`.
+fn check(
+    operation: &str,
+    hidden: &Tensor<2>,
+    weight: &Tensor<2>,
+    targets: &Tensor<1, Int>,
+    config: LogitsConfig,
+) {
+    let [tokens, n] = hidden.dims();
+    let [vocab, weight_n] = weight.dims();
+    assert_eq!(
+        n, weight_n,
+        "{operation}: hidden is [tokens, {n}] but weight is [{vocab}, {weight_n}]"
+    );
+    assert_eq!(
+        targets.dims(),
+        [tokens],
+        "{operation}: hidden has {tokens} tokens but targets is {:?}",
+        targets.dims()
+    );
+    assert!(
+        vocab > 0,
+        "{operation}: weight must have at least one class"
+    );
+    config.check(operation);
 }

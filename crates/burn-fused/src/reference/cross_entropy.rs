@@ -157,6 +157,70 @@ pub(crate) fn loss_grads<B: FusedOps>(
     )
 }
 
+/// Returns the loss of every token, of which [`loss`] is the sum.
+pub(crate) fn token_losses<B: FusedOps>(
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    targets: IntTensor<B>,
+    config: LogitsConfig,
+) -> FloatTensor<B> {
+    let head = Head::<B>::new(hidden, weight, targets, config);
+    head.joined(head.chunks().map(|chunk| chunk.losses()).collect())
+}
+
+/// Returns [`token_losses`], and in each row the gradient of the token's own loss.
+pub(crate) fn token_losses_grad_hidden<B: FusedOps>(
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    targets: IntTensor<B>,
+    config: LogitsConfig,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let dtype = hidden.dtype();
+    let empty = hidden.clone();
+    let head = Head::<B>::new(hidden, weight, targets, config);
+    let (losses, grads): (Vec<_>, Vec<_>) = head
+        .chunks()
+        .map(|chunk| {
+            let (losses, dproducts) = chunk.losses_grad();
+            (losses, head.product(dproducts, head.weight.clone()))
+        })
+        .unzip();
+    let grad = join::<B>(grads).unwrap_or(empty);
+    (head.joined(losses), cast::<B>(grad, dtype))
+}
+
+/// Returns the gradient of `weight` from that of every token's loss, `[tokens]`.
+pub(crate) fn token_losses_grad_weight<B: FusedOps>(
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    targets: IntTensor<B>,
+    grad: FloatTensor<B>,
+    config: LogitsConfig,
+) -> FloatTensor<B> {
+    let dtype = weight.dtype();
+    let head = Head::<B>::new(hidden, weight, targets, config);
+    let [tokens, _] = head.hidden.shape().dims();
+    let grad = cast::<B>(grad, head.hidden.dtype());
+    let grad = B::float_reshape(grad, Shape::new([tokens, 1]));
+    let mut dweight = B::float_zeros(
+        head.weight.shape(),
+        &head.weight.device(),
+        head.weight.dtype().into(),
+    );
+    let mut start = 0;
+    for chunk in head.chunks() {
+        let hidden = chunk.hidden.clone();
+        let end = start + hidden.shape()[0];
+        let of_chunk = [Slice::from(start..end), Slice::from(0..1)];
+        let (_, dproducts) = chunk.losses_grad();
+        let dproducts = B::float_mul(dproducts, B::float_slice(grad.clone(), &of_chunk));
+        let part = head.product(B::float_swap_dims(dproducts, 0, 1), hidden);
+        dweight = B::float_add(dweight, part);
+        start = end;
+    }
+    cast::<B>(dweight, dtype)
+}
+
 /// Returns the number of tokens whose logits are formed at a time.
 fn tokens_of_a_chunk(vocab: usize) -> usize {
     (CHUNK_LOGITS / vocab.max(1)).max(1)
@@ -257,12 +321,27 @@ impl<B: FusedOps> Head<B> {
         })
     }
 
-    /// Returns the losses' sum, f32 `[1]` (f64 for f64 operands).
-    fn sum(&self, losses: impl Iterator<Item = FloatTensor<B>>) -> FloatTensor<B> {
-        let dtype = match self.hidden.dtype() {
+    /// Returns the type of losses: f32 (f64 for f64 operands).
+    fn loss_dtype(&self) -> DType {
+        match self.hidden.dtype() {
             DType::F64 => DType::F64,
             _ => DType::F32,
-        };
+        }
+    }
+
+    /// Returns the losses of all chunks, `[tokens]`.
+    fn joined(&self, losses: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+        let [tokens, _] = self.hidden.shape().dims();
+        let (shape, dtype) = (Shape::new([tokens]), self.loss_dtype());
+        match join::<B>(losses) {
+            Some(losses) => B::float_reshape(cast::<B>(losses, dtype), shape),
+            None => B::float_zeros(shape, &self.hidden.device(), dtype.into()),
+        }
+    }
+
+    /// Returns the losses' sum, `[1]`.
+    fn sum(&self, losses: impl Iterator<Item = FloatTensor<B>>) -> FloatTensor<B> {
+        let dtype = self.loss_dtype();
         losses
             .map(|loss| cast::<B>(loss, dtype))
             .reduce(B::float_add)
@@ -310,20 +389,24 @@ impl<B: FusedOps> Chunk<B> {
         }
     }
 
+    /// Returns the losses, `[tokens, 1]`.
+    fn losses(self) -> FloatTensor<B> {
+        B::cross_entropy(self.products, self.classes, self.weights, self.config)
+    }
+
+    /// Returns [`Self::losses`], and the gradient of the products.
+    fn losses_grad(self) -> (FloatTensor<B>, FloatTensor<B>) {
+        B::cross_entropy_grad(self.products, self.classes, self.weights, self.config)
+    }
+
     /// Returns the sum of the losses, `[1]`.
     fn loss(self) -> FloatTensor<B> {
-        B::float_sum(B::cross_entropy(
-            self.products,
-            self.classes,
-            self.weights,
-            self.config,
-        ))
+        B::float_sum(self.losses())
     }
 
     /// Returns [`Self::loss`], and the gradient of the products.
     fn loss_grad(self) -> (FloatTensor<B>, FloatTensor<B>) {
-        let (losses, dproducts) =
-            B::cross_entropy_grad(self.products, self.classes, self.weights, self.config);
+        let (losses, dproducts) = self.losses_grad();
         (B::float_sum(losses), dproducts)
     }
 }

@@ -1,5 +1,5 @@
 use burn_core::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
-use burn_fused::{IGNORED, LogitsConfig, linear_cross_entropy, matmul};
+use burn_fused::{IGNORED, LogitsConfig, linear_cross_entropy, matmul, token_cross_entropy};
 use qlora_test_support::random::uniform;
 use qlora_test_support::values;
 
@@ -45,6 +45,16 @@ fn reference(
     targets: Tensor<1, Int>,
     config: LogitsConfig,
 ) -> Tensor<1> {
+    token_reference(hidden, weight, targets, config).sum()
+}
+
+/// The terms of [`reference`].
+fn token_reference(
+    hidden: Tensor<2>,
+    weight: Tensor<2>,
+    targets: Tensor<1, Int>,
+    config: LogitsConfig,
+) -> Tensor<1> {
     let [tokens, _] = hidden.dims();
     let logits = matmul(hidden, weight.transpose()) * config.scale;
     let logits = match config.softcap {
@@ -57,7 +67,7 @@ fn reference(
     log_p
         .gather(1, targets.clamp_min(0))
         .mask_fill(ignored, 0.0)
-        .sum()
+        .reshape([tokens])
         .neg()
 }
 
@@ -106,6 +116,67 @@ fn check(
             assert_close("dweight", a, e);
         }
     }
+}
+
+/// A sum of the losses with another weight each.
+fn check_tokens(
+    [tokens, n, vocab]: [usize; 3],
+    ignored_every: usize,
+    config: LogitsConfig,
+    device: &Device,
+) {
+    let device = device.clone().autodiff();
+    let targets = targets(tokens, vocab, ignored_every, &device);
+    let weights = tensor::<1>(8, [tokens], &device);
+    let losses: [Loss; 2] = [&token_cross_entropy, &token_reference];
+    for (hidden_tracked, weight_tracked) in [(true, false), (true, true), (false, true)] {
+        let hidden = tensor(1, [tokens, n], &device).set_require_grad(hidden_tracked);
+        let weight = tensor(2, [vocab, n], &device).set_require_grad(weight_tracked);
+        let [actual, expected] = losses.map(|losses| {
+            let losses = losses(hidden.clone(), weight.clone(), targets.clone(), config);
+            let grads = (losses.clone() * weights.clone()).sum().backward();
+            (losses, hidden.grad(&grads), weight.grad(&grads))
+        });
+        assert_close("losses", actual.0, expected.0);
+        assert_eq!(actual.1.is_some(), hidden_tracked);
+        assert_eq!(actual.2.is_some(), weight_tracked);
+        for (name, actual, expected) in [
+            ("dhidden", actual.1, expected.1),
+            ("dweight", actual.2, expected.2),
+        ] {
+            if let (Some(actual), Some(expected)) = (actual, expected) {
+                assert_close(name, actual, expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn losses_of_tokens_equal_the_composed_form() {
+    for device in devices() {
+        check_tokens([1, 4, 3], 7, LogitsConfig::default(), &device);
+        check_tokens([7, 8, 5], 3, CONFIGS[2], &device);
+        check_tokens([33, 20, 700], 4, LogitsConfig::default(), &device);
+    }
+    for device in fast_devices() {
+        // More logits than a chunk of the default body holds.
+        check_tokens([2_600, 8, 7_000], 4, LogitsConfig::default(), &device);
+    }
+}
+
+/// On Flex to the bit: the sum is made of the same terms, and so are the gradients.
+#[test]
+fn losses_of_tokens_are_the_terms_of_the_sum() {
+    let device = Device::flex();
+    let targets = targets(40, 90, 3, &device);
+    let (hidden, weight) = (tensor(1, [40, 7], &device), tensor(2, [90, 7], &device));
+    let config = LogitsConfig::default();
+    let sum = linear_cross_entropy(hidden.clone(), weight.clone(), targets.clone(), config);
+    let losses = values(token_cross_entropy(hidden, weight, targets, config));
+    let total: f64 = losses.iter().map(|loss| f64::from(*loss)).sum();
+    assert_eq!(values(sum), [total as f32]);
+    assert!(losses.iter().step_by(3).all(|loss| *loss == 0.0));
+    assert!(losses[1] > 0.0);
 }
 
 #[test]

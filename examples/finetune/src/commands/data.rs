@@ -9,7 +9,7 @@ use std::env;
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
-use burn_finetune::{Dataset, DatasetBuilder};
+use burn_finetune::{Dataset, DatasetBuilder, Verdicts};
 use serde::Serialize;
 
 use crate::opened_model::OpenedModel;
@@ -24,8 +24,11 @@ struct Shown {
     places: Vec<String>,
     tokens: usize,
     learnt: usize,
-    /// The parts of each example in it.
+    /// The parts of each example in it, or of both answers of a pair.
     examples: Vec<Vec<Part>>,
+    /// What is said of each of these, where they are preferences.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    verdicts: Vec<&'static str>,
 }
 
 /// The object of `--json`.
@@ -80,6 +83,7 @@ fn shown(opened: &OpenedModel, rows: &Dataset, count: usize) -> Result<Vec<Shown
             tokens: row.len(),
             learnt: row.targets(),
             examples: shown_rows::parts(&opened.tokenizer, &row)?,
+            verdicts: verdicts(row.verdicts(), row.sequences().count()),
         })
     });
     shown.collect()
@@ -90,13 +94,41 @@ fn described(row: &Shown, marks: Marks) -> String {
     let examples: Vec<String> = examples
         .map(|parts| shown_rows::marked(parts, marks))
         .collect();
+    let shown = if row.verdicts.is_empty() {
+        examples.join("\n--- in the same row, without seeing what is before\n")
+    } else {
+        let judged = row.verdicts.iter().zip(examples);
+        let judged = judged.map(|(verdict, text)| format!("--- {verdict}\n{text}"));
+        judged.collect::<Vec<_>>().join("\n")
+    };
     format!(
-        "--- {}: {} tokens, {} learnt\n{}\n\n",
+        "--- {}: {} tokens, {} learnt\n{shown}\n\n",
         row.places.join(", "),
         row.tokens,
-        row.learnt,
-        examples.join("\n--- in the same row, without seeing what is before\n")
+        row.learnt
     )
+}
+
+/// Returns what is said of each sequence of a row.
+fn verdicts(verdicts: &Verdicts, sequences: usize) -> Vec<&'static str> {
+    match verdicts {
+        Verdicts::None => Vec::new(),
+        Verdicts::Pairs => ["chosen", "rejected"]
+            .into_iter()
+            .cycle()
+            .take(sequences)
+            .collect(),
+        Verdicts::Labels(labels) => {
+            let label = |desirable: &bool| {
+                if *desirable {
+                    "desirable"
+                } else {
+                    "undesirable"
+                }
+            };
+            labels.iter().map(label).collect()
+        }
+    }
 }
 
 /// Returns how stdout shows what is learnt.

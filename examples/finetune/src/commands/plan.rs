@@ -45,7 +45,7 @@ pub fn run(run: &PlanRun) -> Result<()> {
         "{} on {}: batches of {} × {} tokens, rank {}, in {}, checkpointing: {}",
         model.name,
         training.model.device_name,
-        training.batch_size(),
+        training.batch_size() * rows.width,
         rows.longest,
         lora.rank,
         plan.workload.compute_dtype,
@@ -97,10 +97,8 @@ pub fn run(run: &PlanRun) -> Result<()> {
 /// Returns a well-known model, and rows as long as they may be.
 fn known(name: &str, training: &Training) -> Result<(Planned, PlannedRows)> {
     let config = known_models::config(name)?;
-    let rows = PlannedRows {
-        longest: training.limits.seq_len(config.max_position_embeddings)?,
-        count: None,
-    };
+    let longest = training.limits.seq_len(config.max_position_embeddings)?;
+    let rows = PlannedRows::as_long_as(longest, training.objective(), training.packing);
     let quantization = match training.model.quantization.weights(false)? {
         Weights::Quantized(format) => ProjectionFormats::Same(format),
         Weights::AsStored | Weights::Dense | Weights::Trainable => ProjectionFormats::Dense,
@@ -127,12 +125,12 @@ fn opened(
     let rows = match data {
         Some(files) => {
             let data = opened.training_data(files, held_out, training)?;
-            PlannedRows::from(&data)
+            PlannedRows::of(&data)?
         }
-        None => PlannedRows {
-            longest: opened.encoder(training.limits)?.max_len,
-            count: None,
-        },
+        None => {
+            let longest = opened.encoder(training.limits)?.max_len;
+            PlannedRows::as_long_as(longest, training.objective(), training.packing)
+        }
     };
     let planned = opened.planned()?;
     opened.tell_of_second_quantization();

@@ -18,8 +18,9 @@ use crate::flags::Init;
 use crate::interrupt::Interrupt;
 use crate::log::StepLog;
 use crate::opened_model::{OpenedModel, open_adapter};
-use crate::plan::Plan;
-use crate::progress::{TrainDisplay, human_bytes};
+use crate::plan::{Plan, PlannedRows};
+use crate::progress::{self, TrainDisplay, human_bytes};
+use crate::references::{self, Question};
 use crate::run::{Adapter, Output, TrainRun};
 use crate::shell::resume_command;
 use crate::training_data::TrainingData;
@@ -47,11 +48,13 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let encoder = opened.encoder(training.limits)?;
     let mut data = TrainingData::read(run, &opened, &encoder)?;
     let config = training.config(data.train.len())?;
+    references::tell_of_balance(training.objective(), data.train.counts());
 
     let program = memory::rss_bytes();
     let planned = opened.planned()?;
     let plan = |lora: &LoraConfig| -> Result<Plan> {
-        let plan = Plan::new(training, &planned, lora, (&data.train).into(), program)?;
+        let rows = PlannedRows::of(&data.train)?;
+        let plan = Plan::new(training, &planned, lora, rows, program)?;
         plan.check(memory::total_bytes())?;
         Ok(plan)
     };
@@ -115,6 +118,26 @@ pub fn run(run: &TrainRun) -> Result<()> {
         .placement
         .adamw(builder.config(), run_dir.page_file());
     let mut trainer = builder.with_optimizer(optimizer).build()?;
+    let interrupt = Interrupt::listen(
+        "Stopping: the step is finished and saved first, an evaluation is left out. Ctrl-C again quits at once.",
+    )?;
+    // Before a checkpoint takes the place of the adapter that the run starts from.
+    let question = Question {
+        run,
+        settings: &settings,
+        max_len: encoder.max_len,
+        interrupt: &interrupt,
+    };
+    let asked = question.ask(&trainer, &data.train, data.eval.as_ref());
+    match asked.map_err(|error| with_dtype(error, training.model.compute_dtype))? {
+        Some(references) => data.references = references,
+        None => {
+            say!(
+                "Stopped before the first step: the reference has not seen all rows, and is asked anew"
+            );
+            return Ok(());
+        }
+    }
     // A run that was stopped before its first checkpoint begins anew.
     let done = if run_dir.checkpoints()?.is_empty() {
         0
@@ -145,7 +168,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
         training.checkpointing,
         human_bytes(plan.peak())
     );
-    take_steps(output, &mut trainer, &data, &run_dir, done)
+    take_steps(output, &mut trainer, &data, &run_dir, &interrupt)
         .map_err(|error| with_dtype(error, training.model.compute_dtype))?;
     compare(&plan, run, trainer.peak_device_bytes());
     Ok(())
@@ -199,17 +222,15 @@ fn take_steps(
     trainer: &mut Trainer<Decoder>,
     data: &TrainingData,
     run_dir: &RunDir,
-    done: usize,
+    interrupt: &Interrupt,
 ) -> Result<()> {
+    let done = trainer.steps_done();
     let resumed_at = output.resume.then_some(done);
     let mut log = output
         .log_json
         .as_ref()
         .map(|path| StepLog::open(path, resumed_at))
         .transpose()?;
-    let interrupt = Interrupt::listen(
-        "Stopping: the step is finished and saved first, an evaluation is left out. Ctrl-C again quits at once.",
-    )?;
     let steps = trainer.config().steps;
     let mut display = TrainDisplay::new(steps, done);
     // A log that cannot be written stops the run as Ctrl-C does, so that what was learnt is saved.
@@ -217,6 +238,8 @@ fn take_steps(
     let stop = || interrupt.requested() || log_failed.borrow().is_some();
     let options = RunOptions {
         eval: data.eval.as_ref(),
+        references: data.references.train.as_ref(),
+        eval_references: data.references.eval.as_ref(),
         eval_every: output.eval_every,
         run_dir: Some(run_dir),
         save_every: output.save_every,
@@ -235,6 +258,11 @@ fn take_steps(
         Event::Evaluated { step, report } => display.say(&format!(
             "step {step}: held-out loss {:.4}, perplexity {:.3}",
             report.nll, report.perplexity
+        )),
+        Event::EvaluatedPreferences { step, report } => display.say(&format!(
+            "step {step}: held-out loss {:.4}{}",
+            report.loss,
+            progress::rewards(&report.preferences)
         )),
         Event::EvaluationLeftOut { step } if step < steps => display.say(&format!(
             "step {step}: stopped before its evaluation was done; --resume makes it first"
@@ -431,13 +459,14 @@ fn settings(
     Ok(settings)
 }
 
-/// Removes the kept rows of a run that goes because nothing was saved in it.
+/// Removes the kept rows, and what the reference gives them, of a run that goes because nothing was saved in it.
 struct KeptRows<'a>(&'a RunDir);
 
 impl Drop for KeptRows<'_> {
     fn drop(&mut self) {
         if self.0.is_unsaved() {
             TrainingData::remove(self.0.path());
+            references::remove(self.0.path());
         }
     }
 }

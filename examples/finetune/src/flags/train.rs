@@ -6,13 +6,15 @@ use burn_qlora::Checkpointing;
 use clap::{Args, ValueEnum};
 
 use super::model::ModelFlags;
+use super::objective::ObjectiveFlags;
 use super::rows::RowFlags;
 use super::values::{bytes, not_negative, part, positive, positive_number, probability, share};
 
 pub(super) const TRAIN_HELP: &str = "\
 Data: rows with `messages` or `conversations`, `prompt` and `completion`, `instruction` and `output`, or `text`,
 in JSON, CSV or Parquet; or a .txt file, which is tokenised whole and cut into rows. Of messages and completions
-only the answers are trained on.
+only the answers are trained on. --objective dpo and orpo take rows with `chosen` and `rejected`, kto rows with
+`prompt`, `completion` and `label`.
 
 The output directory gets the adapter (adapter_config.json, adapter_model.safetensors) and the
 checkpoints to resume from. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and say how to go on; so
@@ -63,6 +65,10 @@ pub struct TrainFlags {
     #[arg(long, help_heading = "Data", conflicts_with = "no_shuffle")]
     pub group_by_length: bool,
 
+    /// What is learnt.
+    #[command(flatten)]
+    pub objective: ObjectiveFlags,
+
     /// Directory for the adapter and the checkpoints
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub output: Option<PathBuf>,
@@ -72,7 +78,7 @@ pub struct TrainFlags {
     pub resume: bool,
     /// Append one JSON object a step: step, loss, grad_norm, lr, tokens, tokens_per_second,
     /// peak_rss_bytes, peak_device_bytes (not on Flex), optimizer_state_bytes, optimizer_resident_bytes,
-    /// optimizer_bytes_moved
+    /// optimizer_bytes_moved, and of preferences rewards/chosen, rewards/rejected, rewards/margins and others
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub log_json: Option<PathBuf>,
     /// Measure the loss on --eval-data, or on the rows of --eval-split, every N steps (0: only at the end)

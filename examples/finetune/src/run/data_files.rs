@@ -2,7 +2,7 @@ use std::cell::OnceCell;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use burn_finetune::{Columns, Source, Sources};
+use burn_finetune::{Columns, ExampleKind, Source, Sources};
 
 use crate::hub_dataset;
 
@@ -26,8 +26,9 @@ impl DataFiles {
         names: Vec<PathBuf>,
         weights: &[f64],
         columns: &[(String, String)],
+        kind: ExampleKind,
     ) -> Result<Option<Self>> {
-        let columns = Columns::new(columns.iter().cloned()).context("--columns")?;
+        let columns = Columns::of(kind, columns.iter().cloned()).context("--columns")?;
         ensure!(
             weights.is_empty() || weights.len() == names.len(),
             "--data-weights has {} weights, but --data names {} files or folders; each has one weight",

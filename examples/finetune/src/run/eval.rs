@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use burn_finetune::ExampleKind;
+
 use super::data_files::DataFiles;
 use super::model::Model;
 use super::rows::RowLimits;
@@ -34,7 +36,7 @@ impl EvalRun {
     /// # Errors
     /// No data, and as [`Model`]'s.
     pub fn resolve(flags: EvalFlags) -> Result<Self> {
-        let data = DataFiles::resolve(flags.data, &[], &flags.rows.columns)?;
+        let data = DataFiles::resolve(flags.data, &[], &flags.rows.columns, ExampleKind::Texts)?;
         Ok(Self {
             data: data.context("no data is given; name a file with --data")?,
             model: Model::resolve(flags.model.base)?,

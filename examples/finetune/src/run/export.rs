@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use burn_finetune::ExampleKind;
 use burn_qlora_llama::{FloatType, GgufType};
 use clap::ValueEnum;
 
@@ -93,7 +94,7 @@ impl ExportRun {
                 quant.name()
             );
         }
-        let data = DataFiles::resolve(flags.check, &[], &flags.rows.columns)?;
+        let data = DataFiles::resolve(flags.check, &[], &flags.rows.columns, ExampleKind::Texts)?;
         Ok(Self {
             model,
             adapter: flags.model.adapter,

@@ -1,12 +1,13 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use burn_finetune::{Dataset, Order, TrainConfig};
+use burn_finetune::{Dataset, ExampleKind, Objective, Order, TrainConfig};
 use burn_qlora::{Checkpointing, LoraConfig, Targets};
 
 use super::data_files::DataFiles;
 use super::learning_rate::LearningRate;
 use super::model::Model;
+use super::objective;
 use super::optimizer::Optimizer;
 use super::rows::RowLimits;
 use crate::flags::{Init, PlanFlags, QuantName, TrainFlags};
@@ -119,6 +120,7 @@ impl TrainRun {
     /// # Errors
     /// No data or no output directory, evaluations without data for them, and as [`Training`]'s.
     pub fn resolve(mut flags: TrainFlags) -> Result<Self> {
+        let kind = examples(&flags)?;
         let data = training_data(&mut flags)?;
         let eval_data = std::mem::take(&mut flags.eval_data);
         ensure!(
@@ -149,7 +151,7 @@ impl TrainRun {
                 keep_best: flags.keep_best,
                 early_stop: flags.early_stop,
             },
-            eval_data: DataFiles::resolve(eval_data, &[], &flags.rows.columns)?,
+            eval_data: DataFiles::resolve(eval_data, &[], &flags.rows.columns, kind)?,
             eval_split: flags.eval_split,
             training: Training::resolve(flags)?,
         })
@@ -191,6 +193,7 @@ impl Training {
     /// # Errors
     /// As those of [`Model`], [`Optimizer`] and [`LearningRate`].
     pub(super) fn resolve(flags: TrainFlags) -> Result<Self> {
+        let objective = objective::resolve(&flags.objective, &flags.rows)?;
         let optimizer = Optimizer::resolve(&flags)?;
         let learning_rate = LearningRate::resolve(&flags)?;
         if flags.init == Init::Loftq
@@ -220,6 +223,7 @@ impl Training {
             length,
             learning_rate,
             config: TrainConfig {
+                objective,
                 batch_size: flags.batch_size,
                 grad_accum: flags.grad_accum,
                 state: optimizer.state,
@@ -250,6 +254,11 @@ impl Training {
         Ok(config)
     }
 
+    /// Returns what is learnt.
+    pub fn objective(&self) -> &Objective {
+        &self.config.objective
+    }
+
     /// Returns the seed of the run.
     pub fn seed(&self) -> u64 {
         self.config.seed
@@ -276,8 +285,14 @@ impl Training {
 
 /// Returns the rows to train on, if any are named.
 pub(super) fn training_data(flags: &mut TrainFlags) -> Result<Option<DataFiles>> {
+    let kind = examples(flags)?;
     let names = std::mem::take(&mut flags.data);
-    DataFiles::resolve(names, &flags.data_weights, &flags.rows.columns)
+    DataFiles::resolve(names, &flags.data_weights, &flags.rows.columns, kind)
+}
+
+/// Returns the examples that are learnt from.
+fn examples(flags: &TrainFlags) -> Result<ExampleKind> {
+    Ok(objective::resolve(&flags.objective, &flags.rows)?.examples())
 }
 
 /// Returns the configuration of fresh adapters.

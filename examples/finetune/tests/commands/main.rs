@@ -12,6 +12,7 @@
 //! - [`console`]: nobody reads what is printed.
 //! - [`names`]: files and texts whose names are not fit to print.
 //! - [`numbers`]: numbers at the ends of their ranges.
+//! - [`preferences`]: chosen and rejected answers, and labelled ones.
 //! - [`paging`]: optimizer state that does not stay in memory.
 //! - [`refusals`]: bad input, each one line, exit code 2 and nothing half-written.
 //! - [`smollm2`]: the memory plan of a real model.
@@ -38,6 +39,7 @@ mod names;
 mod numbers;
 mod paging;
 mod plan;
+mod preferences;
 mod quantize;
 mod refusals;
 mod resume;

@@ -138,7 +138,8 @@ impl Shown<'_> {
     }
 }
 
-fn template_problem(error: FinetuneError) -> RowProblem {
+/// Returns the fault of a row whose template fails.
+pub fn template_problem(error: FinetuneError) -> RowProblem {
     match error {
         FinetuneError::Template(reason) => RowProblem::Template(reason),
         other => RowProblem::Template(other.to_string()),

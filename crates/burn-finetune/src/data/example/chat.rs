@@ -19,6 +19,16 @@ pub fn read(row: &Fields<'_>, name: &str) -> Result<Example, RowProblem> {
         Some(value) => messages(row.column(name), &value)?,
         None => Vec::new(),
     };
+    put_system(row, &mut messages)?;
+    Ok(Example::Chat(Conversation {
+        messages,
+        learnt_from: 0,
+        variables: variables(row)?,
+    }))
+}
+
+/// Puts the system prompt beside a conversation before it, if there is one and the conversation has none.
+pub fn put_system(row: &Fields<'_>, messages: &mut Vec<Message>) -> Result<(), RowProblem> {
     if messages
         .first()
         .is_none_or(|first| first.role() != "system")
@@ -27,11 +37,7 @@ pub fn read(row: &Fields<'_>, name: &str) -> Result<Example, RowProblem> {
         let system = system.filter(|system| !system.trim().is_empty());
         messages.splice(0..0, system.map(|system| Message::new("system", &system)));
     }
-    Ok(Example::Chat(Conversation {
-        messages,
-        learnt_from: 0,
-        variables: variables(row)?,
-    }))
+    Ok(())
 }
 
 /// Reads the messages that stand in a column.

@@ -1,4 +1,6 @@
 use super::fields::{Fields, elements, key};
+use super::{TEXTS, kinds};
+use crate::data::verdict::ExampleKind;
 use crate::error::RowProblem;
 use minijinja::value::{Value, ValueKind};
 
@@ -6,8 +8,11 @@ use minijinja::value::{Value, ValueKind};
 const TOLD: usize = 12;
 
 /// Returns why a row without the keys of any kind is refused.
-pub fn unknown(row: &Fields<'_>) -> RowProblem {
+pub fn unknown(row: &Fields<'_>, kind: ExampleKind) -> RowProblem {
     let names = row.names();
+    if kind != ExampleKind::Texts {
+        return no_preference(&names, kind);
+    }
     if is_preference(&names) {
         let chosen = row.value("chosen");
         let is_whole = chosen.as_ref().and_then(elements).is_some_and(|turns| {
@@ -57,8 +62,38 @@ pub fn unknown(row: &Fields<'_>) -> RowProblem {
     }
 }
 
+/// Returns why a row or a file without preferences is refused.
+fn no_preference(names: &[String], kind: ExampleKind) -> RowProblem {
+    let has = |columns: &[&str]| {
+        let mut columns = columns.iter();
+        columns.all(|column| names.iter().any(|name| name == column))
+    };
+    let is_other = |other: ExampleKind| kinds(other).iter().any(|kind| has(kind.columns));
+    RowProblem::NoPreference {
+        needs: match kind {
+            ExampleKind::Labelled => {
+                "--objective kto needs \"prompt\", \"completion\" and \"label\", or \"chosen\" and \"rejected\""
+            }
+            _ => {
+                "--objective dpo and orpo need \"chosen\" and \"rejected\", with \"prompt\" or with the prompt in both"
+            }
+        },
+        served: if is_other(ExampleKind::Labelled) {
+            "; --objective kto learns such rows"
+        } else if TEXTS.iter().any(|kind| has(kind.columns)) {
+            "; --objective sft learns such rows"
+        } else {
+            ""
+        },
+        found: told(names),
+    }
+}
+
 /// Returns why a file with these columns is refused.
-pub fn unknown_columns(found: &[String]) -> RowProblem {
+pub fn unknown_columns(found: &[String], kind: ExampleKind) -> RowProblem {
+    if kind != ExampleKind::Texts {
+        return no_preference(found, kind);
+    }
     if is_preference(found) {
         let name = if found.iter().any(|name| name == "prompt") {
             "completion"

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use burn_finetune::{Counts, Dataset, Told};
+use burn_finetune::{Counts, Dataset, ExampleKind, Told};
 use serde::Serialize;
 
 use crate::run::{DataRun, Training};
@@ -19,6 +19,9 @@ pub struct Measured {
     pub tokens: u64,
     /// Tokens of them that count in the loss.
     pub targets: u64,
+    /// Rows whose answer is labelled as desirable, and as undesirable, where answers are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
     /// The longest row allowed.
     pub seq_len: usize,
     /// Rows that were cut to it.
@@ -39,6 +42,15 @@ pub struct Measured {
     pub steps: Option<Steps>,
     /// Whether the run packs.
     pub packing: bool,
+}
+
+/// The labels of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Labels {
+    /// Rows whose answer is desirable.
+    pub desirable: usize,
+    /// Rows whose answer is not.
+    pub undesirable: usize,
 }
 
 /// The lengths of rows.
@@ -100,6 +112,8 @@ impl Measured {
             rows,
             tokens,
             targets,
+            desirable,
+            undesirable,
             cut,
             cut_tokens,
             dropped,
@@ -129,6 +143,10 @@ impl Measured {
             rows,
             tokens,
             targets,
+            labels: (desirable + undesirable > 0).then_some(Labels {
+                desirable,
+                undesirable,
+            }),
             seq_len,
             cut,
             cut_tokens,
@@ -178,18 +196,23 @@ impl Lengths {
 
 impl Epoch {
     fn of(training: &Training, data: &Dataset) -> Result<Self> {
+        // The two of a pair have rows of their own in a batch.
+        let is_apart = data.kind()? == ExampleKind::Pairs && data.examples() == data.len();
         let mut order = training.order(data)?;
         let steps = order.steps_per_epoch();
         let (mut tokens, mut places) = (0, 0);
         for step in 0..steps {
             for batch in order.rows_of(step).chunks(training.batch_size()) {
-                let mut longest = 0;
+                let mut lens = Vec::new();
                 for row in batch {
-                    let len = data.row_len(*row)?;
-                    tokens += len;
-                    longest = longest.max(len);
+                    if is_apart {
+                        lens.extend(data.row(*row)?.sequences().map(|places| places.len()));
+                    } else {
+                        lens.push(data.row_len(*row)?);
+                    }
                 }
-                places += longest * batch.len();
+                tokens += lens.iter().sum::<usize>();
+                places += lens.iter().max().unwrap_or(&0) * lens.len();
             }
         }
         Ok(Self {

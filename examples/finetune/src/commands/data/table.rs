@@ -22,6 +22,12 @@ pub fn of(measured: &Measured) -> String {
             100.0 * measured.targets as f64 / measured.tokens.max(1) as f64
         ),
     ];
+    if let Some(labels) = &measured.labels {
+        lines.push(format!(
+            "labels      {} desirable, {} undesirable",
+            labels.desirable, labels.undesirable
+        ));
+    }
     if measured.cut > 0 {
         lines.push(format!(
             "cut         {} rows to {} tokens, {} tokens are gone",

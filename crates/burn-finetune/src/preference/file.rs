@@ -1,0 +1,245 @@
+//! A file of what the reference gives, so that a run which goes on need not ask it again.
+//!
+//! ```text
+//! "burn-qlora refs\n"     16 bytes
+//! length of the header    8 bytes, little-endian
+//! header                  JSON: the key, the numbers of rows and of values, a hash of what follows
+//! ends                    8 bytes a row: where its values end among all
+//! values                  f64, the log-probabilities
+//! ```
+
+use super::reference::{ReferenceConfig, References};
+use crate::data::Dataset;
+use crate::data::fingerprint::Fingerprint;
+use crate::data::spill::Stored;
+use crate::error::FinetuneError;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tensor_files::{AtomicFile, InputFile};
+
+const MAGIC: &[u8; 16] = b"burn-qlora refs\n";
+/// Changes whenever the same rows could be given other values, or the same values other bytes.
+const VERSION: u32 = 1;
+/// Bytes of a header that could be one.
+const MAX_HEADER: u64 = 1 << 12;
+
+/// The place of a file of what a reference gives, and what it was asked.
+#[derive(Debug, Clone)]
+pub struct ReferenceFile {
+    path: PathBuf,
+    key: u64,
+    config: ReferenceConfig,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    version: u32,
+    key: u64,
+    rows: u64,
+    values: u64,
+    hash: u64,
+}
+
+impl ReferenceFile {
+    /// Returns the place `path` for what the reference called `base` gives the rows of `data`. Whatever decides the values, the
+    /// model's weights and what it computes in, has to be in that name.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`].
+    pub fn new(
+        path: impl Into<PathBuf>,
+        data: &Dataset,
+        base: &str,
+        config: ReferenceConfig,
+    ) -> Result<Self, FinetuneError> {
+        let mut hash = Fingerprint::default();
+        hash.add_bytes(data.fingerprint()?.to_le_bytes());
+        hash.add_bytes(format!("{VERSION} {config:?} {base}").into_bytes());
+        Ok(Self {
+            path: path.into(),
+            key: hash.value(),
+            config,
+        })
+    }
+
+    /// Returns what is in the file; `None` where there is none, where it is of something else, and where it is damaged: all of
+    /// it is read and held against its hash.
+    pub fn open(&self) -> Option<References> {
+        self.read().ok().flatten()
+    }
+
+    /// Writes what the reference gives. What the file held before is gone.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Write`], [`FinetuneError::Read`].
+    pub fn keep(&self, references: &References) -> Result<(), FinetuneError> {
+        let header = Header {
+            version: VERSION,
+            key: self.key,
+            rows: references.len() as u64,
+            values: references.values.len() / 8,
+            hash: hash(references)?,
+        };
+        let text = serde_json::to_vec(&header).map_err(|error| FinetuneError::Write {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        })?;
+        let mut file = AtomicFile::create(&self.path)?;
+        file.write_all(MAGIC)?;
+        file.write_all(&(text.len() as u64).to_le_bytes())?;
+        file.write_all(&text)?;
+        for part in [&references.ends, &references.values] {
+            for number in part.items::<8>(0) {
+                file.write_all(&number?)?;
+            }
+        }
+        Ok(file.commit()?)
+    }
+
+    /// Removes the file, if there is one.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Write`].
+    pub fn remove(path: &Path) -> Result<(), FinetuneError> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FinetuneError::Write {
+                path: path.to_owned(),
+                reason: error.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn read(&self) -> Result<Option<References>, FinetuneError> {
+        let file = Arc::new(InputFile::open(&self.path)?);
+        let mut start = [0; 24];
+        file.read_at(0, &mut start)?;
+        let [magic @ .., a, b, c, d, e, f, g, h] = start;
+        let len = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        if &magic != MAGIC || len > MAX_HEADER.min(file.len()) {
+            return Ok(None);
+        }
+        let mut text = vec![0; len as usize];
+        file.read_at(start.len() as u64, &mut text)?;
+        let Ok(header) = serde_json::from_slice::<Header>(&text) else {
+            return Ok(None);
+        };
+        let ends = start.len() as u64 + len;
+        let bytes = |numbers: u64| numbers.checked_mul(8);
+        let (Some(of_ends), Some(of_values)) = (bytes(header.rows), bytes(header.values)) else {
+            return Ok(None);
+        };
+        let end = ends
+            .checked_add(of_ends)
+            .and_then(|end| end.checked_add(of_values));
+        let is_ours = header.version == VERSION && header.key == self.key;
+        if end != Some(file.len()) || !is_ours {
+            return Ok(None);
+        }
+        let part = |start, len| Stored::File {
+            file: Arc::clone(&file),
+            start,
+            len,
+        };
+        let references = References {
+            ends: part(ends, of_ends),
+            values: part(ends + of_ends, of_values),
+            config: self.config,
+        };
+        Ok((hash(&references)? == header.hash).then_some(references))
+    }
+}
+
+/// Returns the hash of the numbers.
+fn hash(references: &References) -> Result<u64, FinetuneError> {
+    let mut hash = Fingerprint::default();
+    for part in [&references.ends, &references.values] {
+        for number in part.items::<8>(0) {
+            hash.add_bytes(number?);
+        }
+    }
+    Ok(hash.value())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Row;
+    use crate::data::spill::Spill;
+    use crate::objective::{Dpo, Objective};
+    use crate::train::TrainConfig;
+
+    fn data(id: u32) -> Dataset {
+        let answer = |ids: Vec<u32>| Row::new(ids, vec![false, true]);
+        let row = Row::pair(answer(vec![1, id]), &answer(vec![1, 3]));
+        Dataset::from_rows(vec![row; 3])
+    }
+
+    fn config() -> ReferenceConfig {
+        let config = TrainConfig {
+            objective: Objective::Dpo(Dpo::default()),
+            ..TrainConfig::default()
+        };
+        ReferenceConfig::of(&config, 8).unwrap()
+    }
+
+    fn references() -> References {
+        let numbers = |numbers: &[[u8; 8]]| {
+            let mut spill = Spill::into_dir("");
+            numbers.iter().for_each(|bytes| spill.write(bytes).unwrap());
+            spill.finish().unwrap()
+        };
+        let values: Vec<_> = (0..6)
+            .map(|at| (-f64::from(at) / 3.0).to_le_bytes())
+            .collect();
+        References {
+            ends: numbers(&[2, 4, 6].map(u64::to_le_bytes)),
+            values: numbers(&values),
+            config: config(),
+        }
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_for_the_same_rows_and_base_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |data: &Dataset, base: &str| {
+            ReferenceFile::new(dir.path().join("refs"), data, base, config()).unwrap()
+        };
+        let ours = file(&data(2), "base");
+        assert!(ours.open().is_none());
+        ours.keep(&references()).unwrap();
+        let kept = ours.open().unwrap();
+        for place in 0..3 {
+            assert_eq!(
+                kept.of_row(place).unwrap(),
+                references().of_row(place).unwrap()
+            );
+        }
+        assert!(file(&data(4), "base").open().is_none());
+        assert!(file(&data(2), "other").open().is_none());
+        ReferenceFile::remove(&dir.path().join("refs")).unwrap();
+        assert!(ours.open().is_none());
+    }
+
+    #[test]
+    fn a_file_that_is_damaged_anywhere_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("refs");
+        let file = ReferenceFile::new(&path, &data(2), "base", config()).unwrap();
+        file.keep(&references()).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (at % 8);
+            fs::write(&path, damaged).unwrap();
+            assert!(file.open().is_none(), "{at}");
+        }
+        for len in [0, 10, 24, whole.len() - 1] {
+            fs::write(&path, &whole[..len]).unwrap();
+            assert!(file.open().is_none(), "{len}");
+        }
+    }
+}

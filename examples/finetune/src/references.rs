@@ -1,0 +1,158 @@
+//! What the reference gives the rows of a run: the model before anything was learnt.
+//!
+//! It is asked once, before the first step, and its answers are kept in the run's directory, so that going on asks nothing.
+
+use std::path::Path;
+
+use anyhow::Result;
+use burn_finetune::{
+    Counts, Dataset, Kto, Objective, ReferenceConfig, ReferenceFile, References, RunSettings,
+    Trainer,
+};
+use burn_qlora::detach_adapters;
+use burn_qlora_llama::Decoder;
+
+use crate::console::{say, tell};
+use crate::interrupt::Interrupt;
+use crate::progress;
+use crate::run::{Adapter, TrainRun};
+
+/// The files of the rows to train on and to measure on, in a run's directory.
+const FILES: [&str; 2] = ["reference.cache", "eval-reference.cache"];
+
+/// What the reference gives the rows to train on and to measure on, where the objective has one.
+#[derive(Debug, Default)]
+pub struct RunReferences {
+    /// The rows to train on.
+    pub train: Option<References>,
+    /// The rows to measure on.
+    pub eval: Option<References>,
+}
+
+/// What the reference is asked for.
+pub struct Question<'a> {
+    /// The run.
+    pub run: &'a TrainRun,
+    /// All that decides what it computes.
+    pub settings: &'a RunSettings,
+    /// Most tokens in a row.
+    pub max_len: usize,
+    /// A request to stop.
+    pub interrupt: &'a Interrupt,
+}
+
+impl Question<'_> {
+    /// Returns what the reference gives the rows to train on and to measure on, from the run's directory where it has been
+    /// asked before; `None` where it was to stop before all of it was there. The reference is the model of `trainer`, which
+    /// has taken no step: fresh adapters are left out, which add nothing yet or what 4 bits took.
+    ///
+    /// # Errors
+    /// A log-probability that is no number, a device that fails, a directory that cannot be written to.
+    pub fn ask(
+        &self,
+        trainer: &Trainer<Decoder>,
+        train: &Dataset,
+        eval: Option<&Dataset>,
+    ) -> Result<Option<RunReferences>> {
+        let Some(config) = ReferenceConfig::of(trainer.config(), self.max_len) else {
+            return Ok(Some(RunReferences::default()));
+        };
+        let mut model = trainer.model().clone();
+        let reference = match self.run.training.adapter {
+            Adapter::Fresh(_) => {
+                detach_adapters(&mut model);
+                "the model without an adapter"
+            }
+            Adapter::Trained(_) => "the model with the adapter that the run starts from",
+        };
+        let of = |rows, name| self.of_rows(&model, rows, name, config);
+        let Some((train, asked)) = of(train, FILES[0])? else {
+            return Ok(None);
+        };
+        let mut found = RunReferences {
+            train: Some(train),
+            eval: None,
+        };
+        if let Some(rows) = eval {
+            match of(rows, FILES[1])? {
+                Some((references, _)) => found.eval = Some(references),
+                None => return Ok(None),
+            }
+        }
+        if asked {
+            say!("The reference is {reference}; what it gives the rows is kept with the run");
+        }
+        Ok(Some(found))
+    }
+
+    /// Returns what the reference gives `rows`, and whether it was asked now.
+    fn of_rows(
+        &self,
+        model: &Decoder,
+        rows: &Dataset,
+        name: &str,
+        config: ReferenceConfig,
+    ) -> Result<Option<(References, bool)>> {
+        let dir = &self.run.output.dir;
+        let file = ReferenceFile::new(dir.join(name), rows, &self.base(), config)?;
+        if let Some(kept) = file.open() {
+            return Ok(Some((kept, false)));
+        }
+        let asked = progress::counted("rows before the first step", |show| {
+            References::compute(model, rows, config, dir, &mut |done, total| {
+                show(done, total);
+                !self.interrupt.requested()
+            })
+        });
+        let Some(references) = asked? else {
+            return Ok(None);
+        };
+        file.keep(&references)?;
+        Ok(Some((references, true)))
+    }
+
+    /// Returns all that decides what the reference gives a row.
+    fn base(&self) -> String {
+        let sources = self.settings.sources.iter();
+        let sources = sources.filter(|source| source.name != "data");
+        let known = sources.map(|source| (source.name, source.fingerprint));
+        let others = &self.settings.others;
+        let numbers = ["weights", "compute-dtype"].map(|name| others.get(name));
+        format!("{:?} {numbers:?}", known.collect::<Vec<_>>())
+    }
+}
+
+/// Removes what was kept of the reference in a run's directory.
+pub fn remove(dir: &Path) {
+    for name in FILES {
+        // A file that stays is in nobody's way.
+        let _ = ReferenceFile::remove(&dir.join(name));
+    }
+}
+
+/// Says by which weights desirable and undesirable answers would count as much as the KTO paper advises (§3.4, equation 8), if they
+/// do not.
+pub fn tell_of_balance(objective: &Objective, counts: &Counts) {
+    let Objective::Kto(Kto {
+        desirable_weight,
+        undesirable_weight,
+        ..
+    }) = *objective
+    else {
+        return;
+    };
+    let (desirable, undesirable) = (counts.desirable as f64, counts.undesirable as f64);
+    if desirable == undesirable || desirable == 0.0 || undesirable == 0.0 {
+        return;
+    }
+    // Desirable answers are to count once to 4/3 times as much as undesirable ones.
+    let ratio = desirable_weight * desirable / (undesirable_weight * undesirable);
+    if !(0.995..=4.0 / 3.0 + 0.005).contains(&ratio) {
+        tell!(
+            "warning: {desirable} answers are desirable and {undesirable} are not: --desirable-weight {:.2} or \
+             --undesirable-weight {:.2} would make them count alike",
+            undesirable_weight * undesirable / desirable,
+            desirable_weight * desirable / undesirable
+        );
+    }
+}
