@@ -28,7 +28,7 @@ pub use data_files::DataFiles;
 pub use eval::EvalRun;
 pub use export::{Check, ExportRun, HfTarget, Target};
 pub use generate::{GenerateRun, Input};
-pub use model::Model;
+pub use model::{Model, Stored};
 pub use quantize::QuantizeRun;
 pub use rows::RowLimits;
 pub use train::{Adapter, Output, PlanRun, PlannedModel, TrainRun, Training};
