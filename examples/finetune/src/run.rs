@@ -29,6 +29,6 @@ pub use eval::EvalRun;
 pub use export::{Check, ExportRun, HfTarget, Target};
 pub use generate::{GenerateRun, Input};
 pub use model::{Model, Stored};
-pub use quantize::QuantizeRun;
+pub use quantize::{Loftq, QuantizeRun};
 pub use rows::RowLimits;
 pub use train::{Adapter, Output, PlanRun, PlannedModel, TrainRun, Training};

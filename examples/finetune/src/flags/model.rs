@@ -43,7 +43,7 @@ pub struct AdaptedModelFlags {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Quantization")]
 pub struct QuantFlags {
-    /// Format of the base weights [default: what a 4-bit model or GGUF file has (keep), else nf4]
+    /// Format of the base weights [default: keep for 4-bit models and GGUF files in blocks, else nf4; what is written is nf4]
     #[arg(long, value_enum)]
     pub quant: Option<QuantName>,
     /// Weights that share a scale: 32 to 4096, a power of two [default: 64]
