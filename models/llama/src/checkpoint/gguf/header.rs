@@ -153,7 +153,7 @@ impl<R: Read + Seek> Scan<R> {
     }
 
     fn entry(&mut self, keys: &mut HashSet<Vec<u8>>) -> Result<(), Fault> {
-        let key = self.string()?;
+        let key = self.name()?;
         let kind = self.u32()?;
         if !keys.insert(key.clone()) {
             return Err(Fault::Header(format!(
@@ -203,10 +203,8 @@ impl<R: Read + Seek> Scan<R> {
     }
 
     fn tensor(&mut self, known: &mut HashMap<String, TensorInfo>) -> Result<(), Fault> {
-        let name = self.string()?;
-        // Some writers end names with a zero.
-        let name = String::from_utf8_lossy(&name);
-        let name = name.trim_end_matches('\0').to_owned();
+        let name = self.name()?;
+        let name = String::from_utf8_lossy(&name).into_owned();
         let dimensions = self.u32()?;
         if dimensions == 0 || dimensions > MAX_DIMENSIONS {
             return Err(Fault::Header(format!(
@@ -244,6 +242,15 @@ impl<R: Read + Seek> Scan<R> {
         }
         known.insert(name, info);
         Ok(())
+    }
+
+    /// Reads a name without the zeros that some writers end it with, as candle does.
+    fn name(&mut self) -> Result<Vec<u8>, Fault> {
+        let mut name = self.string()?;
+        while name.last() == Some(&0) {
+            name.pop();
+        }
+        Ok(name)
     }
 
     fn string(&mut self) -> Result<Vec<u8>, Fault> {
