@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Teaches SmolLM2-135M-Instruct to turn spending notes into JSON records, on the CPU, and shows what
-# it did before and after.
+# Teaches SmolLM2-135M-Instruct to turn spending notes into JSON records, on the CPU and in NF4, and shows
+# what it did before and after.
 #
 # usage: scripts/demo.sh
 #
@@ -28,7 +28,7 @@ fi
 started=$SECONDS
 
 run=$(mktemp -d "${TMPDIR:-/tmp}/burn-qlora-demo.XXXXXX")
-common=(--model "$model" --device "$device")
+common=(--model "$model" --device "$device" --quant nf4)
 prompt='Write as JSON: Sofia paid 34 euros for a train ticket on Friday.'
 
 # The value of a number in a line of JSON: value NAME LINE.

@@ -2,7 +2,7 @@
 //! types (section 4) on a small model. Nothing is timed, so it is no bench.
 //!
 //! `cargo run --release -p qlora-benches --example data_types -- smollm2` (or `gemma3`) prints a table and writes
-//! `data-types-MODEL.svg` to the folder that `QLORA_CHARTS` names. What counts as full precision is what the model's GGUF file
+//! `data-types-MODEL.svg` to the folder that `QLORA_CHARTS` names; a number behind the model's name is that of the steps. What counts as full precision is what the model's GGUF file
 //! decodes to: those files are quantized themselves, because no 16-bit file of these models comes by a package registry.
 //!
 //! Training and measuring are on the notes of the demo, every token of them; the rows, their order and the adapters' first values
@@ -27,15 +27,20 @@ use qlora_test_support::{gemma3, smollm2};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const RANK: usize = 16;
-const STEPS: usize = 40;
+const STEPS: usize = 24;
 const BATCH: usize = 4;
-const HELD_OUT: usize = 40;
+const HELD_OUT: usize = 32;
 
 /// A data type of the projections.
 #[derive(Clone, Copy)]
 enum DataType {
     Full,
-    Quantized { config: QuantConfig, loftq: bool },
+    /// The blocks of the model's file.
+    Kept,
+    Quantized {
+        config: QuantConfig,
+        loftq: bool,
+    },
     Ggml(GgmlDType),
 }
 
@@ -52,6 +57,7 @@ impl DataType {
         };
         vec![
             ("f32", Self::Full),
+            ("keep", Self::Kept),
             ("NF4", ours(Codebook::Nf4, false, false)),
             ("NF4 + DQ", ours(Codebook::Nf4, true, false)),
             ("NF4 + DQ, LoftQ", ours(Codebook::Nf4, true, true)),
@@ -67,6 +73,7 @@ impl DataType {
         let weights = match self {
             Self::Quantized { config, .. } => Weights::Quantized(config),
             Self::Full | Self::Ggml(_) => Weights::Dense,
+            Self::Kept => Weights::Kept,
         };
         let mut model = Decoder::load(checkpoint, &LoadOptions::new(weights), device)?;
         if let Self::Ggml(dtype) = self {

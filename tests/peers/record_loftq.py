@@ -1,11 +1,15 @@
 """Records adapters that peft's LoftQ set, and the losses they start at.
 
-usage: record_loftq.py tests/fixtures
+usage: record_loftq.py tests/fixtures [rounds]
 
 tests/fixtures/loftq is a peft directory of rank 8 on all linear layers of tiny_llama_nf4, which is tiny_llama in NF4 with double
 quantization, whose factors `replace_lora_weights_loftq` has set. `reference.safetensors` has, beside `input_ids` I64
 [4, 32], the mean losses of these tokens `loss_dense`, `loss_nf4` and `loss_loftq` F32 [1], and for each layer PATH
 `error.PATH` F32 [2]: the norms of W - NF4(W) and of W - NF4(W) - B·A.
+
+`rounds.safetensors` has what peft's `loftq_init` makes of the same weights in five rounds, without double quantization: for each layer PATH
+`error.PATH` F32 [2], the norms of W - Q and of W - Q - B·A, for the first round's Q and the last's, and of two layers the last Q,
+`weight.PATH` F32, and `product.PATH` F32, B·A.
 
 The scale is 1: peft leaves it out of the factors. peft decomposes on "cuda" alone; here that is the CPU.
 """
@@ -15,13 +19,15 @@ import shutil
 import sys
 
 import torch
+import bitsandbytes
 import transformers
 from bitsandbytes import functional
 from exact_bitsandbytes import load
 from peft import LoraConfig, PeftModel, get_peft_model, replace_lora_weights_loftq
+from peft.utils.loftq_utils import loftq_init
 from safetensors.torch import load_file, save_file
 
-RANK = 8
+RANK, ROUNDS = 8, 5
 
 
 def on_the_cpu(method):
@@ -39,11 +45,29 @@ def loss(model, ids):
         return model(ids, labels=ids).loss.float().reshape(1)
 
 
+def record_rounds(weights, paths, folder):
+    bitsandbytes.nn.Params4bit.to = on_the_cpu(bitsandbytes.nn.Params4bit.to)
+    recorded = {}
+    for path in paths:
+        weight = weights[path + ".weight"].float()
+        first, *_ = loftq_init(weight, 4, RANK, 1)
+        kept, a, b = loftq_init(weight, 4, RANK, ROUNDS)
+        recorded["error." + path] = torch.stack([(weight - first).norm(), (weight - kept - b @ a).norm()])
+        if path.startswith("model.layers.1.") and path.endswith(("k_proj", "down_proj")):
+            recorded["weight." + path], recorded["product." + path] = kept, (b @ a).contiguous()
+    save_file(recorded, folder / "rounds.safetensors")
+
+
 def main():
     fixtures = pathlib.Path(sys.argv[1])
     base = fixtures / "tiny_llama"
     four_bits = fixtures / "tiny_llama_nf4"
     folder = fixtures / "loftq"
+    if sys.argv[2:] == ["rounds"]:
+        weights = load_file(base / "model.safetensors")
+        paths = [name.removesuffix(".weight") for name in weights if "_proj." in name]
+        torch.Tensor.to = on_the_cpu(torch.Tensor.to)
+        return record_rounds(weights, paths, folder)
     shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(0)
     ids = torch.arange(4 * 32).reshape(4, 32) * 37 % 509 + 3
@@ -70,6 +94,7 @@ def main():
     model.save_pretrained(folder)
     (folder / "README.md").unlink()
     save_file(reference, folder / "reference.safetensors")
+    record_rounds(weights, [name.removeprefix("error.") for name in reference if name.startswith("error.")], folder)
     again = PeftModel.from_pretrained(load(four_bits), folder).eval()
     print({key: value.item() for key, value in reference.items() if key.startswith("loss")}, "read again:", loss(again, ids).item())
 

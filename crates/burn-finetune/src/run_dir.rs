@@ -128,6 +128,11 @@ impl RecordedRun {
             })
     }
 
+    /// Returns a setting of the run by its name, if it was recorded.
+    pub fn setting(&self, name: &str) -> Option<&Value> {
+        self.settings.get(name)
+    }
+
     /// Returns whether there is a checkpoint to go on from.
     ///
     /// # Errors

@@ -66,7 +66,7 @@ pub use config::{Blocks, LoraConfig, Overrides, Targets};
 pub use error::LoraError;
 pub use factors::{Factors, WeightChange};
 pub use linear::{BaseWeight, QLoraLinear};
-pub use loftq::{LoftqReport, loftq_bytes, loftq_init};
+pub use loftq::{LoftqReport, loftq_bytes, loftq_init, loftq_rounds};
 pub use merge::merge_linears;
 pub use model::{
     LoraModel, WholeWeight, attach_adapters, detach_adapters, freeze_base, num_adapter_params,

@@ -6,6 +6,9 @@
 mod eigen;
 mod low_rank;
 
+use std::num::NonZeroUsize;
+
+use burn_nf4::{Nf4Tensor, Nf4TensorError};
 use nf4::QuantizedMatrix;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -13,9 +16,10 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::error::LoraError;
 use crate::linear::{BaseWeight, QLoraLinear};
 use crate::model::LoraModel;
+use crate::nf4_weight::Nf4Weight;
 use low_rank::LowRank;
 
-/// What [`loftq_init`] found: how far the weights are from what they were, and how far they are with their adapters.
+/// What [`loftq_init`] or [`loftq_rounds`] found: how far the weights are from what they were, and how far they are with their adapters.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LoftqReport {
     weights: f64,
@@ -49,6 +53,23 @@ impl LoftqReport {
 pub fn loftq_init<M: LoraModel, E: From<LoraError>>(
     model: &mut M,
     seed: u64,
+    dense: impl FnMut(&str, [usize; 2]) -> Result<Vec<f32>, E>,
+) -> Result<LoftqReport, E> {
+    loftq_rounds(model, NonZeroUsize::MIN, seed, dense)
+}
+
+/// Sets adapters and quantized weights of `model` by `rounds` alternations of Algorithm 1: in each, the adapters become what the
+/// quantized weights lost, and before the next `W` less their product is quantized anew, in the format that the weight has. This is
+/// peft's `loftq_init` with `num_iter` of `rounds`; its report is of the first round's weights, without adapters, and of the last.
+///
+/// After more than one round the adapters belong to these quantized weights and to no others: save both.
+///
+/// # Errors
+/// Those of [`loftq_init`]; [`LoraError::NotQuantized`] for the blocks of a GGUF file, which are not quantized anew.
+pub fn loftq_rounds<M: LoraModel, E: From<LoraError>>(
+    model: &mut M,
+    rounds: NonZeroUsize,
+    seed: u64,
     mut dense: impl FnMut(&str, [usize; 2]) -> Result<Vec<f32>, E>,
 ) -> Result<LoftqReport, E> {
     let mut report = LoftqReport::default();
@@ -61,7 +82,7 @@ pub fn loftq_init<M: LoraModel, E: From<LoraError>>(
         let weight = checked(dense(&path, shape)?, &path, shape)?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(index as u64);
-        linear.fit_adapter(weight, &quantized, &mut rng, &mut report)?;
+        linear.fit_adapter(&path, weight, quantized, rounds, &mut rng, &mut report)?;
     }
     Ok(report)
 }
@@ -85,11 +106,14 @@ impl QLoraLinear {
         Ok(weight.tensor().into_host()?)
     }
 
-    /// Sets the factors of the layer's adapter to what `quantized` lost of `weight`, and adds that to `report`.
+    /// Sets the factors of the layer's adapter to what `quantized` lost of `weight`, and adds that to `report`; with more rounds, what
+    /// they quantized anew takes the place of the layer's weight.
     fn fit_adapter(
         &mut self,
+        path: &str,
         weight: Vec<f32>,
-        quantized: &QuantizedMatrix,
+        mut quantized: QuantizedMatrix,
+        rounds: NonZeroUsize,
         rng: &mut ChaCha8Rng,
         report: &mut LoftqReport,
     ) -> Result<(), LoraError> {
@@ -98,12 +122,30 @@ impl QLoraLinear {
             return Ok(());
         };
         report.weights += squares(&weight);
-        let error = error_of(weight, quantized);
+        let mut first = None;
+        for _ in 1..rounds.get() {
+            let config = quantized.layout().config();
+            let config = config.ok_or_else(|| LoraError::NotQuantized {
+                layer: path.to_owned(),
+            })?;
+            let error = error_of(weight.clone(), &quantized);
+            first.get_or_insert_with(|| squares(&error));
+            let found = LowRank::closest(&error, shape, branch.rank(), rng)?;
+            let rest = found.taken_from(&weight, shape);
+            quantized =
+                qlora_cpu::quantize(&rest, shape, config).map_err(Nf4TensorError::Format)?;
+        }
+        let error = error_of(weight, &quantized);
         let found = LowRank::closest(&error, shape, branch.rank(), rng)?;
         let before = squares(&error);
-        report.before += before;
+        report.before += first.unwrap_or(before);
         report.after += (before - found.squares()).max(0.0);
-        branch.set_leading(&found.left, &found.right, &device)
+        branch.set_leading(&found.left, &found.right, &device)?;
+        if rounds > NonZeroUsize::MIN {
+            let quantized = Nf4Tensor::upload(quantized, &device);
+            self.weight = BaseWeight::Quantized(Nf4Weight::new(quantized));
+        }
+        Ok(())
     }
 }
 

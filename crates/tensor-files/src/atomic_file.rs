@@ -20,7 +20,22 @@ const BUFFER: usize = 1 << 16;
 #[derive(Debug)]
 pub struct AtomicFile {
     path: PathBuf,
-    file: BufWriter<NamedTempFile>,
+    file: BufWriter<Hidden>,
+}
+
+/// A file under a temporary name, which is not in the errors of writing to it: those that tempfile gives name it beside the path
+/// that the user knows.
+#[derive(Debug)]
+struct Hidden(NamedTempFile);
+
+impl Write for Hidden {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.as_file_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.as_file_mut().flush()
+    }
 }
 
 impl AtomicFile {
@@ -33,7 +48,7 @@ impl AtomicFile {
         let file = temporary_beside(&path).map_err(TensorFileError::write(&path))?;
         Ok(Self {
             path,
-            file: BufWriter::with_capacity(BUFFER, file),
+            file: BufWriter::with_capacity(BUFFER, Hidden(file)),
         })
     }
 
@@ -61,7 +76,7 @@ impl AtomicFile {
         self.file
             .flush()
             .and_then(|()| {
-                let file = self.file.get_ref();
+                let file = &self.file.get_ref().0;
                 file.as_file().set_len(len)?;
                 InputFile::of(file.reopen()?, &self.path)
             })
@@ -76,7 +91,7 @@ impl AtomicFile {
     pub fn into_scratch(mut self, path: &Path) -> Result<InputFile, TensorFileError> {
         self.file
             .flush()
-            .and_then(|()| InputFile::of(self.file.get_ref().reopen()?, path))
+            .and_then(|()| InputFile::of(self.file.get_ref().0.reopen()?, path))
             .map_err(TensorFileError::write(&self.path))
     }
 
@@ -88,7 +103,7 @@ impl AtomicFile {
         // From file to file the system copies by itself where it can.
         self.file
             .flush()
-            .and_then(|()| io::copy(source, self.file.get_mut().as_file_mut()))
+            .and_then(|()| io::copy(source, self.file.get_mut().0.as_file_mut()))
             .map(drop)
             .map_err(TensorFileError::write(&self.path))
     }
@@ -106,7 +121,7 @@ impl AtomicFile {
     pub(crate) fn sync(&mut self) -> Result<(), TensorFileError> {
         self.file
             .flush()
-            .and_then(|()| self.file.get_ref().as_file().sync_all())
+            .and_then(|()| self.file.get_ref().0.as_file().sync_all())
             .map_err(TensorFileError::write(&self.path))
     }
 
@@ -115,7 +130,7 @@ impl AtomicFile {
         let Self { path, file } = self;
         file.into_inner()
             .map_err(|error| error.into_error())
-            .and_then(|file| {
+            .and_then(|Hidden(file)| {
                 inherit_permissions(&path, &file)?;
                 file.persist(&path).map_err(|error| error.error)
             })

@@ -50,6 +50,8 @@ mod shown_rows;
 mod source;
 /// Where an answer ends.
 mod stop;
+/// The form of the weights that an adapter was trained on.
+mod trained_on;
 /// The rows of a training run.
 mod training_data;
 

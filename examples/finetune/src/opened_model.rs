@@ -17,7 +17,7 @@ use tokenizers::Tokenizer;
 use crate::console::tell;
 use crate::flags::Init;
 use crate::plan::Planned;
-use crate::run::{DataFiles, Model, RowLimits, Training};
+use crate::run::{DataFiles, Model, RowLimits, Stored, Training};
 use crate::{progress, report, source};
 
 /// A model on disk with all that is needed to turn text into tokens and back.
@@ -34,12 +34,13 @@ pub struct OpenedModel {
 }
 
 impl OpenedModel {
-    /// Opens the model, fetching it if need be.
+    /// Opens the model, fetching it if need be. `trained` is the form of the weights that its adapter was trained on, if that is
+    /// known.
     ///
     /// # Errors
     /// A model that cannot be found, read or used, or that lacks a tokenizer; a template that cannot be read or is none; a
     /// block size that does not exist.
-    pub fn open(model: &Model) -> Result<Self> {
+    pub fn open(model: &Model, trained: Option<Weights>) -> Result<Self> {
         let checkpoint = source::open(&model.name)?;
         let special = checkpoint.special_tokens()?;
         let (source, named) = match &model.chat_template {
@@ -53,7 +54,8 @@ impl OpenedModel {
             .map(|source| ChatTemplate::new(&source, special_variables(&special)))
             .transpose()
             .context(named)?;
-        let weights = model.quantization.weights(checkpoint.is_bitsandbytes())?;
+        let stored = Stored::of(&checkpoint);
+        let weights = model.quantization.weights(stored, trained)?;
         if weights == Weights::Kept {
             checkpoint.stored_formats().context("--quant keep")?;
         }
@@ -172,16 +174,24 @@ impl OpenedModel {
             return;
         };
         let formats = self.checkpoint.block_formats();
-        if !formats.is_empty() {
-            tell!(
-                "warning: {}: its weights are stored as {} and are quantized a second time, to {}: what is lost adds up, and \
-                 the model is worse than either alone; --quant keep avoids it, and so do a 16-bit checkpoint of the same \
-                 model and --quant none, which takes 32 or 16 bits a weight in memory",
-                report::words(&self.checkpoint.path().display().to_string()),
-                formats.join(", "),
-                config.codebook
-            );
+        if formats.is_empty() {
+            return;
         }
+        let (why, way_out) = match self.checkpoint.unserved_blocks() {
+            Some((tensor, format)) => (
+                format!(", for there are no kernels for the {format} of {tensor}"),
+                "a file without such blocks",
+            ),
+            None => (String::new(), "--quant keep"),
+        };
+        tell!(
+            "warning: {}: its weights are stored as {} and are quantized a second time, to {}{why}: what is lost adds up, and \
+             the model is worse than either alone; {way_out} avoids it, and so do a 16-bit checkpoint of the same model and \
+             --quant none, which takes 32 or 16 bits a weight in memory",
+            report::words(&self.checkpoint.path().display().to_string()),
+            formats.join(", "),
+            config.codebook
+        );
     }
 
     /// Returns the formats of the weights once they are loaded. Of a model that is 4-bit already one matrix is read, or each

@@ -1,4 +1,4 @@
-//! Loads a checkpoint, continues a prompt, and reports time and memory; optionally writes it in 4 bits.
+//! Loads a checkpoint, in the blocks of its file where they can be kept and else in NF4, continues a prompt, and reports time and memory; optionally writes it in 4 bits.
 //!
 //! usage: inspect MODEL [PROMPT [OUTPUT]]
 //!
@@ -9,7 +9,9 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SamplingConfig, write_bitsandbytes};
+use burn_qlora_llama::{
+    Checkpoint, Decoder, LoadOptions, SamplingConfig, Weights, write_bitsandbytes,
+};
 use nf4::QuantConfig;
 use tensor_files::{AtomicFile, Dtype, TensorWriter};
 
@@ -50,11 +52,11 @@ fn main() -> Fallible<()> {
         memory("VmRSS:")
     );
     let start = Instant::now();
-    let model = Decoder::load(
-        &checkpoint,
-        &LoadOptions::quantized(QuantConfig::default()),
-        &device(),
-    )?;
+    let options = match checkpoint.stored_formats() {
+        Ok(_) => LoadOptions::new(Weights::Kept),
+        Err(_) => LoadOptions::quantized(QuantConfig::default()),
+    };
+    let model = Decoder::load(&checkpoint, &options, &device())?;
     println!(
         "loaded in {:.2} s: {:.0} MiB resident, {:.0} MiB at the peak",
         start.elapsed().as_secs_f64(),

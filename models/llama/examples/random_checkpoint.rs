@@ -2,10 +2,11 @@
 //!
 //! A tool for measurements, among the examples because it needs this package alone.
 //!
-//! usage: `cargo run --release -p burn-qlora-llama --example random_checkpoint -- 7b DIR` (or `13b`, `33b`, `65b`, `tiny`)
+//! usage: `cargo run --release -p burn-qlora-llama --example random_checkpoint -- 7b DIR [ADAPTER]` (or `13b`, `33b`, `65b`, `tiny`)
 //!
 //! The folder is what Hugging Face writes: bf16 safetensors, a shard for each block, and a tokenizer that knows bytes. The
-//! weights are N(0, 0.02); 7b takes 13.5 GB of disk and a shard's worth of memory, 0.4 GB.
+//! weights are N(0, 0.02); 7b takes 13.5 GB of disk and a shard's worth of memory, 0.4 GB. ADAPTER becomes the folder of an adapter
+//! for it, of rank 16 on every linear layer.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -29,8 +30,10 @@ struct Shape {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
-    let (Some(name), Some(dir), None) = (args.next(), args.next(), args.next()) else {
-        return Err("usage: random_checkpoint 7b|13b|33b|65b|tiny DIR".into());
+    let (Some(name), Some(dir), adapter, None) =
+        (args.next(), args.next(), args.next(), args.next())
+    else {
+        return Err("usage: random_checkpoint 7b|13b|33b|65b|tiny DIR [ADAPTER]".into());
     };
     // Table 2 of the LLaMA paper.
     let [hidden, inner, layers, heads, vocab] = match name.as_str() {
@@ -54,7 +57,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(dir)?;
     fs::write(dir.join("config.json"), shape.config().to_string())?;
     fs::write(dir.join("tokenizer.json"), byte_tokenizer().to_string())?;
-    shape.write_weights(dir)
+    shape.write_weights(dir)?;
+    match adapter {
+        Some(adapter) => shape.write_adapter(Path::new(&adapter)),
+        None => Ok(()),
+    }
 }
 
 impl Shape {
@@ -102,6 +109,37 @@ impl Shape {
             at("mlp.up_proj", &[inner, hidden]),
             at("mlp.down_proj", &[hidden, inner]),
         ]
+    }
+
+    fn write_adapter(&self, dir: &Path) -> Result<(), Box<dyn Error>> {
+        const RANK: usize = 16;
+        fs::create_dir_all(dir)?;
+        let config = json!({
+            "peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK, "target_modules": [
+                "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+            ],
+        });
+        fs::write(dir.join("adapter_config.json"), config.to_string())?;
+        let blocks = (0..self.layers).flat_map(|i| self.shard(i));
+        let mut factors = BTreeMap::new();
+        for (name, shape) in blocks {
+            let [rows, columns] = shape[..] else { continue };
+            let path = name.strip_suffix(".weight").unwrap_or(&name);
+            let key = |factor: &str| format!("base_model.model.{path}.lora_{factor}.weight");
+            factors.insert(key("A"), vec![RANK, columns]);
+            factors.insert(key("B"), vec![rows, RANK]);
+        }
+        let declared = factors.iter();
+        let declared = declared.map(|(name, shape)| (name.clone(), Dtype::F32, shape.clone()));
+        let file = AtomicFile::create(dir.join("adapter_model.safetensors"))?;
+        let mut writer = TensorWriter::begin(file, None, declared)?;
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for (name, shape) in &factors {
+            let values = (0..shape.iter().product()).map(|_| 0.01 * gaussian(&mut rng));
+            let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+            writer.write(name, &bytes)?;
+        }
+        Ok(writer.finish()?.commit()?)
     }
 
     fn write_weights(&self, dir: &Path) -> Result<(), Box<dyn Error>> {
@@ -156,7 +194,7 @@ fn gaussian(rng: &mut ChaCha8Rng) -> f32 {
     (radius * angle.cos()) as f32
 }
 
-/// Returns a tokenizer of two special tokens and the 256 bytes.
+/// Returns a tokenizer of two special tokens, the 256 bytes, and one merge, without which GGUF has no vocabulary.
 fn byte_tokenizer() -> Value {
     let mut alphabet: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet()
         .into_iter()
@@ -167,6 +205,7 @@ fn byte_tokenizer() -> Value {
         .iter()
         .map(ToString::to_string)
         .chain(alphabet.into_iter().map(String::from))
+        .chain(["th".to_owned()])
         .enumerate()
         .map(|(id, token)| (token, json!(id)))
         .collect();
@@ -193,7 +232,7 @@ fn byte_tokenizer() -> Value {
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "vocab": vocab, "merges": [],
+            "vocab": vocab, "merges": [["t", "h"]],
         },
     })
 }

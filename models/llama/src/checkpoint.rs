@@ -32,7 +32,7 @@ use tokenizers::Tokenizer;
 #[cfg(feature = "gguf")]
 pub(crate) use self::gguf::{GgufFields, GgufKeys};
 #[cfg(all(feature = "gguf", feature = "qlora"))]
-pub(crate) use self::gguf::{GgufModel, Layout, RowOrder, Stored};
+pub(crate) use self::gguf::{GgufModel, Layout, Piece, RowOrder, Stored};
 use self::location::Location;
 #[cfg(feature = "qlora")]
 pub(crate) use self::names::{INDEX, Part, SINGLE};
@@ -213,6 +213,15 @@ impl Checkpoint {
         }
     }
 
+    /// Returns the model of a file of llama.cpp, `None` of a directory.
+    #[cfg(all(feature = "gguf", feature = "qlora"))]
+    pub(crate) fn gguf_model(&self) -> Option<&GgufModel> {
+        match &self.source {
+            Source::HuggingFace(_) => None,
+            Source::Gguf(model) => Some(model),
+        }
+    }
+
     /// Returns the metadata of a file of llama.cpp, `None` of a directory.
     #[cfg(all(feature = "gguf", feature = "qlora"))]
     pub(crate) fn gguf_values(
@@ -231,6 +240,19 @@ impl Checkpoint {
             Source::HuggingFace(_) => Vec::new(),
             #[cfg(feature = "gguf")]
             Source::Gguf(model) => model.block_formats(self.config.projection_weights()),
+        }
+    }
+
+    /// Returns the first projection that is stored in blocks which no kernel multiplies, by the name that its file has for it, and
+    /// the type of these blocks; `None` where `read_blocks` reads all projections that are in blocks.
+    pub fn unserved_blocks(&self) -> Option<(String, String)> {
+        match &self.source {
+            Source::HuggingFace(_) => None,
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => {
+                let mut projections = self.config.projection_weights();
+                projections.find_map(|(name, _)| model.unserved_blocks(&name))
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! - `hf`: a Hugging Face directory in 16 or 32 bits.
 //! - `gguf`: a file of llama.cpp (feature `gguf`).
 //! - `bitsandbytes`: one in 4 bits.
+//! - `loftq`: the same with an adapter that makes up for what it lost (feature `qlora`).
 //! - `shards`: weights spread over several files.
 //! - `companions`: the files beside the weights.
 //! - `encoding`: values before they are encoded.
@@ -18,6 +19,8 @@ mod gguf;
 #[cfg(feature = "qlora")]
 mod hf;
 #[cfg(feature = "qlora")]
+mod loftq;
+#[cfg(feature = "qlora")]
 mod merged;
 #[cfg(feature = "qlora")]
 mod shards;
@@ -27,5 +30,7 @@ pub use bitsandbytes::write_bitsandbytes;
 pub use gguf::{GgufExport, GgufOptions, GgufType, write_gguf_adapter};
 #[cfg(feature = "qlora")]
 pub use hf::{HfOptions, unfinished_export, write_hf};
+#[cfg(feature = "qlora")]
+pub use loftq::{LOFTQ_ADAPTER, LoftqOptions, write_loftq};
 #[cfg(feature = "qlora")]
 pub use merged::{MergeBase, MergeReport, MergedCheckpoint};

@@ -74,7 +74,8 @@ pub use export::write_bitsandbytes;
 pub use export::{GgufExport, GgufOptions, GgufType, write_gguf_adapter};
 #[cfg(feature = "qlora")]
 pub use export::{
-    HfOptions, MergeBase, MergeReport, MergedCheckpoint, unfinished_export, write_hf,
+    HfOptions, LOFTQ_ADAPTER, LoftqOptions, MergeBase, MergeReport, MergedCheckpoint,
+    unfinished_export, write_hf, write_loftq,
 };
 pub use family::Family;
 pub use generate::{Finish, Generation};

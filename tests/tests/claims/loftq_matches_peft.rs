@@ -2,14 +2,18 @@
 //! that of the dense model.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use std::num::NonZeroUsize;
+
 use burn_qlora::{
-    LoftqReport, LoraConfig, LoraError, LoraModel, QuantConfig, attach_adapters, loftq_init, peft,
+    BaseWeight, LoftqReport, LoraConfig, LoraError, LoraModel, QuantConfig, attach_adapters,
+    loftq_init, loftq_rounds, peft,
 };
 use burn_qlora_llama::{Checkpoint, ComputeDtype, Decoder, LoadOptions, Weights};
 use qlora_test_support::{Recording, Tolerance, assert_close, fixture, json, values};
 use qlora_tests::{adapter_bits, devices, model};
 
 const RANK: usize = 8;
+const FIVE: NonZeroUsize = NonZeroUsize::new(5).expect("not zero");
 
 /// Of alpha 4, half the rank, so that the factors differ from peft's and their product with the scale does not.
 fn config() -> LoraConfig {
@@ -100,6 +104,88 @@ fn the_loss_starts_near_that_of_the_dense_model() {
     let (ours, _) = fitted(ComputeDtype::Bf16, &config(), &device);
     let found = loss(&ours, &recording, &device);
     assert!((found - dense).abs() < 0.5 * (nf4 - dense).abs(), "{found}");
+}
+
+/// Weights and adapters after five rounds: peft's `loftq_init`.
+#[test]
+fn rounds_end_in_the_weights_and_products_of_peft() {
+    let recording = Recording::open("loftq/rounds.safetensors");
+    let checkpoint = Checkpoint::open(fixture("tiny_llama")).unwrap();
+    // peft quantizes no scales here.
+    let format = QuantConfig {
+        double_quant: false,
+        ..QuantConfig::default()
+    };
+    for test in devices() {
+        let options = LoadOptions::quantized(format);
+        let mut model = Decoder::load(&checkpoint, &options, &test.device).unwrap();
+        attach_adapters(&mut model, &LoraConfig::new(RANK, RANK as f64), 0).unwrap();
+        let report = loftq_rounds(&mut model, FIVE, 0, |path, shape| {
+            let values = checkpoint.read_f32(&format!("{path}.weight"), &shape);
+            Ok::<_, LoraError>(values.unwrap())
+        });
+        let mut norms = [0.0f64; 2];
+        for (path, linear) in model.lora_linears() {
+            for (norm, error) in norms
+                .iter_mut()
+                .zip(recording.f32(&format!("error.{path}")))
+            {
+                *norm += f64::from(error).powi(2);
+            }
+            let Some(BaseWeight::Quantized(weight)) = recording
+                .has(&format!("weight.{path}"))
+                .then_some(&linear.weight)
+            else {
+                continue;
+            };
+            let kept = values(weight.tensor().dequantize());
+            let expected = recording.f32(&format!("weight.{path}"));
+            // Scales have the last bits of the decompositions. Where a value lies at the middle of two codes these decide, and the next
+            // round goes by what they decided. Codes are a fifteenth of a scale apart or more.
+            let largest = expected
+                .iter()
+                .fold(0f32, |most, value| most.max(value.abs()));
+            let is_another = |(a, b): &(&f32, &f32)| (**a - **b).abs() > 1e-3 * largest;
+            let others = kept.iter().zip(&expected).filter(is_another).count();
+            println!(
+                "{} {path}: {others} of {} weights by another code",
+                test.name,
+                kept.len()
+            );
+            assert!(
+                others * 200 < kept.len(),
+                "{path}: {others} of {}",
+                kept.len()
+            );
+            let product = values(linear.adapter.as_ref().unwrap().lora.delta());
+            let what = format!("{} {path}", test.name);
+            let reason = "each round starts from the last bits that the one before left";
+            let expected = recording.f32(&format!("product.{path}"));
+            let [rows, columns] = linear.shape();
+            let turned: Vec<f32> = (0..rows * columns)
+                .map(|at| expected[at % rows * columns + at / rows])
+                .collect();
+            assert_close(
+                &what,
+                &product,
+                &turned,
+                Tolerance::of_largest(1e-3, reason),
+            );
+        }
+        let [before, after] = report.unwrap().relative_errors();
+        let (found, expected) = (after / before, (norms[1] / norms[0]).sqrt());
+        assert!(
+            (found / expected - 1.0).abs() < 1e-4,
+            "{found}, not {expected}"
+        );
+        let (_, once) = fitted(ComputeDtype::F32, &config(), &test.device);
+        let [before, once] = once.relative_errors();
+        assert!(
+            found < once / before,
+            "more rounds leave less: {found}, {}",
+            once / before
+        );
+    }
 }
 
 /// A rank of the width of a layer takes the whole error; what goes beyond it stays a fresh adapter, that can learn.

@@ -55,6 +55,18 @@ impl LowRank {
         matrix.searched(rank, width, rng)
     }
 
+    /// Returns `matrix` less the product.
+    pub(super) fn taken_from(&self, matrix: &[f32], [rows, columns]: [usize; 2]) -> Vec<f32> {
+        let found = self.singular.len();
+        let by_rows = (0..rows * found).map(|at| -self.left[at % found * rows + at / found]);
+        let by_rows: Vec<f32> = by_rows.collect();
+        let mut rest = combined(&by_rows, &self.right, [rows, found, columns]);
+        for (rest, value) in rest.iter_mut().zip(matrix) {
+            *rest += value;
+        }
+        rest
+    }
+
     /// Returns the sum of the squares of its elements.
     pub(super) fn squares(&self) -> f64 {
         self.singular.iter().map(|value| value * value).sum()

@@ -9,6 +9,7 @@ use crate::console::say;
 use crate::exact_match::{self, ExactMatch};
 use crate::opened_model::OpenedModel;
 use crate::run::EvalRun;
+use crate::trained_on;
 
 /// The object of `--json`.
 #[derive(Serialize)]
@@ -24,7 +25,8 @@ struct Measured {
 /// # Errors
 /// Whatever is wrong with the model, the adapter or the data.
 pub fn run(run: &EvalRun) -> Result<()> {
-    let opened = OpenedModel::open(&run.model)?;
+    let trained = run.adapter.as_deref().and_then(trained_on::of_adapter);
+    let opened = OpenedModel::open(&run.model, trained)?;
     let encoder = opened.encoder(run.limits)?;
     let data = opened.dataset(&run.data, &encoder)?.head(run.max_rows)?;
     if run.exact_match {

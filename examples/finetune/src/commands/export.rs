@@ -19,7 +19,7 @@ use burn_qlora_llama::{MergeBase, MergedCheckpoint, Weights};
 
 use crate::console::say;
 use crate::opened_model::open_adapter;
-use crate::run::{ExportRun, Target};
+use crate::run::{ExportRun, Stored, Target};
 use crate::source;
 
 /// Writes the model and tells what merging has changed, and what it costs where that is to be checked.
@@ -33,8 +33,11 @@ pub fn run(run: &ExportRun) -> Result<()> {
         .as_deref()
         .map(|path| open_adapter(path, &checkpoint))
         .transpose()?;
-    let is_4_bit = checkpoint.is_bitsandbytes();
-    let base = match run.model.quantization.weights(is_4_bit)? {
+    let base = match run
+        .model
+        .quantization
+        .weights(Stored::of(&checkpoint), None)?
+    {
         Weights::Quantized(config) => MergeBase::Quantized(config),
         Weights::AsStored | Weights::Kept | Weights::Dense | Weights::Trainable => {
             MergeBase::Original

@@ -11,6 +11,7 @@ use crate::console::tell;
 use crate::opened_model::OpenedModel;
 use crate::run::{GenerateRun, Input};
 use crate::stop::Stop;
+use crate::trained_on;
 
 /// Continues a prompt, or chats until the input ends.
 ///
@@ -18,7 +19,8 @@ use crate::stop::Stop;
 /// Whatever is wrong with the model or the adapter; a prompt longer than the model's context; a chat template that takes no
 /// system prompt when one is given; logits that are no numbers; a device that fails.
 pub fn run(run: &GenerateRun) -> Result<()> {
-    let opened = OpenedModel::open(&run.model)?;
+    let trained = run.adapter.as_deref().and_then(trained_on::of_adapter);
+    let opened = OpenedModel::open(&run.model, trained)?;
     let conversation = match &run.input {
         Input::Prompt(prompt) => Conversation::Prompt(prompt),
         Input::Chat { system } => {

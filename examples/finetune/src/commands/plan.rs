@@ -10,7 +10,7 @@ use crate::known_models;
 use crate::opened_model::{OpenedModel, open_adapter};
 use crate::plan::{Plan, Planned, PlannedRows};
 use crate::progress::human_bytes;
-use crate::run::{Adapter, DataFiles, PlanRun, PlannedModel, Training};
+use crate::run::{Adapter, DataFiles, PlanRun, PlannedModel, Stored, Training};
 
 /// Prints the terms and the peak for the model, and for the models of the QLoRA paper under the same flags.
 ///
@@ -99,7 +99,11 @@ fn known(name: &str, training: &Training) -> Result<(Planned, PlannedRows)> {
     let config = known_models::config(name)?;
     let longest = training.limits.seq_len(config.max_position_embeddings)?;
     let rows = PlannedRows::as_long_as(longest, training.objective(), training.packing);
-    let quantization = match training.model.quantization.weights(false)? {
+    let quantization = match training
+        .model
+        .quantization
+        .weights(Stored::Otherwise, None)?
+    {
         Weights::Quantized(format) => ProjectionFormats::Same(format),
         Weights::AsStored | Weights::Dense | Weights::Trainable => ProjectionFormats::Dense,
         Weights::Kept => {
@@ -120,7 +124,7 @@ fn opened(
     held_out: Option<f64>,
     training: &Training,
 ) -> Result<(Planned, PlannedRows, Checkpoint)> {
-    let opened = OpenedModel::open(&training.model)?;
+    let opened = OpenedModel::open(&training.model, training.adapter.trained_on())?;
     opened.check_init(training.init)?;
     let rows = match data {
         Some(files) => {

@@ -23,6 +23,7 @@ use crate::progress::{self, TrainDisplay, human_bytes};
 use crate::references::{self, Question};
 use crate::run::{Adapter, Output, TrainRun};
 use crate::shell::resume_command;
+use crate::trained_on;
 use crate::training_data::TrainingData;
 
 /// Trains adapters and saves them.
@@ -43,7 +44,11 @@ pub fn run(run: &TrainRun) -> Result<()> {
     };
     let started = recorded.as_ref().map(RecordedRun::started).transpose()?;
     let started = started.flatten().unwrap_or_else(Moment::now);
-    let opened = OpenedModel::open(&training.model)?.with_now(started);
+    let trained = match &recorded {
+        Some(run) => run.setting(trained_on::SETTING).and_then(trained_on::read),
+        None => training.adapter.trained_on(),
+    };
+    let opened = OpenedModel::open(&training.model, trained)?.with_now(started);
     opened.check_init(training.init)?;
     let encoder = opened.encoder(training.limits)?;
     let mut data = TrainingData::read(run, &opened, &encoder)?;
@@ -433,7 +438,7 @@ fn settings(
         start.source()?,
     ];
     let others = [
-        ("weights", json!(format!("{:?}", opened.weights()))),
+        (trained_on::SETTING, trained_on::written(opened.weights())),
         ("compute-dtype", json!(model.compute_dtype.to_string())),
         ("seq-len", json!(opened.encoder(training.limits)?.max_len)),
         ("packing", json!(training.packing)),

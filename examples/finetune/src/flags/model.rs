@@ -43,12 +43,12 @@ pub struct AdaptedModelFlags {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Quantization")]
 pub struct QuantFlags {
-    /// 4-bit format of the base weights, keep or none; a bitsandbytes model keeps its own [default: nf4]
+    /// Format of the base weights [default: keep for 4-bit models and GGUF files in blocks, else nf4; what is written is nf4]
     #[arg(long, value_enum)]
     pub quant: Option<QuantName>,
-    /// Weights that share a scale: 32 to 4096, a power of two
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    pub block_size: usize,
+    /// Weights that share a scale: 32 to 4096, a power of two [default: 64]
+    #[arg(long, value_name = "N")]
+    pub block_size: Option<usize>,
     /// Keep the scales in f32 (4.5 bits a weight in place of 4.13)
     #[arg(long)]
     pub no_double_quant: bool,

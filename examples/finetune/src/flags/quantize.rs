@@ -1,3 +1,4 @@
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -17,6 +18,12 @@ pub struct QuantizeFlags {
     /// Directory for the checkpoint; must not exist or be empty
     #[arg(long, value_name = "DIR", required_unless_present = "config")]
     pub output: Option<PathBuf>,
+    /// Also write an adapter of this rank that makes up for what 4 bits take (LoftQ), to loftq_init in the directory
+    #[arg(long, value_name = "R")]
+    pub loftq_rank: Option<NonZeroUsize>,
+    /// How often weights and adapter are fitted to each other
+    #[arg(long, value_name = "N", default_value = "1", requires = "loftq_rank")]
+    pub loftq_iterations: NonZeroUsize,
     /// The format.
     #[command(flatten)]
     pub quant: QuantFlags,

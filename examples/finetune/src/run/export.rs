@@ -84,7 +84,7 @@ impl ExportRun {
             (ExportBase::Original, Some(_)) => bail!(
                 "--quant goes with --base quantized; --base original merges into the checkpoint's own weights"
             ),
-            (ExportBase::Quantized, _) => {}
+            (ExportBase::Quantized, _) => model.quantization = model.quantization.quantized(),
         }
         if flags.base == ExportBase::Quantized
             && let Some(quant @ (QuantName::Keep | QuantName::None)) = quant

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use burn::tensor::Device;
 use burn_finetune::{ChatTemplate, builtin_template, builtin_template_names};
 use burn_qlora::{Codebook, QuantConfig};
-use burn_qlora_llama::{ComputeDtype, Weights};
+use burn_qlora_llama::{Checkpoint, ComputeDtype, Weights};
 
 use crate::device::DeviceName;
 use crate::flags::{ModelFlags, QuantFlags, QuantName};
@@ -37,8 +37,34 @@ pub enum Quantization {
     Keep,
     /// This 4-bit format.
     Format(QuantConfig),
-    /// The model's own format if it is 4-bit already, else this one.
+    /// The model's own format if bitsandbytes brought it to 4 bits, else this one.
     StoredOr(QuantConfig),
+    /// That, or the blocks of the model's file where there are kernels for all of them, else this format.
+    KeepOr(QuantConfig),
+}
+
+/// What a model's linear layers are stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// Plain numbers, or blocks that no kernel multiplies.
+    Otherwise,
+    /// 4 bits of bitsandbytes.
+    Bitsandbytes,
+    /// Blocks of a GGUF file that there are kernels for, all that are in blocks.
+    ServedBlocks,
+}
+
+impl Stored {
+    /// Returns what `checkpoint` has.
+    pub fn of(checkpoint: &Checkpoint) -> Self {
+        if checkpoint.is_bitsandbytes() {
+            Self::Bitsandbytes
+        } else if checkpoint.block_formats().is_empty() || checkpoint.unserved_blocks().is_some() {
+            Self::Otherwise
+        } else {
+            Self::ServedBlocks
+        }
+    }
 }
 
 impl Model {
@@ -109,25 +135,47 @@ pub(super) fn required_model(name: Option<String>) -> Result<String> {
 impl Quantization {
     fn of(flags: &QuantFlags) -> Self {
         match flags.quant {
-            None => Self::StoredOr(quant_config(flags, Codebook::default())),
+            None => {
+                let config = quant_config(flags, Codebook::default());
+                // Settings of a 4-bit format ask for one.
+                match flags.block_size.is_some() || flags.no_double_quant {
+                    true => Self::StoredOr(config),
+                    false => Self::KeepOr(config),
+                }
+            }
             Some(QuantName::Codebook(codebook)) => Self::Format(quant_config(flags, codebook)),
             Some(QuantName::Keep) => Self::Keep,
             Some(QuantName::None) => Self::Dense,
         }
     }
 
-    /// Returns how the weights of a checkpoint are loaded, which is stored in 4 bits or not.
+    /// Returns how the weights of a checkpoint are loaded. Those that an adapter was trained on are `trained`, if that is known:
+    /// what was quantized then is so again, where nothing else is asked for.
     ///
     /// # Errors
     /// A block size that the format does not have.
-    pub fn weights(self, stored_in_4_bits: bool) -> Result<Weights> {
-        match self {
-            Self::Dense => Ok(Weights::Dense),
-            Self::Keep | Self::StoredOr(_) if stored_in_4_bits => Ok(Weights::AsStored),
-            Self::Keep => Ok(Weights::Kept),
-            Self::Format(config) | Self::StoredOr(config) => {
+    pub fn weights(self, stored: Stored, trained: Option<Weights>) -> Result<Weights> {
+        match (self, stored) {
+            (Self::Dense, _) => Ok(Weights::Dense),
+            (Self::Keep | Self::StoredOr(_) | Self::KeepOr(_), Stored::Bitsandbytes) => {
+                Ok(Weights::AsStored)
+            }
+            (Self::KeepOr(_), Stored::ServedBlocks) => Ok(match trained {
+                Some(quantized @ Weights::Quantized(_)) => quantized,
+                _ => Weights::Kept,
+            }),
+            (Self::Keep, _) => Ok(Weights::Kept),
+            (Self::Format(config) | Self::StoredOr(config) | Self::KeepOr(config), _) => {
                 Ok(Weights::Quantized(checked(config)?))
             }
+        }
+    }
+
+    /// Returns it for files that are to be quantized: without leave to keep their blocks.
+    pub fn quantized(self) -> Self {
+        match self {
+            Self::KeepOr(config) => Self::StoredOr(config),
+            other => other,
         }
     }
 }
@@ -136,7 +184,9 @@ impl Quantization {
 pub(super) fn quant_config(flags: &QuantFlags, codebook: Codebook) -> QuantConfig {
     QuantConfig {
         codebook,
-        block_size: flags.block_size,
+        block_size: flags
+            .block_size
+            .unwrap_or(QuantConfig::default().block_size),
         double_quant: !flags.no_double_quant,
     }
 }

@@ -1,3 +1,4 @@
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +16,17 @@ pub struct QuantizeRun {
     pub output: PathBuf,
     /// A format that bitsandbytes has.
     pub config: QuantConfig,
+    /// The adapter that makes up for what it loses.
+    pub loftq: Option<Loftq>,
+}
+
+/// An adapter that is fitted to the weights, and they to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Loftq {
+    /// Its rank.
+    pub rank: usize,
+    /// How often.
+    pub rounds: NonZeroUsize,
 }
 
 impl QuantizeRun {
@@ -34,7 +46,12 @@ impl QuantizeRun {
                 bail!("--quant {name}: bitsandbytes has no such 4-bit format; use nf4 or fp4")
             }
         };
+        let rounds = flags.loftq_iterations;
         Ok(Self {
+            loftq: flags.loftq_rank.map(|rank| Loftq {
+                rank: rank.get(),
+                rounds,
+            }),
             output,
             config: checked(quant_config(&flags.quant, codebook))?,
             model: required_model(flags.model)?,

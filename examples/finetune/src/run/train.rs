@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use burn_finetune::{Dataset, ExampleKind, Objective, Order, TrainConfig};
 use burn_qlora::{Checkpointing, LoraConfig, Targets};
+use burn_qlora_llama::Weights;
 
 use super::data_files::DataFiles;
 use super::learning_rate::LearningRate;
@@ -11,6 +12,7 @@ use super::objective;
 use super::optimizer::Optimizer;
 use super::rows::RowLimits;
 use crate::flags::{Init, PlanFlags, QuantName, TrainFlags};
+use crate::trained_on;
 
 /// `finetune train`.
 #[derive(Debug)]
@@ -112,6 +114,16 @@ pub struct Output {
     pub keep_best: bool,
     /// Evaluations without a lower loss after which the run stops.
     pub early_stop: Option<usize>,
+}
+
+impl Adapter {
+    /// Returns the form of the weights that it was trained on, if a run says so.
+    pub fn trained_on(&self) -> Option<Weights> {
+        match self {
+            Self::Fresh(_) => None,
+            Self::Trained(path) => trained_on::of_adapter(path),
+        }
+    }
 }
 
 impl TrainRun {

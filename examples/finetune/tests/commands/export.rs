@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use qlora_test_support::fixture;
 use serde_json::Value;
 
 use crate::finetune;
@@ -202,6 +203,70 @@ fn a_killed_export_leaves_nothing_that_looks_whole_and_goes_on() {
     crate::support::run(&mut in_small_files(&place, "killed")).ok();
     assert!(weights(&place, "killed") == expected);
     assert_eq!(hidden(&place), Vec::<String>::new());
+}
+
+fn to_gguf(place: &Place, name: &str) -> Command {
+    let mut command = Command::new(FINETUNE);
+    let source = fixture("families/smollm3/gguf/smollm3-f32.gguf");
+    command.arg("export").arg("--model").arg(source);
+    command.arg("--output").arg(place.path(name));
+    command.args(["--to", "gguf", "--dtype", "q8_0"]);
+    command.env("HF_ENDPOINT", "http://127.0.0.1:9");
+    command
+}
+
+/// At twenty moments spread over the time that it takes.
+#[cfg(unix)]
+#[test]
+fn a_killed_export_to_gguf_leaves_nothing_that_looks_whole() {
+    let place = Place::new();
+    let started = Instant::now();
+    crate::support::run(&mut to_gguf(&place, "expected.gguf")).ok();
+    let time = started.elapsed();
+    let expected = std::fs::read(place.path("expected.gguf")).expect("reads");
+    let killed = place.path("killed.gguf");
+    for share in 1..=20 {
+        let mut child = to_gguf(&place, "killed.gguf")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        std::thread::sleep(time.mul_f64(f64::from(share) / 20.0));
+        // It may be over already.
+        let _ = child.kill();
+        child.wait().expect("it ends");
+        if killed.exists() {
+            assert!(
+                std::fs::read(&killed).expect("reads") == expected,
+                "{share} of 20"
+            );
+            std::fs::remove_file(&killed).expect("removed");
+        }
+    }
+    let files = place.listing("").into_iter();
+    let models = files.filter(|name| name.ends_with(".gguf"));
+    assert_eq!(models.collect::<Vec<_>>(), ["expected.gguf"]);
+    crate::support::run(&mut to_gguf(&place, "killed.gguf")).ok();
+    assert!(std::fs::read(&killed).expect("reads") == expected);
+}
+
+/// By the name that was given, once, and not by that of the file while it is written.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_is_full_of_a_gguf_file_is_named_once() {
+    let place = Place::new();
+    let mut shell = Command::new("bash");
+    shell.args([
+        "-c",
+        "trap '' XFSZ; ulimit -f 32; exec \"$@\"",
+        "bash",
+        FINETUNE,
+    ]);
+    shell.args(to_gguf(&place, "out.gguf").get_args());
+    let run = crate::support::run(&mut shell);
+    run.refused(&["out.gguf", "too large"]);
+    assert_eq!(run.stderr.matches("out.gguf").count(), 1, "{}", run.stderr);
+    assert_eq!(place.listing(""), Vec::<String>::new());
 }
 
 /// Where the disk is full behind the first files, they stay; with room again the same command goes on.

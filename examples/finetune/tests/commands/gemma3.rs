@@ -32,7 +32,10 @@ fn a_text_is_as_likely_as_to_transformers() {
     println!("dense: {dense}");
     // Of transformers 5.23.0 in float32, with the same file decoded by gguf-py.
     assert!((dense - 3.454_469).abs() < 1e-4, "{dense}");
-    let quantized = nll(&gemma3(), &data, &[]);
+    let kept = nll(&gemma3(), &data, &[]);
+    println!("kept: {kept}");
+    assert!((kept - dense).abs() < 1e-5, "{kept} {dense}");
+    let quantized = nll(&gemma3(), &data, &["--quant", "nf4"]);
     println!("NF4: {quantized}");
     // A second rounding to four bits costs a little.
     assert!(quantized > dense && quantized < dense + 0.5, "{quantized}");

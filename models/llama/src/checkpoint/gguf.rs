@@ -1,6 +1,7 @@
 //! llama.cpp's GGUF files, read with candle's reader and block decoders.
 //!
-//! - `header`: checks that come before candle's reader sees the file.
+//! - `header`: checks that come before candle's reader sees the file, and the table of the tensors.
+//! - `tensor_type`: the types of tensors, and who decodes them.
 //! - `metadata`: typed access to the metadata.
 //! - `keys`: that of the model's architecture, and which of it was understood.
 //! - `decoder`, `rope`: what every family's metadata says in the same words.
@@ -23,6 +24,7 @@ mod layout;
 mod metadata;
 mod parts;
 mod rope;
+mod tensor_type;
 mod tensors;
 mod vocabulary;
 
@@ -31,15 +33,17 @@ pub(crate) use self::adapter::read as read_adapter;
 pub(crate) use self::fields::GgufFields;
 pub(crate) use self::keys::GgufKeys;
 pub(crate) use self::layout::{Layout, RowOrder, Stored};
+#[cfg(feature = "qlora")]
+pub(crate) use self::tensors::Piece;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
+use candle_core::quantized::gguf_file::{Content, Value};
 use nf4::{GgufFormat, QuantizedMatrix};
 use tensor_files::InputFile;
 
+use self::header::{Table, TensorInfo};
 use self::metadata::Metadata;
 use crate::config::DecoderConfig;
 use crate::error::DecoderError;
@@ -96,8 +100,8 @@ impl GgufModel {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for (name, _) in tensors {
             let found = self.file.tensor(&self.layout.stored(&name).name);
-            if let Some((_, info)) = found.filter(|(_, info)| info.ggml_dtype.block_size() > 1) {
-                *counts.entry(type_name(info.ggml_dtype)).or_default() += 1;
+            if let Some((_, info)) = found.filter(|(_, info)| info.kind.is_blocks()) {
+                *counts.entry(info.kind.to_string()).or_default() += 1;
             }
         }
         let mut formats: Vec<_> = counts.into_iter().collect();
@@ -113,7 +117,16 @@ impl GgufModel {
     /// Returns the type of the tensor that Hugging Face calls `name`, where it is one of blocks that share a scale.
     pub(crate) fn block_type(&self, name: &str) -> Option<String> {
         let (_, info) = self.file.tensor(&self.layout.stored(name).name)?;
-        (info.ggml_dtype.block_size() > 1).then(|| format!("{:?}", info.ggml_dtype))
+        info.kind.is_blocks().then(|| info.kind.to_string())
+    }
+
+    /// Returns the name that the file has for the tensor that Hugging Face calls `name`, and its type, where that is one of blocks
+    /// that no kernel multiplies.
+    pub(crate) fn unserved_blocks(&self, name: &str) -> Option<(String, String)> {
+        let stored = self.layout.stored(name).name;
+        let (_, info) = self.file.tensor(&stored)?;
+        let is_unserved = info.kind.is_blocks() && info.kind.format().is_none();
+        is_unserved.then(|| (stored, info.kind.to_string()))
     }
 
     /// Reads the tensor that Hugging Face calls `name` in its blocks, into its order of rows; `None` of plain numbers.
@@ -143,10 +156,29 @@ impl GgufModel {
     ) -> Result<(), DecoderError> {
         let stored = self.layout.stored(name);
         if stored == Stored::from(stored.name.as_str()) {
-            self.file.for_each_piece(&stored, shape, use_piece)
+            let use_values = |piece: Piece<'_>| use_piece(piece.values);
+            self.file.for_each_piece(&stored, shape, use_values)
         } else {
             use_piece(&self.file.read_f32(&stored, shape)?)
         }
+    }
+
+    /// Calls `use_piece` with the tensor that Hugging Face calls `name` as the file has it, bytes and values, a few rows at a time.
+    pub(crate) fn for_each_stored_piece(
+        &self,
+        name: &str,
+        shape: &[usize],
+        use_piece: impl FnMut(Piece<'_>) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
+        self.file
+            .for_each_piece(&self.layout.stored(name), shape, use_piece)
+    }
+
+    /// Returns ggml's number of the type of that tensor, and how it is stored.
+    pub(crate) fn stored_as(&self, name: &str) -> Option<(u32, Stored)> {
+        let stored = self.layout.stored(name);
+        let (_, info) = self.file.tensor(&stored.name)?;
+        Some((info.kind.number()?, stored))
     }
 }
 
@@ -162,7 +194,8 @@ pub(crate) struct GgufFile {
 #[derive(Debug)]
 struct Part {
     input: InputFile,
-    content: Content,
+    values: HashMap<String, Value>,
+    table: Table,
 }
 
 impl GgufFile {
@@ -183,7 +216,7 @@ impl GgufFile {
     }
 
     fn values(&self) -> &HashMap<String, Value> {
-        &self.first.content.metadata
+        &self.first.values
     }
 
     fn metadata(&self) -> Metadata<'_> {
@@ -197,7 +230,7 @@ impl GgufFile {
     /// Returns all tensors with their names, in no order.
     fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
         self.parts()
-            .flat_map(|part| &part.content.tensor_infos)
+            .flat_map(|part| &part.table.tensors)
             .map(|(name, info)| (name.as_str(), info))
     }
 
@@ -205,7 +238,7 @@ impl GgufFile {
     fn tensor(&self, name: &str) -> Option<(&Part, &TensorInfo)> {
         let mut found = self
             .parts()
-            .map(|part| Some((part, part.content.tensor_infos.get(name)?)));
+            .map(|part| Some((part, part.table.tensors.get(name)?)));
         found.find_map(|found| found)
     }
 }
@@ -218,11 +251,15 @@ impl Part {
     fn of(input: InputFile) -> Result<Self, DecoderError> {
         let path = input.path();
         let mut reader = input.reader();
-        header::check(path, &mut reader, input.len())?;
-        let content = Content::read(&mut input.reader()).map_err(|error| {
+        let table = header::read(path, &mut reader, input.len())?;
+        let content = Content::read(&mut table.hidden_in(input.reader())).map_err(|error| {
             DecoderError::malformed(path, format!("invalid GGUF header: {}", reason(error)))
         })?;
-        let part = Self { input, content };
+        let part = Self {
+            input,
+            values: content.metadata,
+            table,
+        };
         part.check_tensors()?;
         Ok(part)
     }
@@ -232,16 +269,7 @@ impl Part {
     }
 
     fn metadata(&self) -> Metadata<'_> {
-        Metadata::new(self.path(), &self.content.metadata)
-    }
-}
-
-/// Returns a type's name in the words of llama.cpp.
-fn type_name(dtype: GgmlDType) -> String {
-    let name = format!("{dtype:?}");
-    match name.strip_suffix('K') {
-        Some(bits) => format!("{bits}_K"),
-        None => name,
+        Metadata::new(self.path(), &self.values)
     }
 }
 

@@ -26,21 +26,47 @@ pub fn write_bitsandbytes(
     checkpoint: &Checkpoint,
     output: impl AsRef<Path>,
     config: QuantConfig,
+    on_tensor: impl FnMut(usize, usize),
+) -> Result<(), DecoderError> {
+    let quantize = |name: &str, shape| checkpoint.quantize(name, shape, config);
+    write_with(
+        checkpoint,
+        output.as_ref(),
+        config,
+        quantize,
+        |_| Ok(()),
+        on_tensor,
+    )
+}
+
+/// Writes the directory with the projections that `matrix_of` returns by name and shape, in the format `config`, and with what
+/// `write_beside` writes into the directory that it is given.
+pub(super) fn write_with(
+    checkpoint: &Checkpoint,
+    output: &Path,
+    config: QuantConfig,
+    matrix_of: impl Fn(&str, [usize; 2]) -> Result<QuantizedMatrix, DecoderError>,
+    write_beside: impl FnOnce(&Path) -> Result<(), DecoderError>,
     mut on_tensor: impl FnMut(usize, usize),
 ) -> Result<(), DecoderError> {
-    let output = output.as_ref();
     let float = checkpoint.float_type(EMBEDDING)?;
     let model = model_config(checkpoint, float, config)?;
     let staging = StagedDir::new(output)?;
     let mut spool = TensorSpool::new(staging.path().join("model.safetensors"));
     let tensors = checkpoint.config().tensors();
     for (index, spec) in tensors.iter().enumerate() {
-        write_tensor(checkpoint, &mut spool, spec, float, config)?;
+        let matrix = match spec.shape[..] {
+            [rows, columns] if spec.projection => Some(matrix_of(&spec.name, [rows, columns])?),
+            _ if spec.name == HEAD => stored_head(checkpoint)?,
+            _ => None,
+        };
+        write_tensor(checkpoint, &mut spool, spec, float, matrix)?;
         on_tensor(index + 1, tensors.len());
     }
     spool.finish(Some(HashMap::from([("format".into(), "pt".into())])))?;
     staging.write("config.json", pretty(&model).as_bytes())?;
     write_companions(checkpoint, None, &staging)?;
+    write_beside(staging.path())?;
     Ok(staging.publish()?)
 }
 
@@ -49,15 +75,8 @@ fn write_tensor(
     spool: &mut TensorSpool,
     spec: &TensorSpec,
     float: FloatType,
-    config: QuantConfig,
+    matrix: Option<QuantizedMatrix>,
 ) -> Result<(), DecoderError> {
-    let matrix = match spec.shape[..] {
-        [rows, columns] if spec.projection => {
-            Some(checkpoint.quantize(&spec.name, [rows, columns], config)?)
-        }
-        _ if spec.name == HEAD => stored_head(checkpoint)?,
-        _ => None,
-    };
     let Some(matrix) = matrix else {
         let kind = checkpoint.float_type(&spec.name)?;
         let values = checkpoint.read_f32(&spec.name, &spec.shape)?;

@@ -150,7 +150,8 @@ impl<'a> GgufExport<'a> {
         })
     }
 
-    /// Writes a tensor: in pieces where its rows have their order, so that an embedding need not be in memory.
+    /// Writes a tensor: byte for byte where the checkpoint has it in this form already; else in pieces where its rows have their
+    /// order, so that an embedding need not be in memory.
     fn write_tensor(
         &mut self,
         spec: &TensorSpec,
@@ -163,6 +164,17 @@ impl<'a> GgufExport<'a> {
             stored,
             kind,
         };
+        let writer = &mut self.writer;
+        let number = kind.number();
+        let is_copied = self
+            .model
+            .for_each_stored_piece(spec, number, stored, |piece| {
+                place.check(piece.values)?;
+                writer.write(&stored.name, piece.bytes)
+            })?;
+        if is_copied {
+            return Ok(None);
+        }
         if stored.rows != RowOrder::AsUsed {
             let tensor = self.model.read(spec)?;
             place.write(
@@ -198,14 +210,19 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// Refuses values that the type cannot hold.
+    fn check(&self, values: &[f32]) -> Result<(), DecoderError> {
+        let holds = |value| self.kind.holds(value);
+        check_held(values, holds, self.kind.name(), self.spec, self.path)
+    }
+
     /// Encodes and writes the next whole rows.
     fn write(&self, writer: &mut GgufWriter, values: &[f32]) -> Result<(), DecoderError> {
         let width = self.spec.shape.last().copied().unwrap_or(1).max(1);
         let step = (CHUNK / width).max(1) * width;
         for values in values.chunks(step) {
             let values = shifted(values, self.stored.offset);
-            let holds = |value| self.kind.holds(value);
-            check_held(&values, holds, self.kind.name(), self.spec, self.path)?;
+            self.check(&values)?;
             let bytes = self.kind.encode(&values).map_err(|reason| {
                 let reason = format!(
                     "tensor `{}` in {}: {reason}",

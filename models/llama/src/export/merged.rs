@@ -7,6 +7,8 @@ use burn_qlora::{QuantConfig, WeightChange};
 use tensor_files::Checksum;
 
 use crate::checkpoint::{Checkpoint, FloatType};
+#[cfg(feature = "gguf")]
+use crate::checkpoint::{Piece, Stored};
 use crate::config::DecoderConfig;
 use crate::error::DecoderError;
 use crate::tensors::{EMBEDDING, HEAD, TensorSpec, module};
@@ -152,11 +154,7 @@ impl<'a> MergedCheckpoint<'a> {
         spec: &TensorSpec,
         mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
     ) -> Result<Option<WeightChange>, DecoderError> {
-        let adapted = self.adapter.as_ref().is_some_and(|adapter| {
-            let path = module(&spec.name);
-            adapter.changes_whole(path) || adapter.config_of(path).is_some()
-        });
-        if adapted || spec.projection && self.base != MergeBase::Original {
+        if self.changes(spec) {
             let tensor = self.read(spec)?;
             use_piece(&tensor.values)?;
             return Ok(tensor.change);
@@ -165,6 +163,42 @@ impl<'a> MergedCheckpoint<'a> {
         self.checkpoint
             .for_each_piece(name, &spec.shape, use_piece)?;
         Ok(None)
+    }
+
+    /// Calls `use_piece` with a tensor as the checkpoint's file has it, in its order of rows, where that is a file of llama.cpp, has
+    /// it in the type of ggml's number `number` and laid out as `stored`, and nothing changes it. Returns whether it is so.
+    ///
+    /// # Errors
+    /// Those of reading and of `use_piece`.
+    #[cfg(feature = "gguf")]
+    pub(crate) fn for_each_stored_piece(
+        &self,
+        spec: &TensorSpec,
+        number: u32,
+        stored: &Stored,
+        use_piece: impl FnMut(Piece<'_>) -> Result<(), DecoderError>,
+    ) -> Result<bool, DecoderError> {
+        let name = self.stored_name(spec);
+        let Some(model) = self.checkpoint.gguf_model().filter(|_| !self.changes(spec)) else {
+            return Ok(false);
+        };
+        let is_same = |(known, held): (u32, Stored)| {
+            known == number && (held.rows, held.offset) == (stored.rows, stored.offset)
+        };
+        if !model.stored_as(name).is_some_and(is_same) {
+            return Ok(false);
+        }
+        model.for_each_stored_piece(name, &spec.shape, use_piece)?;
+        Ok(true)
+    }
+
+    /// Returns whether a tensor is not what the checkpoint stores.
+    fn changes(&self, spec: &TensorSpec) -> bool {
+        let path = module(&spec.name);
+        let is_adapted = self.adapter.as_ref().is_some_and(|adapter| {
+            adapter.changes_whole(path) || adapter.config_of(path).is_some()
+        });
+        is_adapted || spec.projection && self.base != MergeBase::Original
     }
 
     /// Returns the name of the tensor that a tensor is made of.

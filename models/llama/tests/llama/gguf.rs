@@ -2,7 +2,7 @@
 
 #[cfg(feature = "qlora")]
 use burn_qlora_llama::{Checkpoint, Decoder, DecoderConfig, LoadOptions, Weights};
-use qlora_test_support::fixture;
+use qlora_test_support::{Recording, fixture};
 
 use crate::fixtures::{Reference, devices, load, max_error};
 use crate::gguf_file::{GgufBuilder, tiny_llama};
@@ -113,6 +113,49 @@ fn blocks_of_each_type_decode_in_chunks_and_row_by_row() {
     }
 }
 
+/// What gguf-py makes of them; candle's reader knows neither.
+#[test]
+fn blocks_that_candle_does_not_know_decode_to_the_recorded_bits() {
+    let recording = Recording::open("gguf_blocks.safetensors");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for (format, kind) in [("IQ4_NL", 20), ("MXFP4", 39)] {
+        let path = directory.path().join(format!("{format}.gguf"));
+        let blocks = recording.bytes(&format!("{format}/blocks"));
+        let values = recording.f32(&format!("{format}/values"));
+        // The recorded rows are of 512.
+        let shape = [values.len() / 64, 64];
+        let mut builder = GgufBuilder::metadata_of_a_tiny_llama();
+        builder.tensor("token_embd.weight", &shape, kind, blocks.to_vec());
+        builder.write(&path);
+        let checkpoint = Checkpoint::open(&path).expect("opens");
+        let decoded = checkpoint.read_f32("model.embed_tokens.weight", &shape);
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&decoded.expect("decodes")), bits(&values), "{format}");
+    }
+}
+
+#[cfg(feature = "qlora")]
+#[test]
+fn blocks_without_kernels_are_named() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("model.gguf");
+    let metadata = GgufBuilder::metadata_of_a_tiny_llama();
+    let mut builder = metadata.with_tensors_of_a_tiny_llama(8);
+    for (key, width) in [("embedding_length", 256), ("feed_forward_length", 64)] {
+        builder.number(&format!("llama.{key}"), width);
+    }
+    let name = "blk.0.ffn_up.weight";
+    builder = builder.without_tensor(name);
+    builder.tensor(name, &[64, 256], 10, vec![0; 64 * 84]);
+    builder.write(&path);
+    let checkpoint = Checkpoint::open(&path).expect("opens");
+    let expected = Some((name.to_owned(), "Q2_K".to_owned()));
+    assert_eq!(checkpoint.unserved_blocks(), expected);
+    let error = checkpoint.stored_formats().expect_err("cannot be kept");
+    let text = error.to_string();
+    assert!(text.contains(name) && text.contains("Q2_K"), "{text}");
+}
+
 #[test]
 fn loading_the_same_file_twice_gives_the_same_model() {
     let device = devices().remove(0);
@@ -136,7 +179,11 @@ fn kept_blocks_multiply_as_they_decode() {
     let mut names: Vec<_> = formats.values().map(ToString::to_string).collect();
     names.sort();
     names.dedup();
-    assert_eq!(names, ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]);
+    assert_eq!(
+        names,
+        ["IQ4_NL", "MXFP4", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
+    );
+    assert_eq!(checkpoint.unserved_blocks(), None);
     let reference = Reference::of("tiny_llama");
     for device in devices() {
         let load = |weights| Decoder::load(&checkpoint, &LoadOptions::new(weights), &device);

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokenizers::Tokenizer;
 
 use crate::gguf_families::FILES;
-use crate::gguf_file::GgufBuilder;
+use crate::gguf_file::{GgufBuilder, tiny_llama};
 
 fn options(weights: GgufType) -> GgufOptions {
     GgufOptions {
@@ -210,6 +210,66 @@ fn a_file_written_from_a_file_keeps_its_metadata_and_weights() {
         &Checkpoint::open(&path).expect("opens"),
         "qwen3",
     );
+}
+
+/// Where the type asked for is the one that a tensor has; the rest is encoded anew.
+#[test]
+fn blocks_of_a_file_go_out_byte_for_byte() {
+    let folder = temporary();
+    let source = folder.path().join("source.gguf");
+    tiny_llama("tiny_llama", true).in_blocks().write(&source);
+    let checkpoint = Checkpoint::open(&source).expect("opens");
+    let was = GgufBuilder::of(&source);
+    for (kind, number) in [
+        (GgufType::Q4_0, 2),
+        (GgufType::Q4_1, 3),
+        (GgufType::Q5_0, 6),
+        (GgufType::Q5_1, 7),
+        (GgufType::Q8_0, 8),
+    ] {
+        let (path, _) = export(&checkpoint, &folder, &options(kind)).expect("is written");
+        let is = GgufBuilder::of(&path);
+        let (mut copied, mut others) = (0, 0);
+        for name in was.tensor_names() {
+            let ((held, bytes), (given, written)) = (was.data(&name), is.data(&name));
+            if held == given {
+                assert!(bytes == written, "{kind:?}: {name}");
+                copied += usize::from(held == number);
+            } else {
+                others += 1;
+            }
+        }
+        assert!(copied > 0 && others > 0, "{kind:?}: {copied}, {others}");
+        std::fs::remove_file(&path).expect("removed");
+    }
+}
+
+/// An adapter's layers are merged and encoded, all others copied.
+#[test]
+fn blocks_that_an_adapter_leaves_alone_go_out_byte_for_byte() {
+    let folder = temporary();
+    let file = |kind| {
+        let folder = temporary();
+        let (path, _) = export(&folder_of("smollm3"), &folder, &options(kind)).expect("written");
+        std::fs::read(path).expect("reads")
+    };
+    let source = folder.path().join("source.gguf");
+    std::fs::write(&source, file(GgufType::Q4_0)).expect("writes");
+    let checkpoint = Checkpoint::open(&source).expect("opens");
+    let adapter = checkpoint.open_adapter(fixture("families/smollm3/adapter"));
+    let adapter = adapter.expect("opens");
+    let merged =
+        MergedCheckpoint::new(&checkpoint, Some(&adapter), MergeBase::Original).expect("fits");
+    let path = folder.path().join("merged.gguf");
+    let begun = GgufExport::begin(&merged, &path, &options(GgufType::Q4_0)).expect("begins");
+    let report = begun.write(|_, _| {}).expect("is written");
+    assert!(!report.changes.is_empty());
+    let [was, is] = [&source, &path].map(|path| GgufBuilder::of(path));
+    for name in was.tensor_names() {
+        let is_merged = is.data(&name) != was.data(&name);
+        let is_a_projection = name.starts_with("blk.") && !name.contains("norm");
+        assert_eq!(is_merged, is_a_projection, "{name}");
+    }
 }
 
 #[test]

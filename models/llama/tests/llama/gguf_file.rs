@@ -7,6 +7,7 @@ use burn_qlora_llama::{Checkpoint, DecoderConfig};
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use nf4::GgufFormat;
 use qlora_test_support::fixture;
 
 /// Collects metadata and tensors; every count and offset can be made to lie afterwards.
@@ -209,12 +210,15 @@ impl GgufBuilder {
     pub fn in_blocks(&self) -> Self {
         const F32: u32 = 0;
         const BF16: u32 = 30;
-        const TYPES: [(GgmlDType, u32); 5] = [
-            (GgmlDType::Q4_0, 2),
-            (GgmlDType::Q4_1, 3),
-            (GgmlDType::Q5_0, 6),
-            (GgmlDType::Q5_1, 7),
-            (GgmlDType::Q8_0, 8),
+        // By candle's quantizers, and where it has none by the one below.
+        const TYPES: [(Result<GgmlDType, GgufFormat>, u32); 7] = [
+            (Ok(GgmlDType::Q4_0), 2),
+            (Ok(GgmlDType::Q4_1), 3),
+            (Err(GgufFormat::IQ4_NL), 20),
+            (Ok(GgmlDType::Q5_0), 6),
+            (Ok(GgmlDType::Q5_1), 7),
+            (Err(GgufFormat::MXFP4), 39),
+            (Ok(GgmlDType::Q8_0), 8),
         ];
         let mut file = self.clone();
         let matrices = file.tensors.iter_mut().filter(|(name, extents, _, _)| {
@@ -233,9 +237,20 @@ impl GgufBuilder {
                 }
                 other => panic!("tensors of type {other} are no numbers"),
             };
-            let values = Tensor::new(values, &Device::Cpu).expect("a tensor");
-            let blocks = QTensor::quantize(&values, *dtype).expect("whole blocks");
-            (*kind, *bytes) = (*number, blocks.data().expect("bytes").into_owned());
+            *kind = *number;
+            *bytes = match dtype {
+                Ok(dtype) => {
+                    let values = Tensor::new(values, &Device::Cpu).expect("a tensor");
+                    let blocks = QTensor::quantize(&values, *dtype).expect("whole blocks");
+                    blocks.data().expect("bytes").into_owned()
+                }
+                Err(format) => values
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .flat_map(|block| four_bits(*format, block))
+                    .collect(),
+            };
         }
         file
     }
@@ -360,6 +375,36 @@ impl Reader<'_> {
             _ => self.at += 8,
         }
     }
+}
+
+/// A block of IQ4_NL or MXFP4, of the nearest values.
+fn four_bits(format: GgufFormat, values: &[f32; 32]) -> Vec<u8> {
+    let most = values
+        .iter()
+        .fold(1e-6f32, |most, value| most.max(value.abs()));
+    let (mut bytes, scale) = match format {
+        GgufFormat::MXFP4 => {
+            let exponent = (most / 12.0).log2().ceil();
+            (vec![(exponent + 128.0) as u8], exponent.exp2())
+        }
+        _ => {
+            let scale = half::f16::from_f32(most / 127.0);
+            (scale.to_le_bytes().to_vec(), scale.to_f32())
+        }
+    };
+    let codes = format.blocks().codes;
+    let code = |value: f32| {
+        let distance = |code: u8| (codes.value(code.into()) * scale - value).abs();
+        let nearest = (0..16u8).min_by(|a, b| distance(*a).total_cmp(&distance(*b)));
+        nearest.expect("16 codes")
+    };
+    let (low, high) = values.split_at(16);
+    bytes.extend(
+        low.iter()
+            .zip(high)
+            .map(|(low, high)| code(*low) | code(*high) << 4),
+    );
+    bytes
 }
 
 pub fn string(text: &str) -> Vec<u8> {

@@ -34,7 +34,7 @@ impl<'a> Prepared<'a> {
     /// # Errors
     /// A model without a tokenizer; data that cannot be read or used.
     pub fn new(run: &'a ExportRun, check: &Check) -> Result<Self> {
-        let opened = OpenedModel::open(&run.model)?;
+        let opened = OpenedModel::open(&run.model, None)?;
         let data = opened.dataset(&check.data, &opened.encoder(check.limits)?)?;
         Ok(Self {
             run,

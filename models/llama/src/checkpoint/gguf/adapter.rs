@@ -174,7 +174,7 @@ fn layers(
                 "its tensor `{name}` is no factor of a linear layer of this one; of adapters for llama.cpp these are read"
             )));
         };
-        let shape = info.shape.dims().to_vec();
+        let shape = info.shape.clone();
         if shape.len() != 2 || shape.contains(&0) {
             return Err(another(format!(
                 "its tensor `{name}` has shape {shape:?}, but a factor has two axes"

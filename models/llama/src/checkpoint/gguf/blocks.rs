@@ -1,6 +1,5 @@
 //! Tensors of a GGUF file in the blocks that the file has.
 
-use candle_core::quantized::GgmlDType;
 use nf4::{GgufFormat, QuantizedMatrix, gguf};
 
 use super::GgufFile;
@@ -44,24 +43,17 @@ impl GgufFile {
     /// A tensor that is missing, or in blocks that no kernel multiplies.
     pub(super) fn block_format(&self, name: &str) -> Result<Option<GgufFormat>, DecoderError> {
         let (part, info) = self.stored_tensor(name)?;
-        Ok(Some(match info.ggml_dtype {
-            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => return Ok(None),
-            GgmlDType::Q4_0 => GgufFormat::Q4_0,
-            GgmlDType::Q4_1 => GgufFormat::Q4_1,
-            GgmlDType::Q5_0 => GgufFormat::Q5_0,
-            GgmlDType::Q5_1 => GgufFormat::Q5_1,
-            GgmlDType::Q8_0 => GgufFormat::Q8_0,
-            GgmlDType::Q4K => GgufFormat::Q4_K,
-            GgmlDType::Q5K => GgufFormat::Q5_K,
-            GgmlDType::Q6K => GgufFormat::Q6_K,
-            other => {
-                return Err(DecoderError::TensorType {
-                    path: part.path().to_path_buf(),
-                    tensor: name.to_owned(),
-                    found: format!("{other:?}"),
-                    expected: "Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K or Q6_K where blocks are kept; quantize it to nf4",
-                });
-            }
-        }))
+        if !info.kind.is_blocks() {
+            return Ok(None);
+        }
+        match info.kind.format() {
+            Some(format) => Ok(Some(format)),
+            None => Err(DecoderError::TensorType {
+                path: part.path().to_path_buf(),
+                tensor: name.to_owned(),
+                found: info.kind.to_string(),
+                expected: "Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL or MXFP4 where blocks are kept; quantize it to nf4",
+            }),
+        }
     }
 }

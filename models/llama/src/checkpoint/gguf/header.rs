@@ -1,13 +1,18 @@
-//! The checks of a GGUF header before candle's reader parses it.
+//! A GGUF header: the checks that come before candle's reader parses its metadata, and the table of its tensors, some of
+//! whose types candle does not know.
 //!
 //! candle checks counts and lengths against the file's size. This pass refuses what it would divide by,
 //! multiply without a check, or keep in far more memory than the file has: each array element becomes an enum
 //! of 32 bytes, so a long array of bytes would take 32 times its size.
 
-use std::collections::HashSet;
-use std::io::{self, BufReader, Read, Seek};
+use std::collections::{HashMap, HashSet};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 
+use candle_core::quantized::gguf_file::DEFAULT_ALIGNMENT;
+
+use super::tensor_type::{TensorType, name_of_unread};
 use crate::error::DecoderError;
 
 /// More elements than any vocabulary or list of merges has.
@@ -15,19 +20,38 @@ const MAX_ARRAY: u64 = 1 << 22;
 /// Elements of all arrays together.
 const MAX_ELEMENTS: u64 = 1 << 24;
 const MAX_DIMENSIONS: u32 = 4;
-/// ggml's numbers of the tensor types that candle decodes: F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K,
-/// BF16. Q8_1 and Q8_K are types of intermediate results.
-const READ_TYPES: [u32; 13] = [0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 30];
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 
-/// Walks the header once without keeping it.
-pub(super) fn check(path: &Path, input: impl Read + Seek, len: u64) -> Result<(), DecoderError> {
+/// A tensor as a header describes it.
+#[derive(Clone, Debug)]
+pub(super) struct TensorInfo {
+    pub(super) kind: TensorType,
+    /// Rows first.
+    pub(super) shape: Vec<usize>,
+    /// From the beginning of the data.
+    pub(super) offset: u64,
+}
+
+/// What a header says of the tensors.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) tensors: HashMap<String, TensorInfo>,
+    /// Where the data begin.
+    pub(super) data: u64,
+    /// Where the number of tensors is.
+    count: Range<u64>,
+}
+
+/// Walks the header once and keeps the tensors of it.
+pub(super) fn read(path: &Path, input: impl Read + Seek, len: u64) -> Result<Table, DecoderError> {
     let mut scan = Scan {
         input: BufReader::new(input),
         left: len,
+        len,
         wide: true,
         elements: 0,
+        alignment: DEFAULT_ALIGNMENT,
     };
     scan.header().map_err(|error| match error {
         Fault::Header(reason) => {
@@ -58,13 +82,16 @@ struct Scan<R> {
     input: BufReader<R>,
     /// Bytes of the file not yet read.
     left: u64,
+    len: u64,
     /// Whether lengths have 64 bits, which they do from version 2 on.
     wide: bool,
     elements: u64,
+    /// What the beginning of the data is a multiple of.
+    alignment: u64,
 }
 
 impl<R: Read + Seek> Scan<R> {
-    fn header(&mut self) -> Result<(), Fault> {
+    fn header(&mut self) -> Result<Table, Fault> {
         let magic = self.bytes::<4>()?;
         if &magic != b"GGUF" {
             return Err(self.other_file(magic)?);
@@ -78,7 +105,9 @@ impl<R: Read + Seek> Scan<R> {
                 )));
             }
         };
+        let start = self.position();
         let tensors = self.length()?;
+        let count = start..self.position();
         let entries = self.length()?;
         // The least that an entry and a tensor take: lengths, types, one byte of value, an offset.
         let prefix = if self.wide { 8 } else { 4 };
@@ -96,11 +125,19 @@ impl<R: Read + Seek> Scan<R> {
         for _ in 0..entries {
             self.entry(&mut keys)?;
         }
-        let mut names = HashSet::new();
+        let mut known = HashMap::new();
         for _ in 0..tensors {
-            self.tensor(&mut names)?;
+            self.tensor(&mut known)?;
         }
-        Ok(())
+        Ok(Table {
+            tensors: known,
+            data: self.position().next_multiple_of(self.alignment),
+            count,
+        })
+    }
+
+    fn position(&self) -> u64 {
+        self.len - self.left
     }
 
     /// Returns the fault of a file that begins with `magic`.
@@ -116,7 +153,7 @@ impl<R: Read + Seek> Scan<R> {
     }
 
     fn entry(&mut self, keys: &mut HashSet<Vec<u8>>) -> Result<(), Fault> {
-        let key = self.string()?;
+        let key = self.name()?;
         let kind = self.u32()?;
         if !keys.insert(key.clone()) {
             return Err(Fault::Header(format!(
@@ -132,6 +169,7 @@ impl<R: Read + Seek> Scan<R> {
                     "`general.alignment` must be a u32 power of two, found type {kind}, value {alignment}"
                 )));
             }
+            self.alignment = u64::from(alignment);
             return Ok(());
         }
         self.value(kind, &key)
@@ -164,38 +202,55 @@ impl<R: Read + Seek> Scan<R> {
         }
     }
 
-    fn tensor(&mut self, names: &mut HashSet<Vec<u8>>) -> Result<(), Fault> {
-        let name = self.string()?;
-        let shown = String::from_utf8_lossy(&name).into_owned();
+    fn tensor(&mut self, known: &mut HashMap<String, TensorInfo>) -> Result<(), Fault> {
+        let name = self.name()?;
+        let name = String::from_utf8_lossy(&name).into_owned();
         let dimensions = self.u32()?;
         if dimensions == 0 || dimensions > MAX_DIMENSIONS {
             return Err(Fault::Header(format!(
-                "tensor `{shown}` has {dimensions} dimensions, expected 1 to 4"
+                "tensor `{name}` has {dimensions} dimensions, expected 1 to 4"
             )));
         }
         let mut elements = Some(1u64);
+        let mut shape = Vec::new();
         for _ in 0..dimensions {
             let extent = self.length()?;
             elements = elements.and_then(|elements| elements.checked_mul(extent));
+            shape.insert(0, usize::try_from(extent).unwrap_or(usize::MAX));
         }
         // Below 2^56, no later product with a block's size can overflow.
         if elements.is_none_or(|elements| elements >= 1 << 56) {
             return Err(Fault::Header(format!(
-                "tensor `{shown}` claims more elements than any file holds"
+                "tensor `{name}` claims more elements than any file holds"
             )));
         }
-        let kind = self.u32()?;
-        if !READ_TYPES.contains(&kind) {
+        let number = self.u32()?;
+        let Some(kind) = TensorType::of(number) else {
             return Err(Fault::Header(format!(
-                "tensor `{shown}` is of type {kind}{}, which is not read; convert it to F16, BF16, Q8_0 or a K-quant",
-                type_name(kind)
+                "tensor `{name}` is of type {number}{}, which is not read; convert it to F16, BF16, Q8_0 or a K-quant",
+                name_of_unread(number)
             )));
+        };
+        let offset = u64::from_le_bytes(self.bytes()?);
+        let info = TensorInfo {
+            kind,
+            shape,
+            offset,
+        };
+        if known.contains_key(&name) {
+            return Err(Fault::Header(format!("tensor `{name}` is listed twice")));
         }
-        self.skip(8)?;
-        if !names.insert(name) {
-            return Err(Fault::Header(format!("tensor `{shown}` is listed twice")));
-        }
+        known.insert(name, info);
         Ok(())
+    }
+
+    /// Reads a name without the zeros that some writers end it with, as candle does.
+    fn name(&mut self) -> Result<Vec<u8>, Fault> {
+        let mut name = self.string()?;
+        while name.last() == Some(&0) {
+            name.pop();
+        }
+        Ok(name)
     }
 
     fn string(&mut self) -> Result<Vec<u8>, Fault> {
@@ -256,29 +311,44 @@ fn size_of_value(kind: u32, key: &[u8]) -> Result<u64, Fault> {
     }
 }
 
-/// Returns ggml's name of a tensor type that is not read, in brackets.
-fn type_name(kind: u32) -> &'static str {
-    match kind {
-        9 => " (Q8_1)",
-        15 => " (Q8_K)",
-        16 => " (IQ2_XXS)",
-        17 => " (IQ2_XS)",
-        18 => " (IQ3_XXS)",
-        19 => " (IQ1_S)",
-        20 => " (IQ4_NL)",
-        21 => " (IQ3_S)",
-        22 => " (IQ2_S)",
-        23 => " (IQ4_XS)",
-        24 => " (I8)",
-        25 => " (I16)",
-        26 => " (I32)",
-        27 => " (I64)",
-        28 => " (F64)",
-        29 => " (IQ1_M)",
-        34 => " (TQ1_0)",
-        35 => " (TQ2_0)",
-        39 => " (MXFP4)",
-        40 => " (NVFP4)",
-        _ => "",
+impl Table {
+    /// Returns `file` as one without tensors, for a reader that does not know all of their types.
+    pub(super) fn hidden_in<R: Read + Seek>(&self, file: R) -> WithoutTensors<R> {
+        WithoutTensors {
+            file,
+            position: 0,
+            count: self.count.clone(),
+        }
+    }
+}
+
+/// A file, read from its beginning on, whose number of tensors reads as 0.
+pub(super) struct WithoutTensors<R> {
+    file: R,
+    position: u64,
+    count: Range<u64>,
+}
+
+impl<R: Read> Read for WithoutTensors<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        for (byte, place) in buffer[..read].iter_mut().zip(self.position..) {
+            if self.count.contains(&place) {
+                *byte = 0;
+            }
+        }
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+impl<R: Seek> Seek for WithoutTensors<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.position = self.file.seek(to)?;
+        Ok(self.position)
+    }
+
+    fn stream_position(&mut self) -> io::Result<u64> {
+        Ok(self.position)
     }
 }

@@ -198,7 +198,7 @@ impl<'a> GgufKeys<'a> {
             .map(|tensor| layout.stored(&tensor.name).name)
             .collect();
         let unused = self.file.tensors().filter(|(name, info)| {
-            let empty = info.shape.elem_count() == 0;
+            let empty = info.shape.contains(&0);
             !empty && !model.contains(*name) && !read.contains(*name) && !is_leftover(name)
         });
         let mut unused: Vec<_> = unused.map(|(name, _)| name).collect();

@@ -83,7 +83,7 @@ pub(super) fn join(given: Part, place: names::Part) -> Result<GgufFile, DecoderE
 fn check(file: GgufFile) -> Result<GgufFile, DecoderError> {
     let mut names = HashSet::new();
     for part in file.parts() {
-        for name in part.content.tensor_infos.keys() {
+        for name in part.table.tensors.keys() {
             if !names.insert(name) {
                 let reason =
                     format!("tensor `{name}` is in another part, too; fetch all parts again");

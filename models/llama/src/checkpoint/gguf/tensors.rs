@@ -1,11 +1,8 @@
 //! Tensors of a GGUF file: bounds and decoding.
 
-use std::borrow::Cow;
-
-use candle_core::CpuStorage;
-use candle_core::quantized::gguf_file::TensorInfo;
 use tensor_files::Checksum;
 
+use super::header::TensorInfo;
 use super::layout::Stored;
 use super::{GgufFile, Part};
 use crate::error::DecoderError;
@@ -13,11 +10,21 @@ use crate::error::DecoderError;
 /// Bytes decoded at a time, rounded to whole rows.
 const CHUNK: usize = 1 << 20;
 
+/// Whole rows of a tensor, as they are stored.
+pub(crate) struct Piece<'a> {
+    /// The number of the first row.
+    first: usize,
+    /// What the file has.
+    pub(crate) bytes: &'a [u8],
+    /// What that decodes to.
+    pub(crate) values: &'a [f32],
+}
+
 impl GgufFile {
     /// Returns the first extent of a tensor's shape.
     pub(super) fn tensor_rows(&self, name: &str) -> Option<usize> {
         let (_, info) = self.tensor(name)?;
-        info.shape.dims().first().copied()
+        info.shape.first().copied()
     }
 
     /// Decodes a tensor, a few rows at a time, into the order and the values in which it is used.
@@ -30,16 +37,16 @@ impl GgufFile {
         part.read_f32(stored, info, shape)
     }
 
-    /// Calls `use_piece` with the values of a tensor that is stored as it is used, 1 MiB of the file at a time.
+    /// Calls `use_piece` with the rows of a tensor as they are stored, 1 MiB of the file at a time.
     #[cfg(feature = "qlora")]
     pub(super) fn for_each_piece(
         &self,
         stored: &Stored,
         shape: &[usize],
-        mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
+        use_piece: impl FnMut(Piece<'_>) -> Result<(), DecoderError>,
     ) -> Result<(), DecoderError> {
         let (part, info) = self.stored_tensor(&stored.name)?;
-        part.for_each_piece(stored, info, shape, |_, values| use_piece(values))
+        part.for_each_piece(stored, info, shape, use_piece)
     }
 
     /// Returns a tensor and the part that it is in.
@@ -60,16 +67,16 @@ impl GgufFile {
 impl Part {
     /// Checks that every tensor lies inside the file.
     pub(super) fn check_tensors(&self) -> Result<(), DecoderError> {
-        for (name, info) in &self.content.tensor_infos {
+        for (name, info) in &self.table.tensors {
             let bytes = byte_size(info);
             let end = bytes.and_then(|bytes| self.start(info)?.checked_add(bytes));
             if end.is_none_or(|end| end > self.input.len()) {
                 return Err(DecoderError::malformed(
                     self.path(),
                     format!(
-                        "tensor `{name}` of shape {:?} in {:?} does not fit the file of {} bytes; truncated or damaged, fetch it again",
-                        info.shape.dims(),
-                        info.ggml_dtype,
+                        "tensor `{name}` of shape {:?} in {} does not fit the file of {} bytes; truncated or damaged, fetch it again",
+                        info.shape,
+                        info.kind,
                         self.input.len()
                     ),
                 ));
@@ -80,14 +87,14 @@ impl Part {
 
     /// Adds the metadata, which the table of the tensors is behind, and a sample of every tensor to `sum`.
     fn fingerprint(&self, sum: &mut Checksum) -> Result<(), DecoderError> {
-        let header = self.content.tensor_data_offset.min(self.input.len());
+        let header = self.table.data.min(self.input.len());
         let mut buffer = vec![0; CHUNK];
         for start in (0..header).step_by(CHUNK) {
             let bytes = &mut buffer[..CHUNK.min((header - start) as usize)];
             self.input.read_at(start, bytes)?;
             sum.add(bytes);
         }
-        let mut tensors: Vec<_> = self.content.tensor_infos.iter().collect();
+        let mut tensors: Vec<_> = self.table.tensors.iter().collect();
         tensors.sort_unstable_by_key(|(name, _)| *name);
         for (_, info) in tensors {
             if let (Some(start), Some(bytes)) = (self.start(info), byte_size(info)) {
@@ -103,19 +110,19 @@ impl Part {
         info: &TensorInfo,
         shape: &[usize],
     ) -> Result<(), DecoderError> {
-        if info.shape.dims() == shape {
+        if info.shape == shape {
             return Ok(());
         }
         Err(DecoderError::TensorShape {
             path: self.path().to_path_buf(),
             tensor: stored.name.clone(),
-            found: info.shape.dims().to_vec(),
+            found: info.shape.clone(),
             expected: shape.to_vec(),
         })
     }
 
     pub(super) fn start(&self, info: &TensorInfo) -> Option<u64> {
-        self.content.tensor_data_offset.checked_add(info.offset)
+        self.table.data.checked_add(info.offset)
     }
 
     fn read_f32(
@@ -132,19 +139,28 @@ impl Part {
         let targets = if shape.len() == 1 { width } else { rows };
         let target = |row| stored.rows.target(row, targets);
         let mut values = vec![0f32; rows * width];
-        self.for_each_piece(stored, info, shape, |first, decoded| {
-            if shape.len() == 1 {
-                for (index, value) in decoded.iter().enumerate() {
-                    values[target(index)] = *value;
+        self.for_each_piece(
+            stored,
+            info,
+            shape,
+            |Piece {
+                 first,
+                 values: decoded,
+                 ..
+             }| {
+                if shape.len() == 1 {
+                    for (index, value) in decoded.iter().enumerate() {
+                        values[target(index)] = *value;
+                    }
+                } else {
+                    for (row, decoded) in decoded.chunks_exact(width).enumerate() {
+                        let target = target(first + row) * width;
+                        values[target..target + width].copy_from_slice(decoded);
+                    }
                 }
-            } else {
-                for (row, decoded) in decoded.chunks_exact(width).enumerate() {
-                    let target = target(first + row) * width;
-                    values[target..target + width].copy_from_slice(decoded);
-                }
-            }
-            Ok(())
-        })?;
+                Ok(())
+            },
+        )?;
         if stored.offset != 0.0 {
             // Exact for factors of at least 1/2; below, within half the step of an f32 at 1.
             values.iter_mut().for_each(|value| *value -= stored.offset);
@@ -152,25 +168,24 @@ impl Part {
         Ok(values)
     }
 
-    /// Calls `use_piece` with the number of the first row and the values of whole rows as they are stored, 1 MiB of the file at a
-    /// time.
+    /// Calls `use_piece` with whole rows as they are stored, 1 MiB of the file at a time.
     fn for_each_piece(
         &self,
         stored: &Stored,
         info: &TensorInfo,
         shape: &[usize],
-        mut use_piece: impl FnMut(usize, &[f32]) -> Result<(), DecoderError>,
+        mut use_piece: impl FnMut(Piece<'_>) -> Result<(), DecoderError>,
     ) -> Result<(), DecoderError> {
         self.check_shape(stored, info, shape)?;
         let unreadable = |reason: &str| DecoderError::TensorType {
             path: self.path().to_path_buf(),
             tensor: stored.name.clone(),
-            found: format!("{:?}{reason}", info.ggml_dtype),
-            expected: "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or one of Q2K to Q6K",
+            found: format!("{}{reason}", info.kind),
+            expected: "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL or MXFP4",
         };
         let width = shape.last().copied().unwrap_or(1);
         let rows = shape.iter().product::<usize>() / width.max(1);
-        let (block, block_bytes) = (info.ggml_dtype.block_size(), info.ggml_dtype.type_size());
+        let (block, block_bytes) = (info.kind.block_size(), info.kind.block_bytes());
         if width == 0 || width % block != 0 {
             return Err(unreadable(&format!(
                 " with rows of {width}, not a multiple of its block of {block}"
@@ -186,14 +201,16 @@ impl Part {
             let bytes = &mut as_bytes(&mut buffer)[..count * row_bytes];
             self.input
                 .read_at(start + (first * row_bytes) as u64, bytes)?;
-            let decoded = info
-                .ggml_dtype
-                .from_data(Cow::Borrowed(bytes))
-                .dequantize(count * width);
-            let Ok(CpuStorage::F32(decoded)) = decoded else {
-                return Err(unreadable(", which could not be decoded"));
-            };
-            use_piece(first, &decoded)?;
+            let values = info.kind.decode(bytes, [count, width]);
+            let values = values.map_err(|reason| {
+                let reason = format!("tensor `{}` in {}: {reason}", stored.name, info.kind);
+                DecoderError::malformed(self.path(), reason)
+            })?;
+            use_piece(Piece {
+                first,
+                bytes,
+                values: &values,
+            })?;
         }
         Ok(())
     }
@@ -202,11 +219,10 @@ impl Part {
 fn byte_size(info: &TensorInfo) -> Option<u64> {
     let elements = info
         .shape
-        .dims()
         .iter()
         .try_fold(1usize, |product, extent| product.checked_mul(*extent))?;
-    let blocks = elements.div_ceil(info.ggml_dtype.block_size());
-    (blocks as u64).checked_mul(info.ggml_dtype.type_size() as u64)
+    let blocks = elements.div_ceil(info.kind.block_size());
+    (blocks as u64).checked_mul(info.kind.block_bytes() as u64)
 }
 
 fn as_bytes(words: &mut [u64]) -> &mut [u8] {

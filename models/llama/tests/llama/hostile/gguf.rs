@@ -72,7 +72,13 @@ fn counts_and_sizes_that_lie_are_refused() {
 fn values_that_would_break_the_reader_are_refused() {
     let good = tiny_llama("tiny_llama", false);
     let array = |kind: u32, count: u64| [&kind.to_le_bytes()[..], &count.to_le_bytes()].concat();
-    let bad: [(&str, u32, Vec<u8>, &str); 7] = [
+    let bad: [(&str, u32, Vec<u8>, &str); 8] = [
+        (
+            "general.alignment\0",
+            4,
+            0u32.to_le_bytes().to_vec(),
+            "general.alignment",
+        ),
         (
             "general.alignment",
             4,
