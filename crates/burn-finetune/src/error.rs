@@ -375,6 +375,15 @@ pub enum RowProblem {
         /// What the chosen answer would be read as.
         name: &'static str,
     },
+    /// The row asks nothing of a model.
+    #[error(
+        "there is nothing to answer; a prompt is a row with \"messages\" or \"conversations\", \"prompt\", \
+         \"instruction\" or \"text\" (found: {found})"
+    )]
+    NoQuestion {
+        /// The keys that are there.
+        found: String,
+    },
     /// A known key holds something else than it should.
     #[error("{0}")]
     WrongType(String),
@@ -464,6 +473,7 @@ impl RowProblem {
             Self::NotObject(_) => "not_object",
             Self::Preference { .. } => "preference",
             Self::UnknownKeys { .. } => "unknown_keys",
+            Self::NoQuestion { .. } => "no_question",
             Self::WrongType(_) => "wrong_type",
             Self::NoTemplate => "no_template",
             Self::Template(_) => "template",

@@ -30,7 +30,7 @@ mod template;
 mod train;
 
 pub use data::{
-    Batch, Columns, Counts, Dataset, DatasetBuilder, Encoded, Learn, Order, Row, RowCache,
+    Batch, Columns, Counts, Dataset, DatasetBuilder, Encoded, Learn, Order, Prompt, Row, RowCache,
     RowEncoder, Source, Sources, Split, TextEncoder, TextStream, Told, is_data_file,
 };
 pub use error::{FinetuneError, Place, RowProblem, RowWarning};
@@ -41,7 +41,9 @@ pub use schedule::{Schedule, ScheduleKind};
 pub use template::{
     ChatTemplate, Message, TemplateVariables, builtin_template, builtin_template_names,
 };
-pub use train::{Event, Outcome, RunOptions, StepReport, TrainConfig, Trainer, TrainerBuilder};
+pub use train::{
+    Event, Look, Outcome, RunOptions, StepReport, TrainConfig, Trainer, TrainerBuilder,
+};
 
 /// Compiles and runs the example of the package's README.
 #[cfg(doctest)]

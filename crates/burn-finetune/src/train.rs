@@ -20,5 +20,5 @@ pub(crate) mod trainer;
 pub use builder::TrainerBuilder;
 pub use config::TrainConfig;
 pub use report::{Event, StepReport};
-pub use run::{Outcome, RunOptions};
+pub use run::{Look, Outcome, RunOptions};
 pub use trainer::Trainer;

@@ -18,6 +18,8 @@ mod model;
 mod optimizer;
 /// `finetune quantize`.
 mod quantize;
+/// `finetune report`.
+mod report;
 /// The limits of the rows of a data file.
 mod rows;
 /// `finetune train` and `finetune plan`.
@@ -30,5 +32,6 @@ pub use export::{Check, ExportRun, HfTarget, Target};
 pub use generate::{GenerateRun, Input};
 pub use model::Model;
 pub use quantize::QuantizeRun;
+pub use report::ReportRun;
 pub use rows::RowLimits;
 pub use train::{Adapter, Output, PlanRun, PlannedModel, TrainRun, Training};

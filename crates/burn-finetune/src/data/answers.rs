@@ -17,6 +17,7 @@ mod turns;
 use crate::error::{RowProblem, RowWarning};
 use crate::template::{ChatTemplate, Message, TemplateVariables};
 use shown::Shown;
+pub use shown::template_problem;
 use std::ops::Range;
 
 /// The part of a row that is learnt.

@@ -10,6 +10,8 @@ mod completion;
 mod fields;
 /// What an unknown row may be.
 mod hint;
+/// What a row asks of a model.
+mod question;
 /// The names that speakers have.
 mod sharegpt;
 
@@ -19,6 +21,7 @@ use crate::error::RowProblem;
 use fields::Fields;
 pub use hint::told;
 use minijinja::value::{Value, ValueKind};
+pub use question::Question;
 
 /// One example of a data file.
 #[derive(Debug)]

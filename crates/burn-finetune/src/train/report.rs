@@ -1,11 +1,11 @@
 //! The reports of a run while it goes.
 
 use crate::evaluate::EvalReport;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// One optimizer step.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// Number of the step, from 1.
     pub step: usize,
@@ -44,6 +44,8 @@ pub enum Event<'a> {
         step: usize,
         /// The loss and perplexity.
         report: EvalReport,
+        /// Seconds that it took.
+        seconds: f64,
     },
     /// The run was asked to stop, so the evaluation that is due after `step` steps is left out; a run that goes on from there
     /// makes it first.

@@ -8,10 +8,11 @@ use crate::train::report::Event;
 use crate::train::saves::Saves;
 use crate::train::trainer::Trainer;
 use burn_qlora::CausalLm;
+use std::ops::ControlFlow;
+use std::time::Instant;
 
-/// Evaluation, checkpoints and interruption of a run.
-#[derive(Default)]
-pub struct RunOptions<'a> {
+/// Evaluation, checkpoints and interruption of a run of a model `M`.
+pub struct RunOptions<'a, M> {
     /// Held-out rows, evaluated every [`eval_every`](Self::eval_every) steps and after the last one.
     pub eval: Option<&'a Dataset>,
     /// Steps between evaluations; `None` for the last step only.
@@ -26,12 +27,36 @@ pub struct RunOptions<'a> {
     pub keep_best: bool,
     /// Evaluations in a row without a lower loss after which the run stops; `None` for never.
     pub early_stop: Option<usize>,
+    /// Looks at the model before the first step, after every evaluation (where one would be, without rows for it) and after
+    /// the last step, given the steps taken so far. Whatever it does with the model, the steps have the same bits. It may
+    /// give up, which stops the run as an interruption does; one that goes on is shown the model of its first step first.
+    pub look: Option<&'a Look<'a, M>>,
     /// Asked after every step and between the batches of an evaluation: whether to stop here. The step is saved, the
     /// evaluation is given up.
     pub interrupted: Option<&'a dyn Fn() -> bool>,
 }
 
-impl RunOptions<'_> {
+/// Looks at a model after a number of steps.
+pub type Look<'a, M> = dyn Fn(&M, usize) -> ControlFlow<()> + 'a;
+
+impl<M> Default for RunOptions<'_, M> {
+    /// Returns a run without any of these.
+    fn default() -> Self {
+        Self {
+            eval: None,
+            eval_every: None,
+            run_dir: None,
+            save_every: None,
+            kept_checkpoints: None,
+            keep_best: false,
+            early_stop: None,
+            look: None,
+            interrupted: None,
+        }
+    }
+}
+
+impl<M> RunOptions<'_, M> {
     fn is_interrupted(&self) -> bool {
         self.interrupted.is_some_and(|interrupted| interrupted())
     }
@@ -71,7 +96,7 @@ impl<M: CausalLm> Trainer<M> {
     pub fn run(
         &mut self,
         data: &Dataset,
-        options: &RunOptions<'_>,
+        options: &RunOptions<'_, M>,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome, FinetuneError> {
         for data in std::iter::once(data).chain(options.eval) {
@@ -131,15 +156,15 @@ impl<M: CausalLm> Trainer<M> {
 }
 
 /// What comes between the steps.
-struct Course<'a> {
-    options: &'a RunOptions<'a>,
+struct Course<'a, M> {
+    options: &'a RunOptions<'a, M>,
     saves: Saves<'a>,
     /// Those of the held-out rows, where there are any.
     evaluations: Option<Evaluations>,
 }
 
-impl<'a> Course<'a> {
-    fn open(options: &'a RunOptions<'a>, steps_done: usize) -> Result<Self, FinetuneError> {
+impl<'a, M: CausalLm> Course<'a, M> {
+    fn open(options: &'a RunOptions<'a, M>, steps_done: usize) -> Result<Self, FinetuneError> {
         let evaluations = match (options.eval, options.run_dir) {
             (Some(rows), Some(run_dir)) => Some(run_dir.evaluations(rows, steps_done)?),
             (Some(_), None) => Some(Evaluations::in_memory()),
@@ -153,7 +178,7 @@ impl<'a> Course<'a> {
     }
 
     /// Saves and evaluates what is due after a step; returns how the run ends, if it does here.
-    fn after_step<M: CausalLm>(
+    fn after_step(
         &mut self,
         trainer: &Trainer<M>,
         on_event: &mut dyn FnMut(Event<'_>),
@@ -161,6 +186,8 @@ impl<'a> Course<'a> {
         let step = trainer.steps_done();
         let last = step == trainer.config().steps;
         if step == 0 {
+            // There is nothing to save yet, so a request to stop waits for the first step.
+            let _ = self.look(trainer);
             return Ok(None);
         }
         let due =
@@ -169,8 +196,8 @@ impl<'a> Course<'a> {
         if last || stop || due(self.options.save_every) {
             self.save(trainer, on_event)?;
         }
-        let evaluated =
-            !(last || due(self.options.eval_every)) || self.evaluate(trainer, stop, on_event)?;
+        let evaluated = !(last || due(self.options.eval_every))
+            || self.evaluate(trainer, stop, on_event)? && !stop && self.look(trainer).is_continue();
         if stop || !evaluated {
             self.save(trainer, on_event)?;
             return Ok(Some(Outcome::Interrupted { step }));
@@ -190,8 +217,15 @@ impl<'a> Course<'a> {
         Ok(None)
     }
 
+    fn look(&self, trainer: &Trainer<M>) -> ControlFlow<()> {
+        let look = self.options.look;
+        look.map_or(ControlFlow::Continue(()), |look| {
+            look(trainer.model(), trainer.steps_done())
+        })
+    }
+
     /// Evaluates unless that is done, or the run is to `stop`; returns whether it came to its end.
-    fn evaluate<M: CausalLm>(
+    fn evaluate(
         &mut self,
         trainer: &Trainer<M>,
         stop: bool,
@@ -206,6 +240,7 @@ impl<'a> Course<'a> {
         }
         let interrupted = || stop || self.options.is_interrupted();
         let batch_size = trainer.config().batch_size;
+        let start = Instant::now();
         let report = match evaluate_until(trainer.model(), rows, batch_size, &interrupted) {
             Ok(Some(report)) => report,
             Ok(None) => {
@@ -217,7 +252,11 @@ impl<'a> Course<'a> {
                 return Err(error);
             }
         };
-        on_event(Event::Evaluated { step, report });
+        on_event(Event::Evaluated {
+            step,
+            report,
+            seconds: start.elapsed().as_secs_f64(),
+        });
         let best = evaluations.best();
         if self.options.keep_best && best.is_none_or(|best| report.nll < best.nll) {
             // The best so far stays until this one is written down.
@@ -228,7 +267,7 @@ impl<'a> Course<'a> {
         Ok(true)
     }
 
-    fn save<M: CausalLm>(
+    fn save(
         &mut self,
         trainer: &Trainer<M>,
         on_event: &mut dyn FnMut(Event<'_>),

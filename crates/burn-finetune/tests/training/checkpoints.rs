@@ -6,7 +6,7 @@ use burn_finetune::{
     Dataset, Event, FinetuneError, Outcome, RecordedRun, Row, RunDir, RunOptions, RunSettings,
     Trainer,
 };
-use burn_qlora::LoraModel;
+use burn_qlora::{CausalLm, LoraModel};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fs;
@@ -371,6 +371,49 @@ pub fn the_best_step_stays_and_a_run_that_gains_nothing_stops(device: &Device) {
     let mut again = trainer(device, DROPOUT, 13);
     run_dir.restore(&mut again).unwrap();
     assert_eq!(run(&mut again, &run_dir), (outcome, Vec::new()));
+}
+
+/// The model is looked at before the first step, where evaluations are due, and after the last step; a look that gives up stops
+/// the run, and the one that goes on takes it first.
+pub fn the_model_is_looked_at_and_the_steps_have_the_same_bits(device: &Device) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plain = trainer(device, DROPOUT, 5);
+    run(&mut plain, &create(&dir.path().join("plain")), None);
+
+    let path = dir.path().join("run");
+    let looked = |trainer: &mut Trainer<Toy>, run_dir: &RunDir, give_up: Option<usize>| {
+        let steps = std::cell::RefCell::new(Vec::new());
+        let look = |model: &Toy, step: usize| {
+            assert_eq!(model.factors().len(), 4);
+            steps.borrow_mut().push(step);
+            // As whoever draws numbers would.
+            model.device().seed(99);
+            if give_up == Some(step) {
+                std::ops::ControlFlow::Break(())
+            } else {
+                std::ops::ControlFlow::Continue(())
+            }
+        };
+        let options = RunOptions {
+            run_dir: Some(run_dir),
+            eval_every: Some(2),
+            look: Some(&look),
+            ..RunOptions::default()
+        };
+        let outcome = trainer.run(&rows(10), &options, &mut |_| ()).unwrap();
+        (outcome, steps.into_inner())
+    };
+    let run_dir = create(&path);
+    let mut first = trainer(device, DROPOUT, 5);
+    let outcome = looked(&mut first, &run_dir, Some(2));
+    assert_eq!(outcome, (Outcome::Interrupted { step: 2 }, vec![0, 2]));
+    drop(run_dir);
+    let run_dir = resume(&path);
+    let mut second = trainer(device, DROPOUT, 5);
+    assert_eq!(run_dir.restore(&mut second).unwrap(), 2);
+    let outcome = looked(&mut second, &run_dir, None);
+    assert_eq!(outcome, (Outcome::Finished, vec![2, 4, 5]));
+    assert_eq!(second.model().factors(), plain.model().factors());
 }
 
 /// A run whose held-out rows have a token that makes the loss no number, and one whose rate grows beyond all measure.

@@ -29,6 +29,7 @@ qlora_test_support::on_every_device! {
     checkpoints::a_longer_run_goes_on_as_if_it_had_been_meant,
     checkpoints::a_step_is_saved_before_it_is_evaluated,
     checkpoints::the_best_step_stays_and_a_run_that_gains_nothing_stops,
+    checkpoints::the_model_is_looked_at_and_the_steps_have_the_same_bits,
     checkpoints::what_was_learnt_is_saved_before_numbers_are_none,
     checkpoints::adapters_that_are_not_finite_are_not_saved,
     checkpoints::a_failed_save_leaves_the_last_checkpoint,

@@ -75,6 +75,18 @@ pub struct TrainFlags {
     /// optimizer_bytes_moved
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub log_json: Option<PathBuf>,
+    /// Write event files for TensorBoard: loss, learning rate, gradient norm, tokens a second, memory, held-out loss
+    /// [default DIR: tensorboard in the output directory]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub tensorboard: Option<Option<PathBuf>>,
+    /// Let the model answer the prompts of FILE greedily at the start, at every evaluation and at the end, and write that
+    /// into --log-json and the report: a .txt file with a prompt a line, or rows of data, whose answers may be missing.
+    /// Without data to evaluate, --eval-every says how often all the same
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub sample_prompts: Option<PathBuf>,
+    /// Most tokens of an answer to a sample prompt [default: 64]
+    #[arg(long, value_name = "N", value_parser = positive, requires = "sample_prompts", help_heading = "Output")]
+    pub sample_tokens: Option<usize>,
     /// Measure the loss on --eval-data, or on the rows of --eval-split, every N steps (0: only at the end)
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Output")]
     pub eval_every: usize,

@@ -10,6 +10,10 @@ use super::model::Model;
 use super::optimizer::Optimizer;
 use super::rows::RowLimits;
 use crate::flags::{Init, PlanFlags, QuantName, TrainFlags};
+use crate::tensorboard;
+
+/// Most tokens of an answer to a sample prompt, where the user does not say.
+const SAMPLE_TOKENS: usize = 64;
 
 /// `finetune train`.
 #[derive(Debug)]
@@ -101,6 +105,10 @@ pub struct Output {
     pub resume: bool,
     /// The step log.
     pub log_json: Option<PathBuf>,
+    /// The folder of the event files.
+    pub tensorboard: Option<PathBuf>,
+    /// The prompts that the model answers on the way.
+    pub sample_prompts: Option<SamplePrompts>,
     /// Steps between evaluations; `None` for one at the end.
     pub eval_every: Option<usize>,
     /// Steps between checkpoints; `None` for one at the end.
@@ -113,6 +121,15 @@ pub struct Output {
     pub early_stop: Option<usize>,
 }
 
+/// The prompts that the model answers while it is trained.
+#[derive(Debug)]
+pub struct SamplePrompts {
+    /// Their file.
+    pub file: PathBuf,
+    /// Most tokens of an answer.
+    pub max_tokens: usize,
+}
+
 impl TrainRun {
     /// Resolves the flags.
     ///
@@ -122,7 +139,10 @@ impl TrainRun {
         let data = training_data(&mut flags)?;
         let eval_data = std::mem::take(&mut flags.eval_data);
         ensure!(
-            flags.eval_every == 0 || !eval_data.is_empty() || flags.eval_split.is_some(),
+            flags.eval_every == 0
+                || !eval_data.is_empty()
+                || flags.eval_split.is_some()
+                || flags.sample_prompts.is_some(),
             "--eval-every {} has nothing to measure the loss on; give --eval-data FILE, or hold rows out with \
              --eval-split 0.05",
             flags.eval_every
@@ -132,15 +152,28 @@ impl TrainRun {
             (flags.early_stop.is_some(), "--early-stop"),
         ] {
             ensure!(
-                !given || flags.eval_every > 0,
+                !given
+                    || flags.eval_every > 0
+                        && (!eval_data.is_empty() || flags.eval_split.is_some()),
                 "{flag} goes by evaluations; give --eval-every N, and --eval-data FILE or --eval-split 0.05"
             );
         }
+        let data = data.context("no data is given; name a file with --data")?;
         let dir = flags.output.take();
+        let dir = dir.context("no output is given; name one with --output")?;
+        let in_run = || dir.join(tensorboard::FOLDER);
         Ok(Self {
-            data: data.context("no data is given; name a file with --data")?,
+            data,
             output: Output {
-                dir: dir.context("no output is given; name one with --output")?,
+                tensorboard: flags
+                    .tensorboard
+                    .take()
+                    .map(|given| given.unwrap_or_else(in_run)),
+                sample_prompts: flags.sample_prompts.take().map(|file| SamplePrompts {
+                    file,
+                    max_tokens: flags.sample_tokens.unwrap_or(SAMPLE_TOKENS),
+                }),
+                dir,
                 resume: flags.resume,
                 log_json: flags.log_json.take(),
                 eval_every: (flags.eval_every > 0).then_some(flags.eval_every),

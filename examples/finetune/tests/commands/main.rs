@@ -17,6 +17,7 @@
 //! - [`smollm2`]: the memory plan of a real model.
 //! - [`gemma3`]: a real Gemma evaluated, continued and trained.
 //! - [`device_memory`]: the memory plan on a device that tells what it has reserved.
+//! - [`watching`]: samples, events for TensorBoard, the report.
 //! - [`full_disk`]: the same when the disk is full while saving.
 
 mod chat_data;
@@ -44,3 +45,4 @@ mod resume;
 mod smollm2;
 mod support;
 mod train;
+mod watching;

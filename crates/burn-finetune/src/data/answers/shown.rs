@@ -138,7 +138,7 @@ impl Shown<'_> {
     }
 }
 
-fn template_problem(error: FinetuneError) -> RowProblem {
+pub fn template_problem(error: FinetuneError) -> RowProblem {
     match error {
         FinetuneError::Template(reason) => RowProblem::Template(reason),
         other => RowProblem::Template(other.to_string()),

@@ -6,8 +6,17 @@ use crate::error::RowProblem;
 use crate::template::{Message, TemplateVariables};
 use minijinja::value::{Value, ValueKind};
 
-/// Reads the conversation that goes by `name`, with the system prompt beside it, if there is one.
+/// Reads the conversation that goes by `name`.
 pub fn read(row: &Fields<'_>, name: &str) -> Result<Example, RowProblem> {
+    Ok(Example::Chat(Conversation {
+        messages: conversation(row, name)?,
+        learnt_from: 0,
+        variables: variables(row)?,
+    }))
+}
+
+/// Reads the messages that go by `name`, with the system prompt beside them, if there is one.
+pub fn conversation(row: &Fields<'_>, name: &str) -> Result<Vec<Message>, RowProblem> {
     let mut messages = match row.get(name) {
         // As a table of texts has it.
         Some(value) if value.kind() == ValueKind::String => {
@@ -27,11 +36,7 @@ pub fn read(row: &Fields<'_>, name: &str) -> Result<Example, RowProblem> {
         let system = system.filter(|system| !system.trim().is_empty());
         messages.splice(0..0, system.map(|system| Message::new("system", &system)));
     }
-    Ok(Example::Chat(Conversation {
-        messages,
-        learnt_from: 0,
-        variables: variables(row)?,
-    }))
+    Ok(messages)
 }
 
 /// Reads the messages that stand in a column.
