@@ -42,7 +42,8 @@ pub use template::{
     ChatTemplate, Message, TemplateVariables, builtin_template, builtin_template_names,
 };
 pub use train::{
-    Event, Look, Outcome, RunOptions, StepReport, TrainConfig, Trainer, TrainerBuilder,
+    Event, Look, OptimizerKind, Outcome, RunOptions, StepReport, TrainConfig, Trainer,
+    TrainerBuilder,
 };
 
 /// Compiles and runs the example of the package's README.

@@ -93,6 +93,35 @@ enum Line {
     Step(StepReport),
 }
 
+/// Returns a line with its numbers as they are written: serde_json reads them to within a bit.
+fn exactly(mut read: Line, line: &str) -> Line {
+    let exact = |key: &str, number: &mut f64| {
+        let start = line.find(&format!("\"{key}\":"));
+        let text = start.map(|start| &line[start + key.len() + 3..]);
+        let text = text.and_then(|text| text.split([',', '}']).next());
+        if let Some(written) = text.and_then(|text| text.parse().ok()) {
+            *number = written;
+        }
+    };
+    match &mut read {
+        Line::Session(_) => {}
+        Line::Evaluation(line) => {
+            exact("nll", &mut line.evaluation.nll);
+            exact("perplexity", &mut line.evaluation.perplexity);
+            exact("seconds", &mut line.seconds);
+        }
+        // Behind the samples, whose texts are anybody's, but have their quotes escaped.
+        Line::Samples(report) => exact("seconds", &mut report.seconds),
+        Line::Step(report) => {
+            exact("loss", &mut report.loss);
+            exact("grad_norm", &mut report.grad_norm);
+            exact("lr", &mut report.lr);
+            exact("tokens_per_second", &mut report.tokens_per_second);
+        }
+    }
+    read
+}
+
 impl Metrics {
     /// Reads those of the run in the folder `run`; `None` where there are none, as an older version left it.
     ///
@@ -111,14 +140,14 @@ impl Metrics {
             .split_inclusive('\n')
             .filter(|line| line.ends_with('\n'));
         for (place, line) in lines.enumerate() {
-            let line = serde_json::from_str(line).with_context(|| {
+            let read = serde_json::from_str(line).with_context(|| {
                 format!(
                     "{}:{}: this is no line of a run; remove the file, and the record begins anew",
                     path.display(),
                     place + 1
                 )
             })?;
-            metrics.take(line);
+            metrics.take(exactly(read, line));
         }
         Ok(Some(metrics))
     }
@@ -142,5 +171,28 @@ impl Metrics {
     /// Returns whether there are samples after `step` steps.
     pub fn has_samples(&self, step: usize) -> bool {
         self.samples.iter().any(|report| report.step == step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers of a real run, of which serde_json makes neighbours.
+    #[test]
+    fn numbers_are_read_to_the_last_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = "{\"step\":5,\"loss\":1.2347835302352905,\"grad_norm\":1.6665728494524246,\"lr\":0.002,\"tokens\":9,\
+                    \"tokens_per_second\":111.29399782258955,\"peak_rss_bytes\":null,\"optimizer_state_bytes\":1,\
+                    \"optimizer_resident_bytes\":1,\"optimizer_bytes_moved\":0}\n";
+        let text = format!("{line}{{\"step\":6,\"lo");
+        fs::write(dir.path().join(FILE), text).unwrap();
+        let metrics = Metrics::read(dir.path()).unwrap().unwrap();
+        assert_eq!(metrics.steps.len(), 1);
+        assert_eq!(
+            serde_json::to_string(&metrics.steps[0]).unwrap() + "\n",
+            line
+        );
+        assert!(Metrics::read(&dir.path().join("none")).unwrap().is_none());
     }
 }

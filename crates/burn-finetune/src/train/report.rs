@@ -13,7 +13,7 @@ pub struct StepReport {
     pub loss: f64,
     /// Global norm of the gradients before clipping.
     pub grad_norm: f64,
-    /// Learning rate of the update.
+    /// Learning rate of the update; of the factors A, where those of B have another.
     pub lr: f64,
     /// Tokens of the step, padding left out.
     pub tokens: usize,

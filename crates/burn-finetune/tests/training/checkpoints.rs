@@ -3,8 +3,8 @@
 use crate::support::{CONTEXT, Toy, config, lora, rows, trainer};
 use burn::tensor::Device;
 use burn_finetune::{
-    Dataset, Event, FinetuneError, Outcome, RecordedRun, Row, RunDir, RunOptions, RunSettings,
-    Trainer,
+    Dataset, Event, FinetuneError, OptimizerKind, Outcome, RecordedRun, Row, RunDir, RunOptions,
+    RunSettings, TrainConfig, Trainer,
 };
 use burn_qlora::{CausalLm, LoraModel};
 use serde_json::{Value, json};
@@ -118,6 +118,55 @@ pub fn stopped_and_resumed_is_not_stopped(device: &Device) {
     assert_eq!(loaded.factors(), whole.model().factors());
     // A finished run has nothing left to do.
     assert_eq!(run(&mut second, &run_dir, None).1, Vec::<f64>::new());
+}
+
+pub fn every_optimizer_goes_on_from_its_state(device: &Device) {
+    let dir = tempfile::tempdir().unwrap();
+    for optimizer in [
+        OptimizerKind::Lion,
+        OptimizerKind::Muon,
+        OptimizerKind::Adafactor,
+    ] {
+        let with = |optimizer| {
+            let config = TrainConfig {
+                optimizer,
+                lora_plus_ratio: 4.0,
+                lr: 2e-3,
+                ..config(6)
+            };
+            Trainer::new(Toy::new(device, DROPOUT), config).unwrap()
+        };
+        let folder = dir.path().join(optimizer.to_string());
+        let mut whole = with(optimizer);
+        let (_, losses, _) = run(&mut whole, &create(&folder.join("whole")), None);
+        assert!(losses[5] < losses[0], "{optimizer}: {losses:?}");
+        let path = folder.join("stopped");
+        let mut first = with(optimizer);
+        let run_dir = create(&path);
+        run(&mut first, &run_dir, Some(3));
+        drop(run_dir);
+        let run_dir = resume(&path);
+        let mut second = with(optimizer);
+        assert_eq!(run_dir.restore(&mut second).unwrap(), 3);
+        run(&mut second, &run_dir, None);
+        assert_eq!(
+            second.model().factors(),
+            whole.model().factors(),
+            "{optimizer}"
+        );
+
+        // The state of one is not another's, and one that is damaged is not taken.
+        let mut other = with(OptimizerKind::AdamW);
+        let error = run_dir.restore(&mut other).unwrap_err().to_string();
+        assert!(error.contains("optimizer.safetensors"), "{error}");
+        let mut third = with(optimizer);
+        let file = path.join("checkpoints/step-00000006/optimizer.safetensors");
+        let mut bytes = fs::read(&file).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 0x40;
+        fs::write(&file, bytes).unwrap();
+        assert!(run_dir.restore(&mut third).is_err());
+    }
 }
 
 pub fn a_folder_with_another_run_is_refused(_: &Device) {

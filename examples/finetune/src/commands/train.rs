@@ -305,7 +305,9 @@ impl Course<'_> {
                     ));
                     return ControlFlow::Break(());
                 }
-                Err(error) => keep(Err(error.context(format!("samples after step {step}")))),
+                Err(error) => keep(Err(error.context(format!(
+                    "--sample-prompts, after step {step}; without it the run goes on"
+                )))),
             }
             if failed.borrow().is_some() {
                 return ControlFlow::Break(());
@@ -387,7 +389,7 @@ impl Course<'_> {
             }
             // What was left is the evaluation.
             Outcome::Interrupted { step } if step == steps => {
-                run_dir.save_adapter(trainer.model())?;
+                save_last_or_best(output, trainer, data, run_dir)?;
                 say!(
                     "Stopped in the evaluation after the last step; the adapter is in {}",
                     run_dir.path().display()

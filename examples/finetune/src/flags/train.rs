@@ -177,6 +177,12 @@ pub struct TrainFlags {
     /// tells what there is, so on other devices auto needs it [default on flex: what the system has]
     #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "Training")]
     pub device_memory: Option<u64>,
+    /// How many times the learning rate that of the factors B is (LoRA+; 16 is a common choice)
+    #[arg(long, value_name = "RATIO", default_value = "1", value_parser = positive_number, help_heading = "Training")]
+    pub lora_plus_ratio: f64,
+    /// Add noise of at most ALPHA / sqrt(tokens * width) to the embeddings in training (NEFTune; 5 is a common choice, 0: none)
+    #[arg(long, value_name = "ALPHA", default_value = "0", value_parser = not_negative, help_heading = "Training")]
+    pub neftune_alpha: f64,
     /// Decoupled weight decay
     #[arg(long, value_name = "W", default_value = "0", value_parser = not_negative, help_heading = "Training")]
     pub weight_decay: f64,
@@ -216,4 +222,10 @@ pub enum OptimizerName {
     /// Paged, with 8-bit state (2.03 bytes for each parameter in place of 8)
     #[value(name = "paged-adamw-8bit")]
     PagedAdamw8bit,
+    /// The sign of a momentum (4 bytes for each parameter); wants a lower learning rate, a third to a tenth of AdamW's
+    Lion,
+    /// A momentum, orthogonalised (4 bytes for each parameter); wants a learning rate of its own, about 0.02
+    Muon,
+    /// Second moments by rows and columns alone (next to nothing); the learning rate is the schedule's
+    Adafactor,
 }

@@ -7,10 +7,10 @@ use serde::Serialize;
 use super::ticks::{label, ticks};
 
 /// The size of a plot, and of the margins that its labels stand in.
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 240.0;
-const LEFT: f64 = 72.0;
-const RIGHT: f64 = 16.0;
+const WIDTH: f64 = 480.0;
+const HEIGHT: f64 = 200.0;
+const LEFT: f64 = 60.0;
+const RIGHT: f64 = 12.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 32.0;
 
@@ -110,7 +110,7 @@ impl Series<'_> {
             at: place(scale.at(value)),
             label: show(value),
         };
-        let whole = ticks(x.least, x.most, 8).into_iter();
+        let whole = ticks(x.least, x.most, 6).into_iter();
         let whole = whole.filter(|step| step.fract() == 0.0);
         Some(Chart {
             id: self.id,
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(chart.lines.len(), 1);
         let line = &chart.lines[0];
         // The highest is at the top, the lowest at the bottom, and what is between them between.
-        assert_eq!(line.path, "M72.0 12.0L388.0 208.0L704.0 110.0");
+        assert_eq!(line.path, "M60.0 12.0L264.0 168.0L468.0 90.0");
         assert_eq!(line.points[1].number, "2");
         assert_eq!(
             chart.description,
@@ -260,7 +260,7 @@ mod tests {
         let chart = chart(&[1.0], Some(2.0)).unwrap();
         assert_eq!(chart.limit.as_ref().unwrap().at, "12.0");
         // One step alone is in the middle.
-        assert_eq!(chart.lines[0].path, "M388.0 110.0");
+        assert_eq!(chart.lines[0].path, "M264.0 90.0");
         assert!(chart.description.ends_with("planned."));
     }
 

@@ -255,7 +255,9 @@ impl Training {
             config: TrainConfig {
                 batch_size: flags.batch_size,
                 grad_accum: flags.grad_accum,
-                state: optimizer.state,
+                optimizer: optimizer.kind,
+                lora_plus_ratio: flags.lora_plus_ratio,
+                neftune_alpha: flags.neftune_alpha,
                 weight_decay: flags.weight_decay,
                 max_grad_norm: flags.max_grad_norm,
                 seed: flags.seed,

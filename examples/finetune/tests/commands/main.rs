@@ -8,6 +8,7 @@
 //! - [`families`]: all of that on the families beside LLaMA.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
 //! - [`kills`]: the same at many random moments.
+//! - [`methods`]: LoRA+, noise, other optimizers.
 //! - [`resume`]: what may have changed when a run goes on, and what is never lost.
 //! - [`console`]: nobody reads what is printed.
 //! - [`names`]: files and texts whose names are not fit to print.
@@ -35,6 +36,7 @@ mod generate;
 mod interrupt;
 mod keep;
 mod kills;
+mod methods;
 mod names;
 mod numbers;
 mod paging;
