@@ -43,7 +43,9 @@ before=$(measure)
 sample_before=$(sample)
 
 say "Train"
+printf '{"prompt": "%s\\n"}\n' "$prompt" > "$run/prompts.jsonl"
 "$finetune" train "${common[@]}" --data $data/records-train.jsonl --output "$run/adapter" \
+  --eval-data $data/records-held-out.jsonl --eval-every 20 --sample-prompts "$run/prompts.jsonl" \
   --seq-len 128 --rank 16 --batch-size 8 --epochs 1 --lr 2e-3 --schedule cosine --warmup-steps 4 \
   --max-grad-norm 1 --log-json "$run/log.jsonl"
 
@@ -51,9 +53,10 @@ say "After: with the adapter"
 after=$(measure --adapter "$run/adapter")
 sample_after=$(sample --adapter "$run/adapter")
 
-first=$(head -n 1 "$run/log.jsonl")
-last=$(tail -n 1 "$run/log.jsonl")
-speed=$(sed 's/.*"tokens_per_second":\([.0-9]*\).*/\1/' "$run/log.jsonl" | sort -n |
+grep '"loss"' "$run/log.jsonl" > "$run/steps.jsonl"
+first=$(head -n 1 "$run/steps.jsonl")
+last=$(tail -n 1 "$run/steps.jsonl")
+speed=$(sed 's/.*"tokens_per_second":\([.0-9]*\).*/\1/' "$run/steps.jsonl" | sort -n |
   awk '{ v[NR] = $1 } END { printf "%.0f", v[int((NR + 1) / 2)] }')
 percent() { awk -v x="$(value exact_match "$1")" 'BEGIN { printf "%.0f %%", 100 * x }'; }
 short() { printf '%.4f' "$(value "$1" "$2")"; }
@@ -69,6 +72,7 @@ printf '%-22s %s\n' note "${prompt#*: }"
 printf '%-22s %s\n' 'answer before' "$sample_before"
 printf '%-22s %s\n' 'answer after' "$sample_after"
 printf '%-22s %s\n' adapter "$run/adapter"
+printf '%-22s %s\n' report "$run/adapter/report.html"
 
 awk -v b="$(value exact_match "$before")" -v a="$(value exact_match "$after")" 'BEGIN { exit !(b <= 0.10 && a >= 0.90) }' ||
   fail "the demo should go from at most 10 % to at least 90 %"

@@ -21,6 +21,8 @@ mod family_adapters_match_peft;
 mod gradients_match_peft;
 #[path = "claims/loftq_matches_peft.rs"]
 mod loftq_matches_peft;
+#[path = "claims/lora_plus_matches_peft.rs"]
+mod lora_plus_matches_peft;
 #[path = "claims/packing_changes_nothing.rs"]
 mod packing_changes_nothing;
 #[path = "claims/preferences_match_trl.rs"]

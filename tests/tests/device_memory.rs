@@ -6,7 +6,7 @@
 use burn::tensor::{Int, Tensor};
 use burn_cubecl::CubeDevice;
 use burn_finetune::{Batch, TrainConfig, TrainerBuilder};
-use burn_paged::{Budget, PAGE_BYTES, StateDtype};
+use burn_paged::{Budget, PAGE_BYTES};
 use burn_qlora::{LoraConfig, TokenBatch, attach_adapters};
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions};
 use cubecl::MemoryScope;
@@ -34,7 +34,6 @@ fn state_and_peak(test: &TestDevice, budget: Budget) -> (u64, u64) {
     let mut model = Decoder::load(&checkpoint, &LoadOptions::default(), &autodiff).unwrap();
     attach_adapters(&mut model, &LoraConfig::new(RANK, 1.0), 1).unwrap();
     let config = TrainConfig {
-        state: StateDtype::F32,
         steps: 3,
         ..TrainConfig::default()
     };

@@ -34,6 +34,8 @@ mod hold_out;
 mod order;
 /// Several examples in a row.
 mod packing;
+/// Prompts that a model is to answer.
+mod prompt;
 /// One row of a batch.
 mod row;
 /// Files and their formats.
@@ -59,6 +61,7 @@ pub use dataset::Dataset;
 pub use encode::{Encoded, RowEncoder};
 pub use hold_out::Split;
 pub use order::Order;
+pub use prompt::Prompt;
 pub use row::Row;
 pub use source::{Source, Sources, is_data_file};
 pub use tokens::{TextEncoder, TextStream};

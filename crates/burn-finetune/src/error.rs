@@ -396,6 +396,15 @@ pub enum RowProblem {
         /// The keys that are there.
         found: String,
     },
+    /// The row asks nothing of a model.
+    #[error(
+        "there is nothing to answer; a prompt is a row with \"messages\" or \"conversations\", \"prompt\", \
+         \"instruction\" or \"text\" (found: {found})"
+    )]
+    NoQuestion {
+        /// The keys that are there.
+        found: String,
+    },
     /// A known key holds something else than it should.
     #[error("{0}")]
     WrongType(String),
@@ -489,6 +498,7 @@ impl RowProblem {
             Self::Preference { .. } => "preference",
             Self::NoPreference { .. } => "no_preference",
             Self::UnknownKeys { .. } => "unknown_keys",
+            Self::NoQuestion { .. } => "no_question",
             Self::WrongType(_) => "wrong_type",
             Self::NoTemplate => "no_template",
             Self::Template(_) => "template",

@@ -4,10 +4,10 @@ use crate::data::{Batch, Dataset, Row};
 use crate::error::FinetuneError;
 use burn::tensor::Tensor;
 use burn_qlora::CausalLm;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Loss and perplexity of a model on a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct EvalReport {
     /// Mean negative log-likelihood of a target token, in nats.
     pub nll: f64,

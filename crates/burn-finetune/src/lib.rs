@@ -34,8 +34,8 @@ mod template;
 mod train;
 
 pub use data::{
-    Batch, Columns, Counts, Dataset, DatasetBuilder, Encoded, ExampleKind, Learn, Order, Row,
-    RowCache, RowEncoder, Source, Sources, Split, TextEncoder, TextStream, Told, Verdicts,
+    Batch, Columns, Counts, Dataset, DatasetBuilder, Encoded, ExampleKind, Learn, Order, Prompt,
+    Row, RowCache, RowEncoder, Source, Sources, Split, TextEncoder, TextStream, Told, Verdicts,
     is_data_file,
 };
 pub use error::{FinetuneError, Place, RowProblem, RowWarning};
@@ -51,7 +51,10 @@ pub use schedule::{Schedule, ScheduleKind};
 pub use template::{
     ChatTemplate, Message, TemplateVariables, builtin_template, builtin_template_names,
 };
-pub use train::{Event, Outcome, RunOptions, StepReport, TrainConfig, Trainer, TrainerBuilder};
+pub use train::{
+    Evaluated, Event, Look, OptimizerKind, Outcome, RunOptions, StepReport, TrainConfig, Trainer,
+    TrainerBuilder,
+};
 
 /// Compiles and runs the example of the package's README.
 #[cfg(doctest)]

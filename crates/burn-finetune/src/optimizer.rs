@@ -1,35 +1,75 @@
-//! AdamW over the adapters, its state in pages.
+//! The optimizer over the adapters.
 //!
-//! The arithmetic and the pages are [`burn_paged`]'s. The states are kept by layer rather than by parameter
+//! AdamW's arithmetic and pages are [`burn_paged`]'s, the other optimizers are [`burn_optim`]'s. The states are kept by layer rather than by parameter
 //! id (what `ModuleOptimizer` does), so that a checkpoint names them as the adapter file names the factors, a
 //! new process finds them again, and they go from the file into pages and back one factor at a time: there
 //! is never a second copy of them all.
 
 use crate::error::FinetuneError;
+use crate::train::{OptimizerKind, TrainConfig};
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
-use burn_paged::{PagedAdamW, PagedAdamWConfig, PagedState, PagingReport};
+use burn_optim::decay::WeightDecayConfig;
+use burn_optim::momentum::MomentumConfig;
+use burn_optim::{Adafactor, AdafactorConfig, Lion, LionConfig, Muon, MuonConfig};
+use burn_paged::{PagedAdamWConfig, PagingReport};
 use burn_qlora::LoraModel;
+use paged::Paged;
+use resident::Resident;
 use std::path::Path;
 
 mod file;
+mod paged;
+mod resident;
 
-/// AdamW and the states of A and B of every adapter, in the order of the model's layers.
+/// An optimizer and the states of A and B of every adapter, in the order of the model's layers.
 pub struct AdapterOptimizer {
-    adamw: PagedAdamW,
-    states: Vec<Option<PagedState<2>>>,
+    rule: Rule,
+}
+
+/// The optimizer with its states.
+enum Rule {
+    AdamW(Paged),
+    Lion(Resident<Lion>),
+    Muon(Resident<Muon>),
+    Adafactor(Resident<Adafactor>),
 }
 
 impl AdapterOptimizer {
-    /// Makes an optimizer without state.
+    /// Makes the optimizer of `config` without state; AdamW keeps its state as `paged` says.
     ///
     /// # Errors
     /// [`FinetuneError::Paged`] naming a setting that cannot work.
-    pub fn new(config: &PagedAdamWConfig) -> Result<Self, FinetuneError> {
-        Ok(Self {
-            adamw: config.build()?,
-            states: Vec::new(),
-        })
+    pub fn new(config: &TrainConfig, paged: &PagedAdamWConfig) -> Result<Self, FinetuneError> {
+        let kind = config.optimizer;
+        let decay = config.weight_decay as f32;
+        let rule = match kind {
+            OptimizerKind::AdamW | OptimizerKind::AdamW8bit => Rule::AdamW(Paged::new(paged)?),
+            OptimizerKind::Lion => {
+                let lion = LionConfig::new().with_weight_decay(decay);
+                Rule::Lion(Resident::new(kind, lion.build()))
+            }
+            OptimizerKind::Muon => {
+                let momentum = MomentumConfig {
+                    momentum: 0.95,
+                    dampening: 0.0,
+                    nesterov: true,
+                };
+                let decay = (decay > 0.0).then(|| WeightDecayConfig::new(decay));
+                let muon = MuonConfig::new()
+                    .with_momentum(momentum)
+                    .with_weight_decay(decay);
+                Rule::Muon(Resident::new(kind, muon.build()))
+            }
+            OptimizerKind::Adafactor => {
+                let adafactor = AdafactorConfig::new()
+                    .with_relative_step(false)
+                    .with_scale_parameter(false)
+                    .with_weight_decay(decay);
+                Rule::Adafactor(Resident::new(kind, adafactor.build()))
+            }
+        };
+        Ok(Self { rule })
     }
 
     /// Prepares a forward pass, before which it is called: lets the state give way if the pass needs its memory
@@ -38,11 +78,14 @@ impl AdapterOptimizer {
     /// # Errors
     /// [`FinetuneError::Paged`].
     pub fn prepare(&self) -> Result<(), FinetuneError> {
-        Ok(self.adamw.prepare()?)
+        match &self.rule {
+            Rule::AdamW(paged) => paged.prepare(),
+            Rule::Lion(_) | Rule::Muon(_) | Rule::Adafactor(_) => Ok(()),
+        }
     }
 
     /// Updates the adapters by their `gradients`, those of A and B of every adapter in the order of the
-    /// layers, at learning rate `lr`. A factor without a gradient stays as it is.
+    /// layers, at the learning rates of A and of B. A factor without a gradient stays as it is.
     ///
     /// # Errors
     /// [`FinetuneError::Paged`] when the state cannot be paged. Some factors may have been updated then: go on
@@ -50,21 +93,17 @@ impl AdapterOptimizer {
     pub fn step<M: LoraModel>(
         &mut self,
         model: &mut M,
-        lr: f64,
+        rates: [f64; 2],
         gradients: Vec<Option<Tensor<2>>>,
     ) -> Result<(), FinetuneError> {
-        self.states.resize_with(gradients.len(), || None);
-        let adamw = &self.adamw;
+        let rule = &mut self.rule;
         let mut failed = None;
-        let mut slots = self.states.iter_mut().zip(gradients);
-        let mut update = |param: Param<Tensor<2>>| match slots.next() {
-            Some((state, Some(gradient))) if failed.is_none() => param.map(|tensor| {
+        let mut slots = gradients.into_iter().enumerate();
+        let mut update = |param: Param<Tensor<2>>, lr: f64| match slots.next() {
+            Some((place, Some(gradient))) if failed.is_none() => param.map(|tensor| {
                 let plain = tensor.clone().inner();
-                match adamw.try_step(lr, plain, gradient, state.take()) {
-                    Ok((updated, new)) => {
-                        *state = Some(new);
-                        like(updated, &tensor)
-                    }
+                match rule.update(place, lr, plain, gradient) {
+                    Ok(updated) => like(updated, &tensor),
                     Err(error) => {
                         failed = Some(error);
                         tensor
@@ -73,47 +112,54 @@ impl AdapterOptimizer {
             }),
             _ => param,
         };
+        let [of_a, of_b] = rates;
         for (_, linear) in model.lora_linears_mut() {
             linear.adapter = linear.adapter.take().map(|mut branch| {
-                branch.lora.a = update(branch.lora.a);
-                branch.lora.b = update(branch.lora.b);
+                branch.lora.a = update(branch.lora.a, of_a);
+                branch.lora.b = update(branch.lora.b, of_b);
                 branch
             });
         }
         if let Some(error) = failed {
-            return Err(error.into());
+            return Err(error);
         }
-        Ok(self.adamw.end_step()?)
+        match &self.rule {
+            Rule::AdamW(paged) => paged.end_step(),
+            Rule::Lion(_) | Rule::Muon(_) | Rule::Adafactor(_) => Ok(()),
+        }
     }
 
     /// Returns the state's sizes, and what the last step moved.
     pub fn report(&self) -> PagingReport {
-        self.adamw.report()
+        match &self.rule {
+            Rule::AdamW(paged) => paged.report(),
+            Rule::Lion(resident) => resident.report(),
+            Rule::Muon(resident) => resident.report(),
+            Rule::Adafactor(resident) => resident.report(),
+        }
     }
 
-    /// Writes the moments as a safetensors file, keyed `<layer>.lora_A.moment_1` and so on, with `absmax_1` and
-    /// `absmax_2` beside 8-bit ones. They pass through memory one factor at a time.
+    /// Writes the state as a safetensors file: AdamW's keyed `<layer>.lora_A.moment_1` and so on, with `absmax_1` and
+    /// `absmax_2` beside 8-bit ones, another optimizer's by the names that burn-optim gives its parts. It passes through memory
+    /// one factor at a time.
     ///
     /// # Errors
     /// [`FinetuneError::Write`]; [`FinetuneError::Paged`] when moments cannot be read.
     pub fn save<M: LoraModel>(&self, model: &M, path: &Path) -> Result<(), FinetuneError> {
         let factors = factors(model);
-        if let Some(factor) = factors.first() {
-            self.adamw.sync(&factor.device)?;
+        match &self.rule {
+            Rule::AdamW(paged) => paged.save(factors, path),
+            Rule::Lion(resident) => resident.save(&factors, path),
+            Rule::Muon(resident) => resident.save(&factors, path),
+            Rule::Adafactor(resident) => resident.save(&factors, path),
         }
-        let states: Vec<_> = factors
-            .into_iter()
-            .zip(&self.states)
-            .filter_map(|(factor, state)| Some((factor.name, state.as_ref()?)))
-            .collect();
-        file::write(path, &states)
     }
 
-    /// Takes the moments after `steps` steps back from the file at `path`, straight into pages.
+    /// Takes the state after `steps` steps back from the file at `path`, AdamW's straight into pages.
     ///
     /// # Errors
     /// [`FinetuneError::Read`] when it cannot be read, [`FinetuneError::Malformed`] when it is broken, does not fit the
-    /// model's adapters or is of another step; the states are what they were then. [`FinetuneError::Paged`].
+    /// model's adapters or is of another step or optimizer; the states are what they were then. [`FinetuneError::Paged`].
     pub fn load<M: LoraModel>(
         &mut self,
         model: &M,
@@ -121,31 +167,30 @@ impl AdapterOptimizer {
         steps: usize,
     ) -> Result<(), FinetuneError> {
         let factors = factors(model);
-        let file = file::StateFile::open(path)?;
-        // All of it is checked before any of it is taken.
-        let stored = factors
-            .iter()
-            .map(|factor| {
-                let elements = factor.shape.iter().product();
-                file.find(&factor.name, factor.shape, self.adamw.state_dtype(elements))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        file.check_count(stored.iter().flatten())?;
-        file.check_steps(stored.iter().flatten(), steps)?;
-        let mut states = Vec::new();
-        for (factor, stored) in factors.iter().zip(stored) {
-            states.push(match stored {
-                // A factor that never had a gradient has no state.
-                None => None,
-                Some(stored) => {
-                    let (steps, moments) = file.read(&stored)?;
-                    let param = factor.param.val().inner();
-                    Some(self.adamw.restore(&param, steps, &moments)?)
-                }
-            });
+        match &mut self.rule {
+            Rule::AdamW(paged) => paged.load(&factors, path, steps),
+            Rule::Lion(resident) => resident.load(&factors, path, steps),
+            Rule::Muon(resident) => resident.load(&factors, path, steps),
+            Rule::Adafactor(resident) => resident.load(&factors, path, steps),
         }
-        self.states = states;
-        Ok(())
+    }
+}
+
+impl Rule {
+    /// Updates the factor at `place`.
+    fn update(
+        &mut self,
+        place: usize,
+        lr: f64,
+        tensor: Tensor<2>,
+        gradient: Tensor<2>,
+    ) -> Result<Tensor<2>, FinetuneError> {
+        match self {
+            Self::AdamW(paged) => paged.update(place, lr, tensor, gradient),
+            Self::Lion(resident) => Ok(resident.update(place, lr, tensor, gradient)),
+            Self::Muon(resident) => Ok(resident.update(place, lr, tensor, gradient)),
+            Self::Adafactor(resident) => Ok(resident.update(place, lr, tensor, gradient)),
+        }
     }
 }
 

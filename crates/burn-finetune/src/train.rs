@@ -4,8 +4,8 @@
 mod builder;
 /// The numbers of a run.
 mod config;
-/// The optimizer's name in the settings of a run.
-mod optimizer_name;
+/// The optimizers by their names.
+mod optimizer_kind;
 /// How far parameters can be from 0.
 mod reach;
 /// The events that a run reports.
@@ -19,6 +19,7 @@ pub(crate) mod trainer;
 
 pub use builder::TrainerBuilder;
 pub use config::TrainConfig;
-pub use report::{Event, StepReport};
-pub use run::{Outcome, RunOptions};
+pub use optimizer_kind::OptimizerKind;
+pub use report::{Evaluated, Event, StepReport};
+pub use run::{Look, Outcome, RunOptions};
 pub use trainer::Trainer;

@@ -37,8 +37,11 @@ impl fmt::Display for Checkpointing {
 pub struct BackwardPass {
     /// Factor of the loss and of the gradients.
     pub scale: f64,
-    /// Seed of the dropout. The draws are the same whatever [`checkpointing`](Self::checkpointing) is.
+    /// Seed of the dropout and of the noise. The draws are the same whatever [`checkpointing`](Self::checkpointing) is.
     pub seed: u64,
+    /// How much noise is added to the embeddings, NEFTune's alpha; 0 for none. Only a model that says so in
+    /// [`CausalLm::NOISE`](crate::CausalLm::NOISE) adds any.
+    pub noise: f64,
     /// The part of the forward pass that is kept.
     pub checkpointing: Checkpointing,
 }
@@ -85,6 +88,12 @@ pub fn adapter_gradients<'a>(
         .flat_map(|branch| [&branch.lora.a, &branch.lora.b])
         .map(|factor| factor.val().grad_remove(tape))
         .collect()
+}
+
+/// Returns the largest magnitude of NEFTune's noise on embeddings of `width` in rows of `seq` tokens: `alpha / √(seq · width)`
+/// (Jain et al., arXiv 2310.05914; transformers' `neftune_post_forward_hook`).
+pub fn noise_magnitude(alpha: f64, seq: usize, width: usize) -> f64 {
+    alpha / (seq as f64 * width as f64).sqrt()
 }
 
 /// Derives the seed of part `index` from `seed`, that of the whole: SplitMix64, so that neighbours are unrelated.

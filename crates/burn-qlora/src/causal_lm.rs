@@ -35,6 +35,9 @@ pub trait CausalLm: Module + LoraModel {
     /// Whether the model keeps the sequences of a row apart where [`TokenBatch::starts`] says that there are several.
     const PACKING: bool = false;
 
+    /// Whether [`loss_and_gradients`](Self::loss_and_gradients) adds the [noise](BackwardPass::noise) of a pass.
+    const NOISE: bool = false;
+
     /// Returns the sum of the negative log-likelihoods of the batch's targets, in nats: `[1]`, f32.
     ///
     /// A model that never forms the logits (`burn_fused::linear_cross_entropy`) sums here as it goes.

@@ -58,7 +58,9 @@ mod model;
 mod nf4_weight;
 pub mod peft;
 
-pub use backward::{BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed};
+pub use backward::{
+    BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed, noise_magnitude,
+};
 pub use branch::LoraBranch;
 pub use burn_nf4::{Format, GgufFormat, Nf4Tensor, Nf4TensorError};
 pub use causal_lm::{CausalLm, TokenBatch};

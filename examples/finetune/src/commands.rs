@@ -12,6 +12,8 @@ mod generate;
 mod plan;
 /// `finetune quantize`.
 mod quantize;
+/// `finetune report`.
+mod report;
 /// `finetune train`.
 mod train;
 
@@ -20,7 +22,9 @@ use burn_finetune::FinetuneError;
 use burn_qlora_llama::ComputeDtype;
 
 use crate::flags::Command;
-use crate::run::{DataRun, EvalRun, ExportRun, GenerateRun, PlanRun, QuantizeRun, TrainRun};
+use crate::run::{
+    DataRun, EvalRun, ExportRun, GenerateRun, PlanRun, QuantizeRun, ReportRun, TrainRun,
+};
 
 /// Runs a command.
 ///
@@ -34,6 +38,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Eval(flags) => eval::run(&EvalRun::resolve(flags)?),
         Command::Generate(flags) => generate::run(&GenerateRun::resolve(flags)?),
         Command::Quantize(flags) => quantize::run(&QuantizeRun::resolve(flags)?),
+        Command::Report(flags) => report::run(&ReportRun::resolve(flags)?),
         Command::Export(flags) => export::run(&ExportRun::resolve(*flags)?),
     }
 }

@@ -154,9 +154,15 @@ fn as_flags(name: &str, value: &Value, argument: &clap::Arg) -> Result<Vec<OsStr
     };
     let is_repeated = matches!(argument.get_action(), ArgAction::Append)
         && argument.get_value_delimiter().is_none();
+    let is_optional = argument
+        .get_num_args()
+        .is_some_and(|values| values.min_values() == 0);
     match (argument.get_action().takes_values(), value) {
         (false, Value::Boolean(true)) => Ok(vec![format!("--{name}").into()]),
         (false, Value::Boolean(false)) => Ok(Vec::new()),
+        // A flag whose value may be left out is a switch as well.
+        (true, Value::Boolean(true)) if is_optional => Ok(vec![format!("--{name}").into()]),
+        (true, Value::Boolean(false)) if is_optional => Ok(Vec::new()),
         (false, _) => bail!("a switch is true or false, not a {}", value.type_str()),
         (true, Value::Array(values)) if is_repeated => values.iter().map(of_value).collect(),
         (true, _) => Ok(vec![of_value(value)?]),

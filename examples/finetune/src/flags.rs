@@ -16,6 +16,8 @@ mod objective;
 mod plan;
 /// `finetune quantize`.
 mod quantize;
+/// `finetune report`.
+mod report;
 /// The limits of the rows of a data file.
 mod rows;
 /// `finetune train`.
@@ -31,6 +33,7 @@ pub use model::{ModelFlags, QuantFlags, QuantName};
 pub use objective::{ObjectiveFlags, ObjectiveName};
 pub use plan::PlanFlags;
 pub use quantize::QuantizeFlags;
+pub use report::ReportFlags;
 pub use rows::RowFlags;
 pub use train::{Init, OptimizerName, TrainFlags};
 
@@ -39,6 +42,7 @@ use clap::{Parser, Subcommand};
 use data::DATA_HELP;
 use export::EXPORT_HELP;
 use plan::PLAN_HELP;
+use report::REPORT_HELP;
 use train::TRAIN_HELP;
 
 /// Fine-tune a LLaMA in 4 bits, on the device you have.
@@ -61,6 +65,7 @@ Examples:
   finetune plan --model SmolLM2.gguf --seq-len 4096 --checkpointing layer
   finetune plan --like qwen3-8b --device cuda --compute-dtype bf16
   finetune data --model SmolLM2.gguf --data notes.jsonl --show 5
+  finetune report run
   finetune eval --model SmolLM2.gguf --adapter run --data held-out.jsonl --exact-match
   finetune generate --model SmolLM2.gguf --adapter run --chat
   finetune quantize --model SmolLM2.gguf --output SmolLM2-nf4
@@ -91,6 +96,13 @@ pub enum Command {
         mut_arg("data", |arg| arg.required_unless_present("config"))
     )]
     Data(Box<DataFlags>),
+    /// Write a run on one page: curves, samples, memory, configuration
+    #[command(
+        override_usage = "finetune report <RUN> [OPTIONS]",
+        after_help = REPORT_HELP,
+        mut_arg("run", |arg| arg.required_unless_present("config"))
+    )]
+    Report(ReportFlags),
     /// Measure loss and perplexity on a data set, and how many answers come out exactly right
     Eval(EvalFlags),
     /// Let the model write: one prompt, or a chat

@@ -28,20 +28,28 @@ mod hub_dataset;
 mod interrupt;
 /// The shapes of well-known models.
 mod known_models;
-/// The step log.
+/// Logs of a run.
 mod log;
+/// What a run's folder keeps of its course.
+mod metrics;
 /// An opened model with its tokenizer and chat template.
 mod opened_model;
+/// A run on one page.
+mod page;
 /// The memory that a run takes.
 mod plan;
 /// The live display.
 mod progress;
+/// Everything that the course of a run is written to.
+mod recorder;
 /// What the reference gives the rows of a run.
 mod references;
 /// An error as one line.
 mod report;
 /// The command line resolved.
 mod run;
+/// What the model writes while it is trained.
+mod samples;
 /// Command lines to be pasted into a shell.
 mod shell;
 /// Rows as they are shown.
@@ -50,6 +58,8 @@ mod shown_rows;
 mod source;
 /// Where an answer ends.
 mod stop;
+/// Event files of TensorBoard.
+mod tensorboard;
 /// The form of the weights that an adapter was trained on.
 mod trained_on;
 /// The rows of a training run.

@@ -1,39 +1,50 @@
-//! The step log of `--log-json`: one JSON object a line, there as soon as the step is done.
+//! Logs of a run: one JSON object a line, there as soon as what it tells is done.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use burn_finetune::StepReport;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-/// How the line of a step begins.
-const STEP_LINE: &[u8] = b"{\"step\":";
+/// How a line begins.
+const LINE_START: &[u8] = b"{\"step\":";
 
-/// The open log.
-#[derive(Debug)]
-pub struct StepLog {
-    file: File,
-    path: PathBuf,
+/// The point that a run goes on from: what is logged of later ones comes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// Steps that are done.
+    pub step: usize,
+    /// Whether the evaluation after them is.
+    pub evaluated: bool,
+    /// Whether the samples after them are.
+    pub sampled: bool,
 }
 
-impl StepLog {
-    /// Opens the log to append to it. `resumed_at` is the number of steps that a resumed run has done: lines of later
-    /// steps, written after the checkpoint that is gone back to, are cut off so that no step stands in the log twice,
-    /// and so is a line that was not finished.
+/// An open log.
+#[derive(Debug)]
+pub struct Log {
+    file: File,
+    path: PathBuf,
+    /// What an error calls it.
+    name: String,
+}
+
+impl Log {
+    /// Opens the log to append to it. Of a run that goes on, lines that come again are cut off, so that nothing stands in
+    /// the log twice, and so is a line that was not finished.
     ///
     /// # Errors
     /// The file cannot be read or written.
-    pub fn open(path: &Path, resumed_at: Option<usize>) -> Result<Self> {
+    pub fn open(path: &Path, name: impl Into<String>, resumed: Option<Resumed>) -> Result<Self> {
         let opened = || -> io::Result<File> {
             let mut options = OpenOptions::new();
             let mut file = options.create(true).append(true).read(true).open(path)?;
             // What is no file, a pipe for one, has nothing in it to go on from.
             if file.metadata()?.is_file() {
                 let text = std::fs::read(path)?;
-                match resumed_at {
-                    Some(step) => file.set_len(length_up_to(&text, step) as u64)?,
+                match resumed {
+                    Some(resumed) => file.set_len(length_up_to(&text, resumed) as u64)?,
                     None if text.last().is_some_and(|last| *last != b'\n') => {
                         file.write_all(b"\n")?;
                     }
@@ -42,18 +53,21 @@ impl StepLog {
             }
             Ok(file)
         };
+        let name = name.into();
         Ok(Self {
-            file: opened().with_context(|| format!("--log-json {}", path.display()))?,
+            file: opened().with_context(|| format!("{name} {}", path.display()))?,
             path: path.to_path_buf(),
+            name,
         })
     }
 
-    /// Appends a line and hands it to the system. A line that cannot be written whole is taken back.
+    /// Appends a line, which begins with its step, and hands it to the system. A line that cannot be written whole is taken
+    /// back.
     ///
     /// # Errors
     /// The line cannot be written.
-    pub fn append(&mut self, report: &StepReport) -> Result<()> {
-        let mut line = serde_json::to_string(report)?;
+    pub fn append(&mut self, line: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_string(line)?;
         line.push('\n');
         let before = self.file.metadata().map(|metadata| metadata.len());
         // One write a line: a reader, or the end of the process, never sees half of one.
@@ -62,22 +76,29 @@ impl StepLog {
             // The write's error is the one to tell; a resumed run cuts off what is left of the line.
             let _ = self.file.set_len(before);
         }
-        written.with_context(|| format!("--log-json {}", self.path.display()))
+        written.with_context(|| format!("{} {}", self.name, self.path.display()))
     }
 }
 
-/// The length of the log without the steps after `step` at its end, and without lines there that were not finished or
-/// run into the next one. A line that is no step's ends the search: it may be anybody's.
-fn length_up_to(text: &[u8], step: usize) -> usize {
+/// The length of the log without the lines at its end that come again, and without those there that were not finished or
+/// run into the next one. A line without a step ends the search: it may be anybody's.
+fn length_up_to(text: &[u8], resumed: Resumed) -> usize {
     #[derive(Deserialize)]
     struct Numbered {
         step: usize,
+        evaluation: Option<serde::de::IgnoredAny>,
+        samples: Option<serde::de::IgnoredAny>,
     }
+    let comes_again = |line: &Numbered| {
+        let at_the_end = line.evaluation.is_some() && !resumed.evaluated
+            || line.samples.is_some() && !resumed.sampled;
+        line.step > resumed.step || line.step == resumed.step && at_the_end
+    };
     let mut length = text.len();
     for line in text.split_inclusive(|byte| *byte == b'\n').rev() {
         let is_over = match serde_json::from_slice::<Numbered>(line) {
-            Ok(numbered) => numbered.step > step || line.last() != Some(&b'\n'),
-            Err(_) => line.last() != Some(&b'\n') || line.starts_with(STEP_LINE),
+            Ok(numbered) => comes_again(&numbered) || line.last() != Some(&b'\n'),
+            Err(_) => line.last() != Some(&b'\n') || line.starts_with(LINE_START),
         };
         if !is_over {
             break;
@@ -91,8 +112,16 @@ fn length_up_to(text: &[u8], step: usize) -> usize {
 mod tests {
     use super::*;
 
+    fn at(step: usize) -> Resumed {
+        Resumed {
+            step,
+            evaluated: true,
+            sampled: true,
+        }
+    }
+
     fn cut(text: &str, step: usize) -> &str {
-        &text[..length_up_to(text.as_bytes(), step)]
+        &text[..length_up_to(text.as_bytes(), at(step))]
     }
 
     #[test]
@@ -102,6 +131,22 @@ mod tests {
         assert_eq!(cut(text, 3), text);
         assert_eq!(cut("not a log\n", 0), "not a log\n");
         assert_eq!(cut("", 0), "");
+    }
+
+    #[test]
+    fn what_comes_after_a_step_is_cut_off_if_it_comes_again() {
+        let text = "{\"step\":2}\n{\"step\":2,\"evaluation\":{}}\n{\"step\":2,\"samples\":[]}\n";
+        let length = |evaluated, sampled| {
+            let resumed = Resumed {
+                step: 2,
+                evaluated,
+                sampled,
+            };
+            length_up_to(text.as_bytes(), resumed)
+        };
+        assert_eq!(length(true, true), text.len());
+        assert_eq!(length(true, false), text.find("{\"step\":2,\"s").unwrap());
+        assert_eq!(length(false, false), "{\"step\":2}\n".len());
     }
 
     #[test]
@@ -119,15 +164,15 @@ mod tests {
         }
         // Not UTF-8, as after a crash of the system.
         let broken = [whole.as_bytes(), b"\xff\0\0"].concat();
-        assert_eq!(length_up_to(&broken, 2), whole.len());
+        assert_eq!(length_up_to(&broken, at(2)), whole.len());
     }
 
     #[test]
     fn a_new_run_begins_a_line_of_its_own() {
         let path = std::env::temp_dir().join(format!("step-log-{}", std::process::id()));
         std::fs::write(&path, "half a line").unwrap();
-        StepLog::open(&path, None).unwrap();
-        StepLog::open(&path, None).unwrap();
+        Log::open(&path, "log", None).unwrap();
+        Log::open(&path, "log", None).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert_eq!(text, "half a line\n");

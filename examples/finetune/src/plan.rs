@@ -130,17 +130,24 @@ impl Plan {
     ) -> Result<Self> {
         let model = config.memory(&workload)?;
         let optimizer = training.optimizer;
-        let state = PagedAdamWConfig::new()
-            .with_state(optimizer.state)
-            .with_budget(optimizer.placement.budget)
-            .memory(model.factors.iter().copied());
+        let factors = model.factors.iter().copied();
+        let (state, workspace) = match optimizer.kind.moments() {
+            Some(moments) => {
+                let state = PagedAdamWConfig::new()
+                    .with_state(moments)
+                    .with_budget(optimizer.placement.budget)
+                    .memory(factors.map(|[rows, columns]| rows.saturating_mul(columns)));
+                (state.resident, state.workspace)
+            }
+            None => (optimizer.kind.resident_bytes(factors), 0),
+        };
         // A device's pages are allocations of their own.
         let unit = if of_the_process(&workload) {
             1
         } else {
             PAGE_BYTES as u64
         };
-        let resident = state.resident.div_ceil(unit).saturating_mul(unit);
+        let resident = state.div_ceil(unit).saturating_mul(unit);
         let held = if training.grad_accum() > 1 {
             model.adapters()
         } else {
@@ -150,7 +157,7 @@ impl Plan {
         Ok(Self {
             initialization: if is_fitted { model.fitting } else { 0 },
             optimizer: resident,
-            buffers: state.workspace,
+            buffers: workspace,
             held,
             workload,
             model,

@@ -20,6 +20,8 @@ mod objective;
 mod optimizer;
 /// `finetune quantize`.
 mod quantize;
+/// `finetune report`.
+mod report;
 /// The limits of the rows of a data file.
 mod rows;
 /// `finetune train` and `finetune plan`.
@@ -32,5 +34,6 @@ pub use export::{Check, ExportRun, HfTarget, Target};
 pub use generate::{GenerateRun, Input};
 pub use model::{Model, Stored};
 pub use quantize::{Loftq, QuantizeRun};
+pub use report::ReportRun;
 pub use rows::RowLimits;
 pub use train::{Adapter, Output, PlanRun, PlannedModel, TrainRun, Training};

@@ -86,7 +86,7 @@ pub fn marked(parts: &[Part], marks: Marks) -> String {
 }
 
 /// Returns a text in which the ends of lines are seen, and letters that would steer a terminal are written out.
-fn visible(text: &str) -> String {
+pub fn visible(text: &str) -> String {
     let mut visible = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

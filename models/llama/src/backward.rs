@@ -3,10 +3,10 @@
 use std::convert::Infallible;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Distribution, Tensor};
 use burn_qlora::{
     BackwardPass, CausalLm, Checkpointing, LossAndGradients, TokenBatch, adapter_gradients,
-    derive_seed,
+    derive_seed, noise_magnitude,
 };
 
 use crate::block::Block;
@@ -17,6 +17,7 @@ use crate::rope::Positions;
 impl CausalLm for Decoder {
     const LAYER_CHECKPOINTING: bool = true;
     const PACKING: bool = true;
+    const NOISE: bool = true;
 
     fn loss_sum(&self, batch: &TokenBatch) -> Tensor<1> {
         let TokenBatch {
@@ -67,6 +68,9 @@ impl CausalLm for Decoder {
     }
 }
 
+/// The part of a pass that the seed of its noise is derived for; those before are the blocks.
+const NOISE: u64 = u64::MAX;
+
 impl Decoder {
     /// Returns the value and the gradients of `loss`, which is a function of the last block's output.
     fn gradients<E>(
@@ -75,7 +79,7 @@ impl Decoder {
         pass: &BackwardPass,
         loss: impl FnOnce(Residual) -> Result<Tensor<1>, E>,
     ) -> Result<LossAndGradients, E> {
-        let x = self.embed(batch.input_ids.clone());
+        let x = self.noisy(self.embed(batch.input_ids.clone()), pass);
         let chain = Chain {
             model: self,
             positions: self.positions(&batch.input_ids, batch.starts.clone()),
@@ -85,6 +89,20 @@ impl Decoder {
             Checkpointing::None => chain.at_once(x, loss),
             Checkpointing::Layer => chain.by_block(x, loss),
         }
+    }
+
+    /// Adds the noise of a pass to embeddings, `[batch, seq, hidden]`.
+    fn noisy(&self, x: Tensor<3>, pass: &BackwardPass) -> Tensor<3> {
+        if pass.noise == 0.0 {
+            return x;
+        }
+        let [_, seq, width] = x.dims();
+        let most = noise_magnitude(pass.noise, seq, width);
+        let device = Decoder::device(self);
+        device.seed(derive_seed(pass.seed, NOISE));
+        let noise = Tensor::<3>::random(x.dims(), Distribution::Uniform(-most, most), &device);
+        let dtype = x.dtype();
+        x + noise.cast(dtype)
     }
 }
 
@@ -170,5 +188,98 @@ impl Chain<'_> {
             let device = self.model.device();
             device.seed(derive_seed(self.pass.seed, index as u64));
         }
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::load::LoadOptions;
+    use burn::tensor::Int;
+    use qlora_test_support::fixture;
+
+    fn batch(device: &Device) -> TokenBatch {
+        let ids = Tensor::<1, Int>::arange(3..67, device).reshape([2, 32]);
+        TokenBatch {
+            input_ids: ids.clone(),
+            starts: None,
+            targets: ids.add_scalar(1),
+        }
+    }
+
+    /// `uniform_(-alpha / sqrt(L · d), alpha / sqrt(L · d))` of transformers' hook: bounds, mean and variance, and a draw of its
+    /// own for each seed.
+    #[test]
+    fn noise_is_uniform_within_its_magnitude() {
+        let _alone = qlora_test_support::alone();
+        let device = Device::flex().autodiff();
+        let checkpoint = Checkpoint::open(fixture("tiny_llama")).unwrap();
+        let model = Decoder::load(&checkpoint, &LoadOptions::default(), &device).unwrap();
+        let pass = |noise, seed| BackwardPass {
+            scale: 1.0,
+            seed,
+            noise,
+            checkpointing: Checkpointing::None,
+        };
+        let x = model.embed(batch(&device).input_ids);
+        let width = x.dims()[2];
+        let drawn = |noise, seed| -> Vec<f32> {
+            let noisy = model.noisy(x.clone(), &pass(noise, seed)) - x.clone();
+            noisy.into_data().iter().collect()
+        };
+        assert!(drawn(0.0, 1).iter().all(|value| *value == 0.0));
+        let values = drawn(5.0, 1);
+        assert_eq!(values, drawn(5.0, 1));
+        assert_ne!(values, drawn(5.0, 2));
+        let most = 5.0 / (32.0 * width as f64).sqrt();
+        let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let variance = values.iter().map(|value| value * value).sum::<f64>() / count;
+        let largest = values
+            .iter()
+            .fold(0.0, |largest: f64, value| largest.max(value.abs()));
+        // Of 64 rows of the embedding: what is rounded in adding and subtracting is below 1e-6.
+        assert!(
+            largest <= most + 1e-6 && largest > 0.98 * most,
+            "{largest} of {most}"
+        );
+        // Five standard deviations of the mean, and of the mean of the squares.
+        let deviation = most / 3f64.sqrt() / count.sqrt();
+        assert!(mean.abs() < 5.0 * deviation, "{mean}");
+        let expected = most * most / 3.0;
+        let deviation = most * most * (4f64 / 45.0).sqrt() / count.sqrt();
+        assert!(
+            (variance - expected).abs() < 5.0 * deviation,
+            "{variance} is not {expected}"
+        );
+    }
+
+    /// Evaluation has none, and what is kept for the backward pass changes nothing.
+    #[test]
+    fn noise_is_of_training_alone_and_the_same_with_checkpointing() {
+        let _alone = qlora_test_support::alone();
+        let device = Device::flex().autodiff();
+        let checkpoint = Checkpoint::open(fixture("tiny_llama")).unwrap();
+        let mut model = Decoder::load(&checkpoint, &LoadOptions::default(), &device).unwrap();
+        burn_qlora::attach_adapters(&mut model, &burn_qlora::LoraConfig::new(2, 4.0), 1).unwrap();
+        let batch = batch(&device);
+        let loss = |noise, checkpointing| {
+            let pass = BackwardPass {
+                scale: 1.0,
+                seed: 3,
+                noise,
+                checkpointing,
+            };
+            let found = model.loss_and_gradients(&batch, &pass);
+            found.loss.into_scalar::<f64>()
+        };
+        let plain = model.loss_sum(&batch).into_scalar::<f64>();
+        assert_eq!(loss(0.0, Checkpointing::None), plain);
+        let noisy = loss(5.0, Checkpointing::None);
+        assert_ne!(noisy, plain);
+        assert_eq!(noisy, loss(5.0, Checkpointing::Layer));
+        assert_eq!(model.loss_sum(&batch).into_scalar::<f64>(), plain);
     }
 }

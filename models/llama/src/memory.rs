@@ -63,7 +63,7 @@ pub struct ModelMemory {
     /// All other weights.
     pub dense: Tensors,
     /// Elements of every factor of the adapters.
-    pub factors: Vec<usize>,
+    pub factors: Vec<[usize; 2]>,
     /// What is kept from the forward to the backward pass.
     pub activations: Tensors,
     /// One block: what it keeps, where that is not in `activations`, and what its backward pass needs beside.
@@ -84,7 +84,9 @@ impl ModelMemory {
     /// Returns the factors of the adapters, f32. Their gradients take as much.
     pub fn adapters(&self) -> Tensors {
         let factors = self.factors.iter();
-        factors.map(|&n| Tensors::one(F32 * n as u128)).sum()
+        factors
+            .map(|[rows, columns]| Tensors::one(F32 * *rows as u128 * *columns as u128))
+            .sum()
     }
 
     fn weights(&self) -> Tensors {

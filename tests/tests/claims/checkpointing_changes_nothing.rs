@@ -127,6 +127,7 @@ fn backward(
     let pass = BackwardPass {
         scale: 1.0 / batch.target_tokens as f64,
         seed,
+        noise: 0.0,
         checkpointing,
     };
     let found = model.loss_and_gradients(&batch.tensors, &pass);

@@ -1,7 +1,7 @@
 //! Training with 8-bit optimizer state follows the curve that was recorded with f32 state.
 
-use burn_finetune::{TrainConfig, TrainerBuilder};
-use burn_paged::{Budget, StateDtype};
+use burn_finetune::{OptimizerKind, TrainConfig, TrainerBuilder};
+use burn_paged::Budget;
 use burn_qlora_llama::ComputeDtype;
 use qlora_tests::{Curve, devices};
 
@@ -15,7 +15,7 @@ fn every_loss_is_within_a_hundredth() {
         let autodiff = test.device.clone().autodiff();
         let model = curve.model(ComputeDtype::F32, &autodiff);
         let config = TrainConfig {
-            state: StateDtype::Dynamic8,
+            optimizer: OptimizerKind::AdamW8bit,
             ..curve.config()
         };
         let optimizer = config

@@ -37,6 +37,7 @@ fn with_other_families() {
             let pass = BackwardPass {
                 scale: 1.0 / batch.target_tokens as f64,
                 seed: 0,
+                noise: 0.0,
                 checkpointing: Checkpointing::None,
             };
             let found = model.loss_and_gradients(&batch.tensors, &pass).gradients;

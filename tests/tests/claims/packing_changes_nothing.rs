@@ -40,6 +40,7 @@ fn backward(model: &Decoder, batch: &Batch, checkpointing: Checkpointing) -> (f3
     let pass = BackwardPass {
         scale: 1.0 / batch.target_tokens as f64,
         seed: 0,
+        noise: 0.0,
         checkpointing,
     };
     let found = model.loss_and_gradients(&batch.tensors, &pass);

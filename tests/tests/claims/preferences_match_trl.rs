@@ -163,6 +163,7 @@ fn values_and_gradients() {
                     &PreferencePass {
                         batch_size,
                         seed: 0,
+                        noise: 0.0,
                         checkpointing,
                     },
                 );

@@ -12,6 +12,8 @@ mod fields;
 mod hint;
 /// Prompts with answers that are judged.
 mod preference;
+/// What a row asks of a model.
+mod question;
 /// The names that speakers have.
 mod sharegpt;
 
@@ -23,6 +25,7 @@ use fields::Fields;
 pub use hint::told;
 use minijinja::value::{Value, ValueKind};
 pub use preference::{Preference, Prompted, Verdict};
+pub use question::Question;
 
 /// One example of a data file.
 #[derive(Debug)]

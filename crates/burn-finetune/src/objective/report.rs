@@ -40,6 +40,26 @@ pub struct PreferenceReport {
     pub kl: Option<f64>,
 }
 
+impl PreferenceReport {
+    /// Returns what is told, by TRL's names.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let all = [
+            ("rewards/chosen", self.rewards_chosen),
+            ("rewards/rejected", self.rewards_rejected),
+            ("rewards/accuracies", self.rewards_accuracies),
+            ("rewards/margins", self.rewards_margins),
+            ("logps/chosen", self.logps_chosen),
+            ("logps/rejected", self.logps_rejected),
+            ("nll_loss", self.nll_loss),
+            ("log_odds_ratio", self.log_odds_ratio),
+            ("log_odds_chosen", self.log_odds_chosen),
+            ("kl", self.kl),
+        ];
+        all.into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+    }
+}
+
 /// Sums over answers of one side.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Side {

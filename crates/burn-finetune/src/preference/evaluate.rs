@@ -4,10 +4,10 @@ use crate::data::Dataset;
 use crate::error::FinetuneError;
 use crate::objective::{Objective, PreferenceReport, Totals};
 use burn_qlora::CausalLm;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// An objective of preferences on a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PreferenceEvaluation {
     /// Mean loss of a pair or an answer.

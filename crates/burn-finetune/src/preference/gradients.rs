@@ -7,12 +7,14 @@ use burn::tensor::Tensor;
 use burn_qlora::{BackwardPass, CausalLm, Checkpointing, derive_seed};
 
 /// How preferences go through a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PreferencePass {
     /// Rows of a micro-batch.
     pub batch_size: usize,
-    /// Seed of the dropout.
+    /// Seed of the dropout and of the noise.
     pub seed: u64,
+    /// NEFTune's alpha, of the noise on embeddings; 0 for none.
+    pub noise: f64,
     /// The part of the forward pass that is kept.
     pub checkpointing: Checkpointing,
 }
@@ -68,6 +70,7 @@ impl PreferenceRows<'_> {
             let pass = BackwardPass {
                 scale,
                 seed: derive_seed(pass.seed, index as u64),
+                noise: pass.noise,
                 checkpointing: pass.checkpointing,
             };
             let found = model.weighted_gradients(&batch.tensors, &pass, |losses| {

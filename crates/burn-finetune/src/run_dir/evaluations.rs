@@ -83,7 +83,7 @@ impl Evaluations {
     }
 
     /// Returns whether there is one after `step` steps.
-    pub(crate) fn has(&self, step: usize) -> bool {
+    pub fn has(&self, step: usize) -> bool {
         self.recorded.evaluations.iter().any(|one| one.step == step)
     }
 

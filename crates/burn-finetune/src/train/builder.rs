@@ -27,6 +27,13 @@ impl<M: CausalLm> TrainerBuilder<M> {
         if trainable(&model).is_empty() {
             return Err(FinetuneError::NoAdapters);
         }
+        if config.neftune_alpha > 0.0 && !M::NOISE {
+            return Err(FinetuneError::InvalidConfig {
+                field: "NEFTune alpha",
+                value: config.neftune_alpha.to_string(),
+                expected: "0: this model adds no noise to its embeddings",
+            });
+        }
         Ok(Self {
             model,
             optimizer: config.adamw(),
@@ -54,7 +61,7 @@ impl<M: CausalLm> TrainerBuilder<M> {
         Ok(self)
     }
 
-    /// Keeps the optimizer's state as `optimizer` says, which is [`TrainConfig::adamw`] with a budget and a place for
+    /// Keeps AdamW's state as `optimizer` says, which is [`TrainConfig::adamw`] with a budget and a place for
     /// the page file.
     pub fn with_optimizer(mut self, optimizer: PagedAdamWConfig) -> Self {
         self.optimizer = optimizer;
@@ -71,7 +78,7 @@ impl<M: CausalLm> TrainerBuilder<M> {
     /// # Errors
     /// [`FinetuneError::Paged`] naming a setting of the optimizer that cannot work.
     pub fn build(self) -> Result<Trainer<M>, FinetuneError> {
-        let optimizer = AdapterOptimizer::new(&self.optimizer)?;
+        let optimizer = AdapterOptimizer::new(&self.config, &self.optimizer)?;
         Ok(Trainer::from_parts(
             self.model,
             optimizer,

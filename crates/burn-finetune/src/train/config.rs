@@ -1,6 +1,6 @@
 //! The numbers of a run.
 
-use super::optimizer_name;
+use super::optimizer_kind::OptimizerKind;
 use crate::data::{Dataset, Order};
 use crate::error::FinetuneError;
 use crate::objective::Objective;
@@ -32,9 +32,12 @@ pub struct TrainConfig {
     pub cycles: usize,
     /// Steps at the end in which it falls, in a schedule with a stable part.
     pub decay_steps: usize,
-    /// The format of AdamW's moments.
-    #[serde(rename = "optimizer", with = "optimizer_name")]
-    pub state: StateDtype,
+    /// The optimizer.
+    pub optimizer: OptimizerKind,
+    /// How many times the learning rate is that of the factors B (LoRA+).
+    pub lora_plus_ratio: f64,
+    /// How much noise is added to the embeddings (NEFTune's alpha); 0 for none.
+    pub neftune_alpha: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
     /// Decay of the first moment.
@@ -67,7 +70,9 @@ impl Default for TrainConfig {
             warmup_steps: 0,
             cycles: 1,
             decay_steps: 0,
-            state: StateDtype::F32,
+            optimizer: OptimizerKind::AdamW,
+            lora_plus_ratio: 1.0,
+            neftune_alpha: 0.0,
             weight_decay: 0.0,
             beta_1: 0.9,
             beta_2: 0.999,
@@ -148,6 +153,8 @@ impl TrainConfig {
             ("weight decay", self.weight_decay),
             ("epsilon", self.epsilon),
             ("maximum gradient norm", self.max_grad_norm),
+            ("LoRA+ ratio", self.lora_plus_ratio),
+            ("NEFTune alpha", self.neftune_alpha),
         ];
         for (field, value) in not_negative {
             check(
@@ -199,13 +206,18 @@ impl TrainConfig {
         }
     }
 
-    /// Returns the optimizer's configuration, with all of its state resident.
+    /// Returns the learning rates of A and of B where that of the schedule is `lr`.
+    pub(crate) fn rates(&self, lr: f64) -> [f64; 2] {
+        [lr, lr * self.lora_plus_ratio]
+    }
+
+    /// Returns AdamW's configuration, with all of its state resident.
     pub fn adamw(&self) -> PagedAdamWConfig {
         PagedAdamWConfig::new()
             .with_beta_1(self.beta_1)
             .with_beta_2(self.beta_2)
             .with_epsilon(self.epsilon)
             .with_weight_decay(self.weight_decay)
-            .with_state(self.state)
+            .with_state(self.optimizer.moments().unwrap_or(StateDtype::F32))
     }
 }

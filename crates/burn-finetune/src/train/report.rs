@@ -3,11 +3,11 @@
 use crate::evaluate::EvalReport;
 use crate::objective::PreferenceReport;
 use crate::preference::PreferenceEvaluation;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// One optimizer step.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// Number of the step, from 1.
     pub step: usize,
@@ -15,7 +15,7 @@ pub struct StepReport {
     pub loss: f64,
     /// Global norm of the gradients before clipping.
     pub grad_norm: f64,
-    /// Learning rate of the update.
+    /// Learning rate of the update; of the factors A, where those of B have another.
     pub lr: f64,
     /// Tokens of the step, padding left out.
     pub tokens: usize,
@@ -37,6 +37,26 @@ pub struct StepReport {
     pub preferences: PreferenceReport,
 }
 
+/// What an evaluation on held-out rows gave.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Evaluated {
+    /// Of texts: loss and perplexity.
+    Texts(EvalReport),
+    /// Of preferences: the objective, and what is told of them.
+    Preferences(PreferenceEvaluation),
+}
+
+impl Evaluated {
+    /// Returns the mean loss: of a target token in nats, of a pair, or of a labelled answer.
+    pub fn loss(&self) -> f64 {
+        match self {
+            Self::Texts(report) => report.nll,
+            Self::Preferences(report) => report.loss,
+        }
+    }
+}
+
 /// An event of a run.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
@@ -47,15 +67,10 @@ pub enum Event<'a> {
     Evaluated {
         /// Steps taken so far.
         step: usize,
-        /// The loss and perplexity.
-        report: EvalReport,
-    },
-    /// The objective was evaluated on held-out preferences after `step` steps.
-    EvaluatedPreferences {
-        /// Steps taken so far.
-        step: usize,
-        /// The loss, and what is told of the preferences.
-        report: &'a PreferenceEvaluation,
+        /// What it gave.
+        report: Evaluated,
+        /// Seconds that it took.
+        seconds: f64,
     },
     /// The run was asked to stop, so the evaluation that is due after `step` steps is left out; a run that goes on from there
     /// makes it first.

@@ -2,18 +2,19 @@
 
 use crate::data::{Batch, Dataset, Row};
 use crate::error::FinetuneError;
-use crate::evaluate::{EvalReport, evaluate_until};
+use crate::evaluate::evaluate_until;
 use crate::objective::Objective;
-use crate::preference::{self, PreferenceEvaluation, PreferenceRows, References};
+use crate::preference::{self, PreferenceRows, References};
 use crate::run_dir::{Evaluations, RunDir};
-use crate::train::report::Event;
+use crate::train::report::{Evaluated, Event};
 use crate::train::saves::Saves;
 use crate::train::trainer::Trainer;
 use burn_qlora::CausalLm;
+use std::ops::ControlFlow;
+use std::time::Instant;
 
-/// Evaluation, checkpoints and interruption of a run.
-#[derive(Default)]
-pub struct RunOptions<'a> {
+/// Evaluation, checkpoints and interruption of a run of a model `M`.
+pub struct RunOptions<'a, M> {
     /// Held-out rows, evaluated every [`eval_every`](Self::eval_every) steps and after the last one.
     pub eval: Option<&'a Dataset>,
     /// What the reference gives the rows to train on, where the objective holds the model against one.
@@ -32,12 +33,38 @@ pub struct RunOptions<'a> {
     pub keep_best: bool,
     /// Evaluations in a row without a lower loss after which the run stops; `None` for never.
     pub early_stop: Option<usize>,
+    /// Looks at the model before the first step, after every evaluation (where one would be, without rows for it) and after
+    /// the last step, given the steps taken so far. Whatever it does with the model, the steps have the same bits. It may
+    /// give up, which stops the run as an interruption does; one that goes on is shown the model of its first step first.
+    pub look: Option<&'a Look<'a, M>>,
     /// Asked after every step and between the batches of an evaluation: whether to stop here. The step is saved, the
     /// evaluation is given up.
     pub interrupted: Option<&'a dyn Fn() -> bool>,
 }
 
-impl RunOptions<'_> {
+/// Looks at a model after a number of steps.
+pub type Look<'a, M> = dyn Fn(&M, usize) -> ControlFlow<()> + 'a;
+
+impl<M> Default for RunOptions<'_, M> {
+    /// Returns a run without any of these.
+    fn default() -> Self {
+        Self {
+            eval: None,
+            references: None,
+            eval_references: None,
+            eval_every: None,
+            run_dir: None,
+            save_every: None,
+            kept_checkpoints: None,
+            keep_best: false,
+            early_stop: None,
+            look: None,
+            interrupted: None,
+        }
+    }
+}
+
+impl<M> RunOptions<'_, M> {
     fn is_interrupted(&self) -> bool {
         self.interrupted.is_some_and(|interrupted| interrupted())
     }
@@ -77,7 +104,7 @@ impl<M: CausalLm> Trainer<M> {
     pub fn run(
         &mut self,
         data: &Dataset,
-        options: &RunOptions<'_>,
+        options: &RunOptions<'_, M>,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome, FinetuneError> {
         for data in std::iter::once(data).chain(options.eval) {
@@ -153,15 +180,9 @@ impl<M: CausalLm> Trainer<M> {
     }
 }
 
-/// What an evaluation gave.
-enum Evaluated {
-    Texts(EvalReport),
-    Preferences(PreferenceEvaluation),
-}
-
 /// What comes between the steps.
-struct Course<'a> {
-    options: &'a RunOptions<'a>,
+struct Course<'a, M> {
+    options: &'a RunOptions<'a, M>,
     saves: Saves<'a>,
     /// Those of the held-out rows, where there are any.
     evaluations: Option<Evaluations>,
@@ -169,9 +190,9 @@ struct Course<'a> {
     preferences: Option<PreferenceRows<'a>>,
 }
 
-impl<'a> Course<'a> {
+impl<'a, M: CausalLm> Course<'a, M> {
     fn open(
-        options: &'a RunOptions<'a>,
+        options: &'a RunOptions<'a, M>,
         objective: Objective,
         steps_done: usize,
     ) -> Result<Self, FinetuneError> {
@@ -196,7 +217,7 @@ impl<'a> Course<'a> {
     }
 
     /// Saves and evaluates what is due after a step; returns how the run ends, if it does here.
-    fn after_step<M: CausalLm>(
+    fn after_step(
         &mut self,
         trainer: &Trainer<M>,
         on_event: &mut dyn FnMut(Event<'_>),
@@ -204,6 +225,8 @@ impl<'a> Course<'a> {
         let step = trainer.steps_done();
         let last = step == trainer.config().steps;
         if step == 0 {
+            // There is nothing to save yet, so a request to stop waits for the first step.
+            let _ = self.look(trainer);
             return Ok(None);
         }
         let due =
@@ -212,8 +235,8 @@ impl<'a> Course<'a> {
         if last || stop || due(self.options.save_every) {
             self.save(trainer, on_event)?;
         }
-        let evaluated =
-            !(last || due(self.options.eval_every)) || self.evaluate(trainer, stop, on_event)?;
+        let evaluated = !(last || due(self.options.eval_every))
+            || self.evaluate(trainer, stop, on_event)? && !stop && self.look(trainer).is_continue();
         if stop || !evaluated {
             self.save(trainer, on_event)?;
             return Ok(Some(Outcome::Interrupted { step }));
@@ -233,8 +256,15 @@ impl<'a> Course<'a> {
         Ok(None)
     }
 
+    fn look(&self, trainer: &Trainer<M>) -> ControlFlow<()> {
+        let look = self.options.look;
+        look.map_or(ControlFlow::Continue(()), |look| {
+            look(trainer.model(), trainer.steps_done())
+        })
+    }
+
     /// Evaluates unless that is done, or the run is to `stop`; returns whether it came to its end.
-    fn evaluate<M: CausalLm>(
+    fn evaluate(
         &mut self,
         trainer: &Trainer<M>,
         stop: bool,
@@ -249,6 +279,7 @@ impl<'a> Course<'a> {
         }
         let interrupted = || stop || self.options.is_interrupted();
         let batch_size = trainer.config().batch_size;
+        let start = Instant::now();
         let model = trainer.model();
         let evaluated = match &self.preferences {
             Some(rows) => {
@@ -259,8 +290,8 @@ impl<'a> Course<'a> {
             None => evaluate_until(model, rows, batch_size, &interrupted)
                 .map(|report| report.map(Evaluated::Texts)),
         };
-        let evaluated = match evaluated {
-            Ok(Some(evaluated)) => evaluated,
+        let report = match evaluated {
+            Ok(Some(report)) => report,
             Ok(None) => {
                 on_event(Event::EvaluationLeftOut { step });
                 return Ok(false);
@@ -270,17 +301,12 @@ impl<'a> Course<'a> {
                 return Err(error);
             }
         };
-        let loss = match &evaluated {
-            Evaluated::Texts(report) => {
-                let report = *report;
-                on_event(Event::Evaluated { step, report });
-                report.nll
-            }
-            Evaluated::Preferences(report) => {
-                on_event(Event::EvaluatedPreferences { step, report });
-                report.loss
-            }
-        };
+        on_event(Event::Evaluated {
+            step,
+            report,
+            seconds: start.elapsed().as_secs_f64(),
+        });
+        let loss = report.loss();
         let best = evaluations.best();
         if self.options.keep_best && best.is_none_or(|best| loss < best.nll) {
             // The best so far stays until this one is written down.
@@ -291,7 +317,7 @@ impl<'a> Course<'a> {
         Ok(true)
     }
 
-    fn save<M: CausalLm>(
+    fn save(
         &mut self,
         trainer: &Trainer<M>,
         on_event: &mut dyn FnMut(Event<'_>),

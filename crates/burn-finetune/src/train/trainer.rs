@@ -100,6 +100,7 @@ impl<M: CausalLm> Trainer<M> {
             let pass = BackwardPass {
                 scale: 1.0 / targets.max(1) as f64,
                 seed: derive_seed(seed, index as u64),
+                noise: self.config.neftune_alpha,
                 checkpointing: self.checkpointing,
             };
             let found = self.model.loss_and_gradients(&batch.tensors, &pass);
@@ -150,7 +151,7 @@ impl<M: CausalLm> Trainer<M> {
         };
         let reach = match self.reach {
             Some(reach) => reach,
-            None => Reach::of(&self.model)?,
+            None => Reach::of(&self.model, self.config.optimizer)?,
         };
         let reach = reach.after(&self.config, lr, norm * coefficient);
         if !reach.is_finite() {
@@ -161,7 +162,8 @@ impl<M: CausalLm> Trainer<M> {
         }
         self.reach = Some(reach);
         clip::scale(&mut gradients, coefficient);
-        self.optimizer.step(&mut self.model, lr, gradients)?;
+        self.optimizer
+            .step(&mut self.model, self.config.rates(lr), gradients)?;
         self.step += 1;
         let paging = self.optimizer.report();
         let reserved = memory::reserved_device_bytes(&self.model.device());

@@ -3,10 +3,10 @@
 use crate::support::{CONTEXT, Toy, config, lora, rows, trainer};
 use burn::tensor::Device;
 use burn_finetune::{
-    Dataset, Event, FinetuneError, Outcome, RecordedRun, Row, RunDir, RunOptions, RunSettings,
-    Trainer,
+    Dataset, Event, FinetuneError, OptimizerKind, Outcome, RecordedRun, Row, RunDir, RunOptions,
+    RunSettings, TrainConfig, Trainer,
 };
-use burn_qlora::LoraModel;
+use burn_qlora::{CausalLm, LoraModel};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fs;
@@ -118,6 +118,55 @@ pub fn stopped_and_resumed_is_not_stopped(device: &Device) {
     assert_eq!(loaded.factors(), whole.model().factors());
     // A finished run has nothing left to do.
     assert_eq!(run(&mut second, &run_dir, None).1, Vec::<f64>::new());
+}
+
+pub fn every_optimizer_goes_on_from_its_state(device: &Device) {
+    let dir = tempfile::tempdir().unwrap();
+    for optimizer in [
+        OptimizerKind::Lion,
+        OptimizerKind::Muon,
+        OptimizerKind::Adafactor,
+    ] {
+        let with = |optimizer| {
+            let config = TrainConfig {
+                optimizer,
+                lora_plus_ratio: 4.0,
+                lr: 2e-3,
+                ..config(6)
+            };
+            Trainer::new(Toy::new(device, DROPOUT), config).unwrap()
+        };
+        let folder = dir.path().join(optimizer.to_string());
+        let mut whole = with(optimizer);
+        let (_, losses, _) = run(&mut whole, &create(&folder.join("whole")), None);
+        assert!(losses[5] < losses[0], "{optimizer}: {losses:?}");
+        let path = folder.join("stopped");
+        let mut first = with(optimizer);
+        let run_dir = create(&path);
+        run(&mut first, &run_dir, Some(3));
+        drop(run_dir);
+        let run_dir = resume(&path);
+        let mut second = with(optimizer);
+        assert_eq!(run_dir.restore(&mut second).unwrap(), 3);
+        run(&mut second, &run_dir, None);
+        assert_eq!(
+            second.model().factors(),
+            whole.model().factors(),
+            "{optimizer}"
+        );
+
+        // The state of one is not another's, and one that is damaged is not taken.
+        let mut other = with(OptimizerKind::AdamW);
+        let error = run_dir.restore(&mut other).unwrap_err().to_string();
+        assert!(error.contains("optimizer.safetensors"), "{error}");
+        let mut third = with(optimizer);
+        let file = path.join("checkpoints/step-00000006/optimizer.safetensors");
+        let mut bytes = fs::read(&file).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 0x40;
+        fs::write(&file, bytes).unwrap();
+        assert!(run_dir.restore(&mut third).is_err());
+    }
 }
 
 pub fn a_folder_with_another_run_is_refused(_: &Device) {
@@ -340,7 +389,7 @@ pub fn the_best_step_stays_and_a_run_that_gains_nothing_stops(device: &Device) {
         let mut losses = Vec::new();
         let outcome = trainer.run(&rows(10), &options, &mut |event| {
             if let Event::Evaluated { report, .. } = event {
-                losses.push(report.nll);
+                losses.push(report.loss());
             }
         });
         (outcome.unwrap(), losses)
@@ -371,6 +420,49 @@ pub fn the_best_step_stays_and_a_run_that_gains_nothing_stops(device: &Device) {
     let mut again = trainer(device, DROPOUT, 13);
     run_dir.restore(&mut again).unwrap();
     assert_eq!(run(&mut again, &run_dir), (outcome, Vec::new()));
+}
+
+/// The model is looked at before the first step, where evaluations are due, and after the last step; a look that gives up stops
+/// the run, and the one that goes on takes it first.
+pub fn the_model_is_looked_at_and_the_steps_have_the_same_bits(device: &Device) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plain = trainer(device, DROPOUT, 5);
+    run(&mut plain, &create(&dir.path().join("plain")), None);
+
+    let path = dir.path().join("run");
+    let looked = |trainer: &mut Trainer<Toy>, run_dir: &RunDir, give_up: Option<usize>| {
+        let steps = std::cell::RefCell::new(Vec::new());
+        let look = |model: &Toy, step: usize| {
+            assert_eq!(model.factors().len(), 4);
+            steps.borrow_mut().push(step);
+            // As whoever draws numbers would.
+            model.device().seed(99);
+            if give_up == Some(step) {
+                std::ops::ControlFlow::Break(())
+            } else {
+                std::ops::ControlFlow::Continue(())
+            }
+        };
+        let options = RunOptions {
+            run_dir: Some(run_dir),
+            eval_every: Some(2),
+            look: Some(&look),
+            ..RunOptions::default()
+        };
+        let outcome = trainer.run(&rows(10), &options, &mut |_| ()).unwrap();
+        (outcome, steps.into_inner())
+    };
+    let run_dir = create(&path);
+    let mut first = trainer(device, DROPOUT, 5);
+    let outcome = looked(&mut first, &run_dir, Some(2));
+    assert_eq!(outcome, (Outcome::Interrupted { step: 2 }, vec![0, 2]));
+    drop(run_dir);
+    let run_dir = resume(&path);
+    let mut second = trainer(device, DROPOUT, 5);
+    assert_eq!(run_dir.restore(&mut second).unwrap(), 2);
+    let outcome = looked(&mut second, &run_dir, None);
+    assert_eq!(outcome, (Outcome::Finished, vec![2, 4, 5]));
+    assert_eq!(second.model().factors(), plain.model().factors());
 }
 
 /// A run whose held-out rows have a token that makes the loss no number, and one whose rate grows beyond all measure.

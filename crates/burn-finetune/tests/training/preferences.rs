@@ -3,8 +3,8 @@
 use crate::support::{Toy, config, lora};
 use burn::tensor::Device;
 use burn_finetune::{
-    ChatTemplate, Columns, Dataset, DatasetBuilder, Dpo, Event, ExampleKind, Kto, Learn, Objective,
-    Orpo, RecordedRun, ReferenceConfig, References, Row, RowEncoder, RunDir, RunOptions,
+    ChatTemplate, Columns, Dataset, DatasetBuilder, Dpo, Evaluated, Event, ExampleKind, Kto, Learn,
+    Objective, Orpo, RecordedRun, ReferenceConfig, References, Row, RowEncoder, RunDir, RunOptions,
     RunSettings, Sources, TrainConfig, Trainer, Verdicts, evaluate_preferences,
 };
 use qlora_test_support::{fixture, json};
@@ -401,8 +401,12 @@ pub fn every_objective_learns_what_is_preferred(device: &Device) {
         let mut last = None;
         trainer
             .run(&data, &options, &mut |event| {
-                if let Event::EvaluatedPreferences { report, .. } = event {
-                    last = Some(*report);
+                if let Event::Evaluated {
+                    report: Evaluated::Preferences(report),
+                    ..
+                } = event
+                {
+                    last = Some(report);
                 }
             })
             .unwrap();

@@ -5,7 +5,8 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
 use burn_finetune::{
-    Batch, Dataset, FinetuneError, Row, RunOptions, TrainConfig, Trainer, TrainerBuilder, evaluate,
+    Batch, Dataset, FinetuneError, OptimizerKind, Row, RunOptions, TrainConfig, Trainer,
+    TrainerBuilder, evaluate,
 };
 use burn_qlora::{CausalLm, Checkpointing, LoraModel, freeze_base};
 
@@ -96,6 +97,83 @@ pub fn a_rate_of_zero_moves_the_moments_only(device: &Device) {
     let report = trainer.step(&batches(&data, &[3], device)).unwrap();
     assert_eq!((report.step, report.lr), (2, 1e-2));
     assert_ne!(trainer.model().factors(), before);
+}
+
+/// The first step of each of burn-optim's optimizers, by what its paper says of an update; B is zero before it, and only B has
+/// a gradient then.
+pub fn other_optimizers_take_their_own_steps(device: &Device) {
+    let rate = 1e-2;
+    let step = |optimizer| {
+        let config = TrainConfig {
+            optimizer,
+            lr: rate,
+            warmup_steps: 0,
+            weight_decay: 0.0,
+            ..config(1)
+        };
+        let mut trainer = Trainer::new(Toy::new(device, 0.0), config).unwrap();
+        let before = trainer.model().factors();
+        let report = trainer.step(&batches(&rows(3), &[3], device)).unwrap();
+        (before, trainer.into_model().factors(), report)
+    };
+    let largest = |values: &[f32]| {
+        values
+            .iter()
+            .fold(0f32, |most, value| most.max(value.abs()))
+    };
+    let norm = |values: &[f32]| {
+        values
+            .iter()
+            .map(|v| f64::from(*v).powi(2))
+            .sum::<f64>()
+            .sqrt()
+    };
+    // A of [32, 4], B of [4, 32] and [4, 17], twice.
+    let elements = [128.0, 128.0, 128.0, 68.0];
+
+    let (_, after, report) = step(OptimizerKind::Lion);
+    for b in [&after[1], &after[3]] {
+        let signs = b
+            .iter()
+            .filter(|value| (value.abs() - rate as f32).abs() < 1e-7)
+            .count();
+        assert!(signs * 10 > b.len() * 9, "{signs} of {}", b.len());
+        assert!(largest(b) < 1.001e-2);
+    }
+    let sum: f64 = elements.iter().sum();
+    assert_eq!(report.optimizer_state_bytes as f64, 4.0 * sum);
+    assert_eq!(
+        report.optimizer_resident_bytes,
+        report.optimizer_state_bytes
+    );
+
+    let (before, after, _) = step(OptimizerKind::Muon);
+    assert_eq!(before[0], after[0]);
+    for b in [&after[1], &after[3]] {
+        // Singular values between 0.6 and 1.21, four of them at most, wider than tall.
+        let norm = norm(b) / rate;
+        assert!((0.6..=1.21 * 2.0).contains(&norm), "{norm}");
+        assert!(largest(b) <= 1.21e-2);
+    }
+
+    let (_, after, report) = step(OptimizerKind::Adafactor);
+    for b in [&after[1], &after[3]] {
+        let mean = norm(b) / (b.len() as f64).sqrt();
+        assert!(mean <= 1.001 * rate && mean > 0.3 * rate, "{mean}");
+    }
+    // Rows and columns of four factors.
+    assert_eq!(report.optimizer_state_bytes, 4 * (36 + 36 + 36 + 21));
+}
+
+pub fn noise_is_refused_where_a_model_has_none(device: &Device) {
+    let config = TrainConfig {
+        neftune_alpha: 5.0,
+        ..config(1)
+    };
+    let error = TrainerBuilder::new(Toy::new(device, 0.0), config)
+        .err()
+        .expect("refused");
+    assert!(error.to_string().contains("NEFTune alpha"), "{error}");
 }
 
 pub fn a_loss_that_is_no_number_stops_the_run_before_the_update(device: &Device) {

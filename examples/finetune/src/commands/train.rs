@@ -1,12 +1,13 @@
 //! `finetune train`: everything is checked, then the run goes, stops and goes on.
 
 use std::cell::RefCell;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, Error, Result, anyhow};
 use burn_finetune::{
-    Dataset, Event, FinetuneError, Moment, Outcome, RecordedRun, RunDir, RunOptions, RunSettings,
-    RunSource, TrainConfig, Trainer, TrainerBuilder, memory,
+    Dataset, Evaluated, Event, FinetuneError, Moment, Outcome, RecordedRun, RunDir, RunOptions,
+    RunSettings, RunSource, TrainConfig, Trainer, TrainerBuilder, memory,
 };
 use burn_qlora::{LoraConfig, attach_adapters, num_adapter_params, peft};
 use burn_qlora_llama::{Checkpoint, Decoder};
@@ -16,13 +17,18 @@ use super::with_dtype;
 use crate::console::{say, tell};
 use crate::flags::Init;
 use crate::interrupt::Interrupt;
-use crate::log::StepLog;
+use crate::metrics::Session;
 use crate::opened_model::{OpenedModel, open_adapter};
+use crate::page;
 use crate::plan::{Plan, PlannedRows};
 use crate::progress::{self, TrainDisplay, human_bytes};
+use crate::recorder::Recorder;
 use crate::references::{self, Question};
+use crate::report::{one_line, words};
 use crate::run::{Adapter, Output, TrainRun};
+use crate::samples::{SampleReport, Samples};
 use crate::shell::resume_command;
+use crate::tensorboard;
 use crate::trained_on;
 use crate::training_data::TrainingData;
 
@@ -40,6 +46,9 @@ pub fn run(run: &TrainRun) -> Result<()> {
         Some(RecordedRun::open(&output.dir).map_err(in_flags)?)
     } else {
         RunDir::check_vacant(&output.dir).map_err(in_flags)?;
+        if let Some(dir) = &output.tensorboard {
+            tensorboard::check_vacant(dir)?;
+        }
         None
     };
     let started = recorded.as_ref().map(RecordedRun::started).transpose()?;
@@ -52,6 +61,13 @@ pub fn run(run: &TrainRun) -> Result<()> {
     opened.check_init(training.init)?;
     let encoder = opened.encoder(training.limits)?;
     let mut data = TrainingData::read(run, &opened, &encoder)?;
+    let samples = match &output.sample_prompts {
+        Some(prompts) => {
+            let read = Samples::read(&prompts.file, prompts.max_tokens, &opened, &encoder);
+            Some(read?)
+        }
+        None => None,
+    };
     let config = training.config(data.train.len())?;
     references::tell_of_balance(training.objective(), data.train.counts());
 
@@ -104,7 +120,11 @@ pub fn run(run: &TrainRun) -> Result<()> {
             for change in recorded.changes(&settings) {
                 tell!("warning: {change}");
             }
-            recorded.resume(&settings)
+            let resumed = recorded.resume(&settings);
+            if resumed.is_ok() {
+                page::remove_unfinished(&output.dir)?;
+            }
+            resumed
         }
         None => RunDir::create(&output.dir, &settings),
     };
@@ -116,7 +136,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
         );
     }
     // Dropped before the run, which goes if nothing was saved in it.
-    let _rows = KeptRows(&run_dir);
+    let _kept = Kept(&run_dir);
     data.keep(run, &encoder);
     let optimizer = training
         .optimizer
@@ -173,7 +193,17 @@ pub fn run(run: &TrainRun) -> Result<()> {
         training.checkpointing,
         human_bytes(plan.peak())
     );
-    take_steps(output, &mut trainer, &data, &run_dir, &interrupt)
+    let session = session(output, &trainer, &data, &plan, parameters)?;
+    let course = Course {
+        output,
+        data: &data,
+        samples: samples.as_ref(),
+        run_dir: &run_dir,
+        interrupt: &interrupt,
+        session,
+    };
+    course
+        .take_steps(&mut trainer, done)
         .map_err(|error| with_dtype(error, training.model.compute_dtype))?;
     compare(&plan, run, trainer.peak_device_bytes());
     Ok(())
@@ -221,106 +251,219 @@ fn described(data: &Dataset) -> String {
     }
 }
 
-/// Takes the remaining steps, and saves the adapter after the last one.
-fn take_steps(
+/// Returns what the record of a run says of this process.
+fn session(
     output: &Output,
-    trainer: &mut Trainer<Decoder>,
+    trainer: &Trainer<Decoder>,
     data: &TrainingData,
-    run_dir: &RunDir,
-    interrupt: &Interrupt,
-) -> Result<()> {
-    let done = trainer.steps_done();
-    let resumed_at = output.resume.then_some(done);
-    let mut log = output
-        .log_json
-        .as_ref()
-        .map(|path| StepLog::open(path, resumed_at))
-        .transpose()?;
-    let steps = trainer.config().steps;
-    let mut display = TrainDisplay::new(steps, done);
-    // A log that cannot be written stops the run as Ctrl-C does, so that what was learnt is saved.
-    let log_failed = RefCell::new(None);
-    let stop = || interrupt.requested() || log_failed.borrow().is_some();
-    let options = RunOptions {
-        eval: data.eval.as_ref(),
-        references: data.references.train.as_ref(),
-        eval_references: data.references.eval.as_ref(),
-        eval_every: output.eval_every,
-        run_dir: Some(run_dir),
-        save_every: output.save_every,
-        kept_checkpoints: output.save_total,
+    plan: &Plan,
+    parameters: usize,
+) -> Result<Session> {
+    let counts = data.train.counts();
+    let held_out = data.eval.as_ref();
+    let fingerprint = held_out.map(Dataset::fingerprint).transpose()?;
+    Ok(Session {
+        time: Moment::now().to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        steps: trainer.config().steps,
+        parameters,
+        rows: data.train.len(),
+        examples: data.train.examples(),
+        tokens: counts.tokens,
+        targets: counts.targets,
+        longest: data.train.longest(),
+        left_out: counts.dropped.as_ref().map_or(0, |told| told.count),
+        held_out_rows: held_out.map_or(0, Dataset::len),
+        held_out_fingerprint: fingerprint.map(|fingerprint| format!("{fingerprint:016x}")),
         keep_best: output.keep_best,
-        early_stop: output.early_stop,
-        interrupted: Some(&stop),
-    };
-    let outcome = trainer.run(&data.train, &options, &mut |event| match event {
-        Event::Step(report) => {
-            display.step(report);
-            if let Some(Err(error)) = log.as_mut().map(|log| log.append(report)) {
-                log_failed.borrow_mut().get_or_insert(error);
+        planned_bytes: plan.peak(),
+        planned_of_process: plan.of_the_process(),
+    })
+}
+
+/// The course of a run.
+struct Course<'a> {
+    output: &'a Output,
+    data: &'a TrainingData,
+    samples: Option<&'a Samples<'a>>,
+    run_dir: &'a RunDir,
+    interrupt: &'a Interrupt,
+    session: Session,
+}
+
+impl Course<'_> {
+    /// Takes the remaining steps, and saves the adapter after the last one.
+    fn take_steps(self, trainer: &mut Trainer<Decoder>, done: usize) -> Result<()> {
+        let Self {
+            output,
+            data,
+            samples,
+            run_dir,
+            interrupt,
+            session,
+        } = self;
+        let is_evaluated = match &data.eval {
+            Some(rows) => run_dir.evaluations(rows, done)?.has(done),
+            None => true,
+        };
+        let recorder = Recorder::open(output, run_dir, session, done, is_evaluated)?;
+        let recorder = RefCell::new(recorder);
+        let steps = trainer.config().steps;
+        let display = RefCell::new(TrainDisplay::new(steps, done));
+        // What cannot be recorded stops the run as Ctrl-C does, so that what was learnt is saved.
+        let failed = RefCell::new(None);
+        let keep = |result: Result<()>| {
+            if let Err(error) = result {
+                failed.borrow_mut().get_or_insert(error);
+            }
+        };
+        let stop = || interrupt.requested() || failed.borrow().is_some();
+        let look = |model: &Decoder, step: usize| {
+            let Some(samples) = samples.filter(|_| !recorder.borrow().has_samples(step)) else {
+                return ControlFlow::Continue(());
+            };
+            match samples.write(model, step, &stop) {
+                Ok(Some(report)) => {
+                    display.borrow().say(&told(&report));
+                    keep(recorder.borrow_mut().samples(&report));
+                }
+                Ok(None) => {
+                    display.borrow().say(&format!(
+                        "step {step}: stopped before its samples were written"
+                    ));
+                    return ControlFlow::Break(());
+                }
+                Err(error) => keep(Err(error.context(format!(
+                    "--sample-prompts, after step {step}; without it the run goes on"
+                )))),
+            }
+            if failed.borrow().is_some() {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        };
+        let options = RunOptions {
+            eval: data.eval.as_ref(),
+            references: data.references.train.as_ref(),
+            eval_references: data.references.eval.as_ref(),
+            eval_every: output.eval_every,
+            run_dir: Some(run_dir),
+            save_every: output.save_every,
+            kept_checkpoints: output.save_total,
+            keep_best: output.keep_best,
+            early_stop: output.early_stop,
+            look: Some(&look),
+            interrupted: Some(&stop),
+        };
+        let outcome = trainer.run(&data.train, &options, &mut |event| match event {
+            Event::Step(report) => {
+                display.borrow_mut().step(report);
+                keep(recorder.borrow_mut().step(report));
+            }
+            Event::Evaluated {
+                step,
+                report,
+                seconds,
+            } => {
+                display.borrow().say(&format!(
+                    "step {step}: held-out loss {}, in {seconds:.1} s",
+                    evaluated(&report)
+                ));
+                keep(recorder.borrow_mut().evaluation(step, report, seconds));
+            }
+            Event::EvaluationLeftOut { step } if step < steps => display.borrow().say(&format!(
+                "step {step}: stopped before its evaluation was done; --resume makes it first"
+            )),
+            Event::Saved { step, path } if step < steps => {
+                display
+                    .borrow()
+                    .say(&format!("step {step}: saved {}", path.display()));
+            }
+            _ => {}
+        });
+        if let Some(error) = failed.borrow_mut().take() {
+            display.borrow().finish();
+            return Err(error);
+        }
+        let display = display.borrow();
+        display.finish();
+        let outcome = outcome?;
+        match outcome {
+            Outcome::Finished | Outcome::StoppedEarly { .. } => {
+                if let Outcome::StoppedEarly { step } = outcome {
+                    say!(
+                        "Stopped after step {step} of {steps}: the held-out loss has not fallen for {} evaluations",
+                        output.early_stop.unwrap_or_default()
+                    );
+                }
+                save_last_or_best(output, trainer, data, run_dir)?;
+                TrainingData::remove(run_dir.path());
+                match page::write(run_dir.path(), None) {
+                    Ok(path) => say!("The report is in {}", path.display()),
+                    Err(error) => tell!("warning: there is no report: {}", one_line(&error)),
+                }
+                let paging = display.paging();
+                if paging.bytes_moved > 0 {
+                    say!(
+                        "The optimizer's state is {}, of which {} stayed resident and {} were moved a step",
+                        human_bytes(paging.state_bytes),
+                        human_bytes(paging.resident_bytes),
+                        human_bytes(paging.bytes_moved),
+                    );
+                }
+                say!(
+                    "The adapter is in {} ({:.0} tokens/s)",
+                    run_dir.path().display(),
+                    display.tokens_per_second(),
+                );
+            }
+            // What was left is the evaluation.
+            Outcome::Interrupted { step } if step == steps => {
+                save_last_or_best(output, trainer, data, run_dir)?;
+                say!(
+                    "Stopped in the evaluation after the last step; the adapter is in {}",
+                    run_dir.path().display()
+                );
+            }
+            Outcome::Interrupted { step } => {
+                say!("Stopped after step {step} of {steps}, saved");
+                tell!("Go on with: {}", resume_command(std::env::args_os()));
             }
         }
-        Event::Evaluated { step, report } => display.say(&format!(
-            "step {step}: held-out loss {:.4}, perplexity {:.3}",
-            report.nll, report.perplexity
-        )),
-        Event::EvaluatedPreferences { step, report } => display.say(&format!(
-            "step {step}: held-out loss {:.4}{}",
-            report.loss,
-            progress::rewards(&report.preferences)
-        )),
-        Event::EvaluationLeftOut { step } if step < steps => display.say(&format!(
-            "step {step}: stopped before its evaluation was done; --resume makes it first"
-        )),
-        Event::Saved { step, path } if step < steps => {
-            display.say(&format!("step {step}: saved {}", path.display()));
+        Ok(())
+    }
+}
+
+/// Returns what a terminal shows of an evaluation.
+fn evaluated(report: &Evaluated) -> String {
+    match report {
+        Evaluated::Texts(report) => {
+            format!("{:.4}, perplexity {:.3}", report.nll, report.perplexity)
         }
-        _ => {}
+        Evaluated::Preferences(report) => {
+            let rewards = progress::rewards(&report.preferences);
+            format!("{:.4}{rewards}", report.loss)
+        }
+    }
+}
+
+/// Returns what a terminal shows of samples.
+fn told(report: &SampleReport) -> String {
+    let count = report.samples.len();
+    let memory = report.device_bytes.or(report.peak_rss_bytes);
+    let memory = memory.map_or(String::new(), |bytes| {
+        format!(", peak memory {}", human_bytes(bytes))
     });
-    display.finish();
-    if let Some(error) = log_failed.into_inner() {
-        return Err(error);
-    }
-    let outcome = outcome?;
-    match outcome {
-        Outcome::Finished | Outcome::StoppedEarly { .. } => {
-            if let Outcome::StoppedEarly { step } = outcome {
-                say!(
-                    "Stopped after step {step} of {steps}: the held-out loss has not fallen for {} evaluations",
-                    output.early_stop.unwrap_or_default()
-                );
-            }
-            save_last_or_best(output, trainer, data, run_dir)?;
-            TrainingData::remove(run_dir.path());
-            let paging = display.paging();
-            if paging.bytes_moved > 0 {
-                say!(
-                    "The optimizer's state is {}, of which {} stayed resident and {} were moved a step",
-                    human_bytes(paging.state_bytes),
-                    human_bytes(paging.resident_bytes),
-                    human_bytes(paging.bytes_moved),
-                );
-            }
-            say!(
-                "The adapter is in {} ({:.0} tokens/s)",
-                run_dir.path().display(),
-                display.tokens_per_second(),
-            );
-        }
-        // What was left is the evaluation.
-        Outcome::Interrupted { step } if step == steps => {
-            run_dir.save_adapter(trainer.model())?;
-            say!(
-                "Stopped in the evaluation after the last step; the adapter is in {}",
-                run_dir.path().display()
-            );
-        }
-        Outcome::Interrupted { step } => {
-            say!("Stopped after step {step} of {steps}, saved");
-            tell!("Go on with: {}", resume_command(std::env::args_os()));
-        }
-    }
-    Ok(())
+    let first = report
+        .samples
+        .first()
+        .map_or(String::new(), |sample| words(&sample.text));
+    format!(
+        "step {}: {count} sample{} in {:.1} s{memory}; the first: {first}",
+        report.step,
+        if count == 1 { "" } else { "s" },
+        report.seconds
+    )
 }
 
 /// Saves the adapter that the run has come to: that of the last step, or of the best.
@@ -464,14 +607,15 @@ fn settings(
     Ok(settings)
 }
 
-/// Removes the kept rows, and what the reference gives them, of a run that goes because nothing was saved in it.
-struct KeptRows<'a>(&'a RunDir);
+/// Removes the kept rows, what the reference gives them, and the record of a run that goes because nothing was saved in it.
+struct Kept<'a>(&'a RunDir);
 
-impl Drop for KeptRows<'_> {
+impl Drop for Kept<'_> {
     fn drop(&mut self) {
         if self.0.is_unsaved() {
             TrainingData::remove(self.0.path());
             references::remove(self.0.path());
+            Recorder::remove(self.0.path());
         }
     }
 }

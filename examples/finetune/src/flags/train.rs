@@ -81,6 +81,18 @@ pub struct TrainFlags {
     /// optimizer_bytes_moved, and of preferences rewards/chosen, rewards/rejected, rewards/margins and others
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub log_json: Option<PathBuf>,
+    /// Write event files for TensorBoard: loss, learning rate, gradient norm, tokens a second, memory, held-out loss
+    /// [default DIR: tensorboard in the output directory]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub tensorboard: Option<Option<PathBuf>>,
+    /// Let the model answer the prompts of FILE greedily at the start, at every evaluation and at the end, and write that
+    /// into --log-json and the report: a .txt file with a prompt a line, or rows of data, whose answers may be missing.
+    /// Without data to evaluate, --eval-every says how often all the same
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub sample_prompts: Option<PathBuf>,
+    /// Most tokens of an answer to a sample prompt [default: 64]
+    #[arg(long, value_name = "N", value_parser = positive, requires = "sample_prompts", help_heading = "Output")]
+    pub sample_tokens: Option<usize>,
     /// Measure the loss on --eval-data, or on the rows of --eval-split, every N steps (0: only at the end)
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Output")]
     pub eval_every: usize,
@@ -171,6 +183,12 @@ pub struct TrainFlags {
     /// tells what there is, so on other devices auto needs it [default on flex: what the system has]
     #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "Training")]
     pub device_memory: Option<u64>,
+    /// How many times the learning rate that of the factors B is (LoRA+; 16 is a common choice)
+    #[arg(long, value_name = "RATIO", default_value = "1", value_parser = positive_number, help_heading = "Training")]
+    pub lora_plus_ratio: f64,
+    /// Add noise of at most ALPHA / sqrt(tokens * width) to the embeddings in training (NEFTune; 5 is a common choice, 0: none)
+    #[arg(long, value_name = "ALPHA", default_value = "0", value_parser = not_negative, help_heading = "Training")]
+    pub neftune_alpha: f64,
     /// Decoupled weight decay
     #[arg(long, value_name = "W", default_value = "0", value_parser = not_negative, help_heading = "Training")]
     pub weight_decay: f64,
@@ -210,4 +228,10 @@ pub enum OptimizerName {
     /// Paged, with 8-bit state (2.03 bytes for each parameter in place of 8)
     #[value(name = "paged-adamw-8bit")]
     PagedAdamw8bit,
+    /// The sign of a momentum (4 bytes for each parameter); wants a lower learning rate, a third to a tenth of AdamW's
+    Lion,
+    /// A momentum, orthogonalised (4 bytes for each parameter); wants a learning rate of its own, about 0.02
+    Muon,
+    /// Second moments by rows and columns alone (next to nothing); the learning rate is the schedule's
+    Adafactor,
 }

@@ -1,18 +1,18 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use burn_finetune::TrainConfig;
-use burn_paged::{Budget, PagedAdamWConfig, StateDtype};
+use burn_finetune::{OptimizerKind, TrainConfig};
+use burn_paged::{Budget, PagedAdamWConfig};
 
 use crate::device::DeviceName;
 use crate::flags::{OptimizerName, TrainFlags};
 
-/// The optimizer's state: the format of its moments, which decides what is computed, and their place, which does not.
+/// The optimizer, which decides what is computed, and the place of its state, which does not.
 #[derive(Clone, Copy, Debug)]
 pub struct Optimizer {
-    /// The format of the moments.
-    pub state: StateDtype,
-    /// Their place.
+    /// The optimizer.
+    pub kind: OptimizerKind,
+    /// The place of its state.
     pub placement: Placement,
 }
 
@@ -32,9 +32,12 @@ impl Optimizer {
     /// As [`Placement`]'s: a budget for an optimizer that is not paged, and `auto` where the memory is unknown.
     pub(super) fn resolve(flags: &TrainFlags) -> Result<Self> {
         Ok(Self {
-            state: match flags.optimizer {
-                OptimizerName::Adamw | OptimizerName::PagedAdamw => StateDtype::F32,
-                OptimizerName::PagedAdamw8bit => StateDtype::Dynamic8,
+            kind: match flags.optimizer {
+                OptimizerName::Adamw | OptimizerName::PagedAdamw => OptimizerKind::AdamW,
+                OptimizerName::PagedAdamw8bit => OptimizerKind::AdamW8bit,
+                OptimizerName::Lion => OptimizerKind::Lion,
+                OptimizerName::Muon => OptimizerKind::Muon,
+                OptimizerName::Adafactor => OptimizerKind::Adafactor,
             },
             placement: Placement {
                 budget: budget(flags, flags.model.device)?,
@@ -61,10 +64,17 @@ impl Placement {
 /// A budget for an optimizer that is not paged, and `auto` where the device does not report its memory.
 fn budget(flags: &TrainFlags, device: DeviceName) -> Result<Budget> {
     let known = flags.device_memory.is_some() || device.is_flex();
-    if flags.optimizer == OptimizerName::Adamw {
+    let resident = match flags.optimizer {
+        OptimizerName::Adamw => Some("adamw"),
+        OptimizerName::Lion => Some("lion"),
+        OptimizerName::Muon => Some("muon"),
+        OptimizerName::Adafactor => Some("adafactor"),
+        OptimizerName::PagedAdamw | OptimizerName::PagedAdamw8bit => None,
+    };
+    if let Some(name) = resident {
         if flags.optimizer_budget.is_some() || flags.device_memory.is_some() {
             bail!(
-                "--optimizer-budget, --device-memory: adamw keeps all of its state in memory; choose \
+                "--optimizer-budget, --device-memory: {name} keeps all of its state in memory; choose \
                  --optimizer paged-adamw"
             );
         }

@@ -12,7 +12,10 @@ use super::objective;
 use super::optimizer::Optimizer;
 use super::rows::RowLimits;
 use crate::flags::{Init, PlanFlags, QuantName, TrainFlags};
-use crate::trained_on;
+use crate::{tensorboard, trained_on};
+
+/// Most tokens of an answer to a sample prompt, where the user does not say.
+const SAMPLE_TOKENS: usize = 64;
 
 /// `finetune train`.
 #[derive(Debug)]
@@ -104,6 +107,10 @@ pub struct Output {
     pub resume: bool,
     /// The step log.
     pub log_json: Option<PathBuf>,
+    /// The folder of the event files.
+    pub tensorboard: Option<PathBuf>,
+    /// The prompts that the model answers on the way.
+    pub sample_prompts: Option<SamplePrompts>,
     /// Steps between evaluations; `None` for one at the end.
     pub eval_every: Option<usize>,
     /// Steps between checkpoints; `None` for one at the end.
@@ -126,6 +133,15 @@ impl Adapter {
     }
 }
 
+/// The prompts that the model answers while it is trained.
+#[derive(Debug)]
+pub struct SamplePrompts {
+    /// Their file.
+    pub file: PathBuf,
+    /// Most tokens of an answer.
+    pub max_tokens: usize,
+}
+
 impl TrainRun {
     /// Resolves the flags.
     ///
@@ -136,7 +152,10 @@ impl TrainRun {
         let data = training_data(&mut flags)?;
         let eval_data = std::mem::take(&mut flags.eval_data);
         ensure!(
-            flags.eval_every == 0 || !eval_data.is_empty() || flags.eval_split.is_some(),
+            flags.eval_every == 0
+                || !eval_data.is_empty()
+                || flags.eval_split.is_some()
+                || flags.sample_prompts.is_some(),
             "--eval-every {} has nothing to measure the loss on; give --eval-data FILE, or hold rows out with \
              --eval-split 0.05",
             flags.eval_every
@@ -146,15 +165,28 @@ impl TrainRun {
             (flags.early_stop.is_some(), "--early-stop"),
         ] {
             ensure!(
-                !given || flags.eval_every > 0,
+                !given
+                    || flags.eval_every > 0
+                        && (!eval_data.is_empty() || flags.eval_split.is_some()),
                 "{flag} goes by evaluations; give --eval-every N, and --eval-data FILE or --eval-split 0.05"
             );
         }
+        let data = data.context("no data is given; name a file with --data")?;
         let dir = flags.output.take();
+        let dir = dir.context("no output is given; name one with --output")?;
+        let in_run = || dir.join(tensorboard::FOLDER);
         Ok(Self {
-            data: data.context("no data is given; name a file with --data")?,
+            data,
             output: Output {
-                dir: dir.context("no output is given; name one with --output")?,
+                tensorboard: flags
+                    .tensorboard
+                    .take()
+                    .map(|given| given.unwrap_or_else(in_run)),
+                sample_prompts: flags.sample_prompts.take().map(|file| SamplePrompts {
+                    file,
+                    max_tokens: flags.sample_tokens.unwrap_or(SAMPLE_TOKENS),
+                }),
+                dir,
                 resume: flags.resume,
                 log_json: flags.log_json.take(),
                 eval_every: (flags.eval_every > 0).then_some(flags.eval_every),
@@ -238,7 +270,9 @@ impl Training {
                 objective,
                 batch_size: flags.batch_size,
                 grad_accum: flags.grad_accum,
-                state: optimizer.state,
+                optimizer: optimizer.kind,
+                lora_plus_ratio: flags.lora_plus_ratio,
+                neftune_alpha: flags.neftune_alpha,
                 weight_decay: flags.weight_decay,
                 max_grad_norm: flags.max_grad_norm,
                 seed: flags.seed,

@@ -46,6 +46,7 @@ impl Killed {
             "4",
             "--eval-every",
             "3",
+            "--keep-best",
         ]);
         command.args(["--optimizer", "paged-adamw", "--optimizer-budget", "0"]);
         command.args(resume.then_some("--resume"));

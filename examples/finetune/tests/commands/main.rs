@@ -8,6 +8,7 @@
 //! - [`families`]: all of that on the families beside LLaMA.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
 //! - [`kills`]: the same at many random moments.
+//! - [`methods`]: LoRA+, noise, other optimizers.
 //! - [`resume`]: what may have changed when a run goes on, and what is never lost.
 //! - [`console`]: nobody reads what is printed.
 //! - [`names`]: files and texts whose names are not fit to print.
@@ -18,6 +19,7 @@
 //! - [`smollm2`]: the memory plan of a real model.
 //! - [`gemma3`]: a real Gemma evaluated, continued and trained.
 //! - [`device_memory`]: the memory plan on a device that tells what it has reserved.
+//! - [`watching`]: samples, events for TensorBoard, the report.
 //! - [`full_disk`]: the same when the disk is full while saving.
 
 mod chat_data;
@@ -35,6 +37,7 @@ mod generate;
 mod interrupt;
 mod keep;
 mod kills;
+mod methods;
 mod names;
 mod numbers;
 mod paging;
@@ -46,3 +49,4 @@ mod resume;
 mod smollm2;
 mod support;
 mod train;
+mod watching;

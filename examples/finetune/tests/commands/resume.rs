@@ -92,6 +92,30 @@ fn a_run_ends_with_the_adapter_of_its_best_step() {
     let checkpoint = format!("run/checkpoints/step-{step:08}");
     assert!(short.adapter("run") == short.adapter(&checkpoint));
     assert_eq!(short.place.listing("run/checkpoints").len(), 2);
+
+    // Killed behind the best step, or while its adapter was copied, it ends with the same one.
+    let state = || {
+        let evaluations = fs::read(short.place.path("run/evaluations.json")).expect("written");
+        let listing = short.place.listing("run/checkpoints");
+        (short.adapter("run"), evaluations, listing)
+    };
+    let whole = state();
+    let resumed = [&flags[..], &["--resume"]].concat();
+    for back_to in [step, usize::MAX] {
+        if back_to == step {
+            short.take_back("run", step);
+        } else {
+            let file = short.place.path("run").join("adapter_model.safetensors");
+            fs::remove_file(file).expect("removed");
+        }
+        let run = short.train("run", &resumed).ok();
+        assert!(
+            run.stdout.contains(&format!("that of step {step},")),
+            "{}",
+            run.stdout
+        );
+        assert!(state() == whole, "from {back_to}");
+    }
 }
 
 /// The template prints nanoseconds in place of the day, so that no two runs have one date and no test waits for

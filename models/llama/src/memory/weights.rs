@@ -47,13 +47,13 @@ impl Terms<'_> {
     }
 
     /// `A: [in, rank]` and `B: [rank, out]` of every adapted projection.
-    pub(super) fn factors(&self) -> Vec<usize> {
+    pub(super) fn factors(&self) -> Vec<[usize; 2]> {
         let blocks = self.adapted.iter();
         let projections = blocks.flat_map(|block| block.projections.iter());
         projections
             .filter_map(|(spec, rank)| Some((spec.shape, (*rank)?)))
             .flat_map(|([out_features, in_features], rank)| {
-                [in_features, out_features].map(|width| width.saturating_mul(rank))
+                [[in_features, rank], [rank, out_features]]
             })
             .collect()
     }
@@ -103,7 +103,8 @@ impl Terms<'_> {
         let widths = projections.iter().map(|spec| spec.shape[0] as u128);
         let rows = widths.chain([self.inner(), self.wide()]);
         let rows = rows.map(|width| self.tokens * width * F32);
-        let factors = self.factors().into_iter().map(|n| F32 * n as u128);
+        let factors = self.factors().into_iter();
+        let factors = factors.map(|[rows, columns]| F32 * rows as u128 * columns as u128);
         let windows = self.config.layers.iter().map(|layer| layer.window);
         let attention = windows.map(|window| self.attention(window).largest);
         let others = factors.chain(attention).chain([self.loss().largest]);

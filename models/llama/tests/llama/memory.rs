@@ -132,12 +132,12 @@ fn factors_are_those_that_are_attached() {
         let options = LoadOptions::quantized(QuantConfig::default());
         let mut model = Decoder::load(&checkpoint, &options, &Device::flex()).expect("loads");
         attach_adapters(&mut model, &lora, 0).expect("fits");
-        let found: Vec<usize> = model
+        let found: Vec<[usize; 2]> = model
             .lora_linears()
             .into_iter()
             .filter_map(|(_, linear)| linear.adapter.as_ref())
             .flat_map(|branch| [&branch.lora.a, &branch.lora.b])
-            .map(|factor| factor.val().shape().num_elements())
+            .map(|factor| factor.dims())
             .collect();
         let lora = Workload {
             lora,

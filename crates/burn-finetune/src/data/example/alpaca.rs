@@ -6,9 +6,20 @@ use crate::error::RowProblem;
 use crate::template::{Message, object};
 use minijinja::value::Value;
 
-/// Reads an instruction with its input and output as a conversation: earlier turns under `history`, then the instruction
-/// and, on the next line, the input.
+/// Reads an instruction with its input and output as a conversation.
 pub fn read(row: &Fields<'_>) -> Result<Example, RowProblem> {
+    let mut messages = asked(row)?;
+    messages.push(Message::new("assistant", &row.string("output")?));
+    Ok(Example::Chat(Conversation {
+        messages,
+        learnt_from: 0,
+        variables: chat::variables(row)?,
+    }))
+}
+
+/// Reads an instruction as the beginning of a conversation: earlier turns under `history`, then the instruction and, on
+/// the next line, the input.
+pub fn asked(row: &Fields<'_>) -> Result<Vec<Message>, RowProblem> {
     let some = |text: &String| !text.trim().is_empty();
     let mut messages = Vec::new();
     if let Some(system) = row.optional_string("system")?.filter(some) {
@@ -29,17 +40,12 @@ pub fn read(row: &Fields<'_>) -> Result<Example, RowProblem> {
     }
     let instruction = row.string("instruction")?;
     let input = row.optional_string("input")?.filter(some);
-    messages.push(asked(&instruction, input.as_deref())?);
-    messages.push(Message::new("assistant", &row.string("output")?));
-    Ok(Example::Chat(Conversation {
-        messages,
-        learnt_from: 0,
-        variables: chat::variables(row)?,
-    }))
+    messages.push(turn(&instruction, input.as_deref())?);
+    Ok(messages)
 }
 
 /// Returns the user's message. With an input it holds both apart too, as the built-in template of Alpaca shows them.
-fn asked(instruction: &str, input: Option<&str>) -> Result<Message, RowProblem> {
+fn turn(instruction: &str, input: Option<&str>) -> Result<Message, RowProblem> {
     let Some(input) = input else {
         return Ok(Message::new("user", instruction));
     };

@@ -6,8 +6,17 @@ use crate::error::RowProblem;
 use crate::template::{Message, TemplateVariables};
 use minijinja::value::{Value, ValueKind};
 
-/// Reads the conversation that goes by `name`, with the system prompt beside it, if there is one.
+/// Reads the conversation that goes by `name`.
 pub fn read(row: &Fields<'_>, name: &str) -> Result<Example, RowProblem> {
+    Ok(Example::Chat(Conversation {
+        messages: conversation(row, name)?,
+        learnt_from: 0,
+        variables: variables(row)?,
+    }))
+}
+
+/// Reads the messages that go by `name`, with the system prompt beside them, if there is one.
+pub fn conversation(row: &Fields<'_>, name: &str) -> Result<Vec<Message>, RowProblem> {
     let mut messages = match row.get(name) {
         // As a table of texts has it.
         Some(value) if value.kind() == ValueKind::String => {
@@ -20,11 +29,7 @@ pub fn read(row: &Fields<'_>, name: &str) -> Result<Example, RowProblem> {
         None => Vec::new(),
     };
     put_system(row, &mut messages)?;
-    Ok(Example::Chat(Conversation {
-        messages,
-        learnt_from: 0,
-        variables: variables(row)?,
-    }))
+    Ok(messages)
 }
 
 /// Puts the system prompt beside a conversation before it, if there is one and the conversation has none.

@@ -20,6 +20,7 @@ impl<M: CausalLm> Trainer<M> {
         let pass = PreferencePass {
             batch_size: self.config.batch_size,
             seed: derive_seed(self.config.seed, self.step as u64),
+            noise: self.config.neftune_alpha,
             checkpointing: self.checkpointing,
         };
         let found = rows.gradients(&self.model, places, &pass)?;

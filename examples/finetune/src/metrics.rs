@@ -1,0 +1,203 @@
+//! What a run's folder keeps of its course: `metrics.jsonl`, which outlives the process and knows no step twice.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use burn_finetune::{Evaluated, StepReport};
+use serde::{Deserialize, Serialize};
+
+use crate::samples::SampleReport;
+
+/// The file's name.
+pub const FILE: &str = "metrics.jsonl";
+
+/// The course of a run.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// The processes that have trained it, in their order.
+    pub sessions: Vec<SessionLine>,
+    /// The steps, in their order.
+    pub steps: Vec<StepReport>,
+    /// The evaluations on the rows of the last process, in their order.
+    pub evaluations: Vec<EvaluationLine>,
+    /// The samples, in the order of their steps.
+    pub samples: Vec<SampleReport>,
+}
+
+/// The beginning of a process that trains a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionLine {
+    /// Steps that were done before it.
+    pub step: usize,
+    /// What it was to do.
+    pub session: Session,
+}
+
+/// What a process that trains a run was to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// When it began, in RFC 3339.
+    pub time: String,
+    /// The version of the program.
+    pub version: String,
+    /// The steps of the whole run.
+    pub steps: usize,
+    /// The number of trained parameters.
+    pub parameters: usize,
+    /// The rows to train on.
+    pub rows: usize,
+    /// The examples in them.
+    pub examples: usize,
+    /// The tokens of the data files that can be used.
+    pub tokens: u64,
+    /// Those of them that are learnt.
+    pub targets: u64,
+    /// The tokens of the longest row.
+    pub longest: usize,
+    /// The examples that were left out.
+    pub left_out: usize,
+    /// The rows to measure the loss on; 0 for none.
+    pub held_out_rows: usize,
+    /// Their hash, in hexadecimal.
+    pub held_out_fingerprint: Option<String>,
+    /// Whether the run ends with the adapter of the lowest held-out loss.
+    pub keep_best: bool,
+    /// The planned peak of memory.
+    pub planned_bytes: u64,
+    /// Whether that is the process's memory; else it is the device's.
+    pub planned_of_process: bool,
+}
+
+/// An evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationLine {
+    /// Steps taken before it.
+    pub step: usize,
+    /// What it gave.
+    pub evaluation: Evaluated,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// Peak resident memory of the process so far, where the system tells.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+/// A line of the file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Session(Box<SessionLine>),
+    Evaluation(EvaluationLine),
+    Samples(SampleReport),
+    Step(StepReport),
+}
+
+/// Returns a line with its numbers as they are written: serde_json reads them to within a bit.
+fn exactly(mut read: Line, line: &str) -> Line {
+    let exact = |key: &str, number: &mut f64| {
+        let start = line.find(&format!("\"{key}\":"));
+        let text = start.map(|start| &line[start + key.len() + 3..]);
+        let text = text.and_then(|text| text.split([',', '}']).next());
+        if let Some(written) = text.and_then(|text| text.parse().ok()) {
+            *number = written;
+        }
+    };
+    match &mut read {
+        Line::Session(_) => {}
+        Line::Evaluation(line) => {
+            match &mut line.evaluation {
+                Evaluated::Texts(report) => {
+                    exact("nll", &mut report.nll);
+                    exact("perplexity", &mut report.perplexity);
+                }
+                Evaluated::Preferences(report) => exact("loss", &mut report.loss),
+            }
+            exact("seconds", &mut line.seconds);
+        }
+        // Behind the samples, whose texts are anybody's, but have their quotes escaped.
+        Line::Samples(report) => exact("seconds", &mut report.seconds),
+        Line::Step(report) => {
+            exact("loss", &mut report.loss);
+            exact("grad_norm", &mut report.grad_norm);
+            exact("lr", &mut report.lr);
+            exact("tokens_per_second", &mut report.tokens_per_second);
+        }
+    }
+    read
+}
+
+impl Metrics {
+    /// Reads those of the run in the folder `run`; `None` where there are none, as an older version left it.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a line that is none of a run.
+    pub fn read(run: &Path) -> Result<Option<Self>> {
+        let path = run.join(FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        let mut metrics = Self::default();
+        // A process that was killed, or is at it, may have left a part of a line.
+        let lines = text
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'));
+        for (place, line) in lines.enumerate() {
+            let read = serde_json::from_str(line).with_context(|| {
+                format!(
+                    "{}:{}: this is no line of a run; remove the file, and the record begins anew",
+                    path.display(),
+                    place + 1
+                )
+            })?;
+            metrics.take(exactly(read, line));
+        }
+        Ok(Some(metrics))
+    }
+
+    fn take(&mut self, line: Line) {
+        match line {
+            Line::Session(line) => {
+                let last = self.sessions.last();
+                let before = last.map(|last| &last.session.held_out_fingerprint);
+                if before.is_some_and(|before| *before != line.session.held_out_fingerprint) {
+                    self.evaluations.clear();
+                }
+                self.sessions.push(*line);
+            }
+            Line::Evaluation(line) => self.evaluations.push(line),
+            Line::Samples(report) => self.samples.push(report),
+            Line::Step(report) => self.steps.push(report),
+        }
+    }
+
+    /// Returns whether there are samples after `step` steps.
+    pub fn has_samples(&self, step: usize) -> bool {
+        self.samples.iter().any(|report| report.step == step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers of a real run, of which serde_json makes neighbours.
+    #[test]
+    fn numbers_are_read_to_the_last_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = "{\"step\":5,\"loss\":1.2347835302352905,\"grad_norm\":1.6665728494524246,\"lr\":0.002,\"tokens\":9,\
+                    \"tokens_per_second\":111.29399782258955,\"peak_rss_bytes\":null,\"optimizer_state_bytes\":1,\
+                    \"optimizer_resident_bytes\":1,\"optimizer_bytes_moved\":0}\n";
+        let text = format!("{line}{{\"step\":6,\"lo");
+        fs::write(dir.path().join(FILE), text).unwrap();
+        let metrics = Metrics::read(dir.path()).unwrap().unwrap();
+        assert_eq!(metrics.steps.len(), 1);
+        assert_eq!(
+            serde_json::to_string(&metrics.steps[0]).unwrap() + "\n",
+            line
+        );
+        assert!(Metrics::read(&dir.path().join("none")).unwrap().is_none());
+    }
+}
