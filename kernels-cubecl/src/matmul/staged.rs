@@ -10,7 +10,7 @@
 //!
 //! Bytes: the weight (0.52 an element), `x` and `y` once from memory; again from the L2 cache the weight for each
 //! 128 rows, and `x` for each 64 columns, which is more than all else: 2/64 of a byte a product. Operations: 2·m·n·k on
-//! matrix units, of whole tiles (32, 64 or 128 rows). Instructions: for each weight and tile of rows 14 (32 rows) or 15
+//! matrix units, of whole tiles (32, 64 or 128 rows). Instructions: for each weight and tile of rows 9 (32 rows) or 11
 //! (128 rows) by `cuda-table.md`, of which shift, mask, address, table, scale and conversion are six, matrix
 //! instructions two, fetching fragments one, and staging `x` the rest.
 //!
@@ -338,8 +338,9 @@ impl<'a> Plan<'a> {
     fn swizzles(&self) -> [SwizzleMode; 2] {
         match self.problem.direction {
             _ if !self.multiplier.swizzled => [SwizzleMode::None; 2],
-            Direction::Forward => [SwizzleMode::B32, SwizzleMode::B128],
-            Direction::Transposed => [SwizzleMode::B128, SwizzleMode::B32],
+            Direction::Transposed if self.reads_wide() => [SwizzleMode::B128, SwizzleMode::B32],
+            // Transposed, units that read narrow store to tiles side by side at the same time, which only this tells apart.
+            _ => [SwizzleMode::B32, SwizzleMode::B128],
         }
     }
 
