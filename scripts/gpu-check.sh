@@ -181,6 +181,7 @@ run() {
 
   parity
   refusals
+  commands
   memory
   times
 
@@ -268,13 +269,54 @@ bytes() { awk -v name="$1" 'index($0, name) == 1 { n = split($0, w, " "); print 
 # field KEY: its values in the step log, one a line.
 field() { sed -n "s/.*\"$1\":\([-0-9.e+]*\).*/\1/p"; }
 
+# Trains a tiny model for three steps, evaluates it and has it write, on the device and on the CPU: the same but for the order of sums.
+commands() {
+  if ! has "$timed" || ! has flex; then
+    outcome commands 'left out' "$(why)"
+    return
+  fi
+  words
+  local tiny=$QLORA_FIXTURES/families/gemma3 device
+  for device in "$timed" flex; do
+    check "commands on $device" 'finetune train, eval and generate' commands_on "$device" "$tiny"
+  done
+  if paste <(said_numbers "$timed") <(said_numbers flex) >"$work/said" && awk -v most=1e-3 '
+      NF != 2 { off = 1 }
+      { off_by = ($1 - $2) / $2; if (off_by < 0) off_by = -off_by; if (off_by > most) off = 1 }
+      END { exit NR != 4 || off }' "$work/said" && grep -q '[a-z]' "$work/flex.written" && cmp -s "$work/$timed.written" "$work/flex.written"; then
+    outcome 'commands, compared' passed 'three losses of training and that of eval within 1e-3 of the CPU, the same text'
+  else
+    outcome 'commands, compared' FAILED 'losses within 1e-3 of the CPU, the same text'
+    failure 'commands, compared' "$work/said"
+  fi
+}
+
+commands_on() {
+  local device=$1 model=$2 run=$work/commands-$1
+  "$here/bin/finetune" train --device "$device" --model "$model" --data "$work/text.txt" --output "$run" --log-json "$run.jsonl" \
+    --steps 3 --batch-size 2 --seq-len 32 || return
+  "$here/bin/finetune" eval --device "$device" --model "$model" --adapter "$run" --data "$work/few.txt" --seq-len 32 >"$work/$device.eval" || return
+  "$here/bin/finetune" generate --device "$device" --model "$model" --adapter "$run" --prompt 'Hello, who are you?' --max-tokens 8 >"$work/$device.written"
+}
+
+# said_numbers DEVICE: the losses of its three steps and of its evaluation, one a line.
+said_numbers() {
+  field loss <"$work/commands-$1.jsonl"
+  sed -n 's/^loss[^0-9]*\([0-9.]*\).*/\1/p' "$work/$1.eval" | head -1
+}
+
+# Words enough for the rows of every step.
+words() {
+  for _ in $(seq 3000); do echo 'the first word is followed by the next one and the last'; done >"$work/text.txt"
+  head -n 20 "$work/text.txt" >"$work/few.txt"
+}
+
 memory() {
   if ! has "$timed"; then
     outcome memory 'left out' "$(why)"
     return
   fi
-  # Words enough for the rows of every step.
-  for _ in $(seq 3000); do echo 'the first word is followed by the next one and the last'; done >"$work/text.txt"
+  words
   local setting flags planned measured
   local tiny=$QLORA_FIXTURES/families/gemma3
   local settings=('whole|--batch-size 8 --seq-len 256' 'paged|--batch-size 8 --seq-len 128 --rank 64 --optimizer paged-adamw --optimizer-budget 0')

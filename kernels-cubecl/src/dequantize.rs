@@ -20,6 +20,7 @@ use crate::format::CodeFormat;
 use crate::launch::{LaunchConfig, is_cpu, is_rasterizer, lanes};
 use crate::operand::{empty, tensor_buffer};
 use crate::scales::{Scales, minimum_of, scale_of, scaled, scaled_lanes};
+use crate::scattered::{scattered, scattered_len};
 use crate::weight::Weight;
 
 /// Units of a cube.
@@ -145,14 +146,21 @@ fn staged_kernel<F: Float, N: Size, NW: Size>(
     let (word_shift, word_mask) = comptime!((codes.word_shift(), codes.per_word() as u32 - 1));
     let run = comptime!((per_word * width) as u32);
     let mut table = Shared::<[f32]>::new_slice(16usize);
-    let mut tile = Shared::<[u32]>::new_slice(comptime!(UNITS as usize * width));
+    let mut tile =
+        Shared::<[u32]>::new_slice(comptime!(scattered_len(UNITS as usize * width, width)));
     fill_table(&mut table, codes);
     let first_load = CUBE_POS as u32 * UNITS;
     if first_load + UNIT_POS < loads {
         let read = packed[(first_load + UNIT_POS) as usize];
         #[unroll]
         for q in 0..width {
-            tile[UNIT_POS as usize * width + q] = read.extract(q);
+            let place = scattered(
+                UNIT_POS * comptime!(width as u32),
+                q,
+                comptime!(UNITS as usize * width),
+                width,
+            );
+            tile[place] = read.extract(q);
         }
     }
     sync_cube();
@@ -163,8 +171,13 @@ fn staged_kernel<F: Float, N: Size, NW: Size>(
         if element < loads * run {
             let scale = scale_of(scales, element);
             let minimum = minimum_of(scales, element);
-            let codes_from = tile[(offset >> word_shift) as usize]
-                >> ((offset & word_mask) * comptime!(codes.bits() as u32));
+            let place = scattered(
+                offset >> word_shift,
+                0usize,
+                comptime!(UNITS as usize * width),
+                width,
+            );
+            let codes_from = tile[place] >> ((offset & word_mask) * comptime!(codes.bits() as u32));
             let mut values = Vector::<F, N>::zeroed();
             #[unroll]
             for e in 0..size {

@@ -19,6 +19,7 @@ mod launch;
 mod operand;
 mod rounding;
 mod scales;
+mod scattered;
 mod weight;
 
 pub mod adamw;

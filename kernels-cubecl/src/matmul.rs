@@ -15,6 +15,7 @@
 
 mod choice;
 pub mod dense;
+mod dense_loader;
 mod dots;
 mod gemv;
 mod loader;
@@ -26,6 +27,7 @@ mod register_tiled;
 mod select;
 mod sources;
 mod staged;
+mod stored;
 mod straddling;
 #[cfg(feature = "autotune")]
 mod tune;

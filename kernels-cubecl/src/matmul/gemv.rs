@@ -36,6 +36,7 @@ use crate::decode::{fill_table, value_of};
 use crate::error::KernelError;
 use crate::operand::buffer;
 use crate::scales::{Scales, minimum_of, scale_of, scaled};
+use crate::scattered::{scattered, scattered_len};
 
 /// The most rows of `x` of the kernel for few rows: up to this many a GPU reads the weight for longer than it multiplies by
 /// it, and eight sums for each of eight columns are 64 registers.
@@ -52,6 +53,8 @@ const UNITS: usize = 128;
 const TILE_WORDS: usize = 32;
 /// Rows of that tile: a 128-bit load a unit.
 const TILE_ROWS: usize = UNITS * WIDE / TILE_WORDS;
+/// Words of a tile.
+const TILE: usize = TILE_ROWS * TILE_WORDS;
 /// Rows of the tile that are multiplied at a time.
 const SPLIT: usize = UNITS / TILE_WORDS;
 /// Cubes that keep a GPU busy, transposed: four on each of some 128 multiprocessors.
@@ -308,11 +311,17 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
     let (codes, alignment) = comptime!((format.codes, format.alignment));
     let per_word = comptime!(codes.per_word());
     let mut table = Shared::<[f32]>::new_slice(16usize);
-    let mut tile = Shared::<[u32]>::new_slice(comptime!(TILE_ROWS * TILE_WORDS));
-    // Of each word, and then of each the minimum.
+    let mut tile = Shared::<[u32]>::new_slice(comptime!(scattered_len(TILE, width)));
+    // The words of a load share a scale, unless a block begins within one.
+    let words_of_scale = comptime!({
+        let splits = (1..width).any(|q| alignment.begins_block(per_word * q));
+        if splits { 1 } else { width }
+    });
+    let scales_of_tile = comptime!(TILE / words_of_scale);
+    // The scales, and then the minima.
     let mut tile_scales = Shared::<[f32]>::new_slice(comptime!({
         let parts = if codes.has_minima() { 2 } else { 1 };
-        parts * TILE_ROWS * TILE_WORDS
+        parts * scales_of_tile
     }));
     let mut x_tile = Shared::<[f32]>::new_slice(comptime!(TILE_ROWS * rows));
     fill_table(&mut table, codes);
@@ -357,10 +366,13 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
                         }
                     }
                 }
-                tile[slot as usize + q] = read.extract(q);
-                tile_scales[slot as usize + q] = scale;
-                if comptime!(codes.has_minima()) {
-                    tile_scales[slot as usize + comptime!(TILE_ROWS * TILE_WORDS + q)] = minimum;
+                tile[scattered(slot, q, TILE, width)] = read.extract(q);
+                if comptime!(q.is_multiple_of(words_of_scale)) {
+                    let place = (slot as usize + q) / words_of_scale;
+                    tile_scales[place] = scale;
+                    if comptime!(codes.has_minima()) {
+                        tile_scales[place + scales_of_tile] = minimum;
+                    }
                 }
             }
         }
@@ -379,11 +391,12 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
         #[unroll]
         for r in 0..comptime!(TILE_ROWS / SPLIT) {
             let row = part as usize + comptime!(r * SPLIT);
-            let slot = row * TILE_WORDS + word as usize;
-            let codes_of_word = tile[slot];
-            let scale = tile_scales[slot];
+            let slot = (part + comptime!((r * SPLIT) as u32)) * comptime!(TILE_WORDS as u32) + word;
+            let codes_of_word = tile[scattered(slot, 0usize, TILE, width)];
+            let place = slot as usize / words_of_scale;
+            let scale = tile_scales[place];
             let minimum = if comptime!(codes.has_minima()) {
-                tile_scales[slot + TILE_ROWS * TILE_WORDS]
+                tile_scales[place + scales_of_tile]
             } else {
                 f32::new(0.0)
             };

@@ -21,6 +21,7 @@ use cubek_matmul::multi_level::tile::{
 };
 use cubek_std::{InvalidConfigError, MatrixLayout, StageIdent};
 
+use super::stored::{Place, store};
 use super::straddling::{TwoBlocks, codes_from};
 use crate::decode::{fill_table, value_of};
 use crate::format::CodeFormat;
@@ -160,10 +161,10 @@ impl<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>
         let runs = comptime!(config.smem_config.elements_per_stage() / run_elements as u32);
         let run = this.unit + comptime!(task_id * units);
         if comptime!(runs.is_multiple_of(units)) {
-            load_run::<EG, NG, ES, NS, W>(&*this, run, global_iter, stage, config.smem_config);
+            load_run::<EG, NG, ES, NS, W>(&*this, run, global_iter, stage, config);
         } else {
             if run < runs {
-                load_run::<EG, NG, ES, NS, W>(&*this, run, global_iter, stage, config.smem_config);
+                load_run::<EG, NG, ES, NS, W>(&*this, run, global_iter, stage, config);
             }
         }
     }
@@ -185,15 +186,16 @@ fn load_run<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
     run: u32,
     global_iter: &GlobalIterator<Vector<EG, NG>>,
     stage: &mut StridedStageMemory<ES, NS, ContiguousTilingLayout<Order>>,
-    #[comptime] config: StageMemoryConfig,
+    #[comptime] reader: GlobalReaderConfig,
 ) {
+    let config = comptime!(reader.smem_config);
     let codes = comptime!(job.weight.codes);
     let (per_word, bits) = comptime!((codes.per_word(), codes.bits()));
     let elements = comptime!(per_word * W::value());
     let (line, start) = place_of_run(run, elements, config);
 
     if comptime!(job.weight.load.whole_words) {
-        let (first, in_bounds) = element_at::<EG, NG>(global_iter, line, start, config);
+        let (first, in_bounds) = element_at::<EG, NG, W>(job, global_iter, line, start, reader);
         let words = job.weight.packed[(first / comptime!(elements as u32)) as usize];
         let part = comptime!(elements.min(DECODED));
         let mut scale = f32::new(0.0);
@@ -216,11 +218,18 @@ fn load_run<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
                 let value = value_of(&job.table, code, codes);
                 values[v] = scaled(value, scale, minimum, codes);
             }
-            let start = start + comptime!((p * part) as u32);
-            store_values::<ES, NS>(stage, &values, line, start, part, config);
+            store_values::<ES, NS>(
+                stage,
+                &values,
+                line,
+                start,
+                comptime!(p * part),
+                part,
+                config,
+            );
         }
     } else {
-        let (first, _) = element_at::<EG, NG>(global_iter, line, start, config);
+        let (first, _) = element_at::<EG, NG, W>(job, global_iter, line, start, reader);
         let word = codes_from(&job.weight, first);
         let scales = TwoBlocks::scales(&job.weight, first);
         let minima = TwoBlocks::minima(&job.weight, first);
@@ -238,26 +247,22 @@ fn load_run<EG: Numeric, NG: Size, ES: Numeric, NS: Size, W: Size>(
             let value = value_of(&job.table, code, codes);
             values[i] = scaled(value, scale, minimum, codes);
         }
-        store_values::<ES, NS>(stage, &values, line, start, elements, config);
+        store_values::<ES, NS>(stage, &values, line, start, 0usize, elements, config);
     }
 }
 
-/// Writes so many values to the stage, from element `start` of a line on.
+/// Writes so many values to the stage, `ahead` elements after element `start` of a line, where a unit's run begins.
 #[cube]
 fn store_values<ES: Numeric, NS: Size>(
     stage: &mut StridedStageMemory<ES, NS, ContiguousTilingLayout<Order>>,
     values: &Array<f32>,
     line: u32,
     start: u32,
+    #[comptime] ahead: usize,
     #[comptime] elements: usize,
     #[comptime] config: StageMemoryConfig,
 ) {
     let vector = NS::value().comptime();
-    let swizzle = stage.swizzle;
-    let element_bytes = ES::size();
-    let period = swizzle.repeats_after();
-    let period = comptime!((period / element_bytes as u32).max(1));
-    let slice = stage.as_slice_mut::<NS>();
     #[unroll]
     for v in 0..comptime!(elements / vector) {
         let mut staged = Vector::<f32, NS>::zeroed();
@@ -265,11 +270,8 @@ fn store_values<ES: Numeric, NS: Size>(
         for i in 0..vector {
             staged.insert(i, values[comptime!(v * vector + i)]);
         }
-        let place = place_in_stage(line, start + comptime!((v * vector) as u32), config);
-        // Whole periods apart, so that the compiler sees that vectors are a constant distance apart, and keeps one address.
-        let in_period = place % period;
-        let place = place - in_period + swizzle.apply(in_period, element_bytes);
-        slice[place as usize / vector] = Vector::cast_from(staged);
+        let place = place_in_stage(line, start, comptime!((ahead + v * vector) as u32), config);
+        store::<ES, NS, ContiguousTilingLayout<Order>>(stage, place, Vector::cast_from(staged));
     }
 }
 
@@ -312,21 +314,30 @@ fn is_in_bounds<EG: Numeric, NG: Size>(
     global_iter.view().is_in_bounds(place)
 }
 
-/// Returns the element of the flattened matrix at a place of the stage, and whether the matrix has one; else element 0.
+/// Returns the first element of the run of the flattened matrix at a place of the stage, and whether its row of the product is one
+/// of the matrix; else element 0. Of columns that the matrix has not, which nobody writes, it is any run of the matrix.
 #[cube]
-fn element_at<EG: Numeric, NG: Size>(
+fn element_at<EG: Numeric, NG: Size, W: Size>(
+    job: &DecodingJob<W>,
     global_iter: &GlobalIterator<Vector<EG, NG>>,
     line: u32,
     along: u32,
-    #[comptime] config: StageMemoryConfig,
+    #[comptime] config: GlobalReaderConfig,
 ) -> (u32, bool) {
-    let place = match config.matrix_layout {
+    let place = match config.smem_config.matrix_layout {
         MatrixLayout::RowMajor => (line, along),
         MatrixLayout::ColMajor => (along, line),
     };
     let view = global_iter.view();
     let in_bounds = view.is_in_bounds(place);
-    let element = u32::cast_from(view.read_unchecked(place).extract(0usize));
+    let mut element = u32::cast_from(view.read_unchecked(place).extract(0usize));
+    if comptime!(config.gmem_config.check_col_bounds) {
+        let run = comptime!((job.weight.codes.per_word() * W::value()) as u32);
+        let end = job.weight.packed.len() as u32 * run;
+        // The last run, or the last element where a run may begin with any.
+        let last = comptime!(if job.weight.load.whole_words { run } else { 1 });
+        element = min(element, end - last);
+    }
     (select(in_bounds, element, 0u32), in_bounds)
 }
 
@@ -342,11 +353,19 @@ fn minimum_in_bounds(scales: &Scales, element: u32, in_bounds: bool) -> f32 {
     select(in_bounds, minimum_of(scales, element), f32::new(0.0))
 }
 
-/// Returns the position of an element of a line in a stage of contiguous tiles.
+/// Returns the place of an element of a line in a stage of contiguous tiles, `ahead` after element `start`, which begins a vector.
 #[cube]
-fn place_in_stage(line: u32, along: u32, #[comptime] config: StageMemoryConfig) -> u32 {
+fn place_in_stage(
+    line: u32,
+    start: u32,
+    #[comptime] ahead: u32,
+    #[comptime] config: StageMemoryConfig,
+) -> Place {
     let width = config.elements_per_tile_along_contiguous_dim();
     let height = comptime!(config.elements_per_tile() / width);
+    // A run of several tiles begins with one.
+    let tiles = comptime!(ahead / width);
+    let along = start + comptime!(ahead % width);
     let tile = match config.matrix_layout {
         MatrixLayout::RowMajor => (line / height, along / width),
         MatrixLayout::ColMajor => (along / width, line / height),
@@ -357,5 +376,12 @@ fn place_in_stage(line: u32, along: u32, #[comptime] config: StageMemoryConfig) 
         config.tiles_per_stage_along_col(),
         config,
     );
-    nth * config.elements_per_tile() + (line % height) * width + along % width
+    let next_tile = match config.matrix_layout {
+        MatrixLayout::RowMajor => 1,
+        MatrixLayout::ColMajor => config.tiles_per_stage_along_col(),
+    };
+    Place {
+        element: nth * config.elements_per_tile() + (line % height) * width + along % width,
+        ahead: comptime!(tiles * next_tile * config.elements_per_tile()),
+    }
 }

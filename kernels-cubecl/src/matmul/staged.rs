@@ -10,7 +10,7 @@
 //!
 //! Bytes: the weight (0.52 an element), `x` and `y` once from memory; again from the L2 cache the weight for each
 //! 128 rows, and `x` for each 64 columns, which is more than all else: 2/64 of a byte a product. Operations: 2·m·n·k on
-//! matrix units, of whole tiles (32, 64 or 128 rows). Instructions: for each weight and tile of rows 14 (32 rows) or 15
+//! matrix units, of whole tiles (32, 64 or 128 rows). Instructions: for each weight and tile of rows 9 (32 rows) or 11
 //! (128 rows) by `cuda-table.md`, of which shift, mask, address, table, scale and conversion are six, matrix
 //! instructions two, fetching fragments one, and staging `x` the rest.
 //!
@@ -36,7 +36,6 @@ use cubek_matmul::multi_level::args::{BatchedCoords, MatmulArgs};
 use cubek_matmul::multi_level::components::global::memory::{
     GlobalLayout, GlobalLayoutConfig, GlobalLayoutLaunch, NoopLayout,
 };
-use cubek_matmul::multi_level::components::global::read::sync_full_cyclic::SyncFullCyclicLoading;
 use cubek_matmul::multi_level::components::stage::PartitionBuffering;
 use cubek_matmul::multi_level::components::tile::TileMatmulKind;
 use cubek_matmul::multi_level::definition::{
@@ -45,12 +44,12 @@ use cubek_matmul::multi_level::definition::{
 use cubek_matmul::multi_level::routines::batch::simple::SimpleAlgorithm;
 use cubek_matmul::multi_level::routines::batch::simple_unit::SimpleUnitAlgorithm;
 use cubek_matmul::multi_level::stage::{SwizzleMode, SwizzleModes};
-use cubek_matmul::multi_level::tile::ColMajorTilingOrder;
 use cubek_matmul::multi_level::{BatchMatmulRoutine, TileSize};
 use cubek_matmul::routine::BlueprintStrategy;
 use cubek_std::cube_count::{CubeCountStrategy, GlobalOrder, HypercubeBlueprint};
 use nf4::Direction;
 
+use super::dense_loader::DenseLoading;
 use super::loader::{DecodingLoading, PackedWeight, PackedWeightLaunch, WeightLoad};
 use super::problem::{Alignment, Problem};
 use super::sources::{Elements, Positions};
@@ -61,8 +60,6 @@ type Wide = Const<4>;
 /// Words of a load for rows of the weight that do not begin on such a boundary, or a stage with lines too short for it.
 type Narrow = Const<1>;
 
-/// The loader of `x`, with its order of tiles.
-type DenseLoading = SyncFullCyclicLoading<ColMajorTilingOrder>;
 type Matrix<W> = SimpleAlgorithm<DenseLoading, DecodingLoading<W>>;
 type Units<W> = SimpleUnitAlgorithm<DenseLoading, DecodingLoading<W>>;
 
@@ -212,7 +209,8 @@ fn unavailable(reason: String) -> KernelError {
 struct Multiplier {
     kind: TileMatmulKind,
     tile: TileSize,
-    swizzle: SwizzleMode,
+    /// Whether it fetches rows of tiles from shared memory, for which stages are swizzled.
+    swizzled: bool,
     /// The deepest stage where `x` is read element by element: each load takes a register until it has arrived.
     elementwise_k: u32,
 }
@@ -221,9 +219,9 @@ struct Multiplier {
 const UNIT: Multiplier = Multiplier {
     kind: TileMatmulKind::Register,
     tile: TileSize { m: 4, n: 4, k: 4 },
-    swizzle: SwizzleMode::None,
+    swizzled: false,
     // Of few units with many sums each.
-    elementwise_k: 16,
+    elementwise_k: 8,
 };
 
 /// Returns the device's matrix instructions for `dtype` with sums in f32, if it has any.
@@ -245,7 +243,7 @@ fn matrix_multiplier(client: &Client, dtype: ElemType) -> Option<Multiplier> {
         return Some(Multiplier {
             kind: TileMatmulKind::Mma,
             tile: by_registers,
-            swizzle: SwizzleMode::B128,
+            swizzled: true,
             elementwise_k: 32,
         });
     }
@@ -256,7 +254,7 @@ fn matrix_multiplier(client: &Client, dtype: ElemType) -> Option<Multiplier> {
         .map(|tile| Multiplier {
             kind: TileMatmulKind::Cmma,
             tile,
-            swizzle: SwizzleMode::None,
+            swizzled: false,
             elementwise_k: 32,
         })
 }
@@ -333,12 +331,26 @@ impl<'a> Plan<'a> {
             .pick_max()
     }
 
+    /// Returns the swizzles of the stages of `x` and of the weight.
+    ///
+    /// The lines of their tiles are of 32 bytes, or of 16 where the weight is transposed: with either of these, eight rows of a tile
+    /// lie in different banks. They differ in the addresses that are left to be kept in registers, and these leave ptxas fewest.
+    fn swizzles(&self) -> [SwizzleMode; 2] {
+        match self.problem.direction {
+            _ if !self.multiplier.swizzled => [SwizzleMode::None; 2],
+            Direction::Transposed if self.reads_wide() => [SwizzleMode::B128, SwizzleMode::B32],
+            // Transposed, units that read narrow store to tiles side by side at the same time, which only this tells apart.
+            _ => [SwizzleMode::B32, SwizzleMode::B128],
+        }
+    }
+
     fn blueprint(
         &self,
         vector_sizes: &MatmulVectorSizes,
         plane_dim: u32,
     ) -> Result<BatchMatmulBlueprint, MatmulSetupError> {
         let tiling = self.stage.tiling(self.multiplier, vector_sizes.lhs)?;
+        let [lhs, rhs] = self.swizzles();
         let grid = HypercubeBlueprint::builder()
             .global_order(GlobalOrder::SwizzleRow(4))
             .cube_count_strategy(CubeCountStrategy::FromProblem)
@@ -349,8 +361,8 @@ impl<'a> Plan<'a> {
                 .loading_precompute_strategy(LoadingPrecomputeStrategy::Always)
                 .hypercube_blueprint(grid)
                 .shared_swizzle(SwizzleModes {
-                    lhs: self.multiplier.swizzle,
-                    rhs: self.multiplier.swizzle,
+                    lhs,
+                    rhs,
                     ..Default::default()
                 })
                 .build();
@@ -515,8 +527,15 @@ impl<W: Size> MatmulArgs for PackedArgs<W> {
             weight_extent: input.weight_extent,
             output: output.clone(),
             stage_vector: comptime!(input.stage_vector),
-            x_layout: comptime!(lhs_layout_config),
-            weight_layout: comptime!(rhs_layout_config),
+            // Rows that `x` has not, and columns that the weight has not, end in places of the result that nobody writes.
+            x_layout: comptime!(GlobalLayoutConfig {
+                check_row_bounds: false,
+                ..lhs_layout_config
+            }),
+            weight_layout: comptime!(GlobalLayoutConfig {
+                check_col_bounds: false,
+                ..rhs_layout_config
+            }),
         }
     }
 
