@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::quantization::{QuantScheme, QuantStore, QuantValue, ScaleDtype};
 use burn::tensor::{DType, Device, Distribution, Tensor};
-use burn_nf4::Nf4Tensor;
+use burn_nf4::BlockwiseTensor;
 use clap::Parser;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use nf4::QuantConfig;
@@ -80,7 +80,7 @@ impl Bench {
 
     fn layer(&mut self, [n, k]: [usize; 2], rows: &[usize], max_gflop: f64) {
         let weight = self.random([n, k]);
-        let packed = Nf4Tensor::quantize(weight.clone(), QuantConfig::default())
+        let packed = BlockwiseTensor::quantize(weight.clone(), QuantConfig::default())
             .expect("a matrix of normal values can be quantized");
         let q4 = q4(&weight);
         for &m in rows {

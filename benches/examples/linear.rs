@@ -3,7 +3,7 @@
 //! this binary from where cargo puts an example.
 //!
 //! Medians of 15 runs. Quantizing is the backend's operation, as bitsandbytes' checks nothing either; checked, it is what
-//! [`Nf4Tensor::quantize`] does, which refuses values that are not finite. Forward + backward are both products, `x·Wᵀ` and
+//! [`BlockwiseTensor::quantize`] does, which refuses values that are not finite. Forward + backward are both products, `x·Wᵀ` and
 //! `dy·W`: the weight is frozen. Types that the device does not compute with are left out.
 
 use std::hint::black_box;
@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Distribution, Tensor};
-use burn_nf4::{Nf4Ops, Nf4Tensor, QuantConfig};
+use burn_nf4::{BlockwiseOps, BlockwiseTensor, QuantConfig};
 use clap::Parser;
 use qlora_benches::device::device;
 
@@ -62,12 +62,13 @@ fn main() {
 fn measure([m, k, n]: [usize; 3], device: &Device) -> Vec<(String, f64)> {
     let dense = Tensor::<2>::random([n, k], Distribution::Normal(0.0, 0.02), device);
     let quantize = || {
-        Nf4Tensor::quantize(dense.clone(), QuantConfig::default()).expect("the values are finite")
+        BlockwiseTensor::quantize(dense.clone(), QuantConfig::default())
+            .expect("the values are finite")
     };
     let weight = quantize();
     let unchecked = || {
         let dense = dense.clone().into_dispatch();
-        Dispatch::nf4_quantize(dense, QuantConfig::default())
+        Dispatch::blockwise_quantize(dense, QuantConfig::default())
     };
     let mut figures = vec![
         (

@@ -23,7 +23,7 @@
 //! matmul(w.as_ref(), &x, 2, &mut y, Direction::Forward);
 //! matmul(w.as_ref(), &y, 2, &mut dx, Direction::Transposed);
 //! assert!(y.iter().chain(&dx).any(|v| *v != 0.0));
-//! # Ok::<(), nf4::Nf4Error>(())
+//! # Ok::<(), nf4::FormatError>(())
 //! ```
 //!
 //! Quantizing and decoding give the same bits on every machine. A product gives the same bits for any number of threads,

@@ -1,6 +1,6 @@
 //! Quantizing a dense matrix to 4 bits.
 
-use nf4::{Layout, Nf4Error, QuantConfig, QuantizedMatrix};
+use nf4::{FormatError, Layout, QuantConfig, QuantizedMatrix};
 use rayon::prelude::*;
 
 use crate::cpu::Cpu;
@@ -17,13 +17,13 @@ const CHUNK: usize = 32 * 1024;
 /// The result does not depend on the machine or the number of threads.
 ///
 /// # Errors
-/// [`Nf4Error::BlockSize`], [`Nf4Error::TooLarge`], [`Nf4Error::InputLength`] if `values` does not fill the shape, and
-/// [`Nf4Error::NotFinite`] at the first infinity or NaN, and [`Nf4Error::Magnitude`].
+/// [`FormatError::BlockSize`], [`FormatError::TooLarge`], [`FormatError::InputLength`] if `values` does not fill the shape, and
+/// [`FormatError::NotFinite`] at the first infinity or NaN, and [`FormatError::Magnitude`].
 pub fn quantize<T: Element>(
     values: &[T],
     shape: [usize; 2],
     config: QuantConfig,
-) -> Result<QuantizedMatrix, Nf4Error> {
+) -> Result<QuantizedMatrix, FormatError> {
     Cpu::default().quantize(values, shape, config)
 }
 
@@ -37,10 +37,10 @@ impl Cpu {
         values: &[T],
         shape: [usize; 2],
         config: QuantConfig,
-    ) -> Result<QuantizedMatrix, Nf4Error> {
+    ) -> Result<QuantizedMatrix, FormatError> {
         let layout = Layout::new(shape, config)?;
         if values.len() != layout.elements() {
-            return Err(Nf4Error::InputLength {
+            return Err(FormatError::InputLength {
                 len: values.len(),
                 shape,
             });
@@ -71,13 +71,13 @@ impl Cpu {
 }
 
 /// Returns the error that names the first value that is not finite: the kernels only learn that there is one.
-fn first_not_finite<T: Element>(values: &[T], shape: [usize; 2]) -> Nf4Error {
+fn first_not_finite<T: Element>(values: &[T], shape: [usize; 2]) -> FormatError {
     let index = values
         .iter()
         .position(|value| !value.to_f32().is_finite())
         .unwrap_or(values.len());
     let columns = shape[1].max(1);
-    Nf4Error::NotFinite {
+    FormatError::NotFinite {
         index,
         row: index / columns,
         column: index % columns,

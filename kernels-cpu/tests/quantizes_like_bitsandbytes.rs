@@ -1,6 +1,6 @@
 //! Quantizing and decoding against recordings of bitsandbytes 0.50.2, on every instruction set.
 
-use nf4::{Codebook, Layout, MatrixRef, Nf4Error, QuantConfig};
+use nf4::{Codebook, FormatError, Layout, MatrixRef, QuantConfig};
 use qlora_cpu::{Cpu, Isa, Threads};
 use qlora_test_support::{Recording, bitsandbytes as recorded, json};
 
@@ -107,7 +107,7 @@ fn unusable_input_is_refused_and_an_empty_matrix_is_not() {
     let mut values = vec![1.0f32; 6];
     assert_eq!(
         qlora_cpu::quantize(&values, [2, 4], config),
-        Err(Nf4Error::InputLength {
+        Err(FormatError::InputLength {
             len: 6,
             shape: [2, 4]
         })
@@ -115,7 +115,7 @@ fn unusable_input_is_refused_and_an_empty_matrix_is_not() {
     values[4] = f32::INFINITY;
     assert_eq!(
         qlora_cpu::quantize(&values, [2, 3], config),
-        Err(Nf4Error::NotFinite {
+        Err(FormatError::NotFinite {
             index: 4,
             row: 1,
             column: 1
@@ -123,7 +123,7 @@ fn unusable_input_is_refused_and_an_empty_matrix_is_not() {
     );
     assert!(matches!(
         qlora_cpu::quantize(&[3e38f32; 256], [4, 64], config),
-        Err(Nf4Error::Magnitude { largest: 3e38, .. })
+        Err(FormatError::Magnitude { largest: 3e38, .. })
     ));
     let empty = qlora_cpu::quantize::<f32>(&[], [0, 4], config).unwrap();
     assert_eq!(empty.packed(), &[] as &[u32]);

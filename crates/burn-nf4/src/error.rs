@@ -1,15 +1,15 @@
-//! The errors of an NF4 tensor and of its operands.
+//! The errors of a blockwise tensor and of its operands.
 
 use burn_core::tensor::{DType, Device, ExecutionError};
-use nf4::Nf4Error;
+use nf4::FormatError;
 
-/// Why an operation on an [`Nf4Tensor`](crate::Nf4Tensor) was refused.
+/// Why an operation on a [`BlockwiseTensor`](crate::BlockwiseTensor) was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Nf4TensorError {
+pub enum BlockwiseTensorError {
     /// The quantization configuration, the shape or the words do not make an NF4 matrix.
     #[error(transparent)]
-    Format(#[from] Nf4Error),
+    Format(#[from] FormatError),
 
     /// The dtype cannot take part in the operation.
     #[error(
@@ -78,7 +78,7 @@ pub enum Nf4TensorError {
 
     /// The factors of a LoRA layer fit neither its matrix nor each other.
     #[error(
-        "nf4 lora_matmul: the factors are A {a:?} and B {b:?}, but on the matrix [{out_features}, {in_features}] they \
+        "blockwise lora_matmul: the factors are A {a:?} and B {b:?}, but on the matrix [{out_features}, {in_features}] they \
          must be [{in_features}, rank] and [rank, {out_features}] with one rank of at least 1"
     )]
     Factors {
@@ -114,7 +114,7 @@ pub enum Nf4TensorError {
     },
 }
 
-impl Nf4TensorError {
+impl BlockwiseTensorError {
     pub(crate) fn unsupported(operation: &'static str, dtype: DType, device: &Device) -> Self {
         Self::UnsupportedDType {
             operation,

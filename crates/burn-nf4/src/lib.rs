@@ -1,16 +1,16 @@
 //! NF4 tensors for Burn: weights that stay in four bits, or in the blocks of a GGUF file, while a model computes with them.
 //!
-//! [`Nf4Tensor`] is what a module holds: a `[out_features, in_features]` matrix as packed `u32`
-//! words on a device. Its [`matmul`](Nf4Tensor::matmul) reads those words directly, forward and
+//! [`BlockwiseTensor`] is what a module holds: a `[out_features, in_features]` matrix as packed `u32`
+//! words on a device. Its [`matmul`](BlockwiseTensor::matmul) reads those words directly, forward and
 //! backward, so that the dense matrix never exists. The format itself lives in [`nf4`]; the
 //! CubeCL kernels in `qlora-cubecl`.
 //!
-//! - `tensor`: [`Nf4Tensor`], the type that users hold
-//! - `ops`: [`Nf4Ops`], the backend extension behind it, and its primitive
+//! - `tensor`: [`BlockwiseTensor`], the type that users hold
+//! - `ops`: [`BlockwiseOps`], the backend extension behind it, and its primitive
 //! - `backends`: an implementation for each backend, and the gradients
 //! - `reference`: default bodies, for backends without a kernel of their own
 //! - `memory`: [`lora_saved_bytes`] and its siblings, the memory of a LoRA layer
-//! - `error`: everything that is refused, [`Nf4TensorError`]
+//! - `error`: everything that is refused, [`BlockwiseTensorError`]
 //!
 //! No execution backend beyond Flex is enabled by default: select `wgpu`, `cuda` or another
 //! backend feature *of this crate*; enabling it on `burn` alone does not bring the kernels in.
@@ -22,11 +22,11 @@ mod ops;
 mod reference;
 mod tensor;
 
-pub use error::Nf4TensorError;
+pub use error::BlockwiseTensorError;
 pub use memory::{lora_backward_workspace_bytes, lora_saved_bytes};
 pub use nf4::{self, Codebook, Format, GgufFormat, Layout, QuantConfig, QuantizedMatrix};
-pub use ops::{Nf4Ops, Nf4Primitive};
-pub use tensor::Nf4Tensor;
+pub use ops::{BlockwiseOps, BlockwisePrimitive};
+pub use tensor::BlockwiseTensor;
 
 /// Compiles and runs the example of the package's README.
 #[cfg(doctest)]

@@ -4,7 +4,7 @@
 //! `m` rows, a matrix whose `widths` are `[in_features, out_features]`, and `x` in `dtype_bytes`. In `u128`, for a plan may
 //! ask for sizes that no device has.
 
-/// Returns the bytes that the backward pass of [`Nf4Ops::nf4_lora_matmul`](crate::Nf4Ops::nf4_lora_matmul) needs beside
+/// Returns the bytes that the backward pass of [`BlockwiseOps::blockwise_lora_matmul`](crate::BlockwiseOps::blockwise_lora_matmul) needs beside
 /// weight and factors: `x`, which others may keep too.
 pub const fn lora_saved_bytes(m: u128, in_features: u128, dtype_bytes: u128) -> u128 {
     m * in_features * dtype_bytes

@@ -16,7 +16,7 @@ use crate::reference;
 /// tensors (a dtype cast, an optimizer, a gradient) can touch a quantized weight.
 #[derive(ExtensionType, Clone, Debug)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
-pub struct Nf4Primitive<B: Backend> {
+pub struct BlockwisePrimitive<B: Backend> {
     /// The codes, `[packed_words]`, eight of 4 bits or four of 8 bits a word, the first in the lowest bits.
     pub packed: IntTensor<B>,
     /// The block scales, `[absmax_words]`, in the sections that [`Layout`] describes.
@@ -27,7 +27,7 @@ pub struct Nf4Primitive<B: Backend> {
 
 /// Operations on NF4 matrices supplied by a backend extension.
 ///
-/// Callers validate ([`Nf4Tensor`](crate::Nf4Tensor) does): an implementation may panic on a shape
+/// Callers validate ([`BlockwiseTensor`](crate::BlockwiseTensor) does): an implementation may panic on a shape
 /// or dtype that its doc excludes.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
@@ -42,16 +42,19 @@ pub struct Nf4Primitive<B: Backend> {
     Fusion: cfg(feature = "fusion"),
     Autodiff: cfg(feature = "autodiff"),
 )]
-pub trait Nf4Ops: Backend {
+pub trait BlockwiseOps: Backend {
     /// Quantizes `weight: [out_features, in_features]` (f32) on its device, with the same bits on
     /// every backend (bitsandbytes `quantize_4bit`, nearest code at both levels).
     #[fusion(meta = quantize_meta)]
-    fn nf4_quantize(weight: FloatTensor<Self>, config: QuantConfig) -> Nf4Primitive<Self>;
+    fn blockwise_quantize(
+        weight: FloatTensor<Self>,
+        config: QuantConfig,
+    ) -> BlockwisePrimitive<Self>;
 
     /// Decodes the whole matrix to `[out_features, in_features]` of `dtype`, f32 values exact.
     #[fusion(meta = dequantize_meta)]
-    fn nf4_dequantize(
-        #[extension_type] weight: Nf4Primitive<Self>,
+    fn blockwise_dequantize(
+        #[extension_type] weight: BlockwisePrimitive<Self>,
         dtype: FloatDType,
     ) -> FloatTensor<Self>;
 
@@ -60,9 +63,9 @@ pub trait Nf4Ops: Backend {
     /// Accumulates in f32; the result has the dtype of `x` (f32, f16 or bf16). Either direction is
     /// the other's backward pass. No dense matrix is formed.
     #[fusion(meta = matmul_meta)]
-    fn nf4_matmul(
+    fn blockwise_matmul(
         x: FloatTensor<Self>,
-        #[extension_type] weight: Nf4Primitive<Self>,
+        #[extension_type] weight: BlockwisePrimitive<Self>,
         direction: Direction,
     ) -> FloatTensor<Self>;
 
@@ -71,9 +74,9 @@ pub trait Nf4Ops: Backend {
     /// `x: [.., in_features]` (f32, f16 or bf16), `a: [in_features, rank]`, `b: [rank, out_features]`
     /// (f32). Accumulates in f32; the result has the dtype of `x`.
     #[fusion(default)]
-    fn nf4_lora_matmul(
+    fn blockwise_lora_matmul(
         x: FloatTensor<Self>,
-        #[extension_type] weight: Nf4Primitive<Self>,
+        #[extension_type] weight: BlockwisePrimitive<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
@@ -81,12 +84,12 @@ pub trait Nf4Ops: Backend {
         reference::lora_matmul::<Self>(x, weight, a, b, scale)
     }
 
-    /// Returns the gradients of `x`, `a` and `b` from the operands of [`Self::nf4_lora_matmul`] and `grad`, the
+    /// Returns the gradients of `x`, `a` and `b` from the operands of [`Self::blockwise_lora_matmul`] and `grad`, the
     /// gradient of its result.
     #[fusion(default)]
-    fn nf4_lora_backward(
+    fn blockwise_lora_backward(
         x: FloatTensor<Self>,
-        #[extension_type] weight: Nf4Primitive<Self>,
+        #[extension_type] weight: BlockwisePrimitive<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
@@ -95,11 +98,11 @@ pub trait Nf4Ops: Backend {
         reference::lora_backward::<Self>(x, weight, a, b, scale, grad)
     }
 
-    /// Returns [`Self::nf4_lora_backward`] without the gradient of `x`, for layers that nothing trainable feeds.
+    /// Returns [`Self::blockwise_lora_backward`] without the gradient of `x`, for layers that nothing trainable feeds.
     #[fusion(default)]
-    fn nf4_lora_backward_factors(
+    fn blockwise_lora_backward_factors(
         x: FloatTensor<Self>,
-        #[extension_type] weight: Nf4Primitive<Self>,
+        #[extension_type] weight: BlockwisePrimitive<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
@@ -109,7 +112,7 @@ pub trait Nf4Ops: Backend {
     }
 }
 
-/// Returns the shape of [`Nf4Ops::nf4_matmul`]'s result: that of `x` with its last dimension replaced.
+/// Returns the shape of [`BlockwiseOps::blockwise_matmul`]'s result: that of `x` with its last dimension replaced.
 #[cfg(any(feature = "flex", feature = "fusion"))]
 pub(crate) fn matmul_shape(x: &Shape, layout: &Layout, direction: Direction) -> Shape {
     let [_, n] = direction.widths(layout.shape());
@@ -129,22 +132,28 @@ mod fusion_meta {
     use burn_core::backend::fusion::custom::TensorSpec;
     use burn_core::tensor::DType;
 
-    pub(super) fn quantize_meta(weight: &TensorSpec, config: &QuantConfig) -> Nf4PrimitiveMetadata {
+    pub(super) fn quantize_meta(
+        weight: &TensorSpec,
+        config: &QuantConfig,
+    ) -> BlockwisePrimitiveMetadata {
         let shape = [weight.shape[0], weight.shape[1]];
-        let layout =
-            Layout::new(shape, *config).unwrap_or_else(|error| panic!("nf4_quantize: {error}"));
+        let layout = Layout::new(shape, *config)
+            .unwrap_or_else(|error| panic!("blockwise_quantize: {error}"));
         let words = |len: usize| TensorSpec {
             shape: Shape::new([len]),
             dtype: DType::U32,
         };
-        Nf4PrimitiveMetadata {
+        BlockwisePrimitiveMetadata {
             packed: words(layout.packed_words()),
             absmax: words(layout.absmax_words()),
             layout,
         }
     }
 
-    pub(super) fn dequantize_meta(weight: &Nf4PrimitiveMetadata, dtype: &FloatDType) -> TensorSpec {
+    pub(super) fn dequantize_meta(
+        weight: &BlockwisePrimitiveMetadata,
+        dtype: &FloatDType,
+    ) -> TensorSpec {
         TensorSpec {
             shape: Shape::new(weight.layout.shape()),
             dtype: (*dtype).into(),
@@ -153,7 +162,7 @@ mod fusion_meta {
 
     pub(super) fn matmul_meta(
         x: &TensorSpec,
-        weight: &Nf4PrimitiveMetadata,
+        weight: &BlockwisePrimitiveMetadata,
         direction: &Direction,
     ) -> TensorSpec {
         TensorSpec {

@@ -1,35 +1,35 @@
-//! The reference of the LoRA layer, composed of [`Nf4Ops::nf4_matmul`] and a backend's own products: the default bodies of
-//! [`Nf4Ops`], for backends without an implementation of their own.
+//! The reference of the LoRA layer, composed of [`BlockwiseOps::blockwise_matmul`] and a backend's own products: the default bodies of
+//! [`BlockwiseOps`], for backends without an implementation of their own.
 
 use burn_core::backend::{TensorMetadata, tensor::FloatTensor};
 use burn_core::tensor::{DType, Shape};
 use nf4::Direction;
 
-use crate::ops::{Nf4Ops, Nf4Primitive};
+use crate::ops::{BlockwiseOps, BlockwisePrimitive};
 
-pub(crate) fn lora_matmul<B: Nf4Ops>(
+pub(crate) fn lora_matmul<B: BlockwiseOps>(
     x: FloatTensor<B>,
-    weight: Nf4Primitive<B>,
+    weight: BlockwisePrimitive<B>,
     a: FloatTensor<B>,
     b: FloatTensor<B>,
     scale: f64,
 ) -> FloatTensor<B> {
-    let y = B::nf4_matmul(x.clone(), weight, Direction::Forward);
+    let y = B::blockwise_matmul(x.clone(), weight, Direction::Forward);
     let xa = B::float_matmul(rows::<B>(x, a.dtype()), a);
     let delta = B::float_matmul(B::float_mul_scalar(xa, scale.into()), b);
     add_like::<B>(y, delta)
 }
 
-pub(crate) fn lora_backward<B: Nf4Ops>(
+pub(crate) fn lora_backward<B: BlockwiseOps>(
     x: FloatTensor<B>,
-    weight: Nf4Primitive<B>,
+    weight: BlockwisePrimitive<B>,
     a: FloatTensor<B>,
     b: FloatTensor<B>,
     scale: f64,
     grad: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let dxa = xa_gradient::<B>(&grad, &b, scale);
-    let dx = B::nf4_matmul(grad.clone(), weight, Direction::Transposed);
+    let dx = B::blockwise_matmul(grad.clone(), weight, Direction::Transposed);
     let dx = add_like::<B>(
         dx,
         B::float_matmul(dxa.clone(), B::float_transpose(a.clone())),
@@ -38,9 +38,9 @@ pub(crate) fn lora_backward<B: Nf4Ops>(
     (dx, da, db)
 }
 
-pub(crate) fn lora_backward_factors<B: Nf4Ops>(
+pub(crate) fn lora_backward_factors<B: BlockwiseOps>(
     x: FloatTensor<B>,
-    _: Nf4Primitive<B>,
+    _: BlockwisePrimitive<B>,
     a: FloatTensor<B>,
     b: FloatTensor<B>,
     scale: f64,
@@ -72,14 +72,18 @@ pub(crate) fn backward_workspace_bytes(
 }
 
 /// Returns `scale · grad · Bᵀ`, the gradient of `x · A`, `[m, rank]`.
-fn xa_gradient<B: Nf4Ops>(grad: &FloatTensor<B>, b: &FloatTensor<B>, scale: f64) -> FloatTensor<B> {
+fn xa_gradient<B: BlockwiseOps>(
+    grad: &FloatTensor<B>,
+    b: &FloatTensor<B>,
+    scale: f64,
+) -> FloatTensor<B> {
     let grad = rows::<B>(grad.clone(), b.dtype());
     let dxa = B::float_matmul(grad, B::float_transpose(b.clone()));
     B::float_mul_scalar(dxa, scale.into())
 }
 
 /// Returns `xᵀ · dxa` and `(scale · x · A)ᵀ · grad`.
-fn factor_gradients<B: Nf4Ops>(
+fn factor_gradients<B: BlockwiseOps>(
     x: FloatTensor<B>,
     a: FloatTensor<B>,
     scale: f64,
@@ -94,7 +98,7 @@ fn factor_gradients<B: Nf4Ops>(
 }
 
 /// Returns the tensor as a matrix of its rows, in `dtype`.
-fn rows<B: Nf4Ops>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+fn rows<B: BlockwiseOps>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     let shape = tensor.shape();
     let last = shape[shape.num_dims() - 1];
     let m = shape.iter().rev().skip(1).product();
@@ -103,12 +107,12 @@ fn rows<B: Nf4Ops>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
 }
 
 /// Returns `y` plus a matrix of as many values.
-fn add_like<B: Nf4Ops>(y: FloatTensor<B>, delta: FloatTensor<B>) -> FloatTensor<B> {
+fn add_like<B: BlockwiseOps>(y: FloatTensor<B>, delta: FloatTensor<B>) -> FloatTensor<B> {
     let delta = B::float_reshape(cast::<B>(delta, y.dtype()), y.shape());
     B::float_add(y, delta)
 }
 
-fn cast<B: Nf4Ops>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+fn cast<B: BlockwiseOps>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     if tensor.dtype() == dtype {
         tensor
     } else {

@@ -1,11 +1,11 @@
-//! [`Nf4Tensor`], the matrix that stays in four bits.
+//! [`BlockwiseTensor`], the matrix that stays in 4-bit or 8-bit codes.
 
 use burn_core::backend::Dispatch;
 use burn_core::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use nf4::{Direction, Layout, QuantConfig, QuantizedMatrix};
 
-use crate::error::Nf4TensorError;
-use crate::ops::{Nf4Ops, Nf4Primitive};
+use crate::error::BlockwiseTensorError;
+use crate::ops::{BlockwiseOps, BlockwisePrimitive};
 
 /// A `[out_features, in_features]` matrix held as packed 4-bit codes and (by default doubly
 /// quantized) block scales: 4.127 bits a weight (QLoRA §3). A matrix of a GGUF file keeps the file's own codes and scales,
@@ -16,25 +16,25 @@ use crate::ops::{Nf4Ops, Nf4Primitive};
 ///
 /// ```
 /// use burn_core::tensor::{Device, Distribution, Tensor};
-/// use burn_nf4::{Nf4Tensor, QuantConfig};
+/// use burn_nf4::{BlockwiseTensor, QuantConfig};
 ///
-/// # fn main() -> Result<(), burn_nf4::Nf4TensorError> {
+/// # fn main() -> Result<(), burn_nf4::BlockwiseTensorError> {
 /// let device = Device::flex();
 /// let weight = Tensor::<2>::random([96, 64], Distribution::Normal(0.0, 0.02), &device);
-/// let weight = Nf4Tensor::quantize(weight, QuantConfig::default())?;
+/// let weight = BlockwiseTensor::quantize(weight, QuantConfig::default())?;
 /// let x = Tensor::<3>::random([2, 5, 64], Distribution::Default, &device);
 /// assert_eq!(weight.matmul(x).dims(), [2, 5, 96]);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Nf4Tensor {
+pub struct BlockwiseTensor {
     packed: Tensor<1, Int>,
     absmax: Tensor<1, Int>,
     layout: Layout,
 }
 
-impl Nf4Tensor {
+impl BlockwiseTensor {
     /// Quantizes `weight: [out_features, in_features]` (f32, f16 or bf16) on its device.
     ///
     /// The result is a constant, whether or not `weight` takes part in a graph. Waits for the device, to learn whether all
@@ -43,12 +43,12 @@ impl Nf4Tensor {
     /// # Errors
     /// A configuration or shape that [`Layout::new`] refuses; another dtype; an infinity or a NaN, or a value beyond
     /// [`Layout::largest_magnitude`].
-    pub fn quantize(weight: Tensor<2>, config: QuantConfig) -> Result<Self, Nf4TensorError> {
+    pub fn quantize(weight: Tensor<2>, config: QuantConfig) -> Result<Self, BlockwiseTensorError> {
         let layout = Layout::new(weight.dims(), config)?;
-        check_dtype("nf4 quantize", weight.dtype(), &weight.device())?;
+        check_dtype("blockwise quantize", weight.dtype(), &weight.device())?;
         let weight = weight.without_autodiff().cast(DType::F32);
         check_values(&weight, &layout)?;
-        let words = <Dispatch as Nf4Ops>::nf4_quantize(weight.into_dispatch(), config);
+        let words = <Dispatch as BlockwiseOps>::blockwise_quantize(weight.into_dispatch(), config);
         Ok(Self {
             packed: Tensor::from_dispatch(words.packed),
             absmax: Tensor::from_dispatch(words.absmax),
@@ -84,13 +84,13 @@ impl Nf4Tensor {
         packed: Tensor<1, Int>,
         absmax: Tensor<1, Int>,
         layout: Layout,
-    ) -> Result<Self, Nf4TensorError> {
+    ) -> Result<Self, BlockwiseTensorError> {
         check_words("packed", &packed, layout.packed_words())?;
         check_words("absmax", &absmax, layout.absmax_words())?;
         let (expected, actual) = (packed.device(), absmax.device());
         if expected != actual {
-            return Err(Nf4TensorError::DeviceMismatch {
-                operation: "nf4 from_parts",
+            return Err(BlockwiseTensorError::DeviceMismatch {
+                operation: "blockwise from_parts",
                 what: "absmax tensor",
                 actual: format!("{actual:?}"),
                 expected: format!("{expected:?}"),
@@ -107,18 +107,20 @@ impl Nf4Tensor {
     ///
     /// # Errors
     /// A device that fails while it is read.
-    pub fn into_host(self) -> Result<QuantizedMatrix, Nf4TensorError> {
-        let read = |part, words: Tensor<1, Int>| -> Result<Vec<u32>, Nf4TensorError> {
+    pub fn into_host(self) -> Result<QuantizedMatrix, BlockwiseTensorError> {
+        let read = |part, words: Tensor<1, Int>| -> Result<Vec<u32>, BlockwiseTensorError> {
             let data = words
                 .try_into_data()
-                .map_err(|source| Nf4TensorError::Read { part, source })?;
+                .map_err(|source| BlockwiseTensorError::Read { part, source })?;
             let (dtype, actual) = (data.dtype(), data.num_elements());
-            let words = data.as_slice::<u32>().map_err(|_| Nf4TensorError::Words {
-                part,
-                expected: actual,
-                actual,
-                dtype,
-            })?;
+            let words = data
+                .as_slice::<u32>()
+                .map_err(|_| BlockwiseTensorError::Words {
+                    part,
+                    expected: actual,
+                    actual,
+                    dtype,
+                })?;
             Ok(words.to_vec())
         };
         Ok(QuantizedMatrix::from_parts(
@@ -138,8 +140,8 @@ impl Nf4Tensor {
     ///
     /// # Errors
     /// A dtype other than f32, f16 and bf16, or one that the device does not have.
-    pub fn dequantize_to(&self, dtype: FloatDType) -> Result<Tensor<2>, Nf4TensorError> {
-        check_dtype("nf4 dequantize", dtype.into(), &self.device())?;
+    pub fn dequantize_to(&self, dtype: FloatDType) -> Result<Tensor<2>, BlockwiseTensorError> {
+        check_dtype("blockwise dequantize", dtype.into(), &self.device())?;
         Ok(self.dequantize_unchecked(dtype))
     }
 
@@ -168,8 +170,11 @@ impl Nf4Tensor {
     ///
     /// # Errors
     /// A dtype of `x` other than f32, f16 and bf16; a last dimension that is not `in_features`; an `x` on another device.
-    pub fn try_matmul<const D: usize>(&self, x: Tensor<D>) -> Result<Tensor<D>, Nf4TensorError> {
-        self.multiply("nf4 matmul", x, Direction::Forward)
+    pub fn try_matmul<const D: usize>(
+        &self,
+        x: Tensor<D>,
+    ) -> Result<Tensor<D>, BlockwiseTensorError> {
+        self.multiply("blockwise matmul", x, Direction::Forward)
     }
 
     /// Returns [`matmul_transposed`](Self::matmul_transposed), or why it cannot be computed.
@@ -179,8 +184,8 @@ impl Nf4Tensor {
     pub fn try_matmul_transposed<const D: usize>(
         &self,
         x: Tensor<D>,
-    ) -> Result<Tensor<D>, Nf4TensorError> {
-        self.multiply("nf4 matmul_transposed", x, Direction::Transposed)
+    ) -> Result<Tensor<D>, BlockwiseTensorError> {
+        self.multiply("blockwise matmul_transposed", x, Direction::Transposed)
     }
 
     /// Returns `x · Wᵀ + scale · (x · A) · B`: a LoRA layer as one operation, which keeps nothing but `x` and the factors for
@@ -214,9 +219,9 @@ impl Nf4Tensor {
         a: Tensor<2>,
         b: Tensor<2>,
         scale: f64,
-    ) -> Result<Tensor<D>, Nf4TensorError> {
+    ) -> Result<Tensor<D>, BlockwiseTensorError> {
         self.check_lora(&x, &a, &b)?;
-        let y = <Dispatch as Nf4Ops>::nf4_lora_matmul(
+        let y = <Dispatch as BlockwiseOps>::blockwise_lora_matmul(
             x.into_dispatch(),
             self.clone().into_primitive(),
             a.into_dispatch(),
@@ -226,7 +231,7 @@ impl Nf4Tensor {
         Ok(Tensor::from_dispatch(y))
     }
 
-    /// Checks the operands of [`lora_matmul`](Self::lora_matmul), for who calls the operation of [`Nf4Ops`] itself.
+    /// Checks the operands of [`lora_matmul`](Self::lora_matmul), for who calls the operation of [`BlockwiseOps`] itself.
     ///
     /// # Errors
     /// As [`try_lora_matmul`](Self::try_lora_matmul).
@@ -235,14 +240,14 @@ impl Nf4Tensor {
         x: &Tensor<D>,
         a: &Tensor<2>,
         b: &Tensor<2>,
-    ) -> Result<(), Nf4TensorError> {
-        const OPERATION: &str = "nf4 lora_matmul";
+    ) -> Result<(), BlockwiseTensorError> {
+        const OPERATION: &str = "blockwise lora_matmul";
         self.check_operand(OPERATION, x, self.layout.in_features())?;
         let [out_features, in_features] = self.layout.shape();
         let (a_shape, b_shape) = (a.dims(), b.dims());
         let rank = a_shape[1];
         if rank == 0 || a_shape[0] != in_features || b_shape != [rank, out_features] {
-            return Err(Nf4TensorError::Factors {
+            return Err(BlockwiseTensorError::Factors {
                 a: a_shape,
                 b: b_shape,
                 out_features,
@@ -254,7 +259,7 @@ impl Nf4Tensor {
             self.check_device(OPERATION, what, &device)?;
             if factor.dtype() != DType::F32 {
                 let dtype = factor.dtype();
-                return Err(Nf4TensorError::unsupported(OPERATION, dtype, &device));
+                return Err(BlockwiseTensorError::unsupported(OPERATION, dtype, &device));
             }
         }
         Ok(())
@@ -280,9 +285,9 @@ impl Nf4Tensor {
         (self.packed, self.absmax, self.layout)
     }
 
-    /// Returns the words as the operations of [`Nf4Ops`] take them.
-    pub fn into_primitive(self) -> Nf4Primitive<Dispatch> {
-        Nf4Primitive {
+    /// Returns the words as the operations of [`BlockwiseOps`] take them.
+    pub fn into_primitive(self) -> BlockwisePrimitive<Dispatch> {
+        BlockwisePrimitive {
             packed: self.packed.into_dispatch(),
             absmax: self.absmax.into_dispatch(),
             layout: self.layout,
@@ -309,10 +314,10 @@ impl Nf4Tensor {
         operation: &'static str,
         x: Tensor<D>,
         direction: Direction,
-    ) -> Result<Tensor<D>, Nf4TensorError> {
+    ) -> Result<Tensor<D>, BlockwiseTensorError> {
         let [expected, _] = direction.widths(self.layout.shape());
         self.check_operand(operation, &x, expected)?;
-        let y = <Dispatch as Nf4Ops>::nf4_matmul(
+        let y = <Dispatch as BlockwiseOps>::blockwise_matmul(
             x.into_dispatch(),
             self.clone().into_primitive(),
             direction,
@@ -327,11 +332,11 @@ impl Nf4Tensor {
         operation: &'static str,
         x: &Tensor<D>,
         expected: usize,
-    ) -> Result<(), Nf4TensorError> {
+    ) -> Result<(), BlockwiseTensorError> {
         let [out_features, in_features] = self.layout.shape();
         let dims = x.dims();
         if dims[D - 1] != expected {
-            return Err(Nf4TensorError::ShapeMismatch {
+            return Err(BlockwiseTensorError::ShapeMismatch {
                 operation,
                 shape: dims.to_vec(),
                 actual: dims[D - 1],
@@ -350,12 +355,12 @@ impl Nf4Tensor {
         operation: &'static str,
         what: &'static str,
         actual: &Device,
-    ) -> Result<(), Nf4TensorError> {
+    ) -> Result<(), BlockwiseTensorError> {
         let expected = self.device();
         if *actual == expected {
             return Ok(());
         }
-        Err(Nf4TensorError::DeviceMismatch {
+        Err(BlockwiseTensorError::DeviceMismatch {
             operation,
             what,
             actual: format!("{actual:?}"),
@@ -364,7 +369,7 @@ impl Nf4Tensor {
     }
 
     fn dequantize_unchecked(&self, dtype: FloatDType) -> Tensor<2> {
-        Tensor::from_dispatch(<Dispatch as Nf4Ops>::nf4_dequantize(
+        Tensor::from_dispatch(<Dispatch as BlockwiseOps>::blockwise_dequantize(
             self.clone().into_primitive(),
             dtype,
         ))
@@ -376,7 +381,7 @@ fn check_dtype(
     operation: &'static str,
     dtype: DType,
     device: &Device,
-) -> Result<(), Nf4TensorError> {
+) -> Result<(), BlockwiseTensorError> {
     let served = match dtype {
         DType::F32 => true,
         DType::F16 | DType::BF16 => device.supports_dtype(dtype),
@@ -385,22 +390,22 @@ fn check_dtype(
     if served {
         Ok(())
     } else {
-        Err(Nf4TensorError::unsupported(operation, dtype, device))
+        Err(BlockwiseTensorError::unsupported(operation, dtype, device))
     }
 }
 
 /// Refuses infinities and NaNs, which no block scale can stand for, and scales that f32 cannot compute with.
-fn check_values(weight: &Tensor<2>, layout: &Layout) -> Result<(), Nf4TensorError> {
+fn check_values(weight: &Tensor<2>, layout: &Layout) -> Result<(), BlockwiseTensorError> {
     if weight.shape().num_elements() == 0 {
         return Ok(());
     }
-    let read = |part| move |source| Nf4TensorError::Read { part, source };
+    let read = |part| move |source| BlockwiseTensorError::Read { part, source };
     let finite = weight.clone().is_finite().all();
     let finite = finite
         .try_into_data()
         .map_err(read("weight's finiteness"))?;
     if !finite.iter::<bool>().all(|finite| finite) {
-        return Err(Nf4TensorError::NotFinite {
+        return Err(BlockwiseTensorError::NotFinite {
             shape: weight.dims(),
         });
     }
@@ -417,12 +422,12 @@ fn check_words(
     part: &'static str,
     words: &Tensor<1, Int>,
     expected: usize,
-) -> Result<(), Nf4TensorError> {
+) -> Result<(), BlockwiseTensorError> {
     let (dtype, [actual]) = (words.dtype(), words.dims());
     if dtype == DType::U32 && actual == expected {
         Ok(())
     } else {
-        Err(Nf4TensorError::Words {
+        Err(BlockwiseTensorError::Words {
             part,
             expected,
             actual,

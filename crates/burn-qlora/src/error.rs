@@ -65,7 +65,7 @@ pub enum LoraError {
     },
     /// The weight could not be quantized.
     #[error(transparent)]
-    Quantize(#[from] burn_nf4::Nf4TensorError),
+    Quantize(#[from] burn_nf4::BlockwiseTensorError),
     /// A file whose content is not that of an adapter.
     #[error("{} is not a valid {expected}: {reason}", path.display())]
     Malformed {

@@ -35,6 +35,8 @@
 
 /// The request and the result of a backward pass.
 mod backward;
+/// The packed weight as a Burn module.
+mod blockwise_weight;
 /// The low-rank branch with its dropout.
 mod branch;
 /// Language models with adapters, and the batch they are trained on.
@@ -54,15 +56,14 @@ mod loftq;
 mod merge;
 /// The layers of a model that can carry adapters, and what is done to all of them.
 mod model;
-/// The packed weight as a Burn module.
-mod nf4_weight;
 pub mod peft;
 
 pub use backward::{
     BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed, noise_magnitude,
 };
+pub use blockwise_weight::BlockwiseWeight;
 pub use branch::LoraBranch;
-pub use burn_nf4::{Format, GgufFormat, Nf4Tensor, Nf4TensorError};
+pub use burn_nf4::{BlockwiseTensor, BlockwiseTensorError, Format, GgufFormat};
 pub use causal_lm::{CausalLm, TokenBatch};
 pub use config::{Blocks, LoraConfig, Overrides, Targets};
 pub use error::LoraError;
@@ -75,7 +76,6 @@ pub use model::{
     trainable,
 };
 pub use nf4::{Codebook, QuantConfig};
-pub use nf4_weight::Nf4Weight;
 
 /// Compiles and runs the example of the package's README.
 #[cfg(doctest)]

@@ -1,13 +1,13 @@
 //! The linear layer of a QLoRA model.
 
+use crate::blockwise_weight::BlockwiseWeight;
 use crate::branch::LoraBranch;
 use crate::error::LoraError;
-use crate::nf4_weight::Nf4Weight;
 use burn::backend::Dispatch;
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::{DType, Device, Tensor};
-use burn_nf4::{Nf4Ops, Nf4Tensor};
+use burn_nf4::{BlockwiseOps, BlockwiseTensor};
 use nf4::QuantConfig;
 
 /// A linear layer with a frozen base weight and an optional LoRA branch:
@@ -30,7 +30,7 @@ pub struct QLoraLinear {
 #[derive(Module, Debug)]
 pub enum BaseWeight {
     /// A packed weight, in 4 bits or in the blocks of a GGUF file.
-    Quantized(Nf4Weight),
+    Quantized(BlockwiseWeight),
     /// A dense weight `[out_features, in_features]`, for plain LoRA.
     Dense(Param<Tensor<2>>),
 }
@@ -44,15 +44,15 @@ impl QLoraLinear {
         // Burn's layer holds [in_features, out_features].
         let weight = linear.weight.val();
         let device = weight.device();
-        let quantized = Nf4Tensor::quantize(weight.transpose(), config)?;
+        let quantized = BlockwiseTensor::quantize(weight.transpose(), config)?;
         let bias = linear.bias.map(|bias| bias.val().detach());
         Ok(Self::quantized(on(quantized, &device)?, bias))
     }
 
     /// Returns a layer on a packed weight. `bias: [out_features]`.
-    pub fn quantized(weight: Nf4Tensor, bias: Option<Tensor<1>>) -> Self {
+    pub fn quantized(weight: BlockwiseTensor, bias: Option<Tensor<1>>) -> Self {
         Self {
-            weight: BaseWeight::Quantized(Nf4Weight::new(weight)),
+            weight: BaseWeight::Quantized(BlockwiseWeight::new(weight)),
             bias: bias.map(frozen),
             adapter: None,
         }
@@ -121,7 +121,7 @@ impl QLoraLinear {
                 // Both products in one operation, which keeps nothing but `x` and the factors.
                 let [x, a, b] = [x, a, b].map(Tensor::into_dispatch);
                 let weight = weight.into_primitive();
-                Tensor::from_dispatch(Dispatch::nf4_lora_matmul(x, weight, a, b, lora.scale))
+                Tensor::from_dispatch(Dispatch::blockwise_lora_matmul(x, weight, a, b, lora.scale))
             }
             (weight, branch) => {
                 let base = match weight {
@@ -146,7 +146,7 @@ impl QLoraLinear {
 
 /// Returns the words with the autodiff setting of `device`, which quantizing drops: adapters are made where the
 /// words are, and shall train there.
-fn on(weight: Nf4Tensor, device: &Device) -> Result<Nf4Tensor, LoraError> {
+fn on(weight: BlockwiseTensor, device: &Device) -> Result<BlockwiseTensor, LoraError> {
     let Some(strategy) = device.gradient_checkpointing_strategy() else {
         return Ok(weight);
     };
@@ -156,7 +156,7 @@ fn on(weight: Nf4Tensor, device: &Device) -> Result<Nf4Tensor, LoraError> {
             .autodiff()
             .with_gradient_checkpointing_strategy(strategy)
     });
-    Ok(Nf4Tensor::from_parts(packed, absmax, layout)?)
+    Ok(BlockwiseTensor::from_parts(packed, absmax, layout)?)
 }
 
 /// Returns a parameter that asks for no gradient.

@@ -8,15 +8,15 @@ mod low_rank;
 
 use std::num::NonZeroUsize;
 
-use burn_nf4::{Nf4Tensor, Nf4TensorError};
+use burn_nf4::{BlockwiseTensor, BlockwiseTensorError};
 use nf4::QuantizedMatrix;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use crate::blockwise_weight::BlockwiseWeight;
 use crate::error::LoraError;
 use crate::linear::{BaseWeight, QLoraLinear};
 use crate::model::LoraModel;
-use crate::nf4_weight::Nf4Weight;
 use low_rank::LowRank;
 
 /// What [`loftq_init`] or [`loftq_rounds`] found: how far the weights are from what they were, and how far they are with their adapters.
@@ -133,7 +133,7 @@ impl QLoraLinear {
             let found = LowRank::closest(&error, shape, branch.rank(), rng)?;
             let rest = found.taken_from(&weight, shape);
             quantized =
-                qlora_cpu::quantize(&rest, shape, config).map_err(Nf4TensorError::Format)?;
+                qlora_cpu::quantize(&rest, shape, config).map_err(BlockwiseTensorError::Format)?;
         }
         let error = error_of(weight, &quantized);
         let found = LowRank::closest(&error, shape, branch.rank(), rng)?;
@@ -142,8 +142,8 @@ impl QLoraLinear {
         report.after += (before - found.squares()).max(0.0);
         branch.set_leading(&found.left, &found.right, &device)?;
         if rounds > NonZeroUsize::MIN {
-            let quantized = Nf4Tensor::upload(quantized, &device);
-            self.weight = BaseWeight::Quantized(Nf4Weight::new(quantized));
+            let quantized = BlockwiseTensor::upload(quantized, &device);
+            self.weight = BaseWeight::Quantized(BlockwiseWeight::new(quantized));
         }
         Ok(())
     }

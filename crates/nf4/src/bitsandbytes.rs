@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use self::quant_state::{QuantState, parse_state, python_json};
 use crate::codebook::Codebook;
 use crate::config::QuantConfig;
-use crate::error::Nf4Error;
+use crate::error::FormatError;
 use crate::format::Format;
 use crate::layout::{Layout, NESTED_BLOCK, NESTED_MAP};
 use crate::matrix::QuantizedMatrix;
@@ -99,12 +99,15 @@ pub fn companion_names(name: &str) -> [String; 6] {
 /// allocated before the sizes that the quant_state claims are those of the tensors.
 ///
 /// # Errors
-/// [`Nf4Error::MissingTensor`], [`Nf4Error::TensorDtype`], [`Nf4Error::TensorSize`], [`Nf4Error::QuantState`],
-/// [`Nf4Error::QuantMap`], [`Nf4Error::TensorNotFinite`], and what [`Layout::new`] refuses.
-pub fn read<'a>(name: &str, get: impl Fn(&str) -> Option<Entry<'a>>) -> Result<Weight, Nf4Error> {
+/// [`FormatError::MissingTensor`], [`FormatError::TensorDtype`], [`FormatError::TensorSize`], [`FormatError::QuantState`],
+/// [`FormatError::QuantMap`], [`FormatError::TensorNotFinite`], and what [`Layout::new`] refuses.
+pub fn read<'a>(
+    name: &str,
+    get: impl Fn(&str) -> Option<Entry<'a>>,
+) -> Result<Weight, FormatError> {
     let find = |name: String| match get(&name) {
         Some(entry) => Ok((name, entry)),
-        None => Err(Nf4Error::MissingTensor { name }),
+        None => Err(FormatError::MissingTensor { name }),
     };
     let companion = |suffix: &str| find(format!("{name}.{suffix}"));
 
@@ -114,7 +117,7 @@ pub fn read<'a>(name: &str, get: impl Fn(&str) -> Option<Entry<'a>>) -> Result<W
     let codebook = present.unwrap_or(Codebook::Nf4);
     let (state_name, state) = find(quant_state_name(name, codebook))?;
     let state = parse_state(&state_name, &state, codebook)?;
-    let broken = |reason: &str| Nf4Error::QuantState {
+    let broken = |reason: &str| FormatError::QuantState {
         name: state_name.clone(),
         reason: reason.to_owned(),
     };
@@ -151,7 +154,7 @@ pub fn read<'a>(name: &str, get: impl Fn(&str) -> Option<Entry<'a>>) -> Result<W
         .position(|(expected, found)| expected != found);
     if let Some(index) = differs {
         let (found, expected) = (map[index], codebook.values()[index]);
-        return Err(Nf4Error::QuantMap {
+        return Err(FormatError::QuantMap {
             name: map_name,
             codebook,
             index,
@@ -163,7 +166,7 @@ pub fn read<'a>(name: &str, get: impl Fn(&str) -> Option<Entry<'a>>) -> Result<W
     let (codes_name, codes) = find(name.to_owned())?;
     let expected = layout.elements().div_ceil(2);
     if codes.data.len() != expected {
-        return Err(Nf4Error::TensorSize {
+        return Err(FormatError::TensorSize {
             name: codes_name,
             found: codes.data.len(),
             expected,
@@ -212,12 +215,12 @@ pub fn read<'a>(name: &str, get: impl Fn(&str) -> Option<Entry<'a>>) -> Result<W
 /// `float16`): full names and tensors, in bitsandbytes' order.
 ///
 /// # Errors
-/// [`Nf4Error::NotInBitsandbytes`] for a codebook that it does not have.
+/// [`FormatError::NotInBitsandbytes`] for a codebook that it does not have.
 pub fn write(
     name: &str,
     matrix: &QuantizedMatrix,
     dtype: &str,
-) -> Result<Vec<(String, Entry<'static>)>, Nf4Error> {
+) -> Result<Vec<(String, Entry<'static>)>, FormatError> {
     let layout = matrix.layout();
     let QuantConfig {
         codebook,
@@ -227,12 +230,12 @@ pub fn write(
         Format::Quantized(config) => config,
         Format::Gguf(format) => {
             let format = format.name();
-            return Err(Nf4Error::NotInBitsandbytes { format });
+            return Err(FormatError::NotInBitsandbytes { format });
         }
     };
     if !CODEBOOKS.contains(&codebook) {
         let format = codebook.name();
-        return Err(Nf4Error::NotInBitsandbytes { format });
+        return Err(FormatError::NotInBitsandbytes { format });
     }
     let words = matrix.absmax();
     let mut entries = vec![(
@@ -274,9 +277,9 @@ pub fn write(
     Ok(entries)
 }
 
-fn check(name: &str, entry: &Entry<'_>, dtype: Dtype, len: usize) -> Result<(), Nf4Error> {
+fn check(name: &str, entry: &Entry<'_>, dtype: Dtype, len: usize) -> Result<(), FormatError> {
     if entry.dtype != dtype {
-        return Err(Nf4Error::TensorDtype {
+        return Err(FormatError::TensorDtype {
             name: name.to_owned(),
             found: entry.dtype.name(),
             expected: dtype.name(),
@@ -284,7 +287,7 @@ fn check(name: &str, entry: &Entry<'_>, dtype: Dtype, len: usize) -> Result<(), 
     }
     let expected = if dtype == Dtype::F32 { 4 * len } else { len };
     if entry.data.len() != expected {
-        return Err(Nf4Error::TensorSize {
+        return Err(FormatError::TensorSize {
             name: name.to_owned(),
             found: entry.data.len(),
             expected,
@@ -294,7 +297,7 @@ fn check(name: &str, entry: &Entry<'_>, dtype: Dtype, len: usize) -> Result<(), 
 }
 
 /// Returns the f32 values of a tensor of known length, all of them finite.
-fn floats(name: &str, entry: &Entry<'_>, len: usize) -> Result<Vec<f32>, Nf4Error> {
+fn floats(name: &str, entry: &Entry<'_>, len: usize) -> Result<Vec<f32>, FormatError> {
     check(name, entry, Dtype::F32, len)?;
     let values: Vec<f32> = entry
         .data
@@ -304,7 +307,7 @@ fn floats(name: &str, entry: &Entry<'_>, len: usize) -> Result<Vec<f32>, Nf4Erro
         .map(|bytes| f32::from_le_bytes(*bytes))
         .collect();
     match values.iter().position(|value| !value.is_finite()) {
-        Some(index) => Err(Nf4Error::TensorNotFinite {
+        Some(index) => Err(FormatError::TensorNotFinite {
             name: name.to_owned(),
             index,
         }),

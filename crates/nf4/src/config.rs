@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codebook::Codebook;
-use crate::error::Nf4Error;
+use crate::error::FormatError;
 
 /// The choices of the format; the default is QLoRA's: NF4, blocks of 64, double quantization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,13 +36,13 @@ impl QuantConfig {
     /// Checks the block size.
     ///
     /// # Errors
-    /// [`Nf4Error::BlockSize`] unless it is a power of two from 32 to 4096.
-    pub fn validate(&self) -> Result<(), Nf4Error> {
+    /// [`FormatError::BlockSize`] unless it is a power of two from 32 to 4096.
+    pub fn validate(&self) -> Result<(), FormatError> {
         let range = Self::MIN_BLOCK_SIZE..=Self::MAX_BLOCK_SIZE;
         if self.block_size.is_power_of_two() && range.contains(&self.block_size) {
             Ok(())
         } else {
-            Err(Nf4Error::BlockSize {
+            Err(FormatError::BlockSize {
                 block_size: self.block_size,
             })
         }

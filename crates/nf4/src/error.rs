@@ -6,7 +6,7 @@ use crate::gguf::GgufFormat;
 /// The reason why a matrix was not quantized, or why a quantized one was refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Nf4Error {
+pub enum FormatError {
     /// The block size is not one of the powers of two that the format knows.
     #[error(
         "block size {block_size} is not a power of two from 32 to 4096; use 64 unless in doubt"

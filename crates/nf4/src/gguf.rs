@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Nf4Error;
+use crate::error::FormatError;
 use crate::format::{BlockFormat, Codes, SUPERBLOCK, Scales, exponent_value};
 use crate::layout::Layout;
 use crate::matrix::QuantizedMatrix;
@@ -144,8 +144,8 @@ impl fmt::Display for GgufFormat {
 /// file has in another order move whole.
 ///
 /// # Errors
-/// What [`Layout::new`] refuses; [`Nf4Error::BlockBytes`] if `bytes` is not exactly the matrix, and
-/// [`Nf4Error::ScaleNotFinite`] for a scale or minimum that is infinite or not a number, or so large that its values would be.
+/// What [`Layout::new`] refuses; [`FormatError::BlockBytes`] if `bytes` is not exactly the matrix, and
+/// [`FormatError::ScaleNotFinite`] for a scale or minimum that is infinite or not a number, or so large that its values would be.
 ///
 /// # Panics
 /// If `target` gives no row of the matrix.
@@ -154,12 +154,12 @@ pub fn read(
     shape: [usize; 2],
     bytes: &[u8],
     target: impl Fn(usize) -> usize,
-) -> Result<QuantizedMatrix, Nf4Error> {
+) -> Result<QuantizedMatrix, FormatError> {
     let layout = Layout::new(shape, format)?;
     let per_row = shape[1] / format.file_block();
     let expected = shape[0] * per_row * format.file_block_bytes();
     if bytes.len() != expected {
-        return Err(Nf4Error::BlockBytes {
+        return Err(FormatError::BlockBytes {
             format,
             shape,
             found: bytes.len(),
@@ -175,7 +175,7 @@ pub fn read(
         let (row, within) = (index / per_row, index % per_row);
         let place = target(row) * per_row + within;
         if !words.put(place, &Block::read(format, bytes)) {
-            return Err(Nf4Error::ScaleNotFinite {
+            return Err(FormatError::ScaleNotFinite {
                 format,
                 row,
                 block: within,
@@ -275,7 +275,7 @@ mod tests {
             let read = |blocks: &[u8]| read(format, SHAPE, blocks, |row| row);
             let short = read(&blocks[1..]).unwrap_err();
             assert!(
-                matches!(short, Nf4Error::BlockBytes { .. }),
+                matches!(short, FormatError::BlockBytes { .. }),
                 "{format}: {short}"
             );
             // The last block of the first row.
@@ -288,7 +288,7 @@ mod tests {
                 _ => damaged[at..at + 2].copy_from_slice(&[1, 0xfe]),
             }
             let row = 0;
-            let expected = Nf4Error::ScaleNotFinite { format, row, block };
+            let expected = FormatError::ScaleNotFinite { format, row, block };
             assert_eq!(read(&damaged), Err(expected));
         }
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::config::QuantConfig;
-use crate::error::Nf4Error;
+use crate::error::FormatError;
 use crate::format::{BlockFormat, Format, SUPERBLOCK, Scales};
 
 /// Scales that share one nested scale under double quantization.
@@ -38,9 +38,9 @@ struct LayoutFields {
 }
 
 impl TryFrom<LayoutFields> for Layout {
-    type Error = Nf4Error;
+    type Error = FormatError;
 
-    fn try_from(fields: LayoutFields) -> Result<Self, Nf4Error> {
+    fn try_from(fields: LayoutFields) -> Result<Self, FormatError> {
         Layout::new(fields.shape, fields.config)
     }
 }
@@ -58,14 +58,14 @@ impl Layout {
     /// Returns the layout of a matrix of `shape` = `[out_features, in_features]`; either may be 0.
     ///
     /// # Errors
-    /// [`Nf4Error::BlockSize`]; [`Nf4Error::RowBlocks`] if rows are not whole blocks of a GGUF file's format; and
-    /// [`Nf4Error::TooLarge`] if the matrix decoded to f32 could not be addressed.
-    pub fn new(shape: [usize; 2], format: impl Into<Format>) -> Result<Self, Nf4Error> {
+    /// [`FormatError::BlockSize`]; [`FormatError::RowBlocks`] if rows are not whole blocks of a GGUF file's format; and
+    /// [`FormatError::TooLarge`] if the matrix decoded to f32 could not be addressed.
+    pub fn new(shape: [usize; 2], format: impl Into<Format>) -> Result<Self, FormatError> {
         let format = format.into();
         match format {
             Format::Quantized(config) => config.validate()?,
             Format::Gguf(format) if !shape[1].is_multiple_of(format.file_block()) => {
-                return Err(Nf4Error::RowBlocks { format, shape });
+                return Err(FormatError::RowBlocks { format, shape });
             }
             Format::Gguf(_) => {}
         }
@@ -74,7 +74,7 @@ impl Layout {
             .and_then(|elements| elements.checked_mul(4));
         // Half the address space leaves room for the 1 KiB of the code map in every later sum.
         if bytes.is_none_or(|bytes| bytes > isize::MAX as usize / 2) {
-            return Err(Nf4Error::TooLarge { shape });
+            return Err(FormatError::TooLarge { shape });
         }
         Ok(Self { shape, format })
     }
@@ -198,11 +198,11 @@ impl Layout {
     /// Checks the largest magnitude of the elements.
     ///
     /// # Errors
-    /// [`Nf4Error::Magnitude`] if it is above [`largest_magnitude`](Self::largest_magnitude).
-    pub fn check_magnitude(&self, largest: f32) -> Result<(), Nf4Error> {
+    /// [`FormatError::Magnitude`] if it is above [`largest_magnitude`](Self::largest_magnitude).
+    pub fn check_magnitude(&self, largest: f32) -> Result<(), FormatError> {
         let limit = self.largest_magnitude();
         if largest > limit {
-            return Err(Nf4Error::Magnitude { largest, limit });
+            return Err(FormatError::Magnitude { largest, limit });
         }
         Ok(())
     }
@@ -263,7 +263,7 @@ mod tests {
             assert_eq!(layout.bits_per_weight(), bits, "{format}");
             let shape = [4, 80];
             let error = Layout::new(shape, format);
-            assert_eq!(error, Err(Nf4Error::RowBlocks { format, shape }));
+            assert_eq!(error, Err(FormatError::RowBlocks { format, shape }));
         }
     }
 
@@ -276,12 +276,12 @@ mod tests {
             };
             assert_eq!(
                 Layout::new([2, 2], config),
-                Err(Nf4Error::BlockSize { block_size })
+                Err(FormatError::BlockSize { block_size })
             );
         }
         for shape in [[usize::MAX, 2], [usize::MAX, usize::MAX], [1 << 62, 1]] {
             let error = Layout::new(shape, QuantConfig::default());
-            assert_eq!(error, Err(Nf4Error::TooLarge { shape }));
+            assert_eq!(error, Err(FormatError::TooLarge { shape }));
         }
     }
 

@@ -23,7 +23,7 @@
 //! // As the tensors of a checkpoint that transformers + bitsandbytes loads.
 //! let tensors = nf4::bitsandbytes::write("model.layers.0.mlp.up_proj.weight", &w, "float32")?;
 //! assert_eq!(tensors.len(), 6);
-//! # Ok::<(), nf4::Nf4Error>(())
+//! # Ok::<(), nf4::FormatError>(())
 //! ```
 
 pub mod adamw;
@@ -48,7 +48,7 @@ pub use config::QuantConfig;
 pub use direction::Direction;
 pub use double_quant::mean;
 pub use dynamic_map::{dynamic_map, dynamic_map_unsigned, midpoints};
-pub use error::Nf4Error;
+pub use error::FormatError;
 pub use format::{BlockFormat, Codes, Format, SUPERBLOCK, Scales, exponent_value, f16_value};
 pub use gguf::GgufFormat;
 pub use layout::{Layout, NESTED_BLOCK, NESTED_MAP};

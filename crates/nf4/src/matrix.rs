@@ -1,6 +1,6 @@
 //! A quantized matrix, owned and borrowed.
 
-use crate::error::Nf4Error;
+use crate::error::FormatError;
 use crate::layout::Layout;
 
 /// A quantized matrix in host memory, in the word format described at [`Layout`].
@@ -23,12 +23,12 @@ impl QuantizedMatrix {
     /// Assembles a matrix from its words.
     ///
     /// # Errors
-    /// [`Nf4Error::WordCount`] if a length is not what `layout` says.
+    /// [`FormatError::WordCount`] if a length is not what `layout` says.
     pub fn from_parts(
         layout: Layout,
         packed: Vec<u32>,
         absmax: Vec<u32>,
-    ) -> Result<Self, Nf4Error> {
+    ) -> Result<Self, FormatError> {
         MatrixRef::new(layout, &packed, &absmax)?;
         Ok(Self {
             layout,
@@ -71,13 +71,13 @@ impl<'a> MatrixRef<'a> {
     /// Views words that lie elsewhere.
     ///
     /// # Errors
-    /// [`Nf4Error::WordCount`] if a length is not what `layout` says.
-    pub fn new(layout: Layout, packed: &'a [u32], absmax: &'a [u32]) -> Result<Self, Nf4Error> {
+    /// [`FormatError::WordCount`] if a length is not what `layout` says.
+    pub fn new(layout: Layout, packed: &'a [u32], absmax: &'a [u32]) -> Result<Self, FormatError> {
         let check = |part, len, expected| {
             if len == expected {
                 Ok(())
             } else {
-                Err(Nf4Error::WordCount {
+                Err(FormatError::WordCount {
                     part,
                     len,
                     expected,

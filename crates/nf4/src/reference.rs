@@ -7,7 +7,7 @@ use crate::config::QuantConfig;
 use crate::direction::Direction;
 use crate::double_quant::mean;
 use crate::dynamic_map::{dynamic_map, midpoints};
-use crate::error::Nf4Error;
+use crate::error::FormatError;
 use crate::format::{SUPERBLOCK, Scales, exponent_value, f16_value};
 use crate::layout::{Layout, NESTED_BLOCK};
 use crate::matrix::{MatrixRef, QuantizedMatrix};
@@ -17,22 +17,22 @@ use crate::matrix::{MatrixRef, QuantizedMatrix};
 /// The code of `x` is that of the codebook value nearest to `x * (1 / absmax)`, ties to the lower value.
 ///
 /// # Errors
-/// [`Nf4Error::BlockSize`], [`Nf4Error::TooLarge`], [`Nf4Error::InputLength`] if `values` does not fill the shape, and
-/// [`Nf4Error::NotFinite`] at the first infinity or NaN, and [`Nf4Error::Magnitude`].
+/// [`FormatError::BlockSize`], [`FormatError::TooLarge`], [`FormatError::InputLength`] if `values` does not fill the shape, and
+/// [`FormatError::NotFinite`] at the first infinity or NaN, and [`FormatError::Magnitude`].
 pub fn quantize(
     values: &[f32],
     shape: [usize; 2],
     config: QuantConfig,
-) -> Result<QuantizedMatrix, Nf4Error> {
+) -> Result<QuantizedMatrix, FormatError> {
     let layout = Layout::new(shape, config)?;
     if values.len() != layout.elements() {
-        return Err(Nf4Error::InputLength {
+        return Err(FormatError::InputLength {
             len: values.len(),
             shape,
         });
     }
     if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-        return Err(Nf4Error::NotFinite {
+        return Err(FormatError::NotFinite {
             index,
             row: index / shape[1],
             column: index % shape[1],

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use nf4::bitsandbytes::{self, Dtype, Entry};
-use nf4::{Codebook, MatrixRef, Nf4Error, QuantConfig};
+use nf4::{Codebook, FormatError, MatrixRef, QuantConfig};
 use qlora_test_support::{Recording, bitsandbytes as recorded, json};
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -196,7 +196,7 @@ fn genuine_checkpoints_are_read_and_written_back_byte_for_byte() {
 }
 
 /// A valid state dict, one of whose tensors is replaced (or with `None` removed) by the attack.
-fn attacked(name: &'static str, with: Option<Entry<'static>>, double_quant: bool) -> Nf4Error {
+fn attacked(name: &'static str, with: Option<Entry<'static>>, double_quant: bool) -> FormatError {
     let values: Vec<f32> = (0..33 * 51)
         .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
         .collect();
@@ -242,15 +242,15 @@ fn hostile_state_dicts_are_refused() {
     for name in names {
         assert_eq!(
             attacked(name, None, true),
-            Nf4Error::MissingTensor {
+            FormatError::MissingTensor {
                 name: name.to_owned()
             }
         );
         assert!(matches!(
             attacked(name, raw(Dtype::U8, Vec::new()), true),
-            Nf4Error::TensorSize { .. }
-                | Nf4Error::TensorDtype { .. }
-                | Nf4Error::QuantState { .. }
+            FormatError::TensorSize { .. }
+                | FormatError::TensorDtype { .. }
+                | FormatError::QuantState { .. }
         ));
     }
     for name in ["w.absmax", "w.quant_map"] {
@@ -260,14 +260,14 @@ fn hostile_state_dicts_are_refused() {
         let error = attacked(name, raw(Dtype::F32, nan), false);
         assert_eq!(
             error,
-            Nf4Error::TensorNotFinite {
+            FormatError::TensorNotFinite {
                 name: name.to_owned(),
                 index: 0
             }
         );
         assert!(matches!(
             attacked(name, raw(Dtype::Bf16, vec![0; 8]), true),
-            Nf4Error::TensorDtype { .. }
+            FormatError::TensorDtype { .. }
         ));
     }
     let other = Codebook::Fp4
@@ -277,7 +277,7 @@ fn hostile_state_dicts_are_refused() {
         .collect();
     assert!(matches!(
         attacked("w.quant_map", raw(Dtype::F32, other), true),
-        Nf4Error::QuantMap { index: 0, .. }
+        FormatError::QuantMap { index: 0, .. }
     ));
 
     let state = |json: &str| attacked(STATE, raw(Dtype::U8, json.as_bytes().to_vec()), true);
@@ -287,55 +287,55 @@ fn hostile_state_dicts_are_refused() {
         ))
     };
     let nested = r#", "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.5"#;
-    assert!(matches!(state("[1, 2"), Nf4Error::QuantState { .. }));
+    assert!(matches!(state("[1, 2"), FormatError::QuantState { .. }));
     assert!(matches!(
         state(r#"{"quant_type": "fp4"}"#),
-        Nf4Error::QuantState { .. }
+        FormatError::QuantState { .. }
     ));
     assert!(matches!(
         valid("[33, 51, 1]", "64", nested),
-        Nf4Error::QuantState { .. }
+        FormatError::QuantState { .. }
     ));
     assert!(matches!(
         valid("[33, -51]", "64", nested),
-        Nf4Error::QuantState { .. }
+        FormatError::QuantState { .. }
     ));
     assert!(matches!(
         valid("[33, 52]", "64", nested),
-        Nf4Error::TensorSize { .. }
+        FormatError::TensorSize { .. }
     ));
     assert!(matches!(
         valid("[33, 51]", "0", nested),
-        Nf4Error::BlockSize { block_size: 0 }
+        FormatError::BlockSize { block_size: 0 }
     ));
     assert!(matches!(
         valid("[33, 51]", "128", nested),
-        Nf4Error::TensorSize { .. }
+        FormatError::TensorSize { .. }
     ));
     let huge = "[4294967296, 4294967296]";
     assert!(matches!(
         valid(huge, "64", nested),
-        Nf4Error::TooLarge { .. }
+        FormatError::TooLarge { .. }
     ));
     assert!(matches!(
         valid("[2147483648, 1048576]", "64", nested),
-        Nf4Error::TensorSize { .. }
+        FormatError::TensorSize { .. }
     ));
     assert!(matches!(
         valid("[33, 51]", "64", r#", "nested_blocksize": 256"#),
-        Nf4Error::QuantState { .. }
+        FormatError::QuantState { .. }
     ));
     assert!(matches!(
         valid("[33, 51]", "64", &nested.replace("0.5", "1e300")),
-        Nf4Error::QuantState { .. }
+        FormatError::QuantState { .. }
     ));
     assert!(matches!(
         valid("[33, 51]", "64", &nested.replace("256", "128")),
-        Nf4Error::QuantState { .. }
+        FormatError::QuantState { .. }
     ));
     assert!(matches!(
         attacked(STATE, raw(Dtype::U8, vec![b' '; 1 << 20]), true),
-        Nf4Error::QuantState { .. }
+        FormatError::QuantState { .. }
     ));
 }
 
@@ -375,7 +375,7 @@ fn every_format_survives_a_trip_through_a_state_dict() {
     };
     let matrix = nf4::reference::quantize(&values, [33, 51], config).unwrap();
     let error = bitsandbytes::write("a.b", &matrix, "float16").unwrap_err();
-    assert_eq!(error, Nf4Error::NotInBitsandbytes { format: "int4" });
+    assert_eq!(error, FormatError::NotInBitsandbytes { format: "int4" });
 }
 
 #[test]
@@ -384,7 +384,7 @@ fn unusable_input_is_refused_and_an_empty_matrix_is_not() {
     let mut values = vec![1.0; 6];
     assert_eq!(
         nf4::reference::quantize(&values, [2, 4], config),
-        Err(Nf4Error::InputLength {
+        Err(FormatError::InputLength {
             len: 6,
             shape: [2, 4]
         })
@@ -392,7 +392,7 @@ fn unusable_input_is_refused_and_an_empty_matrix_is_not() {
     values[4] = f32::INFINITY;
     assert_eq!(
         nf4::reference::quantize(&values, [2, 3], config),
-        Err(Nf4Error::NotFinite {
+        Err(FormatError::NotFinite {
             index: 4,
             row: 1,
             column: 1
@@ -423,7 +423,7 @@ fn unusable_input_is_refused_and_an_empty_matrix_is_not() {
         for largest in [f32::MAX, 3e38, limit * 1.001] {
             assert_eq!(
                 quantize(largest),
-                Err(Nf4Error::Magnitude { largest, limit })
+                Err(FormatError::Magnitude { largest, limit })
             );
         }
     }

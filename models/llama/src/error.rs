@@ -148,7 +148,7 @@ pub enum DecoderError {
         /// The tensor's name in the file.
         tensor: String,
         /// The format crate's reason.
-        source: nf4::Nf4Error,
+        source: nf4::FormatError,
     },
     /// A checkpoint in plain numbers was asked to keep its blocks.
     #[error(

@@ -4,7 +4,7 @@ use burn::module::{Param, ParamId};
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Device, Tensor, TensorData};
 #[cfg(feature = "qlora")]
-use burn_qlora::{Nf4Tensor, QLoraLinear};
+use burn_qlora::{BlockwiseTensor, QLoraLinear};
 #[cfg(feature = "qlora")]
 use nf4::{QuantConfig, QuantizedMatrix};
 
@@ -205,7 +205,7 @@ impl Loader<'_> {
         if self.options.weights != Weights::Trainable {
             let linear = match self.quantized(&name, spec.shape)? {
                 Some(matrix) => {
-                    QLoraLinear::quantized(Nf4Tensor::upload(matrix, self.device), bias()?)
+                    QLoraLinear::quantized(BlockwiseTensor::upload(matrix, self.device), bias()?)
                 }
                 None => QLoraLinear::dense(self.tensor(&name, spec.shape)?, bias()?),
             };

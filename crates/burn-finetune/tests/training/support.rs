@@ -5,7 +5,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_finetune::{Dataset, Row, TrainConfig, Trainer};
 use burn_qlora::{
-    CausalLm, LoraConfig, LoraModel, Nf4Tensor, QLoraLinear, QuantConfig, TokenBatch,
+    BlockwiseTensor, CausalLm, LoraConfig, LoraModel, QLoraLinear, QuantConfig, TokenBatch,
     attach_adapters,
 };
 use qlora_test_support::{TestDevice, alone};
@@ -34,7 +34,7 @@ impl Toy {
         let matrix = |shape: [usize; 2], std| {
             Tensor::<2>::random(shape, Distribution::Normal(0.0, std), device)
         };
-        let mix = Nf4Tensor::quantize(matrix([HIDDEN, HIDDEN], 0.2), QuantConfig::default());
+        let mix = BlockwiseTensor::quantize(matrix([HIDDEN, HIDDEN], 0.2), QuantConfig::default());
         let mut toy = Self {
             embedding: Param::from_tensor(matrix([VOCAB, HIDDEN], 1.0)),
             mix: QLoraLinear::quantized(mix.unwrap(), None),

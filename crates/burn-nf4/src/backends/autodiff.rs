@@ -11,34 +11,40 @@ use burn_core::backend::{AutodiffBackend, Backend, tensor::FloatTensor};
 use burn_core::tensor::FloatDType;
 use nf4::{Direction, QuantConfig};
 
-use crate::ops::{Nf4Ops, Nf4Primitive};
+use crate::ops::{BlockwiseOps, BlockwisePrimitive};
 
-impl<B: Backend + Nf4Ops, C: CheckpointStrategy> Nf4Ops for Autodiff<B, C> {
+impl<B: Backend + BlockwiseOps, C: CheckpointStrategy> BlockwiseOps for Autodiff<B, C> {
     /// Not differentiable: the words are constants of the graph.
-    fn nf4_quantize(weight: FloatTensor<Self>, config: QuantConfig) -> Nf4Primitive<Self> {
-        let inner = B::nf4_quantize(weight.into_primitive(), config);
-        Nf4Primitive {
+    fn blockwise_quantize(
+        weight: FloatTensor<Self>,
+        config: QuantConfig,
+    ) -> BlockwisePrimitive<Self> {
+        let inner = B::blockwise_quantize(weight.into_primitive(), config);
+        BlockwisePrimitive {
             packed: inner.packed,
             absmax: inner.absmax,
             layout: inner.layout,
         }
     }
 
-    fn nf4_dequantize(weight: Nf4Primitive<Self>, dtype: FloatDType) -> FloatTensor<Self> {
-        <Self as AutodiffBackend>::from_inner(B::nf4_dequantize(into_inner(weight), dtype))
+    fn blockwise_dequantize(
+        weight: BlockwisePrimitive<Self>,
+        dtype: FloatDType,
+    ) -> FloatTensor<Self> {
+        <Self as AutodiffBackend>::from_inner(B::blockwise_dequantize(into_inner(weight), dtype))
     }
 
-    fn nf4_matmul(
+    fn blockwise_matmul(
         x: FloatTensor<Self>,
-        weight: Nf4Primitive<Self>,
+        weight: BlockwisePrimitive<Self>,
         direction: Direction,
     ) -> FloatTensor<Self> {
         #[derive(Debug)]
-        struct Nf4Matmul;
+        struct BlockwiseMatmul;
 
-        impl<B: Backend + Nf4Ops> Backward<B, 1> for Nf4Matmul {
+        impl<B: Backend + BlockwiseOps> Backward<B, 1> for BlockwiseMatmul {
             /// Reference-counted words and a direction: `x` itself is never kept.
-            type State = (Nf4Primitive<B>, Direction);
+            type State = (BlockwisePrimitive<B>, Direction);
 
             fn backward(
                 self,
@@ -48,7 +54,7 @@ impl<B: Backend + Nf4Ops, C: CheckpointStrategy> Nf4Ops for Autodiff<B, C> {
             ) {
                 let (weight, direction) = ops.state;
                 unary::<B, _>(ops.parents, ops.node, grads, |grad| {
-                    B::nf4_matmul(grad, weight, opposite(direction))
+                    B::blockwise_matmul(grad, weight, opposite(direction))
                 });
             }
         }
@@ -56,18 +62,22 @@ impl<B: Backend + Nf4Ops, C: CheckpointStrategy> Nf4Ops for Autodiff<B, C> {
         let weight = into_inner(weight);
         let guard = x.node();
         let x = x.into_primitive();
-        match Nf4Matmul.prepare::<C>([guard]).compute_bound().stateful() {
+        match BlockwiseMatmul
+            .prepare::<C>([guard])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => {
-                let y = B::nf4_matmul(x, weight.clone(), direction);
+                let y = B::blockwise_matmul(x, weight.clone(), direction);
                 prep.finish((weight, direction), y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::nf4_matmul(x, weight, direction)),
+            OpsKind::UnTracked(prep) => prep.finish(B::blockwise_matmul(x, weight, direction)),
         }
     }
 
-    fn nf4_lora_matmul(
+    fn blockwise_lora_matmul(
         x: FloatTensor<Self>,
-        weight: Nf4Primitive<Self>,
+        weight: BlockwisePrimitive<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
@@ -79,10 +89,18 @@ impl<B: Backend + Nf4Ops, C: CheckpointStrategy> Nf4Ops for Autodiff<B, C> {
             .stateful()
         {
             OpsKind::Tracked(prep) => {
-                let y = B::nf4_lora_matmul(x.clone(), weight.clone(), a.clone(), b.clone(), scale);
+                let y = B::blockwise_lora_matmul(
+                    x.clone(),
+                    weight.clone(),
+                    a.clone(),
+                    b.clone(),
+                    scale,
+                );
                 prep.finish(([x, a, b], weight, scale), y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::nf4_lora_matmul(x, weight, a, b, scale)),
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::blockwise_lora_matmul(x, weight, a, b, scale))
+            }
         }
     }
 }
@@ -90,9 +108,9 @@ impl<B: Backend + Nf4Ops, C: CheckpointStrategy> Nf4Ops for Autodiff<B, C> {
 #[derive(Debug)]
 struct LoraMatmul;
 
-impl<B: Backend + Nf4Ops> Backward<B, 3> for LoraMatmul {
+impl<B: Backend + BlockwiseOps> Backward<B, 3> for LoraMatmul {
     /// `x` and the factors, reference-counted words, and the scale.
-    type State = ([FloatTensor<B>; 3], Nf4Primitive<B>, f64);
+    type State = ([FloatTensor<B>; 3], BlockwisePrimitive<B>, f64);
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
@@ -100,11 +118,11 @@ impl<B: Backend + Nf4Ops> Backward<B, 3> for LoraMatmul {
         let [x_node, a_node, b_node] = ops.parents;
         let (da, db) = match x_node {
             Some(node) => {
-                let (dx, da, db) = B::nf4_lora_backward(x, weight, a, b, scale, grad);
+                let (dx, da, db) = B::blockwise_lora_backward(x, weight, a, b, scale, grad);
                 grads.register::<B>(node.id, dx);
                 (da, db)
             }
-            None => B::nf4_lora_backward_factors(x, weight, a, b, scale, grad),
+            None => B::blockwise_lora_backward_factors(x, weight, a, b, scale, grad),
         };
         for (node, gradient) in [(a_node, da), (b_node, db)] {
             if let Some(node) = node {
@@ -123,9 +141,9 @@ fn opposite(direction: Direction) -> Direction {
 }
 
 fn into_inner<B: Backend, C: CheckpointStrategy>(
-    weight: Nf4Primitive<Autodiff<B, C>>,
-) -> Nf4Primitive<B> {
-    Nf4Primitive {
+    weight: BlockwisePrimitive<Autodiff<B, C>>,
+) -> BlockwisePrimitive<B> {
+    BlockwisePrimitive {
         packed: weight.packed,
         absmax: weight.absmax,
         layout: weight.layout,

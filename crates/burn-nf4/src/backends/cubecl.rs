@@ -8,31 +8,37 @@ use nf4::{Direction, Layout, QuantConfig};
 use qlora_cubecl::matmul::low_rank::{self, LowRank};
 use qlora_cubecl::{Weight, dequantize, matmul, quantize};
 
-use crate::ops::{Nf4Ops, Nf4Primitive};
+use crate::ops::{BlockwiseOps, BlockwisePrimitive};
 
-impl Nf4Ops for CubeBackend {
-    fn nf4_quantize(weight: FloatTensor<Self>, config: QuantConfig) -> Nf4Primitive<Self> {
+impl BlockwiseOps for CubeBackend {
+    fn blockwise_quantize(
+        weight: FloatTensor<Self>,
+        config: QuantConfig,
+    ) -> BlockwisePrimitive<Self> {
         let layout = Layout::new(weight.shape().dims(), config)
-            .unwrap_or_else(|error| panic!("nf4_quantize: {error}"));
+            .unwrap_or_else(|error| panic!("blockwise_quantize: {error}"));
         let context = Context::of(&weight);
         let words = quantize::quantize(context.client(), lend(weight), layout);
         let [packed, absmax] = context.tensors(words.map(Weight::into_words));
-        Nf4Primitive {
+        BlockwisePrimitive {
             packed,
             absmax,
             layout,
         }
     }
 
-    fn nf4_dequantize(weight: Nf4Primitive<Self>, dtype: FloatDType) -> FloatTensor<Self> {
+    fn blockwise_dequantize(
+        weight: BlockwisePrimitive<Self>,
+        dtype: FloatDType,
+    ) -> FloatTensor<Self> {
         let context = Context::of(&weight.packed);
         let (dtype, weight) = (dtype_to_storage_type(dtype.into()), words(&context, weight));
         context.tensor(dequantize::dequantize(context.client(), &weight, dtype))
     }
 
-    fn nf4_matmul(
+    fn blockwise_matmul(
         x: FloatTensor<Self>,
-        weight: Nf4Primitive<Self>,
+        weight: BlockwisePrimitive<Self>,
         direction: Direction,
     ) -> FloatTensor<Self> {
         let context = Context::of(&x);
@@ -40,9 +46,9 @@ impl Nf4Ops for CubeBackend {
         context.tensor(matmul::matmul(context.client(), lend(x), weight, direction))
     }
 
-    fn nf4_lora_matmul(
+    fn blockwise_lora_matmul(
         x: FloatTensor<Self>,
-        weight: Nf4Primitive<Self>,
+        weight: BlockwisePrimitive<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
@@ -57,9 +63,9 @@ impl Nf4Ops for CubeBackend {
         ))
     }
 
-    fn nf4_lora_backward(
+    fn blockwise_lora_backward(
         x: FloatTensor<Self>,
-        weight: Nf4Primitive<Self>,
+        weight: BlockwisePrimitive<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
@@ -71,9 +77,9 @@ impl Nf4Ops for CubeBackend {
         context.tensors(gradients.map(|g| [g.x, g.a, g.b])).into()
     }
 
-    fn nf4_lora_backward_factors(
+    fn blockwise_lora_backward_factors(
         x: FloatTensor<Self>,
-        weight: Nf4Primitive<Self>,
+        weight: BlockwisePrimitive<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
@@ -88,7 +94,7 @@ impl Nf4Ops for CubeBackend {
 }
 
 /// Returns the weight as kernels take it.
-fn words(context: &Context, weight: Nf4Primitive<CubeBackend>) -> Weight {
+fn words(context: &Context, weight: BlockwisePrimitive<CubeBackend>) -> Weight {
     let [packed, absmax] = [weight.packed, weight.absmax].map(lend);
     Weight::new(context.client(), packed, absmax, weight.layout)
 }

@@ -10,46 +10,52 @@ use burn_operands::with_element;
 use nf4::{Direction, QuantConfig};
 use qlora_cpu::{dequantize_vec, low_rank, matmul_vec, quantize};
 
-use crate::ops::{Nf4Ops, Nf4Primitive, matmul_shape};
+use crate::ops::{BlockwiseOps, BlockwisePrimitive, matmul_shape};
 use operands::{Factors, Words, rows};
 
-impl Nf4Ops for Flex {
-    fn nf4_quantize(weight: FloatTensor<Self>, config: QuantConfig) -> Nf4Primitive<Self> {
+impl BlockwiseOps for Flex {
+    fn blockwise_quantize(
+        weight: FloatTensor<Self>,
+        config: QuantConfig,
+    ) -> BlockwisePrimitive<Self> {
         let (shape, dtype) = (weight.shape().dims(), weight.dtype());
         let matrix = with_element!(dtype, E => {
             quantize(&Values::<E>::new(weight), shape, config)
-        }, else refused("nf4_quantize", dtype, "cast to f32 first"));
-        let matrix = matrix.unwrap_or_else(|error| panic!("nf4_quantize: {error}"));
+        }, else refused("blockwise_quantize", dtype, "cast to f32 first"));
+        let matrix = matrix.unwrap_or_else(|error| panic!("blockwise_quantize: {error}"));
         let (layout, packed, absmax) = matrix.into_parts();
-        Nf4Primitive {
+        BlockwisePrimitive {
             packed: tensor([layout.packed_words()], packed),
             absmax: tensor([layout.absmax_words()], absmax),
             layout,
         }
     }
 
-    fn nf4_dequantize(weight: Nf4Primitive<Self>, dtype: FloatDType) -> FloatTensor<Self> {
+    fn blockwise_dequantize(
+        weight: BlockwisePrimitive<Self>,
+        dtype: FloatDType,
+    ) -> FloatTensor<Self> {
         let (words, dtype) = (Words::new(weight), dtype.into());
         with_element!(dtype, E => {
             tensor(words.layout.shape(), dequantize_vec::<E>(words.matrix()))
-        }, else refused("nf4_dequantize", dtype, "use f32, f16 or bf16"))
+        }, else refused("blockwise_dequantize", dtype, "use f32, f16 or bf16"))
     }
 
-    fn nf4_matmul(
+    fn blockwise_matmul(
         x: FloatTensor<Self>,
-        weight: Nf4Primitive<Self>,
+        weight: BlockwisePrimitive<Self>,
         direction: Direction,
     ) -> FloatTensor<Self> {
         let (m, dtype, words) = (rows(&x), x.dtype(), Words::new(weight));
         let shape = matmul_shape(&x.shape(), &words.layout, direction);
         with_element!(dtype, E => {
             tensor(shape, matmul_vec(words.matrix(), &Values::<E>::new(x), m, direction))
-        }, else refused("nf4_matmul", dtype, "cast x to f32 first"))
+        }, else refused("blockwise_matmul", dtype, "cast x to f32 first"))
     }
 
-    fn nf4_lora_matmul(
+    fn blockwise_lora_matmul(
         x: FloatTensor<Self>,
-        weight: Nf4Primitive<Self>,
+        weight: BlockwisePrimitive<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
@@ -60,12 +66,12 @@ impl Nf4Ops for Flex {
         with_element!(dtype, E => {
             let x = Values::<E>::new(x);
             tensor(shape, low_rank::forward(words.matrix(), factors.view(), &x, m))
-        }, else refused("nf4_lora_matmul", dtype, "cast x to f32 first"))
+        }, else refused("blockwise_lora_matmul", dtype, "cast x to f32 first"))
     }
 
-    fn nf4_lora_backward(
+    fn blockwise_lora_backward(
         x: FloatTensor<Self>,
-        weight: Nf4Primitive<Self>,
+        weight: BlockwisePrimitive<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
@@ -75,9 +81,9 @@ impl Nf4Ops for Flex {
         (dx.expect("the gradient of x was asked for"), da, db)
     }
 
-    fn nf4_lora_backward_factors(
+    fn blockwise_lora_backward_factors(
         x: FloatTensor<Self>,
-        weight: Nf4Primitive<Self>,
+        weight: BlockwisePrimitive<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,
@@ -91,7 +97,7 @@ impl Nf4Ops for Flex {
 /// Returns the gradients of x, if `wants_dx`, of A and of B.
 fn lora_backward(
     x: FlexTensor,
-    weight: Nf4Primitive<Flex>,
+    weight: BlockwisePrimitive<Flex>,
     factors: Factors,
     grad: FlexTensor,
     wants_dx: bool,
@@ -104,7 +110,7 @@ fn lora_backward(
         let [a_shape, b_shape] = factors.shapes(words.layout);
         let dx = gradients.x.map(|dx| tensor(shape, dx));
         (dx, tensor(a_shape, gradients.a), tensor(b_shape, gradients.b))
-    }, else refused("nf4_lora_backward", dtype, "cast x to f32 first"))
+    }, else refused("blockwise_lora_backward", dtype, "cast x to f32 first"))
 }
 
 fn refused(operation: &str, dtype: DType, way_out: &str) -> ! {

@@ -1,6 +1,6 @@
 //! The format: bits, not tolerances.
 
-use burn_nf4::{Codebook, Nf4Tensor, Nf4TensorError, QuantConfig};
+use burn_nf4::{BlockwiseTensor, BlockwiseTensorError, Codebook, QuantConfig};
 use qlora_test_support::bitsandbytes::{packed_words, scale_words};
 use qlora_test_support::random::normal;
 use qlora_test_support::{Recording, tensor, values};
@@ -77,7 +77,7 @@ pub fn codes_and_scales_are_those_of_bitsandbytes(test: &TestDevice) {
     {
         let part = |name: &str| format!("{prefix}/{name}");
         let weight = tensor(input.clone(), shape, &test.device);
-        let plain = Nf4Tensor::quantize(weight.clone(), config).unwrap();
+        let plain = BlockwiseTensor::quantize(weight.clone(), config).unwrap();
         assert_same_bits(
             &part("dequant"),
             &values(plain.dequantize()),
@@ -101,7 +101,7 @@ pub fn codes_and_scales_are_those_of_bitsandbytes(test: &TestDevice) {
             double_quant: true,
             ..config
         };
-        let double = Nf4Tensor::quantize(weight, double)
+        let double = BlockwiseTensor::quantize(weight, double)
             .unwrap()
             .into_host()
             .unwrap();
@@ -139,10 +139,11 @@ pub fn every_config_quantizes_as_on_the_host(test: &TestDevice) {
     for shape in [[1107, 37], [3, 5], [1, 1], [0, 8]] {
         let input = normal(7, shape[0] * shape[1], 0.02);
         for config in configs().into_iter().chain([QuantConfig::default()]) {
-            let on_device = Nf4Tensor::quantize(tensor(input.clone(), shape, &test.device), config)
-                .unwrap()
-                .into_host()
-                .unwrap();
+            let on_device =
+                BlockwiseTensor::quantize(tensor(input.clone(), shape, &test.device), config)
+                    .unwrap()
+                    .into_host()
+                    .unwrap();
             let on_host = burn_nf4::nf4::reference::quantize(&input, shape, config).unwrap();
             assert_eq!(on_device, on_host, "{shape:?} {config:?}");
         }
@@ -166,7 +167,7 @@ pub fn extreme_scales_quantize_as_on_the_host(test: &TestDevice) {
     };
     let shape = [blocks, 32];
     let on_device =
-        Nf4Tensor::quantize(tensor(input.clone(), shape, &test.device), config).unwrap();
+        BlockwiseTensor::quantize(tensor(input.clone(), shape, &test.device), config).unwrap();
     let on_host = burn_nf4::nf4::reference::quantize(&input, shape, config).unwrap();
     assert_eq!(on_device.into_host().unwrap(), on_host);
 }
@@ -200,7 +201,7 @@ pub fn recorded_words_decode_to_the_recorded_bits(test: &TestDevice) {
                 &map,
             ),
         );
-        let decoded = Nf4Tensor::from_host(&matrix, &test.device).dequantize();
+        let decoded = BlockwiseTensor::from_host(&matrix, &test.device).dequantize();
         assert_same_bits(
             &prefix,
             &values(decoded),
@@ -219,7 +220,7 @@ pub fn values_whose_scales_are_beyond_f32_are_refused(test: &TestDevice) {
         let limit = layout.largest_magnitude();
         let quantize = |value: f32| {
             let input = tensor(vec![value; 4 * 64], [4, 64], &test.device);
-            Nf4Tensor::quantize(input, config)
+            BlockwiseTensor::quantize(input, config)
         };
         let decoded = values(quantize(-limit).unwrap().dequantize());
         assert_eq!(decoded, vec![-limit; 4 * 64]);
@@ -233,9 +234,12 @@ pub fn values_that_are_not_finite_are_refused(test: &TestDevice) {
         let mut input = normal(3, 64 * 4, 1.0);
         input[77] = bad;
         let error =
-            Nf4Tensor::quantize(tensor(input, [4, 64], &test.device), QuantConfig::default());
+            BlockwiseTensor::quantize(tensor(input, [4, 64], &test.device), QuantConfig::default());
         assert!(
-            matches!(error, Err(Nf4TensorError::NotFinite { shape: [4, 64] })),
+            matches!(
+                error,
+                Err(BlockwiseTensorError::NotFinite { shape: [4, 64] })
+            ),
             "{bad}: {error:?}"
         );
     }

@@ -1,6 +1,6 @@
 //! Matrices in the blocks of llama.cpp's files.
 
-use burn_nf4::{GgufFormat, Nf4Tensor, nf4};
+use burn_nf4::{BlockwiseTensor, GgufFormat, nf4};
 use qlora_test_support::random::normal;
 use qlora_test_support::{Recording, tensor, values};
 
@@ -13,7 +13,7 @@ pub fn recorded_blocks_decode_to_the_recorded_bits(test: &TestDevice) {
         let blocks = file.bytes(&format!("{format}/blocks"));
         let expected = file.f32(&format!("{format}/values"));
         let matrix = nf4::gguf::read(format, [3, 512], blocks, |row| row).unwrap();
-        let weight = Nf4Tensor::upload(matrix.clone(), &test.device);
+        let weight = BlockwiseTensor::upload(matrix.clone(), &test.device);
         let found = values(weight.dequantize());
         assert_eq!(found.len(), expected.len());
         for (i, (found, expected)) in found.into_iter().zip(expected).enumerate() {

@@ -1,6 +1,6 @@
 //! Gradients against differences, and where they must not flow.
 
-use burn_nf4::{Nf4Tensor, QuantConfig};
+use burn_nf4::{BlockwiseTensor, QuantConfig};
 use qlora_test_support::random::normal;
 use qlora_test_support::{tensor, values};
 
@@ -16,7 +16,7 @@ pub fn agrees_with_central_differences(test: &TestDevice) {
     let autodiff = test.device.clone().autodiff();
     let (weight, _) = random_weight(21, [n, k], &test.device);
     for transposed in [false, true] {
-        let (inner, multiply): (_, fn(&Nf4Tensor, _) -> _) = if transposed {
+        let (inner, multiply): (_, fn(&BlockwiseTensor, _) -> _) = if transposed {
             (n, |w, x| w.matmul_transposed::<2>(x))
         } else {
             (k, |w, x| w.matmul::<2>(x))
@@ -63,7 +63,7 @@ pub fn agrees_with_central_differences(test: &TestDevice) {
 pub fn flows_through_both_directions_and_stops_at_the_words(test: &TestDevice) {
     let autodiff = test.device.clone().autodiff();
     let dense = tensor(normal(31, 16 * 40, 0.1), [16, 40], &autodiff).require_grad();
-    let weight = Nf4Tensor::quantize(dense.clone(), QuantConfig::default()).unwrap();
+    let weight = BlockwiseTensor::quantize(dense.clone(), QuantConfig::default()).unwrap();
     // Once on the plain device, as a constant; once carried to the autodiff device, as a module would.
     for weight in [weight.clone(), weight.to_device(&autodiff)] {
         let x = tensor(normal(32, 2 * 3 * 40, 1.0), [2, 3, 40], &autodiff).require_grad();

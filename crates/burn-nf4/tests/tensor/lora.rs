@@ -1,7 +1,7 @@
 //! The LoRA layer as one operation, against the same layer written out in Burn's own operations.
 
 use burn_core::tensor::{DType, Device, Tensor};
-use burn_nf4::{GgufFormat, Nf4Tensor, Nf4TensorError};
+use burn_nf4::{BlockwiseTensor, BlockwiseTensorError, GgufFormat};
 use qlora_test_support::random::normal;
 use qlora_test_support::{tensor, values};
 
@@ -11,7 +11,7 @@ const SCALE: f64 = 0.75;
 
 /// The layer's inputs, tracked.
 struct Layer {
-    weight: Nf4Tensor,
+    weight: BlockwiseTensor,
     x: Tensor<3>,
     a: Tensor<2>,
     b: Tensor<2>,
@@ -23,7 +23,7 @@ impl Layer {
         Self::of(random_weight(41, [n, k], device).0, sizes, dtype)
     }
 
-    fn of(weight: Nf4Tensor, [rows, n, k, rank]: [usize; 4], dtype: DType) -> Self {
+    fn of(weight: BlockwiseTensor, [rows, n, k, rank]: [usize; 4], dtype: DType) -> Self {
         let autodiff = weight.device().autodiff();
         let x = tensor(normal(42, 2 * rows * k, 1.0), [2, rows, k], &autodiff).cast(dtype);
         let factor = |seed, shape: [usize; 2], scale| {
@@ -146,7 +146,7 @@ pub fn factors_that_do_not_fit_are_refused(test: &TestDevice) {
     };
     assert!(multiply([80, 4], [4, 24]).is_ok());
     for (a, b) in [([24, 4], [4, 80]), ([80, 4], [5, 24]), ([80, 4], [4, 80])] {
-        let Err(error @ Nf4TensorError::Factors { .. }) = multiply(a, b) else {
+        let Err(error @ BlockwiseTensorError::Factors { .. }) = multiply(a, b) else {
             panic!("A {a:?} and B {b:?} were taken");
         };
         assert!(error.to_string().contains("[80, rank] and [rank, 24]"));
@@ -156,7 +156,7 @@ pub fn factors_that_do_not_fit_are_refused(test: &TestDevice) {
         let error = weight.try_lora_matmul(zeros([3, 80]), a, b, SCALE);
         assert!(matches!(
             error,
-            Err(Nf4TensorError::UnsupportedDType { .. })
+            Err(BlockwiseTensorError::UnsupportedDType { .. })
         ));
     }
 }

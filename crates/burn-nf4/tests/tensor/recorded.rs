@@ -1,7 +1,7 @@
 //! Products and gradients against those that were recorded in f64.
 
 use burn_core::tensor::Device;
-use burn_nf4::{Nf4Tensor, QuantConfig};
+use burn_nf4::{BlockwiseTensor, QuantConfig};
 use qlora_test_support::bitsandbytes::{packed_words, scale_words};
 use qlora_test_support::{Recording, tensor, values};
 
@@ -9,7 +9,7 @@ use crate::support::{TestDevice, assert_close, matrix_of};
 
 struct Case {
     name: String,
-    weight: Nf4Tensor,
+    weight: BlockwiseTensor,
     m: usize,
     shape: [usize; 2],
 }
@@ -39,7 +39,7 @@ fn cases(recording: &Recording, device: &Device) -> Vec<Case> {
         );
         cases.push(Case {
             name: name.to_string(),
-            weight: Nf4Tensor::from_host(&matrix, device),
+            weight: BlockwiseTensor::from_host(&matrix, device),
             m,
             shape: [n, k],
         });

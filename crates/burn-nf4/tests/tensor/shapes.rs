@@ -1,7 +1,7 @@
 //! Products of any shape, layout and dtype against decode-then-multiply in f64.
 
 use burn_core::tensor::{DType, Tensor};
-use burn_nf4::{Nf4Tensor, Nf4TensorError};
+use burn_nf4::{BlockwiseTensor, BlockwiseTensorError};
 use qlora_test_support::random::normal;
 use qlora_test_support::{tensor, values};
 
@@ -38,12 +38,12 @@ pub fn any_shape_multiplies_like_the_decoded_matrix(test: &TestDevice) {
 pub fn every_config_multiplies_like_the_decoded_matrix(test: &TestDevice) {
     for config in configs() {
         let (matrix, decoded) = random_matrix(200, [48, 360], config);
-        let weight = Nf4Tensor::from_host(&matrix, &test.device);
+        let weight = BlockwiseTensor::from_host(&matrix, &test.device);
         check(test, &format!("{config:?}"), &weight, &decoded, 12);
     }
 }
 
-fn check(test: &TestDevice, what: &str, weight: &Nf4Tensor, decoded: &[f32], m: usize) {
+fn check(test: &TestDevice, what: &str, weight: &BlockwiseTensor, decoded: &[f32], m: usize) {
     let [n, k] = weight.layout().shape();
     let x = normal(300, m * k, 1.0);
     let y = weight.matmul(tensor(x.clone(), [m, k], &test.device));
@@ -181,7 +181,7 @@ pub fn wrong_inputs_are_refused_by_name(test: &TestDevice) {
     assert!(
         matches!(
             error,
-            Nf4TensorError::ShapeMismatch {
+            BlockwiseTensorError::ShapeMismatch {
                 actual: 24,
                 expected: 40,
                 ..
@@ -193,7 +193,7 @@ pub fn wrong_inputs_are_refused_by_name(test: &TestDevice) {
         let x = tensor(vec![0.0; 80], [2, 40], &test.device).cast(DType::F64);
         let error = weight.try_matmul(x).unwrap_err().to_string();
         assert!(
-            error.contains("nf4 matmul") && error.contains("F64") && error.contains("f32"),
+            error.contains("blockwise matmul") && error.contains("F64") && error.contains("f32"),
             "{error}"
         );
     }

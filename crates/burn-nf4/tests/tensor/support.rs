@@ -1,7 +1,7 @@
 //! Devices, seeded inputs and comparison.
 
 use burn_core::tensor::Device;
-use burn_nf4::{Codebook, GgufFormat, Layout, Nf4Tensor, QuantConfig, QuantizedMatrix, nf4};
+use burn_nf4::{BlockwiseTensor, Codebook, GgufFormat, Layout, QuantConfig, QuantizedMatrix, nf4};
 use qlora_test_support::Tolerance;
 use qlora_test_support::random::{gguf_blocks, normal};
 
@@ -36,9 +36,9 @@ pub fn random_matrix(
 }
 
 /// A random default matrix on a device, and what it decodes to.
-pub fn random_weight(seed: u64, shape: [usize; 2], device: &Device) -> (Nf4Tensor, Vec<f32>) {
+pub fn random_weight(seed: u64, shape: [usize; 2], device: &Device) -> (BlockwiseTensor, Vec<f32>) {
     let (matrix, decoded) = random_matrix(seed, shape, QuantConfig::default());
-    (Nf4Tensor::from_host(&matrix, device), decoded)
+    (BlockwiseTensor::from_host(&matrix, device), decoded)
 }
 
 /// A matrix of random blocks of a file on a device, and what it decodes to.
@@ -46,12 +46,12 @@ pub fn file_weight(
     format: GgufFormat,
     shape: [usize; 2],
     device: &Device,
-) -> (Nf4Tensor, Vec<f32>) {
+) -> (BlockwiseTensor, Vec<f32>) {
     let blocks = shape[0] * shape[1] / format.file_block();
     let bytes = gguf_blocks(11, format.name(), format.file_block_bytes(), blocks);
     let matrix = nf4::gguf::read(format, shape, &bytes, |row| row).expect("finite scales");
     let decoded = nf4::reference::dequantize(matrix.as_ref());
-    (Nf4Tensor::upload(matrix, device), decoded)
+    (BlockwiseTensor::upload(matrix, device), decoded)
 }
 
 /// A matrix from its recorded parts.

@@ -4,7 +4,7 @@ use burn_core as burn;
 use burn_core::module::{Module, Param, ParamId};
 use burn_core::store::ModuleRecord;
 use burn_core::tensor::{DType, Int, Tensor};
-use burn_nf4::{Nf4Tensor, Nf4TensorError, QuantConfig};
+use burn_nf4::{BlockwiseTensor, BlockwiseTensorError, QuantConfig};
 
 use crate::support::{TestDevice, random_matrix};
 
@@ -19,7 +19,7 @@ pub fn survive_devices_parameters_and_records(test: &TestDevice) {
     // Words with the top bit set are where a detour over i32 or floats would show.
     assert!(matrix.packed().iter().any(|word| *word > i32::MAX as u32));
     let layout = matrix.layout();
-    let weight = Nf4Tensor::from_host(&matrix, &test.device).to_device(&test.device);
+    let weight = BlockwiseTensor::from_host(&matrix, &test.device).to_device(&test.device);
     let (packed, absmax, _) = weight.into_parts();
     assert_eq!((packed.dtype(), absmax.dtype()), (DType::U32, DType::U32));
 
@@ -42,25 +42,25 @@ pub fn survive_devices_parameters_and_records(test: &TestDevice) {
     };
     for holder in [holder, blank.load_record(record)] {
         let weight =
-            Nf4Tensor::from_parts(holder.packed.val(), holder.absmax.val(), layout).unwrap();
+            BlockwiseTensor::from_parts(holder.packed.val(), holder.absmax.val(), layout).unwrap();
         assert_eq!(weight.into_host().unwrap(), matrix);
     }
 }
 
 pub fn of_another_layout_are_refused(test: &TestDevice) {
     let (matrix, _) = random_matrix(92, [16, 64], QuantConfig::default());
-    let (packed, absmax, layout) = Nf4Tensor::from_host(&matrix, &test.device).into_parts();
-    let error = Nf4Tensor::from_parts(absmax.clone(), packed.clone(), layout).unwrap_err();
+    let (packed, absmax, layout) = BlockwiseTensor::from_host(&matrix, &test.device).into_parts();
+    let error = BlockwiseTensor::from_parts(absmax.clone(), packed.clone(), layout).unwrap_err();
     assert!(
-        matches!(error, Nf4TensorError::Words { part: "packed", .. }),
+        matches!(error, BlockwiseTensorError::Words { part: "packed", .. }),
         "{error}"
     );
     let signed = packed.cast(DType::I32);
-    let error = Nf4Tensor::from_parts(signed, absmax, layout).unwrap_err();
+    let error = BlockwiseTensor::from_parts(signed, absmax, layout).unwrap_err();
     assert!(
         matches!(
             error,
-            Nf4TensorError::Words {
+            BlockwiseTensorError::Words {
                 dtype: DType::I32,
                 ..
             }

@@ -4,7 +4,7 @@ use crate::support::{Pair, input};
 use burn::module::{Module, Param};
 use burn::store::{ModuleRecord, RecordError};
 use burn::tensor::{DType, Device, Int, Tensor};
-use burn_qlora::{BaseWeight, Codebook, LoraConfig, Nf4Tensor, Nf4Weight, QuantConfig};
+use burn_qlora::{BaseWeight, BlockwiseTensor, BlockwiseWeight, Codebook, LoraConfig, QuantConfig};
 use burn_store::{ModuleSnapshot, SafetensorsStore};
 use qlora_test_support::values;
 
@@ -71,15 +71,15 @@ pub fn safetensors_keep_the_words(device: &Device) {
     assert_same(&loaded, &pair, device);
 }
 
-fn weight(shape: [usize; 2], config: QuantConfig, device: &Device) -> Nf4Weight {
+fn weight(shape: [usize; 2], config: QuantConfig, device: &Device) -> BlockwiseWeight {
     let values = Tensor::ones(shape, device);
-    Nf4Weight::new(Nf4Tensor::quantize(values, config).unwrap())
+    BlockwiseWeight::new(BlockwiseTensor::quantize(values, config).unwrap())
 }
 
 pub fn words_of_another_format_are_refused(device: &Device) {
     let config = QuantConfig::default();
     let own = weight([24, 40], config, device);
-    let record = |weight: &Nf4Weight| {
+    let record = |weight: &BlockwiseWeight| {
         let bytes = weight.clone().into_record().into_bytes().unwrap();
         ModuleRecord::from_bytes(bytes).unwrap()
     };

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Dtype, Entry};
 use crate::codebook::Codebook;
-use crate::error::Nf4Error;
+use crate::error::FormatError;
 
 /// A quant_state describes one matrix in some 160 bytes; more than this is not one.
 const MAX_QUANT_STATE: usize = 4096;
@@ -29,13 +29,13 @@ pub(super) fn parse_state(
     name: &str,
     entry: &Entry<'_>,
     codebook: Codebook,
-) -> Result<QuantState, Nf4Error> {
-    let broken = |reason: String| Nf4Error::QuantState {
+) -> Result<QuantState, FormatError> {
+    let broken = |reason: String| FormatError::QuantState {
         name: name.to_owned(),
         reason,
     };
     if entry.dtype != Dtype::U8 {
-        return Err(Nf4Error::TensorDtype {
+        return Err(FormatError::TensorDtype {
             name: name.to_owned(),
             found: entry.dtype.name(),
             expected: "U8",

@@ -125,7 +125,7 @@ fn model_config(
     };
     Layout::new([1, 1], config).map_err(refused)?;
     if config.codebook == nf4::Codebook::Int4 {
-        return Err(refused(nf4::Nf4Error::NotInBitsandbytes {
+        return Err(refused(nf4::FormatError::NotInBitsandbytes {
             format: config.codebook.name(),
         }));
     }

@@ -6,7 +6,7 @@ use burn_operands::flex::Values;
 use nf4::{Layout, MatrixRef};
 use qlora_cpu::low_rank::LowRank;
 
-use crate::ops::Nf4Primitive;
+use crate::ops::BlockwisePrimitive;
 
 /// The words of a matrix, one after another.
 pub(super) struct Words {
@@ -16,7 +16,7 @@ pub(super) struct Words {
 }
 
 impl Words {
-    pub(super) fn new(weight: Nf4Primitive<Flex>) -> Self {
+    pub(super) fn new(weight: BlockwisePrimitive<Flex>) -> Self {
         // A contiguous part of a larger storage is read where it lies.
         let words = |words: FlexTensor| match words.as_slice::<u32>() {
             Some(_) => words,
@@ -36,7 +36,7 @@ impl Words {
             })
         });
         MatrixRef::new(self.layout, packed, absmax)
-            .unwrap_or_else(|error| panic!("malformed nf4 tensor: {error}"))
+            .unwrap_or_else(|error| panic!("malformed blockwise tensor: {error}"))
     }
 }
 

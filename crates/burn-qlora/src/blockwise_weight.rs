@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{DType, Device, Int, Tensor};
-use burn_nf4::Nf4Tensor;
+use burn_nf4::BlockwiseTensor;
 use nf4::{Codebook, Format, GgufFormat, Layout};
 
 /// A frozen weight `[out_features, in_features]` in 4 bits, or in the blocks of a GGUF file.
@@ -18,7 +18,7 @@ use nf4::{Codebook, Format, GgufFormat, Layout};
 /// before `format` is refused as incomplete; who knows that its format is the module's loads it with
 /// [`allow_partial`](burn::store::ModuleRecord::allow_partial).
 #[derive(Module, Debug)]
-pub struct Nf4Weight {
+pub struct BlockwiseWeight {
     /// Codes, eight of 4 bits or four of 8 bits a word: `[packed_words]`, u32.
     pub packed: Param<Tensor<1, Int>>,
     /// Block scales, in the form that the format has them: `[absmax_words]`, u32.
@@ -29,9 +29,9 @@ pub struct Nf4Weight {
     layout: Layout,
 }
 
-impl Nf4Weight {
+impl BlockwiseWeight {
     /// Takes the tensor's words over without a copy.
-    pub fn new(tensor: Nf4Tensor) -> Self {
+    pub fn new(tensor: BlockwiseTensor) -> Self {
         let (packed, absmax, layout) = tensor.into_parts();
         let format = Tensor::empty(format_shape(&layout), (&packed.device(), DType::U32));
         Self {
@@ -46,9 +46,9 @@ impl Nf4Weight {
     ///
     /// # Panics
     /// When a record that was loaded without validation changed the number of words.
-    pub fn tensor(&self) -> Nf4Tensor {
-        Nf4Tensor::from_parts(self.packed.val(), self.absmax.val(), self.layout)
-            .expect("the words of an Nf4Weight should fit its layout")
+    pub fn tensor(&self) -> BlockwiseTensor {
+        BlockwiseTensor::from_parts(self.packed.val(), self.absmax.val(), self.layout)
+            .expect("the words of a BlockwiseWeight should fit its layout")
     }
 
     /// Returns the shape and quantization of the weight.
