@@ -312,16 +312,10 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
     let per_word = comptime!(codes.per_word());
     let mut table = Shared::<[f32]>::new_slice(16usize);
     let mut tile = Shared::<[u32]>::new_slice(comptime!(scattered_len(TILE, width)));
-    // The words of a load share a scale, unless a block begins within one.
-    let words_of_scale = comptime!({
-        let splits = (1..width).any(|q| alignment.begins_block(per_word * q));
-        if splits { 1 } else { width }
-    });
-    let scales_of_tile = comptime!(TILE / words_of_scale);
-    // The scales, and then the minima.
+    // Of each word, and then of each the minimum.
     let mut tile_scales = Shared::<[f32]>::new_slice(comptime!({
         let parts = if codes.has_minima() { 2 } else { 1 };
-        parts * scales_of_tile
+        parts * scattered_len(TILE, width)
     }));
     let mut x_tile = Shared::<[f32]>::new_slice(comptime!(TILE_ROWS * rows));
     fill_table(&mut table, codes);
@@ -366,13 +360,11 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
                         }
                     }
                 }
-                tile[scattered(slot, q, TILE, width)] = read.extract(q);
-                if comptime!(q.is_multiple_of(words_of_scale)) {
-                    let place = (slot as usize + q) / words_of_scale;
-                    tile_scales[place] = scale;
-                    if comptime!(codes.has_minima()) {
-                        tile_scales[place + scales_of_tile] = minimum;
-                    }
+                let place = scattered(slot, q, TILE, width);
+                tile[place] = read.extract(q);
+                tile_scales[place] = scale;
+                if comptime!(codes.has_minima()) {
+                    tile_scales[place + comptime!(scattered_len(TILE, width))] = minimum;
                 }
             }
         }
@@ -392,11 +384,11 @@ fn columns_kernel<F: Float, S: Float, NW: Size>(
         for r in 0..comptime!(TILE_ROWS / SPLIT) {
             let row = part as usize + comptime!(r * SPLIT);
             let slot = (part + comptime!((r * SPLIT) as u32)) * comptime!(TILE_WORDS as u32) + word;
-            let codes_of_word = tile[scattered(slot, 0usize, TILE, width)];
-            let place = slot as usize / words_of_scale;
+            let place = scattered(slot, 0usize, TILE, width);
+            let codes_of_word = tile[place];
             let scale = tile_scales[place];
             let minimum = if comptime!(codes.has_minima()) {
-                tile_scales[place + scales_of_tile]
+                tile_scales[place + comptime!(scattered_len(TILE, width))]
             } else {
                 f32::new(0.0)
             };
