@@ -9,17 +9,18 @@ impl Orpo {
         let mut judged = Judgement::default();
         for [chosen, rejected] in sequences.as_chunks().0 {
             let means = [chosen, rejected].map(|scored| scored.answer.mean());
-            let log_odds = log_odds(means[0]) - log_odds(means[1]);
+            let [chosen_odds, rejected_odds] = means.map(log_odds);
+            let log_odds = chosen_odds - rejected_odds;
             let ratio = log_sigmoid(log_odds);
             judged.loss -= beta * ratio + a_token * (chosen.answer.sum + chosen.prompt.sum);
             let slope = -beta * sigmoid(-log_odds);
             judged.slopes.extend([
                 Slopes {
-                    answer: slope * of_token(means[0], chosen) - a_token,
+                    answer: -beta * of_chosen(means[0], rejected_odds) / tokens(chosen) - a_token,
                     prompt: -a_token,
                 },
                 Slopes {
-                    answer: -slope * of_token(means[1], rejected),
+                    answer: slope / means[1].exp_m1() / tokens(rejected),
                     prompt: 0.0,
                 },
             ]);
@@ -42,7 +43,12 @@ fn log_odds(log_p: f64) -> f64 {
     log_p - log_rest
 }
 
-/// Returns the derivative of [`log_odds`] of a mean by the log-probability of each of its tokens.
-fn of_token(mean: f64, scored: &Scored) -> f64 {
-    -1.0 / (mean.exp_m1() * scored.answer.tokens.max(1) as f64)
+/// Returns `σ(rejected_odds - log_odds(log_p)) / (1 - p)`, the derivative of the ratio by the log-probability of the chosen
+/// answer, which is a number also where that is certain.
+fn of_chosen(log_p: f64, rejected_odds: f64) -> f64 {
+    1.0 / ((log_p - rejected_odds).exp() - log_p.exp_m1())
+}
+
+fn tokens(scored: &Scored) -> f64 {
+    scored.answer.tokens.max(1) as f64
 }
