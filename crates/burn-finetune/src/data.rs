@@ -30,6 +30,8 @@ pub(crate) mod fingerprint;
 mod groups;
 /// Examples held out from training.
 mod hold_out;
+/// Files that stand for the same contents as long as nothing has changed.
+pub(crate) mod keyed_file;
 /// The rows of a step.
 mod order;
 /// Several examples in a row.

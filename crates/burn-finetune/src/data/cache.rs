@@ -1,17 +1,10 @@
-//! A file of tokenised rows, so that a run which goes on need not tokenise again.
-//!
-//! ```text
-//! "burn-qlora rows\n"     16 bytes
-//! length of the header    8 bytes, little-endian
-//! header                  JSON: the key, what is known of the rows, how many bytes they take
-//! rows, index             as in memory
-//! ```
+//! A file of tokenised rows, so that a run which goes on need not tokenise again: rows and index as in memory.
 
 use crate::data::dataset::Dataset;
 use crate::data::encode::RowEncoder;
 use crate::data::fingerprint::Fingerprint;
+use crate::data::keyed_file::{self, KeyedFile, Kind};
 use crate::data::source::Sources;
-use crate::data::spill::Stored;
 use crate::data::store::{ENTRY, RowStore, Summary};
 use crate::error::FinetuneError;
 use serde::{Deserialize, Serialize};
@@ -19,27 +12,21 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tensor_files::{AtomicFile, InputFile};
 
-const MAGIC: &[u8; 16] = b"burn-qlora rows\n";
-/// Changes whenever the same files could give other rows, or the same rows other bytes.
-const VERSION: u32 = 2;
-/// Bytes of a header that could be one.
-const MAX_HEADER: u64 = 1 << 26;
-/// Bytes that are copied or hashed at once.
+const KIND: Kind = Kind {
+    magic: *b"burn-qlora rows\n",
+    version: 3,
+    max_header: 1 << 26,
+};
+/// Bytes that are hashed at once.
 const PIECE: usize = 1 << 20;
 
 /// The place of a file of tokenised rows, and what the rows were made from.
 #[derive(Debug, Clone)]
-pub struct RowCache {
-    path: PathBuf,
-    key: u64,
-}
+pub struct RowCache(KeyedFile);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
-    version: u32,
-    key: u64,
     row_bytes: u64,
     rows: u64,
     /// The hash of the index.
@@ -82,10 +69,7 @@ impl RowCache {
             }
             hash.add_bytes(len.to_le_bytes());
         }
-        Ok(Self {
-            path: path.into(),
-            key: hash.value(),
-        })
+        Ok(Self(KeyedFile::new(&KIND, path.into(), hash.value())))
     }
 
     /// Returns the rows of the file; `None` where there is none, where it was made from something else, and where it is
@@ -105,31 +89,18 @@ impl RowCache {
     pub fn keep(&self, data: &Dataset) -> Result<Dataset, FinetuneError> {
         let store = data.store();
         let header = Header {
-            version: VERSION,
-            key: self.key,
             row_bytes: store.rows.len(),
             rows: store.len() as u64,
             index: store.index_hash()?,
             summary: store.summary.clone(),
         };
-        let text = serde_json::to_vec(&header).map_err(|error| FinetuneError::Write {
-            path: self.path.clone(),
-            reason: error.to_string(),
-        })?;
-        let mut file = AtomicFile::create(&self.path)?;
-        file.write_all(MAGIC)?;
-        file.write_all(&(text.len() as u64).to_le_bytes())?;
-        file.write_all(&text)?;
-        for part in [&store.rows, &store.index] {
-            copy(part, &mut file)?;
-        }
-        file.commit()?;
+        self.0.write(&header, [&store.rows, &store.index])?;
         match self.store()? {
             Some((kept, _)) if kept.summary == header.summary => {
                 Ok(data.clone().with_store(Arc::new(kept)))
             }
             _ => Err(FinetuneError::Malformed {
-                path: self.path.clone(),
+                path: self.0.path().to_owned(),
                 expected: "file of rows",
                 reason: "it changed while it was written".into(),
             }),
@@ -141,62 +112,26 @@ impl RowCache {
     /// # Errors
     /// [`FinetuneError::Write`].
     pub fn remove(path: &Path) -> Result<(), FinetuneError> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FinetuneError::Write {
-                path: path.to_owned(),
-                reason: error.to_string(),
-            }),
-            _ => Ok(()),
-        }
+        keyed_file::remove(path)
     }
 
     /// Returns the rows of the file and the hash of their index, `None` where they are another's or do not fit the file.
     fn store(&self) -> Result<Option<(RowStore, u64)>, FinetuneError> {
-        let file = Arc::new(InputFile::open(&self.path)?);
-        let mut start = [0; 24];
-        file.read_at(0, &mut start)?;
-        let [magic @ .., a, b, c, d, e, f, g, h] = start;
-        let len = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-        if &magic != MAGIC || len > MAX_HEADER.min(file.len()) {
-            return Ok(None);
-        }
-        let mut text = vec![0; len as usize];
-        file.read_at(start.len() as u64, &mut text)?;
-        let Ok(header) = serde_json::from_slice::<Header>(&text) else {
+        let Some((header, contents)) = self.0.read::<Header>()? else {
             return Ok(None);
         };
-        let rows = start.len() as u64 + len;
-        let index_bytes = header.rows.checked_mul(ENTRY as u64);
-        let end = |index: u64| rows.checked_add(header.row_bytes)?.checked_add(index);
-        let fits = index_bytes.and_then(end) == Some(file.len());
-        let is_ours = header.version == VERSION && header.key == self.key;
-        if !(fits && is_ours) {
-            return Ok(None);
-        }
-        let part = |start, len| Stored::File {
-            file: Arc::clone(&file),
-            start,
-            len,
-        };
-        let store = RowStore {
-            rows: part(rows, header.row_bytes),
-            index: part(rows + header.row_bytes, header.rows * ENTRY as u64),
-            summary: header.summary,
-        };
-        Ok(Some((store, header.index)))
+        let index = header.rows.checked_mul(ENTRY as u64);
+        let parts = contents.parts([Some(header.row_bytes), index]);
+        Ok(parts.map(|[rows, index]| {
+            let summary = header.summary;
+            let store = RowStore {
+                rows,
+                index,
+                summary,
+            };
+            (store, header.index)
+        }))
     }
-}
-
-fn copy(part: &Stored, file: &mut AtomicFile) -> Result<(), FinetuneError> {
-    let mut piece = vec![0; PIECE];
-    let mut at = 0;
-    while at < part.len() {
-        let count = (part.len() - at).min(PIECE as u64) as usize;
-        part.read_at(at, &mut piece[..count])?;
-        file.write_all(&piece[..count])?;
-        at += count as u64;
-    }
-    Ok(())
 }
 
 impl RowEncoder<'_> {
@@ -206,8 +141,8 @@ impl RowEncoder<'_> {
         let tokenizer = tokenizer.map_err(|error| FinetuneError::Tokenizer(error.to_string()))?;
         let template = self.template.map(|template| template.identity());
         let numbers = format!(
-            "{VERSION} {:?} {:?} {:?} {} {} {template:?}",
-            self.eos, self.vocab_size, self.learn, self.max_len, self.truncate
+            "{} {:?} {:?} {:?} {} {} {template:?}",
+            KIND.version, self.eos, self.vocab_size, self.learn, self.max_len, self.truncate
         );
         for text in [tokenizer, numbers] {
             hash.add_bytes(text.bytes());

@@ -1,43 +1,29 @@
-//! A file of what the reference gives, so that a run which goes on need not ask it again.
-//!
-//! ```text
-//! "burn-qlora refs\n"     16 bytes
-//! length of the header    8 bytes, little-endian
-//! header                  JSON: the key, the numbers of rows and of values, a hash of what follows
-//! ends                    8 bytes a row: where its values end among all
-//! values                  f64, the log-probabilities
-//! ```
+//! A file of what the reference gives, so that a run which goes on need not ask it again: 8 bytes a row, where its values end
+//! among all, and the values, f64.
 
 use super::reference::{ReferenceConfig, References};
 use crate::data::Dataset;
 use crate::data::fingerprint::Fingerprint;
-use crate::data::spill::Stored;
+use crate::data::keyed_file::{self, KeyedFile, Kind};
 use crate::error::FinetuneError;
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tensor_files::{AtomicFile, InputFile};
 
-const MAGIC: &[u8; 16] = b"burn-qlora refs\n";
-/// Changes whenever the same rows could be given other values, or the same values other bytes.
-const VERSION: u32 = 1;
-/// Bytes of a header that could be one.
-const MAX_HEADER: u64 = 1 << 12;
+const KIND: Kind = Kind {
+    magic: *b"burn-qlora refs\n",
+    version: 2,
+    max_header: 1 << 12,
+};
 
 /// The place of a file of what a reference gives, and what it was asked.
 #[derive(Debug, Clone)]
 pub struct ReferenceFile {
-    path: PathBuf,
-    key: u64,
+    file: KeyedFile,
     config: ReferenceConfig,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
-    version: u32,
-    key: u64,
     rows: u64,
     values: u64,
     hash: u64,
@@ -57,10 +43,9 @@ impl ReferenceFile {
     ) -> Result<Self, FinetuneError> {
         let mut hash = Fingerprint::default();
         hash.add_bytes(data.fingerprint()?.to_le_bytes());
-        hash.add_bytes(format!("{VERSION} {config:?} {base}").into_bytes());
+        hash.add_bytes(format!("{} {config:?} {base}", KIND.version).into_bytes());
         Ok(Self {
-            path: path.into(),
-            key: hash.value(),
+            file: KeyedFile::new(&KIND, path.into(), hash.value()),
             config,
         })
     }
@@ -77,26 +62,12 @@ impl ReferenceFile {
     /// [`FinetuneError::Write`], [`FinetuneError::Read`].
     pub fn keep(&self, references: &References) -> Result<(), FinetuneError> {
         let header = Header {
-            version: VERSION,
-            key: self.key,
             rows: references.len() as u64,
             values: references.values.len() / 8,
             hash: hash(references)?,
         };
-        let text = serde_json::to_vec(&header).map_err(|error| FinetuneError::Write {
-            path: self.path.clone(),
-            reason: error.to_string(),
-        })?;
-        let mut file = AtomicFile::create(&self.path)?;
-        file.write_all(MAGIC)?;
-        file.write_all(&(text.len() as u64).to_le_bytes())?;
-        file.write_all(&text)?;
-        for part in [&references.ends, &references.values] {
-            for number in part.items::<8>(0) {
-                file.write_all(&number?)?;
-            }
-        }
-        Ok(file.commit()?)
+        self.file
+            .write(&header, [&references.ends, &references.values])
     }
 
     /// Removes the file, if there is one.
@@ -104,49 +75,20 @@ impl ReferenceFile {
     /// # Errors
     /// [`FinetuneError::Write`].
     pub fn remove(path: &Path) -> Result<(), FinetuneError> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FinetuneError::Write {
-                path: path.to_owned(),
-                reason: error.to_string(),
-            }),
-            _ => Ok(()),
-        }
+        keyed_file::remove(path)
     }
 
     fn read(&self) -> Result<Option<References>, FinetuneError> {
-        let file = Arc::new(InputFile::open(&self.path)?);
-        let mut start = [0; 24];
-        file.read_at(0, &mut start)?;
-        let [magic @ .., a, b, c, d, e, f, g, h] = start;
-        let len = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-        if &magic != MAGIC || len > MAX_HEADER.min(file.len()) {
-            return Ok(None);
-        }
-        let mut text = vec![0; len as usize];
-        file.read_at(start.len() as u64, &mut text)?;
-        let Ok(header) = serde_json::from_slice::<Header>(&text) else {
+        let Some((header, contents)) = self.file.read::<Header>()? else {
             return Ok(None);
         };
-        let ends = start.len() as u64 + len;
-        let bytes = |numbers: u64| numbers.checked_mul(8);
-        let (Some(of_ends), Some(of_values)) = (bytes(header.rows), bytes(header.values)) else {
+        let lens = [header.rows, header.values].map(|numbers| numbers.checked_mul(8));
+        let Some([ends, values]) = contents.parts(lens) else {
             return Ok(None);
-        };
-        let end = ends
-            .checked_add(of_ends)
-            .and_then(|end| end.checked_add(of_values));
-        let is_ours = header.version == VERSION && header.key == self.key;
-        if end != Some(file.len()) || !is_ours {
-            return Ok(None);
-        }
-        let part = |start, len| Stored::File {
-            file: Arc::clone(&file),
-            start,
-            len,
         };
         let references = References {
-            ends: part(ends, of_ends),
-            values: part(ends + of_ends, of_values),
+            ends,
+            values,
             config: self.config,
         };
         Ok((hash(&references)? == header.hash).then_some(references))
@@ -171,6 +113,7 @@ mod tests {
     use crate::data::spill::Spill;
     use crate::objective::{Dpo, Objective};
     use crate::train::TrainConfig;
+    use std::fs;
 
     fn data(id: u32) -> Dataset {
         let answer = |ids: Vec<u32>| Row::new(ids, vec![false, true]);

@@ -35,8 +35,9 @@ impl Recorded {
 pub struct Evaluation {
     /// Steps taken before it.
     pub step: usize,
-    /// Mean negative log-likelihood of a target token, in nats.
-    pub nll: f64,
+    /// Mean loss: of a target token in nats, of a pair, or of a labelled answer.
+    #[serde(rename = "nll")]
+    pub loss: f64,
 }
 
 impl Evaluations {
@@ -68,8 +69,8 @@ impl Evaluations {
     ///
     /// # Errors
     /// [`FinetuneError::Write`].
-    pub(crate) fn record(&mut self, step: usize, nll: f64) -> Result<(), FinetuneError> {
-        self.recorded.evaluations.push(Evaluation { step, nll });
+    pub(crate) fn record(&mut self, step: usize, loss: f64) -> Result<(), FinetuneError> {
+        self.recorded.evaluations.push(Evaluation { step, loss });
         let Some(file) = &self.file else {
             return Ok(());
         };
@@ -90,7 +91,7 @@ impl Evaluations {
     /// Returns the one with the least loss, the first of several.
     pub fn best(&self) -> Option<Evaluation> {
         let all = self.recorded.evaluations.iter().copied();
-        all.reduce(|best, one| if one.nll < best.nll { one } else { best })
+        all.reduce(|best, one| if one.loss < best.loss { one } else { best })
     }
 
     /// Returns how many have come since the best one.
@@ -129,10 +130,10 @@ mod tests {
     fn the_first_of_the_least_is_the_best() {
         let mut evaluations = Evaluations::in_memory();
         assert_eq!((evaluations.best(), evaluations.since_best()), (None, 0));
-        for (step, nll) in [(2, 3.0), (4, 1.0), (6, 1.0), (8, 2.0)] {
-            evaluations.record(step, nll).unwrap();
+        for (step, loss) in [(2, 3.0), (4, 1.0), (6, 1.0), (8, 2.0)] {
+            evaluations.record(step, loss).unwrap();
         }
-        assert_eq!(evaluations.best(), Some(Evaluation { step: 4, nll: 1.0 }));
+        assert_eq!(evaluations.best(), Some(Evaluation { step: 4, loss: 1.0 }));
         assert_eq!(evaluations.since_best(), 2);
         assert!(evaluations.has(6) && !evaluations.has(5));
     }
@@ -143,8 +144,8 @@ mod tests {
         let file = dir.path().join("evaluations.json");
         let open = |rows, step| Evaluations::open(file.clone(), rows, step).unwrap();
         let mut evaluations = open(1, 0);
-        for (step, nll) in [(2, 3.0), (4, 1.0)] {
-            evaluations.record(step, nll).unwrap();
+        for (step, loss) in [(2, 3.0), (4, 1.0)] {
+            evaluations.record(step, loss).unwrap();
         }
         assert_eq!(open(1, 9).best().unwrap().step, 4);
         assert_eq!(open(1, 3).best().unwrap().step, 2);

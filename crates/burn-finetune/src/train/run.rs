@@ -308,7 +308,7 @@ impl<'a, M: CausalLm> Course<'a, M> {
         });
         let loss = report.loss();
         let best = evaluations.best();
-        if self.options.keep_best && best.is_none_or(|best| loss < best.nll) {
+        if self.options.keep_best && best.is_none_or(|best| loss < best.loss) {
             // The best so far stays until this one is written down.
             let best = best.map(|best| best.step);
             self.saves.save(trainer, best, on_event)?;

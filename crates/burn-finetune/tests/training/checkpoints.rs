@@ -402,7 +402,7 @@ pub fn the_best_step_stays_and_a_run_that_gains_nothing_stops(device: &Device) {
     assert_eq!(outcome, Outcome::StoppedEarly { step: stopped });
     let best = run_dir.evaluations(&eval, stopped).unwrap().best().unwrap();
     assert_eq!(best.step, stopped - 3);
-    assert!(losses.iter().all(|loss| *loss >= best.nll), "{losses:?}");
+    assert!(losses.iter().all(|loss| *loss >= best.loss), "{losses:?}");
     let steps = |run_dir: &RunDir| -> Vec<usize> {
         let saved = run_dir.checkpoints().unwrap();
         saved.into_iter().map(|(step, _)| step).collect()

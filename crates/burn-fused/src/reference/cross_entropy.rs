@@ -112,18 +112,30 @@ pub(crate) fn loss_grad_hidden<B: FusedOps>(
     targets: IntTensor<B>,
     config: LogitsConfig,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
+    let (losses, grad, head) = grad_hidden::<B>(hidden, weight, targets, config, Chunk::loss_grad);
+    (head.sum(losses.into_iter()), grad)
+}
+
+/// Returns what `losses_and_grad` makes of every chunk, the gradient of `hidden`, and the head that both are of.
+fn grad_hidden<B: FusedOps>(
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    targets: IntTensor<B>,
+    config: LogitsConfig,
+    losses_and_grad: impl Fn(Chunk<B>) -> (FloatTensor<B>, FloatTensor<B>),
+) -> (Vec<FloatTensor<B>>, FloatTensor<B>, Head<B>) {
     let dtype = hidden.dtype();
     let empty = hidden.clone();
     let head = Head::<B>::new(hidden, weight, targets, config);
     let (losses, grads): (Vec<_>, Vec<_>) = head
         .chunks()
         .map(|chunk| {
-            let (loss, dproducts) = chunk.loss_grad();
-            (loss, head.product(dproducts, head.weight.clone()))
+            let (losses, dproducts) = losses_and_grad(chunk);
+            (losses, head.product(dproducts, head.weight.clone()))
         })
         .unzip();
     let grad = join::<B>(grads).unwrap_or(empty);
-    (head.sum(losses.into_iter()), cast::<B>(grad, dtype))
+    (losses, cast::<B>(grad, dtype), head)
 }
 
 pub(crate) fn loss_grads<B: FusedOps>(
@@ -135,19 +147,14 @@ pub(crate) fn loss_grads<B: FusedOps>(
     let (hidden_dtype, weight_dtype) = (hidden.dtype(), weight.dtype());
     let empty = hidden.clone();
     let head = Head::<B>::new(hidden, weight, targets, config);
-    let mut dweight = B::float_zeros(
-        head.weight.shape(),
-        &head.weight.device(),
-        head.weight.dtype().into(),
-    );
+    let mut dweight = head.no_gradient_of_weight();
     let (mut losses, mut grads) = (Vec::new(), Vec::new());
     for chunk in head.chunks() {
         let hidden = chunk.hidden.clone();
         let (loss, dproducts) = chunk.loss_grad();
         losses.push(loss);
         grads.push(head.product(dproducts.clone(), head.weight.clone()));
-        let part = head.product(B::float_swap_dims(dproducts, 0, 1), hidden);
-        dweight = B::float_add(dweight, part);
+        dweight = head.with_chunk(dweight, dproducts, hidden);
     }
     let grad = join::<B>(grads).unwrap_or(empty);
     (
@@ -175,18 +182,9 @@ pub(crate) fn token_losses_grad_hidden<B: FusedOps>(
     targets: IntTensor<B>,
     config: LogitsConfig,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let dtype = hidden.dtype();
-    let empty = hidden.clone();
-    let head = Head::<B>::new(hidden, weight, targets, config);
-    let (losses, grads): (Vec<_>, Vec<_>) = head
-        .chunks()
-        .map(|chunk| {
-            let (losses, dproducts) = chunk.losses_grad();
-            (losses, head.product(dproducts, head.weight.clone()))
-        })
-        .unzip();
-    let grad = join::<B>(grads).unwrap_or(empty);
-    (head.joined(losses), cast::<B>(grad, dtype))
+    let (losses, grad, head) =
+        grad_hidden::<B>(hidden, weight, targets, config, Chunk::losses_grad);
+    (head.joined(losses), grad)
 }
 
 /// Returns the gradient of `weight` from that of every token's loss, `[tokens]`.
@@ -202,11 +200,7 @@ pub(crate) fn token_losses_grad_weight<B: FusedOps>(
     let [tokens, _] = head.hidden.shape().dims();
     let grad = cast::<B>(grad, head.hidden.dtype());
     let grad = B::float_reshape(grad, Shape::new([tokens, 1]));
-    let mut dweight = B::float_zeros(
-        head.weight.shape(),
-        &head.weight.device(),
-        head.weight.dtype().into(),
-    );
+    let mut dweight = head.no_gradient_of_weight();
     let mut start = 0;
     for chunk in head.chunks() {
         let hidden = chunk.hidden.clone();
@@ -214,8 +208,7 @@ pub(crate) fn token_losses_grad_weight<B: FusedOps>(
         let of_chunk = [Slice::from(start..end), Slice::from(0..1)];
         let (_, dproducts) = chunk.losses_grad();
         let dproducts = B::float_mul(dproducts, B::float_slice(grad.clone(), &of_chunk));
-        let part = head.product(B::float_swap_dims(dproducts, 0, 1), hidden);
-        dweight = B::float_add(dweight, part);
+        dweight = head.with_chunk(dweight, dproducts, hidden);
         start = end;
     }
     cast::<B>(dweight, dtype)
@@ -302,6 +295,22 @@ impl<B: FusedOps> Head<B> {
         } else {
             B::widened_matmul(lhs, rhs)
         }
+    }
+
+    fn no_gradient_of_weight(&self) -> FloatTensor<B> {
+        let weight = &self.weight;
+        B::float_zeros(weight.shape(), &weight.device(), weight.dtype().into())
+    }
+
+    /// Returns the gradient of the weight so far with that of a chunk.
+    fn with_chunk(
+        &self,
+        dweight: FloatTensor<B>,
+        dproducts: FloatTensor<B>,
+        hidden: FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        let part = self.product(B::float_swap_dims(dproducts, 0, 1), hidden);
+        B::float_add(dweight, part)
     }
 
     fn chunks(&self) -> impl Iterator<Item = Chunk<B>> {

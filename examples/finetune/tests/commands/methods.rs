@@ -28,11 +28,6 @@ impl Short {
         support::run(command.args(more))
     }
 
-    fn adapter(&self, name: &str) -> Vec<u8> {
-        let file = self.place.path(name).join("adapter_model.safetensors");
-        fs::read(file).expect("the run is done")
-    }
-
     fn losses(&self, name: &str) -> Vec<f64> {
         let lines = log_lines(&self.place.path(&format!("{name}.jsonl")));
         lines.iter().map(|line| number(line, "loss")).collect()
@@ -40,11 +35,14 @@ impl Short {
 
     /// Takes a finished run back to its second step, goes on, and holds what comes out to what did.
     fn goes_on(&self, name: &str, more: &[&str]) {
-        let whole = (self.adapter(name), self.losses(name));
+        let whole = (self.place.adapter(name), self.losses(name));
         let run = self.place.path(name);
         fs::remove_dir_all(run.join("checkpoints/step-00000004")).expect("removed");
         self.train(name, &[more, &["--resume"]].concat()).ok();
-        assert!((self.adapter(name), self.losses(name)) == whole, "{name}");
+        assert!(
+            (self.place.adapter(name), self.losses(name)) == whole,
+            "{name}"
+        );
     }
 }
 
@@ -61,12 +59,15 @@ fn lora_plus_and_noise_train_otherwise_and_go_on_with_the_same_bits() {
         "adamw",
     ];
     short.train("none", &none).ok();
-    assert!(short.adapter("none") == short.adapter("plain"));
+    assert!(short.place.adapter("none") == short.place.adapter("plain"));
     for flags in [["--lora-plus-ratio", "16"], ["--neftune-alpha", "5"]] {
         let name = flags[0].trim_start_matches('-');
         let measured = [&flags[..], &["--eval-data", short.rows.to_str().unwrap()]].concat();
         short.train(name, &measured).ok();
-        assert!(short.adapter(name) != short.adapter("plain"), "{name}");
+        assert!(
+            short.place.adapter(name) != short.place.adapter("plain"),
+            "{name}"
+        );
         short.goes_on(name, &measured);
         short
             .train("plain", &[&flags[..], &["--resume"]].concat())
@@ -105,7 +106,10 @@ fn other_optimizers_learn_go_on_and_are_planned() {
         short.train(name, &flags).ok();
         let losses = short.losses(name);
         assert!(losses[3] < losses[0], "{name}: {losses:?}");
-        assert!(short.adapter(name) != short.adapter("adamw"), "{name}");
+        assert!(
+            short.place.adapter(name) != short.place.adapter("adamw"),
+            "{name}"
+        );
         short.goes_on(name, &flags);
         let state = |name: &str| {
             let lines = log_lines(&short.place.path(&format!("{name}.jsonl")));

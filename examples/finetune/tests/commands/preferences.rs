@@ -48,11 +48,6 @@ impl Short {
         let more = more.split(' ').filter(|flag| !flag.is_empty());
         support::run(self.command(objective, name).args(more))
     }
-
-    fn adapter(&self, name: &str) -> Vec<u8> {
-        let file = self.place.path(name).join("adapter_model.safetensors");
-        fs::read(file).expect("the run is done")
-    }
 }
 
 /// Each objective, with held-out rows, logged by TRL's names and written down with its numbers. Going on has the bits of a run
@@ -116,7 +111,10 @@ fn runs_go_on_as_if_they_had_not_been_stopped() {
                 .stdout
                 .contains("The reference is the model without an adapter");
             assert_eq!(is_asked, asked_again && has_reference, "{}", resumed.stdout);
-            assert!(short.adapter(&name) == short.adapter(&whole), "{name}");
+            assert!(
+                short.place.adapter(&name) == short.place.adapter(&whole),
+                "{name}"
+            );
         }
     }
     short
@@ -164,7 +162,7 @@ fn a_run_that_is_interrupted_goes_on_with_the_same_bits() {
         support::run(resumed.arg("--resume")).ok();
     }
     assert_eq!(losses(&log), expected);
-    assert!(short.adapter("run") == short.adapter("whole"));
+    assert!(short.place.adapter("run") == short.place.adapter("whole"));
 }
 
 /// An adapter that a run starts from is its reference: of the first step nothing is learnt yet.

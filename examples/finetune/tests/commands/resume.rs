@@ -34,11 +34,6 @@ impl Short {
         support::run(command.args(more))
     }
 
-    fn adapter(&self, name: &str) -> Vec<u8> {
-        let file = self.place.path(name).join("adapter_model.safetensors");
-        fs::read(file).expect("the run is done")
-    }
-
     fn settings(&self, name: &str) -> Value {
         let text = fs::read(self.place.path(name).join("run.json")).expect("there is a run");
         serde_json::from_slice(&text).expect("JSON")
@@ -74,7 +69,7 @@ fn the_last_checkpoints_stay_and_a_run_goes_on_from_them() {
         .train("run", &[&kept[..], &["--steps", "4", "--resume"]].concat())
         .ok();
     assert_eq!(listing(), ["step-00000003", "step-00000004"]);
-    assert!(short.adapter("run") == short.adapter("whole"));
+    assert!(short.place.adapter("run") == short.place.adapter("whole"));
 }
 
 /// Rows held out of 12 are learnt by heart soon, and then better and better, so the last step is the best; a learning rate
@@ -90,14 +85,14 @@ fn a_run_ends_with_the_adapter_of_its_best_step() {
     let step = step.unwrap_or_else(|| panic!("the last step is the best: {stdout}"));
     let step: usize = step.split(',').next().unwrap().parse().expect("a step");
     let checkpoint = format!("run/checkpoints/step-{step:08}");
-    assert!(short.adapter("run") == short.adapter(&checkpoint));
+    assert!(short.place.adapter("run") == short.place.adapter(&checkpoint));
     assert_eq!(short.place.listing("run/checkpoints").len(), 2);
 
     // Killed behind the best step, or while its adapter was copied, it ends with the same one.
     let state = || {
         let evaluations = fs::read(short.place.path("run/evaluations.json")).expect("written");
         let listing = short.place.listing("run/checkpoints");
-        (short.adapter("run"), evaluations, listing)
+        (short.place.adapter("run"), evaluations, listing)
     };
     let whole = state();
     let resumed = [&flags[..], &["--resume"]].concat();
@@ -139,10 +134,10 @@ fn a_template_that_prints_the_date_prints_that_of_the_run() {
         short.train_on(&short.model, &chats, name, &arguments).ok()
     };
     train("run", &FOUR);
-    let whole = short.adapter("run");
+    let whole = short.place.adapter("run");
     short.take_back("run", 2);
     train("run", &FOUR_RESUMED);
-    assert!(short.adapter("run") == whole);
+    assert!(short.place.adapter("run") == whole);
     // The date is in the rows: another run has other ones.
     train("other", &FOUR);
     let fingerprint = |name: &str| short.settings(name)["data-fingerprint"].clone();
@@ -152,7 +147,7 @@ fn a_template_that_prints_the_date_prints_that_of_the_run() {
     short.take_back("other", 0);
     fs::write(short.place.path("other").join("run.json"), settings).expect("written");
     train("other", &FOUR_RESUMED);
-    assert!(short.adapter("other") == whole);
+    assert!(short.place.adapter("other") == whole);
 }
 
 #[test]
@@ -170,7 +165,7 @@ fn what_a_run_reads_may_move_but_not_change() {
         support::run(command.args(["--seq-len", "64"]).args(more))
     };
     train(&short.model, &short.rows, &start, &FOUR).ok();
-    let whole = short.adapter("run");
+    let whole = short.place.adapter("run");
     short.take_back("run", 2);
 
     // Everything elsewhere, and the rows spelled otherwise.
@@ -181,7 +176,7 @@ fn what_a_run_reads_may_move_but_not_change() {
     let rows = short.place.path("moved/../rows.jsonl");
     let resumed = || train(&moved("model"), &rows, &moved("start"), &FOUR_RESUMED);
     resumed().ok();
-    assert!(short.adapter("run") == whole);
+    assert!(short.place.adapter("run") == whole);
     short.take_back("run", 2);
 
     // One value of a norm, in the middle of the file.
@@ -209,7 +204,7 @@ fn what_a_run_reads_may_move_but_not_change() {
     resumed().refused(&["another init-adapter"]);
     fs::write(&adapter, before).expect("written");
     resumed().ok();
-    assert!(short.adapter("run") == whole);
+    assert!(short.place.adapter("run") == whole);
 }
 
 #[test]
@@ -224,7 +219,7 @@ fn a_constant_schedule_may_grow_and_no_other() {
         .ok();
     let longer = [&constant[..], &["--steps", "6", "--resume"]].concat();
     short.train("grown", &longer).ok();
-    assert!(short.adapter("grown") == short.adapter("whole"));
+    assert!(short.place.adapter("grown") == short.place.adapter("whole"));
     short
         .train(
             "grown",
@@ -249,7 +244,7 @@ fn a_constant_schedule_may_grow_and_no_other() {
 fn older_runs_go_on() {
     let short = Short::new();
     short.train("run", &FOUR).ok();
-    let whole = short.adapter("run");
+    let whole = short.place.adapter("run");
     short.take_back("run", 2);
     let mut settings = short.settings("run");
     let keys = settings.as_object_mut().expect("an object");
@@ -260,7 +255,7 @@ fn older_runs_go_on() {
     let state = short.place.path("run/checkpoints/step-00000002/state.json");
     fs::write(state, "{\"step\":2}").expect("written");
     short.train("run", &FOUR_RESUMED).ok();
-    assert!(short.adapter("run") == whole);
+    assert!(short.place.adapter("run") == whole);
 }
 
 #[test]
@@ -317,7 +312,7 @@ fn a_damaged_checkpoint_is_refused_and_the_one_before_it_taken() {
     short
         .train("run", &["--steps", "6", "--save-every", "2"])
         .ok();
-    let whole = short.adapter("run");
+    let whole = short.place.adapter("run");
     short.take_back("run", 4);
     let last = short.place.path("run/checkpoints/step-00000004");
     let file = last.join("adapter_model.safetensors");
@@ -333,7 +328,7 @@ fn a_damaged_checkpoint_is_refused_and_the_one_before_it_taken() {
     ]);
     fs::remove_dir_all(last).expect("removed");
     short.train("run", &resumed).ok();
-    assert!(short.adapter("run") == whole);
+    assert!(short.place.adapter("run") == whole);
 }
 
 /// The numbers go wrong in the second step, and the first is saved though nobody asked for it.

@@ -118,6 +118,13 @@ impl Place {
         self.dir.path().join(name)
     }
 
+    /// The bytes of the adapter of a finished run.
+    #[track_caller]
+    pub fn adapter(&self, name: &str) -> Vec<u8> {
+        let file = self.path(name).join("adapter_model.safetensors");
+        fs::read(file).expect("the run is done")
+    }
+
     /// Writes a file and returns its path.
     pub fn file(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);

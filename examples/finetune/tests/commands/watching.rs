@@ -30,11 +30,6 @@ impl Watched {
         support::run(command.args(more))
     }
 
-    fn adapter(&self, name: &str) -> Vec<u8> {
-        let file = self.place.path(name).join("adapter_model.safetensors");
-        fs::read(file).expect("the run is done")
-    }
-
     /// Takes a finished run back to the checkpoint of its second step, as if it had been killed on the way to the fourth.
     fn take_back(&self, name: &str) {
         let run = self.place.path(name);
@@ -73,7 +68,7 @@ fn samples_are_written_on_the_way_and_change_nothing() {
         log.to_str().unwrap(),
     ];
     let run = watched.train("run", &flags).ok();
-    assert!(watched.adapter("run") == watched.adapter("plain"));
+    assert!(watched.place.adapter("run") == watched.place.adapter("plain"));
     let words = [
         "step 0: 4 samples in ",
         "step 4: 4 samples in ",
@@ -118,7 +113,7 @@ fn samples_are_written_on_the_way_and_change_nothing() {
     watched
         .train("run", &[&flags[..], &["--resume"]].concat())
         .ok();
-    assert!(watched.adapter("run") == watched.adapter("plain"));
+    assert!(watched.place.adapter("run") == watched.place.adapter("plain"));
     for lines in [log_lines(&log), watched.metrics("run")] {
         assert_eq!(steps_of(&lines, "samples"), [0.0, 2.0, 4.0]);
         assert_eq!(steps_of(&lines, "loss"), [1.0, 2.0, 3.0, 4.0]);

@@ -1,0 +1,68 @@
+//! Where a run starts from.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use burn_finetune::RunSource;
+use burn_qlora::{LoraConfig, attach_adapters, peft};
+use burn_qlora_llama::{Checkpoint, Decoder};
+
+use crate::opened_model::open_adapter;
+use crate::run::Adapter;
+
+/// The adapters that a run starts from.
+pub enum Start<'a> {
+    /// New ones.
+    Fresh(&'a LoraConfig),
+    /// Those of another run.
+    Given {
+        /// Their folder or file.
+        path: &'a Path,
+        /// What is in it.
+        adapter: Box<peft::Adapter>,
+    },
+}
+
+impl<'a> Start<'a> {
+    /// Opens those that are given, which have to fit the model.
+    ///
+    /// # Errors
+    /// A folder without an adapter, or one that does not fit.
+    pub fn open(adapter: &'a Adapter, model: &Checkpoint) -> Result<Self> {
+        Ok(match adapter {
+            Adapter::Fresh(config) => Self::Fresh(config),
+            Adapter::Trained(path) => Self::Given {
+                path,
+                adapter: Box::new(open_adapter(path, model)?),
+            },
+        })
+    }
+
+    /// Puts them on the model, and returns their configuration.
+    ///
+    /// # Errors
+    /// Layers to adapt that the model has not.
+    pub fn put_on(&self, model: &mut Decoder, seed: u64) -> Result<LoraConfig> {
+        match self {
+            Self::Fresh(config) => {
+                attach_adapters(model, config, seed).context("--target")?;
+                Ok((*config).clone())
+            }
+            Self::Given { adapter, .. } => Ok(adapter.attach(model)?),
+        }
+    }
+
+    /// Returns what a run writes down of them.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn source(&self) -> Result<RunSource> {
+        const NAME: &str = "init-adapter";
+        Ok(match self {
+            Self::Fresh(_) => RunSource::none(NAME),
+            Self::Given { path, adapter } => {
+                RunSource::of_file(NAME, path, adapter.weights_path())?
+            }
+        })
+    }
+}

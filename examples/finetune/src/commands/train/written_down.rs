@@ -1,0 +1,107 @@
+//! What a run writes down of itself before its first step.
+
+use anyhow::Result;
+use burn_finetune::{Dataset, Moment, RunSettings, RunSource, TrainConfig, Trainer};
+use burn_qlora::LoraConfig;
+use burn_qlora_llama::Decoder;
+use serde_json::json;
+
+use super::start::Start;
+use crate::flags::Init;
+use crate::metrics::Session;
+use crate::opened_model::OpenedModel;
+use crate::plan::Plan;
+use crate::run::{Output, TrainRun};
+use crate::trained_on;
+use crate::training_data::TrainingData;
+
+/// Returns all that decides what the run computes: it is written down with the run and compared when the run is
+/// resumed.
+///
+/// # Errors
+/// A file that cannot be read for its hash.
+pub fn settings(
+    run: &TrainRun,
+    opened: &OpenedModel,
+    config: &TrainConfig,
+    lora: LoraConfig,
+    data: &Dataset,
+    start: &Start<'_>,
+    started: Moment,
+) -> Result<RunSettings> {
+    let training = &run.training;
+    let model = &training.model;
+    let mut settings = RunSettings::new(config.clone(), lora, &model.name);
+    settings.started = started;
+    settings.sources = vec![
+        RunSource {
+            name: "model",
+            path: Some(model.name.clone()),
+            fingerprint: Some(opened.checkpoint.fingerprint()?),
+        },
+        RunSource {
+            name: "data",
+            path: Some(run.data.described()),
+            fingerprint: Some(data.fingerprint()?),
+        },
+        start.source()?,
+    ];
+    let others = [
+        (trained_on::SETTING, trained_on::written(opened.weights())),
+        ("compute-dtype", json!(model.compute_dtype.to_string())),
+        ("seq-len", json!(opened.encoder(training.limits)?.max_len)),
+        ("packing", json!(training.packing)),
+    ];
+    for (key, value) in others {
+        settings.others.insert(key.into(), value);
+    }
+    if training.init == Init::Loftq {
+        settings.others.insert("init".into(), json!("loftq"));
+    }
+    if let Some(share) = run.eval_split {
+        settings.others.insert("eval-split".into(), json!(share));
+    }
+    let device = model.device_name.to_string();
+    settings.machine.insert("device".into(), device.into());
+    let isa = match model.device_name.is_flex() {
+        true => Some(qlora_cpu::Isa::selected()?.name()),
+        false => None,
+    };
+    settings
+        .machine
+        .insert("instruction-set".into(), isa.into());
+    Ok(settings)
+}
+
+/// Returns what the record of a run says of this process.
+///
+/// # Errors
+/// Held-out rows that cannot be read for their hash.
+pub fn session(
+    output: &Output,
+    trainer: &Trainer<Decoder>,
+    data: &TrainingData,
+    plan: &Plan,
+    parameters: usize,
+) -> Result<Session> {
+    let counts = data.train.counts();
+    let held_out = data.eval.as_ref();
+    let fingerprint = held_out.map(Dataset::fingerprint).transpose()?;
+    Ok(Session {
+        time: Moment::now().to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        steps: trainer.config().steps,
+        parameters,
+        rows: data.train.len(),
+        examples: data.train.examples(),
+        tokens: counts.tokens,
+        targets: counts.targets,
+        longest: data.train.longest(),
+        left_out: counts.dropped.as_ref().map_or(0, |told| told.count),
+        held_out_rows: held_out.map_or(0, Dataset::len),
+        held_out_fingerprint: fingerprint.map(|fingerprint| format!("{fingerprint:016x}")),
+        keep_best: output.keep_best,
+        planned_bytes: plan.peak(),
+        planned_of_process: plan.of_the_process(),
+    })
+}
