@@ -16,7 +16,7 @@ left_out=()
 scripts/install-vulkan.sh
 if llvm=$(scripts/stage-llvm.sh); then
   eval "$llvm"
-  # Whole training runs on that runtime, whose threads spin while they wait, would take an hour.
+  # The rest on that runtime is scripts/test-cpu-runtime.sh.
   tested+=,qlora-cubecl/cpu,burn-nf4/cpu,burn-fused/cpu,burn-paged/cpu
   checked=$tested,qlora-tests/cpu,qlora-tests/cuda
   if scripts/cuda-toolchain.sh >/dev/null; then

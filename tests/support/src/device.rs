@@ -30,13 +30,46 @@ impl TestDevice {
     }
 }
 
-/// Every device that the features of the calling crate compile in, as a vector of [`TestDevice`](crate::TestDevice) that is not
-/// empty. The calling crate has all of the features `flex`, `wgpu`, `vulkan`, `metal`, `cuda`, `rocm` and `cpu`. It is a macro
-/// because features of this crate would be the union of those of all crates that are tested together.
+/// The names of all devices, which are those of their features.
+const NAMES: [&str; 7] = ["flex", "wgpu", "vulkan", "metal", "cuda", "rocm", "cpu"];
+
+/// The devices that the environment variable `QLORA_DEVICES` names, parted by commas, of those compiled in; all of them without
+/// it, and in a crate that has none of them compiled in.
+///
+/// # Panics
+/// If none is compiled in, or a name is no device's.
+pub fn chosen(compiled_in: Vec<TestDevice>) -> Vec<TestDevice> {
+    assert!(!compiled_in.is_empty(), "{NO_DEVICE}");
+    let Ok(names) = std::env::var("QLORA_DEVICES") else {
+        return compiled_in;
+    };
+    let names: Vec<&str> = names.split(',').collect();
+    for name in &names {
+        assert!(NAMES.contains(name), "QLORA_DEVICES: {name:?} is no device");
+    }
+    let (named, others): (Vec<_>, Vec<_>) = compiled_in
+        .into_iter()
+        .partition(|device| names.contains(&device.name));
+    if named.is_empty() { others } else { named }
+}
+
+/// The devices that tests run on: every one that the features of the calling crate compile in and [`chosen`](crate::chosen)
+/// leaves, as a vector of [`TestDevice`](crate::TestDevice) that is not empty. The calling crate has all of the features `flex`,
+/// `wgpu`, `vulkan`, `metal`, `cuda`, `rocm` and `cpu`. It is a macro because features of this crate would be the union of those
+/// of all crates that are tested together.
 #[macro_export]
 macro_rules! devices {
+    () => {
+        $crate::chosen($crate::compiled_in!())
+    };
+}
+
+/// Every device that the features of the calling crate compile in.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! compiled_in {
     () => {{
-        let devices: ::std::vec::Vec<$crate::TestDevice> = ::std::vec![
+        ::std::vec![
             #[cfg(feature = "flex")]
             $crate::TestDevice::new("flex", $crate::Device::flex()),
             #[cfg(feature = "wgpu")]
@@ -60,9 +93,7 @@ macro_rules! devices {
             $crate::TestDevice::new("rocm", $crate::Device::rocm(0)),
             #[cfg(feature = "cpu")]
             $crate::TestDevice::new("cpu", $crate::Device::cpu()),
-        ];
-        assert!(!devices.is_empty(), "{}", $crate::NO_DEVICE);
-        devices
+        ]
     }};
 }
 
@@ -100,7 +131,7 @@ macro_rules! on_one_device {
             $(
                 #[test]
                 fn $test() {
-                    let mut devices = $crate::devices!().into_iter();
+                    let mut devices = $crate::compiled_in!().into_iter();
                     let device = devices.find(|device| device.name == stringify!($name));
                     $run(device.expect("its feature is on"), crate::$module::$test);
                 }

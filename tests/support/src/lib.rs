@@ -40,7 +40,7 @@ pub use alone::alone;
 pub use byte_tokenizer::byte_tokenizer;
 pub use close::{Tolerance, assert_close, assert_within};
 #[cfg(feature = "burn")]
-pub use device::{Device, DeviceKind, NO_DEVICE, TestDevice};
+pub use device::{Device, DeviceKind, NO_DEVICE, TestDevice, chosen};
 pub use families::FAMILIES;
 pub use fixtures::{fixture, json, read_fixture};
 pub use losses::{targets, token_losses};
