@@ -63,6 +63,17 @@ impl Curve {
         }
     }
 
+    /// Returns the run of five steps with rows of tokens trained, on the LLaMA with tied embeddings or the other, `run`, which
+    /// has to be extended by three tokens first.
+    pub fn of_tokens(run: &str) -> Self {
+        let folder = format!("trainable_tokens/{run}");
+        Self {
+            base: "tiny_llama".into(),
+            adapter: format!("{folder}/init_adapter"),
+            folder,
+        }
+    }
+
     /// Returns the settings and what each step gave.
     pub fn recorded(&self) -> Value {
         json(&format!("{}/curve.json", self.folder))

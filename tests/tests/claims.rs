@@ -27,6 +27,8 @@ mod lora_plus_matches_peft;
 mod packing_changes_nothing;
 #[path = "claims/preferences_match_trl.rs"]
 mod preferences_match_trl;
+#[path = "claims/trained_tokens_match_peft.rs"]
+mod trained_tokens_match_peft;
 #[cfg(feature = "flex")]
 #[path = "claims/training_is_deterministic.rs"]
 mod training_is_deterministic;

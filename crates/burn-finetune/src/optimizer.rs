@@ -22,7 +22,7 @@ mod file;
 mod paged;
 mod resident;
 
-/// An optimizer and the states of A and B of every adapter, in the order of the model's layers.
+/// An optimizer and the states of A and B of every adapter, in the order of the model's layers, and of the rows of tokens.
 pub struct AdapterOptimizer {
     rule: Rule,
 }
@@ -85,7 +85,8 @@ impl AdapterOptimizer {
     }
 
     /// Updates the adapters by their `gradients`, those of A and B of every adapter in the order of the
-    /// layers, at the learning rates of A and of B. A factor without a gradient stays as it is.
+    /// layers, at the learning rates of A and of B, and the rows of tokens behind them at that of A, as peft's
+    /// `create_loraplus_optimizer` groups them. A factor without a gradient stays as it is.
     ///
     /// # Errors
     /// [`FinetuneError::Paged`] when the state cannot be paged. Some factors may have been updated then: go on
@@ -120,6 +121,7 @@ impl AdapterOptimizer {
                 branch
             });
         }
+        model.update_token_rows(&mut |rows| update(rows, of_a));
         if let Some(error) = failed {
             return Err(error);
         }
@@ -204,7 +206,7 @@ fn like(value: Tensor<2>, old: &Tensor<2>) -> Tensor<2> {
     }
 }
 
-/// One factor of an adapter.
+/// One factor of an adapter, or rows of tokens.
 struct Factor<'a> {
     name: String,
     /// As Burn holds it.
@@ -213,19 +215,24 @@ struct Factor<'a> {
     param: &'a Param<Tensor<2>>,
 }
 
-/// Returns every factor, in order.
+/// Returns every factor, in order, and the rows of tokens behind them.
 fn factors<M: LoraModel>(model: &M) -> Vec<Factor<'_>> {
+    let rows = model.token_rows().into_iter();
+    let rows = rows.map(|(path, rows)| (format!("{path}.tokens"), &rows.rows));
     model
         .lora_linears()
         .into_iter()
         .filter_map(|(path, linear)| Some((path, linear.adapter.as_ref()?)))
         .flat_map(|(path, branch)| {
-            [('A', &branch.lora.a), ('B', &branch.lora.b)].map(|(factor, param)| Factor {
-                name: format!("{path}.lora_{factor}"),
-                shape: param.dims(),
-                device: param.lazy_device().without_autodiff(),
-                param,
-            })
+            [('A', &branch.lora.a), ('B', &branch.lora.b)]
+                .map(|(factor, param)| (format!("{path}.lora_{factor}"), param))
+        })
+        .chain(rows)
+        .map(|(name, param)| Factor {
+            name,
+            shape: param.dims(),
+            device: param.lazy_device().without_autodiff(),
+            param,
         })
         .collect()
 }

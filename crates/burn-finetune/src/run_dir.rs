@@ -11,6 +11,8 @@
 //! DIR/optimizer.pages                         the moments that do not stay in memory, while it runs
 //! DIR/adapter_config.json, adapter_model.safetensors     the finished adapter
 //! ```
+//! Beside each adapter are the files of its tokenizer, where it has tokens that the model's own lacks.
+//!
 //! The order of the rows and the draws of dropout follow from the seed and the step; nothing else is needed to go on
 //! with the same bits.
 //!
@@ -39,7 +41,7 @@ use serde_json::{Map, Value};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use tensor_files::{LockedFile, TensorFileError};
+use tensor_files::{AtomicFile, LockedFile, TensorFileError};
 
 const SETTINGS_FILE: &str = "run.json";
 const EVALUATIONS_FILE: &str = "evaluations.json";
@@ -56,6 +58,7 @@ pub struct RunDir {
     path: PathBuf,
     lora: LoraConfig,
     base_model: String,
+    companions: Vec<(String, Vec<u8>)>,
     lock: LockedFile,
     made: Made,
 }
@@ -159,6 +162,7 @@ impl RecordedRun {
             path: self.path,
             lora: settings.lora.clone(),
             base_model: settings.base_model.clone(),
+            companions: settings.companions.clone(),
             lock: self.lock,
             made: Made::Nothing,
         })
@@ -184,6 +188,7 @@ impl RunDir {
                 path,
                 lora: settings.lora.clone(),
                 base_model: settings.base_model.clone(),
+                companions: settings.companions.clone(),
                 lock,
                 made: if made_folder {
                     Made::RunAndFolder
@@ -273,7 +278,7 @@ impl RunDir {
     /// worth saving, with earlier checkpoints as they were.
     pub fn save<M: CausalLm>(&self, trainer: &Trainer<M>) -> Result<PathBuf, FinetuneError> {
         let folder = self.checkpoint(trainer.steps_done());
-        checkpoint::write(&folder, trainer, &self.lora, &self.base_model)?;
+        checkpoint::write(&folder, trainer, self)?;
         Ok(folder)
     }
 
@@ -341,7 +346,18 @@ impl RunDir {
     /// [`FinetuneError::Write`], [`FinetuneError::Lora`].
     pub fn save_adapter<M: LoraModel>(&self, model: &M) -> Result<(), FinetuneError> {
         check_finite(model)?;
+        self.save_companions()?;
         peft::save(model, &self.lora, &self.base_model, &self.path).map_err(checkpoint::written)
+    }
+
+    /// Writes the files that belong to an adapter to the run's folder itself.
+    fn save_companions(&self) -> Result<(), FinetuneError> {
+        for (name, content) in &self.companions {
+            let mut file = AtomicFile::create(self.path.join(name))?;
+            file.write_all(content)?;
+            file.commit()?;
+        }
+        Ok(())
     }
 
     /// Copies the adapter of the checkpoint after `step` steps to the run's folder itself, where peft finds it.
@@ -350,6 +366,7 @@ impl RunDir {
     /// [`FinetuneError::Read`] when there is no such checkpoint, [`FinetuneError::Write`].
     pub fn save_adapter_of(&self, step: usize) -> Result<(), FinetuneError> {
         let folder = self.checkpoint(step);
+        self.save_companions()?;
         // In the order in which peft files are saved: what has a configuration has weights.
         for file in [peft::WEIGHTS_FILE, peft::CONFIG_FILE] {
             checkpoint::copy(&folder.join(file), &self.path.join(file))?;

@@ -51,16 +51,17 @@ pub struct BackwardPass {
 pub struct LossAndGradients {
     /// The scaled loss, `[1]`, f32.
     pub loss: Tensor<1>,
-    /// The gradients of A and B of every adapter, in the order of the model's layers.
+    /// The gradients of A and B of every adapter, in the order of the model's layers, then of the rows of tokens.
     pub gradients: Vec<Option<Tensor<2>>>,
 }
 
 impl LossAndGradients {
-    /// Takes the adapters' gradients of `loss`, the end of one graph over all of `model`, and scales both.
+    /// Takes the gradients of adapters and rows of tokens of `loss`, the end of one graph over all of `model`, and scales both.
     pub fn of<M: LoraModel>(model: &M, loss: Tensor<1>, scale: f64) -> Self {
         let mut tape = loss.backward();
         let linears = model.lora_linears().into_iter().map(|(_, linear)| linear);
-        let gradients = adapter_gradients(linears, &mut tape);
+        let mut gradients = adapter_gradients(linears, &mut tape);
+        gradients.extend(token_row_gradients(model, &mut tape));
         Self::scaled(loss, gradients, scale)
     }
 
@@ -87,6 +88,16 @@ pub fn adapter_gradients<'a>(
         .filter_map(|linear| linear.adapter.as_ref())
         .flat_map(|branch| [&branch.lora.a, &branch.lora.b])
         .map(|factor| factor.val().grad_remove(tape))
+        .collect()
+}
+
+/// Takes the gradients of the rows of tokens of `model`, in order, out of `tape`.
+pub fn token_row_gradients<M: LoraModel>(
+    model: &M,
+    tape: &mut Gradients,
+) -> Vec<Option<Tensor<2>>> {
+    let rows = model.token_rows().into_iter();
+    rows.map(|(_, rows)| rows.rows.val().grad_remove(tape))
         .collect()
 }
 

@@ -4,16 +4,19 @@
 //! - `blocks`: adapters on some of the blocks alone
 //! - `overrides`: ranks and alphas that differ from layer to layer
 //! - `pattern`: regular expressions as peft matches them
+//! - `tokens`: tokens whose rows are trained
 
 mod blocks;
 mod overrides;
 mod pattern;
 mod targets;
+mod tokens;
 
 pub use blocks::Blocks;
 pub use overrides::Overrides;
 pub use targets::Targets;
 pub(crate) use targets::{is_named, short_name, short_names};
+pub use tokens::TokenIndices;
 
 use crate::error::LoraError;
 use serde::{Deserialize, Serialize};
@@ -56,6 +59,9 @@ pub struct LoraConfig {
     /// frozen here, and saved with it as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub modules_to_save: Vec<String>,
+    /// Tokens whose rows of embedding and head are trained beside the adapters.
+    #[serde(default, skip_serializing_if = "TokenIndices::is_empty")]
+    pub trainable_token_indices: TokenIndices,
 }
 
 impl Default for LoraConfig {
@@ -82,6 +88,7 @@ impl LoraConfig {
             rank_pattern: Overrides::default(),
             alpha_pattern: Overrides::default(),
             modules_to_save: Vec::new(),
+            trainable_token_indices: TokenIndices::default(),
         }
     }
 
@@ -112,6 +119,12 @@ impl LoraConfig {
     /// Returns the same with other alphas where these patterns say so.
     pub fn with_alpha_pattern(mut self, alphas: Overrides<f64>) -> Self {
         self.alpha_pattern = alphas;
+        self
+    }
+
+    /// Returns the same with the rows of these tokens trained as well.
+    pub fn with_trainable_token_indices(mut self, tokens: TokenIndices) -> Self {
+        self.trainable_token_indices = tokens;
         self
     }
 
@@ -202,7 +215,7 @@ impl LoraConfig {
     ///
     /// # Errors
     /// [`LoraError::InvalidConfig`] for a rank of 0 or beyond [`MAX_RANK`](Self::MAX_RANK), an alpha that is 0, not finite or such
-    /// that the scale is beyond f32, a dropout outside `[0, 1)`, or an empty list of names.
+    /// that the scale is beyond f32, a dropout outside `[0, 1)`, an empty list of names, or a token whose row is trained twice.
     pub fn validate(&self) -> Result<(), LoraError> {
         let invalid = |field, value: String, expected| {
             Err(LoraError::InvalidConfig {
@@ -244,7 +257,7 @@ impl LoraConfig {
         if matches!(&self.targets, Targets::Names(names) if names.is_empty()) {
             return invalid("targets", "[]".into(), "at least one layer name");
         }
-        Ok(())
+        self.trainable_token_indices.validate()
     }
 }
 

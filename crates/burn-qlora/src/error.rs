@@ -47,6 +47,27 @@ pub enum LoraError {
         /// The short names of the layers that can be adapted, sorted.
         known: Vec<String>,
     },
+    /// A token to be trained that has no row.
+    #[error(
+        "token {token} has no row in `{layer}`, which has {rows}; add it to the vocabulary, or leave it out of \
+         trainable_token_indices"
+    )]
+    UnknownToken {
+        /// The token.
+        token: u32,
+        /// The path of embedding or head.
+        layer: String,
+        /// The number of its rows.
+        rows: usize,
+    },
+    /// Rows to be trained of what is no embedding and no head.
+    #[error(
+        "rows of `{layer}` are to be trained, but this model has no embedding or head of that name"
+    )]
+    NoTable {
+        /// The name asked for.
+        layer: String,
+    },
     /// A layer that was to make up for what its weight lost, on a weight that is not quantized.
     #[error(
         "layer `{layer}` is not quantized, so that LoftQ has nothing to make up for; load the weights in 4 bits"

@@ -57,15 +57,18 @@ mod merge;
 /// The layers of a model that can carry adapters, and what is done to all of them.
 mod model;
 pub mod peft;
+/// Rows of an embedding or a head that are trained.
+mod token_rows;
 
 pub use backward::{
     BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed, noise_magnitude,
+    token_row_gradients,
 };
 pub use blockwise_weight::BlockwiseWeight;
 pub use branch::LoraBranch;
 pub use burn_nf4::{BlockwiseTensor, BlockwiseTensorError, Format, GgufFormat};
 pub use causal_lm::{CausalLm, TokenBatch};
-pub use config::{Blocks, LoraConfig, Overrides, Targets};
+pub use config::{Blocks, LoraConfig, Overrides, Targets, TokenIndices};
 pub use error::LoraError;
 pub use factors::{Factors, WeightChange};
 pub use linear::{BaseWeight, QLoraLinear};
@@ -76,6 +79,7 @@ pub use model::{
     trainable,
 };
 pub use nf4::{Codebook, QuantConfig};
+pub use token_rows::TokenRows;
 
 /// Compiles and runs the example of the package's README.
 #[cfg(doctest)]

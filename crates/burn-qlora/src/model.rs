@@ -1,11 +1,12 @@
 //! The layers of a model that can carry adapters, and what is done to all of them.
 
 use crate::branch::{LoraBranch, room_for};
-use crate::config::LoraConfig;
+use crate::config::{LoraConfig, is_named};
 use crate::error::LoraError;
 use crate::linear::QLoraLinear;
-use burn::module::{Module, ParamGroup, ParamId};
-use burn::tensor::Tensor;
+use crate::token_rows::TokenRows;
+use burn::module::{Module, Param, ParamGroup, ParamId};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -30,6 +31,22 @@ pub trait LoraModel {
     fn replace_weight(&mut self, path: &str, weight: Tensor<2>) {
         let _ = (path, weight);
     }
+
+    /// Returns the rows of embedding and head that are trained, with the paths of these.
+    fn token_rows(&self) -> Vec<(String, &TokenRows)> {
+        Vec::new()
+    }
+
+    /// Trains `rows` of the weight that [`whole_weights`](Self::whole_weights) names `path`, and of those that share it, in
+    /// which they take their places; `None` for no rows any more, of which the weight keeps the last.
+    fn set_token_rows(&mut self, path: &str, rows: Option<TokenRows>) {
+        let _ = (path, rows);
+    }
+
+    /// Takes what `update` makes of each of [`token_rows`](Self::token_rows), in their order, in its place and into its weight.
+    fn update_token_rows(&mut self, update: &mut dyn FnMut(Param<Tensor<2>>) -> Param<Tensor<2>>) {
+        let _ = update;
+    }
 }
 
 /// The embedding or the head of a model, which carry no adapter of their own.
@@ -43,21 +60,23 @@ pub struct WholeWeight {
     pub shared: bool,
 }
 
-/// Attaches fresh adapters to the configured layers; other layers lose theirs.
+/// Attaches fresh adapters to the configured layers; other layers lose theirs. The rows of the configured tokens are trained from
+/// what they are.
 ///
 /// A is uniform in ±1/√in_features (peft's `kaiming_uniform_(a=√5)`), B is zero, so the model computes
 /// what it computed before. The values depend on the seed and the layer's place alone, not on the device
 /// or on which other layers are adapted.
 ///
 /// # Errors
-/// [`LoraError::InvalidConfig`], [`LoraError::UnknownTarget`], [`LoraError::InvalidPattern`] and
-/// [`LoraError::TooLarge`]; the model is then unchanged.
+/// [`LoraError::InvalidConfig`], [`LoraError::UnknownTarget`], [`LoraError::InvalidPattern`],
+/// [`LoraError::UnknownToken`], [`LoraError::NoTable`] and [`LoraError::TooLarge`]; the model is then unchanged.
 pub fn attach_adapters<M: LoraModel>(
     model: &mut M,
     config: &LoraConfig,
     seed: u64,
 ) -> Result<(), LoraError> {
     config.validate()?;
+    let rows = rows_of(model, config)?;
     let mut linears = model.lora_linears_mut();
     let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
     let layers = config.of_layers(&paths)?;
@@ -73,14 +92,65 @@ pub fn attach_adapters<M: LoraModel>(
     for ((_, linear), branch) in linears.iter_mut().zip(branches) {
         linear.adapter = branch;
     }
+    set_rows(model, rows);
     Ok(())
 }
 
-/// Takes the adapters off all layers.
+/// Returns the rows of the configured tokens as they are in the model, with the paths of their weights.
+fn rows_of<M: LoraModel>(
+    model: &M,
+    config: &LoraConfig,
+) -> Result<Vec<(String, TokenRows)>, LoraError> {
+    let tables = model.whole_weights();
+    let indices = &config.trainable_token_indices;
+    let mut paths = Vec::new();
+    for (name, _) in indices.iter() {
+        let table = tables.iter().find(|table| is_named(&table.path, name));
+        let table = table.ok_or_else(|| LoraError::NoTable {
+            layer: name.to_owned(),
+        })?;
+        paths.push(&table.path);
+    }
+    let mut rows = Vec::new();
+    for WholeWeight { path, weight, .. } in tables.iter().filter(|table| !table.shared) {
+        let Some(ids) = indices.of_layer(path) else {
+            continue;
+        };
+        let vocab = weight.dims()[0];
+        if let Some(token) = ids.iter().find(|id| **id as usize >= vocab) {
+            return Err(LoraError::UnknownToken {
+                token: *token,
+                layer: path.clone(),
+                rows: vocab,
+            });
+        }
+        let places = ids.iter().map(|id| i64::from(*id)).collect();
+        let places = TensorData::new::<i64, _>(places, [ids.len()]);
+        let places = Tensor::<1, Int>::from_data(places, &weight.device());
+        let values = weight.clone().detach().select(0, places).cast(DType::F32);
+        rows.push((path.clone(), TokenRows::new(ids, values)));
+    }
+    Ok(rows)
+}
+
+/// Trains these rows of the weights with these paths, and no others.
+pub(crate) fn set_rows<M: LoraModel>(model: &mut M, rows: Vec<(String, TokenRows)>) {
+    let before = model.token_rows().into_iter();
+    let before: Vec<String> = before.map(|(path, _)| path).collect();
+    for path in before {
+        model.set_token_rows(&path, None);
+    }
+    for (path, rows) in rows {
+        model.set_token_rows(&path, Some(rows));
+    }
+}
+
+/// Takes the adapters off all layers. Rows of tokens stay as they are, and are not trained any more.
 pub fn detach_adapters<M: LoraModel>(model: &mut M) {
     for (_, linear) in model.lora_linears_mut() {
         linear.adapter = None;
     }
+    set_rows(model, Vec::new());
 }
 
 /// Returns a branch for `linear` that adds nothing yet.
@@ -106,28 +176,31 @@ pub(crate) fn unit(rng: &mut ChaCha8Rng) -> f32 {
     (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32
 }
 
-/// Makes the adapters trainable and nothing else, whatever the parameters asked for before.
+/// Makes the adapters and the rows of tokens trainable and nothing else, whatever the parameters asked for before.
 pub fn freeze_base<M: Module + LoraModel>(model: M) -> M {
     let adapters = ParamGroup::from_ids(trainable(&model));
     model.no_grad().set_require_grad_group(adapters, true)
 }
 
-/// Returns the ids of the trainable parameters: A and B of every adapter, in the order of the layers.
+/// Returns the ids of the trainable parameters: A and B of every adapter, in the order of the layers, then the rows of tokens.
 pub fn trainable<M: LoraModel>(model: &M) -> Vec<ParamId> {
     model
         .lora_linears()
         .into_iter()
         .filter_map(|(_, linear)| linear.adapter.as_ref())
         .flat_map(|branch| [branch.lora.a.id, branch.lora.b.id])
+        .chain(model.token_rows().into_iter().map(|(_, rows)| rows.rows.id))
         .collect()
 }
 
-/// Returns the number of parameters of all adapters.
+/// Returns the number of parameters of all adapters and rows of tokens.
 pub fn num_adapter_params<M: LoraModel>(model: &M) -> usize {
+    let rows = model.token_rows().into_iter();
     model
         .lora_linears()
         .into_iter()
         .filter_map(|(_, linear)| linear.adapter.as_ref())
         .map(LoraBranch::num_params)
+        .chain(rows.map(|(_, rows)| rows.num_params()))
         .sum()
 }

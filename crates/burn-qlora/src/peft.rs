@@ -22,7 +22,7 @@ mod writing;
 
 pub use fitted::{AdaptableLayers, FittedAdapter, WholeLayer};
 
-use crate::config::LoraConfig;
+use crate::config::{LoraConfig, TokenIndices};
 use crate::error::LoraError;
 use crate::model::LoraModel;
 use location::{Location, MLX_WEIGHTS_FILE};
@@ -117,6 +117,11 @@ impl Adapter {
     /// [`LoraError::UnknownTarget`], [`LoraError::InvalidPattern`], [`LoraError::Malformed`].
     pub fn config(&self, paths: &[String]) -> Result<LoraConfig, LoraError> {
         reading::config(self, paths)
+    }
+
+    /// Returns the tokens whose rows it brings.
+    pub fn trainable_token_indices(&self) -> &TokenIndices {
+        &self.config.trainable_token_indices
     }
 
     /// Returns the file that its weights are in.

@@ -8,6 +8,8 @@ mod eval;
 mod export;
 /// `finetune generate`.
 mod generate;
+/// The layers that get an adapter.
+mod layers;
 /// The model, its adapter, its device and the format of its weights.
 mod model;
 /// What is learnt.
@@ -20,6 +22,8 @@ mod quantize;
 mod report;
 /// The limits of the rows of a data file.
 mod rows;
+/// Tokens whose rows are trained.
+mod tokens;
 /// `finetune train`.
 mod train;
 /// The values of flags, as they are typed.
@@ -35,6 +39,7 @@ pub use plan::PlanFlags;
 pub use quantize::QuantizeFlags;
 pub use report::ReportFlags;
 pub use rows::RowFlags;
+pub use tokens::TokenFlags;
 pub use train::{Init, OptimizerName, TrainFlags};
 
 use clap::{Parser, Subcommand};

@@ -19,6 +19,8 @@ mod device;
 mod exact_match;
 /// The command line as it is typed.
 mod flags;
+/// Fresh adapters as they are on a model.
+mod fresh_adapters;
 /// Repositories of the Hugging Face Hub.
 #[cfg(feature = "hub")]
 mod hub;

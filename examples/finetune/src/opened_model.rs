@@ -9,16 +9,16 @@ use burn_finetune::{
     ChatTemplate, Dataset, DatasetBuilder, FinetuneError, Moment, RowEncoder, TextEncoder,
 };
 use burn_qlora::peft::Adapter;
-use burn_qlora::{LoftqReport, loftq_init};
+use burn_qlora::{LoftqReport, LoraConfig, loftq_init};
 use burn_qlora_llama::memory::ProjectionFormats;
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, Tokenizer};
 
 use crate::console::tell;
 use crate::flags::Init;
 use crate::plan::Planned;
-use crate::run::{DataFiles, Model, RowLimits, Stored, Training};
-use crate::{progress, report, source};
+use crate::run::{DataFiles, Model, RowLimits, Stored, Tokens, Training};
+use crate::{fresh_adapters, progress, report, source};
 
 /// A model on disk with all that is needed to turn text into tokens and back.
 pub struct OpenedModel {
@@ -31,17 +31,51 @@ pub struct OpenedModel {
     /// Its chat template, if it has one.
     pub template: Option<ChatTemplate>,
     options: LoadOptions,
+    /// The ids of the tokens that it got beside those of its files.
+    pub added: Vec<u32>,
+}
+
+/// Tokens that a model gets beside those of its files.
+#[derive(Clone, Copy)]
+pub enum MoreTokens<'a> {
+    /// Those that its adapter brings, if it has one.
+    OfAdapter(Option<&'a Path>),
+    /// These, as special tokens.
+    New(&'a [String]),
+}
+
+impl MoreTokens<'_> {
+    /// Adds them to a model's vocabulary, and returns their ids.
+    ///
+    /// # Errors
+    /// Tokens that cannot be added; an adapter that cannot be read.
+    pub fn add_to(self, checkpoint: &mut Checkpoint) -> Result<Vec<u32>> {
+        Ok(match self {
+            Self::OfAdapter(None) => Vec::new(),
+            Self::OfAdapter(Some(path)) => {
+                let adapter = checkpoint.open_adapter(path)?;
+                checkpoint.add_tokens_of(&adapter)?
+            }
+            Self::New(tokens) => {
+                let tokens = tokens.iter();
+                let tokens = tokens.map(|token| AddedToken::from(token.as_str(), true));
+                let tokens: Vec<AddedToken> = tokens.collect();
+                checkpoint.add_tokens(&tokens).context("--add-tokens")?
+            }
+        })
+    }
 }
 
 impl OpenedModel {
-    /// Opens the model, fetching it if need be. `trained` is the form of the weights that its adapter was trained on, if that is
-    /// known.
+    /// Opens the model, fetching it if need be, with `tokens` in its vocabulary. `trained` is the form of the weights that its
+    /// adapter was trained on, if that is known.
     ///
     /// # Errors
-    /// A model that cannot be found, read or used, or that lacks a tokenizer; a template that cannot be read or is none; a
-    /// block size that does not exist.
-    pub fn open(model: &Model, trained: Option<Weights>) -> Result<Self> {
-        let checkpoint = source::open(&model.name)?;
+    /// A model that cannot be found, read or used, or that lacks a tokenizer; tokens that cannot be added; a template that
+    /// cannot be read or is none; a block size that does not exist.
+    pub fn open(model: &Model, trained: Option<Weights>, tokens: MoreTokens<'_>) -> Result<Self> {
+        let mut checkpoint = source::open(&model.name)?;
+        let added = tokens.add_to(&mut checkpoint)?;
         let special = checkpoint.special_tokens()?;
         let (source, named) = match &model.chat_template {
             Some(given) => (Some(given.source()?), given.to_string()),
@@ -65,6 +99,7 @@ impl OpenedModel {
             special,
             template,
             options: LoadOptions::new(weights).with_compute_dtype(model.compute_dtype),
+            added,
         })
     }
 
@@ -73,6 +108,26 @@ impl OpenedModel {
     pub fn with_now(mut self, now: Moment) -> Self {
         self.template = self.template.map(|template| template.with_now(now));
         self
+    }
+
+    /// Returns fresh adapters as they are on this model, with the rows of the tokens that it got and of those that `tokens` names.
+    ///
+    /// # Errors
+    /// Layers or tokens that it does not have.
+    pub fn fresh_adapters(&self, lora: &LoraConfig, tokens: &Tokens) -> Result<LoraConfig> {
+        let tokens = [tokens.trained.as_slice(), &self.added].concat();
+        fresh_adapters::on_model(lora, self.checkpoint.config(), &tokens)
+    }
+
+    /// Returns the files of a tokenizer that has the tokens it got; none where it got none.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn tokenizer_files(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        if self.added.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(self.checkpoint.tokenizer_files()?)
     }
 
     /// Returns what turns examples into rows within `limits`.

@@ -24,6 +24,8 @@ mod quantize;
 mod report;
 /// The limits of the rows of a data file.
 mod rows;
+/// Tokens whose rows are trained.
+mod tokens;
 /// `finetune train` and `finetune plan`.
 mod train;
 
@@ -36,4 +38,5 @@ pub use model::{Model, Stored};
 pub use quantize::{Loftq, QuantizeRun};
 pub use report::ReportRun;
 pub use rows::RowLimits;
+pub use tokens::Tokens;
 pub use train::{Adapter, Output, PlanRun, PlannedModel, TrainRun, Training};

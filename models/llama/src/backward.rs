@@ -3,10 +3,10 @@
 use std::convert::Infallible;
 
 use burn::module::Module;
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_qlora::{
     BackwardPass, CausalLm, Checkpointing, LossAndGradients, TokenBatch, adapter_gradients,
-    derive_seed, noise_magnitude,
+    derive_seed, noise_magnitude, token_row_gradients,
 };
 
 use crate::block::Block;
@@ -82,6 +82,7 @@ impl Decoder {
         let x = self.noisy(self.embed(batch.input_ids.clone()), pass);
         let chain = Chain {
             model: self,
+            input_ids: batch.input_ids.clone(),
             positions: self.positions(&batch.input_ids, batch.starts.clone()),
             pass,
         };
@@ -109,6 +110,8 @@ impl Decoder {
 /// The blocks in a row; the loss comes at their end.
 struct Chain<'a> {
     model: &'a Decoder,
+    /// `[batch, seq]`.
+    input_ids: Tensor<2, Int>,
     positions: Positions,
     pass: &'a BackwardPass,
 }
@@ -133,9 +136,16 @@ impl Chain<'_> {
         loss: impl FnOnce(Residual) -> Result<Tensor<1>, E>,
     ) -> Result<LossAndGradients, E> {
         let layers = &self.model.layers;
-        // Nothing below the first adapter wants a gradient.
-        let first = layers.iter().position(Block::has_adapters);
-        let first = first.unwrap_or(layers.len());
+        // Nothing below the first adapter wants a gradient, or else the embedding does.
+        let to_embedding = self.model.trains_embedding();
+        let first = if to_embedding {
+            0
+        } else {
+            let adapted = layers.iter().position(Block::has_adapters);
+            adapted.unwrap_or(layers.len())
+        };
+        // The embedding has a graph of its own in the end.
+        let x = if to_embedding { x.detach() } else { x };
         let mut inputs = Vec::with_capacity(layers.len() - first);
         let last = layers
             .iter()
@@ -159,13 +169,15 @@ impl Chain<'_> {
             update,
         };
         let loss = loss(last)?;
-        let mut gradient = stream.grad_remove(&mut loss.backward());
-        drop(stream);
+        let mut tape = loss.backward();
+        let mut gradient = stream.grad_remove(&mut tape);
+        let mut of_rows = token_row_gradients(self.model, &mut tape);
+        drop((stream, tape));
 
         let mut gradients = Vec::with_capacity(inputs.len());
         let trained = layers.iter().enumerate().skip(first).zip(inputs);
         for ((index, block), x) in trained.rev() {
-            let x = x.detach().set_require_grad(index > first);
+            let x = x.detach().set_require_grad(index > first || to_embedding);
             let y = self.run(index, block, x.clone().into());
             let Some(dy) = gradient.take() else { break };
             // Backward begins with ones, and 1 · dy is dy to the bit.
@@ -173,7 +185,14 @@ impl Chain<'_> {
             gradient = x.grad_remove(&mut tape);
             gradients.push(adapter_gradients(block.frozen_linears(), &mut tape));
         }
-        let gradients = gradients.into_iter().rev().flatten().collect();
+        if let Some(dx) = gradient.filter(|_| to_embedding) {
+            let x = self.model.embed(self.input_ids.clone());
+            let mut tape = (x * Tensor::from_inner(dx)).sum().backward();
+            let found = token_row_gradients(self.model, &mut tape);
+            of_rows = of_rows.into_iter().zip(found).map(sum).collect();
+        }
+        let gradients = gradients.into_iter().rev().flatten().chain(of_rows);
+        let gradients = gradients.collect();
         Ok(LossAndGradients::scaled(loss, gradients, self.pass.scale))
     }
 
@@ -188,6 +207,14 @@ impl Chain<'_> {
             let device = self.model.device();
             device.seed(derive_seed(self.pass.seed, index as u64));
         }
+    }
+}
+
+/// Adds two gradients of one parameter, each if it is there.
+fn sum((one, other): (Option<Tensor<2>>, Option<Tensor<2>>)) -> Option<Tensor<2>> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one + other),
+        (one, other) => one.or(other),
     }
 }
 

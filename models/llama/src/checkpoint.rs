@@ -7,10 +7,12 @@
 //! - `special`: special tokens as plain data.
 //! - `table`: the tensors of a directory against its config.json.
 //! - `location`: what a path that is given as a model stands for.
+//! - `extended`: tokens that a vocabulary is extended by.
 //! - `absent`: what lies in a model's place, in words.
 //! - `names`, `files`: names of files with weights; files that are found and read.
 
 mod absent;
+mod extended;
 mod files;
 #[cfg(feature = "gguf")]
 mod gguf;
@@ -27,8 +29,9 @@ use std::path::{Path, PathBuf};
 
 use nf4::{Format, QuantizedMatrix};
 use tensor_files::Checksum;
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, Tokenizer};
 
+use self::extended::MeanRow;
 #[cfg(feature = "gguf")]
 pub(crate) use self::gguf::{GgufFields, GgufKeys};
 #[cfg(all(feature = "gguf", feature = "qlora"))]
@@ -54,6 +57,10 @@ pub struct Checkpoint {
     config: DecoderConfig,
     warnings: Vec<String>,
     source: Source,
+    /// Tokens that were added to the vocabulary.
+    added: Vec<AddedToken>,
+    /// Rows of embedding and head in the files.
+    stored_vocab: usize,
 }
 
 #[derive(Debug)]
@@ -78,18 +85,22 @@ impl Checkpoint {
                 let (read, directory) = hf::HfDirectory::open(&path)?;
                 Ok(Self {
                     path,
+                    stored_vocab: read.decoder.vocab_size,
                     config: read.decoder,
                     warnings: read.warnings,
                     source: Source::HuggingFace(directory),
+                    added: Vec::new(),
                 })
             }
             Location::Gguf(path) => {
                 let (config, source) = Self::open_file(&path)?;
                 Ok(Self {
                     path,
+                    stored_vocab: config.vocab_size,
                     config,
                     warnings: Vec::new(),
                     source,
+                    added: Vec::new(),
                 })
             }
         }
@@ -129,16 +140,18 @@ impl Checkpoint {
         &self.warnings
     }
 
-    /// Reads the tokenizer from `tokenizer.json`, or builds it from the GGUF metadata.
+    /// Reads the tokenizer from `tokenizer.json`, or builds it from the GGUF metadata, and adds the tokens that were
+    /// [added](Self::add_tokens).
     ///
     /// # Errors
     /// [`DecoderError::MissingFile`] or [`DecoderError::Tokenizer`].
     pub fn tokenizer(&self) -> Result<Tokenizer, DecoderError> {
-        match &self.source {
+        let tokenizer = match &self.source {
             Source::HuggingFace(directory) => directory.tokenizer(),
             #[cfg(feature = "gguf")]
             Source::Gguf(model) => model.file.tokenizer(),
-        }
+        };
+        self.extended(tokenizer?)
     }
 
     /// Reads the chat template, in Jinja, when the checkpoint has one.
@@ -293,6 +306,13 @@ impl Checkpoint {
     /// # Errors
     /// A tensor that is missing, of another shape than `shape`, of a type that is not read, or damaged.
     pub fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, DecoderError> {
+        if let (Some(stored), &[rows, width]) = (self.stored_rows(name, shape), shape) {
+            let mut values = self.read_f32(name, &[stored, width])?;
+            let mut mean = MeanRow::new(width);
+            mean.add(&values);
+            values.extend(mean.repeated(rows - stored));
+            return Ok(values);
+        }
         if let [rows, columns] = *shape
             && let Some(matrix) = self.read_quantized(name, [rows, columns])?
         {
@@ -318,6 +338,15 @@ impl Checkpoint {
         shape: &[usize],
         mut use_piece: impl FnMut(&[f32]) -> Result<(), DecoderError>,
     ) -> Result<(), DecoderError> {
+        if let (Some(stored), &[rows, width]) = (self.stored_rows(name, shape), shape) {
+            let mut mean = MeanRow::new(width);
+            let use_stored: &mut dyn FnMut(&[f32]) -> Result<(), DecoderError> = &mut |piece| {
+                mean.add(piece);
+                use_piece(piece)
+            };
+            self.for_each_piece(name, &[stored, width], use_stored)?;
+            return use_piece(&mean.repeated(rows - stored));
+        }
         match &self.source {
             Source::HuggingFace(directory) if directory.is_quantized(name) => {
                 use_piece(&self.read_f32(name, shape)?)

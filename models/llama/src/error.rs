@@ -228,6 +228,14 @@ pub enum DecoderError {
         /// The vocabulary's size.
         vocab_size: usize,
     },
+    /// A token that cannot be added to the vocabulary.
+    #[error("token {token:?} cannot be added: {reason}")]
+    AddedToken {
+        /// Its text.
+        token: String,
+        /// The reason, and what to do about it.
+        reason: String,
+    },
     /// A sampling setting outside its range.
     #[error("sampling: {name} is {value}, expected {expected}")]
     Sampling {

@@ -59,6 +59,8 @@ mod residual;
 pub mod rope;
 mod sampling;
 mod tensors;
+#[cfg(feature = "qlora")]
+mod token_rows;
 #[cfg(feature = "gguf")]
 mod tokenizer;
 

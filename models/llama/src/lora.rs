@@ -2,7 +2,7 @@
 
 use burn::module::{Param, ParamId};
 use burn::tensor::Tensor;
-use burn_qlora::{LoraBranch, LoraModel, QLoraLinear, WholeWeight};
+use burn_qlora::{LoraBranch, LoraModel, QLoraLinear, TokenRows, WholeWeight};
 
 use crate::block::Block;
 use crate::model::Decoder;
@@ -55,6 +55,18 @@ impl LoraModel for Decoder {
         } else if path == module(HEAD) {
             self.lm_head = Some(frozen(weight));
         }
+    }
+
+    fn token_rows(&self) -> Vec<(String, &TokenRows)> {
+        self.named_token_rows()
+    }
+
+    fn set_token_rows(&mut self, path: &str, rows: Option<TokenRows>) {
+        self.set_rows_of(path, rows);
+    }
+
+    fn update_token_rows(&mut self, update: &mut dyn FnMut(Param<Tensor<2>>) -> Param<Tensor<2>>) {
+        self.update_rows(update);
     }
 }
 

@@ -9,6 +9,7 @@
 //! - `formats`: [`ProjectionFormats`], the formats of the frozen weights
 //! - `activations`: what is kept from the forward to the backward pass
 //! - `block`, `head`: what is there for a while
+//! - `token_rows`: rows of embedding and head that are trained
 //! - `arena`: the pages that a CubeCL device reserves for all of that
 
 mod activations;
@@ -17,6 +18,7 @@ mod block;
 mod formats;
 mod head;
 mod tensors;
+mod token_rows;
 mod weights;
 
 pub use burn_fused::Implementation;
@@ -62,7 +64,7 @@ pub struct ModelMemory {
     pub quantized: Tensors,
     /// All other weights.
     pub dense: Tensors,
-    /// Elements of every factor of the adapters.
+    /// Elements of every factor of the adapters, and of the rows of tokens.
     pub factors: Vec<[usize; 2]>,
     /// What is kept from the forward to the backward pass.
     pub activations: Tensors,
@@ -81,7 +83,7 @@ pub struct ModelMemory {
 }
 
 impl ModelMemory {
-    /// Returns the factors of the adapters, f32. Their gradients take as much.
+    /// Returns the factors of the adapters and the rows of tokens, f32. Their gradients take as much.
     pub fn adapters(&self) -> Tensors {
         let factors = self.factors.iter();
         factors
@@ -305,8 +307,11 @@ impl Terms<'_> {
         ranks.max().unwrap_or(self.workload.lora.rank)
     }
 
-    /// The blocks from the first adapted one on: below it nothing is kept.
+    /// The blocks from the first adapted one on, or all where rows of the embedding are trained: below nothing is kept.
     fn trained(&self) -> &[AdaptedBlock] {
+        if self.token_rows()[0] > 0 {
+            return &self.adapted;
+        }
         let first = self.adapted.iter().position(AdaptedBlock::is_adapted);
         &self.adapted[first.unwrap_or(self.adapted.len())..]
     }

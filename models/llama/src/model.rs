@@ -29,6 +29,12 @@ pub struct Decoder {
     pub norm: RmsNorm,
     /// The head, `[vocab, hidden]`; `None` when it is the embedding.
     pub lm_head: Option<Param<Tensor<2>>>,
+    /// Rows of the embedding, and of a head that is the embedding, that are trained.
+    #[cfg(feature = "qlora")]
+    pub(crate) embedding_rows: Option<burn_qlora::TokenRows>,
+    /// Rows of the head that are trained.
+    #[cfg(feature = "qlora")]
+    pub(crate) head_rows: Option<burn_qlora::TokenRows>,
     #[module(skip)]
     config: Arc<DecoderConfig>,
     #[module(skip)]
@@ -96,6 +102,10 @@ impl Decoder {
             layers,
             norm,
             lm_head,
+            #[cfg(feature = "qlora")]
+            embedding_rows: None,
+            #[cfg(feature = "qlora")]
+            head_rows: None,
             config: Arc::new(config),
             rope: Arc::new(rope),
         }
@@ -154,7 +164,9 @@ impl Decoder {
     ///
     /// Their factor is rounded to the model's dtype, as Gemma's is in transformers.
     pub(crate) fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
-        let x = self.embed_tokens.forward(input_ids);
+        let x = self.embed_tokens.forward(input_ids.clone());
+        #[cfg(feature = "qlora")]
+        let x = self.with_embedding_gradient(x, input_ids);
         if self.config.embedding_multiplier == 1.0 {
             return x;
         }
@@ -225,7 +237,12 @@ impl Decoder {
     /// Returns the sum of the negative log-likelihoods of `targets: [batch, seq]`, given the last block's output.
     pub(crate) fn head_nll_sum(&self, x: Residual, targets: Tensor<2, Int>) -> Tensor<1> {
         let (hidden, targets) = self.head_operands(x, targets);
-        burn_fused::linear_cross_entropy(hidden, self.head(), targets, self.config.logits())
+        let logits = self.config.logits();
+        #[cfg(feature = "qlora")]
+        if let Some(losses) = self.losses_with_rows(&hidden, &targets, logits) {
+            return losses.sum();
+        }
+        burn_fused::linear_cross_entropy(hidden, self.head(), targets, logits)
     }
 
     /// Returns the negative log-likelihood of each of `targets: [batch, seq]`, given the last block's output.
@@ -233,6 +250,10 @@ impl Decoder {
         let dims = targets.dims();
         let (hidden, targets) = self.head_operands(x, targets);
         let logits = self.config.logits();
+        #[cfg(feature = "qlora")]
+        if let Some(losses) = self.losses_with_rows(&hidden, &targets, logits) {
+            return losses.reshape(dims);
+        }
         burn_fused::token_cross_entropy(hidden, self.head(), targets, logits).reshape(dims)
     }
 

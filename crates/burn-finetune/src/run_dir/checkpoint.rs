@@ -1,6 +1,6 @@
 //! Everything after a step, in a folder that is complete or not there.
 
-use super::verify;
+use super::{RunDir, verify};
 use crate::adapters::check_finite;
 use crate::error::FinetuneError;
 use crate::train::trainer::Trainer;
@@ -25,17 +25,19 @@ pub(super) struct State {
     pub checksums: BTreeMap<String, String>,
 }
 
-/// Writes a checkpoint of `trainer` into `folder`.
+/// Writes a checkpoint of `trainer` into `folder`, as one of `run`.
 pub(super) fn write<M: CausalLm>(
     folder: &Path,
     trainer: &Trainer<M>,
-    lora: &LoraConfig,
-    base_model: &str,
+    run: &RunDir,
 ) -> Result<(), FinetuneError> {
     check_finite(trainer.model())?;
     let step = trainer.steps_done();
     let staged = StagedDir::replacing(folder, &unfinished(step))?;
-    peft::save(trainer.model(), lora, base_model, staged.path()).map_err(written)?;
+    peft::save(trainer.model(), &run.lora, &run.base_model, staged.path()).map_err(written)?;
+    for (name, content) in &run.companions {
+        staged.write(name, content)?;
+    }
     trainer.save_optimizer(&staged.path().join(OPTIMIZER_FILE))?;
     let mut state = State {
         step,

@@ -6,6 +6,7 @@ use crate::train::TrainConfig;
 use burn_qlora::LoraConfig;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::LazyLock;
 use tensor_files::Checksum;
@@ -29,6 +30,9 @@ pub struct RunSettings {
     pub lora: LoraConfig,
     /// The model as the adapter's files name it.
     pub base_model: String,
+    /// Files that belong to every adapter that is saved, by their names: those of a tokenizer with tokens that the model's own
+    /// lacks. They decide nothing.
+    pub companions: Vec<(String, Vec<u8>)>,
     /// When the run was started, for templates that print the date.
     pub started: Moment,
     /// What the run reads, compared by what is in it.
@@ -58,6 +62,7 @@ impl RunSettings {
             config,
             lora,
             base_model: base_model.into(),
+            companions: Vec::new(),
             started: Moment::now(),
             sources: Vec::new(),
             others: Map::new(),
@@ -99,10 +104,10 @@ impl RunSettings {
         let mut own = self.recorded();
         own.retain(|key, _| !self.is_free(key, recorded));
         let others = recorded.keys().filter(|key| !self.is_free(key, recorded));
-        let changed = own
-            .keys()
-            .chain(others)
-            .find(|key| value(recorded, key) != value(&own, key));
+        // In the order of the keys: what the vocabulary gets comes before the data, whose tokens it changes.
+        let keys: BTreeSet<&String> = own.keys().chain(others).collect();
+        let mut keys = keys.into_iter();
+        let changed = keys.find(|key| value(recorded, key) != value(&own, key));
         let Some(key) = changed else { return Ok(()) };
         if let Some(source) = self.sources.iter().find(|source| source.key() == *key) {
             return Err(FinetuneError::ContentChanged {

@@ -19,7 +19,7 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    /// Returns that of the adapters of `model` as they are.
+    /// Returns that of the adapters and the rows of tokens of `model` as they are.
     ///
     /// # Errors
     /// [`FinetuneError::Device`].
@@ -27,6 +27,8 @@ impl Reach {
         let linears = model.lora_linears().into_iter();
         let branches = linears.filter_map(|(_, linear)| linear.adapter.as_ref());
         let factors = branches.flat_map(|branch| [&branch.lora.a, &branch.lora.b]);
+        let rows = model.token_rows().into_iter();
+        let factors = factors.chain(rows.map(|(_, rows)| &rows.rows));
         let factors: Vec<Tensor<2>> = factors.map(|factor| factor.val()).collect();
         let update = factors
             .iter()

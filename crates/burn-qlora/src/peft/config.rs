@@ -1,6 +1,6 @@
 //! `adapter_config.json` of peft.
 
-use crate::config::{Blocks, LoraConfig, Overrides, Targets};
+use crate::config::{Blocks, LoraConfig, Overrides, Targets, TokenIndices};
 use crate::error::LoraError;
 use crate::peft::keys::{Verdict, judge};
 use serde::{Deserialize, Serialize, Serializer};
@@ -33,6 +33,7 @@ struct Understood {
     rank_pattern: Option<Overrides<usize>>,
     alpha_pattern: Option<Overrides<f64>>,
     modules_to_save: Option<Vec<String>>,
+    trainable_token_indices: Option<TokenIndices>,
 }
 
 /// A value where peft takes a list as well.
@@ -118,6 +119,7 @@ pub(super) fn read(
         rank_pattern: understood.rank_pattern.unwrap_or_default(),
         alpha_pattern: understood.alpha_pattern.unwrap_or_default(),
         modules_to_save: understood.modules_to_save.unwrap_or_default(),
+        trainable_token_indices: understood.trainable_token_indices.unwrap_or_default(),
         ..LoraConfig::new(understood.r, understood.lora_alpha)
     };
     config
@@ -135,6 +137,7 @@ pub(super) fn read(
 pub(super) fn to_json(config: &LoraConfig, base_model: &str) -> String {
     let blocks = config.blocks.as_ref();
     let modules_to_save = &config.modules_to_save;
+    let tokens = &config.trainable_token_indices;
     let plain = json!({
         "alora_invocation_tokens": null,
         "arrow_config": null,
@@ -169,7 +172,7 @@ pub(super) fn to_json(config: &LoraConfig, base_model: &str) -> String {
         "target_modules": config.targets,
         "target_parameters": null,
         "task_type": "CAUSAL_LM",
-        "trainable_token_indices": null,
+        "trainable_token_indices": (!tokens.is_empty()).then_some(tokens),
         "use_bdlora": null,
         "use_dora": false,
         "use_qalora": false,

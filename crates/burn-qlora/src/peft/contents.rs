@@ -61,9 +61,16 @@ impl<'f> Contents<'f> {
         factored.map(|(path, _)| path.as_str())
     }
 
-    /// Returns the paths of all layers, sorted, once for each of their parts.
-    pub(super) fn layers(&self) -> impl Iterator<Item = &str> {
-        self.parts.keys().map(|(path, _)| path.as_str())
+    /// Returns the paths of the layers that have anything but rows of tokens, sorted, once for each of their parts.
+    pub(super) fn whole_layers(&self) -> impl Iterator<Item = &str> {
+        let parts = self.parts.keys();
+        let whole = parts.filter(|(_, part)| *part != Part::TokenRows);
+        whole.map(|(path, _)| path.as_str())
+    }
+
+    /// Returns where the file is.
+    pub(super) fn path(&self) -> &'f Path {
+        self.file.path()
     }
 
     /// Gives layers the paths that they have in the model, `known`, where the end of one alone is named: an adapter of the model
@@ -98,6 +105,7 @@ impl<'f> Contents<'f> {
             let what = match part {
                 Part::A | Part::EmbeddingA => "lora_A",
                 Part::B | Part::EmbeddingB => "lora_B",
+                Part::TokenRows => "trainable_tokens_delta",
                 Part::Weight | Part::Original => "weight",
             };
             let reason =
@@ -171,10 +179,6 @@ pub(super) fn another_model(path: &Path, reason: String) -> LoraError {
 const OTHER_METHODS: &[(&str, &str)] = &[
     ("lora_magnitude_vector", "DoRA (`use_dora`)"),
     (".m", "DoRA"),
-    (
-        "trainable_tokens",
-        "trainable tokens (`trainable_token_indices`)",
-    ),
     ("lora_B.bias", "`lora_bias`"),
     (".bias", "trained biases (`bias`)"),
     ("hada_w", "LoHa"),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::config::{LoraConfig, Targets, is_named};
+use crate::config::{LoraConfig, Targets, TokenIndices, is_named};
 use crate::error::LoraError;
 use crate::factors::Factors;
 use crate::model::WholeWeight;
@@ -48,6 +48,14 @@ pub struct FittedAdapter<'a> {
     config: LoraConfig,
     linears: HashMap<String, StoredFactors<'a>>,
     whole: HashMap<String, StoredWhole<'a>>,
+    rows: HashMap<String, StoredRows<'a>>,
+}
+
+/// The rows of some tokens.
+#[derive(Clone, Debug)]
+struct StoredRows<'a> {
+    ids: Vec<u32>,
+    stored: Stored<'a>,
 }
 
 /// The factors of a layer.
@@ -91,7 +99,7 @@ impl Adapter {
             .collect();
         let mut contents = self.contents()?;
         contents.find_layers(&[beside.clone(), paths.clone()].concat());
-        let config = describe(self, &contents, &paths, |path| {
+        let mut config = describe(self, &contents, &paths, |path| {
             beside.iter().any(|known| known == path)
         })?;
         let own = if config.targets == Targets::Names(Vec::new()) {
@@ -105,6 +113,11 @@ impl Adapter {
             transposed: matches!(self.format, Format::Mlx(_)),
         };
         let whole = fitting.whole(&self.config, &layers.whole)?;
+        let rows = fitting.rows(&config.trainable_token_indices, &layers.whole)?;
+        // Rows of a weight that the adapter brings whole are a part of that.
+        let tokens = std::mem::take(&mut config.trainable_token_indices);
+        config.trainable_token_indices =
+            tokens.without(|name| whole.keys().any(|path| is_named(path, name)));
         let mut linears = HashMap::new();
         for ((path, shape), own) in layers.linears.iter().zip(own) {
             if let Some(own) = own {
@@ -114,7 +127,7 @@ impl Adapter {
         if let Some(left) = fitting.contents.left() {
             return Err(another_model(file, fits_nothing(left, self)));
         }
-        if linears.is_empty() && whole.is_empty() {
+        if linears.is_empty() && whole.is_empty() && rows.is_empty() {
             let reason = "it has no tensor for any layer of this one".to_owned();
             return Err(another_model(file, reason));
         }
@@ -122,6 +135,7 @@ impl Adapter {
             config,
             linears,
             whole,
+            rows,
         })
     }
 }
@@ -150,13 +164,28 @@ impl FittedAdapter<'_> {
         self.linears.get(path).map(|factors| &factors.config)
     }
 
-    /// Returns whether it changes the embedding or the head at `path`.
+    /// Returns whether it changes the embedding or the head at `path` as a whole.
     pub fn changes_whole(&self, path: &str) -> bool {
         self.whole.contains_key(path)
     }
 
+    /// Returns the tokens whose rows of the embedding or the head at `path` it changes, `None` for none. A head that shares the
+    /// embedding's weight has those of the embedding.
+    pub fn tokens(&self, path: &str) -> Option<&[u32]> {
+        self.rows.get(path).map(|rows| rows.ids.as_slice())
+    }
+
+    /// Reads the rows of these tokens, `[tokens, hidden]`, row-major.
+    ///
+    /// # Errors
+    /// Those of [`factors`](Self::factors).
+    pub fn rows(&self, path: &str) -> Result<Option<Vec<f32>>, LoraError> {
+        let rows = self.rows.get(path);
+        rows.map(|rows| rows.stored.read()).transpose()
+    }
+
     /// Returns the embedding or the head at `path` as the adapter has it, `[vocab, hidden]`, row-major, `None` where it changes
-    /// none of it. `base` reads the model's own, where that is needed.
+    /// none of it, whole or by rows. `base` reads the model's own, where that is needed.
     ///
     /// # Errors
     /// Those of [`factors`](Self::factors) and of `base`.
@@ -165,15 +194,23 @@ impl FittedAdapter<'_> {
         path: &str,
         base: impl FnOnce() -> Result<Vec<f32>, E>,
     ) -> Result<Option<Vec<f32>>, E> {
-        let Some(whole) = self.whole.get(path) else {
+        let (whole, rows) = (self.whole.get(path), self.rows.get(path));
+        if whole.is_none() && rows.is_none() {
             return Ok(None);
-        };
-        let mut values = match &whole.saved {
+        }
+        let mut values = match whole.and_then(|whole| whole.saved.as_ref()) {
             Some(saved) => saved.read()?,
             None => base()?,
         };
-        if let Some(factors) = &whole.factors {
+        if let Some(factors) = whole.and_then(|whole| whole.factors.as_ref()) {
             factors.read()?.add_to(&mut values);
+        }
+        if let Some(StoredRows { ids, stored }) = rows {
+            let own = stored.read()?;
+            let width = own.len() / ids.len();
+            for (id, row) in ids.iter().zip(own.chunks_exact(width)) {
+                values[*id as usize * width..][..width].copy_from_slice(row);
+            }
         }
         Ok(Some(values))
     }
@@ -263,6 +300,71 @@ impl<'a> Fitting<'a> {
             }
         }
         Ok(found)
+    }
+
+    /// Takes the rows of the tokens that `tokens` names. A head that shares the embedding's weight has its rows too.
+    fn rows(
+        &mut self,
+        tokens: &TokenIndices,
+        layers: &[WholeLayer],
+    ) -> Result<HashMap<String, StoredRows<'a>>, LoraError> {
+        let file = self.contents.path();
+        let named = |name: &str| layers.iter().any(|layer| is_named(&layer.path, name));
+        if let Some((name, _)) = tokens.iter().find(|(name, _)| !named(name)) {
+            let reason =
+                format!("it has rows of `{name}`, which is no embedding and no head of this one");
+            return Err(another_model(file, reason));
+        }
+        let mut found: HashMap<String, StoredRows<'a>> = HashMap::new();
+        let mut before: Option<StoredRows<'a>> = None;
+        for layer in layers {
+            let shares = before.take().filter(|_| layer.shared);
+            // Where peft saves the embedding whole, it writes the rows of a head that shares it a second time.
+            if let Some(shares) = &shares
+                && let Some(again) = self.contents.take(&layer.path, Part::TokenRows)
+            {
+                check_shape(
+                    &again,
+                    [
+                        ("tokens", shares.ids.len()),
+                        ("hidden_size", layer.shape[1]),
+                    ],
+                )?;
+            }
+            let rows = match (tokens.of_layer(&layer.path), shares) {
+                (None, shares) => shares,
+                (Some(ids), Some(shares)) if ids == shares.ids => Some(shares),
+                (Some(_), _) if layer.shared => {
+                    let reason = format!(
+                        "it has rows of other tokens of `{}` than of the embedding, and here both are one weight",
+                        layer.path
+                    );
+                    return Err(another_model(file, reason));
+                }
+                (Some(ids), _) => Some(self.rows_of(layer, ids)?),
+            };
+            before.clone_from(&rows);
+            found.extend(rows.map(|rows| (layer.path.clone(), rows)));
+        }
+        Ok(found)
+    }
+
+    /// Takes the rows of the tokens `ids` of a layer.
+    fn rows_of(&mut self, layer: &WholeLayer, ids: &[u32]) -> Result<StoredRows<'a>, LoraError> {
+        let [vocab, hidden] = layer.shape;
+        let stored = self.contents.need(&layer.path, Part::TokenRows)?;
+        check_shape(&stored, [("tokens", ids.len()), ("hidden_size", hidden)])?;
+        if let Some(token) = ids.iter().find(|id| **id as usize >= vocab) {
+            let reason = format!(
+                "it has a row of token {token}, and this model's vocabulary has {vocab}; the tokenizer.json that was saved with \
+                 it tells the tokens that were added, put it beside the adapter"
+            );
+            return Err(another_model(&stored.file(), reason));
+        }
+        Ok(StoredRows {
+            ids: ids.to_vec(),
+            stored,
+        })
     }
 
     /// Takes the factors of the embedding or the head at `path`, where there are some.
@@ -366,6 +468,9 @@ fn fits_nothing((path, part, name): (&str, Part, &str), adapter: &Adapter) -> St
         Part::EmbeddingA | Part::EmbeddingB => {
             format!("its tensor `{name}` fits no embedding")
         }
+        Part::TokenRows => format!(
+            "its tensor `{name}` has rows of tokens that trainable_token_indices does not name"
+        ),
         _ if !adapter.config.modules_to_save.is_empty() => format!(
             "its tensor `{name}` is the whole weight of `{path}`, one of `modules_to_save` {:?}; of these the embedding and \
              the head are read",

@@ -25,7 +25,6 @@ const MUST_BE_OFF: &[(&str, &[&str])] = &[
     ("lora_bias", &[]),
     ("monteclora_config", &[]),
     ("target_parameters", &[]),
-    ("trainable_token_indices", &[]),
     ("use_bdlora", &[]),
     ("use_dora", &[]),
     ("use_qalora", &[]),
@@ -63,6 +62,7 @@ const MAY_BE_ANYTHING: &[&str] = &[
     "runtime_config",
     "target_modules",
     "task_type",
+    "trainable_token_indices",
     "use_rslora",
 ];
 

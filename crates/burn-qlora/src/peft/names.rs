@@ -11,6 +11,8 @@ pub(super) enum Part {
     EmbeddingA,
     /// The factor `[hidden, rank]` of an embedding.
     EmbeddingB,
+    /// The rows of some tokens, of an embedding or a head.
+    TokenRows,
     /// The layer's whole weight.
     Weight,
     /// The weight that the layer had before, beside the one that counts.
@@ -56,7 +58,7 @@ pub(super) fn of_peft(name: &str) -> Option<(String, Part)> {
             }
             (&segments[..at], part)
         }
-        None => whole(segments)?,
+        None => token_rows(segments).or_else(|| whole(segments))?,
     };
     (!path.is_empty()).then(|| (path.join("."), part))
 }
@@ -83,6 +85,19 @@ fn without_prefixes<'s, 'n>(mut segments: &'s [&'n str]) -> &'s [&'n str] {
     }
 }
 
+/// Takes apart the names of trained rows, and of the rows that they take the place of.
+fn token_rows<'s, 'n>(segments: &'s [&'n str]) -> Option<(&'s [&'n str], Part)> {
+    let segments = segments.strip_suffix(&["default"]).unwrap_or(segments);
+    let [path @ .., "token_adapter", tensor] = segments else {
+        return None;
+    };
+    Some(match *tensor {
+        "trainable_tokens_delta" => (path, Part::TokenRows),
+        "trainable_tokens_original" => (path, Part::Original),
+        _ => return None,
+    })
+}
+
 /// Takes apart the name of a whole weight.
 fn whole<'s, 'n>(segments: &'s [&'n str]) -> Option<(&'s [&'n str], Part)> {
     let [path @ .., "weight"] = segments else {
@@ -91,6 +106,7 @@ fn whole<'s, 'n>(segments: &'s [&'n str]) -> Option<(&'s [&'n str], Part)> {
     Some(match path {
         [path @ .., "modules_to_save"]
         | [path @ .., "modules_to_save", _]
+        | [path @ .., "token_adapter", "base_layer"]
         | [path @ .., "base_layer"] => (path, Part::Weight),
         [path @ .., "original_module"] => (path, Part::Original),
         path => (path, Part::Weight),
@@ -170,6 +186,26 @@ mod tests {
                 "lm_head",
                 Part::Original,
             ),
+            (
+                "base_model.model.model.e.token_adapter.trainable_tokens_delta",
+                "model.e",
+                Part::TokenRows,
+            ),
+            (
+                "base_model.model.model.e.token_adapter.trainable_tokens_delta.default",
+                "model.e",
+                Part::TokenRows,
+            ),
+            (
+                "base_model.model.model.e.token_adapter.trainable_tokens_original",
+                "model.e",
+                Part::Original,
+            ),
+            (
+                "base_model.model.model.e.token_adapter.base_layer.weight",
+                "model.e",
+                Part::Weight,
+            ),
         ] {
             assert_eq!(of_peft(name), Some((path.to_owned(), part)), "{name}");
         }
@@ -178,7 +214,8 @@ mod tests {
             "base_model.model.q.lora_B.bias",
             "base_model.model.q.lora_A.default.other.weight",
             "base_model.model.q.bias",
-            "base_model.model.e.token_adapter.trainable_tokens_delta",
+            "base_model.model.e.token_adapter.other",
+            "base_model.model.e.trainable_tokens_delta",
             "lora_A.weight",
             "weight",
             "",

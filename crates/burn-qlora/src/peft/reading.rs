@@ -6,12 +6,13 @@ use crate::branch::LoraBranch;
 use crate::config::{LoraConfig, Targets, short_name};
 use crate::error::LoraError;
 use crate::factors::Factors;
-use crate::model::{LoraModel, WholeWeight};
+use crate::model::{LoraModel, WholeWeight, set_rows};
 use crate::peft::contents::{Contents, another_model};
 use crate::peft::fitted::{AdaptableLayers, WholeLayer};
 use crate::peft::mlx;
 use crate::peft::names::{of_mlx, of_peft};
 use crate::peft::{Adapter, Format};
+use crate::token_rows::TokenRows;
 
 /// Puts the adapters of `adapter` on `model`, once everything is read and checked, and returns what describes them.
 ///
@@ -33,10 +34,22 @@ pub(super) fn attach<M: LoraModel>(
     let fitted = adapter.fit(&layers)?;
 
     // Everything is read and made before the first layer is touched.
-    let mut replaced = Vec::new();
-    for WholeWeight { path, weight, .. } in whole {
+    let (mut replaced, mut rows) = (Vec::new(), Vec::new());
+    for WholeWeight {
+        path,
+        weight,
+        shared,
+    } in whole
+    {
         let (shape, device, dtype) = (weight.dims(), weight.device(), weight.dtype());
-        if let Some(values) = fitted.whole(&path, || to_host(weight, &path))? {
+        if !fitted.changes_whole(&path) {
+            let values = if shared { None } else { fitted.rows(&path)? };
+            if let (Some(values), Some(ids)) = (values, fitted.tokens(&path)) {
+                let values = TensorData::new(values, [ids.len(), shape[1]]);
+                let values = Tensor::from_data(values, (&device, DType::F32));
+                rows.push((path, TokenRows::new(ids, values)));
+            }
+        } else if let Some(values) = fitted.whole(&path, || to_host(weight, &path))? {
             let data = TensorData::new(values, shape);
             replaced.push((path, Tensor::<2>::from_data(data, (&device, dtype))));
         }
@@ -57,6 +70,7 @@ pub(super) fn attach<M: LoraModel>(
     for (path, weight) in replaced {
         model.replace_weight(&path, weight);
     }
+    set_rows(model, rows);
     Ok(fitted.into_config())
 }
 
@@ -101,7 +115,7 @@ pub(super) fn describe(
         config.targets = Targets::Names(targets.map(str::to_owned).collect());
     }
     let mut beside: Vec<String> = contents
-        .layers()
+        .whole_layers()
         .filter(|path| is_whole(path))
         .map(|path| short_name(path).to_owned())
         .collect();

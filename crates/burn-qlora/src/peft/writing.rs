@@ -26,6 +26,7 @@ pub(super) fn save<M: LoraModel>(
     dir: &Path,
 ) -> Result<(), LoraError> {
     let tensors = Tensors::of(model, config)?;
+    check_rows(model, config)?;
     let linears = model.lora_linears();
     let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
     let layers = described(config, &paths)?;
@@ -55,6 +56,31 @@ pub(super) fn save<M: LoraModel>(
     };
     description.write_all(to_json(&written, base_model).as_bytes())?;
     Ok(group.commit([weights, description])?)
+}
+
+/// Checks that the rows that are trained are those that `config` names.
+fn check_rows<M: LoraModel>(model: &M, config: &LoraConfig) -> Result<(), LoraError> {
+    let rows = model.token_rows();
+    for WholeWeight { path, shared, .. } in model.whole_weights() {
+        let has = rows.iter().find(|(known, _)| *known == path);
+        let has = has.map(|(_, rows)| rows.ids()).unwrap_or_default();
+        let says = config.trainable_token_indices.of_layer(&path);
+        let says = says.unwrap_or_default();
+        if has != says && !shared {
+            let other = has.iter().zip(says).find(|(has, says)| has != says);
+            let (field, has, says) = match other {
+                Some((has, says)) => ("a trained row of token", f64::from(*has), f64::from(*says)),
+                None => ("trained rows:", has.len() as f64, says.len() as f64),
+            };
+            return Err(LoraError::AnotherConfig {
+                layer: path,
+                field,
+                has,
+                says,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Returns what `config` says about each of `paths`.
@@ -120,6 +146,10 @@ impl Tensors {
             if config.modules_to_save.iter().any(saves) {
                 tensors.push((format!("{PREFIX}{path}.weight"), weight));
             }
+        }
+        for (path, rows) in model.token_rows() {
+            let name = format!("{PREFIX}{path}.token_adapter.trainable_tokens_delta");
+            tensors.push((name, rows.rows.val()));
         }
         if tensors.is_empty() {
             return Err(LoraError::NoAdapters);

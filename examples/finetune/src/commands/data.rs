@@ -45,7 +45,7 @@ struct Report<'a> {
 /// Whatever is wrong with the model, and a data file that cannot be read. Examples that cannot be used are counted.
 pub fn run(run: &DataRun) -> Result<()> {
     let training = &run.training;
-    let opened = OpenedModel::open(&training.model, None)?;
+    let opened = OpenedModel::open(&training.model, None, training.more_tokens())?;
     let encoder = opened.encoder(training.limits)?;
     let mut builder = DatasetBuilder::default();
     builder.survey(run.data.sources()?, &encoder)?;

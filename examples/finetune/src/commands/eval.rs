@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::with_dtype;
 use crate::console::say;
 use crate::exact_match::{self, ExactMatch};
-use crate::opened_model::OpenedModel;
+use crate::opened_model::{MoreTokens, OpenedModel};
 use crate::run::EvalRun;
 use crate::trained_on;
 
@@ -26,7 +26,11 @@ struct Measured {
 /// Whatever is wrong with the model, the adapter or the data.
 pub fn run(run: &EvalRun) -> Result<()> {
     let trained = run.adapter.as_deref().and_then(trained_on::of_adapter);
-    let opened = OpenedModel::open(&run.model, trained)?;
+    let opened = OpenedModel::open(
+        &run.model,
+        trained,
+        MoreTokens::OfAdapter(run.adapter.as_deref()),
+    )?;
     let encoder = opened.encoder(run.limits)?;
     let data = opened.dataset(&run.data, &encoder)?.head(run.max_rows)?;
     if run.exact_match {

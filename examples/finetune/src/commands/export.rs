@@ -18,7 +18,7 @@ use anyhow::Result;
 use burn_qlora_llama::{MergeBase, MergedCheckpoint, Weights};
 
 use crate::console::say;
-use crate::opened_model::open_adapter;
+use crate::opened_model::{MoreTokens, open_adapter};
 use crate::run::{ExportRun, Stored, Target};
 use crate::source;
 
@@ -27,7 +27,8 @@ use crate::source;
 /// # Errors
 /// A model, an adapter or data that cannot be read or do not fit each other, an output that is taken or cannot be written.
 pub fn run(run: &ExportRun) -> Result<()> {
-    let checkpoint = source::open(&run.model.name)?;
+    let mut checkpoint = source::open(&run.model.name)?;
+    MoreTokens::OfAdapter(run.adapter.as_deref()).add_to(&mut checkpoint)?;
     let adapter = run
         .adapter
         .as_deref()

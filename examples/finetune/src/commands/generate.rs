@@ -8,7 +8,7 @@ use burn_finetune::{ChatTemplate, Message, TextEncoder};
 use burn_qlora_llama::{Decoder, SamplingConfig};
 
 use crate::console::tell;
-use crate::opened_model::OpenedModel;
+use crate::opened_model::{MoreTokens, OpenedModel};
 use crate::run::{GenerateRun, Input};
 use crate::stop::Stop;
 use crate::trained_on;
@@ -20,7 +20,11 @@ use crate::trained_on;
 /// system prompt when one is given; logits that are no numbers; a device that fails.
 pub fn run(run: &GenerateRun) -> Result<()> {
     let trained = run.adapter.as_deref().and_then(trained_on::of_adapter);
-    let opened = OpenedModel::open(&run.model, trained)?;
+    let opened = OpenedModel::open(
+        &run.model,
+        trained,
+        MoreTokens::OfAdapter(run.adapter.as_deref()),
+    )?;
     let conversation = match &run.input {
         Input::Prompt(prompt) => Conversation::Prompt(prompt),
         Input::Chat { system } => {

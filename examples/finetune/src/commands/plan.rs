@@ -6,6 +6,7 @@ use burn_qlora_llama::memory::ProjectionFormats;
 use burn_qlora_llama::{Checkpoint, Weights};
 
 use crate::console::say;
+use crate::fresh_adapters;
 use crate::known_models;
 use crate::opened_model::{OpenedModel, open_adapter};
 use crate::plan::{Plan, Planned, PlannedRows};
@@ -18,14 +19,20 @@ use crate::run::{Adapter, DataFiles, PlanRun, PlannedModel, Stored, Training};
 /// Whatever is wrong with the model's files, the data or an adapter's configuration.
 pub fn run(run: &PlanRun) -> Result<()> {
     let training = &run.training;
+    let mut tokens = training.tokens.trained.clone();
     let (model, rows, checkpoint) = match &run.model {
         PlannedModel::Known(name) => {
-            let (model, rows) = known(name, training)?;
+            let (mut model, rows) = known(name, training)?;
+            // Without its tokenizer: as if it had a row for each token and no more.
+            let first = model.config.vocab_size;
+            model.config.vocab_size += training.tokens.added.len();
+            tokens.extend((first..model.config.vocab_size).map(|token| token as u32));
             (model, rows, None)
         }
         PlannedModel::Files { data, eval_split } => {
-            let (model, rows, checkpoint) = opened(data.as_ref(), *eval_split, training)?;
-            (model, rows, Some(checkpoint))
+            let opened = opened(data.as_ref(), *eval_split, training)?;
+            tokens.extend(opened.added);
+            (opened.planned, opened.rows, Some(opened.checkpoint))
         }
     };
     let lora = match &training.adapter {
@@ -37,7 +44,7 @@ pub fn run(run: &PlanRun) -> Result<()> {
             };
             adapter.config(&model.config.projection_paths())?
         }
-        Adapter::Fresh(config) => config.clone(),
+        Adapter::Fresh(config) => fresh_adapters::on_model(config, &model.config, &tokens)?,
     };
     let plan = Plan::new(training, &model, &lora, rows, memory::rss_bytes())?;
 
@@ -118,13 +125,20 @@ fn known(name: &str, training: &Training) -> Result<(Planned, PlannedRows)> {
     Ok((model, rows))
 }
 
-/// Returns the model of files, and the rows of the data, or rows as long as they may be.
-fn opened(
-    data: Option<&DataFiles>,
-    held_out: Option<f64>,
-    training: &Training,
-) -> Result<(Planned, PlannedRows, Checkpoint)> {
-    let opened = OpenedModel::open(&training.model, training.adapter.trained_on())?;
+/// The model of files.
+struct Opened {
+    planned: Planned,
+    /// Those of the data, or as long as they may be.
+    rows: PlannedRows,
+    checkpoint: Checkpoint,
+    /// The tokens that it got.
+    added: Vec<u32>,
+}
+
+/// Opens the model of files, and reads the data if there are any.
+fn opened(data: Option<&DataFiles>, held_out: Option<f64>, training: &Training) -> Result<Opened> {
+    let trained = training.adapter.trained_on();
+    let opened = OpenedModel::open(&training.model, trained, training.more_tokens())?;
     opened.check_init(training.init)?;
     let rows = match data {
         Some(files) => {
@@ -138,5 +152,10 @@ fn opened(
     };
     let planned = opened.planned()?;
     opened.tell_of_second_quantization();
-    Ok((planned, rows, opened.checkpoint))
+    Ok(Opened {
+        planned,
+        rows,
+        checkpoint: opened.checkpoint,
+        added: opened.added,
+    })
 }

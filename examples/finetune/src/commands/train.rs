@@ -21,7 +21,7 @@ use crate::plan::{Plan, PlannedRows};
 use crate::progress::human_bytes;
 use crate::recorder::Recorder;
 use crate::references::{self, Question};
-use crate::run::{Adapter, TrainRun};
+use crate::run::TrainRun;
 use crate::samples::Samples;
 use crate::tensorboard;
 use crate::trained_on;
@@ -55,7 +55,8 @@ pub fn run(run: &TrainRun) -> Result<()> {
         Some(run) => run.setting(trained_on::SETTING).and_then(trained_on::read),
         None => training.adapter.trained_on(),
     };
-    let opened = OpenedModel::open(&training.model, trained)?.with_now(started);
+    let opened = OpenedModel::open(&training.model, trained, training.more_tokens())?;
+    let opened = opened.with_now(started);
     opened.check_init(training.init)?;
     let encoder = opened.encoder(training.limits)?;
     let mut data = TrainingData::read(run, &opened, &encoder)?;
@@ -78,10 +79,10 @@ pub fn run(run: &TrainRun) -> Result<()> {
         Ok(plan)
     };
     // Those of a file are as large as the file; fresh ones may be larger than any memory.
-    if let Adapter::Fresh(lora) = &training.adapter {
+    let start = Start::open(training, &opened)?;
+    if let Start::Fresh(lora) = &start {
         plan(lora)?;
     }
-    let start = Start::open(&training.adapter, &opened.checkpoint)?;
     let mut model = opened.load(&training.model.device.clone().autodiff())?;
     let lora = start.put_on(&mut model, config.seed)?;
     let plan = plan(&lora)?;

@@ -5,9 +5,11 @@ use burn_paged::Budget;
 use burn_qlora::Checkpointing;
 use clap::{Args, ValueEnum};
 
+use super::layers::LayerFlags;
 use super::model::ModelFlags;
 use super::objective::ObjectiveFlags;
 use super::rows::RowFlags;
+use super::tokens::TokenFlags;
 use super::values::{bytes, not_negative, part, positive, positive_number, probability, share};
 
 pub(super) const TRAIN_HELP: &str = "\
@@ -111,7 +113,7 @@ pub struct TrainFlags {
     pub save_total: Option<usize>,
 
     /// Adapter of peft or mlx-lm to start from, in place of a fresh one: its folder, or a file in it
-    #[arg(long, value_name = "DIR", help_heading = "Adapter", conflicts_with_all = ["init", "rank", "alpha", "dropout", "rslora", "target"])]
+    #[arg(long, value_name = "DIR", help_heading = "Adapter", conflicts_with_all = ["init", "rank", "alpha", "dropout", "rslora", "target", "exclude", "layers", "rank_pattern", "alpha_pattern", "add_tokens", "train_tokens"])]
     pub init_adapter: Option<PathBuf>,
     /// How fresh adapters start
     #[arg(long, value_enum, default_value_t = Init::Zero, help_heading = "Adapter")]
@@ -128,15 +130,12 @@ pub struct TrainFlags {
     /// Scale by alpha / sqrt(rank) (rsLoRA)
     #[arg(long, help_heading = "Adapter")]
     pub rslora: bool,
-    /// Layers that get an adapter: names, comma-separated (q_proj,v_proj), or all-linear
-    #[arg(
-        long,
-        value_name = "NAMES",
-        default_value = "all-linear",
-        value_delimiter = ',',
-        help_heading = "Adapter"
-    )]
-    pub target: Vec<String>,
+    /// The layers that get one.
+    #[command(flatten)]
+    pub layers: LayerFlags,
+    /// Tokens whose rows are trained beside.
+    #[command(flatten)]
+    pub tokens: TokenFlags,
 
     /// Rows in a batch
     #[arg(long, value_name = "N", default_value = "4", value_parser = positive, help_heading = "Training")]

@@ -1,3 +1,6 @@
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
 use burn_paged::Budget;
 
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
@@ -52,4 +55,23 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
 
 pub(super) fn at_most_one(text: &str) -> Result<f64, String> {
     number(text, |n| (0.0..=1.0).contains(&n), "from 0 to 1")
+}
+
+/// A block or several, `3` or `0-3`.
+pub(super) fn blocks(text: &str) -> Result<RangeInclusive<usize>, String> {
+    const MOST: usize = 1 << 16;
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.parse(), last.parse()) {
+        (Ok(first), Ok(last)) if first <= last && last < MOST => Ok(first..=last),
+        _ => Err("must be numbers of blocks, as 5 or 0-3".to_string()),
+    }
+}
+
+/// A pattern and a number, `v_proj=64`.
+pub(super) fn with_number<T: FromStr>(text: &str) -> Result<(String, T), String> {
+    let parts = text
+        .rsplit_once('=')
+        .and_then(|(pattern, number)| Some((pattern.to_owned(), number.parse().ok()?)));
+    let parts = parts.filter(|(pattern, _)| !pattern.is_empty());
+    parts.ok_or_else(|| "must be a pattern and a number, as v_proj=64".to_string())
 }

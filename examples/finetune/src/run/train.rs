@@ -1,8 +1,9 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use burn_finetune::{Dataset, ExampleKind, Objective, Order, TrainConfig};
-use burn_qlora::{Checkpointing, LoraConfig, Targets};
+use burn_qlora::{Blocks, Checkpointing, LoraConfig, Targets};
 use burn_qlora_llama::Weights;
 
 use super::data_files::DataFiles;
@@ -11,7 +12,9 @@ use super::model::Model;
 use super::objective;
 use super::optimizer::Optimizer;
 use super::rows::RowLimits;
+use super::tokens::Tokens;
 use crate::flags::{Init, PlanFlags, QuantName, TrainFlags};
+use crate::opened_model::MoreTokens;
 use crate::{tensorboard, trained_on};
 
 /// Most tokens of an answer to a sample prompt, where the user does not say.
@@ -68,6 +71,8 @@ pub struct Training {
     pub adapter: Adapter,
     /// How they start if they are fresh.
     pub init: Init,
+    /// The tokens whose rows are trained beside them, if they are fresh.
+    pub tokens: Tokens,
     /// The optimizer's state.
     pub optimizer: Optimizer,
     /// The values kept for the backward pass.
@@ -84,7 +89,7 @@ pub struct Training {
 #[derive(Debug)]
 pub enum Adapter {
     /// Fresh ones.
-    Fresh(LoraConfig),
+    Fresh(Box<LoraConfig>),
     /// The adapters of a peft directory.
     Trained(PathBuf),
 }
@@ -250,7 +255,7 @@ impl Training {
         }
         let adapter = match &flags.init_adapter {
             Some(dir) => Adapter::Trained(dir.clone()),
-            None => Adapter::Fresh(lora(&flags)),
+            None => Adapter::Fresh(Box::new(lora(&flags))),
         };
         let length = match flags.steps {
             Some(steps) => Length::Steps(steps),
@@ -262,6 +267,7 @@ impl Training {
             packing: flags.packing,
             adapter,
             init: flags.init,
+            tokens: Tokens::resolve(flags.tokens)?,
             optimizer,
             checkpointing: flags.checkpointing,
             length,
@@ -318,6 +324,14 @@ impl Training {
         Ok(self.config.order(data)?)
     }
 
+    /// Returns the tokens that the model gets beside its own.
+    pub fn more_tokens(&self) -> MoreTokens<'_> {
+        match &self.adapter {
+            Adapter::Fresh(_) => MoreTokens::New(&self.tokens.added),
+            Adapter::Trained(path) => MoreTokens::OfAdapter(Some(path)),
+        }
+    }
+
     /// Returns the number of rows of a micro-batch.
     pub fn batch_size(&self) -> usize {
         self.config.batch_size
@@ -343,12 +357,25 @@ fn examples(flags: &TrainFlags) -> Result<ExampleKind> {
 
 /// Returns the configuration of fresh adapters.
 fn lora(flags: &TrainFlags) -> LoraConfig {
-    let targets = match flags.target.as_slice() {
+    let layers = &flags.layers;
+    let targets = match layers.target.as_slice() {
         [all] if all == "all-linear" => Targets::AllLinear,
         names => Targets::Names(names.to_vec()),
     };
-    LoraConfig::new(flags.rank, flags.alpha.unwrap_or(2.0 * flags.rank as f64))
+    let numbers = layers.layers.iter().cloned().flatten();
+    let numbers: BTreeSet<usize> = numbers.collect();
+    let lora = LoraConfig::new(flags.rank, flags.alpha.unwrap_or(2.0 * flags.rank as f64))
         .with_dropout(flags.dropout)
         .with_rslora(flags.rslora)
         .with_targets(targets)
+        .with_rank_pattern(layers.rank_pattern.iter().cloned().collect())
+        .with_alpha_pattern(layers.alpha_pattern.iter().cloned().collect());
+    LoraConfig {
+        exclude: (!layers.exclude.is_empty()).then(|| Targets::Names(layers.exclude.clone())),
+        blocks: (!numbers.is_empty()).then(|| Blocks {
+            numbers: numbers.into_iter().collect(),
+            names: Vec::new(),
+        }),
+        ..lora
+    }
 }

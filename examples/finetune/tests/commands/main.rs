@@ -8,6 +8,7 @@
 //! - [`families`]: all of that on the families beside LLaMA.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
 //! - [`kills`]: the same at many random moments.
+//! - [`layers`]: which layers are adapted, and how.
 //! - [`methods`]: LoRA+, noise, other optimizers.
 //! - [`resume`]: what may have changed when a run goes on, and what is never lost.
 //! - [`console`]: nobody reads what is printed.
@@ -19,6 +20,7 @@
 //! - [`smollm2`]: the memory plan of a real model.
 //! - [`gemma3`]: a real Gemma evaluated, continued and trained.
 //! - [`device_memory`]: the memory plan on a device that tells what it has reserved.
+//! - [`tokens`]: tokens of one's own.
 //! - [`watching`]: samples, events for TensorBoard, the report.
 //! - [`full_disk`]: the same when the disk is full while saving.
 
@@ -37,6 +39,7 @@ mod generate;
 mod interrupt;
 mod keep;
 mod kills;
+mod layers;
 mod methods;
 mod names;
 mod numbers;
@@ -48,5 +51,6 @@ mod refusals;
 mod resume;
 mod smollm2;
 mod support;
+mod tokens;
 mod train;
 mod watching;

@@ -16,6 +16,8 @@ use serde_json::{Map, Value};
 use tensor_files::{Checksum, Dtype};
 use tokenizers::Tokenizer;
 
+pub(super) use added_tokens::check_normalizer;
+
 use super::safetensors::SafeTensorFiles;
 use super::special::{SpecialToken, SpecialTokens};
 use super::{absent, files, table, tokenizers_result};

@@ -7,6 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::DecoderError;
 
 const GENERATION_CONFIG: &str = "generation_config.json";
+const TOKENIZER: &str = "tokenizer.json";
 
 /// Copies the files of the checkpoint, and makes those that it keeps elsewhere or lacks; `template` takes the place of its chat
 /// template.
@@ -15,13 +16,8 @@ pub(super) fn write_companions(
     template: Option<&str>,
     staging: &StagedDir,
 ) -> Result<(), DecoderError> {
-    match checkpoint.companion_files() {
-        Some(files) => {
-            for file in files {
-                staging.copy(&file)?;
-            }
-        }
-        None => write_tokenizer(checkpoint, staging)?,
+    for (name, content) in companions(checkpoint)? {
+        staging.write(&name, &content)?;
     }
     if !staging.has(GENERATION_CONFIG) {
         let generation = generation_config(checkpoint)?;
@@ -33,17 +29,50 @@ pub(super) fn write_companions(
     Ok(())
 }
 
-/// Writes the tokenizer that the weights' own file holds.
-fn write_tokenizer(checkpoint: &Checkpoint, staging: &StagedDir) -> Result<(), DecoderError> {
-    let tokenizer =
-        checkpoint
-            .tokenizer()?
-            .to_string(true)
-            .map_err(|error| DecoderError::Tokenizer {
-                path: checkpoint.path().to_path_buf(),
-                reason: error.to_string(),
-            })?;
-    staging.write("tokenizer.json", tokenizer.as_bytes())?;
+impl Checkpoint {
+    /// Returns the files of its tokenizer and its chat template, by their names, with the tokens that were
+    /// [added](Self::add_tokens): what transformers' `AutoTokenizer` reads.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn tokenizer_files(&self) -> Result<Vec<(String, Vec<u8>)>, DecoderError> {
+        let mut files = companions(self)?;
+        files.retain(|(name, _)| name != GENERATION_CONFIG);
+        Ok(files)
+    }
+}
+
+/// Returns the files of the tokenizer, and others that the checkpoint has beside its weights.
+fn companions(checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>, DecoderError> {
+    let Some(paths) = checkpoint.companion_files() else {
+        return made_tokenizer(checkpoint);
+    };
+    let mut files = Vec::new();
+    for path in paths {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let content = match (checkpoint.is_extended(), name.as_ref()) {
+            // SentencePiece's own file, and a list that tokenizer.json has too, have none of the new tokens.
+            (true, "tokenizer.model" | "added_tokens.json") => continue,
+            (true, TOKENIZER) => tokenizer_json(checkpoint)?,
+            _ => std::fs::read(&path).map_err(DecoderError::io(&path))?,
+        };
+        files.push((name.into_owned(), content));
+    }
+    Ok(files)
+}
+
+/// Returns the text of a tokenizer.json.
+fn tokenizer_json(checkpoint: &Checkpoint) -> Result<Vec<u8>, DecoderError> {
+    let text = checkpoint.tokenizer()?.to_string(true);
+    text.map(String::into_bytes)
+        .map_err(|error| DecoderError::Tokenizer {
+            path: checkpoint.path().to_path_buf(),
+            reason: error.to_string(),
+        })
+}
+
+/// Returns the files of the tokenizer that the weights' own file holds.
+fn made_tokenizer(checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>, DecoderError> {
     let special = checkpoint.special_tokens()?;
     let mut settings = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -63,7 +92,13 @@ fn write_tokenizer(checkpoint: &Checkpoint, staging: &StagedDir) -> Result<(), D
     if let Some(template) = checkpoint.chat_template()? {
         settings["chat_template"] = json!(template);
     }
-    Ok(staging.write("tokenizer_config.json", pretty(&settings).as_bytes())?)
+    Ok(vec![
+        (TOKENIZER.to_owned(), tokenizer_json(checkpoint)?),
+        (
+            "tokenizer_config.json".to_owned(),
+            pretty(&settings).into_bytes(),
+        ),
+    ])
 }
 
 /// Returns what transformers derives from a config.json where there is no such file.

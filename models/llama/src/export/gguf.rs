@@ -147,6 +147,7 @@ impl<'a> GgufExport<'a> {
         Ok(MergeReport {
             changes,
             replaced: self.model.replaced(),
+            rows: self.model.replaced_rows(),
         })
     }
 

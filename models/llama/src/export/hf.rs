@@ -84,6 +84,7 @@ fn fill(
     let mut report = MergeReport {
         changes: BTreeMap::new(),
         replaced: model.replaced(),
+        rows: model.replaced_rows(),
     };
     let mut done = 0;
     for shard in shards {

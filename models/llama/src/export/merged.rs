@@ -96,6 +96,18 @@ impl<'a> MergedCheckpoint<'a> {
         paths.map(str::to_owned).collect()
     }
 
+    /// Returns the number of tokens whose rows the adapter brings, of embedding and head.
+    pub(crate) fn replaced_rows(&self) -> BTreeMap<String, usize> {
+        let paths = [EMBEDDING, HEAD].map(module).into_iter();
+        let tensors = self.config.tensors();
+        let is_there = |path: &&str| tensors.iter().any(|spec| module(&spec.name) == *path);
+        let tokens = |path: &str| Some(self.adapter.as_ref()?.tokens(path)?.len());
+        paths
+            .filter(is_there)
+            .filter_map(|path| Some((path.to_owned(), tokens(path)?)))
+            .collect()
+    }
+
     /// Returns the type that the checkpoint keeps its embedding in, `None` where that is a block format of llama.cpp.
     ///
     /// # Errors
@@ -196,9 +208,14 @@ impl<'a> MergedCheckpoint<'a> {
     fn changes(&self, spec: &TensorSpec) -> bool {
         let path = module(&spec.name);
         let is_adapted = self.adapter.as_ref().is_some_and(|adapter| {
-            adapter.changes_whole(path) || adapter.config_of(path).is_some()
+            adapter.changes_whole(path)
+                || adapter.tokens(path).is_some()
+                || adapter.config_of(path).is_some()
         });
-        is_adapted || spec.projection && self.base != MergeBase::Original
+        let name = self.stored_name(spec);
+        is_adapted
+            || self.checkpoint.stored_rows(name, &spec.shape).is_some()
+            || spec.projection && self.base != MergeBase::Original
     }
 
     /// Returns the name of the tensor that a tensor is made of.
@@ -249,6 +266,8 @@ pub struct MergeReport {
     pub changes: BTreeMap<String, WeightChange>,
     /// The paths of embedding and head where the adapter brought one.
     pub replaced: Vec<String>,
+    /// The number of tokens whose rows the adapter brought, of embedding and head.
+    pub rows: BTreeMap<String, usize>,
 }
 
 impl MergeReport {

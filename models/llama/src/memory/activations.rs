@@ -5,10 +5,13 @@ use burn_qlora::Checkpointing;
 use super::{Adapted, AdaptedBlock, F32, Tensors, Terms};
 
 impl Terms<'_> {
-    /// Without checkpointing, what every block keeps; with it, the input `[tokens, hidden]` of every block.
+    /// Without checkpointing, what the lookup of trained rows and every block keep; with it, the input `[tokens, hidden]` of every block.
     pub(super) fn activations(&self) -> Tensors {
         match self.workload.checkpointing {
-            Checkpointing::None => self.trained().iter().map(|block| self.kept(block)).sum(),
+            Checkpointing::None => {
+                let blocks = self.trained().iter().map(|block| self.kept(block));
+                self.kept_by_lookup() + blocks.sum()
+            }
             Checkpointing::Layer => self.trained().len() as u128 * self.rows(self.hidden()),
         }
     }

@@ -46,7 +46,7 @@ impl Terms<'_> {
         tensors.chain(head)
     }
 
-    /// `A: [in, rank]` and `B: [rank, out]` of every adapted projection.
+    /// `A: [in, rank]` and `B: [rank, out]` of every adapted projection, and the rows of tokens, `[tokens, hidden]`.
     pub(super) fn factors(&self) -> Vec<[usize; 2]> {
         let blocks = self.adapted.iter();
         let projections = blocks.flat_map(|block| block.projections.iter());
@@ -55,6 +55,7 @@ impl Terms<'_> {
             .flat_map(|([out_features, in_features], rank)| {
                 [[in_features, rank], [rank, out_features]]
             })
+            .chain(self.token_parameters())
             .collect()
     }
 
@@ -107,6 +108,9 @@ impl Terms<'_> {
         let factors = factors.map(|[rows, columns]| F32 * rows as u128 * columns as u128);
         let windows = self.config.layers.iter().map(|layer| layer.window);
         let attention = windows.map(|window| self.attention(window).largest);
+        let rows_of_tokens = self.token_rows().into_iter();
+        let rows_of_tokens = rows_of_tokens.map(|rows| self.tokens * rows as u128 * F32);
+        let factors = factors.chain(rows_of_tokens);
         let others = factors.chain(attention).chain([self.loss().largest]);
         rows.chain(others).max().unwrap_or(0)
     }

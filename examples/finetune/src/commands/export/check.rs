@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::commands::with_dtype;
 use crate::console::say;
-use crate::opened_model::OpenedModel;
+use crate::opened_model::{MoreTokens, OpenedModel};
 use crate::run::{Check, ExportRun};
 
 /// A check whose data is read.
@@ -34,7 +34,11 @@ impl<'a> Prepared<'a> {
     /// # Errors
     /// A model without a tokenizer; data that cannot be read or used.
     pub fn new(run: &'a ExportRun, check: &Check) -> Result<Self> {
-        let opened = OpenedModel::open(&run.model, None)?;
+        let opened = OpenedModel::open(
+            &run.model,
+            None,
+            MoreTokens::OfAdapter(run.adapter.as_deref()),
+        )?;
         let data = opened.dataset(&check.data, &opened.encoder(check.limits)?)?;
         Ok(Self {
             run,

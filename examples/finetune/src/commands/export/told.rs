@@ -21,6 +21,9 @@ pub fn say(report: &MergeReport) {
     for path in &report.replaced {
         say!("{path:<14} the adapter's");
     }
+    for (path, tokens) in &report.rows {
+        say!("{path:<14} the rows of {tokens} tokens are the adapter's");
+    }
     if report.changes.is_empty() {
         return;
     }
@@ -49,6 +52,7 @@ pub fn json(report: &MergeReport, losses: Option<&Losses>) -> Result<String> {
         "relative_norm": total,
         "layers": layers,
         "replaced": report.replaced,
+        "rows": report.rows,
         "check": losses,
     }))?)
 }

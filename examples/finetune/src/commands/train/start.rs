@@ -5,15 +5,15 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use burn_finetune::RunSource;
 use burn_qlora::{LoraConfig, attach_adapters, peft};
-use burn_qlora_llama::{Checkpoint, Decoder};
+use burn_qlora_llama::Decoder;
 
-use crate::opened_model::open_adapter;
-use crate::run::Adapter;
+use crate::opened_model::{OpenedModel, open_adapter};
+use crate::run::{Adapter, Training};
 
 /// The adapters that a run starts from.
 pub enum Start<'a> {
     /// New ones.
-    Fresh(&'a LoraConfig),
+    Fresh(Box<LoraConfig>),
     /// Those of another run.
     Given {
         /// Their folder or file.
@@ -27,13 +27,16 @@ impl<'a> Start<'a> {
     /// Opens those that are given, which have to fit the model.
     ///
     /// # Errors
-    /// A folder without an adapter, or one that does not fit.
-    pub fn open(adapter: &'a Adapter, model: &Checkpoint) -> Result<Self> {
-        Ok(match adapter {
-            Adapter::Fresh(config) => Self::Fresh(config),
+    /// A folder without an adapter, or one that does not fit; layers, blocks or tokens that the model has not.
+    pub fn open(training: &'a Training, model: &OpenedModel) -> Result<Self> {
+        Ok(match &training.adapter {
+            Adapter::Fresh(config) => {
+                let config = model.fresh_adapters(config, &training.tokens)?;
+                Self::Fresh(Box::new(config))
+            }
             Adapter::Trained(path) => Self::Given {
                 path,
-                adapter: Box::new(open_adapter(path, model)?),
+                adapter: Box::new(open_adapter(path, &model.checkpoint)?),
             },
         })
     }
@@ -46,7 +49,7 @@ impl<'a> Start<'a> {
         match self {
             Self::Fresh(config) => {
                 attach_adapters(model, config, seed).context("--target")?;
-                Ok((*config).clone())
+                Ok(config.as_ref().clone())
             }
             Self::Given { adapter, .. } => Ok(adapter.attach(model)?),
         }

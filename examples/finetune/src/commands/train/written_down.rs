@@ -55,6 +55,11 @@ pub fn settings(
     for (key, value) in others {
         settings.others.insert(key.into(), value);
     }
+    settings.companions = opened.tokenizer_files()?;
+    if !training.tokens.added.is_empty() {
+        let added = json!(training.tokens.added);
+        settings.others.insert("add-tokens".into(), added);
+    }
     if training.init == Init::Loftq {
         settings.others.insert("init".into(), json!("loftq"));
     }

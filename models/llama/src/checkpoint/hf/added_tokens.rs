@@ -76,7 +76,7 @@ fn read(token: &Value, special: bool) -> Option<AddedToken> {
 }
 
 /// Refuses a normalizer without its map of characters, on which the reader of tokenizer.json panics.
-pub(super) fn check_normalizer(text: &[u8]) -> Result<(), String> {
+pub(in crate::checkpoint) fn check_normalizer(text: &[u8]) -> Result<(), String> {
     const KIND: &[u8] = b"Precompiled";
     if !text.windows(KIND.len()).any(|window| window == KIND) {
         return Ok(());

@@ -45,7 +45,8 @@ pub fn write_gguf_adapter(
         .adapter()
         .ok_or_else(|| DecoderError::NoAdapter { path: path() })?;
     for name in [EMBEDDING, HEAD] {
-        if adapter.changes_whole(module(name)) {
+        let path_of = module(name);
+        if adapter.changes_whole(path_of) || adapter.tokens(path_of).is_some() {
             return Err(DecoderError::NotInGguf {
                 path: path(),
                 key: "an adapter's own".into(),

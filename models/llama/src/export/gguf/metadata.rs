@@ -1,7 +1,7 @@
 //! What a file says of itself and of the tokenizer.
 
 use candle_core::quantized::gguf_file::Value;
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, Tokenizer};
 
 use super::GgufOptions;
 use crate::checkpoint::{Checkpoint, SpecialToken, tokenizers_result};
@@ -9,7 +9,7 @@ use crate::config::DecoderConfig;
 use crate::error::DecoderError;
 use crate::export::merged::MergedCheckpoint;
 use crate::family::GgufDefinition;
-use crate::tokenizer::{DescribedVocabulary, first_difference};
+use crate::tokenizer::{DescribedVocabulary, TokenKind, first_difference};
 
 /// Keys of a file that are about that file alone.
 const OF_THE_FILE: [&str; 3] = [
@@ -51,6 +51,7 @@ pub(super) fn of(
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect();
             kept.sort_by(|(a, _), (b, _)| a.cmp(b));
+            extend(&mut kept, checkpoint)?;
             kept.into_iter()
                 .partition(|(key, _)| !key.starts_with("tokenizer."))
         }
@@ -79,6 +80,46 @@ pub(super) fn of(
         metadata.push((TEMPLATE.into(), Value::String(template)));
     }
     Ok(metadata)
+}
+
+/// Adds the tokens that were added to the vocabulary to that of a file.
+///
+/// # Errors
+/// [`DecoderError::Tokenizer`] where the file lists other tokens than there are rows.
+fn extend(metadata: &mut [(String, Value)], checkpoint: &Checkpoint) -> Result<(), DecoderError> {
+    let added = checkpoint.added_tokens();
+    let Some(first) = added.first() else {
+        return Ok(());
+    };
+    let id = checkpoint.tokenizer()?.token_to_id(&first.content);
+    for (key, value) in metadata {
+        let of_token: fn(&AddedToken) -> Value = match key.strip_prefix("tokenizer.ggml.") {
+            Some("tokens") => |token| Value::String(token.content.clone()),
+            Some("scores") => |_| Value::F32(0.0),
+            Some("token_type") => |token| {
+                let kind = match token.special {
+                    true => TokenKind::Control,
+                    false => TokenKind::UserDefined,
+                };
+                Value::I32(kind.number().into())
+            },
+            _ => continue,
+        };
+        if let Value::Array(values) = value {
+            if id != u32::try_from(values.len()).ok() {
+                return Err(DecoderError::Tokenizer {
+                    path: checkpoint.path().to_path_buf(),
+                    reason: format!(
+                        "`{key}` has {} entries, so that {:?} cannot be the next token; export to a Hugging Face directory",
+                        values.len(),
+                        first.content
+                    ),
+                });
+            }
+            values.extend(added.iter().map(of_token));
+        }
+    }
+    Ok(())
 }
 
 /// Returns the name of a model: that of its folder or file.
