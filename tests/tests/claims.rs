@@ -6,6 +6,8 @@ mod adapters_match_peft;
 mod chat_templates_match_transformers;
 #[path = "claims/checkpointing_changes_nothing.rs"]
 mod checkpointing_changes_nothing;
+#[path = "claims/choices_match_lm_eval.rs"]
+mod choices_match_lm_eval;
 #[path = "claims/curve_matches_peft.rs"]
 mod curve_matches_peft;
 #[path = "claims/eight_bit_follows_the_curve.rs"]

@@ -21,7 +21,7 @@ mod encode;
 /// From preferences to token rows.
 mod encode_preference;
 /// The example of a row.
-mod example;
+pub(crate) mod example;
 /// The rows of files.
 mod file;
 /// A hash of rows in their order.
@@ -41,7 +41,7 @@ mod prompt;
 /// One row of a batch.
 mod row;
 /// Files and their formats.
-mod source;
+pub(crate) mod source;
 /// Bytes in memory or in a file.
 pub(crate) mod spill;
 /// Rows by their place in files.

@@ -68,6 +68,24 @@ pub enum FinetuneError {
         /// The longest allowed.
         max: usize,
     },
+    /// Too few examples to stand before a question.
+    #[error(
+        "{}{line}: {count} examples are to stand before it, and the files of examples have {found}{}; ask for fewer, or give \
+         more",
+        path.display(), subject.as_ref().map_or(String::new(), |subject| format!(" of its subject {subject}"))
+    )]
+    Shots {
+        /// The file of the question.
+        path: PathBuf,
+        /// Its place there.
+        line: Place,
+        /// How many there are to be.
+        count: usize,
+        /// How many there are.
+        found: usize,
+        /// What the question is about, where that is told.
+        subject: Option<String>,
+    },
     /// A data file with nothing in it to learn from.
     #[error("{} has no data: {reason}", path.display())]
     NoData {
@@ -405,6 +423,39 @@ pub enum RowProblem {
         /// The keys that are there.
         found: String,
     },
+    /// The row asks nothing that has choices.
+    #[error(
+        "no question with choices; a row needs \"question\", \"choices\" and \"answer\" (MMLU), \"question\", \"choices\" and \
+         \"answerKey\" (ARC), \"activity_label\", \"ctx\", \"endings\" and \"label\" (HellaSwag), or \"prompt\", \"choices\" and \
+         \"answer\" (found: {found})"
+    )]
+    NoChoices {
+        /// The keys that are there.
+        found: String,
+    },
+    /// The row is of another task than those before it.
+    #[error(
+        "this is a row of {found}, and those before it are of {before}; measure each task by itself"
+    )]
+    OtherTask {
+        /// Its task.
+        found: &'static str,
+        /// Theirs.
+        before: &'static str,
+    },
+    /// The answer is none of the choices.
+    #[error("\"{column}\" is {found}, but it must be {expected}")]
+    NoSuchChoice {
+        /// The key of the answer.
+        column: &'static str,
+        /// What it holds.
+        found: String,
+        /// What it may hold.
+        expected: String,
+    },
+    /// A part of a question is no token.
+    #[error("{0}")]
+    NoTokens(String),
     /// A known key holds something else than it should.
     #[error("{0}")]
     WrongType(String),
@@ -499,6 +550,10 @@ impl RowProblem {
             Self::NoPreference { .. } => "no_preference",
             Self::UnknownKeys { .. } => "unknown_keys",
             Self::NoQuestion { .. } => "no_question",
+            Self::NoChoices { .. } => "no_choices",
+            Self::OtherTask { .. } => "other_task",
+            Self::NoSuchChoice { .. } => "no_such_choice",
+            Self::NoTokens(_) => "no_tokens",
             Self::WrongType(_) => "wrong_type",
             Self::NoTemplate => "no_template",
             Self::Template(_) => "template",

@@ -6,6 +6,8 @@
 
 /// What adapters are held against before they are saved or taken.
 mod adapters;
+/// Questions with choices.
+mod choices;
 /// Clipping by the global norm.
 mod clip;
 /// Rows of tokens from files of data, and batches of them.
@@ -33,6 +35,7 @@ mod template;
 /// The loop, with its configuration, reports and interruption.
 mod train;
 
+pub use choices::{ChoiceData, ChoiceReport, ChoiceTask, Shots, SubjectReport, score_choices};
 pub use data::{
     Batch, Columns, Counts, Dataset, DatasetBuilder, Encoded, ExampleKind, Learn, Order, Prompt,
     Row, RowCache, RowEncoder, Source, Sources, Split, TextEncoder, TextStream, Told, Verdicts,

@@ -1,6 +1,7 @@
 //! A causal language model with adapters, and the batch of tokens it is trained on.
 
 use crate::backward::{BackwardPass, LossAndGradients};
+use crate::continuations::Continuations;
 use crate::model::LoraModel;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
@@ -63,6 +64,14 @@ pub trait CausalLm: Module + LoraModel {
     fn token_losses(&self, batch: &TokenBatch) -> Option<Tensor<2>> {
         let _ = batch;
         None
+    }
+
+    /// Returns the negative log-likelihoods of the tokens of every continuation of `asked` in turn, in nats, with zeros around them:
+    /// `[continuations, tokens]`, f32; `None` by a model that does not tell the losses of tokens apart.
+    ///
+    /// The default runs every continuation with all of its text; a model with a cache runs the text once.
+    fn continuation_losses(&self, asked: &[Continuations]) -> Option<Tensor<2>> {
+        self.token_losses(&TokenBatch::of_continuations(asked, &self.device()))
     }
 
     /// Returns a weighted sum of [`token_losses`](Self::token_losses) and the gradients that it gives the adapters, both times

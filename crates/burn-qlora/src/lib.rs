@@ -43,6 +43,8 @@ mod branch;
 mod causal_lm;
 /// The layers that are adapted, and the shape of their adapters.
 mod config;
+/// A text and what may follow it.
+mod continuations;
 pub mod cuda;
 /// Everything that can go wrong.
 mod error;
@@ -69,6 +71,7 @@ pub use branch::LoraBranch;
 pub use burn_nf4::{BlockwiseTensor, BlockwiseTensorError, Format, GgufFormat};
 pub use causal_lm::{CausalLm, TokenBatch};
 pub use config::{Blocks, LoraConfig, Overrides, Targets, TokenIndices};
+pub use continuations::Continuations;
 pub use error::LoraError;
 pub use factors::{Factors, WeightChange};
 pub use linear::{BaseWeight, QLoraLinear};

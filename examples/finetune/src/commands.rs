@@ -35,7 +35,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Train(flags) => train::run(&TrainRun::resolve(*flags)?),
         Command::Plan(flags) => plan::run(&PlanRun::resolve(*flags)?),
         Command::Data(flags) => data::run(&DataRun::resolve(*flags)?),
-        Command::Eval(flags) => eval::run(&EvalRun::resolve(flags)?),
+        Command::Eval(flags) => eval::run(&EvalRun::resolve(*flags)?),
         Command::Generate(flags) => generate::run(&GenerateRun::resolve(flags)?),
         Command::Quantize(flags) => quantize::run(&QuantizeRun::resolve(flags)?),
         Command::Report(flags) => report::run(&ReportRun::resolve(flags)?),

@@ -45,6 +45,7 @@ pub use train::{Init, OptimizerName, TrainFlags};
 use clap::{Parser, Subcommand};
 
 use data::DATA_HELP;
+use eval::EVAL_HELP;
 use export::EXPORT_HELP;
 use plan::PLAN_HELP;
 use report::REPORT_HELP;
@@ -108,8 +109,12 @@ pub enum Command {
         mut_arg("run", |arg| arg.required_unless_present("config"))
     )]
     Report(ReportFlags),
-    /// Measure loss and perplexity on a data set, and how many answers come out exactly right
-    Eval(EvalFlags),
+    /// Measure what a model has learnt: the loss on a data set, its own answers, preferences, questions with choices
+    #[command(
+        after_help = EVAL_HELP,
+        mut_arg("objective", |arg| arg.help("What is measured of the rows"))
+    )]
+    Eval(Box<EvalFlags>),
     /// Let the model write: one prompt, or a chat
     Generate(GenerateFlags),
     /// Write the model as a 4-bit checkpoint that transformers + bitsandbytes load

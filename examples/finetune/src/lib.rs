@@ -7,6 +7,8 @@
 
 /// The C library's allocator.
 mod allocator;
+/// The model's own answers to the prompts of rows.
+mod answers;
 /// The commands.
 mod commands;
 /// The command line with a TOML file under it.
@@ -15,8 +17,6 @@ mod config;
 mod console;
 /// The device by name.
 mod device;
-/// Answers compared to the letter.
-mod exact_match;
 /// The command line as it is typed.
 mod flags;
 /// Fresh adapters as they are on a model.

@@ -31,7 +31,7 @@ mod train;
 
 pub use data::DataRun;
 pub use data_files::DataFiles;
-pub use eval::EvalRun;
+pub use eval::{Answering, EvalRun, Examples, Measure};
 pub use export::{Check, ExportRun, HfTarget, Target};
 pub use generate::{GenerateRun, Input};
 pub use model::{Model, Stored};

@@ -5,8 +5,8 @@ use std::convert::Infallible;
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_qlora::{
-    BackwardPass, CausalLm, Checkpointing, LossAndGradients, TokenBatch, adapter_gradients,
-    derive_seed, noise_magnitude, token_row_gradients,
+    BackwardPass, CausalLm, Checkpointing, Continuations, LossAndGradients, TokenBatch,
+    adapter_gradients, derive_seed, noise_magnitude, token_row_gradients,
 };
 
 use crate::block::Block;
@@ -43,6 +43,10 @@ impl CausalLm for Decoder {
             targets,
         } = batch.clone();
         Some(self.token_nll(input_ids, starts, targets))
+    }
+
+    fn continuation_losses(&self, asked: &[Continuations]) -> Option<Tensor<2>> {
+        Some(self.continuation_nll(asked))
     }
 
     fn weighted_gradients<E>(

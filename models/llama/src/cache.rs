@@ -1,10 +1,14 @@
 //! Keys and values of the tokens already seen.
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::error::DecoderError;
+use crate::rope::{Positions, Rope};
 
 /// The keys and values of every layer for one batch of rows that grow together.
+///
+/// Rows of different lengths end together: the shorter ones begin behind padding, which none of their tokens sees and which
+/// counts in no position.
 ///
 /// Memory is allocated as the rows grow, for twice the tokens each time, so that most steps write their token in place and
 /// a capacity that is never used costs nothing. Layers whose queries see a window keep all keys all the same: their
@@ -12,6 +16,8 @@ use crate::error::DecoderError;
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
+    /// Places before the first token of each row.
+    padding: Vec<usize>,
     capacity: usize,
     len: usize,
 }
@@ -63,8 +69,16 @@ impl Room {
 }
 
 impl KvCache {
-    /// Returns an empty cache of `layers` layers, each of `shape: [batch, capacity, kv_heads, head_dim]`.
-    pub(crate) fn empty(layers: usize, shape: [usize; 4], device: &Device, dtype: DType) -> Self {
+    /// Returns an empty cache of `layers` layers, each of `shape: [batch, capacity, kv_heads, head_dim]`, whose rows begin behind
+    /// `padding` places each.
+    pub(crate) fn empty(
+        layers: usize,
+        shape: [usize; 4],
+        padding: Vec<usize>,
+        device: &Device,
+        dtype: DType,
+    ) -> Self {
+        assert_eq!(padding.len(), shape[0], "every row has its padding");
         let room = Room {
             shape,
             device: device.clone(),
@@ -77,14 +91,25 @@ impl KvCache {
         };
         Self {
             layers: (0..layers).map(|_| layer()).collect(),
+            padding,
             capacity: shape[1],
             len: 0,
         }
     }
 
-    /// Returns the number of tokens held in a row.
+    /// Returns the number of rows.
+    pub fn rows(&self) -> usize {
+        self.padding.len()
+    }
+
+    /// Returns the number of places held in a row, its padding and its tokens.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Returns the places before the first token of each row.
+    pub fn padding(&self) -> &[usize] {
+        &self.padding
     }
 
     /// Returns whether no token is held.
@@ -92,7 +117,7 @@ impl KvCache {
         self.len == 0
     }
 
-    /// Returns the number of tokens that fit in a row.
+    /// Returns the number of places that fit in a row.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -103,6 +128,39 @@ impl KvCache {
         for layer in &mut self.layers {
             layer.len = 0;
         }
+    }
+
+    /// Keeps the rows at these places, in this order: a row that is not among them is forgotten, and one that comes several times
+    /// goes on in several ways.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn select(&mut self, rows: &[usize]) {
+        self.padding = rows.iter().map(|row| self.padding[*row]).collect();
+        for layer in &mut self.layers {
+            layer.select(rows);
+        }
+    }
+
+    /// Returns the positions of the next `seq` places.
+    ///
+    /// # Errors
+    /// [`DecoderError::OutdatedCache`] where the tokens of a row [would rotate otherwise](Rope::outdates) in one of its new
+    /// length.
+    pub(crate) fn next_positions(
+        &self,
+        rope: &Rope,
+        seq: usize,
+        device: &Device,
+    ) -> Result<Positions, DecoderError> {
+        for padding in &self.padding {
+            let cached = self.len.saturating_sub(*padding);
+            let length = (self.len + seq).saturating_sub(*padding);
+            if rope.outdates(cached, length) {
+                return Err(DecoderError::OutdatedCache { cached, length });
+            }
+        }
+        Ok(rope.padded_positions(self.len, seq, &self.padding, device))
     }
 
     pub(crate) fn reserve(&mut self, tokens: usize) -> Result<(), DecoderError> {
@@ -123,6 +181,18 @@ impl KvCache {
 }
 
 impl LayerCache {
+    /// Keeps the rows at these places.
+    fn select(&mut self, rows: &[usize]) {
+        self.room.shape[0] = rows.len();
+        let Some((keys, values)) = self.store.take() else {
+            return;
+        };
+        let places: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
+        let places = TensorData::new(places, [rows.len()]);
+        let places = Tensor::<1, Int>::from_data(places, &self.room.device);
+        self.store = Some((keys.select(0, places.clone()), values.select(0, places)));
+    }
+
     /// Appends `k` and `v`, each `[batch, seq, kv_heads, head_dim]`, and returns all held so far.
     pub(crate) fn append(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [batch, seq, heads, width] = k.dims();
@@ -153,7 +223,7 @@ mod tests {
     fn rows_grow_beyond_what_was_allocated_first() {
         let device = Device::flex();
         let shape = [1, usize::MAX / 64, 1, 2];
-        let mut cache = KvCache::empty(1, shape, &device, DType::F32);
+        let mut cache = KvCache::empty(1, shape, vec![0], &device, DType::F32);
         let mut expected = Vec::new();
         for step in [5, 1, SMALLEST, 1, 3 * SMALLEST] {
             let values: Vec<f32> = (0..2 * step).map(|i| (expected.len() + i) as f32).collect();
@@ -169,5 +239,32 @@ mod tests {
         let part = Tensor::ones([1, 1, 1, 2], &device);
         let (keys, _) = cache.layer(0).append(part.clone(), part);
         assert_eq!(keys.dims(), [1, 1, 1, 2]);
+    }
+
+    #[test]
+    fn rows_are_forgotten_and_go_on_in_several_ways() {
+        let device = Device::flex();
+        let padding = vec![0, 2, 1];
+        let mut cache = KvCache::empty(1, [3, 8, 1, 1], padding, &device, DType::F32);
+        let part = |values: &[f32]| {
+            let rows = values.len();
+            Tensor::<1>::from_floats(values, &device).reshape([rows, 1, 1, 1])
+        };
+        cache.reserve(1).unwrap();
+        let first = part(&[1.0, 2.0, 3.0]);
+        cache.layer(0).append(first.clone(), first);
+        cache.select(&[2, 0, 2]);
+        assert_eq!((cache.rows(), cache.padding()), (3, &[1, 0, 1][..]));
+        cache.reserve(1).unwrap();
+        let second = part(&[4.0, 5.0, 6.0]);
+        let (keys, values) = cache.layer(0).append(second.clone(), second.neg());
+        assert_eq!(
+            qlora_test_support::values(keys),
+            [3.0, 4.0, 1.0, 5.0, 3.0, 6.0]
+        );
+        assert_eq!(
+            qlora_test_support::values(values),
+            [3.0, -4.0, 1.0, -5.0, 3.0, -6.0]
+        );
     }
 }

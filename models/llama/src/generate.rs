@@ -1,4 +1,7 @@
-//! Continuing a prompt.
+//! Continuing prompts.
+
+/// A prompt on its way.
+mod continued;
 
 use std::ops::ControlFlow;
 
@@ -8,7 +11,8 @@ use burn::tensor::{Int, Tensor, TensorData};
 use crate::cache::KvCache;
 use crate::error::DecoderError;
 use crate::model::Decoder;
-use crate::sampling::{Sampler, SamplingConfig};
+use crate::sampling::SamplingConfig;
+use continued::Continued;
 
 /// The result of [`Decoder::generate`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +36,17 @@ pub enum Finish {
     Callback,
 }
 
+/// A prompt that is to be continued, beside others.
+#[derive(Clone, Copy, Debug)]
+pub struct GenerationRequest<'a> {
+    /// The tokens to go on from.
+    pub prompt: &'a [u32],
+    /// The choice of tokens, and when to stop.
+    pub config: &'a SamplingConfig,
+    /// Seed of the choice.
+    pub seed: u64,
+}
+
 impl Decoder {
     /// Continues `prompt`, calling `on_token` with each new token as it is chosen.
     ///
@@ -48,54 +63,79 @@ impl Decoder {
         seed: u64,
         mut on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Generation, DecoderError> {
-        config.validate()?;
-        let limit = self.config().context_len();
-        self.check_prompt(prompt, limit)?;
-        let model = self.valid();
-        let device = model.device();
-        let stop = config
-            .stop_tokens
-            .as_ref()
-            .unwrap_or(&self.config().eos_token_ids);
-        let capacity = limit.min(prompt.len().saturating_add(config.max_tokens));
-        let mut cache = KvCache::new(&model, 1, capacity);
-        let mut sampler = Sampler::new(config, seed, prompt);
-        let mut tokens = Vec::new();
-        let mut pending = prompt.to_vec();
+        let request = GenerationRequest {
+            prompt,
+            config,
+            seed,
+        };
+        let mut found = self.generate_batch(&[request], |_, token| on_token(token))?;
+        Ok(found.remove(0))
+    }
 
-        let finish = loop {
-            if tokens.len() == config.max_tokens {
-                break Finish::Length;
+    /// Continues several prompts side by side, calling `on_token` with the place of a request and each of its new tokens as it is
+    /// chosen, and returns what became of each. A request that is done leaves the others to themselves.
+    ///
+    /// A row sees nothing of the others and has the positions that it has alone, so it gets the tokens that
+    /// [`generate`](Self::generate) gives it, up to the rounding of products whose number of rows is another. Prompts are padded
+    /// to the longest: those of like lengths belong together.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate), for any of the requests.
+    pub fn generate_batch(
+        &self,
+        requests: &[GenerationRequest<'_>],
+        mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
+    ) -> Result<Vec<Generation>, DecoderError> {
+        let limit = self.config().context_len();
+        let mut running = Vec::with_capacity(requests.len());
+        for (place, request) in requests.iter().enumerate() {
+            request.config.validate()?;
+            self.check_prompt(request.prompt, limit)?;
+            running.push(Continued::new(place, request, self.config()));
+        }
+        let model = self.valid();
+        let mut found = vec![None; requests.len()];
+        let mut cache = room(&model, &running);
+        loop {
+            let mut kept = Vec::new();
+            let mut rest = Vec::new();
+            for (row, continued) in running.into_iter().enumerate() {
+                let place = continued.place();
+                match continued.finished() {
+                    Some(finish) => found[place] = Some(continued.into_found(finish)),
+                    None => {
+                        kept.push(row);
+                        rest.push(continued);
+                    }
+                }
             }
-            let length = cache.len() + pending.len();
-            if length > cache.capacity() {
-                break Finish::Context;
+            running = rest;
+            if running.is_empty() {
+                break;
             }
-            if model.rope().outdates(cache.len(), length) {
-                cache.clear();
-                pending = [prompt, tokens.as_slice()].concat();
+            if running.iter().any(|row| row.is_outdated(model.rope())) {
+                running.iter_mut().for_each(Continued::begin_again);
+                cache = room(&model, &running);
+            } else if kept.len() < cache.rows() {
+                cache.select(&kept);
             }
-            let ids = pending.iter().map(|id| *id as i32).collect::<Vec<_>>();
-            let ids = TensorData::new(ids, [1, pending.len()]);
-            let input = Tensor::<2, Int>::from_data(ids, &device);
-            let logits = read(model.forward_cached(input, &mut cache)?)?;
-            let token = sampler
-                .next(logits)
-                .map_err(|what| DecoderError::NotFinite {
-                    tokens: length,
+            let logits = read(model.forward_cached(input(&running, &model), &mut cache)?)?;
+            let vocab_size = logits.len() / running.len();
+            for (continued, logits) in running.iter_mut().zip(logits.chunks(vocab_size)) {
+                let next = continued.next(logits.to_vec());
+                let token = next.map_err(|what| DecoderError::NotFinite {
+                    tokens: continued.len(),
                     what,
                     dtype: model.dtype(),
                 })?;
-            if stop.contains(&token) {
-                break Finish::Stop;
+                if let Some(token) = token
+                    && on_token(continued.place(), token).is_break()
+                {
+                    continued.end(Finish::Callback);
+                }
             }
-            tokens.push(token);
-            if on_token(token).is_break() {
-                break Finish::Callback;
-            }
-            pending = vec![token];
-        };
-        Ok(Generation { tokens, finish })
+        }
+        Ok(found.into_iter().flatten().collect())
     }
 
     fn check_prompt(&self, prompt: &[u32], limit: usize) -> Result<(), DecoderError> {
@@ -117,6 +157,30 @@ impl Decoder {
             None => Ok(()),
         }
     }
+}
+
+/// Returns an empty cache for rows and all that they may become.
+fn room(model: &Decoder, rows: &[Continued<'_>]) -> KvCache {
+    let lengths: Vec<usize> = rows.iter().map(|row| row.pending().len()).collect();
+    let longest = lengths.iter().max().copied().unwrap_or(0);
+    let places = rows.iter().zip(&lengths);
+    let capacity = places.map(|(row, length)| longest - length + row.capacity());
+    KvCache::of_lengths(model, &lengths, capacity.max().unwrap_or(0))
+}
+
+/// Returns the next tokens of rows, `[rows, seq]`, padded on the left.
+fn input(rows: &[Continued<'_>], model: &Decoder) -> Tensor<2, Int> {
+    let longest = rows.iter().map(|row| row.pending().len()).max();
+    let longest = longest.unwrap_or(0);
+    let mut ids = Vec::with_capacity(rows.len() * longest);
+    for row in rows {
+        let pending = row.pending();
+        // Nothing sees the padding, so any token will do.
+        ids.extend(std::iter::repeat_n(0, longest - pending.len()));
+        ids.extend(pending.iter().map(|id| *id as i32));
+    }
+    let ids = TensorData::new(ids, [rows.len(), longest]);
+    Tensor::from_data(ids, &model.device())
 }
 
 fn read(logits: Tensor<2>) -> Result<Vec<f32>, DecoderError> {

@@ -8,7 +8,8 @@
 //!   tokenizer, special tokens and chat template.
 //! - [`LoadOptions`], [`Weights`] and [`ComputeDtype`]: how [`Decoder::load`] brings a checkpoint to a device.
 //! - `memory`: what a training run takes in memory, from the model's dimensions alone (feature `qlora`).
-//! - [`SamplingConfig`], [`Generation`], [`KvCache`]: continuing a prompt with [`Decoder::generate`].
+//! - [`SamplingConfig`], [`Generation`], [`KvCache`]: continuing a prompt with [`Decoder::generate`], several with
+//!   [`Decoder::generate_batch`].
 //! - [`write_bitsandbytes`]: a 4-bit checkpoint that transformers and bitsandbytes load; `write_hf`: one in 16 or 32 bits, of a
 //!   `MergedCheckpoint`, into which an adapter is folded (feature `qlora`).
 //! - [`DecoderError`]: everything that can go wrong.
@@ -41,6 +42,8 @@ mod block;
 mod cache;
 mod checkpoint;
 mod config;
+#[cfg(feature = "qlora")]
+mod continuations;
 mod dtype;
 mod error;
 mod export;
@@ -80,7 +83,7 @@ pub use export::{
     unfinished_export, write_hf, write_loftq,
 };
 pub use family::Family;
-pub use generate::{Finish, Generation};
+pub use generate::{Finish, Generation, GenerationRequest};
 pub use load::{LoadOptions, Weights};
 pub use mlp::Mlp;
 pub use model::Decoder;

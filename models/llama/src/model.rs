@@ -81,10 +81,23 @@ impl KvCache {
     /// Returns an empty cache for `batch` rows of up to `capacity` tokens, on the model's device and in its dtype. It takes
     /// memory for the tokens that come, not for the capacity.
     pub fn new(model: &Decoder, batch: usize, capacity: usize) -> Self {
+        Self::padded(model, vec![0; batch], capacity)
+    }
+
+    /// Returns an empty cache, as [`new`](Self::new) does, for rows whose next tokens are as many as `lengths` says: what is
+    /// given first is padded on the left to the longest. The capacity counts padding as well.
+    pub fn of_lengths(model: &Decoder, lengths: &[usize], capacity: usize) -> Self {
+        let longest = lengths.iter().max().copied().unwrap_or(0);
+        let padding = lengths.iter().map(|length| longest - length);
+        Self::padded(model, padding.collect(), capacity)
+    }
+
+    fn padded(model: &Decoder, padding: Vec<usize>, capacity: usize) -> Self {
         let config = model.config();
-        let shape = [batch, capacity, config.num_key_value_heads, config.head_dim];
+        let rows = padding.len();
+        let shape = [rows, capacity, config.num_key_value_heads, config.head_dim];
         let device = model.device().without_autodiff();
-        Self::empty(config.layers.len(), shape, &device, model.dtype())
+        Self::empty(config.layers.len(), shape, padding, &device, model.dtype())
     }
 }
 
@@ -277,27 +290,30 @@ impl Decoder {
         cache: &mut KvCache,
     ) -> Result<Tensor<2>, DecoderError> {
         let [batch, seq] = input_ids.dims();
-        let start = cache.len();
-        if self.rope.outdates(start, start + seq) {
-            return Err(DecoderError::OutdatedCache {
-                cached: start,
-                length: start + seq,
-            });
-        }
-        cache.reserve(seq)?;
-        let x = self.embed(input_ids);
-        let positions = self.rope.positions(start, seq, &x.device());
-        let layers = self.layers.iter().enumerate();
-        let x = layers.fold(x.into(), |x, (index, layer)| {
-            layer.forward(x, &positions, Some(cache.layer(index)))
-        });
+        let x = self.continue_rows(input_ids, cache)?;
         // Only the last position is asked for; the head is the widest layer by far.
         let width = self.config.hidden_size;
         let last = x
-            .sum()
             .slice([0..batch, seq - 1..seq, 0..width])
             .reshape([batch, width]);
         Ok(self.logits(self.norm.forward(last)))
+    }
+
+    /// Continues the rows in `cache` by `input_ids: [batch, seq]` and returns the last block's output, `[batch, seq, hidden]`.
+    pub(crate) fn continue_rows(
+        &self,
+        input_ids: Tensor<2, Int>,
+        cache: &mut KvCache,
+    ) -> Result<Tensor<3>, DecoderError> {
+        let [_, seq] = input_ids.dims();
+        let positions = cache.next_positions(&self.rope, seq, &input_ids.device())?;
+        cache.reserve(seq)?;
+        let x = self.embed(input_ids);
+        let layers = self.layers.iter().enumerate();
+        let x = layers.fold(x.into(), |x: Residual, (index, layer)| {
+            layer.forward(x, &positions, Some(cache.layer(index)))
+        });
+        Ok(x.sum())
     }
 
     /// Maps `hidden: [tokens, hidden]` to `[tokens, vocab]`.

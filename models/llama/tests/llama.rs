@@ -1,6 +1,9 @@
 //! The model against recorded outputs of transformers and bitsandbytes, and against damaged files.
 
 #[cfg(feature = "qlora")]
+#[path = "llama/batches.rs"]
+mod batches;
+#[cfg(feature = "qlora")]
 #[path = "llama/bitsandbytes.rs"]
 mod bitsandbytes;
 #[path = "llama/compute_dtype.rs"]

@@ -145,7 +145,7 @@ impl<'a> RowEncoder<'a> {
         (self.texts().ended(ids), warnings)
     }
 
-    pub(super) fn texts(&self) -> TextEncoder<'a> {
+    pub(crate) fn texts(&self) -> TextEncoder<'a> {
         TextEncoder {
             tokenizer: self.tokenizer,
             eos: self.eos,
@@ -184,7 +184,7 @@ impl<'a> RowEncoder<'a> {
     }
 
     /// Refuses tokens that the model does not have.
-    pub(super) fn check_vocabulary(&self, ids: &[u32]) -> Result<(), RowProblem> {
+    pub(crate) fn check_vocabulary(&self, ids: &[u32]) -> Result<(), RowProblem> {
         let Some(size) = self.vocab_size else {
             return Ok(());
         };

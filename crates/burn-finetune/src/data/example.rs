@@ -7,7 +7,7 @@ mod chat;
 /// A prompt and what follows it.
 mod completion;
 /// A row's columns.
-mod fields;
+pub(crate) mod fields;
 /// What an unknown row may be.
 mod hint;
 /// Prompts with answers that are judged.

@@ -18,11 +18,14 @@ mod parquet;
 mod share;
 /// UTF-8.
 mod text;
+/// The columns that rows are made of.
+mod wanted;
 
 pub use format::is_read as is_data_file;
 pub use open::{Content, Fault, Record, open};
 pub use share::Share;
 pub use text::Utf8;
+pub use wanted::Wanted;
 
 use crate::data::columns::Columns;
 use crate::error::FinetuneError;
@@ -127,7 +130,7 @@ impl Sources {
     /// # Errors
     /// [`FinetuneError::Read`] for what is not there, [`FinetuneError::Format`] for a folder without a file that is read
     /// and for what is neither a file nor a folder.
-    pub(super) fn files(&self) -> Result<Files, FinetuneError> {
+    pub(crate) fn files(&self) -> Result<Files, FinetuneError> {
         let mut files = Files::default();
         for source in &self.sources {
             if source.path.is_dir() {

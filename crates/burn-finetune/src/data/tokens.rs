@@ -82,6 +82,14 @@ impl<'a> TextEncoder<'a> {
         checked(|| self.tokenizer.decode(tokens, true))
     }
 
+    /// Returns the text of tokens, the special ones written out.
+    ///
+    /// # Errors
+    /// [`RowProblem::Tokenizer`].
+    pub fn decode_all(&self, tokens: &[u32]) -> Result<String, RowProblem> {
+        checked(|| self.tokenizer.decode(tokens, false))
+    }
+
     /// Begins a text whose tokens come one by one.
     pub fn stream(&self) -> TextStream<'a> {
         let mut stream = self.tokenizer.decode_stream(true);

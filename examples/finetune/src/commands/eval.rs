@@ -1,24 +1,18 @@
-//! `finetune eval`: loss and perplexity, and how many answers are exactly right.
+//! `finetune eval`: what a model has learnt.
+
+/// Which of several choices is the likeliest.
+mod choices;
+/// Loss and perplexity, and the model's own answers.
+mod likelihood;
+/// Which of two answers is preferred.
+mod preferences;
 
 use anyhow::Result;
-use burn_finetune::{EvalReport, evaluate};
-use serde::Serialize;
 
-use super::with_dtype;
 use crate::console::say;
-use crate::exact_match::{self, ExactMatch};
 use crate::opened_model::{MoreTokens, OpenedModel};
-use crate::run::EvalRun;
+use crate::run::{EvalRun, Measure};
 use crate::trained_on;
-
-/// The object of `--json`.
-#[derive(Serialize)]
-struct Measured {
-    #[serde(flatten)]
-    loss: EvalReport,
-    #[serde(flatten)]
-    answers: Option<ExactMatch>,
-}
 
 /// Measures and prints.
 ///
@@ -31,35 +25,13 @@ pub fn run(run: &EvalRun) -> Result<()> {
         trained,
         MoreTokens::OfAdapter(run.adapter.as_deref()),
     )?;
-    let encoder = opened.encoder(run.limits)?;
-    let data = opened.dataset(&run.data, &encoder)?.head(run.max_rows)?;
-    if run.exact_match {
-        exact_match::check(&data)?;
-    }
-    let llama = opened.load_with_adapter(run.adapter.as_deref(), &run.model.device)?;
-
-    opened.tell_of_second_quantization();
-    let loss = evaluate(&llama, &data, run.batch_size)
-        .map_err(|error| with_dtype(error.into(), run.model.compute_dtype))?;
-    let answers = match run.exact_match {
-        true => Some(exact_match::ask(&opened, &llama, &data)?),
-        false => None,
+    let json = match &run.measure {
+        Measure::Likelihood(answering) => likelihood::measure(run, answering, &opened)?,
+        Measure::Preferences(objective) => preferences::measure(run, *objective, &opened)?,
+        Measure::Choices(examples) => choices::measure(run, examples.as_ref(), &opened)?,
     };
-    say!("computed in {}", run.model.compute_dtype);
-    say!("rows        {}", data.len());
-    say!("tokens      {}", loss.tokens);
-    say!("loss        {:.4} nats a token", loss.nll);
-    say!("perplexity  {:.4}", loss.perplexity);
-    if let Some(answers) = &answers {
-        say!(
-            "exact match {:.1} % ({} of {} answers)",
-            100.0 * answers.exact_match,
-            answers.matched,
-            answers.exact_match_rows
-        );
-    }
     if run.json {
-        say!("{}", serde_json::to_string(&Measured { loss, answers })?);
+        say!("{json}");
     }
     Ok(())
 }

@@ -3,8 +3,16 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::model::AdaptedModelFlags;
+use super::objective::ObjectiveFlags;
 use super::rows::RowFlags;
 use super::values::positive;
+
+pub const EVAL_HELP: &str = "\
+Examples:
+  finetune eval --model M --adapter run --data held-out.jsonl --exact-match --batch-size 16
+  finetune eval --model M --adapter run --data held-out.jsonl --generate answers.jsonl
+  finetune eval --model M --adapter run --data pairs.jsonl --objective dpo
+  finetune eval --model M --adapter run --data mmlu/test.jsonl --choices --shots 5 --shots-data mmlu/dev.jsonl";
 
 /// `finetune eval`.
 #[derive(Args, Debug)]
@@ -36,8 +44,29 @@ pub struct EvalFlags {
     pub max_rows: Option<usize>,
     /// Also let the model answer each prompt (greedily) and count the answers that are exactly
     /// the expected ones
-    #[arg(long, help_heading = "Output")]
+    #[arg(long, help_heading = "Answers")]
     pub exact_match: bool,
+    /// Also let the model answer each prompt (greedily) and write the answers to FILE, a JSON object with `prompt`, `expected`
+    /// and `answer` a line
+    #[arg(long, value_name = "FILE", help_heading = "Answers")]
+    pub generate: Option<PathBuf>,
+    /// Most tokens of an answer that --generate writes [default: 256]
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Answers")]
+    pub max_tokens: Option<usize>,
+    /// Measure how often the likeliest of several choices is the right one, as lm-evaluation-harness does: rows of MMLU, ARC or
+    /// HellaSwag, or with `prompt`, `choices` and `answer`
+    #[arg(long, help_heading = "Choices")]
+    pub choices: bool,
+    /// Of --choices: put N rows of --shots-data before every question, with their answers: of MMLU the first of its subject, of
+    /// ARC and HellaSwag those that lm-evaluation-harness draws, else the first
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Choices")]
+    pub shots: Option<usize>,
+    /// Of --choices: the rows to take examples from, say the dev split of MMLU
+    #[arg(long, value_name = "FILE", help_heading = "Choices")]
+    pub shots_data: Vec<PathBuf>,
+    /// What is measured of the rows, where it is not their likelihood.
+    #[command(flatten)]
+    pub objective: ObjectiveFlags,
     /// Print one JSON object as the last line
     #[arg(long, help_heading = "Output")]
     pub json: bool,

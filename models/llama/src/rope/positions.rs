@@ -1,5 +1,7 @@
 //! The tables of angles of one forward pass.
 
+use std::ops::Range;
+
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::RopeConfig;
@@ -35,6 +37,15 @@ pub struct Rotation {
     pub key: RotaryTable,
 }
 
+/// Consecutive positions of a sequence, behind padding.
+struct Run {
+    /// The tokens of the whole sequence.
+    length: usize,
+    /// Places before the first position, which are turned by no angle.
+    padding: usize,
+    positions: Range<usize>,
+}
+
 /// Cosines and sines of the angles, times the factor of the rotated values.
 ///
 /// Both are `[seq, rotary_dim / 2]`, or `[batch · seq, rotary_dim / 2]` where rows hold several sequences; f32.
@@ -66,12 +77,63 @@ impl Rope {
         self.positions_in(start + seq, start, seq, device)
     }
 
+    /// Returns whether a batch of longer rows rotates its first tokens otherwise.
+    pub fn depends_on_length(&self) -> bool {
+        let mut configs = self.configs.iter();
+        configs.any(|config| config.scaling.depends_on_length())
+    }
+
+    /// Returns the positions of the places `start..start + seq` in rows that begin behind `padding` places each: a row's
+    /// tokens have the positions that they would have in it alone, whatever the others' lengths.
+    pub fn padded_positions(
+        &self,
+        start: usize,
+        seq: usize,
+        padding: &[usize],
+        device: &Device,
+    ) -> Positions {
+        if padding.iter().all(|padding| *padding == 0) {
+            return self.positions(start, seq, device);
+        }
+        let end = start + seq;
+        let runs = padding.iter().map(|&padding| Run {
+            length: end.saturating_sub(padding),
+            padding: padding.saturating_sub(start).min(seq),
+            positions: start.saturating_sub(padding)..end.saturating_sub(padding),
+        });
+        let starts = padding.iter().flat_map(|&padding| {
+            // Padding sees itself alone.
+            (start..end).map(move |place| padding.min(place) as i64)
+        });
+        let starts = TensorData::new(starts.collect::<Vec<_>>(), [padding.len(), seq]);
+        Positions {
+            rotations: self.rotations(&runs.collect::<Vec<_>>(), device),
+            starts: Some(Tensor::from_data(starts, device)),
+        }
+    }
+
     /// Returns the positions `start..start + seq` of sequences of which the longest has `length` tokens.
     fn positions_in(&self, length: usize, start: usize, seq: usize, device: &Device) -> Positions {
+        let run = Run {
+            length,
+            padding: 0,
+            positions: start..start + seq,
+        };
+        Positions {
+            rotations: self.rotations(&[run], device),
+            starts: None,
+        }
+    }
+
+    /// Returns the tables of every rotation, the rows of one run below those of the one before.
+    fn rotations(&self, runs: &[Run], device: &Device) -> Vec<Rotation> {
         let rotation = |config: &RopeConfig| {
-            let frequencies = config.inverse_frequencies(self.head_dim, length);
+            let frequencies: Vec<Vec<f32>> = runs
+                .iter()
+                .map(|run| config.inverse_frequencies(self.head_dim, run.length))
+                .collect();
             let table = |factor: &dyn Fn(usize) -> f32| {
-                RotaryTable::new(&frequencies, start..start + seq, factor, device)
+                RotaryTable::new(runs, &frequencies, factor, device)
             };
             let attention_factor = config.attention_factor();
             let key = table(&|_| attention_factor);
@@ -81,10 +143,7 @@ impl Rope {
             };
             Rotation { query, key }
         };
-        Positions {
-            rotations: self.configs.iter().map(rotation).collect(),
-            starts: None,
-        }
+        self.configs.iter().map(rotation).collect()
     }
 
     /// Returns the positions in rows of several sequences, each from 0 on; `starts: [batch, seq]` as in [`Positions`].
@@ -94,8 +153,7 @@ impl Rope {
         let places = Tensor::<1, Int>::arange(0..seq as i64, &device);
         let positions = places.unsqueeze::<2>().expand([batch, seq]) - starts.clone();
         let positions = positions.clamp_min(0).reshape([batch * seq]);
-        let mut configs = self.configs.iter();
-        let length = if configs.any(|config| config.scaling.depends_on_length()) {
+        let length = if self.depends_on_length() {
             longest(positions.clone())
         } else {
             seq
@@ -118,24 +176,36 @@ fn longest(positions: Tensor<1, Int>) -> usize {
     usize::try_from(last + 1).unwrap_or(0)
 }
 
+impl Run {
+    /// Returns the position of every place, that of padding 0.
+    fn places(&self) -> impl Iterator<Item = usize> + use<> {
+        std::iter::repeat_n(0, self.padding).chain(self.positions.clone())
+    }
+}
+
 impl RotaryTable {
+    /// Returns the table of the places of `runs`, each of which has its own `frequencies`.
     fn new(
-        frequencies: &[f32],
-        positions: std::ops::Range<usize>,
+        runs: &[Run],
+        frequencies: &[Vec<f32>],
         factor: &dyn Fn(usize) -> f32,
         device: &Device,
     ) -> Self {
-        let shape = [positions.len(), frequencies.len()];
+        let places = runs.iter().map(|run| run.padding + run.positions.len());
+        let width = frequencies.first().map_or(0, Vec::len);
+        let shape = [places.sum(), width];
         let mut cos = Vec::with_capacity(shape[0] * shape[1]);
         let mut sin = Vec::with_capacity(shape[0] * shape[1]);
-        for position in positions {
-            let factor = factor(position);
-            for frequency in frequencies {
-                // The product is rounded to f32 as the peers round it; at positions in the thousands that
-                // shifts the angle by more than the rounding of its sine.
-                let angle = f64::from(position as f32 * frequency);
-                cos.push(angle.cos() as f32 * factor);
-                sin.push(angle.sin() as f32 * factor);
+        for (run, frequencies) in runs.iter().zip(frequencies) {
+            for position in run.places() {
+                let factor = factor(position);
+                for frequency in frequencies {
+                    // The product is rounded to f32 as the peers round it; at positions in the thousands that
+                    // shifts the angle by more than the rounding of its sine.
+                    let angle = f64::from(position as f32 * frequency);
+                    cos.push(angle.cos() as f32 * factor);
+                    sin.push(angle.sin() as f32 * factor);
+                }
             }
         }
         Self {

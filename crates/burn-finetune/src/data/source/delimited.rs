@@ -1,7 +1,6 @@
 use super::open::{Fault, Record};
 use super::text::Utf8;
-use crate::data::columns::Columns;
-use crate::data::example;
+use super::wanted::Wanted;
 use crate::error::{Place, RowProblem};
 use crate::template::object;
 use csv::{ErrorKind, Position, Reader, ReaderBuilder, StringRecord};
@@ -21,7 +20,7 @@ impl<R: Read> Delimited<R> {
     ///
     /// # Errors
     /// Columns of which no row can be made, and a name that two of them have.
-    pub fn new(mut text: Utf8<R>, delimiter: u8, columns: &Columns) -> Result<Self, Fault> {
+    pub fn new(mut text: Utf8<R>, delimiter: u8, columns: &dyn Wanted) -> Result<Self, Fault> {
         let head = text.fill_buf()?;
         let first = head.split(|byte| *byte == b'\n').next().unwrap_or(head);
         let delimiter = match delimiter {
@@ -50,7 +49,7 @@ impl<R: Read> Delimited<R> {
                 return Err(Fault::File(format!("two columns are called {name:?}")));
             }
         }
-        if let Err(problem) = example::check_columns(&names, columns) {
+        if let Err(problem) = columns.check(&names) {
             return Err(Fault::File(format!(
                 "{problem}; the first line of a table names its columns"
             )));

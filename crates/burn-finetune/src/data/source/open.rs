@@ -4,7 +4,7 @@ use super::format::{Format, format, uncompressed};
 use super::json::Json;
 use super::parquet::Parquet;
 use super::text::Utf8;
-use crate::data::columns::Columns;
+use super::wanted::Wanted;
 use crate::error::{FinetuneError, Place, RowProblem};
 use minijinja::value::Value;
 use std::fs::File;
@@ -86,7 +86,7 @@ impl Fault {
 ///
 /// # Errors
 /// A file that is not there, is none, or is of a format that is not read.
-pub fn open(path: &Path, columns: &Columns) -> Result<Content, Fault> {
+pub fn open(path: &Path, columns: &dyn Wanted) -> Result<Content, Fault> {
     // Opening a pipe would wait for a writer.
     if !path.metadata()?.is_file() {
         return Err(Fault::File(
@@ -120,7 +120,7 @@ pub fn open(path: &Path, columns: &Columns) -> Result<Content, Fault> {
     }
 }
 
-fn content(inner: Box<dyn Read>, format: Format, columns: &Columns) -> Result<Content, Fault> {
+fn content(inner: Box<dyn Read>, format: Format, columns: &dyn Wanted) -> Result<Content, Fault> {
     let text = Utf8::new(inner);
     let rows: Box<dyn Iterator<Item = _>> = match format {
         Format::Text => return Ok(Content::Text(text)),
@@ -136,7 +136,7 @@ fn content(inner: Box<dyn Read>, format: Format, columns: &Columns) -> Result<Co
     })
 }
 
-fn parquet(file: File, columns: &Columns) -> Result<Content, Fault> {
+fn parquet(file: File, columns: &dyn Wanted) -> Result<Content, Fault> {
     let (mut rows, unread) = Parquet::open(file, columns)?;
     Ok(Content::Rows {
         rows: Box::new(records(move || rows.next_record())),

@@ -2,8 +2,7 @@
 mod pages;
 
 use super::open::{Fault, Record};
-use crate::data::columns::Columns;
-use crate::data::example;
+use super::wanted::Wanted;
 use crate::error::{Place, RowProblem};
 use crate::template::object;
 use minijinja::value::Value;
@@ -41,7 +40,7 @@ impl Parquet {
     ///
     /// # Errors
     /// A file that is damaged, holds no column that makes a row, or is packed by a codec that is not there.
-    pub fn open(file: File, columns: &Columns) -> Result<(Self, Vec<String>), Fault> {
+    pub fn open(file: File, columns: &dyn Wanted) -> Result<(Self, Vec<String>), Fault> {
         let file = Arc::new(file);
         let metadata = guarded(|| ParquetMetaDataReader::new().parse_and_finish(&*file))?;
         let root = metadata.file_metadata().schema_descr().root_schema();
@@ -50,10 +49,10 @@ impl Parquet {
             .iter()
             .map(|field| field.name().to_owned());
         let names: Vec<String> = names.collect();
-        if let Err(problem) = example::check_columns(&names, columns) {
+        if let Err(problem) = columns.check(&names) {
             return Err(Fault::File(problem.to_string()));
         }
-        let read: Vec<&str> = columns.all().collect();
+        let read = columns.names();
         let (fields, others): (Vec<_>, Vec<_>) = root
             .get_fields()
             .iter()

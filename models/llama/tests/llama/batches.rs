@@ -1,0 +1,171 @@
+//! Rows side by side, each as if it were alone.
+
+use std::ops::ControlFlow;
+
+use burn::tensor::Device;
+use burn_qlora::{CausalLm, Continuations, TokenBatch};
+use burn_qlora_llama::{
+    Decoder, DecoderError, Finish, Generation, GenerationRequest, SamplingConfig, Weights,
+};
+use qlora_test_support::{FAMILIES, Tolerance, assert_close, values};
+
+use crate::fixtures::{Reference, load};
+
+/// Runs `check` for every recorded model on Flex, with a row of twenty tokens, which is longer than any window of theirs.
+fn every_model(check: impl Fn(&str, &Decoder, &[u32])) {
+    let row = Reference::of("families/mistral").tokens("long_input_ids");
+    let families = FAMILIES.iter().map(|family| format!("families/{family}"));
+    for name in families.chain(["tiny_llama".into(), "tiny_llama_nf4".into()]) {
+        let model = load(&name, Weights::AsStored, &Device::flex());
+        check(&name, &model, &row);
+    }
+}
+
+fn alone(model: &Decoder, request: &GenerationRequest<'_>) -> Generation {
+    let GenerationRequest {
+        prompt,
+        config,
+        seed,
+    } = *request;
+    let found = model.generate(prompt, config, seed, |_| ControlFlow::Continue(()));
+    found.expect("generates")
+}
+
+/// Prompts of several lengths, of which rows leave at different times; those of a model with LongRoPE go beyond the length at
+/// which it rotates otherwise, one of them while another has not come so far.
+#[test]
+fn a_row_gets_the_tokens_that_it_gets_alone() {
+    every_model(|name, model, row| {
+        let plain = |max_tokens| {
+            SamplingConfig::new()
+                .with_max_tokens(max_tokens)
+                .with_stop_tokens(Some(vec![]))
+        };
+        let configs = [plain(12), plain(3), plain(12).with_temperature(0.8)];
+        let request = |prompt, config, seed| GenerationRequest {
+            prompt,
+            config,
+            seed,
+        };
+        let stop = alone(model, &request(&row[..9], &configs[0], 0)).tokens[5];
+        let stopping = plain(12).with_stop_tokens(Some(vec![stop]));
+        let requests = [
+            request(&row[..3], &configs[0], 0),
+            request(row, &configs[0], 0),
+            request(&row[..9], &stopping, 0),
+            request(&row[..12], &configs[1], 0),
+            request(&row[..1], &configs[2], 7),
+        ];
+        let mut told = vec![Vec::new(); requests.len()];
+        let found = model.generate_batch(&requests, |place, token| {
+            told[place].push(token);
+            ControlFlow::Continue(())
+        });
+        let found = found.expect("generates");
+        for (place, request) in requests.iter().enumerate() {
+            assert_eq!(found[place], alone(model, request), "{name}, row {place}");
+            assert_eq!(found[place].tokens, told[place], "{name}, row {place}");
+        }
+        assert_eq!(found[2].finish, Finish::Stop, "{name}");
+        assert_eq!(found[3].finish, Finish::Length, "{name}");
+    });
+}
+
+#[test]
+fn a_callback_ends_its_own_row() {
+    let model = load("tiny_llama", Weights::AsStored, &Device::flex());
+    let config = SamplingConfig::new()
+        .with_max_tokens(6)
+        .with_stop_tokens(Some(vec![]));
+    let request = |prompt| GenerationRequest {
+        prompt,
+        config: &config,
+        seed: 0,
+    };
+    let mut count = 0;
+    let found = model.generate_batch(&[request(&[5, 6, 7]), request(&[8])], |place, _| {
+        count += usize::from(place == 0);
+        match (place, count) {
+            (0, 2) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    });
+    let found = found.expect("generates");
+    assert_eq!(
+        (found[0].tokens.len(), found[0].finish),
+        (2, Finish::Callback)
+    );
+    assert_eq!(found[1], alone(&model, &request(&[8])));
+    assert_eq!(
+        model.generate_batch(&[], |_, _| unreachable!()).unwrap(),
+        []
+    );
+    let broken = model.generate_batch(&[request(&[8]), request(&[])], |_, _| unreachable!());
+    assert!(matches!(broken, Err(DecoderError::EmptyPrompt)));
+}
+
+/// A context that is full ends the row that fills it, and not those beside it.
+#[test]
+fn a_row_ends_where_its_own_context_does() {
+    let model = load("families/ministral3", Weights::AsStored, &Device::flex());
+    let limit = model.config().context_len();
+    let long = vec![5; limit - 2];
+    let config = SamplingConfig::new()
+        .with_max_tokens(8)
+        .with_stop_tokens(Some(vec![]));
+    let request = |prompt| GenerationRequest {
+        prompt,
+        config: &config,
+        seed: 0,
+    };
+    let requests = [request(&long), request(&long[..4])];
+    let found = model.generate_batch(&requests, |_, _| ControlFlow::Continue(()));
+    let found = found.expect("generates");
+    let ended = found.iter().map(|found| (found.tokens.len(), found.finish));
+    let expected = [(3, Finish::Context), (8, Finish::Length)];
+    assert_eq!(ended.collect::<Vec<_>>(), expected);
+}
+
+/// The text of several continuations goes through the model once, beside texts of other lengths.
+#[test]
+fn continuations_have_the_losses_of_whole_rows() {
+    every_model(|name, model, row| {
+        let asked = [
+            Continuations {
+                context: row[..14].to_vec(),
+                continuations: vec![row[14..15].to_vec(), row[2..7].to_vec()],
+            },
+            Continuations {
+                context: row[..2].to_vec(),
+                continuations: vec![row[2..5].to_vec()],
+            },
+        ];
+        let letters = [Continuations {
+            context: row[..6].to_vec(),
+            continuations: vec![vec![7], vec![8], vec![9]],
+        }];
+        for asked in [&asked[..], &letters] {
+            let found = sums(&model.continuation_losses(asked).expect("are told apart"));
+            let each = asked.iter().flat_map(|asked| {
+                let choices = asked.continuations.iter();
+                choices.map(|choice| Continuations {
+                    context: asked.context.clone(),
+                    continuations: vec![choice.clone()],
+                })
+            });
+            let alone = each.flat_map(|one| {
+                let batch = TokenBatch::of_continuations(&[one], &Device::flex());
+                sums(&model.token_losses(&batch).expect("are told apart"))
+            });
+            let tolerance = Tolerance::absolute(
+                2e-4,
+                "five losses of f32, each as near as logits are to transformers'",
+            );
+            assert_close(name, &found, &alone.collect::<Vec<_>>(), tolerance);
+        }
+    });
+}
+
+fn sums(losses: &burn::tensor::Tensor<2>) -> Vec<f32> {
+    values(losses.clone().sum_dim(1))
+}
