@@ -127,7 +127,8 @@ fn rows_of<M: LoraModel>(
         let places = ids.iter().map(|id| i64::from(*id)).collect();
         let places = TensorData::new::<i64, _>(places, [ids.len()]);
         let places = Tensor::<1, Int>::from_data(places, &weight.device());
-        let values = weight.clone().detach().select(0, places).cast(DType::F32);
+        let values = weight.clone().detach().set_require_grad(false);
+        let values = values.select(0, places).cast(DType::F32);
         rows.push((path.clone(), TokenRows::new(ids, values)));
     }
     Ok(rows)

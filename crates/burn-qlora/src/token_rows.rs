@@ -57,7 +57,9 @@ impl TokenRows {
     /// nobody else holds is changed in its place.
     pub fn put_into(&self, table: Tensor<2>) -> Tensor<2> {
         let width = table.dims()[1];
-        let rows = self.rows.val().detach().cast(table.dtype());
+        // What is detached keeps that it wants a gradient.
+        let rows = self.rows.val().detach().set_require_grad(false);
+        let rows = rows.cast(table.dtype());
         let mut place = 0;
         self.ids
             .chunk_by(|id, next| id.checked_add(1) == Some(*next))

@@ -6,6 +6,7 @@ mod forward;
 mod freezing;
 mod records;
 mod support;
+mod token_rows;
 
 qlora_test_support::on_every_device! {
     in crate::support::run:
@@ -20,6 +21,10 @@ qlora_test_support::on_every_device! {
     freezing::nothing_but_the_branch_ever_trains,
     freezing::an_optimizer_step_moves_the_factors_alone,
     freezing::validation_and_training_keep_the_words,
+    token_rows::they_take_their_places_and_no_others,
+    token_rows::a_lookup_gives_the_gradient_of_its_rows,
+    token_rows::losses_give_the_gradients_of_their_rows,
+    token_rows::rows_that_are_not_trained_cost_nothing,
     records::a_record_restores_the_same_words,
     records::safetensors_keep_the_words,
     records::words_of_another_format_are_refused,

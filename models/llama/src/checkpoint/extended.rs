@@ -125,6 +125,9 @@ impl Checkpoint {
 
     /// Returns the tokenizer with the tokens that were added.
     pub(super) fn extended(&self, mut tokenizer: Tokenizer) -> Result<Tokenizer, DecoderError> {
+        if !self.is_extended() {
+            return Ok(tokenizer);
+        }
         self.put_into(&mut tokenizer, &self.added)?;
         Ok(tokenizer)
     }
