@@ -121,7 +121,7 @@ fn exact_match_counts_the_answers_a_trained_model_gives() {
     assert_eq!(
         lines,
         [
-            json!({"prompt": "<s>q: ", "expected": "yes", "answer": "yes"}),
+            json!({"prompt": "q: ", "expected": "yes", "answer": "yes"}),
             json!({"prompt": "user: a</s>assistant: ", "expected": "yes", "answer": "yes"}),
         ]
     );
