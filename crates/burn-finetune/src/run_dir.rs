@@ -15,6 +15,7 @@
 //! with the same bits.
 //!
 //! - `settings`: what decides what a run computes, and what of it may change.
+//! - `record`: what `run.json` says.
 //! - `checkpoint`: everything after a step, written and read.
 //! - `evaluations`: what the evaluations gave.
 //! - `verify`: the files of a checkpoint held against their checksums before anything is taken from it.
@@ -23,19 +24,21 @@
 mod checkpoint;
 mod evaluations;
 mod leftovers;
+mod record;
 mod settings;
 mod verify;
 
-pub use evaluations::{Evaluation, Evaluations};
+pub use evaluations::Evaluations;
+pub use record::RunRecord;
 pub use settings::{RunSettings, RunSource};
 
 use crate::adapters::check_finite;
 use crate::data::Dataset;
 use crate::error::FinetuneError;
-use crate::moment::Moment;
 use crate::train::trainer::Trainer;
 use burn_qlora::{CausalLm, LoraConfig, LoraModel, peft};
-use serde_json::{Map, Value};
+use serde_json::Value;
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -57,7 +60,7 @@ pub struct RunDir {
     lora: LoraConfig,
     base_model: String,
     lock: LockedFile,
-    made: Made,
+    made: Cell<Made>,
 }
 
 /// What of the folder this value has made.
@@ -71,9 +74,8 @@ enum Made {
 /// A run that is there, locked, and not held against the settings of its resumption yet.
 #[derive(Debug)]
 pub struct RecordedRun {
-    path: PathBuf,
+    record: RunRecord,
     lock: LockedFile,
-    settings: Map<String, Value>,
 }
 
 impl RecordedRun {
@@ -97,40 +99,13 @@ impl RecordedRun {
             }
             Err(error) => return Err(in_use(error, &path)),
         };
-        let text = lock.read()?;
-        let settings = serde_json::from_slice(&text).map_err(|error| FinetuneError::Malformed {
-            path: file,
-            expected: "record of a run's settings",
-            reason: error.to_string(),
-        })?;
-        Ok(Self {
-            path,
-            lock,
-            settings,
-        })
+        let record = RunRecord::of(path, &lock.read()?)?;
+        Ok(Self { record, lock })
     }
 
-    /// Returns when the run was started, if that was recorded.
-    ///
-    /// # Errors
-    /// [`FinetuneError::Malformed`] when it is no date.
-    pub fn started(&self) -> Result<Option<Moment>, FinetuneError> {
-        let Some(started) = self.settings.get(settings::STARTED) else {
-            return Ok(None);
-        };
-        let text = started.as_str().unwrap_or_default();
-        text.parse()
-            .map(Some)
-            .map_err(|reason| FinetuneError::Malformed {
-                path: self.path.join(SETTINGS_FILE),
-                expected: "record of a run's settings",
-                reason: format!("{} is {started}: {reason}", settings::STARTED),
-            })
-    }
-
-    /// Returns a setting of the run by its name, if it was recorded.
-    pub fn setting(&self, name: &str) -> Option<&Value> {
-        self.settings.get(name)
+    /// Returns what the run has written down of itself.
+    pub fn record(&self) -> &RunRecord {
+        &self.record
     }
 
     /// Returns whether there is a checkpoint to go on from.
@@ -138,13 +113,7 @@ impl RecordedRun {
     /// # Errors
     /// [`FinetuneError::Read`].
     pub fn has_checkpoint(&self) -> Result<bool, FinetuneError> {
-        Ok(!checkpoints(&self.path)?.is_empty())
-    }
-
-    /// Returns what was recorded of the machine and is otherwise now, a sentence each: results may differ in their
-    /// last bits.
-    pub fn changes(&self, settings: &RunSettings) -> Vec<String> {
-        settings.changes(&self.settings)
+        Ok(!checkpoints(self.record.path())?.is_empty())
     }
 
     /// Goes on with the run, and removes what a killed process has left in it.
@@ -153,14 +122,15 @@ impl RecordedRun {
     /// [`FinetuneError::ConfigChanged`], [`FinetuneError::ContentChanged`] and [`FinetuneError::LengthChanged`] when a
     /// setting is not what it was, [`FinetuneError::Write`].
     pub fn resume(self, settings: &RunSettings) -> Result<RunDir, FinetuneError> {
-        settings.check_against(&self.settings, &self.path)?;
-        leftovers::remove(&self.path)?;
+        let path = self.record.path();
+        settings.check_against(self.record.settings(), path)?;
+        leftovers::remove(path)?;
         Ok(RunDir {
-            path: self.path,
+            path: path.to_owned(),
             lora: settings.lora.clone(),
             base_model: settings.base_model.clone(),
             lock: self.lock,
-            made: Made::Nothing,
+            made: Cell::new(Made::Nothing),
         })
     }
 }
@@ -185,11 +155,11 @@ impl RunDir {
                 lora: settings.lora.clone(),
                 base_model: settings.base_model.clone(),
                 lock,
-                made: if made_folder {
+                made: Cell::new(if made_folder {
                     Made::RunAndFolder
                 } else {
                     Made::Run
-                },
+                }),
             }),
             Err(error) => {
                 if made_folder {
@@ -252,9 +222,14 @@ impl RunDir {
 
     /// Returns whether the run was created by this value and nothing was saved in it, so that it goes with it.
     pub fn is_unsaved(&self) -> bool {
-        self.made != Made::Nothing
+        self.made.get() != Made::Nothing
             && self.checkpoints().is_ok_and(|saved| saved.is_empty())
             && !self.path.join(peft::WEIGHTS_FILE).exists()
+    }
+
+    /// Lets the run stay though nothing was saved in it: something else lies in it that a resumption goes on from.
+    pub fn keep(&self) {
+        self.made.set(Made::Nothing);
     }
 
     /// Finds the complete checkpoints, oldest first: their steps and folders.
@@ -373,7 +348,7 @@ impl Drop for RunDir {
         for file in [SETTINGS_FILE, EVALUATIONS_FILE] {
             let _ = fs::remove_file(self.path.join(file));
         }
-        if self.made == Made::RunAndFolder {
+        if self.made.get() == Made::RunAndFolder {
             let _ = fs::remove_dir(&self.path);
         }
     }

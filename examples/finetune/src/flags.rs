@@ -24,6 +24,8 @@ mod rows;
 mod train;
 /// The values of flags, as they are typed.
 mod values;
+/// `finetune verify`.
+mod verify;
 
 pub use data::DataFlags;
 pub use eval::EvalFlags;
@@ -36,6 +38,7 @@ pub use quantize::QuantizeFlags;
 pub use report::ReportFlags;
 pub use rows::RowFlags;
 pub use train::{Init, OptimizerName, TrainFlags};
+pub use verify::VerifyFlags;
 
 use clap::{Parser, Subcommand};
 
@@ -44,6 +47,7 @@ use export::EXPORT_HELP;
 use plan::PLAN_HELP;
 use report::REPORT_HELP;
 use train::TRAIN_HELP;
+use verify::VERIFY_HELP;
 
 /// Fine-tune a LLaMA in 4 bits, on the device you have.
 ///
@@ -66,6 +70,7 @@ Examples:
   finetune plan --like qwen3-8b --device cuda --compute-dtype bf16
   finetune data --model SmolLM2.gguf --data notes.jsonl --show 5
   finetune report run
+  finetune verify run --steps 10
   finetune eval --model SmolLM2.gguf --adapter run --data held-out.jsonl --exact-match
   finetune generate --model SmolLM2.gguf --adapter run --chat
   finetune quantize --model SmolLM2.gguf --output SmolLM2-nf4
@@ -103,6 +108,13 @@ pub enum Command {
         mut_arg("run", |arg| arg.required_unless_present("config"))
     )]
     Report(ReportFlags),
+    /// Take the first steps of a run again, and tell whether files and losses are the same
+    #[command(
+        override_usage = "finetune verify <RUN> [OPTIONS]",
+        after_help = VERIFY_HELP,
+        mut_arg("run", |arg| arg.required_unless_present("config"))
+    )]
+    Verify(VerifyFlags),
     /// Measure loss and perplexity on a data set, and how many answers come out exactly right
     Eval(EvalFlags),
     /// Let the model write: one prompt, or a chat

@@ -26,6 +26,8 @@ mod report;
 mod rows;
 /// `finetune train` and `finetune plan`.
 mod train;
+/// `finetune verify`.
+mod verify;
 
 pub use data::DataRun;
 pub use data_files::DataFiles;
@@ -37,3 +39,4 @@ pub use quantize::{Loftq, QuantizeRun};
 pub use report::ReportRun;
 pub use rows::RowLimits;
 pub use train::{Adapter, Output, PlanRun, PlannedModel, TrainRun, Training};
+pub use verify::VerifyRun;

@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -30,6 +31,8 @@ pub struct TrainRun {
     pub eval_split: Option<f64>,
     /// Everything that is written.
     pub output: Output,
+    /// What stood behind `finetune train`, with the flags of a config file.
+    pub arguments: Vec<OsString>,
 }
 
 /// `finetune plan`.
@@ -197,6 +200,7 @@ impl TrainRun {
             },
             eval_data: DataFiles::resolve(eval_data, &[], &flags.rows.columns, kind)?,
             eval_split: flags.eval_split,
+            arguments: std::mem::take(&mut flags.arguments),
             training: Training::resolve(flags)?,
         })
     }

@@ -19,6 +19,7 @@
 //! - [`smollm2`]: the memory plan of a real model.
 //! - [`gemma3`]: a real Gemma evaluated, continued and trained.
 //! - [`device_memory`]: the memory plan on a device that tells what it has reserved.
+//! - [`verify`]: the first steps of a run, taken again.
 //! - [`watching`]: samples, events for TensorBoard, the report.
 //! - [`full_disk`]: the same when the disk is full while saving.
 
@@ -49,4 +50,5 @@ mod resume;
 mod smollm2;
 mod support;
 mod train;
+mod verify;
 mod watching;
