@@ -3,8 +3,8 @@
 usage: check_report.py RUN [PICTURE]       (apt install chromium)
 
 RUN is a directory that `finetune train` wrote. The page must load without a message on the console and without asking for
-anything else, its tables must have every number of RUN/metrics.jsonl as it stands there (runs of more than 400 steps: those
-that are shown), the points of each curve must lie where their numbers are, and in light and dark the text must stand out
+anything else, its tables must have every number of RUN/metrics.jsonl and RUN/evaluations.json as it stands there (runs of more
+than 400 steps: those that are shown), the points of each curve must lie where their numbers are, and in light and dark the text must stand out
 from the paper (a contrast of 4.5, WCAG 2.1 AA). PICTURE is a PNG to write, of the top of the page in light.
 """
 
@@ -134,7 +134,8 @@ def main():
         memory = line.get("peak_device_bytes", line["peak_rss_bytes"])
         expected = [line["loss"], line["lr"], line["grad_norm"], line["tokens_per_second"], memory]
         assert [float(number) for number in numbers] == expected, (step, numbers, expected)
-    evaluations = [line for line in lines if "evaluation" in line]
+    evaluations = run / "evaluations.json"
+    evaluations = json.loads(evaluations.read_text())["evaluations"] if evaluations.exists() else []
     read = [[float(number) for number in line] for line in lines_of(page.tables.get("evaluations", []))]
     assert read == [[line["step"], line["evaluation"]["nll"], line["evaluation"]["perplexity"], line["seconds"],
                      line["peak_rss_bytes"]] for line in evaluations]

@@ -188,6 +188,12 @@ pub enum FinetuneError {
         /// The folder.
         path: PathBuf,
     },
+    /// A folder that is no run's.
+    #[error("{} holds no run: there is no run.json in it", path.display())]
+    NoRun {
+        /// The folder.
+        path: PathBuf,
+    },
     /// There is no run to resume.
     #[error("{} holds no run to resume: {reason}", path.display())]
     NothingToResume {

@@ -16,6 +16,8 @@ mod data;
 mod error;
 /// Loss and perplexity on held-out rows.
 mod evaluate;
+/// Numbers of JSON to the last bit.
+mod exact;
 /// The memory of the process: what it has, has had at its peak, and could have.
 pub mod memory;
 /// A date and a time.
@@ -43,20 +45,21 @@ pub use data::{
 };
 pub use error::{FinetuneError, Place, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};
+pub use exact::exact_number;
 pub use moment::Moment;
 pub use objective::{Dpo, Kto, Objective, Orpo, PreferenceReport};
 pub use preference::{
     PreferenceEvaluation, PreferenceGradients, PreferencePass, PreferenceRows, ReferenceConfig,
     ReferenceFile, References, evaluate_preferences,
 };
-pub use run_dir::{Evaluation, Evaluations, RecordedRun, RunDir, RunSettings, RunSource};
+pub use run_dir::{Evaluations, RecordedRun, RunDir, RunRecord, RunSettings, RunSource};
 pub use schedule::{Schedule, ScheduleKind};
 pub use template::{
     ChatTemplate, Message, TemplateVariables, builtin_template, builtin_template_names,
 };
 pub use train::{
-    Evaluated, Event, Look, OptimizerKind, Outcome, RunOptions, StepReport, TrainConfig, Trainer,
-    TrainerBuilder,
+    EvalResult, Evaluation, Event, Look, OptimizerKind, Outcome, RunOptions, StepReport,
+    TrainConfig, Trainer, TrainerBuilder,
 };
 
 /// Compiles and runs the example of the package's README.

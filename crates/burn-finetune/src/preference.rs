@@ -1,5 +1,7 @@
 //! Rows of preferences as a model is given them, and what a reference gives them.
 
+/// A reference asked about rows.
+mod asking;
 /// Sequences side by side.
 mod batch;
 /// The same objective on held-out rows.
@@ -10,6 +12,8 @@ mod file;
 mod gradients;
 /// Prompts with the answers of others.
 mod mismatch;
+/// A file of what the reference has given so far.
+mod pieces;
 /// What the reference gives.
 mod reference;
 /// The rows of a step.

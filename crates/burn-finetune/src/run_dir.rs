@@ -17,6 +17,7 @@
 //! with the same bits.
 //!
 //! - `settings`: what decides what a run computes, and what of it may change.
+//! - `record`: what `run.json` says.
 //! - `checkpoint`: everything after a step, written and read.
 //! - `evaluations`: what the evaluations gave.
 //! - `verify`: the files of a checkpoint held against their checksums before anything is taken from it.
@@ -25,19 +26,21 @@
 mod checkpoint;
 mod evaluations;
 mod leftovers;
+mod record;
 mod settings;
 mod verify;
 
-pub use evaluations::{Evaluation, Evaluations};
+pub use evaluations::Evaluations;
+pub use record::RunRecord;
 pub use settings::{RunSettings, RunSource};
 
 use crate::adapters::check_finite;
 use crate::data::Dataset;
 use crate::error::FinetuneError;
-use crate::moment::Moment;
 use crate::train::trainer::Trainer;
 use burn_qlora::{CausalLm, LoraConfig, LoraModel, peft};
-use serde_json::{Map, Value};
+use serde_json::Value;
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -60,7 +63,7 @@ pub struct RunDir {
     base_model: String,
     companions: Vec<(String, Vec<u8>)>,
     lock: LockedFile,
-    made: Made,
+    made: Cell<Made>,
 }
 
 /// What of the folder this value has made.
@@ -74,9 +77,8 @@ enum Made {
 /// A run that is there, locked, and not held against the settings of its resumption yet.
 #[derive(Debug)]
 pub struct RecordedRun {
-    path: PathBuf,
+    record: RunRecord,
     lock: LockedFile,
-    settings: Map<String, Value>,
 }
 
 impl RecordedRun {
@@ -100,40 +102,13 @@ impl RecordedRun {
             }
             Err(error) => return Err(in_use(error, &path)),
         };
-        let text = lock.read()?;
-        let settings = serde_json::from_slice(&text).map_err(|error| FinetuneError::Malformed {
-            path: file,
-            expected: "record of a run's settings",
-            reason: error.to_string(),
-        })?;
-        Ok(Self {
-            path,
-            lock,
-            settings,
-        })
+        let record = RunRecord::of(path, &lock.read()?)?;
+        Ok(Self { record, lock })
     }
 
-    /// Returns when the run was started, if that was recorded.
-    ///
-    /// # Errors
-    /// [`FinetuneError::Malformed`] when it is no date.
-    pub fn started(&self) -> Result<Option<Moment>, FinetuneError> {
-        let Some(started) = self.settings.get(settings::STARTED) else {
-            return Ok(None);
-        };
-        let text = started.as_str().unwrap_or_default();
-        text.parse()
-            .map(Some)
-            .map_err(|reason| FinetuneError::Malformed {
-                path: self.path.join(SETTINGS_FILE),
-                expected: "record of a run's settings",
-                reason: format!("{} is {started}: {reason}", settings::STARTED),
-            })
-    }
-
-    /// Returns a setting of the run by its name, if it was recorded.
-    pub fn setting(&self, name: &str) -> Option<&Value> {
-        self.settings.get(name)
+    /// Returns what the run has written down of itself.
+    pub fn record(&self) -> &RunRecord {
+        &self.record
     }
 
     /// Returns whether there is a checkpoint to go on from.
@@ -141,13 +116,7 @@ impl RecordedRun {
     /// # Errors
     /// [`FinetuneError::Read`].
     pub fn has_checkpoint(&self) -> Result<bool, FinetuneError> {
-        Ok(!checkpoints(&self.path)?.is_empty())
-    }
-
-    /// Returns what was recorded of the machine and is otherwise now, a sentence each: results may differ in their
-    /// last bits.
-    pub fn changes(&self, settings: &RunSettings) -> Vec<String> {
-        settings.changes(&self.settings)
+        Ok(!checkpoints(self.record.path())?.is_empty())
     }
 
     /// Goes on with the run, and removes what a killed process has left in it.
@@ -156,15 +125,16 @@ impl RecordedRun {
     /// [`FinetuneError::ConfigChanged`], [`FinetuneError::ContentChanged`] and [`FinetuneError::LengthChanged`] when a
     /// setting is not what it was, [`FinetuneError::Write`].
     pub fn resume(self, settings: &RunSettings) -> Result<RunDir, FinetuneError> {
-        settings.check_against(&self.settings, &self.path)?;
-        leftovers::remove(&self.path)?;
+        let path = self.record.path();
+        settings.check_against(self.record.settings(), path)?;
+        leftovers::remove(path)?;
         Ok(RunDir {
-            path: self.path,
+            path: path.to_owned(),
             lora: settings.lora.clone(),
             base_model: settings.base_model.clone(),
             companions: settings.companions.clone(),
             lock: self.lock,
-            made: Made::Nothing,
+            made: Cell::new(Made::Nothing),
         })
     }
 }
@@ -190,11 +160,11 @@ impl RunDir {
                 base_model: settings.base_model.clone(),
                 companions: settings.companions.clone(),
                 lock,
-                made: if made_folder {
+                made: Cell::new(if made_folder {
                     Made::RunAndFolder
                 } else {
                     Made::Run
-                },
+                }),
             }),
             Err(error) => {
                 if made_folder {
@@ -257,9 +227,14 @@ impl RunDir {
 
     /// Returns whether the run was created by this value and nothing was saved in it, so that it goes with it.
     pub fn is_unsaved(&self) -> bool {
-        self.made != Made::Nothing
+        self.made.get() != Made::Nothing
             && self.checkpoints().is_ok_and(|saved| saved.is_empty())
             && !self.path.join(peft::WEIGHTS_FILE).exists()
+    }
+
+    /// Lets the run stay though nothing was saved in it: something else lies in it that a resumption goes on from.
+    pub fn keep(&self) {
+        self.made.set(Made::Nothing);
     }
 
     /// Finds the complete checkpoints, oldest first: their steps and folders.
@@ -390,7 +365,7 @@ impl Drop for RunDir {
         for file in [SETTINGS_FILE, EVALUATIONS_FILE] {
             let _ = fs::remove_file(self.path.join(file));
         }
-        if self.made == Made::RunAndFolder {
+        if self.made.get() == Made::RunAndFolder {
             let _ = fs::remove_dir(&self.path);
         }
     }

@@ -9,7 +9,7 @@ mod optimizer_kind;
 /// How far parameters can be from 0.
 mod reach;
 /// The events that a run reports.
-mod report;
+pub(crate) mod report;
 /// The whole run: data, evaluation, checkpoints, the ways it ends.
 mod run;
 /// The checkpoints of a run while it goes.
@@ -20,6 +20,6 @@ pub(crate) mod trainer;
 pub use builder::TrainerBuilder;
 pub use config::TrainConfig;
 pub use optimizer_kind::OptimizerKind;
-pub use report::{Evaluated, Event, StepReport};
+pub use report::{EvalResult, Evaluation, Event, StepReport};
 pub use run::{Look, Outcome, RunOptions};
 pub use trainer::Trainer;

@@ -16,6 +16,10 @@ mod quantize;
 mod report;
 /// `finetune train`.
 mod train;
+/// `finetune verify`.
+mod verify;
+
+use std::process::ExitCode;
 
 use anyhow::Error;
 use burn_finetune::FinetuneError;
@@ -23,15 +27,16 @@ use burn_qlora_llama::ComputeDtype;
 
 use crate::flags::Command;
 use crate::run::{
-    DataRun, EvalRun, ExportRun, GenerateRun, PlanRun, QuantizeRun, ReportRun, TrainRun,
+    DataRun, EvalRun, ExportRun, GenerateRun, PlanRun, QuantizeRun, ReportRun, TrainRun, VerifyRun,
 };
 
-/// Runs a command.
+/// Runs a command, and returns the exit code.
 ///
 /// # Errors
 /// Whatever the command refuses; nothing is half-written then.
-pub fn run(command: Command) -> anyhow::Result<()> {
+pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Verify(flags) => return verify::run(&VerifyRun::resolve(flags)?),
         Command::Train(flags) => train::run(&TrainRun::resolve(*flags)?),
         Command::Plan(flags) => plan::run(&PlanRun::resolve(*flags)?),
         Command::Data(flags) => data::run(&DataRun::resolve(*flags)?),
@@ -40,7 +45,8 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Quantize(flags) => quantize::run(&QuantizeRun::resolve(flags)?),
         Command::Report(flags) => report::run(&ReportRun::resolve(flags)?),
         Command::Export(flags) => export::run(&ExportRun::resolve(*flags)?),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Names the dtype that was computed in where it may be why a loss is no number.

@@ -12,7 +12,8 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 use toml::{Table, Value};
 
-use crate::flags::Cli;
+use crate::flags::{Cli, Command};
+use crate::origin;
 use crate::shell::quoted;
 
 /// Parses the command line, with the config file it names under it.
@@ -28,8 +29,20 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli> {
     if let Some(path) = given.get_one::<PathBuf>("config") {
         arguments.extend(flags_of_file(path, name, given)?);
     }
-    let matches = matches_or_help(Cli::command(), arguments).map_err(one_line)?;
-    Cli::from_arg_matches(&matches).map_err(one_line)
+    of_whole(arguments)
+}
+
+/// Parses a command line that has the flags of its config file among its own.
+///
+/// # Errors
+/// Whatever clap refuses, as one line.
+pub fn of_whole(arguments: Vec<OsString>) -> Result<Cli> {
+    let matches = matches_or_help(Cli::command(), arguments.clone()).map_err(one_line)?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(one_line)?;
+    if let Command::Train(flags) = &mut cli.command {
+        flags.arguments = origin::of_train(&arguments);
+    }
+    Ok(cli)
 }
 
 /// Parses, except that `--help` and `--version` print and end the program.

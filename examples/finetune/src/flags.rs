@@ -28,6 +28,8 @@ mod tokens;
 mod train;
 /// The values of flags, as they are typed.
 mod values;
+/// `finetune verify`.
+mod verify;
 
 pub use data::DataFlags;
 pub use eval::EvalFlags;
@@ -41,6 +43,7 @@ pub use report::ReportFlags;
 pub use rows::RowFlags;
 pub use tokens::TokenFlags;
 pub use train::{Init, OptimizerName, TrainFlags};
+pub use verify::VerifyFlags;
 
 use clap::{Parser, Subcommand};
 
@@ -50,6 +53,7 @@ use export::EXPORT_HELP;
 use plan::PLAN_HELP;
 use report::REPORT_HELP;
 use train::TRAIN_HELP;
+use verify::VERIFY_HELP;
 
 /// Fine-tune a LLaMA in 4 bits, on the device you have.
 ///
@@ -72,6 +76,7 @@ Examples:
   finetune plan --like qwen3-8b --device cuda --compute-dtype bf16
   finetune data --model SmolLM2.gguf --data notes.jsonl --show 5
   finetune report run
+  finetune verify run --steps 10
   finetune eval --model SmolLM2.gguf --adapter run --data held-out.jsonl --exact-match
   finetune generate --model SmolLM2.gguf --adapter run --chat
   finetune quantize --model SmolLM2.gguf --output SmolLM2-nf4
@@ -109,6 +114,13 @@ pub enum Command {
         mut_arg("run", |arg| arg.required_unless_present("config"))
     )]
     Report(ReportFlags),
+    /// Take the first steps of a run again, and tell whether files and losses are the same
+    #[command(
+        override_usage = "finetune verify <RUN> [OPTIONS]",
+        after_help = VERIFY_HELP,
+        mut_arg("run", |arg| arg.required_unless_present("config"))
+    )]
+    Verify(VerifyFlags),
     /// Measure what a model has learnt: the loss on a data set, its own answers, preferences, questions with choices
     #[command(
         after_help = EVAL_HELP,

@@ -36,6 +36,8 @@ mod log;
 mod metrics;
 /// An opened model with its tokenizer and chat template.
 mod opened_model;
+/// Where a run comes from.
+mod origin;
 /// A run on one page.
 mod page;
 /// The memory that a run takes.
@@ -85,9 +87,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let outcome = config::parse(arguments).and_then(run);
     match (outcome, console::failure()) {
-        (Ok(()), None) => return ExitCode::SUCCESS,
-        (Ok(()), Some(failure)) if failure.is_closed_pipe() => {}
-        (Ok(()), Some(failure)) => tell!("error: {failure}"),
+        (Ok(code), None) => return code,
+        (Ok(_), Some(failure)) if failure.is_closed_pipe() => {}
+        (Ok(_), Some(failure)) => tell!("error: {failure}"),
         (Err(error), _) => tell!("error: {}", report::one_line(&error)),
     }
     ExitCode::from(2)

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use burn_finetune::{Evaluated, StepReport};
+use burn_finetune::{Evaluation, RunRecord, StepReport, exact_number};
 use serde::{Deserialize, Serialize};
 
 use crate::samples::SampleReport;
@@ -20,8 +20,9 @@ pub struct Metrics {
     pub sessions: Vec<SessionLine>,
     /// The steps, in their order.
     pub steps: Vec<StepReport>,
-    /// The evaluations on the rows of the last process, in their order.
-    pub evaluations: Vec<EvaluationLine>,
+    /// The evaluations on the rows of the last process, in their order. They are in a file of their own, and here where an older
+    /// version wrote them.
+    pub evaluations: Vec<Evaluation>,
     /// The samples, in the order of their steps.
     pub samples: Vec<SampleReport>,
 }
@@ -70,61 +71,39 @@ pub struct Session {
     pub planned_of_process: bool,
 }
 
-/// An evaluation.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EvaluationLine {
-    /// Steps taken before it.
-    pub step: usize,
-    /// What it gave.
-    pub evaluation: Evaluated,
-    /// Seconds that it took.
-    pub seconds: f64,
-    /// Peak resident memory of the process so far, where the system tells.
-    pub peak_rss_bytes: Option<u64>,
-}
-
 /// A line of the file.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Line {
     Session(Box<SessionLine>),
-    Evaluation(EvaluationLine),
+    Evaluation(Evaluation),
     Samples(SampleReport),
     Step(StepReport),
 }
 
 /// Returns a line with its numbers as they are written: serde_json reads them to within a bit.
-fn exactly(mut read: Line, line: &str) -> Line {
+fn exactly(read: Line, line: &str) -> Line {
     let exact = |key: &str, number: &mut f64| {
-        let start = line.find(&format!("\"{key}\":"));
-        let text = start.map(|start| &line[start + key.len() + 3..]);
-        let text = text.and_then(|text| text.split([',', '}']).next());
-        if let Some(written) = text.and_then(|text| text.parse().ok()) {
+        if let Some(written) = exact_number(line, key) {
             *number = written;
         }
     };
-    match &mut read {
-        Line::Session(_) => {}
-        Line::Evaluation(line) => {
-            match &mut line.evaluation {
-                Evaluated::Texts(report) => {
-                    exact("nll", &mut report.nll);
-                    exact("perplexity", &mut report.perplexity);
-                }
-                Evaluated::Preferences(report) => exact("loss", &mut report.loss),
-            }
-            exact("seconds", &mut line.seconds);
+    match read {
+        Line::Session(_) => read,
+        Line::Evaluation(evaluation) => Line::Evaluation(evaluation.exactly(line)),
+        Line::Samples(mut report) => {
+            // Behind the samples, whose texts are anybody's, but have their quotes escaped.
+            exact("seconds", &mut report.seconds);
+            Line::Samples(report)
         }
-        // Behind the samples, whose texts are anybody's, but have their quotes escaped.
-        Line::Samples(report) => exact("seconds", &mut report.seconds),
-        Line::Step(report) => {
+        Line::Step(mut report) => {
             exact("loss", &mut report.loss);
             exact("grad_norm", &mut report.grad_norm);
             exact("lr", &mut report.lr);
             exact("tokens_per_second", &mut report.tokens_per_second);
+            Line::Step(report)
         }
     }
-    read
 }
 
 impl Metrics {
@@ -171,6 +150,35 @@ impl Metrics {
             Line::Samples(report) => self.samples.push(report),
             Line::Step(report) => self.steps.push(report),
         }
+    }
+
+    /// Reads those of a run with its evaluations, as far as it has come.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); a record of evaluations that cannot be read.
+    pub fn read_with_evaluations(record: &RunRecord) -> Result<Option<Self>> {
+        let Some(mut metrics) = Self::read(record.path())? else {
+            return Ok(None);
+        };
+        let session = metrics.sessions.last();
+        let rows = session.and_then(|line| line.session.held_out_fingerprint.as_deref());
+        let found = match rows {
+            Some(rows) => record.evaluations(rows)?,
+            None => Vec::new(),
+        };
+        let done = metrics.steps.last().map_or(0, |step| step.step);
+        for evaluation in found.into_iter().filter(|one| one.step <= done) {
+            // What an older version wrote down twice has its details here.
+            if metrics
+                .evaluations
+                .iter()
+                .all(|one| one.step != evaluation.step)
+            {
+                metrics.evaluations.push(evaluation);
+            }
+        }
+        metrics.evaluations.sort_by_key(|one| one.step);
+        Ok(Some(metrics))
     }
 
     /// Returns whether there are samples after `step` steps.

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::Result;
-use burn_finetune::{Evaluated, RunDir, StepReport, memory};
+use burn_finetune::{Evaluation, RunDir, StepReport};
 
 use crate::log::{Log, Resumed};
-use crate::metrics::{self, EvaluationLine, Metrics, Session, SessionLine};
+use crate::metrics::{self, Metrics, Session, SessionLine};
 use crate::run::Output;
 use crate::samples::SampleReport;
 use crate::tensorboard::{self, EventFile};
@@ -77,20 +77,13 @@ impl Recorder {
         }
     }
 
-    /// Records an evaluation.
+    /// Records an evaluation for TensorBoard; the run's folder keeps it itself.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn evaluation(&mut self, step: usize, evaluation: Evaluated, seconds: f64) -> Result<()> {
-        let line = EvaluationLine {
-            step,
-            evaluation,
-            seconds,
-            peak_rss_bytes: memory::peak_rss_bytes(),
-        };
-        self.metrics.append(&line)?;
+    pub fn evaluation(&mut self, evaluation: &Evaluation) -> Result<()> {
         match &mut self.events {
-            Some(events) => events.evaluation(&line),
+            Some(events) => events.evaluation(evaluation),
             None => Ok(()),
         }
     }
@@ -105,8 +98,11 @@ impl Recorder {
     /// # Errors
     /// A file that cannot be written.
     pub fn samples(&mut self, report: &SampleReport) -> Result<()> {
-        // A process that ends in between writes them again, and what is in the log by then is cut off.
+        // A process that ends in between writes them again, and what is in the others by then is cut off.
         self.in_log(report)?;
+        if let Some(events) = &mut self.events {
+            events.samples(report)?;
+        }
         self.metrics.append(report)
     }
 

@@ -15,7 +15,7 @@ use burn_qlora_llama::Decoder;
 use crate::console::{say, tell};
 use crate::interrupt::Interrupt;
 use crate::progress;
-use crate::run::{Adapter, TrainRun};
+use crate::run::{Adapter, TrainRun, Training};
 
 /// The files of the rows to train on and to measure on, in a run's directory.
 const FILES: [&str; 2] = ["reference.cache", "eval-reference.cache"];
@@ -57,14 +57,7 @@ impl Question<'_> {
         let Some(config) = ReferenceConfig::of(trainer.config(), self.max_len) else {
             return Ok(Some(RunReferences::default()));
         };
-        let mut model = trainer.model().clone();
-        let reference = match self.run.training.adapter {
-            Adapter::Fresh(_) => {
-                detach_adapters(&mut model);
-                "the model without an adapter"
-            }
-            Adapter::Trained(_) => "the model with the adapter that the run starts from",
-        };
+        let model = reference(trainer, &self.run.training);
         let of = |rows, name| self.of_rows(&model, rows, name, config);
         let Some((train, asked)) = of(train, FILES[0])? else {
             return Ok(None);
@@ -80,6 +73,10 @@ impl Question<'_> {
             }
         }
         if asked {
+            let reference = match self.run.training.adapter {
+                Adapter::Fresh(_) => "the model without an adapter",
+                Adapter::Trained(_) => "the model with the adapter that the run starts from",
+            };
             say!("The reference is {reference}; what it gives the rows is kept with the run");
         }
         Ok(Some(found))
@@ -93,22 +90,25 @@ impl Question<'_> {
         name: &str,
         config: ReferenceConfig,
     ) -> Result<Option<(References, bool)>> {
-        let dir = &self.run.output.dir;
-        let file = ReferenceFile::new(dir.join(name), rows, &self.base(), config)?;
+        let path = self.run.output.dir.join(name);
+        let file = ReferenceFile::new(path, rows, &self.base(), config)?;
         if let Some(kept) = file.open() {
+            file.remove_pieces()?;
             return Ok(Some((kept, false)));
         }
+        let mut first = true;
         let asked = progress::counted("rows before the first step", |show| {
-            References::compute(model, rows, config, dir, &mut |done, total| {
+            file.ask(model, rows, &mut |done, total| {
+                if std::mem::take(&mut first) && done > 0 {
+                    say!(
+                        "The reference has seen {done} of {total} rows, and goes on with the next"
+                    );
+                }
                 show(done, total);
                 !self.interrupt.requested()
             })
         });
-        let Some(references) = asked? else {
-            return Ok(None);
-        };
-        file.keep(&references)?;
-        Ok(Some((references, true)))
+        Ok(asked?.map(|references| (references, true)))
     }
 
     /// Returns all that decides what the reference gives a row.
@@ -120,6 +120,16 @@ impl Question<'_> {
         let numbers = ["weights", "compute-dtype"].map(|name| others.get(name));
         format!("{:?} {numbers:?}", known.collect::<Vec<_>>())
     }
+}
+
+/// Returns the reference of a run: the model of its `trainer`, which has taken no step, without fresh adapters, which add nothing
+/// yet or what 4 bits took.
+pub fn reference(trainer: &Trainer<Decoder>, training: &Training) -> Decoder {
+    let mut model = trainer.model().clone();
+    if matches!(training.adapter, Adapter::Fresh(_)) {
+        detach_adapters(&mut model);
+    }
+    model
 }
 
 /// Removes what was kept of the reference in a run's directory.

@@ -28,6 +28,8 @@ mod rows;
 mod tokens;
 /// `finetune train` and `finetune plan`.
 mod train;
+/// `finetune verify`.
+mod verify;
 
 pub use data::DataRun;
 pub use data_files::DataFiles;
@@ -40,3 +42,4 @@ pub use report::ReportRun;
 pub use rows::RowLimits;
 pub use tokens::Tokens;
 pub use train::{Adapter, Output, PlanRun, PlannedModel, TrainRun, Training};
+pub use verify::VerifyRun;

@@ -1,4 +1,4 @@
-//! Event files of TensorBoard: the curves of a run while it goes.
+//! Event files of TensorBoard: the curves and samples of a run while it goes.
 
 /// The messages in them.
 mod event;
@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Error, Result, ensure};
-use burn_finetune::{Evaluated, StepReport};
+use burn_finetune::{EvalResult, Evaluation, StepReport};
 
 use crate::log::Resumed;
-use crate::metrics::EvaluationLine;
+use crate::samples::{Sample, SampleReport};
 use event::{Event, Head};
 use record::{Records, framed};
 
@@ -28,6 +28,10 @@ const SUFFIX: &str = ".burn-qlora";
 const TRAINING: &str = "train/";
 /// The beginning of the tags of an evaluation.
 const EVALUATION: &str = "eval/";
+/// The beginning of the tags of samples.
+const SAMPLES: &str = "samples/";
+/// The end of a tag of a text, as SummaryWriter's `add_text` gives it.
+const TEXT: &str = "/text_summary";
 
 /// An event file that is being written.
 #[derive(Debug)]
@@ -122,18 +126,35 @@ impl EventFile {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn evaluation(&mut self, line: &EvaluationLine) -> Result<()> {
-        let loss = ("loss", line.evaluation.loss());
-        let scalars = match &line.evaluation {
-            Evaluated::Texts(report) => {
+    pub fn evaluation(&mut self, evaluation: &Evaluation) -> Result<()> {
+        let loss = ("loss", evaluation.loss());
+        let scalars = match &evaluation.result {
+            EvalResult::Texts(report) => {
                 under(EVALUATION, [loss, ("perplexity", report.perplexity)])
             }
-            Evaluated::Preferences(report) => under(
+            EvalResult::Preferences(report) => under(
                 EVALUATION,
                 [loss].into_iter().chain(report.preferences.named()),
             ),
+            EvalResult::Loss { .. } => under(EVALUATION, [loss]),
         };
-        self.scalars(line.step, &scalars)
+        self.scalars(evaluation.step, &scalars)
+    }
+
+    /// Appends samples, a text for each prompt by its number.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn samples(&mut self, report: &SampleReport) -> Result<()> {
+        let samples = report.samples.iter().enumerate();
+        let texts: Vec<(String, String)> = samples
+            .map(|(place, sample)| (format!("{SAMPLES}{}{TEXT}", place + 1), markdown(sample)))
+            .collect();
+        let texts: Vec<(&str, &str)> = texts
+            .iter()
+            .map(|(tag, text)| (tag.as_str(), text.as_str()))
+            .collect();
+        self.append(Event::Texts(report.step, &texts))
     }
 
     fn scalars(&mut self, step: usize, scalars: &[(String, f64)]) -> Result<()> {
@@ -157,6 +178,19 @@ fn under<'a>(part: &str, numbers: impl IntoIterator<Item = (&'a str, f64)>) -> V
         .collect()
 }
 
+/// Returns a sample in Markdown, which TensorBoard shows: prompt and answer as they are, in blocks of code.
+fn markdown(sample: &Sample) -> String {
+    let block = |text: &str| {
+        let lines = text.split('\n').map(|line| format!("    {line}"));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    format!(
+        "**prompt**\n\n{}\n\n**answer**\n\n{}",
+        block(&sample.prompt),
+        block(&sample.text)
+    )
+}
+
 /// Cuts what comes again off an event file, and what is not whole.
 fn cut(path: &Path, resumed: Resumed) -> io::Result<()> {
     let bytes = fs::read(path)?;
@@ -170,8 +204,10 @@ fn cut(path: &Path, resumed: Resumed) -> io::Result<()> {
 fn length_up_to(bytes: &[u8], resumed: Resumed) -> usize {
     let stays = |message: &[u8]| {
         Head::read(message).is_ok_and(|Head { step, names }| {
-            let is_evaluation = names.iter().any(|name| name.starts_with(EVALUATION));
-            step < resumed.step || step == resumed.step && (resumed.evaluated || !is_evaluation)
+            let is_of = |part: &str| names.iter().any(|name| name.starts_with(part));
+            let comes_again =
+                !resumed.evaluated && is_of(EVALUATION) || !resumed.sampled && is_of(SAMPLES);
+            step < resumed.step || step == resumed.step && !comes_again
         })
     };
     let records = Records::of(bytes).take_while(|record| stays(record.message));
@@ -237,25 +273,54 @@ mod tests {
         2a2b0a110a0a747261696e2f6c6f737315000020400a160a0f747261696e2f677261645f6e6f726d150000803ecf421e\
         36";
 
+    /// What tensorboard 2.21 writes of the values that torch's `SummaryWriter.add_text` makes of two texts.
+    #[test]
+    fn the_bytes_of_texts_are_tensorboards() {
+        let texts = [
+            ("samples/1/text_summary", "a ä"),
+            ("samples/2/text_summary", ""),
+        ];
+        let written = framed(&Event::Texts(300, &texts).message(1792351234.5).unwrap());
+        let written: String = written.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(written, RECORDED_TEXTS);
+    }
+
+    const RECORDED_TEXTS: &str = "\
+        720000000000000025053a82090000a00047b5da4110ac022a640a320a1673616d706c65732f312f746578745f73756d\
+        6d617279420e080712041202080142046120c3a44a080a060a04746578740a2e0a1673616d706c65732f322f74657874\
+        5f73756d6d617279420a080712041202080142004a080a060a0474657874aea5c0c8";
+
     #[test]
     fn what_comes_again_is_cut_off() {
         let record = |event: Event<'_>| framed(&event.message(1.0).unwrap());
         let head = record(Event::Version);
         let step = |step| record(Event::Scalars(step, &SCALARS));
         let evaluation = record(Event::Scalars(2, &[("eval/loss", 1.0)]));
-        let whole = [head.clone(), step(1), step(2), evaluation, step(3)].concat();
-        let length = |bytes: &[u8], step, evaluated| {
+        let samples = record(Event::Texts(2, &[("samples/1/text_summary", "a")]));
+        let whole = [
+            head.clone(),
+            step(1),
+            step(2),
+            evaluation.clone(),
+            samples,
+            step(3),
+        ]
+        .concat();
+        let length_of = |bytes: &[u8], step, evaluated, sampled| {
             let resumed = Resumed {
                 step,
                 evaluated,
-                sampled: true,
+                sampled,
             };
             length_up_to(bytes, resumed)
         };
+        let length = |bytes: &[u8], step, evaluated| length_of(bytes, step, evaluated, true);
         let record = step(1).len();
         assert_eq!(length(&whole, 3, true), whole.len());
         assert_eq!(length(&whole, 2, true), whole.len() - record);
         assert_eq!(length(&whole, 2, false), head.len() + 2 * record);
+        let up_to_samples = head.len() + 2 * record + evaluation.len();
+        assert_eq!(length_of(&whole, 2, true, false), up_to_samples);
         assert_eq!(length(&whole, 0, false), head.len());
         // A process that was killed while it wrote, and a disk that lost a bit.
         assert_eq!(

@@ -129,6 +129,15 @@ impl Checkpoint {
         &self.path
     }
 
+    /// Returns its files: of a directory the configuration, the tokenizer's and other small ones, and then the weights.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match &self.source {
+            Source::HuggingFace(directory) => directory.files(),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.file.paths(),
+        }
+    }
+
     /// Returns the model's configuration.
     pub fn config(&self) -> &DecoderConfig {
         &self.config

@@ -62,6 +62,10 @@ impl KeyedFile {
         &self.path
     }
 
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
     /// Writes a header and the parts behind it. What the file held before is gone.
     ///
     /// # Errors

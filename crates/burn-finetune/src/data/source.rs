@@ -125,6 +125,15 @@ impl Sources {
         &self.columns
     }
 
+    /// Returns where the files that are read lie, in their order.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`], [`FinetuneError::Format`].
+    pub fn paths(&self) -> Result<Vec<PathBuf>, FinetuneError> {
+        let files = self.files()?.read.into_iter();
+        Ok(files.map(|source| source.path).collect())
+    }
+
     /// Returns the files, those of folders by their names.
     ///
     /// # Errors

@@ -1,11 +1,14 @@
 //! A file of what the reference gives, so that a run which goes on need not ask it again: 8 bytes a row, where its values end
 //! among all, and the values, f64.
 
+use super::asking::{Answers, Asked};
+use super::pieces::Pieces;
 use super::reference::{ReferenceConfig, References};
 use crate::data::Dataset;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::keyed_file::{self, KeyedFile, Kind};
 use crate::error::FinetuneError;
+use burn_qlora::CausalLm;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -56,6 +59,42 @@ impl ReferenceFile {
         self.read().ok().flatten()
     }
 
+    /// Asks the reference `model` about all rows of `data`, the rows of this place, and writes what it gives. Each batch is kept
+    /// beside the file as soon as it is there, so that a process which comes after one that was stopped or killed goes on where
+    /// that was. Before each batch `goes_on` is given how many rows of how many are done, and may end the asking, with `None`.
+    ///
+    /// # Errors
+    /// As [`References::compute`].
+    pub fn ask<M: CausalLm>(
+        &self,
+        model: &M,
+        data: &Dataset,
+        goes_on: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<Option<References>, FinetuneError> {
+        let path = self.file.path();
+        let mut answers = Answers::in_dir(path.parent().unwrap_or(Path::new("")));
+        let pieces = Pieces::beside(path);
+        let mut pieces = Pieces::open(pieces, self.file.key(), data.len(), &mut answers)?;
+        let asked = Asked::new(model, data, self.config);
+        let references = asked.all(answers, goes_on, &mut |first, rows| {
+            pieces.append(first, rows)
+        })?;
+        let Some(references) = references else {
+            return Ok(None);
+        };
+        self.keep(&references)?;
+        self.remove_pieces()?;
+        Ok(Some(references))
+    }
+
+    /// Removes what was kept of an asking that has come to its end since.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Write`].
+    pub fn remove_pieces(&self) -> Result<(), FinetuneError> {
+        keyed_file::remove(&Pieces::beside(self.file.path()))
+    }
+
     /// Writes what the reference gives. What the file held before is gone.
     ///
     /// # Errors
@@ -70,11 +109,12 @@ impl ReferenceFile {
             .write(&header, [&references.ends, &references.values])
     }
 
-    /// Removes the file, if there is one.
+    /// Removes the file and what was kept of an asking that has not come to its end, where there are such.
     ///
     /// # Errors
     /// [`FinetuneError::Write`].
     pub fn remove(path: &Path) -> Result<(), FinetuneError> {
+        keyed_file::remove(&Pieces::beside(path))?;
         keyed_file::remove(path)
     }
 

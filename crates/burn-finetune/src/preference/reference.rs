@@ -1,19 +1,17 @@
-use super::batch::{Laid, PreferenceBatch};
+use super::asking::{Answers, Asked};
 use super::mismatch::Mismatched;
-use super::rows::is_apart;
-use crate::data::spill::{Spill, Stored};
-use crate::data::{Dataset, Row};
+use crate::data::Dataset;
+use crate::data::spill::Stored;
 use crate::error::FinetuneError;
 use crate::train::TrainConfig;
-use burn::tensor::Device;
 use burn_qlora::CausalLm;
 use std::path::Path;
 
 /// How the reference is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReferenceConfig {
-    batch_size: usize,
-    mismatched: Option<Mismatched>,
+    pub(super) batch_size: usize,
+    pub(super) mismatched: Option<Mismatched>,
 }
 
 impl ReferenceConfig {
@@ -62,47 +60,23 @@ impl References {
         dir: &Path,
         goes_on: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Option<Self>, FinetuneError> {
-        let model = model.valid();
-        let device = model.device().without_autodiff();
-        let mut ends = Spill::into_dir(dir);
-        let mut values = Spill::into_dir(dir);
-        for start in (0..data.len()).step_by(config.batch_size) {
-            if !goes_on(start, data.len()) {
-                return Ok(None);
-            }
-            let places = start..(start + config.batch_size).min(data.len());
-            let rows = places.clone().map(|place| data.row(place));
-            let rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
-            let mut answers = asked(&model, &rows, is_apart(data), &device)?.into_iter();
-            let mut mismatched = match config.mismatched {
-                Some(mismatched) => {
-                    let rows = places.clone().map(|place| mismatched.rows(data, place));
-                    let rows: Vec<Vec<Row>> = rows.collect::<Result<_, _>>()?;
-                    asked(&model, &rows.concat(), true, &device)?
-                }
-                None => Vec::new(),
-            }
-            .into_iter();
-            for row in &rows {
-                let sequences = row.sequences().count();
-                let of_row = answers.by_ref().take(sequences);
-                for value in of_row.chain(mismatched.by_ref().take(sequences)) {
-                    if !value.is_finite() {
-                        return Err(FinetuneError::ReferenceNotFinite {
-                            value,
-                            rows: data.places(places),
-                        });
-                    }
-                    values.write(&value.to_le_bytes())?;
-                }
-                ends.write(&(values.len() / 8).to_le_bytes())?;
-            }
-        }
-        Ok(Some(Self {
-            ends: ends.finish()?,
-            values: values.finish()?,
-            config,
-        }))
+        let asked = Asked::new(model, data, config);
+        asked.all(Answers::in_dir(dir), goes_on, &mut |_, _| Ok(()))
+    }
+
+    /// Asks the reference `model` about the rows of `data` at `places` alone, with the bits that [`compute`](Self::compute)
+    /// gives them: the batches are the same. Steps on other rows cannot be taken with the result.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn compute_at<M: CausalLm>(
+        model: &M,
+        data: &Dataset,
+        config: ReferenceConfig,
+        dir: &Path,
+        places: &[usize],
+    ) -> Result<Self, FinetuneError> {
+        Asked::new(model, data, config).around(places, Answers::in_dir(dir))
     }
 
     /// Returns how prompts get the answers of others.
@@ -153,21 +127,4 @@ impl References {
         assert!(found, "row {place} of {}", self.len());
         Ok(u64::from_le_bytes(bytes))
     }
-}
-
-/// Returns the log-probabilities of the answers in `rows`.
-fn asked<M: CausalLm>(
-    model: &M,
-    rows: &[Row],
-    apart: bool,
-    device: &Device,
-) -> Result<Vec<f64>, FinetuneError> {
-    let laid = Laid {
-        rows,
-        references: &[],
-        apart,
-        learns_prompts: false,
-    };
-    let scored = PreferenceBatch::collate(&laid, device).scored_by(model)?;
-    Ok(scored.iter().map(|scored| scored.answer.sum).collect())
 }

@@ -1,11 +1,15 @@
 //! What a run's evaluations gave.
 
 use crate::error::FinetuneError;
+use crate::train::report::{EvalResult, Evaluation};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use tensor_files::AtomicFile;
+
+/// How the text of an evaluation begins.
+const EVALUATION_START: &str = "{\"step\":";
 
 /// The evaluations of a run on the same rows, in the order of their steps; with a file, they outlive the process.
 #[derive(Debug)]
@@ -16,8 +20,9 @@ pub struct Evaluations {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Recorded {
-    /// That of the rows that were evaluated, in hexadecimal.
+    /// The fingerprint of the rows that were evaluated, in hexadecimal.
     rows: String,
+    #[serde(deserialize_with = "of_any_version")]
     evaluations: Vec<Evaluation>,
 }
 
@@ -28,16 +33,6 @@ impl Recorded {
             evaluations: Vec::new(),
         }
     }
-}
-
-/// An evaluation.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
-    /// Steps taken before it.
-    pub step: usize,
-    /// Mean loss: of a target token in nats, of a pair, or of a labelled answer.
-    #[serde(rename = "nll")]
-    pub loss: f64,
 }
 
 impl Evaluations {
@@ -56,21 +51,20 @@ impl Evaluations {
     /// [`FinetuneError::Read`], [`FinetuneError::Malformed`].
     pub(super) fn open(file: PathBuf, rows: u64, step: usize) -> Result<Self, FinetuneError> {
         let rows = format!("{rows:016x}");
-        let recorded = read(&file)?.filter(|recorded| recorded.rows == rows);
-        let mut recorded = recorded.unwrap_or_else(|| Recorded::none(rows));
-        recorded.evaluations.retain(|one| one.step <= step);
+        let mut evaluations = read(&file, &rows)?;
+        evaluations.retain(|one| one.step <= step);
         Ok(Self {
             file: Some(file),
-            recorded,
+            recorded: Recorded { rows, evaluations },
         })
     }
 
-    /// Adds the evaluation after `step` steps.
+    /// Adds an evaluation.
     ///
     /// # Errors
     /// [`FinetuneError::Write`].
-    pub(crate) fn record(&mut self, step: usize, loss: f64) -> Result<(), FinetuneError> {
-        self.recorded.evaluations.push(Evaluation { step, loss });
+    pub(crate) fn record(&mut self, evaluation: Evaluation) -> Result<(), FinetuneError> {
+        self.recorded.evaluations.push(evaluation);
         let Some(file) = &self.file else {
             return Ok(());
         };
@@ -90,8 +84,7 @@ impl Evaluations {
 
     /// Returns the one with the least loss, the first of several.
     pub fn best(&self) -> Option<Evaluation> {
-        let all = self.recorded.evaluations.iter().copied();
-        all.reduce(|best, one| if one.loss < best.loss { one } else { best })
+        Evaluation::best(&self.recorded.evaluations).copied()
     }
 
     /// Returns how many have come since the best one.
@@ -102,10 +95,19 @@ impl Evaluations {
     }
 }
 
-fn read(file: &Path) -> Result<Option<Recorded>, FinetuneError> {
+/// Reads those in `file`, which may be missing, of rows with the fingerprint `rows` in hexadecimal.
+///
+/// # Errors
+/// [`FinetuneError::Read`], [`FinetuneError::Malformed`].
+pub(super) fn read(file: &Path, rows: &str) -> Result<Vec<Evaluation>, FinetuneError> {
+    let malformed = |reason: String| FinetuneError::Malformed {
+        path: file.to_owned(),
+        expected: "record of a run's evaluations",
+        reason,
+    };
     let text = match fs::read(file) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => {
             return Err(FinetuneError::Read {
                 path: file.to_owned(),
@@ -113,27 +115,71 @@ fn read(file: &Path) -> Result<Option<Recorded>, FinetuneError> {
             });
         }
     };
-    serde_json::from_slice(&text)
-        .map(Some)
-        .map_err(|error| FinetuneError::Malformed {
-            path: file.to_owned(),
-            expected: "record of a run's evaluations",
-            reason: error.to_string(),
-        })
+    let text = String::from_utf8(text).map_err(|error| malformed(error.to_string()))?;
+    let recorded: Recorded =
+        serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+    if recorded.rows != rows {
+        return Ok(Vec::new());
+    }
+    let mut evaluations = recorded.evaluations;
+    let texts: Vec<&str> = text.split(EVALUATION_START).skip(1).collect();
+    // As this program writes them.
+    if texts.len() == evaluations.len() {
+        for (one, text) in evaluations.iter_mut().zip(texts) {
+            *one = one.exactly(text);
+        }
+    }
+    Ok(evaluations)
+}
+
+/// Reads evaluations of which the first versions wrote down step and loss alone.
+fn of_any_version<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Evaluation>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Any {
+        Whole(Evaluation),
+        Loss { step: usize, nll: f64 },
+    }
+    let read = Vec::<Any>::deserialize(from)?.into_iter();
+    let evaluations = read.map(|one| match one {
+        Any::Whole(evaluation) => evaluation,
+        Any::Loss { step, nll } => Evaluation {
+            step,
+            result: EvalResult::Loss { nll },
+            seconds: None,
+            peak_rss_bytes: None,
+        },
+    });
+    Ok(evaluations.collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evaluate::EvalReport;
+
+    fn evaluation(step: usize, nll: f64) -> Evaluation {
+        let report = EvalReport {
+            nll,
+            perplexity: nll.exp(),
+            tokens: 3,
+        };
+        Evaluation {
+            step,
+            result: EvalResult::Texts(report),
+            seconds: Some(0.5),
+            peak_rss_bytes: None,
+        }
+    }
 
     #[test]
     fn the_first_of_the_least_is_the_best() {
         let mut evaluations = Evaluations::in_memory();
         assert_eq!((evaluations.best(), evaluations.since_best()), (None, 0));
         for (step, loss) in [(2, 3.0), (4, 1.0), (6, 1.0), (8, 2.0)] {
-            evaluations.record(step, loss).unwrap();
+            evaluations.record(evaluation(step, loss)).unwrap();
         }
-        assert_eq!(evaluations.best(), Some(Evaluation { step: 4, loss: 1.0 }));
+        assert_eq!(evaluations.best(), Some(evaluation(4, 1.0)));
         assert_eq!(evaluations.since_best(), 2);
         assert!(evaluations.has(6) && !evaluations.has(5));
     }
@@ -145,7 +191,7 @@ mod tests {
         let open = |rows, step| Evaluations::open(file.clone(), rows, step).unwrap();
         let mut evaluations = open(1, 0);
         for (step, loss) in [(2, 3.0), (4, 1.0)] {
-            evaluations.record(step, loss).unwrap();
+            evaluations.record(evaluation(step, loss)).unwrap();
         }
         assert_eq!(open(1, 9).best().unwrap().step, 4);
         assert_eq!(open(1, 3).best().unwrap().step, 2);
@@ -156,5 +202,38 @@ mod tests {
             damaged.to_string().contains("evaluations.json"),
             "{damaged}"
         );
+    }
+
+    /// A loss of which serde_json makes a neighbour: an evaluation that is as good comes after it, in whatever process.
+    #[test]
+    fn losses_are_read_to_the_last_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("evaluations.json");
+        let loss = 1.2347835302352905;
+        let mut evaluations = Evaluations::open(file.clone(), 1, 0).unwrap();
+        for step in [2, 4] {
+            evaluations.record(evaluation(step, loss)).unwrap();
+        }
+        let mut again = Evaluations::open(file.clone(), 1, 4).unwrap();
+        again.record(evaluation(6, loss)).unwrap();
+        assert_eq!((again.best().unwrap().step, again.since_best()), (2, 2));
+        assert_eq!(again.best(), Some(evaluation(2, loss)));
+    }
+
+    /// As the first versions wrote it.
+    #[test]
+    fn a_record_of_losses_alone_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("evaluations.json");
+        let text = "{\"rows\":\"0000000000000001\",\"evaluations\":[{\"step\":2,\"nll\":3.5},\
+                    {\"step\":4,\"nll\":1.2347835302352905}]}";
+        fs::write(&file, text).unwrap();
+        let mut evaluations = Evaluations::open(file.clone(), 1, 9).unwrap();
+        let best = evaluations.best().unwrap();
+        assert_eq!((best.step, best.loss()), (4, 1.2347835302352905));
+        evaluations.record(evaluation(6, 1.0)).unwrap();
+        let again = Evaluations::open(file, 1, 9).unwrap();
+        assert_eq!(again.best(), Some(evaluation(6, 1.0)));
+        assert!(again.has(2) && again.has(4));
     }
 }

@@ -13,6 +13,8 @@ use tensor_files::Checksum;
 
 /// The key of the moment at which the run was started.
 pub(super) const STARTED: &str = "started";
+/// The key of what is written down of where the run came from.
+pub(super) const ORIGIN: &str = "origin";
 const STEPS: &str = "steps";
 /// Behind the name of a source: the key of the checksum of what is in it.
 const FINGERPRINT: &str = "-fingerprint";
@@ -42,6 +44,8 @@ pub struct RunSettings {
     /// What is written down and may change though results may then differ in their last bits, by name: the device, the
     /// processor's instruction set.
     pub machine: Map<String, Value>,
+    /// Where the run comes from, for whoever does it again; a resumption does not look at it.
+    pub origin: Option<Value>,
 }
 
 /// A file or folder that a run reads.
@@ -67,6 +71,7 @@ impl RunSettings {
             sources: Vec::new(),
             others: Map::new(),
             machine: Map::new(),
+            origin: None,
         }
     }
 
@@ -81,6 +86,9 @@ impl RunSettings {
         }
         recorded.extend(self.machine.clone());
         recorded.insert(STARTED.into(), self.started.to_string().into());
+        if let Some(origin) = &self.origin {
+            recorded.insert(ORIGIN.into(), origin.clone());
+        }
         recorded
     }
 
@@ -101,20 +109,17 @@ impl RunSettings {
         recorded: &Map<String, Value>,
         path: &Path,
     ) -> Result<(), FinetuneError> {
-        let mut own = self.recorded();
-        own.retain(|key, _| !self.is_free(key, recorded));
-        let others = recorded.keys().filter(|key| !self.is_free(key, recorded));
-        // In the order of the keys: what the vocabulary gets comes before the data, whose tokens it changes.
-        let keys: BTreeSet<&String> = own.keys().chain(others).collect();
-        let mut keys = keys.into_iter();
-        let changed = keys.find(|key| value(recorded, key) != value(&own, key));
-        let Some(key) = changed else { return Ok(()) };
+        let own = read_again(self.recorded());
+        let changed = self.changed(recorded, &own);
+        let Some(key) = changed.first() else {
+            return Ok(());
+        };
         if let Some(source) = self.sources.iter().find(|source| source.key() == *key) {
             return Err(FinetuneError::ContentChanged {
                 path: path.to_owned(),
                 what: source.name,
                 recorded: value(recorded, source.name).to_string(),
-                current: value(&self.recorded(), source.name).to_string(),
+                current: value(&own, source.name).to_string(),
             });
         }
         if key == STEPS {
@@ -131,6 +136,38 @@ impl RunSettings {
             recorded: shown(value(recorded, key)),
             current: shown(value(&own, key)),
         })
+    }
+
+    /// Returns what has to be equal and is not as `recorded`, a sentence each.
+    pub(super) fn differences(&self, recorded: &Map<String, Value>) -> Vec<String> {
+        let own = read_again(self.recorded());
+        let sentence = |key: String| {
+            let source = self.sources.iter().find(|source| source.key() == key);
+            let (was, now) = match source {
+                Some(source) => (value(recorded, source.name), value(&own, source.name)),
+                None => (value(recorded, &key), value(&own, &key)),
+            };
+            let (was, now) = (shown(was), shown(now));
+            match source {
+                Some(source) => format!(
+                    "the run was started with another {}: what is in {now} is not what was in {was}",
+                    source.name
+                ),
+                None => format!("the run was started with {key} = {was}, but now it is {now}"),
+            }
+        };
+        let changed = self.changed(recorded, &own).into_iter();
+        changed.map(sentence).collect()
+    }
+
+    /// Returns the names of what has to be equal and is not as `recorded`, in their order: what the vocabulary gets comes before
+    /// the data, whose tokens it changes.
+    fn changed(&self, recorded: &Map<String, Value>, own: &Map<String, Value>) -> Vec<String> {
+        let keys: BTreeSet<&String> = own.keys().chain(recorded.keys()).collect();
+        let changed = keys
+            .into_iter()
+            .filter(|key| !self.is_free(key, recorded) && value(recorded, key) != value(own, key));
+        changed.cloned().collect()
     }
 
     /// Returns what of the machine is not as `recorded`, a sentence each.
@@ -150,6 +187,7 @@ impl RunSettings {
     fn is_free(&self, key: &str, recorded: &Map<String, Value>) -> bool {
         let mut sources = self.sources.iter();
         key == STARTED
+            || key == ORIGIN
             || self.machine.contains_key(key)
             || key == STEPS && !self.config.schedule.depends_on_length()
             || sources.any(|source| {
@@ -199,9 +237,16 @@ impl RunSource {
 /// Returns a setting; one that is not there is the default, or null.
 fn value<'a>(settings: &'a Map<String, Value>, key: &str) -> &'a Value {
     static DEFAULTS: LazyLock<Map<String, Value>> =
-        LazyLock::new(|| by_flag(&TrainConfig::default()));
+        LazyLock::new(|| read_again(by_flag(&TrainConfig::default())));
     let found = settings.get(key).or_else(|| DEFAULTS.get(key));
     found.unwrap_or(&Value::Null)
+}
+
+/// Returns settings as they are read from a file: serde_json reads a number to within a bit, and two are compared that were
+/// read alike.
+fn read_again(settings: Map<String, Value>) -> Map<String, Value> {
+    let text = Value::Object(settings.clone()).to_string();
+    serde_json::from_str(&text).unwrap_or(settings)
 }
 
 fn shown(value: &Value) -> String {
@@ -288,6 +333,35 @@ mod tests {
             change(&mut current);
             let error = check(&recorded, &current).unwrap_err();
             assert!(error.contains(needle), "{error}");
+        }
+    }
+
+    /// Numbers of which serde_json makes neighbours.
+    #[test]
+    fn a_number_with_all_its_digits_is_the_same_when_it_is_read_again() {
+        let mut settings = settings();
+        settings.config.lr = 1.2347835302352905;
+        settings.config.epsilon = 1.6665728494524246e-8;
+        let text = Value::Object(settings.recorded()).to_string();
+        let recorded: Map<String, Value> = serde_json::from_str(&text).unwrap();
+        assert_eq!(check(&recorded, &settings), Ok(()));
+        assert_eq!(settings.differences(&recorded), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_difference_is_told_and_where_a_run_came_from_is_none() {
+        let recorded = settings().recorded();
+        let mut current = settings();
+        current.origin = Some("elsewhere".into());
+        assert_eq!(current.differences(&recorded), Vec::<String>::new());
+        assert_eq!(check(&current.recorded(), &settings()), Ok(()));
+        current.config.lr = 0.5;
+        current.config.seed = 9;
+        current.sources[0].fingerprint = Some(2);
+        let told = current.differences(&recorded);
+        assert_eq!(told.len(), 3, "{told:?}");
+        for needle in ["lr = 0.0002, but now it is 0.5", "seed = 0", "another data"] {
+            assert!(told.iter().any(|one| one.contains(needle)), "{told:?}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! The reports of a run while it goes.
 
 use crate::evaluate::EvalReport;
+use crate::exact::exact_number;
 use crate::objective::PreferenceReport;
 use crate::preference::PreferenceEvaluation;
 use serde::{Deserialize, Serialize};
@@ -37,23 +38,71 @@ pub struct StepReport {
     pub preferences: PreferenceReport,
 }
 
-/// What an evaluation on held-out rows gave.
+/// An evaluation on held-out rows.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Steps taken before it.
+    pub step: usize,
+    /// What it gave.
+    #[serde(rename = "evaluation")]
+    pub result: EvalResult,
+    /// Seconds that it took; `None` where the first versions did not write them down.
+    pub seconds: Option<f64>,
+    /// Peak resident memory of the process so far, where the system tells.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+/// What an evaluation gave.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Evaluated {
+pub enum EvalResult {
     /// Of texts: loss and perplexity.
     Texts(EvalReport),
     /// Of preferences: the objective, and what is told of them.
     Preferences(PreferenceEvaluation),
+    /// Of either, as the first versions wrote it down: the loss alone.
+    Loss {
+        /// The loss.
+        nll: f64,
+    },
 }
 
-impl Evaluated {
+impl Evaluation {
     /// Returns the mean loss: of a target token in nats, of a pair, or of a labelled answer.
     pub fn loss(&self) -> f64 {
-        match self {
-            Self::Texts(report) => report.nll,
-            Self::Preferences(report) => report.loss,
+        match &self.result {
+            EvalResult::Texts(report) => report.nll,
+            EvalResult::Preferences(report) => report.loss,
+            EvalResult::Loss { nll } => *nll,
         }
+    }
+
+    /// Returns the one with the least loss, the first of several.
+    pub fn best(evaluations: &[Self]) -> Option<&Self> {
+        let all = evaluations.iter();
+        all.reduce(|best, one| if one.loss() < best.loss() { one } else { best })
+    }
+
+    /// Returns it with its numbers as they stand in the text that it was read from.
+    #[must_use]
+    pub fn exactly(mut self, text: &str) -> Self {
+        let exact = |key: &str, number: &mut f64| {
+            if let Some(written) = exact_number(text, key) {
+                *number = written;
+            }
+        };
+        match &mut self.result {
+            EvalResult::Texts(report) => {
+                exact("nll", &mut report.nll);
+                exact("perplexity", &mut report.perplexity);
+            }
+            EvalResult::Preferences(report) => exact("loss", &mut report.loss),
+            EvalResult::Loss { nll } => exact("nll", nll),
+        }
+        if let Some(seconds) = &mut self.seconds {
+            exact("seconds", seconds);
+        }
+        self
     }
 }
 
@@ -63,15 +112,8 @@ impl Evaluated {
 pub enum Event<'a> {
     /// A step was taken.
     Step(&'a StepReport),
-    /// The held-out rows were evaluated after `step` steps.
-    Evaluated {
-        /// Steps taken so far.
-        step: usize,
-        /// What it gave.
-        report: Evaluated,
-        /// Seconds that it took.
-        seconds: f64,
-    },
+    /// The held-out rows were evaluated.
+    Evaluated(&'a Evaluation),
     /// The run was asked to stop, so the evaluation that is due after `step` steps is left out; a run that goes on from there
     /// makes it first.
     EvaluationLeftOut {

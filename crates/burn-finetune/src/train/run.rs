@@ -3,10 +3,11 @@
 use crate::data::{Batch, Dataset, Row};
 use crate::error::FinetuneError;
 use crate::evaluate::evaluate_until;
+use crate::memory;
 use crate::objective::Objective;
 use crate::preference::{self, PreferenceRows, References};
 use crate::run_dir::{Evaluations, RunDir};
-use crate::train::report::{Evaluated, Event};
+use crate::train::report::{EvalResult, Evaluation, Event};
 use crate::train::saves::Saves;
 use crate::train::trainer::Trainer;
 use burn_qlora::CausalLm;
@@ -208,12 +209,21 @@ impl<'a, M: CausalLm> Course<'a, M> {
             (Some(_), None) => Some(Evaluations::in_memory()),
             (None, _) => None,
         };
-        Ok(Self {
+        let course = Self {
             options,
             saves: Saves::new(options.run_dir, options.kept_checkpoints, steps_done),
             evaluations,
             preferences,
-        })
+        };
+        // Those that a process could not remove that was killed after it had saved.
+        course.saves.remove_others(course.best_step())?;
+        Ok(course)
+    }
+
+    /// Returns the step of the best evaluation so far, where it is to stay.
+    fn best_step(&self) -> Option<usize> {
+        let evaluations = self.evaluations.as_ref().filter(|_| self.options.keep_best);
+        Some(evaluations?.best()?.step)
     }
 
     /// Saves and evaluates what is due after a step; returns how the run ends, if it does here.
@@ -285,13 +295,13 @@ impl<'a, M: CausalLm> Course<'a, M> {
             Some(rows) => {
                 let objective = trainer.config().objective;
                 preference::evaluate_until(model, rows, objective, batch_size, &interrupted)
-                    .map(|report| report.map(Evaluated::Preferences))
+                    .map(|report| report.map(EvalResult::Preferences))
             }
             None => evaluate_until(model, rows, batch_size, &interrupted)
-                .map(|report| report.map(Evaluated::Texts)),
+                .map(|report| report.map(EvalResult::Texts)),
         };
-        let report = match evaluated {
-            Ok(Some(report)) => report,
+        let result = match evaluated {
+            Ok(Some(result)) => result,
             Ok(None) => {
                 on_event(Event::EvaluationLeftOut { step });
                 return Ok(false);
@@ -301,19 +311,21 @@ impl<'a, M: CausalLm> Course<'a, M> {
                 return Err(error);
             }
         };
-        on_event(Event::Evaluated {
+        let evaluation = Evaluation {
             step,
-            report,
-            seconds: start.elapsed().as_secs_f64(),
-        });
-        let loss = report.loss();
+            result,
+            seconds: Some(start.elapsed().as_secs_f64()),
+            peak_rss_bytes: memory::peak_rss_bytes(),
+        };
+        on_event(Event::Evaluated(&evaluation));
         let best = evaluations.best();
-        if self.options.keep_best && best.is_none_or(|best| loss < best.loss) {
+        let is_better = best.is_none_or(|best| evaluation.loss() < best.loss());
+        if self.options.keep_best && is_better {
             // The best so far stays until this one is written down.
             let best = best.map(|best| best.step);
             self.saves.save(trainer, best, on_event)?;
         }
-        evaluations.record(step, loss)?;
+        evaluations.record(evaluation)?;
         Ok(true)
     }
 
@@ -322,10 +334,8 @@ impl<'a, M: CausalLm> Course<'a, M> {
         trainer: &Trainer<M>,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), FinetuneError> {
-        let evaluations = self.evaluations.as_ref().filter(|_| self.options.keep_best);
-        let best = evaluations.and_then(Evaluations::best);
-        self.saves
-            .save(trainer, best.map(|best| best.step), on_event)
+        let best = self.best_step();
+        self.saves.save(trainer, best, on_event)
     }
 }
 

@@ -36,12 +36,18 @@ impl<'a> Saves<'a> {
             && self.saved != step
         {
             let path = run_dir.save(trainer)?;
-            if let Some(kept) = self.kept {
-                run_dir.keep_checkpoints(kept, best)?;
-            }
+            self.remove_others(best)?;
             self.saved = step;
             on_event(Event::Saved { step, path: &path });
         }
         Ok(())
+    }
+
+    /// Removes the checkpoints that need not stay beside that of the step `best`.
+    pub(super) fn remove_others(&self, best: Option<usize>) -> Result<(), FinetuneError> {
+        match (self.run_dir, self.kept) {
+            (Some(run_dir), Some(kept)) => run_dir.keep_checkpoints(kept, best),
+            _ => Ok(()),
+        }
     }
 }

@@ -3,11 +3,16 @@
 mod answers;
 mod bytes;
 mod checkpoints;
+mod evaluations;
 mod files;
+mod folders;
 mod jinja;
+#[cfg(feature = "flex")]
+mod killed;
 mod peers;
 mod preferences;
 mod rows;
+mod runs;
 mod steps;
 mod support;
 mod tokens;
@@ -25,20 +30,21 @@ qlora_test_support::on_every_device! {
     steps::evaluation_is_the_mean_over_all_tokens,
     steps::training_lowers_the_loss_and_the_same_seed_gives_the_same_bits,
     preferences::every_objective_learns_what_is_preferred,
+    preferences::a_reference_goes_on_where_it_was_stopped,
     preferences::preferences_stopped_and_resumed_are_not_stopped,
     checkpoints::stopped_and_resumed_is_not_stopped,
     checkpoints::every_optimizer_goes_on_from_its_state,
-    checkpoints::a_folder_with_another_run_is_refused,
-    checkpoints::a_run_is_one_process_own,
-    checkpoints::what_a_killed_process_left_goes,
-    checkpoints::a_changed_setting_is_refused_by_name,
+    folders::a_folder_with_another_run_is_refused,
+    folders::a_run_is_one_process_own,
+    folders::what_a_killed_process_left_goes,
+    folders::a_changed_setting_is_refused_by_name,
     checkpoints::a_longer_run_goes_on_as_if_it_had_been_meant,
-    checkpoints::a_step_is_saved_before_it_is_evaluated,
-    checkpoints::the_best_step_stays_and_a_run_that_gains_nothing_stops,
-    checkpoints::the_model_is_looked_at_and_the_steps_have_the_same_bits,
+    evaluations::a_step_is_saved_before_it_is_evaluated,
+    evaluations::the_best_step_stays_and_a_run_that_gains_nothing_stops,
+    evaluations::the_model_is_looked_at_and_the_steps_have_the_same_bits,
     checkpoints::what_was_learnt_is_saved_before_numbers_are_none,
     checkpoints::adapters_that_are_not_finite_are_not_saved,
     checkpoints::a_failed_save_leaves_the_last_checkpoint,
     checkpoints::broken_checkpoints_are_refused,
-    checkpoints::rows_longer_than_the_context_are_refused,
+    steps::rows_longer_than_the_context_are_refused,
 }

@@ -3,9 +3,10 @@
 use crate::support::{Toy, config, lora};
 use burn::tensor::Device;
 use burn_finetune::{
-    ChatTemplate, Columns, Dataset, DatasetBuilder, Dpo, Evaluated, Event, ExampleKind, Kto, Learn,
-    Objective, Orpo, RecordedRun, ReferenceConfig, References, Row, RowEncoder, RunDir, RunOptions,
-    RunSettings, Sources, TrainConfig, Trainer, Verdicts, evaluate_preferences,
+    ChatTemplate, Columns, Dataset, DatasetBuilder, Dpo, EvalResult, Event, ExampleKind, Kto,
+    Learn, Objective, Orpo, RecordedRun, ReferenceConfig, ReferenceFile, References, Row,
+    RowEncoder, RunDir, RunOptions, RunSettings, Sources, TrainConfig, Trainer, Verdicts,
+    evaluate_preferences,
 };
 use qlora_test_support::{fixture, json};
 use serde_json::Value;
@@ -401,10 +402,8 @@ pub fn every_objective_learns_what_is_preferred(device: &Device) {
         let mut last = None;
         trainer
             .run(&data, &options, &mut |event| {
-                if let Event::Evaluated {
-                    report: Evaluated::Preferences(report),
-                    ..
-                } = event
+                if let Event::Evaluated(evaluation) = event
+                    && let EvalResult::Preferences(report) = evaluation.result
                 {
                     last = Some(report);
                 }
@@ -432,6 +431,57 @@ pub fn every_objective_learns_what_is_preferred(device: &Device) {
     };
     let error = one.validate().unwrap_err().to_string();
     assert!(error.contains("at least 2 with KTO"), "{error}");
+}
+
+/// An asking that is stopped goes on with the next batch, from a file that another process reads, and rows that are asked about
+/// alone get the same bits.
+pub fn a_reference_goes_on_where_it_was_stopped(device: &Device) {
+    for objective in objectives() {
+        let data = rows(objective.examples());
+        let trainer = toy(objective, 4, device);
+        let Some(config) = ReferenceConfig::of(trainer.config(), 8) else {
+            continue;
+        };
+        let expected = references(&trainer, &data).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("refs");
+        let file = || ReferenceFile::new(&path, &data, "base", config).unwrap();
+        let part = dir.path().join("refs.part");
+        for (stop, seen) in [(2, vec![0, 3]), (1, vec![3]), (9, vec![3, 6, 9])] {
+            let mut asked = Vec::new();
+            let found = file().ask(trainer.model(), &data, &mut |done, all| {
+                assert_eq!(all, 12);
+                asked.push(done);
+                asked.len() < stop
+            });
+            assert_eq!(asked, seen, "{objective:?}");
+            assert_eq!(found.unwrap().is_some(), stop == 9);
+            assert_eq!(part.exists(), stop != 9);
+        }
+        let losses = |references: &References, trainer: &mut Trainer<Toy>| {
+            let mut losses = Vec::new();
+            let options = RunOptions {
+                references: Some(references),
+                ..RunOptions::default()
+            };
+            let mut on_event = |event: Event<'_>| {
+                if let Event::Step(report) = event {
+                    losses.push(report.loss.to_bits());
+                }
+            };
+            trainer.run(&data, &options, &mut on_event).unwrap();
+            losses
+        };
+        let mut order = trainer.config().order(&data).unwrap();
+        let places: Vec<usize> = (0..4).flat_map(|step| order.rows_of(step)).collect();
+        let at_places =
+            References::compute_at(trainer.model(), &data, config, dir.path(), &places).unwrap();
+        let kept = file().open().unwrap();
+        let [expected, kept, at_places] = [expected, kept, at_places]
+            .map(|references| losses(&references, &mut toy(objective, 4, device)));
+        assert_eq!(kept, expected, "{objective:?}");
+        assert_eq!(at_places, expected, "{objective:?}");
+    }
 }
 
 pub fn preferences_stopped_and_resumed_are_not_stopped(device: &Device) {

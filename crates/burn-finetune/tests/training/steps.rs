@@ -1,6 +1,6 @@
 //! The optimizer step.
 
-use crate::support::{Toy, VOCAB, config, rows, trainer};
+use crate::support::{CONTEXT, Toy, VOCAB, config, rows, trainer};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
@@ -265,4 +265,12 @@ pub fn training_lowers_the_loss_and_the_same_seed_gives_the_same_bits(device: &D
     assert_eq!(losses.len(), 40);
     assert!(losses[39] < losses[0] / 2.0, "{losses:?}");
     assert_eq!(run(), (losses, factors));
+}
+
+pub fn rows_longer_than_the_context_are_refused(device: &Device) {
+    let data = Dataset::from_rows(vec![Row::all(vec![0; CONTEXT + 1])]);
+    let error = trainer(device, 0.0, 1)
+        .run(&data, &RunOptions::default(), &mut |_| ())
+        .unwrap_err();
+    assert!(matches!(error, FinetuneError::RowLength { value, .. } if value == CONTEXT + 1));
 }

@@ -8,14 +8,16 @@ mod start;
 mod written_down;
 
 use anyhow::{Error, Result, anyhow};
-use burn_finetune::{Dataset, FinetuneError, Moment, RecordedRun, RunDir, TrainerBuilder, memory};
+use burn_finetune::{
+    Dataset, FinetuneError, Moment, RecordedRun, RunDir, RunRecord, TrainerBuilder, memory,
+};
 use burn_qlora::{LoraConfig, num_adapter_params, peft};
 
 use super::with_dtype;
 use crate::console::{say, tell};
-use crate::flags::Init;
 use crate::interrupt::Interrupt;
 use crate::opened_model::OpenedModel;
+use crate::origin::Origin;
 use crate::page;
 use crate::plan::{Plan, PlannedRows};
 use crate::progress::human_bytes;
@@ -23,12 +25,14 @@ use crate::recorder::Recorder;
 use crate::references::{self, Question};
 use crate::run::TrainRun;
 use crate::samples::Samples;
+use crate::shell::resume_command;
 use crate::tensorboard;
 use crate::trained_on;
 use crate::training_data::TrainingData;
 use course::Course;
-use start::Start;
-use written_down::{session, settings};
+pub use start::{Start, Started};
+use written_down::session;
+pub use written_down::settings;
 
 /// Trains adapters and saves them.
 ///
@@ -49,9 +53,10 @@ pub fn run(run: &TrainRun) -> Result<()> {
         }
         None
     };
-    let started = recorded.as_ref().map(RecordedRun::started).transpose()?;
-    let started = started.flatten().unwrap_or_else(Moment::now);
-    let trained = match &recorded {
+    let record = recorded.as_ref().map(RecordedRun::record);
+    let started = record.map(RunRecord::started).transpose()?.flatten();
+    let started = started.unwrap_or_else(Moment::now);
+    let trained = match record {
         Some(run) => run.setting(trained_on::SETTING).and_then(trained_on::read),
         None => training.adapter.trained_on(),
     };
@@ -83,18 +88,18 @@ pub fn run(run: &TrainRun) -> Result<()> {
     if let Start::Fresh(lora) = &start {
         plan(lora)?;
     }
-    let mut model = opened.load(&training.model.device.clone().autodiff())?;
-    let lora = start.put_on(&mut model, config.seed)?;
-    let plan = plan(&lora)?;
     let goes_on = match &recorded {
         Some(recorded) => recorded.has_checkpoint()?,
         None => false,
     };
-    // The factors of a run that goes on are those of its checkpoint.
-    if training.init == Init::Loftq && !goes_on {
-        let [before, after] = opened
-            .fit_adapters(&mut model, config.seed)?
-            .relative_errors();
+    let Started {
+        model,
+        lora,
+        fitted,
+    } = start.load(training, &opened, goes_on)?;
+    let plan = plan(&lora)?;
+    if let Some(fitted) = fitted {
+        let [before, after] = fitted.relative_errors();
         say!(
             "LoftQ: the weights are {:.2} % off in 4 bits, {:.2} % with the adapters",
             100.0 * before,
@@ -105,7 +110,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let builder = TrainerBuilder::new(model, config)?.with_checkpointing(training.checkpointing)?;
 
     // Nothing is written before this line.
-    let settings = settings(
+    let mut settings = settings(
         run,
         &opened,
         builder.config(),
@@ -114,9 +119,13 @@ pub fn run(run: &TrainRun) -> Result<()> {
         &start,
         started,
     )?;
+    if recorded.is_none() {
+        let origin = Origin::look(run, &opened, start.file())?;
+        settings.origin = Some(serde_json::to_value(origin)?);
+    }
     let run_dir = match recorded {
         Some(recorded) => {
-            for change in recorded.changes(&settings) {
+            for change in recorded.record().changes(&settings) {
                 tell!("warning: {change}");
             }
             let resumed = recorded.resume(&settings);
@@ -140,7 +149,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
     let optimizer = training
         .optimizer
         .placement
-        .adamw(builder.config(), run_dir.page_file());
+        .adamw(builder.config(), Some(run_dir.page_file()));
     let mut trainer = builder.with_optimizer(optimizer).build()?;
     let interrupt = Interrupt::listen(
         "Stopping: the step is finished and saved first, an evaluation is left out. Ctrl-C again quits at once.",
@@ -156,9 +165,11 @@ pub fn run(run: &TrainRun) -> Result<()> {
     match asked.map_err(|error| with_dtype(error, training.model.compute_dtype))? {
         Some(references) => data.references = references,
         None => {
+            run_dir.keep();
             say!(
-                "Stopped before the first step: the reference has not seen all rows, and is asked anew"
+                "Stopped before the first step: the reference has not seen all rows, and goes on where it was"
             );
+            tell!("Go on with: {}", resume_command(std::env::args_os()));
             return Ok(());
         }
     }

@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use burn_finetune::ScheduleKind;
@@ -25,6 +26,10 @@ does a closed pipe behind the output.";
 /// `finetune train` and `finetune plan`.
 #[derive(Args, Debug)]
 pub struct TrainFlags {
+    /// What stands behind `finetune train`, with the flags of the config file.
+    #[arg(skip)]
+    pub arguments: Vec<OsString>,
+
     /// TOML file with flags by their names (`batch-size = 8`); flags given here override it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -83,7 +88,7 @@ pub struct TrainFlags {
     /// optimizer_bytes_moved, and of preferences rewards/chosen, rewards/rejected, rewards/margins and others
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub log_json: Option<PathBuf>,
-    /// Write event files for TensorBoard: loss, learning rate, gradient norm, tokens a second, memory, held-out loss
+    /// Write event files for TensorBoard: loss, learning rate, gradient norm, tokens a second, memory, held-out loss, samples
     /// [default DIR: tensorboard in the output directory]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub tensorboard: Option<Option<PathBuf>>,

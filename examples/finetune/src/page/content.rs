@@ -1,17 +1,16 @@
 //! What the page says, from what the run's folder holds.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use burn_finetune::{Evaluated, StepReport};
+use anyhow::{Context, Result, anyhow};
+use burn_finetune::{EvalResult, Evaluation, RunRecord, StepReport};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::chart::{Chart, Number, Series};
 use super::ticks::label;
-use crate::metrics::{EvaluationLine, Metrics, Session};
+use crate::metrics::{Metrics, Session};
+use crate::origin::Origin;
 use crate::progress::human_bytes;
 use crate::report::words;
 use crate::samples::SampleReport;
@@ -101,8 +100,8 @@ impl Content {
     /// # Errors
     /// A folder without a run, or one whose record cannot be read or has no step.
     pub fn read(run: &Path) -> Result<Self> {
-        let settings = settings(run)?;
-        let metrics = Metrics::read(run)?.with_context(|| {
+        let record = RunRecord::read(run)?;
+        let metrics = Metrics::read_with_evaluations(&record)?.with_context(|| {
             format!(
                 "{} has no record of its steps: it was trained by an older version",
                 run.display()
@@ -114,16 +113,11 @@ impl Content {
                 run.display()
             ));
         };
-        Ok(Self::of(run, &settings, &metrics, last, &session.session))
+        Ok(Self::of(&record, &metrics, last, &session.session))
     }
 
-    fn of(
-        run: &Path,
-        settings: &Map<String, Value>,
-        metrics: &Metrics,
-        last: &StepReport,
-        session: &Session,
-    ) -> Self {
+    fn of(record: &RunRecord, metrics: &Metrics, last: &StepReport, session: &Session) -> Self {
+        let (run, settings) = (record.path(), record.settings());
         let stride = metrics.steps.len().div_ceil(MOST_POINTS).max(1);
         let ends = metrics.steps.len() - 1;
         let steps = metrics.steps.iter().enumerate();
@@ -146,13 +140,14 @@ impl Content {
             samples,
             compared,
             all_samples: metrics.samples.iter().map(samples_of).collect(),
-            sections: vec![
+            sections: sections([
                 data(settings, session),
                 memory(metrics, session),
                 config(settings),
                 fingerprints(settings, session),
+                origin(record),
                 processes(metrics),
-            ],
+            ]),
             stride,
             numbers: steps.into_iter().map(numbers).collect(),
             evaluations: metrics.evaluations.iter().map(evaluation).collect(),
@@ -160,44 +155,10 @@ impl Content {
     }
 }
 
-fn settings(run: &Path) -> Result<Map<String, Value>> {
-    let path = run.join("run.json");
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(anyhow!(
-                "{} holds no run: there is no run.json in it",
-                run.display()
-            ));
-        }
-        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
-    };
-    let settings = serde_json::from_slice(&text);
-    let settings: Value = settings.with_context(|| format!("read {}", path.display()))?;
-    ensure!(
-        settings.is_object(),
-        "{} is no record of a run's settings",
-        path.display()
-    );
-    Ok(settings.as_object().cloned().unwrap_or_default())
-}
-
 /// Returns the step whose adapter the run ends with, as far as it has come.
 fn final_step(metrics: &Metrics, last: &StepReport, session: &Session) -> usize {
-    let best = best(&metrics.evaluations).filter(|_| session.keep_best);
+    let best = Evaluation::best(&metrics.evaluations).filter(|_| session.keep_best);
     best.map_or(last.step, |best| best.step)
-}
-
-/// Returns the evaluation with the least loss, the first of several.
-fn best(evaluations: &[EvaluationLine]) -> Option<&EvaluationLine> {
-    let all = evaluations.iter();
-    all.reduce(|best, one| {
-        if one.evaluation.loss() < best.evaluation.loss() {
-            one
-        } else {
-            best
-        }
-    })
 }
 
 /// Puts the first samples beside those after the step `after`, or else the last ones.
@@ -240,10 +201,10 @@ fn tiles(metrics: &Metrics, last: &StepReport, session: &Session) -> Vec<Fact> {
             format!("{:.4} to {:.4}", first.loss, last.loss),
         ));
     }
-    if let Some(best) = best(&metrics.evaluations) {
+    if let Some(best) = Evaluation::best(&metrics.evaluations) {
         tiles.push(fact(
             "held-out loss, lowest",
-            format!("{:.4} at step {}", best.evaluation.loss(), best.step),
+            format!("{:.4} at step {}", best.loss(), best.step),
         ));
     }
     let mut speeds: Vec<f64> = metrics
@@ -276,8 +237,8 @@ fn charts(steps: &[&StepReport], metrics: &Metrics, session: &Session) -> Vec<Ch
     };
     let held_out = metrics.evaluations.iter().map(|line| Number {
         step: line.step,
-        value: line.evaluation.loss(),
-        text: exact(line.evaluation.loss()),
+        value: line.loss(),
+        text: exact(line.loss()),
     });
     let bytes = |step: &StepReport| memory_of(step, session);
     let in_bytes = steps.iter().filter_map(|step| {
@@ -361,6 +322,12 @@ fn measured(metrics: &Metrics, session: &Session) -> Option<u64> {
     steps.max(evaluations).max(samples)
 }
 
+/// Returns those that say something.
+fn sections(all: impl IntoIterator<Item = Section>) -> Vec<Section> {
+    let all = all.into_iter();
+    all.filter(|section| !section.facts.is_empty()).collect()
+}
+
 fn data(settings: &Map<String, Value>, session: &Session) -> Section {
     let mut facts = vec![
         fact("data", shown(settings.get("data").unwrap_or(&Value::Null))),
@@ -404,7 +371,7 @@ fn memory(metrics: &Metrics, session: &Session) -> Section {
 fn config(settings: &Map<String, Value>) -> Section {
     let kept = settings
         .iter()
-        .filter(|(key, _)| !key.ends_with(FINGERPRINT));
+        .filter(|(key, _)| !key.ends_with(FINGERPRINT) && *key != Origin::KEY);
     Section {
         title: "Configuration",
         facts: kept.map(|(key, value)| fact(key, shown(value))).collect(),
@@ -420,6 +387,26 @@ fn fingerprints(settings: &Map<String, Value>, session: &Session) -> Section {
     Section {
         title: "Fingerprints",
         facts: known.chain(held_out).collect(),
+    }
+}
+
+fn origin(record: &RunRecord) -> Section {
+    let origin = Origin::of(record).ok();
+    let facts = origin.map_or_else(Vec::new, |origin| {
+        let mut facts = vec![
+            fact("finetune", words(&origin.program.version)),
+            fact("directory", words(&origin.directory)),
+            fact("command", words(&origin.command())),
+        ];
+        facts.extend(origin.files.iter().map(|file| {
+            let name = format!("{} {}", file.of, words(&file.path));
+            fact(&name, words(&file.checksum))
+        }));
+        facts
+    });
+    Section {
+        title: "Origin",
+        facts,
     }
 }
 
@@ -453,18 +440,17 @@ fn numbers(step: &StepReport) -> Numbers {
     }
 }
 
-fn evaluation(line: &EvaluationLine) -> EvaluationNumbers {
+fn evaluation(evaluation: &Evaluation) -> EvaluationNumbers {
+    let memory = evaluation.peak_rss_bytes;
     EvaluationNumbers {
-        step: line.step,
-        loss: exact(line.evaluation.loss()),
-        perplexity: match &line.evaluation {
-            Evaluated::Texts(report) => exact(report.perplexity),
-            Evaluated::Preferences(_) => String::new(),
+        step: evaluation.step,
+        loss: exact(evaluation.loss()),
+        perplexity: match &evaluation.result {
+            EvalResult::Texts(report) => exact(report.perplexity),
+            EvalResult::Preferences(_) | EvalResult::Loss { .. } => String::new(),
         },
-        seconds: exact(line.seconds),
-        memory: line
-            .peak_rss_bytes
-            .map_or_else(String::new, |bytes| bytes.to_string()),
+        seconds: evaluation.seconds.map_or_else(String::new, exact),
+        memory: memory.map_or_else(String::new, |bytes| bytes.to_string()),
     }
 }
 

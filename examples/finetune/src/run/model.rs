@@ -1,6 +1,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::fs::File;
 use std::io::Read;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
@@ -118,6 +119,15 @@ impl GivenTemplate {
                 names.join(", ")
             )
         })
+    }
+}
+
+impl GivenTemplate {
+    /// Returns its file, where it is no well-known one.
+    pub fn file(&self) -> Option<PathBuf> {
+        builtin_template(&self.0)
+            .is_none()
+            .then(|| PathBuf::from(&self.0))
     }
 }
 

@@ -48,13 +48,13 @@ impl Optimizer {
 }
 
 impl Placement {
-    /// Returns the configuration of the optimizer of `config`, its streamed pages in `page_file`.
-    pub fn adamw(self, config: &TrainConfig, page_file: PathBuf) -> PagedAdamWConfig {
+    /// Returns the configuration of the optimizer of `config`, its streamed pages in `page_file`, or else in a temporary file.
+    pub fn adamw(self, config: &TrainConfig, page_file: Option<PathBuf>) -> PagedAdamWConfig {
         config
             .adamw()
             .with_budget(self.budget)
             .with_memory_limit(self.memory_limit)
-            .with_page_file(Some(page_file))
+            .with_page_file(page_file)
     }
 }
 

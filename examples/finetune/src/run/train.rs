@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -33,6 +34,8 @@ pub struct TrainRun {
     pub eval_split: Option<f64>,
     /// Everything that is written.
     pub output: Output,
+    /// What stood behind `finetune train`, with the flags of a config file.
+    pub arguments: Vec<OsString>,
 }
 
 /// `finetune plan`.
@@ -202,6 +205,7 @@ impl TrainRun {
             },
             eval_data: DataFiles::resolve(eval_data, &[], &flags.rows.columns, kind)?,
             eval_split: flags.eval_split,
+            arguments: std::mem::take(&mut flags.arguments),
             training: Training::resolve(flags)?,
         })
     }

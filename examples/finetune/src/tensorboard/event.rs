@@ -15,12 +15,27 @@ mod tag {
     /// `tensorflow.Summary.Value`: the name of its curve, and the number.
     pub const NAME: u32 = 1 << 3 | 2;
     pub const SIMPLE_VALUE: u32 = 2 << 3 | 5;
+    /// Its tensor, where it is no number, and what shows it.
+    pub const TENSOR: u32 = 8 << 3 | 2;
+    pub const METADATA: u32 = 9 << 3 | 2;
+    /// `tensorflow.TensorProto`.
+    pub const DTYPE: u32 = 1 << 3;
+    pub const SHAPE: u32 = 2 << 3 | 2;
+    pub const STRING: u32 = 8 << 3 | 2;
+    /// `tensorflow.TensorShapeProto`, and a dimension of it.
+    pub const DIMENSION: u32 = 2 << 3 | 2;
+    pub const SIZE: u32 = 1 << 3;
+    /// `tensorflow.SummaryMetadata`, and its `PluginData`.
+    pub const PLUGIN: u32 = 1 << 3 | 2;
+    pub const PLUGIN_NAME: u32 = 1 << 3 | 2;
     /// `tensorflow.SessionLog`.
     pub const STATUS: u32 = 1 << 3;
 }
 
 /// `SessionLog.START`: whatever a reader has of this step and later ones is void.
 const START: i32 = 1;
+/// `DataType.DT_STRING`.
+const STRINGS: i32 = 7;
 
 /// An event as it is written.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +46,8 @@ pub enum Event<'a> {
     Start(usize),
     /// The numbers of a step by the names of their curves.
     Scalars(usize, &'a [(&'a str, f64)]),
+    /// Texts of a step by their names, as `SummaryWriter.add_text` writes them.
+    Texts(usize, &'a [(&'a str, &'a str)]),
 }
 
 impl Event<'_> {
@@ -58,21 +75,55 @@ impl Event<'_> {
             }
             Self::Scalars(taken, scalars) => {
                 step(&mut to, *taken)?;
-                let summary = within(|to| {
-                    scalars.iter().try_for_each(|(name, number)| {
-                        let value = within(|to| {
-                            to.write_with_tag(tag::NAME, |to| to.write_string(name))?;
-                            let number = *number as f32;
-                            to.write_with_tag(tag::SIMPLE_VALUE, |to| to.write_float(number))
-                        })?;
-                        to.write_with_tag(tag::VALUE, |to| to.write_bytes(&value))
+                let values = scalars.iter().map(|(name, number)| {
+                    within(|to| {
+                        to.write_with_tag(tag::NAME, |to| to.write_string(name))?;
+                        let number = *number as f32;
+                        to.write_with_tag(tag::SIMPLE_VALUE, |to| to.write_float(number))
                     })
-                })?;
-                to.write_with_tag(tag::SUMMARY, |to| to.write_bytes(&summary))?;
+                });
+                summary(&mut to, values)?;
+            }
+            Self::Texts(taken, texts) => {
+                step(&mut to, *taken)?;
+                summary(&mut to, texts.iter().map(|(name, text)| value(name, text)))?;
             }
         }
         Ok(message)
     }
+}
+
+/// Writes a summary of these values.
+fn summary(
+    to: &mut Writer<&mut Vec<u8>>,
+    values: impl Iterator<Item = Result<Vec<u8>>>,
+) -> Result<()> {
+    let summary = within(|to| {
+        for value in values {
+            let value = value?;
+            to.write_with_tag(tag::VALUE, |to| to.write_bytes(&value))?;
+        }
+        Ok(())
+    })?;
+    to.write_with_tag(tag::SUMMARY, |to| to.write_bytes(&summary))
+}
+
+/// Returns the value of a text: a tensor `[1]` of strings for the plugin `text`.
+fn value(name: &str, text: &str) -> Result<Vec<u8>> {
+    let dimension = within(|to| to.write_with_tag(tag::SIZE, |to| to.write_int64(1)))?;
+    let shape = within(|to| to.write_with_tag(tag::DIMENSION, |to| to.write_bytes(&dimension)))?;
+    let tensor = within(|to| {
+        to.write_with_tag(tag::DTYPE, |to| to.write_enum(STRINGS))?;
+        to.write_with_tag(tag::SHAPE, |to| to.write_bytes(&shape))?;
+        to.write_with_tag(tag::STRING, |to| to.write_bytes(text.as_bytes()))
+    })?;
+    let plugin = within(|to| to.write_with_tag(tag::PLUGIN_NAME, |to| to.write_string("text")))?;
+    let metadata = within(|to| to.write_with_tag(tag::PLUGIN, |to| to.write_bytes(&plugin)))?;
+    within(|to| {
+        to.write_with_tag(tag::NAME, |to| to.write_string(name))?;
+        to.write_with_tag(tag::TENSOR, |to| to.write_bytes(&tensor))?;
+        to.write_with_tag(tag::METADATA, |to| to.write_bytes(&metadata))
+    })
 }
 
 /// Returns a message that lies in another.
@@ -87,7 +138,7 @@ fn within(write: impl FnOnce(&mut Writer<&mut Vec<u8>>) -> Result<()>) -> Result
 pub struct Head {
     /// Its step; 0 for the first of a file.
     pub step: usize,
-    /// The names of the curves that it has numbers of.
+    /// The names of the curves that it has numbers of, and of its texts.
     pub names: Vec<String>,
 }
 

@@ -36,6 +36,16 @@ pub fn stop_after(command: &mut Command, log: &Path, lines: usize, signal: &str)
     stop(command.spawn().unwrap(), log, lines, signal)
 }
 
+/// Starts a run, waits until a file that it writes has `bytes` bytes, and sends it a signal.
+#[cfg(unix)]
+pub fn stop_at(command: &mut Command, file: &Path, bytes: u64, signal: &str) -> Run {
+    with_default_signals(command);
+    let child = command.spawn().unwrap();
+    wait_until(|| std::fs::metadata(file).is_ok_and(|file| file.len() >= bytes));
+    send(signal, &child);
+    child.wait_with_output().unwrap().into()
+}
+
 /// Lets `command` be interrupted and hung up, whatever this process was started with: in the background, or by `nohup`, it
 /// would pass on that these signals are ignored.
 #[cfg(unix)]
@@ -60,9 +70,13 @@ fn stop(child: Child, log: &Path, lines: usize, signal: &str) -> Run {
 }
 
 fn wait_for(log: &Path, lines: usize) {
-    let started = Instant::now();
     let written = || std::fs::read_to_string(log).map_or(0, |text| text.lines().count());
-    while written() < lines {
+    wait_until(|| written() >= lines);
+}
+
+fn wait_until(is_there: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_there() {
         assert!(
             started.elapsed() < Duration::from_secs(120),
             "the run does not get on"

@@ -21,6 +21,7 @@
 //! - [`gemma3`]: a real Gemma evaluated, continued and trained.
 //! - [`device_memory`]: the memory plan on a device that tells what it has reserved.
 //! - [`tokens`]: tokens of one's own.
+//! - [`verify`]: the first steps of a run, taken again.
 //! - [`watching`]: samples, events for TensorBoard, the report.
 //! - [`full_disk`]: the same when the disk is full while saving.
 
@@ -53,4 +54,5 @@ mod smollm2;
 mod support;
 mod tokens;
 mod train;
+mod verify;
 mod watching;

@@ -78,9 +78,8 @@ fn lora_plus_and_noise_train_otherwise_and_go_on_with_the_same_bits() {
                 .args(["--seq-len", "64", "--json", "--adapter"])
                 .arg(short.place.path(name)),
         );
-        let lines = log_lines(&short.place.path(name).join("metrics.jsonl"));
-        let evaluation = lines.iter().rfind(|line| line.get("evaluation").is_some());
-        let nll = number(&evaluation.expect("one")["evaluation"], "nll");
+        let evaluations = short.place.evaluations(name);
+        let nll = number(&evaluations.last().expect("one")["evaluation"], "nll");
         assert_eq!(number(&run.ok().last_json(), "nll"), nll, "{name}");
     }
     // The first step's loss has the noise in it, but none of B's other rate.

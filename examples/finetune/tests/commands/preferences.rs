@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::finetune;
-use crate::interrupt::stop_after;
+use crate::interrupt::{stop_after, stop_at};
 use crate::support::{self, Place, Run, log_lines, number, printed_bytes};
 
 /// A model with rows for each objective.
@@ -163,6 +163,54 @@ fn a_run_that_is_interrupted_goes_on_with_the_same_bits() {
     }
     assert_eq!(losses(&log), expected);
     assert!(short.place.adapter("run") == short.place.adapter("whole"));
+}
+
+/// What the reference has given is there as soon as it has given it: a kill, and Ctrl-C, lose a batch at most.
+#[cfg(unix)]
+#[test]
+fn a_reference_that_is_killed_on_the_way_goes_on_where_it_was() {
+    const ROWS: usize = 600;
+    let short = Short::new();
+    let pair = |i: usize| json!({ "prompt": format!("{i}?"), "chosen": format!(" {}.", i * i), "rejected": " who knows" });
+    let lines = (0..ROWS).map(|i| format!("{}\n", pair(i)));
+    short.place.file("pairs.jsonl", lines.collect::<String>());
+    let command = |name: &str, more: &[&str]| {
+        let mut command = short.command("dpo", name);
+        command
+            .args(["--steps", "1", "--batch-size", "1"])
+            .args(more);
+        command.stdout(std::process::Stdio::piped());
+        command.stderr(std::process::Stdio::piped());
+        command
+    };
+    support::run(&mut command("whole", &[])).ok();
+    let read = |name: &str| fs::read(short.place.path(name).join("reference.cache")).unwrap();
+    let whole = read("whole");
+    for (name, signal) in [("killed", "-KILL"), ("stopped", "-INT")] {
+        let part = short.place.path(name).join("reference.cache.part");
+        let stopped = stop_at(&mut command(name, &[]), &part, 2000, signal);
+        assert_eq!(
+            stopped.code,
+            (name == "stopped").then_some(0),
+            "{stopped:#?}"
+        );
+        assert!(part.is_file(), "it was over before it was stopped");
+        if name == "stopped" {
+            assert!(stopped.stderr.contains("--resume"), "{stopped:#?}");
+        }
+        // A piece of 48 bytes a row, behind 24.
+        let seen = (fs::metadata(&part).unwrap().len() as usize - 24) / 48;
+        assert!((1..ROWS).contains(&seen), "{seen}");
+        let resumed = support::run(&mut command(name, &["--resume"])).ok();
+        let told = format!("The reference has seen {seen} of {ROWS} rows");
+        assert!(resumed.stdout.contains(&told), "{told}: {resumed:#?}");
+        assert!(!part.exists());
+        assert!(read(name) == whole, "{name}");
+        assert!(
+            short.place.adapter(name) == short.place.adapter("whole"),
+            "{name}"
+        );
+    }
 }
 
 /// An adapter that a run starts from is its reference: of the first step nothing is learnt yet.

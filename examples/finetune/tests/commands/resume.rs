@@ -90,7 +90,9 @@ fn a_run_ends_with_the_adapter_of_its_best_step() {
 
     // Killed behind the best step, or while its adapter was copied, it ends with the same one.
     let state = || {
-        let evaluations = fs::read(short.place.path("run/evaluations.json")).expect("written");
+        let evaluations = short.place.evaluations("run").into_iter();
+        let evaluations = evaluations.map(|one| (one["step"].clone(), one["evaluation"].clone()));
+        let evaluations: Vec<_> = evaluations.collect();
         let listing = short.place.listing("run/checkpoints");
         (short.place.adapter("run"), evaluations, listing)
     };

@@ -125,6 +125,14 @@ impl Place {
         fs::read(file).expect("the run is done")
     }
 
+    /// The evaluations that a run has recorded.
+    #[track_caller]
+    pub fn evaluations(&self, name: &str) -> Vec<Value> {
+        let text = fs::read(self.path(name).join("evaluations.json")).expect("there are some");
+        let record: Value = serde_json::from_slice(&text).expect("JSON");
+        record["evaluations"].as_array().expect("a list").clone()
+    }
+
     /// Writes a file and returns its path.
     pub fn file(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);

@@ -118,7 +118,9 @@ fn samples_are_written_on_the_way_and_change_nothing() {
         assert_eq!(steps_of(&lines, "samples"), [0.0, 2.0, 4.0]);
         assert_eq!(steps_of(&lines, "loss"), [1.0, 2.0, 3.0, 4.0]);
     }
-    assert_eq!(steps_of(&watched.metrics("run"), "evaluation"), [2.0, 4.0]);
+    let evaluations = watched.place.evaluations("run");
+    assert_eq!(steps_of(&evaluations, "evaluation"), [2.0, 4.0]);
+    assert_eq!(steps_of(&watched.metrics("run"), "evaluation"), [0.0; 0]);
     assert_eq!(steps_of(&watched.metrics("run"), "session"), [0.0, 2.0]);
 }
 
@@ -189,9 +191,20 @@ fn tensorboard_gets_every_step_once() {
     let watched = Watched::new();
     watched.train("plain", &[]).ok();
     assert!(!watched.place.path("plain/tensorboard").exists());
-    watched.train("run", &["--tensorboard"]).ok();
+    let prompts = watched.place.file("prompts.txt", "3 and\n4 and\n");
+    let prompts = prompts.to_str().unwrap();
+    let flags = [
+        "--tensorboard",
+        "--sample-tokens",
+        "2",
+        "--sample-prompts",
+        prompts,
+    ];
+    watched.train("run", &flags).ok();
     watched.take_back("run");
-    watched.train("run", &["--tensorboard", "--resume"]).ok();
+    watched
+        .train("run", &[&flags[..], &["--resume"]].concat())
+        .ok();
     let files = watched.place.listing("run/tensorboard");
     assert_eq!(files.len(), 2, "{files:?}");
     let events: Vec<Vec<(u8, String)>> = files
@@ -210,6 +223,17 @@ fn tensorboard_gets_every_step_once() {
     assert_eq!(of(&events.concat(), "eval/loss"), [2, 4]);
     assert_eq!(of(&events.concat(), "eval/perplexity"), [2, 4]);
     assert_eq!(of(&events.concat(), "brain.Event:2"), [0, 0]);
+    // A text for each of the two prompts in one event, at the start, at evaluations and at the end.
+    assert_eq!(of(&events.concat(), "samples/2/text_summary"), [0, 2, 4]);
+    let samples = events.concat();
+    let mut samples = samples
+        .iter()
+        .filter(|(_, text)| text.contains("samples/1"));
+    let (_, first) = samples.next().expect("one");
+    assert!(
+        first.contains("**prompt**\n\n    3 and\n\n**answer**"),
+        "{first}"
+    );
     // The second file says that what a reader has of step 3 on is void.
     assert_eq!(events[1][1].0, 3);
 
@@ -258,10 +282,15 @@ fn the_report_has_the_numbers_of_the_log() {
 
     // As they are written: serde_json would read them to within a bit.
     let record = fs::read_to_string(watched.place.path(name).join("metrics.jsonl")).expect("read");
+    let evaluations = watched.place.path(name).join("evaluations.json");
+    let evaluations = fs::read_to_string(evaluations).expect("read");
+    // An evaluation a line.
+    let evaluations = evaluations.replace("{\"step\":", "\n{\"step\":");
+    let record = record + &evaluations;
     let of = |key: &str, names: &[&str]| -> Vec<Vec<String>> {
         let lines = record
             .lines()
-            .filter(|line| line.contains(&format!("\"{key}\":")));
+            .filter(|line| line.starts_with("{\"step\":") && line.contains(&format!("\"{key}\":")));
         let line = |line: &str| {
             let text = |name: &&str| {
                 let (_, rest) = line.split_once(&format!("\"{name}\":")).expect("a number");
@@ -280,9 +309,9 @@ fn the_report_has_the_numbers_of_the_log() {
         "tokens_per_second",
         "peak_rss_bytes",
     ];
-    let evaluations = ["step", "nll", "perplexity", "seconds", "peak_rss_bytes"];
+    let evaluated = ["step", "nll", "perplexity", "seconds", "peak_rss_bytes"];
     assert_eq!(cells(&first, "steps"), of("loss", &steps));
-    assert_eq!(cells(&first, "evaluations"), of("evaluation", &evaluations));
+    assert_eq!(cells(&first, "evaluations"), of("evaluation", &evaluated));
     for line in of("loss", &steps) {
         for (place, number) in line.iter().enumerate().skip(1) {
             let point = format!("<title>step {}: {number}</title>", line[0]);
@@ -297,8 +326,12 @@ fn the_report_has_the_numbers_of_the_log() {
         let hash = settings[key].as_str().expect("a hash");
         assert!(first.contains(hash), "{key}");
     }
+    let origin = settings["origin"].as_object().expect("an object");
+    let file = origin["files"][0]["checksum"].as_str().expect("a hash");
+    assert!(first.contains(file));
     for key in settings.as_object().expect("an object").keys() {
         let key = key.strip_suffix("-fingerprint").unwrap_or(key);
+        let key = if key == "origin" { "directory" } else { key };
         assert!(
             first.contains(&format!("<th scope=\"row\">{key}</th>")),
             "{key}"
@@ -335,4 +368,42 @@ fn the_report_has_the_numbers_of_the_log() {
     crate::finetune!("report", &dir).refused(&["metrics.jsonl:1"]);
     fs::remove_file(dir.join("metrics.jsonl")).expect("removed");
     crate::finetune!("report", &dir).refused(&["older version"]);
+}
+
+/// As versions wrote it: losses alone, with the evaluations in the record.
+#[test]
+fn evaluations_of_older_versions_are_in_the_report() {
+    let watched = Watched::new();
+    watched.train("run", &[]).ok();
+    let dir = watched.place.path("run");
+    let shown = || {
+        crate::finetune!("report", &dir).ok();
+        let page = fs::read_to_string(dir.join("report.html")).expect("written");
+        cells(&page, "evaluations")
+    };
+    let whole = shown();
+    let evaluations = watched.place.evaluations("run");
+    assert_eq!((whole.len(), evaluations.len()), (2, 2));
+    let file = dir.join("evaluations.json");
+    let text = fs::read(&file).expect("read");
+    let record: Value = serde_json::from_slice(&text).expect("JSON");
+    let alone = whole.iter();
+    let alone = alone.map(|line| format!("{{\"step\":{},\"nll\":{}}}", line[0], line[1]));
+    let alone = alone.collect::<Vec<_>>().join(",");
+    let old = format!("{{\"rows\":{},\"evaluations\":[{alone}]}}", record["rows"]);
+    fs::write(&file, old).expect("written");
+    for (found, whole) in shown().iter().zip(&whole) {
+        assert_eq!(found[..2], whole[..2]);
+        assert_eq!(found[2..], ["", "", ""]);
+    }
+    let metrics = dir.join("metrics.jsonl");
+    let mut lines = fs::read_to_string(&metrics).expect("read");
+    for (one, line) in evaluations.iter().zip(&whole) {
+        lines += &format!(
+            "{{\"step\":{},\"evaluation\":{{\"nll\":{},\"perplexity\":{},\"tokens\":{}}},\"seconds\":{},\"peak_rss_bytes\":{}}}\n",
+            line[0], line[1], line[2], one["evaluation"]["tokens"], line[3], line[4]
+        );
+    }
+    fs::write(metrics, lines).expect("written");
+    assert_eq!(shown(), whole);
 }

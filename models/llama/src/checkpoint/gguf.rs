@@ -37,7 +37,7 @@ pub(crate) use self::layout::{Layout, RowOrder, Stored};
 pub(crate) use self::tensors::Piece;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{Content, Value};
 use nf4::{GgufFormat, QuantizedMatrix};
@@ -213,6 +213,12 @@ impl GgufFile {
 
     fn path(&self) -> &Path {
         self.first.path()
+    }
+
+    /// Returns the file, or all parts of one that was split.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        let parts = std::iter::once(&self.first).chain(&self.rest);
+        parts.map(|part| part.path().to_owned()).collect()
     }
 
     fn values(&self) -> &HashMap<String, Value> {

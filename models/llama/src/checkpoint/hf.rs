@@ -103,6 +103,14 @@ impl HfDirectory {
             .collect()
     }
 
+    /// Returns config.json, the files beside it, and the weights.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.path.join("config.json")];
+        files.extend(self.companion_files());
+        files.extend(self.weights.paths().map(Path::to_owned));
+        files
+    }
+
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer, DecoderError> {
         let path = self.path.join("tokenizer.json");
         if !files::is_there(&path)? {

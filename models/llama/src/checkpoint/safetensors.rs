@@ -132,6 +132,11 @@ impl SafeTensorFiles {
         self.index.keys().map(String::as_str)
     }
 
+    /// Returns the files.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.shards.iter().map(TensorFile::path)
+    }
+
     /// Returns the file that holds, or would hold, a tensor: for error messages.
     pub(crate) fn path_of(&self, name: &str) -> &Path {
         self.shards[self.index.get(name).map_or(0, |place| place.shard)].path()

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::ControlFlow;
 
 use anyhow::Result;
-use burn_finetune::{Evaluated, Event, Outcome, RunDir, RunOptions, Trainer};
+use burn_finetune::{EvalResult, Evaluation, Event, Outcome, RunDir, RunOptions, Trainer};
 use burn_qlora_llama::Decoder;
 
 use crate::console::{say, tell};
@@ -107,16 +107,9 @@ impl Course<'_> {
                 display.borrow_mut().step(report);
                 keep(recorder.borrow_mut().step(report));
             }
-            Event::Evaluated {
-                step,
-                report,
-                seconds,
-            } => {
-                display.borrow().say(&format!(
-                    "step {step}: held-out loss {}, in {seconds:.1} s",
-                    evaluated(&report)
-                ));
-                keep(recorder.borrow_mut().evaluation(step, report, seconds));
+            Event::Evaluated(evaluation) => {
+                display.borrow().say(&evaluated(evaluation));
+                keep(recorder.borrow_mut().evaluation(evaluation));
             }
             Event::EvaluationLeftOut { step } if step < steps => display.borrow().say(&format!(
                 "step {step}: stopped before its evaluation was done; --resume makes it first"
@@ -182,16 +175,19 @@ impl Course<'_> {
 }
 
 /// Returns what a terminal shows of an evaluation.
-fn evaluated(report: &Evaluated) -> String {
-    match report {
-        Evaluated::Texts(report) => {
-            format!("{:.4}, perplexity {:.3}", report.nll, report.perplexity)
-        }
-        Evaluated::Preferences(report) => {
-            let rewards = progress::rewards(&report.preferences);
-            format!("{:.4}{rewards}", report.loss)
-        }
-    }
+fn evaluated(evaluation: &Evaluation) -> String {
+    let more = match &evaluation.result {
+        EvalResult::Texts(report) => format!(", perplexity {:.3}", report.perplexity),
+        EvalResult::Preferences(report) => progress::rewards(&report.preferences),
+        EvalResult::Loss { .. } => String::new(),
+    };
+    let seconds = evaluation.seconds;
+    let seconds = seconds.map_or(String::new(), |seconds| format!(", in {seconds:.1} s"));
+    format!(
+        "step {}: held-out loss {:.4}{more}{seconds}",
+        evaluation.step,
+        evaluation.loss()
+    )
 }
 
 /// Returns what a terminal shows of samples.
@@ -231,7 +227,7 @@ fn save_last_or_best(
             say!(
                 "The adapter is that of step {}, whose held-out loss, {:.4}, is the lowest",
                 best.step,
-                best.loss
+                best.loss()
             );
         }
         _ => run_dir.save_adapter(trainer.model())?,

@@ -3,12 +3,24 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use burn::tensor::Device;
 use burn_finetune::RunSource;
-use burn_qlora::{LoraConfig, attach_adapters, peft};
+use burn_qlora::{LoftqReport, LoraConfig, attach_adapters, peft};
 use burn_qlora_llama::Decoder;
 
+use crate::flags::Init;
 use crate::opened_model::{OpenedModel, open_adapter};
 use crate::run::{Adapter, Training};
+
+/// A model with the adapters that a run starts from.
+pub struct Started {
+    /// The model.
+    pub model: Decoder,
+    /// The configuration of its adapters.
+    pub lora: LoraConfig,
+    /// How far the weights are off in 4 bits, where the adapters were fitted to that.
+    pub fitted: Option<LoftqReport>,
+}
 
 /// The adapters that a run starts from.
 pub enum Start<'a> {
@@ -41,17 +53,43 @@ impl<'a> Start<'a> {
         })
     }
 
-    /// Puts them on the model, and returns their configuration.
+    /// Loads the model for training with them on it. Factors that a checkpoint has in store, of a run that `goes_on` from one,
+    /// are not fitted to the weights.
     ///
     /// # Errors
-    /// Layers to adapt that the model has not.
-    pub fn put_on(&self, model: &mut Decoder, seed: u64) -> Result<LoraConfig> {
-        match self {
+    /// Weights that cannot be had, and layers to adapt that the model has not.
+    pub fn load(
+        &self,
+        training: &Training,
+        opened: &OpenedModel,
+        goes_on: bool,
+    ) -> Result<Started> {
+        let device: Device = training.model.device.clone().autodiff();
+        let mut model = opened.load(&device)?;
+        let seed = training.seed();
+        let lora = match self {
             Self::Fresh(config) => {
-                attach_adapters(model, config, seed).context("--target")?;
-                Ok(config.as_ref().clone())
+                attach_adapters(&mut model, config, seed).context("--target")?;
+                config.as_ref().clone()
             }
-            Self::Given { adapter, .. } => Ok(adapter.attach(model)?),
+            Self::Given { adapter, .. } => adapter.attach(&mut model)?,
+        };
+        let fitted = match training.init {
+            Init::Loftq if !goes_on => Some(opened.fit_adapters(&mut model, seed)?),
+            Init::Loftq | Init::Zero => None,
+        };
+        Ok(Started {
+            model,
+            lora,
+            fitted,
+        })
+    }
+
+    /// Returns the file of the weights of those that are given.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Fresh(_) => None,
+            Self::Given { adapter, .. } => Some(adapter.weights_path()),
         }
     }
 
