@@ -1,5 +1,5 @@
-//! A language model of one's own in burn-finetune's trainer: it implements `LoraModel` (which layers can carry
-//! adapters) and `CausalLm` (its loss on a batch of tokens), and gets data, schedule, clipping, paged AdamW,
+//! A language model of one's own in burn-finetune's trainer: it derives `LoraModel` (which layers are quantized and carry
+//! adapters), implements `CausalLm` (its loss on a batch of tokens), and gets data, schedule, clipping, paged AdamW,
 //! checkpoints and evaluation.
 //!
 //! ```text
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use burn::module::{Module, Param};
-use burn::nn::{Embedding, EmbeddingConfig, LinearConfig};
+use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Distribution, Tensor};
 use burn_finetune::{
@@ -18,7 +18,8 @@ use burn_finetune::{
 };
 use burn_fused::{LogitsConfig, linear_cross_entropy};
 use burn_qlora::{
-    CausalLm, LoraConfig, LoraModel, QLoraLinear, QuantConfig, TokenBatch, attach_adapters, peft,
+    AnyLinear, AnyLinearConfig, CausalLm, LoraConfig, LoraModel, QuantConfig, TokenBatch,
+    attach_adapters, peft,
 };
 
 const TEXT: &str = "She sells sea shells on the sea shore. The shells she sells are sea shells, I am sure. \
@@ -29,11 +30,11 @@ const CONTEXT: usize = 32;
 const ROWS_AT_ONCE: usize = 4;
 
 /// Predicts the next byte of a text from the last two.
-#[derive(Module, Debug)]
+#[derive(Module, LoraModel, Debug)]
 struct NextByte {
     embedding: Embedding,
-    up: QLoraLinear,
-    down: QLoraLinear,
+    up: AnyLinear,
+    down: AnyLinear,
     /// `[VOCAB, WIDTH]`.
     head: Param<Tensor<2>>,
 }
@@ -42,27 +43,15 @@ impl NextByte {
     /// Returns a model with random weights, the linear layers in 4 bits.
     fn new(device: &Device) -> Result<Self> {
         device.seed(1);
-        let layer = |inputs, outputs| {
-            let dense = LinearConfig::new(inputs, outputs).init(device);
-            QLoraLinear::from_linear(dense, QuantConfig::default())
-        };
         let head = Tensor::random([VOCAB, WIDTH], Distribution::Normal(0.0, 0.1), device);
-        Ok(Self {
+        let mut model = Self {
             embedding: EmbeddingConfig::new(VOCAB, WIDTH).init(device),
-            up: layer(2 * WIDTH, 4 * WIDTH)?,
-            down: layer(4 * WIDTH, WIDTH)?,
+            up: AnyLinearConfig::new(2 * WIDTH, 4 * WIDTH).init(device),
+            down: AnyLinearConfig::new(4 * WIDTH, WIDTH).init(device),
             head: Param::from_tensor(head),
-        })
-    }
-}
-
-impl LoraModel for NextByte {
-    fn lora_linears(&self) -> Vec<(String, &QLoraLinear)> {
-        vec![("up".into(), &self.up), ("down".into(), &self.down)]
-    }
-
-    fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)> {
-        vec![("up".into(), &mut self.up), ("down".into(), &mut self.down)]
+        };
+        model.quantize(&QuantConfig::default())?;
+        Ok(model)
     }
 }
 

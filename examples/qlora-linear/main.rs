@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use burn::module::Module;
-use burn::nn::LinearConfig;
 use burn::nn::loss::{MseLoss, Reduction};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Distribution, Tensor};
 use burn_qlora::{
-    LoraConfig, LoraModel, QLoraLinear, QuantConfig, attach_adapters, freeze_base, peft,
+    AnyLinear, AnyLinearConfig, LoraConfig, LoraModel, QuantConfig, attach_adapters, freeze_base,
+    peft,
 };
 
 const INPUTS: usize = 64;
@@ -25,10 +25,10 @@ const STEPS: usize = 100;
 const LEARNING_RATE: f64 = 1e-2;
 
 /// A network whose layers were Burn's `Linear` and have kept their `forward`.
-#[derive(Module, Debug)]
+#[derive(Module, LoraModel, Debug)]
 struct Net {
-    hidden: QLoraLinear,
-    output: QLoraLinear,
+    hidden: AnyLinear,
+    output: AnyLinear,
 }
 
 impl Net {
@@ -36,36 +36,17 @@ impl Net {
     /// at every call.
     fn pretrained(device: &Device) -> Result<Self> {
         device.seed(1);
-        let layer = |inputs, outputs| {
-            let dense = LinearConfig::new(inputs, outputs).init(device);
-            QLoraLinear::from_linear(dense, QuantConfig::default())
+        let mut net = Self {
+            hidden: AnyLinearConfig::new(INPUTS, HIDDEN).init(device),
+            output: AnyLinearConfig::new(HIDDEN, OUTPUTS).init(device),
         };
-        Ok(Self {
-            hidden: layer(INPUTS, HIDDEN)?,
-            output: layer(HIDDEN, OUTPUTS)?,
-        })
+        net.quantize(&QuantConfig::default())?;
+        Ok(net)
     }
 
     /// Maps `x: [batch, INPUTS]` to `[batch, OUTPUTS]`.
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         self.output.forward(relu(self.hidden.forward(x)))
-    }
-}
-
-/// The layers that can carry an adapter, by the names they have in the adapter's file.
-impl LoraModel for Net {
-    fn lora_linears(&self) -> Vec<(String, &QLoraLinear)> {
-        vec![
-            ("hidden".into(), &self.hidden),
-            ("output".into(), &self.output),
-        ]
-    }
-
-    fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)> {
-        vec![
-            ("hidden".into(), &mut self.hidden),
-            ("output".into(), &mut self.output),
-        ]
     }
 }
 

@@ -87,6 +87,22 @@ pub enum LoraError {
     /// The weight could not be quantized.
     #[error(transparent)]
     Quantize(#[from] burn_nf4::BlockwiseTensorError),
+    /// The weight of a model's layer could not be quantized.
+    #[error("layer `{layer}`: {source}")]
+    QuantizeLayer {
+        /// The layer's path.
+        layer: String,
+        /// The reason.
+        source: burn_nf4::BlockwiseTensorError,
+    },
+    /// A model that has no layers to quantize.
+    #[error("the model has no layer that can be quantized; a field of type `AnyLinear` is one")]
+    NoLayers,
+    /// Adapters were asked for, but no layer can carry one.
+    #[error(
+        "no layer of the model can carry an adapter; an `AnyLinear` can once it is quantized, so quantize the model first"
+    )]
+    NothingToAdapt,
     /// A file whose content is not that of an adapter.
     #[error("{} is not a valid {expected}: {reason}", path.display())]
     Malformed {

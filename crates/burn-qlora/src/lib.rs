@@ -3,28 +3,18 @@
 //!
 //! ```
 //! use burn::module::Module;
-//! use burn::nn::LinearConfig;
 //! use burn::tensor::{Device, Tensor};
-//! use burn_qlora::{LoraConfig, LoraModel, QLoraLinear, QuantConfig, attach_adapters, freeze_base};
+//! use burn_qlora::{AnyLinear, AnyLinearConfig, LoraConfig, LoraModel, QuantConfig, attach_adapters, freeze_base};
 //!
-//! #[derive(Module, Debug)]
+//! #[derive(Module, LoraModel, Debug)]
 //! struct Net {
-//!     proj: QLoraLinear, // was: Linear
-//! }
-//!
-//! impl LoraModel for Net {
-//!     fn lora_linears(&self) -> Vec<(String, &QLoraLinear)> {
-//!         vec![("proj".into(), &self.proj)]
-//!     }
-//!     fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)> {
-//!         vec![("proj".into(), &mut self.proj)]
-//!     }
+//!     proj: AnyLinear, // was: Linear
 //! }
 //!
 //! # fn main() -> Result<(), burn_qlora::LoraError> {
 //! let device = Device::flex().autodiff();
-//! let dense = LinearConfig::new(64, 32).init(&device);
-//! let mut net = Net { proj: QLoraLinear::from_linear(dense, QuantConfig::default())? };
+//! let mut net = Net { proj: AnyLinearConfig::new(64, 32).init(&device) };
+//! net.quantize(&QuantConfig::default())?; // NF4 in place of the dense weight
 //! attach_adapters(&mut net, &LoraConfig::new(8, 16.0), 0)?;
 //! let net = freeze_base(net);
 //! let loss = net.proj.forward(Tensor::<3>::ones([2, 5, 64], &device)).mean();
@@ -33,6 +23,8 @@
 //! # }
 //! ```
 
+/// The layer that is dense first and in 4 bits later.
+mod any_linear;
 /// The request and the result of a backward pass.
 mod backward;
 /// The packed weight as a Burn module.
@@ -50,7 +42,9 @@ pub mod cuda;
 mod error;
 /// The factors of one layer on the host.
 mod factors;
-/// The layer.
+/// The layers of a module, with their paths.
+mod layers;
+/// The layer with a frozen base.
 mod linear;
 /// Adapters that start as what quantization took from the weights.
 mod loftq;
@@ -59,9 +53,12 @@ mod merge;
 /// The layers of a model that can carry adapters, and what is done to all of them.
 mod model;
 pub mod peft;
+/// Layers of a model, quantized where they are.
+mod quantize;
 /// Rows of an embedding or a head that are trained.
 mod token_rows;
 
+pub use any_linear::{AnyLinear, AnyLinearConfig};
 pub use backward::{
     BackwardPass, Checkpointing, LossAndGradients, adapter_gradients, derive_seed, noise_magnitude,
     token_row_gradients,
@@ -69,11 +66,13 @@ pub use backward::{
 pub use blockwise_weight::BlockwiseWeight;
 pub use branch::LoraBranch;
 pub use burn_nf4::{BlockwiseTensor, BlockwiseTensorError, Format, GgufFormat};
+pub use burn_qlora_derive::{LoraLayers, LoraModel};
 pub use causal_lm::{CausalLm, TokenBatch};
 pub use config::{Blocks, LoraConfig, Overrides, Targets, TokenIndices};
 pub use continuations::Continuations;
 pub use error::LoraError;
 pub use factors::{Factors, WeightChange};
+pub use layers::{LayerMut, LayerRef, Layers, LoraLayers};
 pub use linear::{BaseWeight, QLoraLinear};
 pub use loftq::{LoftqReport, loftq_bytes, loftq_init, loftq_rounds};
 pub use merge::merge_linears;

@@ -6,6 +6,7 @@ use crate::error::LoraError;
 use burn::backend::Dispatch;
 use burn::module::{Module, Param};
 use burn::nn::Linear;
+use burn::tensor::kind::Autodiff;
 use burn::tensor::{DType, Device, Tensor};
 use burn_nf4::{BlockwiseOps, BlockwiseTensor};
 use nf4::QuantConfig;
@@ -47,6 +48,21 @@ impl QLoraLinear {
         let quantized = BlockwiseTensor::quantize(weight.transpose(), config)?;
         let bias = linear.bias.map(|bias| bias.val().detach());
         Ok(Self::quantized(on(quantized, &device)?, bias))
+    }
+
+    /// Quantizes a dense weight where it is; adapter and bias stay as they are. What is packed already stays so.
+    ///
+    /// # Errors
+    /// [`LoraError::Quantize`] when the configuration is invalid, or the weight holds what is not finite; the layer is then as it
+    /// was.
+    pub fn quantize(&mut self, config: QuantConfig) -> Result<(), LoraError> {
+        if let BaseWeight::Dense(weight) = &self.weight {
+            let weight = weight.val();
+            let device = weight.device();
+            let quantized = on(BlockwiseTensor::quantize(weight, config)?, &device)?;
+            self.weight = BaseWeight::Quantized(BlockwiseWeight::new(quantized));
+        }
+        Ok(())
     }
 
     /// Returns a layer on a packed weight. `bias: [out_features]`.
@@ -147,20 +163,26 @@ impl QLoraLinear {
 /// Returns the words with the autodiff setting of `device`, which quantizing drops: adapters are made where the
 /// words are, and shall train there.
 fn on(weight: BlockwiseTensor, device: &Device) -> Result<BlockwiseTensor, LoraError> {
-    let Some(strategy) = device.gradient_checkpointing_strategy() else {
-        return Ok(weight);
-    };
     let (packed, absmax, layout) = weight.into_parts();
-    let [packed, absmax] = [packed, absmax].map(|words| {
-        words
-            .autodiff()
-            .with_gradient_checkpointing_strategy(strategy)
-    });
+    let [packed, absmax] = [packed, absmax].map(|words| as_on(words, device));
     Ok(BlockwiseTensor::from_parts(packed, absmax, layout)?)
 }
 
+/// Returns `tensor` with the autodiff setting of `device`.
+pub(crate) fn as_on<const D: usize, K: Autodiff>(
+    tensor: Tensor<D, K>,
+    device: &Device,
+) -> Tensor<D, K> {
+    match device.gradient_checkpointing_strategy() {
+        Some(strategy) => tensor
+            .autodiff()
+            .with_gradient_checkpointing_strategy(strategy),
+        None => tensor,
+    }
+}
+
 /// Returns a parameter that asks for no gradient.
-fn frozen<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
+pub(crate) fn frozen<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
     Param::from_tensor(value).set_require_grad(false)
 }
 

@@ -1,7 +1,10 @@
 //! Dense weights with the adapters folded in.
 
-use crate::linear::{BaseWeight, QLoraLinear};
+use crate::layers::LayerMut;
+use crate::linear::{BaseWeight, QLoraLinear, as_on, frozen};
 use crate::model::LoraModel;
+use burn::module::Param;
+use burn::nn::Linear;
 use burn::tensor::Tensor;
 
 impl QLoraLinear {
@@ -21,6 +24,33 @@ impl QLoraLinear {
                 weight + delta.cast(dtype)
             }
             None => weight,
+        }
+    }
+
+    /// Returns Burn's own layer that computes the same, dense, with the adapter folded in. It can be trained as a whole.
+    pub fn merged(&self) -> Linear {
+        // Burn's layer holds [in_features, out_features].
+        let weight = as_on(self.merged_weight().transpose(), &self.device());
+        let bias = self.bias.as_ref().map(|bias| bias.val().detach());
+        Linear {
+            weight: Param::from_tensor(weight),
+            bias: bias.map(Param::from_tensor),
+        }
+    }
+
+    /// Folds the adapter into the weight, which is dense from then on, and frozen.
+    pub fn merge(&mut self) {
+        let weight = as_on(self.merged_weight(), &self.device());
+        self.weight = BaseWeight::Dense(frozen(weight));
+        self.adapter = None;
+    }
+}
+
+impl LayerMut<'_> {
+    pub(crate) fn merge(&mut self) {
+        match self {
+            Self::Any(layer) => layer.merge(),
+            Self::QLora(layer) => layer.merge(),
         }
     }
 }

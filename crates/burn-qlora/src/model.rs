@@ -1,25 +1,94 @@
 //! The layers of a model that can carry adapters, and what is done to all of them.
 
 use crate::branch::{LoraBranch, room_for};
-use crate::config::{LoraConfig, is_named};
+use crate::config::{LoraConfig, Targets, is_named};
 use crate::error::LoraError;
+use crate::layers::{Layers, LoraLayers};
 use crate::linear::QLoraLinear;
+use crate::quantize::quantize_layers;
 use crate::token_rows::TokenRows;
 use burn::module::{Module, Param, ParamGroup, ParamId};
 use burn::tensor::{DType, Int, Tensor, TensorData};
+use nf4::QuantConfig;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// A model whose linear layers can carry adapters.
+/// A model whose linear layers can be quantized and carry adapters.
 ///
-/// Both methods name the same layers in the same order, by the paths Hugging Face gives them
-/// (`model.layers.0.self_attn.q_proj`); adapter files are keyed by these. The head is not among them.
-pub trait LoraModel {
-    /// Returns the layers that can carry an adapter, with their paths.
-    fn lora_linears(&self) -> Vec<(String, &QLoraLinear)>;
+/// `#[derive(LoraModel)]` implements it, by the fields that [`LoraLayers`] tells of; a field's attribute says another name than the
+/// field's own where that is not the one in adapter files, which are keyed by the layers' paths, as Hugging Face has them
+/// (`model.layers.0.self_attn.q_proj`). The head of a language model is not among the layers.
+///
+/// ```
+/// use burn::module::Module;
+/// use burn::nn::{LayerNorm, Linear};
+/// use burn_qlora::{AnyLinear, LoraModel};
+///
+/// #[derive(Module, LoraModel, Debug)]
+/// struct Classifier {
+///     #[lora(name = "encoder.layer")]
+///     blocks: Vec<Block>,
+///     /// Stays dense.
+///     #[lora(skip)]
+///     head: Linear,
+/// }
+///
+/// #[derive(Module, LoraModel, Debug)]
+/// struct Block {
+///     norm: LayerNorm,
+///     query: AnyLinear, // encoder.layer.0.query
+///     key: AnyLinear,
+/// }
+/// ```
+pub trait LoraModel: LoraLayers {
+    /// Returns the layers that can carry an adapter, with their paths: those that are not dense.
+    fn lora_linears(&self) -> Vec<(String, &QLoraLinear)> {
+        let layers = Layers::of(self).into_iter();
+        layers
+            .filter_map(|(path, layer)| Some((path, layer.adaptable()?)))
+            .collect()
+    }
 
-    /// Returns the same layers, to be changed.
-    fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)>;
+    /// Returns the same layers in the same order, to be changed.
+    fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)> {
+        let layers = Layers::of_mut(self).into_iter();
+        layers
+            .filter_map(|(path, layer)| Some((path, layer.adaptable()?)))
+            .collect()
+    }
+
+    /// Quantizes the weights of all layers where they are, as [`quantize_targets`](Self::quantize_targets) does.
+    ///
+    /// # Errors
+    /// Those of [`quantize_targets`](Self::quantize_targets).
+    fn quantize(&mut self, config: &QuantConfig) -> Result<(), LoraError> {
+        self.quantize_targets(&Targets::AllLinear, config)
+    }
+
+    /// Quantizes the weights of the layers that `targets` means where they are, one after the other. A dense weight goes before that
+    /// of the next layer is touched: beside the model, memory holds what quantizing one layer takes. Of a model that was only just
+    /// initialized, whose parameters Burn makes when they are asked for, no more than one dense weight ever exists. Layers
+    /// that are quantized already stay as they are.
+    ///
+    /// # Errors
+    /// [`LoraError::NoLayers`]; [`LoraError::Quantize`] for a configuration that is invalid, [`LoraError::UnknownTarget`] and
+    /// [`LoraError::InvalidPattern`]: the model is then unchanged. [`LoraError::QuantizeLayer`] for a weight that cannot be
+    /// quantized: the layers before it are then.
+    fn quantize_targets(
+        &mut self,
+        targets: &Targets,
+        config: &QuantConfig,
+    ) -> Result<(), LoraError> {
+        quantize_layers(Layers::of_mut(self), targets, *config)
+    }
+
+    /// Folds all adapters into their weights, which are dense from then on: an [`AnyLinear`](crate::AnyLinear) becomes Burn's own
+    /// layer again, a [`QLoraLinear`] one with a frozen dense weight. Dense layers stay as they are.
+    fn merge(&mut self) {
+        for (_, mut layer) in Layers::of_mut(self) {
+            layer.merge();
+        }
+    }
 
     /// Returns the weights beside these layers that an adapter may bring: of a language model the embedding and the head.
     fn whole_weights(&self) -> Vec<WholeWeight> {
@@ -68,7 +137,7 @@ pub struct WholeWeight {
 /// or on which other layers are adapted.
 ///
 /// # Errors
-/// [`LoraError::InvalidConfig`], [`LoraError::UnknownTarget`], [`LoraError::InvalidPattern`],
+/// [`LoraError::InvalidConfig`], [`LoraError::NothingToAdapt`], [`LoraError::UnknownTarget`], [`LoraError::InvalidPattern`],
 /// [`LoraError::UnknownToken`], [`LoraError::NoTable`] and [`LoraError::TooLarge`]; the model is then unchanged.
 pub fn attach_adapters<M: LoraModel>(
     model: &mut M,
@@ -78,6 +147,9 @@ pub fn attach_adapters<M: LoraModel>(
     config.validate()?;
     let rows = rows_of(model, config)?;
     let mut linears = model.lora_linears_mut();
+    if linears.is_empty() {
+        return Err(LoraError::NothingToAdapt);
+    }
     let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
     let layers = config.of_layers(&paths)?;
     let mut branches = Vec::with_capacity(linears.len());

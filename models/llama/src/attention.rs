@@ -9,14 +9,17 @@ use crate::config::{DecoderConfig, LayerConfig};
 use crate::norm::RmsNorm;
 use crate::projection::{Projection, Projections};
 use crate::rope::Positions;
+use crate::tensors::ProjectionSpec;
 
 /// Causal self-attention; several query heads share a key and value head.
 ///
 /// Rows padded on the right need no mask: a token sees only what stands before it, so padding never
 /// reaches a real token, and what comes out at padding positions is ignored by the loss.
 #[derive(Module, Debug)]
+#[cfg_attr(feature = "qlora", derive(burn_qlora::LoraLayers))]
 pub struct Attention {
     /// `[hidden]` to q, `[heads · head_dim]`, and k and v, `[kv_heads · head_dim]`.
+    #[cfg_attr(feature = "qlora", lora(flatten))]
     pub query_key_value: Projections,
     /// Norm of the queries before they rotate: of each head, or of all at once, by its width.
     pub q_norm: Option<RmsNorm>,
@@ -48,7 +51,7 @@ pub(crate) struct AttentionLayers {
 impl Attention {
     pub(crate) fn init(config: &DecoderConfig, layer: &LayerConfig, device: &Device) -> Self {
         let specs = config.projections();
-        let init = |spec| Projection::init_spec(spec, device);
+        let init = |spec: &ProjectionSpec| spec.init(device);
         let norm = |width| RmsNorm::init(width, config.norm(), device);
         let layers = AttentionLayers {
             query_key_value: specs.query_key_value.iter().map(init).collect(),
@@ -71,10 +74,11 @@ impl Attention {
             None => [None, None],
         };
         Self {
-            query_key_value: Projections {
-                matrices: layers.query_key_value,
-                widths: vec![wide, narrow, narrow],
-            },
+            query_key_value: Projections::new(
+                &config.projections().query_key_value,
+                layers.query_key_value,
+                vec![wide, narrow, narrow],
+            ),
             q_norm,
             k_norm,
             o_proj: layers.o_proj,

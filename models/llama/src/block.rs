@@ -8,13 +8,12 @@ use crate::cache::LayerCache;
 use crate::config::{DecoderConfig, LayerConfig};
 use crate::mlp::Mlp;
 use crate::norm::RmsNorm;
-#[cfg(feature = "qlora")]
-use crate::projection::Projection;
 use crate::residual::Residual;
 use crate::rope::Positions;
 
 /// Attention and MLP, each added to the residual stream, with norms before, after or around them.
 #[derive(Module, Debug)]
+#[cfg_attr(feature = "qlora", derive(burn_qlora::LoraLayers))]
 pub struct Block {
     /// Norm of what goes into the attention.
     pub attention_norm: Option<RmsNorm>,
@@ -47,24 +46,6 @@ impl Block {
             mlp_output_norm: norm(norms.mlp_output),
             residual_multiplier: config.residual_multiplier,
         }
-    }
-
-    /// Returns the projections in the order of the forward pass.
-    #[cfg(feature = "qlora")]
-    pub(crate) fn projections(&self) -> impl Iterator<Item = &Projection> {
-        let attention = self.self_attn.query_key_value.matrices.iter();
-        let attention = attention.chain([&self.self_attn.o_proj]);
-        let mlp = self.mlp.gate_up.matrices.iter();
-        attention.chain(mlp).chain([&self.mlp.down_proj])
-    }
-
-    /// Returns the projections in the order of the forward pass.
-    #[cfg(feature = "qlora")]
-    pub(crate) fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
-        let attention = self.self_attn.query_key_value.matrices.iter_mut();
-        let attention = attention.chain([&mut self.self_attn.o_proj]);
-        let mlp = self.mlp.gate_up.matrices.iter_mut();
-        attention.chain(mlp).chain([&mut self.mlp.down_proj])
     }
 
     /// Maps the residual stream before the block to that after it.

@@ -209,9 +209,9 @@ impl Loader<'_> {
                 }
                 None => QLoraLinear::dense(self.tensor(&name, spec.shape)?, bias()?),
             };
-            return Ok(Projection::Frozen(linear));
+            return Ok(Projection::from(linear));
         }
-        Ok(Projection::Dense(Linear {
+        Ok(Projection::from(Linear {
             // Burn's layer holds [in_features, out_features].
             weight: self.trained(self.tensor(&name, spec.shape)?.transpose()),
             bias: bias()?.map(|bias| self.trained(bias)),

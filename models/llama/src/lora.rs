@@ -1,36 +1,15 @@
-//! The layers that can carry adapters.
+//! What adapters change in a model.
 
 use burn::module::{Param, ParamId};
 use burn::tensor::Tensor;
-use burn_qlora::{LoraBranch, LoraModel, QLoraLinear, TokenRows, WholeWeight};
+use burn_qlora::{LayerRef, Layers, LoraBranch, LoraModel, QLoraLinear, TokenRows, WholeWeight};
 
 use crate::block::Block;
 use crate::model::Decoder;
-use crate::projection::Projection;
 use crate::tensors::{EMBEDDING, HEAD, module};
 
-/// Only frozen projections are named: a model loaded as trainable has none.
+/// The layers are the projections of the blocks; a model loaded as trainable has none that can carry an adapter.
 impl LoraModel for Decoder {
-    fn lora_linears(&self) -> Vec<(String, &QLoraLinear)> {
-        let paths = self.config().projection_paths();
-        let projections = self.layers.iter().flat_map(Block::projections);
-        paths
-            .into_iter()
-            .zip(projections)
-            .filter_map(|(path, projection)| Some((path, projection.frozen()?)))
-            .collect()
-    }
-
-    fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)> {
-        let paths = self.config().projection_paths();
-        let projections = self.layers.iter_mut().flat_map(Block::projections_mut);
-        paths
-            .into_iter()
-            .zip(projections)
-            .filter_map(|(path, projection)| Some((path, projection.frozen_mut()?)))
-            .collect()
-    }
-
     fn whole_weights(&self) -> Vec<WholeWeight> {
         let embedding = self.embed_tokens.weight.val();
         [
@@ -73,7 +52,8 @@ impl LoraModel for Decoder {
 impl Block {
     /// Returns the layers that can carry adapters, in the order [`LoraModel`] names them.
     pub(crate) fn frozen_linears(&self) -> impl Iterator<Item = &QLoraLinear> {
-        self.projections().filter_map(Projection::frozen)
+        let layers = Layers::of(self).into_iter();
+        layers.filter_map(|(_, layer)| LayerRef::adaptable(layer))
     }
 
     pub(crate) fn has_adapters(&self) -> bool {
@@ -87,21 +67,5 @@ impl Block {
     fn adapters(&self) -> impl Iterator<Item = &LoraBranch> {
         self.frozen_linears()
             .filter_map(|linear| linear.adapter.as_ref())
-    }
-}
-
-impl Projection {
-    fn frozen(&self) -> Option<&QLoraLinear> {
-        match self {
-            Self::Frozen(linear) => Some(linear),
-            Self::Dense(_) => None,
-        }
-    }
-
-    fn frozen_mut(&mut self) -> Option<&mut QLoraLinear> {
-        match self {
-            Self::Frozen(linear) => Some(linear),
-            Self::Dense(_) => None,
-        }
     }
 }

@@ -6,11 +6,14 @@ use burn_fused::Activation;
 
 use crate::config::DecoderConfig;
 use crate::projection::{Projection, Projections};
+use crate::tensors::ProjectionSpec;
 
 /// `down(activation(gate(x)) · up(x))`.
 #[derive(Module, Debug)]
+#[cfg_attr(feature = "qlora", derive(burn_qlora::LoraLayers))]
 pub struct Mlp {
     /// gate and up, `[hidden]` to `[intermediate]` each.
+    #[cfg_attr(feature = "qlora", lora(flatten))]
     pub gate_up: Projections,
     /// `[intermediate]` to `[hidden]`.
     pub down_proj: Projection,
@@ -22,7 +25,7 @@ pub struct Mlp {
 impl Mlp {
     pub(crate) fn init(config: &DecoderConfig, device: &Device) -> Self {
         let specs = config.projections();
-        let init = |spec| Projection::init_spec(spec, device);
+        let init = |spec: &ProjectionSpec| spec.init(device);
         Self::new(
             config,
             specs.gate_up.iter().map(init).collect(),
@@ -36,10 +39,11 @@ impl Mlp {
         down_proj: Projection,
     ) -> Self {
         Self {
-            gate_up: Projections {
-                matrices: gate_up,
-                widths: vec![config.intermediate_size; 2],
-            },
+            gate_up: Projections::new(
+                &config.projections().gate_up,
+                gate_up,
+                vec![config.intermediate_size; 2],
+            ),
             down_proj,
             activation: config.activation,
         }

@@ -20,10 +20,12 @@ use crate::rope::{Positions, Rope};
 /// Rows shorter than the batch are padded on the right with any token; attention is causal, so no mask is
 /// needed (see [`Attention`](crate::Attention)).
 #[derive(Module, Debug)]
+#[cfg_attr(feature = "qlora", derive(burn_qlora::LoraLayers))]
 pub struct Decoder {
     /// `[vocab, hidden]`; also the head when the embeddings are tied.
     pub embed_tokens: Embedding,
     /// The decoder blocks.
+    #[cfg_attr(feature = "qlora", lora(name = "model.layers"))]
     pub layers: Vec<Block>,
     /// The final norm.
     pub norm: RmsNorm,

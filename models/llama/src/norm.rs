@@ -9,6 +9,7 @@ use crate::residual::Residual;
 
 /// `x / sqrt(mean(x²) + eps)` over the last axis, times `weight`, or times `1 + weight` with a unit offset.
 #[derive(Module, Debug)]
+#[cfg_attr(feature = "qlora", derive(burn_qlora::LoraLayers))]
 pub struct RmsNorm {
     /// `[width]`.
     pub weight: Param<Tensor<1>>,

@@ -1,30 +1,28 @@
 //! The linear layers of a block, whatever their weights are made of.
 
 use burn::module::Module;
-use burn::nn::{Initializer, Linear, LinearConfig};
+use burn::nn::{Initializer, LinearConfig};
 use burn::tensor::{Device, Tensor};
 #[cfg(feature = "qlora")]
-use burn_qlora::QLoraLinear;
+use burn_qlora::{LayerMut, LayerRef, Layers, LoraLayers};
 
 use crate::tensors::ProjectionSpec;
 
-/// A linear layer of a block: Burn's own, or one with a frozen base and a place for an adapter.
-#[derive(Module, Debug)]
-// Burn derives no `Module` for a box, and a model has only a few hundred of these.
-#[allow(clippy::large_enum_variant)]
-pub enum Projection {
-    /// A dense layer that can be trained as a whole.
-    Dense(Linear),
-    /// A frozen base, in 4 bits or dense, that can carry a LoRA adapter.
-    #[cfg(feature = "qlora")]
-    Frozen(QLoraLinear),
-}
+/// A linear layer of a block: one of Burn's own that can be trained as a whole, or with the feature `qlora` one with a frozen base
+/// and a place for an adapter.
+#[cfg(not(feature = "qlora"))]
+pub use burn::nn::Linear as Projection;
+/// A linear layer of a block: one of Burn's own that can be trained as a whole, or with the feature `qlora` one with a frozen base
+/// and a place for an adapter.
+#[cfg(feature = "qlora")]
+pub use burn_qlora::AnyLinear as Projection;
 
-impl Projection {
+impl ProjectionSpec {
     /// Returns a dense layer with weights from N(0, 0.02), as LLaMA is initialized, and zero biases.
-    pub fn init(in_features: usize, out_features: usize, bias: bool, device: &Device) -> Self {
+    pub(crate) fn init(&self, device: &Device) -> Projection {
+        let [out_features, in_features] = self.shape;
         let mut linear = LinearConfig::new(in_features, out_features)
-            .with_bias(bias)
+            .with_bias(self.bias)
             .with_initializer(Initializer::Normal {
                 mean: 0.0,
                 std: 0.02,
@@ -33,21 +31,7 @@ impl Projection {
         linear.bias = linear
             .bias
             .map(|bias| bias.map(|values| values.zeros_like()));
-        Self::Dense(linear)
-    }
-
-    pub(crate) fn init_spec(spec: &ProjectionSpec, device: &Device) -> Self {
-        let [out_features, in_features] = spec.shape;
-        Self::init(in_features, out_features, spec.bias, device)
-    }
-
-    /// Maps `x: [.., in_features]` to `[.., out_features]`.
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        match self {
-            Self::Dense(linear) => linear.forward(x),
-            #[cfg(feature = "qlora")]
-            Self::Frozen(linear) => linear.forward(x),
-        }
+        Projection::from(linear)
     }
 }
 
@@ -58,9 +42,24 @@ pub struct Projections {
     pub matrices: Vec<Projection>,
     /// Widths of the results.
     pub widths: Vec<usize>,
+    /// What checkpoints call each matrix.
+    #[module(skip)]
+    pub names: Vec<&'static str>,
 }
 
 impl Projections {
+    pub(crate) fn new(
+        specs: &[ProjectionSpec],
+        matrices: Vec<Projection>,
+        widths: Vec<usize>,
+    ) -> Self {
+        Self {
+            matrices,
+            widths,
+            names: specs.iter().map(ProjectionSpec::name).collect(),
+        }
+    }
+
     /// Maps `x: [.., in_features]` to one tensor `[.., width]` for each of the `N` widths.
     ///
     /// # Panics
@@ -79,5 +78,20 @@ impl Projections {
         results
             .try_into()
             .unwrap_or_else(|_| panic!("{count} projections where {N} are asked for"))
+    }
+}
+
+#[cfg(feature = "qlora")]
+impl LoraLayers for Projections {
+    fn collect_layers<'a>(&'a self, layers: &mut Layers<LayerRef<'a>>) {
+        for (name, matrix) in self.names.iter().zip(&self.matrices) {
+            layers.below(name, matrix);
+        }
+    }
+
+    fn collect_layers_mut<'a>(&'a mut self, layers: &mut Layers<LayerMut<'a>>) {
+        for (name, matrix) in self.names.iter().zip(&mut self.matrices) {
+            layers.below(name, matrix);
+        }
     }
 }

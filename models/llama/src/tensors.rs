@@ -28,6 +28,15 @@ pub(crate) struct ProjectionSpec {
     pub bias: bool,
 }
 
+impl ProjectionSpec {
+    /// Returns the last part of the path.
+    pub(crate) fn name(&self) -> &'static str {
+        self.path
+            .rsplit_once('.')
+            .map_or(self.path, |(_, name)| name)
+    }
+}
+
 /// Something of each linear layer of a block.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockProjections<T = ProjectionSpec> {

@@ -21,7 +21,7 @@ const HIDDEN: usize = 32;
 pub const CONTEXT: usize = 12;
 
 /// Predicts the next token from the current one and the mean of those before it.
-#[derive(Module, Debug)]
+#[derive(Module, LoraModel, Debug)]
 pub struct Toy {
     embedding: Param<Tensor<2>>,
     mix: QLoraLinear,
@@ -65,19 +65,6 @@ impl Toy {
 
 pub fn lora(dropout: f64) -> LoraConfig {
     LoraConfig::new(4, 8.0).with_dropout(dropout)
-}
-
-impl LoraModel for Toy {
-    fn lora_linears(&self) -> Vec<(String, &QLoraLinear)> {
-        vec![("mix".into(), &self.mix), ("head".into(), &self.head)]
-    }
-
-    fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)> {
-        vec![
-            ("mix".into(), &mut self.mix),
-            ("head".into(), &mut self.head),
-        ]
-    }
 }
 
 impl CausalLm for Toy {

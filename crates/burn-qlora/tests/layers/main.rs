@@ -1,12 +1,16 @@
 //! One suite, run on every device that the features compile in: what a layer computes, what trains and
 //! what does not, and what goes through files unchanged.
 
+mod any_linear;
 mod files;
 mod forward;
 mod freezing;
+#[cfg(feature = "flex")]
+mod memory;
 mod records;
 mod support;
 mod token_rows;
+mod walk;
 
 qlora_test_support::on_every_device! {
     in crate::support::run:
@@ -29,6 +33,12 @@ qlora_test_support::on_every_device! {
     records::safetensors_keep_the_words,
     records::words_of_another_format_are_refused,
     records::a_record_from_before_formats_is_refused_as_incomplete,
+    any_linear::what_burn_saved_of_its_own_layers_is_read,
+    any_linear::a_checkpoint_of_pytorch_is_quantized_trained_and_merged_back,
+    any_linear::a_record_is_of_one_kind,
+    any_linear::a_frozen_dense_base_is_quantized_too,
+    walk::layers_are_called_by_the_fields_that_lead_to_them,
+    walk::what_cannot_be_quantized_is_told,
     files::an_adapter_comes_back_as_it_went,
     files::adapters_of_other_models_are_refused,
     files::what_cannot_be_computed_is_refused_by_name,

@@ -13,9 +13,11 @@ pub fn run(device: TestDevice, test: fn(&Device)) {
 }
 
 /// Two layers on top of each other, the first quantized with a bias, the second dense without.
-#[derive(Module, Debug)]
+#[derive(Module, LoraModel, Debug)]
 pub struct Pair {
+    #[lora(name = "block.first")]
     pub first: QLoraLinear,
+    #[lora(name = "block.second")]
     pub second: QLoraLinear,
 }
 
@@ -52,22 +54,6 @@ impl Pair {
 
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         self.second.forward(self.first.forward(x))
-    }
-}
-
-impl LoraModel for Pair {
-    fn lora_linears(&self) -> Vec<(String, &QLoraLinear)> {
-        vec![
-            ("block.first".into(), &self.first),
-            ("block.second".into(), &self.second),
-        ]
-    }
-
-    fn lora_linears_mut(&mut self) -> Vec<(String, &mut QLoraLinear)> {
-        vec![
-            ("block.first".into(), &mut self.first),
-            ("block.second".into(), &mut self.second),
-        ]
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use burn::tensor::{Int, Tensor};
+use burn_qlora::LoraModel;
 use burn_qlora_llama::{
     Checkpoint, Decoder, DecoderError, KvCache, LoadOptions, SamplingConfig, Weights,
     write_bitsandbytes,
@@ -35,7 +36,11 @@ fn every_family(part: &str, check: impl Fn(&Case, &Decoder)) {
                 folder,
                 test: test.clone(),
             };
-            check(&case, &load(&case.folder, Weights::AsStored, &test.device));
+            let model = load(&case.folder, Weights::AsStored, &test.device);
+            let layers = model.lora_linears().into_iter();
+            let paths: Vec<String> = layers.map(|(path, _)| path).collect();
+            assert_eq!(paths, model.config().projection_paths(), "{}", case.what);
+            check(&case, &model);
         }
     }
 }
