@@ -35,6 +35,9 @@ pub enum AnyLinear {
 }
 
 /// The shape of an [`AnyLinear`] and its first values, those of Burn's [`LinearConfig`].
+///
+/// A layer whose weight is saved transposed, [`LinearLayout::Col`](burn::nn::LinearLayout::Col), is a [`Linear`] of that configuration
+/// by [`AnyLinear::from`].
 #[derive(Config, Debug)]
 pub struct AnyLinearConfig {
     /// Width of the input.

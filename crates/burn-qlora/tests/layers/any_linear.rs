@@ -1,7 +1,7 @@
 //! A layer that is dense first: checkpoints of Burn's `Linear` and of PyTorch's, quantized, trained and merged back.
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, LinearLayout};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::store::RecordError;
 use burn::tensor::activation::relu;
@@ -100,6 +100,20 @@ pub fn what_burn_saved_of_its_own_layers_is_read(device: &Device) {
     // And back: what is dense is a checkpoint of Burn's layers.
     let dense = Dense::new(device).load_record(net.into_record());
     same(dense.forward(x), expected);
+}
+
+/// A square weight that is saved transposed would be read as it lies without an error.
+pub fn a_layer_that_is_saved_transposed_is_read_so(device: &Device) {
+    device.seed(6);
+    let config = LinearConfig::new(IN, IN).with_layout(LinearLayout::Col);
+    let linear = config.init(device);
+    let x = crate::support::input(6, device);
+    let expected = linear.forward(x.clone());
+    let mut layer = AnyLinear::from(config.init(device)).load_record(linear.into_record());
+    same(layer.forward(x.clone()), expected.clone());
+    layer.quantize(QuantConfig::default()).unwrap();
+    let lost = distance(layer.forward(x), expected);
+    assert!((0.02..0.2).contains(&lost), "{lost} of the output lost");
 }
 
 /// torch's `state_dict`, quantized, trained for another task, and dense again.
