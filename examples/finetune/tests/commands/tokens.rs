@@ -21,10 +21,12 @@ impl Extended {
         let place = Place::new();
         let model = place.model(fixture);
         let mut tokenizer = byte_tokenizer();
-        // GPT-2's, for which llama.cpp has a name.
+        // As llama.cpp has words for: GPT-2's way of cutting, and at least one pair that is merged.
         tokenizer["pre_tokenizer"]["use_regex"] = json!(true);
+        tokenizer["model"]["vocab"]["th"] = json!(259);
+        tokenizer["model"]["merges"] = json!([["t", "h"]]);
         let added = tokenizer["added_tokens"].as_array_mut().expect("a list");
-        for id in 259..512 {
+        for id in 260..512 {
             added.push(
                 json!({ "id": id, "content": format!("<filler {id}>"), "single_word": false,
                 "lstrip": false, "rstrip": false, "normalized": false, "special": true }),
