@@ -231,6 +231,40 @@ fn a_gguf_file_gets_tokens_as_well() {
     assert!(number(&found, "tokens") < number(&plain, "tokens"));
 }
 
+/// Each loss of a token has a weight of its own there.
+#[test]
+fn preferences_train_them_too() {
+    let extended = Extended::new("tiny_llama_tied");
+    let row = |i: usize| json!({ "prompt": format!("<call> {i}"), "chosen": " yes <end call>", "rejected": format!(" no {i}") });
+    let text: String = (0..8).map(|i| format!("{}\n", row(i))).collect();
+    let pairs = extended.place.file("pairs.jsonl", text);
+    let tokens = extended.tokens.to_str().expect("UTF-8");
+    for name in ["none", "layer"] {
+        let output = extended.place.path(name);
+        let mut train = support::train(&extended.model, &pairs, &output);
+        train.args([
+            "--quant",
+            "none",
+            "--seq-len",
+            "64",
+            "--rank",
+            "2",
+            "--lr",
+            "1e-2",
+        ]);
+        train.args(["--steps", "3", "--objective", "dpo", "--add-tokens", tokens]);
+        train.args(["--checkpointing", name, "--log-json"]);
+        let log = extended.place.path(&format!("{name}.jsonl"));
+        support::run(train.arg(&log)).ok();
+        let losses: Vec<f64> = log_lines(&log)
+            .iter()
+            .map(|line| number(line, "loss"))
+            .collect();
+        assert!(losses[2] < losses[0], "{losses:?}");
+    }
+    assert!(extended.place.adapter("none") == extended.place.adapter("layer"));
+}
+
 #[test]
 fn tokens_of_the_model_are_trained_by_their_ids() {
     let extended = Extended::new("tiny_llama");
