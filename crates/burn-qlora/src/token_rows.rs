@@ -10,7 +10,8 @@ use std::sync::Arc;
 /// Rows of an embedding or a head `[vocab, hidden]` that are trained, those of some tokens; peft's `trainable_token_indices`.
 ///
 /// The weight they belong to is frozen and holds a copy of them in its own dtype, at the places of their tokens
-/// ([`put_into`](Self::put_into)), so that whatever multiplies or looks up reads one matrix. What they add are their
+/// ([`put_into`](Self::put_into)), so that whatever multiplies or looks up reads one matrix; after an update,
+/// [`LoraModel::update_token_rows`](crate::LoraModel::update_token_rows) writes the copy anew. What they add are their
 /// gradients: [`with_lookup_gradient`](Self::with_lookup_gradient) and [`with_loss_gradient`](Self::with_loss_gradient).
 #[derive(Module, Debug)]
 pub struct TokenRows {

@@ -1,5 +1,7 @@
 //! The model against recorded outputs of transformers and bitsandbytes, and against damaged files.
 
+#[path = "llama/added_tokens.rs"]
+mod added_tokens;
 #[cfg(feature = "qlora")]
 #[path = "llama/batches.rs"]
 mod batches;

@@ -21,10 +21,12 @@ impl Extended {
         let place = Place::new();
         let model = place.model(fixture);
         let mut tokenizer = byte_tokenizer();
-        // GPT-2's, for which llama.cpp has a name.
+        // As llama.cpp has words for: GPT-2's way of cutting, and at least one pair that is merged.
         tokenizer["pre_tokenizer"]["use_regex"] = json!(true);
+        tokenizer["model"]["vocab"]["th"] = json!(259);
+        tokenizer["model"]["merges"] = json!([["t", "h"]]);
         let added = tokenizer["added_tokens"].as_array_mut().expect("a list");
-        for id in 259..512 {
+        for id in 260..512 {
             added.push(
                 json!({ "id": id, "content": format!("<filler {id}>"), "single_word": false,
                 "lstrip": false, "rstrip": false, "normalized": false, "special": true }),
@@ -227,6 +229,40 @@ fn a_gguf_file_gets_tokens_as_well() {
     assert!((number(&found, "nll") - number(&trained, "nll")).abs() < 1e-5);
     let plain = extended.nll(&extended.model, None);
     assert!(number(&found, "tokens") < number(&plain, "tokens"));
+}
+
+/// Each loss of a token has a weight of its own there.
+#[test]
+fn preferences_train_them_too() {
+    let extended = Extended::new("tiny_llama_tied");
+    let row = |i: usize| json!({ "prompt": format!("<call> {i}"), "chosen": " yes <end call>", "rejected": format!(" no {i}") });
+    let text: String = (0..8).map(|i| format!("{}\n", row(i))).collect();
+    let pairs = extended.place.file("pairs.jsonl", text);
+    let tokens = extended.tokens.to_str().expect("UTF-8");
+    for name in ["none", "layer"] {
+        let output = extended.place.path(name);
+        let mut train = support::train(&extended.model, &pairs, &output);
+        train.args([
+            "--quant",
+            "none",
+            "--seq-len",
+            "64",
+            "--rank",
+            "2",
+            "--lr",
+            "1e-2",
+        ]);
+        train.args(["--steps", "3", "--objective", "dpo", "--add-tokens", tokens]);
+        train.args(["--checkpointing", name, "--log-json"]);
+        let log = extended.place.path(&format!("{name}.jsonl"));
+        support::run(train.arg(&log)).ok();
+        let losses: Vec<f64> = log_lines(&log)
+            .iter()
+            .map(|line| number(line, "loss"))
+            .collect();
+        assert!(losses[2] < losses[0], "{losses:?}");
+    }
+    assert!(extended.place.adapter("none") == extended.place.adapter("layer"));
 }
 
 #[test]
