@@ -15,7 +15,7 @@ use burn_qlora_llama::Decoder;
 use super::train::{Start, settings};
 use super::with_dtype;
 use crate::console::{say, tell};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Session, SessionLine};
 use crate::opened_model::OpenedModel;
 use crate::origin::{self, Origin, Program};
 use crate::references::reference;
@@ -50,7 +50,13 @@ pub fn run(run: &VerifyRun) -> Result<ExitCode> {
         say!("Not the same: {}", words(told));
     }
     let device = replayed.training.model.device_name;
-    let comparison = Comparison::of(&record, &replayed);
+    let sessions = metrics.sessions.iter().filter(|line| line.step < steps);
+    for line in sessions.clone() {
+        if let Some(told) = elsewhere(line, &metrics.sessions[0].session) {
+            tell!("warning: {told}");
+        }
+    }
+    let comparison = Comparison::of(&record, sessions.map(|line| &line.session), &replayed);
     say!("Take {steps} steps again on {device}; losses are compared {comparison}");
     let mut differs = None;
     replay.take_steps(&replayed, steps, &mut |step, loss, norm| {
@@ -79,6 +85,21 @@ pub fn run(run: &VerifyRun) -> Result<ExitCode> {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(NOT_THE_SAME)
+    })
+}
+
+/// Returns where a process took its steps, if that was not where the `first` did.
+fn elsewhere(line: &SessionLine, first: &Session) -> Option<String> {
+    let at = |session: &Session| match (&session.device, &session.instruction_set) {
+        (Some(device), Some(set)) => Some(format!("{device} with {set}")),
+        (device, _) => device.clone(),
+    };
+    let (now, before) = (at(&line.session)?, at(first)?);
+    (now != before).then(|| {
+        words(&format!(
+            "the steps from {} on were taken on {now}, those before on {before}: the last bits of their results may differ",
+            line.step + 1
+        ))
     })
 }
 

@@ -133,6 +133,22 @@ fn a_run_that_was_stopped_and_trained_again_is_taken_from_its_first_step() {
     let before = fs::read(&log).expect("read");
     verified.verify("run", &["--steps", "5"]).the_same(5);
     assert!(fs::read(&log).expect("read") == before);
+
+    // Steps of another machine are told, and held against a tolerance if it was another device.
+    let metrics = verified.place.path("run/metrics.jsonl");
+    let text = fs::read_to_string(&metrics).expect("read");
+    let later = text.rfind("\"device\":\"flex\"").expect("a process");
+    let device = "\"device\":\"wgpu\"";
+    let edited = [&text[..later], device, &text[later + device.len()..]].concat();
+    fs::write(&metrics, edited).expect("written");
+    let two = verified.verify("run", &["--steps", "2"]);
+    two.the_same(2);
+    let five = verified.verify("run", &[]).ok();
+    assert!(five.stdout.contains("within 1e-3"), "{five:#?}");
+    assert!(
+        five.stderr.contains("steps from 3 on were taken on wgpu"),
+        "{five:#?}"
+    );
 }
 
 #[test]
