@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use qlora_test_support::fixture;
 use serde_json::{Value, json};
 
 use crate::support::{self, FINETUNE, Place, Run};
@@ -355,6 +356,47 @@ fn whatever_is_otherwise_is_named() {
     }
     fs::write(&metrics, &text).expect("written");
     verified.verify("run", &[]).the_same(3);
+}
+
+/// A model by its name on the Hub, whose branch has moved on since.
+#[cfg(feature = "hub")]
+#[test]
+fn a_model_of_the_hub_is_found_by_its_name() {
+    let verified = Verified::new();
+    let cache = verified.place.path("cache");
+    let repo = cache.join("hub/models--owner--name");
+    fs::create_dir_all(repo.join("refs")).expect("made");
+    fs::create_dir_all(repo.join("snapshots")).expect("made");
+    fs::write(repo.join("refs/main"), "first").expect("written");
+    fs::rename(&verified.model, repo.join("snapshots/first")).expect("moved");
+    let name = Path::new("owner/name");
+    let mut command = support::train(name, &verified.rows, &verified.place.path("run"));
+    command.args(["--seq-len", "64", "--steps", "1"]);
+    support::run(command.env("HF_HOME", &cache)).ok();
+    let verify = || support::run(verify(&verified.place.path("run")).env("HF_HOME", &cache));
+    verify().the_same(1);
+    let next = verified.place.model("tiny_llama_tied");
+    fs::rename(next, repo.join("snapshots/second")).expect("moved");
+    fs::write(repo.join("refs/main"), "second").expect("written");
+    verify().not_the_same(&["snapshots/second/model.safetensors is another file"]);
+}
+
+/// The last byte of a file whose blocks are kept.
+#[test]
+fn a_gguf_file_is_held_against_its_checksum() {
+    let verified = Verified::new();
+    let model = verified.place.path("model.gguf");
+    let source = fixture("families/smollm3/gguf/smollm3-f32.gguf");
+    fs::copy(source, &model).expect("copied");
+    let mut command = support::train(&model, &verified.rows, &verified.place.path("run"));
+    support::run(command.args(["--seq-len", "64", "--steps", "1"])).ok();
+    verified.verify("run", &[]).the_same(1);
+    let mut bytes = fs::read(&model).expect("read");
+    *bytes.last_mut().expect("bytes") ^= 1;
+    fs::write(&model, bytes).expect("written");
+    verified
+        .verify("run", &[])
+        .not_the_same(&["model.gguf is another file"]);
 }
 
 #[test]
