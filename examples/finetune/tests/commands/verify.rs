@@ -73,6 +73,11 @@ impl Run {
             "{run:#?}"
         );
         assert!(run.stdout.contains("compared bit by bit"), "{run:#?}");
+        let told = run
+            .stdout
+            .lines()
+            .filter(|line| line.ends_with(", as recorded"));
+        assert_eq!(told.count(), steps, "{run:#?}");
     }
 }
 
@@ -109,6 +114,18 @@ fn a_run_is_the_same_on_one_thread_and_nothing_is_written() {
     verified
         .verify("run", &["--steps", "8"])
         .refused(&["--steps 8", "at most 7"]);
+
+    // A step more than the run can have taken.
+    let metrics = run.join("metrics.jsonl");
+    let text = fs::read_to_string(&metrics).expect("read");
+    let last = text.lines().rfind(|line| line.contains("\"loss\":"));
+    let more = last
+        .expect("a step")
+        .replacen("\"step\":7", "\"step\":8", 1);
+    fs::write(&metrics, format!("{text}{more}\n")).expect("written");
+    verified
+        .verify("run", &["--steps", "8"])
+        .not_the_same(&["the run ends after 7"]);
 }
 
 #[test]

@@ -41,6 +41,14 @@ impl Comparison {
         }
     }
 
+    /// Returns a loss that is what was `recorded`.
+    pub fn told(self, recorded: f64, found: f64) -> String {
+        match self {
+            Self::Exact => format!("{found:?}, as recorded"),
+            Self::Within(_) => format!("{found:?}, recorded {recorded:?}"),
+        }
+    }
+
     /// Returns whether `found` is what was `recorded`.
     pub fn holds(self, what: &str, recorded: f64, found: f64) -> bool {
         match self {
