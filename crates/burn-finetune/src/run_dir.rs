@@ -7,7 +7,7 @@
 //!     adapter_model.safetensors
 //!     optimizer.safetensors
 //!     state.json
-//! DIR/evaluations.json                        the held-out losses so far
+//! DIR/evaluations.json                        the evaluations so far
 //! DIR/optimizer.pages                         the moments that do not stay in memory, while it runs
 //! DIR/adapter_config.json, adapter_model.safetensors     the finished adapter
 //! ```

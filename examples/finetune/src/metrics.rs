@@ -43,6 +43,12 @@ pub struct Session {
     pub time: String,
     /// The version of the program.
     pub version: String,
+    /// The device by its name on the command line; `None` where an older version did not write it down.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// On Flex, the instruction set of its kernels.
+    #[serde(default)]
+    pub instruction_set: Option<String>,
     /// The steps of the whole run.
     pub steps: usize,
     /// The number of trained parameters.

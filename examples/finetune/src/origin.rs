@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tensor_files::Checksum;
 
 use crate::opened_model::OpenedModel;
+use crate::progress;
 use crate::run::TrainRun;
 use crate::shell::quoted;
 
@@ -210,6 +211,7 @@ pub fn files(
     // A pipe cannot be read again.
     let template = template.and_then(|template| template.file());
     let template = template.filter(|file| file.is_file());
+    let spinner = progress::spinner("read the files of the run for their checksums".into());
     let mut files = Vec::new();
     for (of, paths) in [
         ("model", opened.checkpoint.files()),
@@ -224,6 +226,7 @@ pub fn files(
             files.push(OriginFile::read(of, &path)?);
         }
     }
+    spinner.finish_and_clear();
     Ok(files)
 }
 

@@ -1,11 +1,11 @@
 //! The form of the weights that an adapter was trained on, as its run wrote it down.
 
-use std::fs;
 use std::path::Path;
 
+use burn_finetune::RunRecord;
 use burn_qlora::{Codebook, QuantConfig};
 use burn_qlora_llama::Weights;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// The setting's name in a run's `run.json`.
 pub const SETTING: &str = "weights";
@@ -35,9 +35,8 @@ pub fn of_adapter(adapter: &Path) -> Option<Weights> {
         Some(parent) if parent.ends_with("checkpoints") => parent.parent()?,
         _ => folder,
     };
-    let text = fs::read(run.join("run.json")).ok()?;
-    let settings: Map<String, Value> = serde_json::from_slice(&text).ok()?;
-    read(settings.get(SETTING)?)
+    let record = RunRecord::read(run).ok()?;
+    read(record.setting(SETTING)?)
 }
 
 fn all() -> impl Iterator<Item = Weights> {
@@ -61,6 +60,8 @@ fn all() -> impl Iterator<Item = Weights> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Map;
+    use std::fs;
 
     #[test]
     fn what_is_written_is_read() {

@@ -203,7 +203,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
         training.checkpointing,
         human_bytes(plan.peak())
     );
-    let session = session(output, &trainer, &data, &plan, parameters)?;
+    let session = session(run, &trainer, &data, &plan, parameters)?;
     let course = Course {
         output,
         data: &data,

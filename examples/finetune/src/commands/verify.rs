@@ -15,7 +15,7 @@ use burn_qlora_llama::Decoder;
 use super::train::{Start, settings};
 use super::with_dtype;
 use crate::console::{say, tell};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Session, SessionLine};
 use crate::opened_model::OpenedModel;
 use crate::origin::{self, Origin, Program};
 use crate::references::reference;
@@ -45,14 +45,20 @@ pub fn run(run: &VerifyRun) -> Result<ExitCode> {
     if let Some(told) = origin.program.difference(&Program::running()) {
         tell!("warning: {}: what it computes may differ", words(&told));
     }
-    let mut replay = Replay::prepare(&record, &origin, &replayed)?;
+    let mut replay = Replay::prepare(&record, &origin, &replayed, steps)?;
     for told in &replay.differences {
         say!("Not the same: {}", words(told));
     }
     let device = replayed.training.model.device_name;
-    let comparison = Comparison::of(&record, &replayed);
+    let sessions = metrics.sessions.iter().filter(|line| line.step < steps);
+    for line in sessions.clone() {
+        if let Some(told) = elsewhere(line, &metrics.sessions[0].session) {
+            tell!("warning: {told}");
+        }
+    }
+    let comparison = Comparison::of(&record, sessions.map(|line| &line.session), &replayed);
     say!("Take {steps} steps again on {device}; losses are compared {comparison}");
-    let mut differs = None;
+    let (mut differs, mut same) = (None, 0);
     replay.take_steps(&replayed, steps, &mut |step, loss, norm| {
         let Some(recorded) = metrics.steps.get(step - 1).filter(|one| one.step == step) else {
             differs = Some(format!("step {step} is not in metrics.jsonl"));
@@ -69,8 +75,15 @@ pub fn run(run: &VerifyRun) -> Result<ExitCode> {
                 return false;
             }
         }
+        say!("step {step}: loss {}", comparison.told(recorded.loss, loss));
+        same = step;
         true
     })?;
+    if differs.is_none() && same < steps {
+        differs = Some(format!(
+            "{steps} steps are in metrics.jsonl, and by its arguments the run ends after {same}"
+        ));
+    }
     if let Some(told) = &differs {
         say!("Not the same: {told}");
     }
@@ -79,6 +92,21 @@ pub fn run(run: &VerifyRun) -> Result<ExitCode> {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(NOT_THE_SAME)
+    })
+}
+
+/// Returns where a process took its steps, if that was not where the `first` did.
+fn elsewhere(line: &SessionLine, first: &Session) -> Option<String> {
+    let at = |session: &Session| match (&session.device, &session.instruction_set) {
+        (Some(device), Some(set)) => Some(format!("{device} with {set}")),
+        (device, _) => device.clone(),
+    };
+    let (now, before) = (at(&line.session)?, at(first)?);
+    (now != before).then(|| {
+        words(&format!(
+            "the steps from {} on were taken on {now}, those before on {before}: the last bits of their results may differ",
+            line.step + 1
+        ))
     })
 }
 
@@ -98,8 +126,8 @@ struct Replay {
 }
 
 impl Replay {
-    /// Reads what `run` reads and holds it against the record of it.
-    fn prepare(record: &RunRecord, origin: &Origin, run: &TrainRun) -> Result<Self> {
+    /// Reads what `run` reads and holds it against the record of it, so that `steps` steps can be taken.
+    fn prepare(record: &RunRecord, origin: &Origin, run: &TrainRun, steps: usize) -> Result<Self> {
         let training = &run.training;
         let started = record.started()?.with_context(|| {
             format!(
@@ -119,7 +147,11 @@ impl Replay {
             .map_err(|error| or_moved(&error, "--data"))?;
         let mut differences = origin.differences(&files);
         let data = opened.training_data(&run.data, run.eval_split, training)?;
-        let config = training.config(data.len())?;
+        let mut config = training.config(data.len())?;
+        // A run may have gone on for more steps than it was started for.
+        if !config.schedule.depends_on_length() {
+            config.steps = config.steps.max(steps);
+        }
         let loaded = start.load(training, &opened, false)?;
         let builder = TrainerBuilder::new(loaded.model, config)?
             .with_checkpointing(training.checkpointing)?;

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use qlora_test_support::fixture;
 use serde_json::{Value, json};
 
 use crate::support::{self, FINETUNE, Place, Run};
@@ -72,6 +73,11 @@ impl Run {
             "{run:#?}"
         );
         assert!(run.stdout.contains("compared bit by bit"), "{run:#?}");
+        let told = run
+            .stdout
+            .lines()
+            .filter(|line| line.ends_with(", as recorded"));
+        assert_eq!(told.count(), steps, "{run:#?}");
     }
 }
 
@@ -108,6 +114,18 @@ fn a_run_is_the_same_on_one_thread_and_nothing_is_written() {
     verified
         .verify("run", &["--steps", "8"])
         .refused(&["--steps 8", "at most 7"]);
+
+    // A step more than the run can have taken.
+    let metrics = run.join("metrics.jsonl");
+    let text = fs::read_to_string(&metrics).expect("read");
+    let last = text.lines().rfind(|line| line.contains("\"loss\":"));
+    let more = last
+        .expect("a step")
+        .replacen("\"step\":7", "\"step\":8", 1);
+    fs::write(&metrics, format!("{text}{more}\n")).expect("written");
+    verified
+        .verify("run", &["--steps", "8"])
+        .not_the_same(&["the run ends after 7"]);
 }
 
 #[test]
@@ -133,6 +151,22 @@ fn a_run_that_was_stopped_and_trained_again_is_taken_from_its_first_step() {
     let before = fs::read(&log).expect("read");
     verified.verify("run", &["--steps", "5"]).the_same(5);
     assert!(fs::read(&log).expect("read") == before);
+
+    // Steps of another machine are told, and held against a tolerance if it was another device.
+    let metrics = verified.place.path("run/metrics.jsonl");
+    let text = fs::read_to_string(&metrics).expect("read");
+    let later = text.rfind("\"device\":\"flex\"").expect("a process");
+    let device = "\"device\":\"wgpu\"";
+    let edited = [&text[..later], device, &text[later + device.len()..]].concat();
+    fs::write(&metrics, edited).expect("written");
+    let two = verified.verify("run", &["--steps", "2"]);
+    two.the_same(2);
+    let five = verified.verify("run", &[]).ok();
+    assert!(five.stdout.contains("within 1e-3"), "{five:#?}");
+    assert!(
+        five.stderr.contains("steps from 3 on were taken on wgpu"),
+        "{five:#?}"
+    );
 }
 
 #[test]
@@ -339,6 +373,47 @@ fn whatever_is_otherwise_is_named() {
     }
     fs::write(&metrics, &text).expect("written");
     verified.verify("run", &[]).the_same(3);
+}
+
+/// A model by its name on the Hub, whose branch has moved on since.
+#[cfg(feature = "hub")]
+#[test]
+fn a_model_of_the_hub_is_found_by_its_name() {
+    let verified = Verified::new();
+    let cache = verified.place.path("cache");
+    let repo = cache.join("hub/models--owner--name");
+    fs::create_dir_all(repo.join("refs")).expect("made");
+    fs::create_dir_all(repo.join("snapshots")).expect("made");
+    fs::write(repo.join("refs/main"), "first").expect("written");
+    fs::rename(&verified.model, repo.join("snapshots/first")).expect("moved");
+    let name = Path::new("owner/name");
+    let mut command = support::train(name, &verified.rows, &verified.place.path("run"));
+    command.args(["--seq-len", "64", "--steps", "1"]);
+    support::run(command.env("HF_HOME", &cache)).ok();
+    let verify = || support::run(verify(&verified.place.path("run")).env("HF_HOME", &cache));
+    verify().the_same(1);
+    let next = verified.place.model("tiny_llama_tied");
+    fs::rename(next, repo.join("snapshots/second")).expect("moved");
+    fs::write(repo.join("refs/main"), "second").expect("written");
+    verify().not_the_same(&["snapshots/second/model.safetensors is another file"]);
+}
+
+/// The last byte of a file whose blocks are kept.
+#[test]
+fn a_gguf_file_is_held_against_its_checksum() {
+    let verified = Verified::new();
+    let model = verified.place.path("model.gguf");
+    let source = fixture("families/smollm3/gguf/smollm3-f32.gguf");
+    fs::copy(source, &model).expect("copied");
+    let mut command = support::train(&model, &verified.rows, &verified.place.path("run"));
+    support::run(command.args(["--seq-len", "64", "--steps", "1"])).ok();
+    verified.verify("run", &[]).the_same(1);
+    let mut bytes = fs::read(&model).expect("read");
+    *bytes.last_mut().expect("bytes") ^= 1;
+    fs::write(&model, bytes).expect("written");
+    verified
+        .verify("run", &[])
+        .not_the_same(&["model.gguf is another file"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::flags::Init;
 use crate::metrics::Session;
 use crate::opened_model::OpenedModel;
 use crate::plan::Plan;
-use crate::run::{Output, TrainRun};
+use crate::run::{Model, TrainRun};
 use crate::trained_on;
 use crate::training_data::TrainingData;
 
@@ -66,24 +66,29 @@ pub fn settings(
     if let Some(share) = run.eval_split {
         settings.others.insert("eval-split".into(), json!(share));
     }
-    let device = model.device_name.to_string();
-    settings.machine.insert("device".into(), device.into());
-    let isa = match model.device_name.is_flex() {
-        true => Some(qlora_cpu::Isa::selected()?.name()),
-        false => None,
-    };
-    settings
-        .machine
-        .insert("instruction-set".into(), isa.into());
+    let machine = [
+        ("device", Some(model.device_name.to_string())),
+        ("instruction-set", instruction_set(model)?),
+    ];
+    let machine = machine.map(|(key, value)| (key.to_owned(), json!(value)));
+    settings.machine.extend(machine);
     Ok(settings)
+}
+
+/// Returns the instruction set of the kernels that a model runs on, on Flex.
+fn instruction_set(model: &Model) -> Result<Option<String>> {
+    Ok(match model.device_name.is_flex() {
+        true => Some(qlora_cpu::Isa::selected()?.name().to_owned()),
+        false => None,
+    })
 }
 
 /// Returns what the record of a run says of this process.
 ///
 /// # Errors
-/// Held-out rows that cannot be read for their hash.
+/// Held-out rows that cannot be read for their hash, and an instruction set that the machine lacks.
 pub fn session(
-    output: &Output,
+    run: &TrainRun,
     trainer: &Trainer<Decoder>,
     data: &TrainingData,
     plan: &Plan,
@@ -95,6 +100,8 @@ pub fn session(
     Ok(Session {
         time: Moment::now().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        device: Some(run.training.model.device_name.to_string()),
+        instruction_set: instruction_set(&run.training.model)?,
         steps: trainer.config().steps,
         parameters,
         rows: data.train.len(),
@@ -105,7 +112,7 @@ pub fn session(
         left_out: counts.dropped.as_ref().map_or(0, |told| told.count),
         held_out_rows: held_out.map_or(0, Dataset::len),
         held_out_fingerprint: fingerprint.map(|fingerprint| format!("{fingerprint:016x}")),
-        keep_best: output.keep_best,
+        keep_best: run.output.keep_best,
         planned_bytes: plan.peak(),
         planned_of_process: plan.of_the_process(),
     })

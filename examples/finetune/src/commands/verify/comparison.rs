@@ -3,6 +3,7 @@ use std::fmt::{self, Display, Formatter};
 use burn_finetune::RunRecord;
 use burn_qlora_llama::ComputeDtype;
 
+use crate::metrics::Session;
 use crate::run::TrainRun;
 
 /// How the numbers of two runs are compared.
@@ -21,16 +22,30 @@ const SINGLE: f64 = 1e-3;
 const HALF: f64 = 1e-2;
 
 impl Comparison {
-    /// Returns how `run` is compared with the run that has this record.
-    pub fn of(record: &RunRecord, run: &TrainRun) -> Self {
+    /// Returns how `run` is compared with the run that has this record, whose steps were taken by `sessions`.
+    pub fn of<'a>(
+        record: &RunRecord,
+        sessions: impl IntoIterator<Item = &'a Session>,
+        run: &TrainRun,
+    ) -> Self {
         let model = &run.training.model;
         let device = model.device_name.to_string();
-        let is_same =
-            record.setting("device").and_then(|was| was.as_str()) == Some(device.as_str());
+        let started_on = record.setting("device").and_then(|was| was.as_str());
+        let mut others = sessions.into_iter().filter_map(|one| one.device.as_deref());
+        let is_same = started_on == Some(device.as_str());
+        let is_same = is_same && others.all(|other| other == device);
         match (model.device_name.is_flex() && is_same, model.compute_dtype) {
             (true, _) => Self::Exact,
             (false, ComputeDtype::F32) => Self::Within(SINGLE),
             (false, _) => Self::Within(HALF),
+        }
+    }
+
+    /// Returns a loss that is what was `recorded`.
+    pub fn told(self, recorded: f64, found: f64) -> String {
+        match self {
+            Self::Exact => format!("{found:?}, as recorded"),
+            Self::Within(_) => format!("{found:?}, recorded {recorded:?}"),
         }
     }
 
