@@ -128,6 +128,8 @@ impl Moved {
             );
             self.data.clone()
         };
+        let tokens = &mut flags.tokens.add_tokens;
+        *tokens = tokens.take().map(|path| origin.located(path));
         if let Some(device) = self.device {
             flags.model.device = device;
         }

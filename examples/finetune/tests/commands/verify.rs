@@ -226,6 +226,7 @@ fn preferences_are_taken_again() {
 fn what_has_moved_is_named_and_found() {
     let verified = Verified::new();
     let place = &verified.place;
+    place.file("tokens.txt", "<note>\n");
     // Relative paths, of a folder that the run was started in.
     let mut command = Command::new(FINETUNE);
     command.args([
@@ -239,9 +240,13 @@ fn what_has_moved_is_named_and_found() {
     ]);
     command
         .args(["--seq-len", "64", "--steps", "2"])
+        .args(["--add-tokens", "tokens.txt"])
         .current_dir(place.path(""));
     support::run(&mut command).ok();
     verified.verify("run", &[]).the_same(2);
+    place.file("tokens.txt", "<other>\n");
+    verified.verify("run", &[]).not_the_same(&["add-tokens"]);
+    place.file("tokens.txt", "<note>\n");
     let moved = place.path("moved");
     fs::rename(&verified.model, &moved).expect("renamed");
     verified
