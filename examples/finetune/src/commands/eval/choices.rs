@@ -29,7 +29,9 @@ pub fn measure(run: &EvalRun, examples: Option<&Examples>, opened: &OpenedModel)
             count: examples.count,
         })
     });
+    let spinner = progress::spinner("read the questions".into());
     let data = encoder.choice_data(run.data.sources()?, shots.transpose()?, run.max_rows)?;
+    spinner.finish_and_clear();
     let llama = opened.load_with_adapter(run.adapter.as_deref(), &run.model.device)?;
     opened.tell_of_second_quantization();
     let scores = progress::counted("questions", |told| {
