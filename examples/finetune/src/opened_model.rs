@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Error, Result, anyhow};
 use burn::tensor::Device;
 use burn_finetune::{
-    ChatTemplate, Dataset, DatasetBuilder, FinetuneError, Moment, RowEncoder, TextEncoder,
+    ChatTemplate, Dataset, DatasetBuilder, FinetuneError, Moment, RowEncoder, TextEncoder, Told,
 };
 use burn_qlora::peft::Adapter;
 use burn_qlora::{LoftqReport, LoraConfig, loftq_init};
@@ -344,7 +344,12 @@ pub fn open_adapter(path: &Path, model: &Checkpoint) -> Result<Adapter> {
 /// Tells what was left out of a data set, and what the user should hear of its rows.
 pub fn tell(data: &Dataset) {
     let counts = data.counts();
-    for told in counts.dropped.iter().chain(&counts.warnings) {
+    tell_all(counts.dropped.iter().chain(&counts.warnings));
+}
+
+/// Tells what the user should hear of data.
+pub fn tell_all<'a>(all: impl IntoIterator<Item = &'a Told>) {
+    for told in all {
         tell!("warning: {}", report::words(&told.line()));
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::target::{FIXED_BYTES, Folder, fuzz_within};
 use burn_finetune::{
-    ChatTemplate, Columns, Dataset, ExampleKind, Learn, RowEncoder, Sources, builtin_template,
+    ChatTemplate, Columns, Dataset, ExampleKind, Learn, RowEncoder, Shots, Sources,
+    builtin_template,
 };
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -36,6 +37,21 @@ const PAIRS: &str = r#"{"prompt": "2 and 2?", "chosen": "4.", "rejected": "\u00e
 const LABELLED: &str = r#"{"prompt": "2 and 2?", "completion": "4.", "label": true}
 {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}], "label": 0}
 "#;
+
+const CHOICES: [&str; 4] = [
+    r#"{"question": " Why?", "subject": "us_law", "choices": ["a", "b", "\u00e4"], "answer": "B"}
+{"question": "How?", "subject": "us_law", "choices": ["a", "b"], "answer": 1}
+"#,
+    r#"{"question": {"stem": "a", "choices": [{"text": "b", "label": "1"}, {"text": "c", "label": 2}]}, "answerKey": 2}
+{"question": "a", "choices": {"text": ["b", "c"], "label": ["A", "B"]}, "answerKey": "B"}
+"#,
+    r#"{"activity_label": "A", "ctx_a": "b [x] c", "ctx_b": "\u00dfD", "endings": ["e [title] f", "g"], "label": "1"}
+{"activity_label": "A", "ctx": "b", "endings": ["e", "f"], "label": 0}
+"#,
+    r#"{"prompt": "a ", "choices": ["b", " c", "d"], "answer": "C"}
+{"prompt": "a", "choices": ["b", "c"], "answer": 0}
+"#,
+];
 
 fn fuzz_texts(name: &str, good: &[&str]) {
     let good: Vec<_> = good.iter().map(|text| text.as_bytes().to_vec()).collect();
@@ -75,6 +91,25 @@ fn fuzz_files(name: &str, fixed: usize, good: &[Vec<u8>]) {
 
 fn fuzz_examples(kind: ExampleKind, name: &str, fixed: usize, good: &[Vec<u8>]) {
     let columns = Columns::of(kind, []).expect("columns");
+    fuzz_encoded(name, fixed, good, |sources, encoder| {
+        let sources = sources.clone().with_columns(columns.clone());
+        if let Ok(data) = Dataset::read(&sources, encoder) {
+            assert!(data.longest_sequence() <= encoder.max_len);
+            assert!(
+                data.rows()
+                    .all(|row| row.is_ok_and(|row| row.targets() > 0))
+            );
+        }
+    });
+}
+
+/// Runs `check` on files like `good`, with what turns them into rows of up to 64 tokens.
+fn fuzz_encoded(
+    name: &str,
+    fixed: usize,
+    good: &[Vec<u8>],
+    check: impl Fn(&Sources, &RowEncoder<'_>),
+) {
     let tokenizer = byte_tokenizer().to_string();
     let tokenizer = Tokenizer::from_bytes(tokenizer.as_bytes()).expect("a tokenizer");
     let source = builtin_template("chatml").expect("a template");
@@ -91,13 +126,23 @@ fn fuzz_examples(kind: ExampleKind, name: &str, fixed: usize, good: &[Vec<u8>]) 
     let folder = Folder::new();
     fuzz_within(fixed, good, |bytes| {
         let file = folder.write(name, bytes);
-        let sources = Sources::file(file).with_columns(columns.clone());
-        if let Ok(data) = Dataset::read(&sources, &encoder) {
-            assert!(data.longest_sequence() <= 64);
-            assert!(
-                data.rows()
-                    .all(|row| row.is_ok_and(|row| row.targets() > 0))
-            );
+        check(&Sources::file(file), &encoder);
+    });
+}
+
+#[test]
+fn questions_with_choices() {
+    let good = CHOICES.map(|rows| rows.as_bytes().to_vec());
+    fuzz_encoded("data.jsonl", FIXED_BYTES, &good, |sources, encoder| {
+        let shots = Shots { sources, count: 1 };
+        for shots in [None, Some(shots)] {
+            let Ok(data) = encoder.choice_data(sources, shots, usize::MAX) else {
+                continue;
+            };
+            for asked in data.tokens().flatten() {
+                assert!(asked.longest() <= encoder.max_len + 1 && !asked.context.is_empty());
+                assert!(asked.continuations.iter().all(|choice| !choice.is_empty()));
+            }
         }
     });
 }

@@ -1,17 +1,22 @@
 use super::examples::Examples;
 use super::question::Placed;
 use super::task::{ChoiceColumns, ChoiceTask};
-use crate::data::source::{self, Content};
-use crate::data::{RowEncoder, Sources};
+use crate::data::source::{self, Content, Record};
+use crate::data::{Counts, RowEncoder, Sources, Told};
 use crate::error::{FinetuneError, Place, RowProblem};
 use burn_qlora::Continuations;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+
+/// Most columns that are remembered as not read; of endless names a warning tells a few.
+const UNREAD: usize = 1000;
 
 /// Questions of one task as a model is asked them.
 #[derive(Debug, Clone)]
 pub struct ChoiceData {
     pub(super) task: ChoiceTask,
     pub(super) asked: Vec<Asked>,
+    warnings: Vec<Told>,
 }
 
 /// A question as tokens.
@@ -55,13 +60,23 @@ impl RowEncoder<'_> {
         shots: Option<Shots<'_>>,
         max_rows: usize,
     ) -> Result<ChoiceData, FinetuneError> {
-        let (task, questions) = read(sources, None, max_rows)?;
-        let examples = match shots {
-            Some(shots) => read(shots.sources, Some(task), usize::MAX)?.1,
-            None => Vec::new(),
+        let mut reading = Reading::default();
+        let task = reading.read(sources, max_rows)?;
+        let Reading {
+            placed: questions,
+            mut counts,
+            ..
+        } = reading;
+        let mut examples = Reading {
+            task: Some(task),
+            ..Reading::default()
         };
+        if let Some(shots) = shots {
+            examples.read(shots.sources, usize::MAX)?;
+            counts.warnings.append(&mut examples.counts.warnings);
+        }
         let count = shots.map_or(0, |shots| shots.count);
-        let mut examples = Examples::new(task, &examples, count);
+        let mut examples = Examples::new(task, &examples.placed, count);
         let mut found = Vec::with_capacity(questions.len());
         let mut too_long = TooLong::default();
         for placed in &questions {
@@ -73,7 +88,11 @@ impl RowEncoder<'_> {
             }
         }
         match too_long.first {
-            None => Ok(ChoiceData { task, asked: found }),
+            None => Ok(ChoiceData {
+                task,
+                asked: found,
+                warnings: counts.warnings,
+            }),
             Some((path, line)) => Err(FinetuneError::TooLong {
                 path,
                 line,
@@ -90,6 +109,11 @@ impl ChoiceData {
     /// Returns what its rows are.
     pub fn task(&self) -> ChoiceTask {
         self.task
+    }
+
+    /// Returns what the user should hear of the files: columns and files that are not read.
+    pub fn warnings(&self) -> &[Told] {
+        &self.warnings
     }
 
     /// Returns the number of questions.
@@ -145,45 +169,63 @@ impl TooLong {
     }
 }
 
-/// Reads the questions of files, of the task `known` if there is one.
-fn read(
-    sources: &Sources,
-    known: Option<ChoiceTask>,
-    max_rows: usize,
-) -> Result<(ChoiceTask, Vec<Placed>), FinetuneError> {
-    let mut task = known;
-    let mut found = Vec::new();
-    let files = sources.files()?.read;
-    for file in &files {
-        let path = file.path();
-        match source::open(path, &ChoiceColumns).map_err(|fault| fault.of(path))? {
-            Content::Text(_) => {
-                return Err(FinetuneError::Format {
-                    path: path.to_owned(),
-                    reason: "a text holds no questions with choices; give rows of MMLU, ARC or HellaSwag".into(),
-                });
-            }
-            Content::Rows { rows, .. } => {
-                for record in rows.take(max_rows - found.len()) {
-                    let record = record.map_err(|fault| fault.of(path))?;
-                    let (of_row, question) = ChoiceTask::read(&record.value, task)
-                        .map_err(|problem| line(path, record.place, problem))?;
-                    task = Some(of_row);
-                    found.push(Placed {
-                        path: path.to_owned(),
-                        place: record.place,
-                        question,
-                    });
-                }
-            }
+/// Questions as files have them.
+#[derive(Default)]
+struct Reading {
+    task: Option<ChoiceTask>,
+    placed: Vec<Placed>,
+    counts: Counts,
+}
+
+impl Reading {
+    /// Reads the questions of files.
+    fn read(&mut self, sources: &Sources, max_rows: usize) -> Result<ChoiceTask, FinetuneError> {
+        let files = sources.files()?;
+        for (folder, message) in files.left_out {
+            self.counts.warn_of_folder(&folder, message);
         }
-    }
-    match (task, files.first()) {
-        (Some(task), _) if !found.is_empty() => Ok((task, found)),
-        (_, file) => Err(FinetuneError::NoData {
-            path: file.map_or_else(PathBuf::new, |file| file.path().to_owned()),
+        for file in &files.read {
+            self.read_file(file.path(), max_rows)?;
+        }
+        let first = files.read.first();
+        let nothing = || FinetuneError::NoData {
+            path: first.map_or_else(PathBuf::new, |file| file.path().to_owned()),
             reason: "there is no question in it",
-        }),
+        };
+        let task = self.task.filter(|_| !self.placed.is_empty());
+        task.ok_or_else(nothing)
+    }
+
+    fn read_file(&mut self, path: &Path, max_rows: usize) -> Result<(), FinetuneError> {
+        let opened = source::open(path, &ChoiceColumns).map_err(|fault| fault.of(path))?;
+        let Content::Rows { rows, unread } = opened else {
+            return Err(FinetuneError::Format {
+                path: path.to_owned(),
+                reason:
+                    "a text holds no questions with choices; give rows of MMLU, ARC or HellaSwag"
+                        .into(),
+            });
+        };
+        let mut unread: BTreeSet<String> = unread.into_iter().collect();
+        for record in rows.take(max_rows - self.placed.len()) {
+            let Record { place, value } = record.map_err(|fault| fault.of(path))?;
+            let (task, question) = ChoiceTask::read(&value, self.task)
+                .map_err(|problem| line(path, place, problem))?;
+            self.task = Some(task);
+            if unread.len() < UNREAD {
+                unread.extend(task.unread(&value));
+            }
+            self.placed.push(Placed {
+                path: path.to_owned(),
+                place,
+                question,
+            });
+        }
+        if let Some(task) = self.task {
+            unread.retain(|name| !task.columns().contains(&name.as_str()));
+        }
+        self.counts.warn_of_columns(path, unread);
+        Ok(())
     }
 }
 

@@ -86,6 +86,33 @@ impl ChoiceTask {
         }
     }
 
+    /// Returns the columns of its rows: those that are read, and those that say nothing of a question.
+    pub(super) fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Mmlu => &["question", "subject", "choices", "answer"],
+            Self::Arc => &["id", "question", "choices", "answerKey"],
+            Self::HellaSwag => &[
+                "ind",
+                "activity_label",
+                "ctx",
+                "ctx_a",
+                "ctx_b",
+                "endings",
+                "label",
+                "source_id",
+                "split",
+                "split_type",
+            ],
+            Self::Plain => &["prompt", "choices", "answer"],
+        }
+    }
+
+    /// Returns the columns of a row that are none of its own.
+    pub(super) fn unread(self, row: &Value) -> impl Iterator<Item = String> {
+        let names = Keys(row).names().into_iter();
+        names.filter(move |name| !self.columns().contains(&name.as_str()))
+    }
+
     /// Returns the task of a row by its columns.
     fn by_columns(has: impl Fn(&str) -> bool) -> Option<Self> {
         if has("endings") {

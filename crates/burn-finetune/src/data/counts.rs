@@ -74,12 +74,12 @@ impl Counts {
     }
 
     /// Tells what of a folder is not read.
-    pub(super) fn warn_of_folder(&mut self, path: &Path, message: String) {
+    pub(crate) fn warn_of_folder(&mut self, path: &Path, message: String) {
         self.tell(path, message);
     }
 
     /// Tells which columns of a file are not read.
-    pub(super) fn warn_of_columns(&mut self, path: &Path, unread: BTreeSet<String>) {
+    pub(crate) fn warn_of_columns(&mut self, path: &Path, unread: BTreeSet<String>) {
         let names: Vec<String> = unread.into_iter().collect();
         if !names.is_empty() {
             self.tell(path, format!("not read: {}", example::told(&names)));

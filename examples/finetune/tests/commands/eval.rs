@@ -235,6 +235,30 @@ fn choices_are_counted_with_examples_before_them() {
     ]);
 }
 
+/// A text that the question is about, say, which no prompt shows.
+#[test]
+fn columns_that_are_not_read_are_told() {
+    let place = Place::new();
+    let model = place.model("tiny_llama");
+    let row = json!({"prompt": "a", "choices": ["b", "c"], "answer": 0, "passage": "d"});
+    let data = place.file("choices.jsonl", row.to_string());
+    let run = support::run(support::eval(&model, &data).arg("--choices")).ok();
+    let told = run
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("warning: "));
+    let told: Vec<&str> = told.collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].ends_with("choices.jsonl: not read: passage"),
+        "{told:?}"
+    );
+    let arc = json!({"id": "1", "question": "a", "choices": {"text": ["b", "c"], "label": ["A", "B"]}, "answerKey": "A"});
+    let data = place.file("arc.jsonl", arc.to_string());
+    let run = support::run(support::eval(&model, &data).arg("--choices")).ok();
+    assert!(!run.stderr.contains("not read"), "{}", run.stderr);
+}
+
 #[test]
 fn questions_that_are_damaged_are_refused_by_their_line() {
     let place = Place::new();

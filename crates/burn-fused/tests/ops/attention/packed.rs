@@ -100,6 +100,30 @@ fn equals_the_sequences_run_separately() {
     }
 }
 
+/// Queries whose earlier keys are in a cache, behind padding in one of the rows.
+#[test]
+fn the_last_queries_give_what_they_give_in_whole_rows() {
+    for device in devices() {
+        let (seq, d) = (70, 8);
+        let starts = starts(&[&[9, 61], &[70]], &device);
+        let q = tensor::<4>(1, [2, seq, 4, d], &device);
+        let k = tensor::<4>(2, [2, seq, 2, d], &device);
+        let v = tensor::<4>(3, [2, seq, 2, d], &device);
+        for window in [None, Some(20)] {
+            let config = AttentionConfig::new(0.5).with_window(window);
+            let of = |count: usize| {
+                let queries = q.clone().narrow(1, seq - count, count);
+                let starts = starts.clone().narrow(1, seq - count, count);
+                packed_causal_attention(queries, k.clone(), v.clone(), starts, config)
+            };
+            for count in [1, 5, 66] {
+                let expected = of(seq).narrow(1, seq - count, count);
+                assert_close("out", of(count), expected);
+            }
+        }
+    }
+}
+
 /// Starts that no sequence has: before the row, and after the query.
 #[test]
 fn a_query_sees_itself_whatever_the_start() {

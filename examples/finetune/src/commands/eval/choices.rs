@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::commands::with_dtype;
 use crate::console::say;
-use crate::opened_model::OpenedModel;
+use crate::opened_model::{OpenedModel, tell_all};
 use crate::progress;
 use crate::run::{EvalRun, Examples};
 
@@ -29,7 +29,10 @@ pub fn measure(run: &EvalRun, examples: Option<&Examples>, opened: &OpenedModel)
             count: examples.count,
         })
     });
+    let spinner = progress::spinner("read the questions".into());
     let data = encoder.choice_data(run.data.sources()?, shots.transpose()?, run.max_rows)?;
+    spinner.finish_and_clear();
+    tell_all(data.warnings());
     let llama = opened.load_with_adapter(run.adapter.as_deref(), &run.model.device)?;
     opened.tell_of_second_quantization();
     let scores = progress::counted("questions", |told| {
