@@ -15,7 +15,13 @@ mkdir -p "$folder"
 # Programs ask for either name.
 ln -sf "$(realpath "$built")" "$folder/libcuda.so.1"
 ln -sf libcuda.so.1 "$folder/libcuda.so"
-# By a runner, for Cargo would build anew what it has built without CUDA_PATH.
+# By a runner, for Cargo would build anew what it has built without CUDA_PATH. What Cargo puts into LD_LIBRARY_PATH stays there: tests
+# of macros need the compiler's libraries.
+cat >"$folder/with-device" <<END
+#!/bin/sh
+export QLORA_SOFTWARE_CUDA=1 CUDA_PATH='$CUDA_HOME' LD_LIBRARY_PATH='$folder'"\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
+exec "\$@"
+END
+chmod +x "$folder/with-device"
 target=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
-printf 'export CARGO_TARGET_%s_RUNNER=%q\n' "$target" \
-  "env QLORA_SOFTWARE_CUDA=1 CUDA_PATH=$CUDA_HOME LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+printf 'export CARGO_TARGET_%s_RUNNER=%q\n' "$target" "$folder/with-device"
