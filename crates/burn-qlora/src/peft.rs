@@ -35,6 +35,15 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 /// Name of the weight file.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
+/// The files of an adapter in memory, for a program that hands them to somebody else, as one in a browser does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdapterFiles {
+    /// The text of [`CONFIG_FILE`].
+    pub config: String,
+    /// The bytes of [`WEIGHTS_FILE`].
+    pub weights: Vec<u8>,
+}
+
 /// An adapter on disk: its configuration is read, its weights are not.
 #[derive(Debug)]
 pub struct Adapter {
@@ -180,6 +189,18 @@ pub fn save<M: LoraModel>(
     dir: impl AsRef<Path>,
 ) -> Result<(), LoraError> {
     writing::save(model, config, base_model, dir.as_ref())
+}
+
+/// Returns the files that [`save`] would write.
+///
+/// # Errors
+/// Those of [`save`] but [`LoraError::File`].
+pub fn to_files<M: LoraModel>(
+    model: &M,
+    config: &LoraConfig,
+    base_model: &str,
+) -> Result<AdapterFiles, LoraError> {
+    writing::to_files(model, config, base_model)
 }
 
 /// Puts the adapter at `path` on the model's layers; layers it does not name lose theirs.

@@ -1,4 +1,4 @@
-//! A file read at positions that are checked first.
+//! A file, on disk or in memory, read at positions that are checked first.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -15,15 +15,22 @@ const READ_AHEAD: usize = 1 << 16;
 const PAGE: usize = 1 << 12;
 const PAGES: u64 = 16;
 
-/// A read-only regular file with a known length.
+/// A read-only regular file with a known length, or bytes in memory that stand for one.
 ///
 /// Reads go through a buffer of the caller's, not through a memory map: resident memory then counts only
 /// what is kept, and a file that another process truncates gives an error instead of a signal.
 #[derive(Debug)]
 pub struct InputFile {
     path: PathBuf,
-    file: Mutex<File>,
+    source: Source,
     len: u64,
+}
+
+/// Where the bytes are.
+#[derive(Debug)]
+enum Source {
+    Disk(Mutex<File>),
+    Memory(Vec<u8>),
 }
 
 impl InputFile {
@@ -41,9 +48,18 @@ impl InputFile {
         let metadata = file.metadata().map_err(TensorFileError::read(path))?;
         Ok(Self {
             path: path.to_owned(),
-            file: Mutex::new(file),
+            source: Source::Disk(Mutex::new(file)),
             len: metadata.len(),
         })
+    }
+
+    /// Returns `bytes` as a file, known by `path` in errors: what a program has received where there are no files, as in a browser.
+    pub fn of_bytes(path: impl Into<PathBuf>, bytes: Vec<u8>) -> Self {
+        Self {
+            path: path.into(),
+            len: bytes.len() as u64,
+            source: Source::Memory(bytes),
+        }
     }
 
     /// Returns an open file to read from, known by `path` in errors.
@@ -51,7 +67,7 @@ impl InputFile {
         Ok(Self {
             len: file.metadata()?.len(),
             path: path.to_owned(),
-            file: Mutex::new(file),
+            source: Source::Disk(Mutex::new(file)),
         })
     }
 
@@ -124,10 +140,19 @@ impl InputFile {
     }
 
     fn read_exact(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        // A panic while another read held the lock leaves nothing but a position, which is set here anyway.
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(offset))?;
-        file.read_exact(buffer)
+        match &self.source {
+            Source::Disk(file) => {
+                // A panic while another read held the lock leaves nothing but a position, which is set here anyway.
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                file.seek(SeekFrom::Start(offset))?;
+                file.read_exact(buffer)
+            }
+            Source::Memory(bytes) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let mut rest = bytes.get(start..).unwrap_or_default();
+                rest.read_exact(buffer)
+            }
+        }
     }
 }
 

@@ -11,7 +11,8 @@
 //!   they are complete.
 //! - [`StagedDir`]: a folder that takes its name when it is complete.
 //! - [`LockedFile`]: a file that one process holds.
-//! - [`InputFile`]: a file read at positions that are checked first.
+//! - [`InputFile`]: a file, on disk or in memory, read at positions that are checked first.
+//! - [`Output`]: what a file is written to; [`MemoryFile`]: one in memory.
 //! - [`recognize`]: what a file is that is not what its name says.
 //! - [`catch_panic`]: a reader of another library whose panic becomes an error.
 //! - [`Checksum`]: what tells that bytes are the same.
@@ -34,6 +35,7 @@ mod header;
 mod input;
 mod locked_file;
 mod mount;
+mod output;
 mod scratch_file;
 mod spool;
 mod staged_dir;
@@ -49,6 +51,7 @@ pub use foreign::catch_panic;
 pub use format::recognize;
 pub use input::{InputFile, InputReader};
 pub use locked_file::LockedFile;
+pub use output::{MemoryFile, Output};
 pub use safetensors::Dtype;
 pub use scratch_file::ScratchFile;
 pub use spool::TensorSpool;

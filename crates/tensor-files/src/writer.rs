@@ -7,17 +7,18 @@ use safetensors::Dtype;
 use crate::atomic_file::AtomicFile;
 use crate::error::TensorFileError;
 use crate::header::Header;
+use crate::output::Output;
 
-/// A safetensors file that is being written, of which only the header is in memory.
+/// A safetensors file that is being written, of which the writer itself has only the header in memory.
 #[derive(Debug)]
-pub struct TensorWriter {
-    file: AtomicFile,
+pub struct TensorWriter<O = AtomicFile> {
+    file: O,
     header: Header,
     /// Bytes of tensors written so far.
     position: usize,
 }
 
-impl TensorWriter {
+impl<O: Output> TensorWriter<O> {
     /// Writes the header of `tensors`, each with its name, element type and shape, to the beginning of `file`.
     ///
     /// The tensors lie in the file in this order. Declare wide elements before narrow ones, so that all are aligned.
@@ -26,7 +27,7 @@ impl TensorWriter {
     /// [`TensorFileError::Malformed`] for a header that [`TensorFile`](crate::TensorFile) would not read;
     /// [`TensorFileError::Write`].
     pub fn begin(
-        mut file: AtomicFile,
+        mut file: O,
         metadata: Option<HashMap<String, String>>,
         tensors: impl IntoIterator<Item = (String, Dtype, Vec<usize>)>,
     ) -> Result<Self, TensorFileError> {
@@ -77,7 +78,7 @@ impl TensorWriter {
     ///
     /// # Errors
     /// [`TensorFileError::Unfinished`].
-    pub fn finish(self) -> Result<AtomicFile, TensorFileError> {
+    pub fn finish(self) -> Result<O, TensorFileError> {
         let (written, expected) = (self.position, self.header.data_len());
         if written != expected {
             return Err(TensorFileError::Unfinished {

@@ -29,6 +29,8 @@ use std::path::{Path, PathBuf};
 
 use nf4::{Format, QuantizedMatrix};
 use tensor_files::Checksum;
+#[cfg(feature = "gguf")]
+use tensor_files::InputFile;
 use tokenizers::{AddedToken, Tokenizer};
 
 use self::extended::MeanRow;
@@ -104,6 +106,24 @@ impl Checkpoint {
                 })
             }
         }
+    }
+
+    /// Reads a `.gguf` file that is in memory: what a program has received where there are no files, as in a browser. `name` is what
+    /// errors call it.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open); a file that is a part of several is refused.
+    #[cfg(feature = "gguf")]
+    pub fn of_gguf(name: &str, bytes: Vec<u8>) -> Result<Self, DecoderError> {
+        let (config, model) = gguf::GgufModel::of_input(InputFile::of_bytes(name, bytes))?;
+        Ok(Self {
+            path: name.into(),
+            stored_vocab: config.vocab_size,
+            config,
+            warnings: Vec::new(),
+            source: Source::Gguf(Box::new(model)),
+            added: Vec::new(),
+        })
     }
 
     #[cfg(feature = "gguf")]

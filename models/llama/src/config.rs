@@ -163,7 +163,7 @@ impl DecoderConfig {
             .vocab_size
             .max(self.intermediate_size.saturating_mul(2))
             .max(self.query_width() + 2 * self.key_value_width());
-        if widest.saturating_mul(self.hidden_size) > 1 << 40 {
+        if (widest as u64).saturating_mul(self.hidden_size as u64) > 1 << 40 {
             return Err(invalid(
                 "hidden_size",
                 format!("{} beside a width of {widest}", self.hidden_size),

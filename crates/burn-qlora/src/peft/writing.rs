@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use burn::tensor::{DType, Tensor, TensorData};
-use tensor_files::{AtomicFile, Dtype, FileGroup, TensorWriter};
+use tensor_files::{Dtype, FileGroup, MemoryFile, Output, TensorWriter};
 
 use crate::config::{LoraConfig, Targets, is_named, short_names};
 use crate::error::LoraError;
 use crate::model::{LoraModel, WholeWeight};
 use crate::peft::config::to_json;
-use crate::peft::{CONFIG_FILE, WEIGHTS_FILE};
+use crate::peft::{AdapterFiles, CONFIG_FILE, WEIGHTS_FILE};
 
 /// Prefix that peft puts before a layer's path.
 const PREFIX: &str = "base_model.model.";
@@ -25,6 +25,34 @@ pub(super) fn save<M: LoraModel>(
     base_model: &str,
     dir: &Path,
 ) -> Result<(), LoraError> {
+    let (tensors, description) = prepared(model, config, base_model)?;
+    let group = FileGroup::create(dir)?;
+    let weights = tensors.write(group.file(WEIGHTS_FILE)?)?;
+    let mut file = group.file(CONFIG_FILE)?;
+    file.write_all(description.as_bytes())?;
+    Ok(group.commit([weights, file])?)
+}
+
+/// Returns both files as they would be written.
+///
+/// # Errors
+/// As [`super::to_files`].
+pub(super) fn to_files<M: LoraModel>(
+    model: &M,
+    config: &LoraConfig,
+    base_model: &str,
+) -> Result<AdapterFiles, LoraError> {
+    let (tensors, config) = prepared(model, config, base_model)?;
+    let weights = tensors.write(MemoryFile::new(WEIGHTS_FILE))?.into_bytes();
+    Ok(AdapterFiles { config, weights })
+}
+
+/// Returns the tensors of the adapters of `model` and the text of their configuration.
+fn prepared<M: LoraModel>(
+    model: &M,
+    config: &LoraConfig,
+    base_model: &str,
+) -> Result<(Tensors, String), LoraError> {
     let tensors = Tensors::of(model, config)?;
     check_rows(model, config)?;
     let linears = model.lora_linears();
@@ -47,15 +75,11 @@ pub(super) fn save<M: LoraModel>(
             });
         }
     }
-    let group = FileGroup::create(dir)?;
-    let weights = tensors.write(group.file(WEIGHTS_FILE)?, &dir.join(WEIGHTS_FILE))?;
-    let mut description = group.file(CONFIG_FILE)?;
     let written = LoraConfig {
         targets: short_targets(model, config)?,
         ..config.clone()
     };
-    description.write_all(to_json(&written, base_model).as_bytes())?;
-    Ok(group.commit([weights, description])?)
+    Ok((tensors, to_json(&written, base_model)))
 }
 
 /// Checks that the rows that are trained are those that `config` names.
@@ -158,13 +182,13 @@ impl Tensors {
         Ok(Self(tensors))
     }
 
-    /// Writes them to `file` as safetensors in f32 and returns it, to be committed as `path`. One tensor at a time is copied to
-    /// the host.
+    /// Writes them to `file` as safetensors in f32 and returns it. One tensor at a time is copied to the host.
     ///
     /// # Errors
     /// [`LoraError::File`]; [`LoraError::Device`] when a tensor cannot be read, [`LoraError::Diverged`] when it holds a value that
     /// is not finite.
-    fn write(self, file: AtomicFile, path: &Path) -> Result<AtomicFile, LoraError> {
+    fn write<O: Output>(self, file: O) -> Result<O, LoraError> {
+        let path = file.path().to_owned();
         let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let declared = self.0.iter().map(|(name, tensor)| {
             let dims = tensor.dims();
@@ -176,7 +200,7 @@ impl Tensors {
             let values = data.as_slice::<f32>().unwrap_or_default();
             if let Some(&value) = values.iter().find(|value| !value.is_finite()) {
                 return Err(LoraError::Diverged {
-                    path: path.to_owned(),
+                    path,
                     tensor: name,
                     value,
                 });

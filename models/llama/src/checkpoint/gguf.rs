@@ -63,10 +63,17 @@ impl GgufModel {
     }
 
     /// Reads a file that is open, and no part of another.
-    #[cfg(feature = "qlora")]
     pub(crate) fn of_input(input: InputFile) -> Result<(DecoderConfig, Self), DecoderError> {
+        let first = Part::of(input)?;
+        if let Some(place) = parts::place(&first)? {
+            let reason = format!(
+                "part {} of {} of a split GGUF file, alone; join them with llama-gguf-split --merge",
+                place.number, place.count
+            );
+            return Err(DecoderError::not_a_model(first.path(), reason));
+        }
         Self::of(GgufFile {
-            first: Part::of(input)?,
+            first,
             rest: Vec::new(),
         })
     }

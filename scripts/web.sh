@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Builds the page of examples/web, which fine-tunes a model in the browser, into a folder that any web server can serve as it is.
+# wasm-bindgen comes by cargo, once, into ${XDG_CACHE_HOME:-~/.cache}/burn-qlora/tools, and Rust's wasm32-unknown-unknown by rustup.
+#
+# usage: scripts/web.sh FOLDER
+set -euo pipefail
+out=$(realpath -m "${1:?usage: scripts/web.sh FOLDER}")
+cd "$(dirname "$0")/.."
+
+# Both halves of wasm-bindgen have to be of one version.
+version=$(cargo metadata --offline --format-version 1 | grep -o '"name":"wasm-bindgen","version":"[^"]*"' | sed 's/.*:"//; s/"//')
+tools=${XDG_CACHE_HOME:-$HOME/.cache}/burn-qlora/tools
+if [ "$("$tools/bin/wasm-bindgen" --version 2>/dev/null)" != "wasm-bindgen $version" ]; then
+  build=$(mktemp -d)
+  trap 'rm -rf "$build"' EXIT
+  CARGO_TARGET_DIR=$build cargo install wasm-bindgen-cli --quiet --version "$version" --root "$tools" >&2
+fi
+
+target=wasm32-unknown-unknown
+rustup target add "$target" >&2
+# getrandom 0.3 takes the browser's random numbers by this, and the kernels their vectors of 128 bits.
+export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS='--cfg getrandom_backend="wasm_js" -C target-feature=+simd128'
+cargo build --release --target "$target" --package qlora-web
+built=$(cargo metadata --offline --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/$target/release
+
+mkdir -p "$out"
+"$tools/bin/wasm-bindgen" --target web --no-typescript --remove-name-section --out-dir "$out" "$built/qlora_web.wasm"
+cp examples/web/page/* "$out"
+cp tests/fixtures/families/qwen2/gguf/qwen2-f32.gguf "$out/tiny.gguf"
+echo "the page is in $out: serve it with python3 -m http.server --directory $out, and open http://localhost:8000"
