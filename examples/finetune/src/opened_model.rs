@@ -58,7 +58,10 @@ impl MoreTokens<'_> {
             }
             Self::New(tokens) => {
                 let tokens = tokens.iter();
-                let tokens = tokens.map(|token| AddedToken::from(token.as_str(), true));
+                // Found as they are written, whatever the tokenizer makes of other text, and shown where the model writes them.
+                let plain =
+                    |token: &String| AddedToken::from(token.as_str(), false).normalized(false);
+                let tokens = tokens.map(plain);
                 let tokens: Vec<AddedToken> = tokens.collect();
                 checkpoint.add_tokens(&tokens).context("--add-tokens")?
             }

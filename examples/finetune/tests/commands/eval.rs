@@ -172,14 +172,13 @@ fn an_objective_has_the_values_of_the_run_that_learnt_it() {
         let mut train = support::train(&model, &data, &output);
         train.args(flags.split(' ')).arg("--eval-data").arg(&data);
         support::run(train.args(["--steps", "4", "--lr", "1e-2", "--no-shuffle"])).ok();
-        let record = support::log_lines(&output.join("metrics.jsonl"));
-        let evaluation = record.iter().rev().find_map(|line| line.get("evaluation"));
-        let evaluation = evaluation.expect("the run measures at its end");
+        let evaluations = place.evaluations(objective);
+        let evaluation = evaluations.last().expect("the run measures at its end");
         let mut eval = support::eval(&model, &data);
         eval.args(flags.split(' ')).arg("--adapter").arg(&output);
         let found = support::run(eval.arg("--json")).ok().last_json();
         assert!(found.get(told).is_some(), "{found}");
-        assert_eq!(&found, evaluation);
+        assert_eq!(found, evaluation["evaluation"]);
     }
 }
 

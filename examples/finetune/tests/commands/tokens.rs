@@ -128,13 +128,16 @@ fn added_tokens_are_trained_saved_and_read_back() {
             let added = tokenizer["added_tokens"].as_array().expect("a list");
             let last = added.last().expect("one");
             assert_eq!(last["content"], "<end call>");
-            assert_eq!((&last["id"], &last["special"]), (&json!(513), &json!(true)));
+            assert_eq!(
+                (&last["id"], &last["special"]),
+                (&json!(513), &json!(false))
+            );
+            assert_eq!(last["normalized"], json!(false));
             assert!(folder.join("tokenizer_config.json").is_file());
         }
         // A token is one place of a row: without them the same text is longer.
-        let lines = log_lines(&run.join("metrics.jsonl"));
-        let evaluation = lines.iter().rfind(|line| line.get("evaluation").is_some());
-        let trained = number(&evaluation.expect("one")["evaluation"], "nll");
+        let evaluations = place.evaluations("run");
+        let trained = number(&evaluations.last().expect("one")["evaluation"], "nll");
         let plain = extended.nll(&extended.model, None);
         for adapter in [&run, &checkpoint] {
             let found = extended.nll(&extended.model, Some(adapter));
