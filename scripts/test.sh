@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Checks formatting, lints and documentation, then runs the whole test suite on Flex (pure Rust, CPU) and on wgpu, that of
 # the kernels, of the 4-bit tensor, of the fused operations and of the paged optimizer also on CubeCL's CPU runtime and, with a part
-# of the training curve, as CUDA code on a device in software, gives every parser damaged files, builds the book, checks the packages,
-# compiles the kernels for CUDA, and runs those with NEON in an emulator. Where no Vulkan device answers, Mesa's software Vulkan is
-# installed first. What needs LLVM, NVIDIA's compilers, the emulator or a real model is left out, saying so, where its package
-# cannot be had.
+# of the training curve, as CUDA code on a device in software, gives every parser damaged files, builds the book, compiles the page
+# that trains in a browser, checks the packages, compiles the kernels for CUDA, and runs those with NEON in an emulator. Where no
+# Vulkan device answers, Mesa's software Vulkan is installed first. What needs LLVM, NVIDIA's compilers, the emulator, Rust's
+# library for browsers or a real model is left out, saying so, where its package cannot be had.
 #
 # usage: scripts/test.sh
 set -euo pipefail
@@ -77,6 +77,11 @@ fi
 # A second of each is part of the test run above.
 step scripts/fuzz.sh 20 --workspace --features "$tested"
 step scripts/book.sh
+if scripts/web.sh --prepare; then
+  step scripts/web.sh
+else
+  left_out+=("the page that trains in a browser: Rust's wasm32-unknown-unknown cannot be had")
+fi
 if [ -z "$(git status --porcelain)" ]; then
   step scripts/package-check.sh "$tested"
 else

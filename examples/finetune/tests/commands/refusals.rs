@@ -120,7 +120,15 @@ fn what_lies_in_a_models_place() {
     fs::rename(&pickled, &weights).unwrap();
     fs::remove_file(model.join("tokenizer.json")).unwrap();
     fs::write(model.join("tekken.json"), "{}").unwrap();
-    train_refused!(place, &model, &rows, [], &["tokenizer.json", "tekken.json"]);
+    // By its path, and not by a flag that was not given.
+    let begins = format!("error: {}", model.display());
+    train_refused!(
+        place,
+        &model,
+        &rows,
+        [],
+        &[&begins, "tokenizer.json", "tekken.json"]
+    );
 }
 
 /// By one of its files, and by a folder of the Hub's cache.

@@ -21,6 +21,9 @@ impl Checkpoint {
     /// [`DecoderError::AddedToken`] for one that is empty, comes twice or is in the vocabulary already, and for a tokenizer that
     /// has tokens beyond the model's rows; those of [`tokenizer`](Self::tokenizer). The checkpoint is then unchanged.
     pub fn add_tokens(&mut self, tokens: &[AddedToken]) -> Result<Vec<u32>, DecoderError> {
+        let Some(first) = tokens.first() else {
+            return Ok(Vec::new());
+        };
         let mut tokenizer = self.tokenizer()?;
         let refused = |token: &AddedToken, reason: String| DecoderError::AddedToken {
             token: token.content.clone(),
@@ -42,9 +45,6 @@ impl Checkpoint {
                 return Err(refused(token, reason));
             }
         }
-        let Some(first) = tokens.first() else {
-            return Ok(Vec::new());
-        };
         self.put_into(&mut tokenizer, tokens)?;
         let ids: Vec<u32> = tokens
             .iter()
