@@ -1,7 +1,5 @@
 //! The workspace that products report against what an allocator that counts sees them take.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use half::bf16;
@@ -9,62 +7,26 @@ use nf4::{Direction, QuantConfig};
 use qlora_cpu::dense::{Beta, DenseRef};
 use qlora_cpu::low_rank::LowRank;
 use qlora_cpu::{Cpu, Element, Isa, Threads};
+use qlora_test_support::CountingAllocator;
 
 /// Bytes that do not matter here.
 const SMALL: usize = 96 * 1024;
 
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
-
-// SAFETY: everything is the system allocator's; the counters do not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(
-            HELD.fetch_add(layout.size(), Relaxed) + layout.size(),
-            Relaxed,
-        );
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(
-            HELD.fetch_add(layout.size(), Relaxed) + layout.size(),
-            Relaxed,
-        );
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Returns the most bytes that `run` holds at once on threads that have run nothing yet, beside what it returns.
 fn held<R: Send>(threads: usize, run: impl Fn() -> R + Sync + Send, result: usize) -> usize {
-    let without = HELD.load(Relaxed);
+    let without = CountingAllocator::held();
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
         .unwrap();
-    let held = pool.install(|| {
-        let before = HELD.load(Relaxed);
-        PEAK.store(before, Relaxed);
-        drop(run());
-        PEAK.load(Relaxed) - before - result
-    });
+    let held = pool.install(|| CountingAllocator::peak_during(|| drop(run())) - result);
     drop(pool);
     // The threads end, and give their buffers back, when they get to it.
     let start = Instant::now();
-    while HELD.load(Relaxed) > without + SMALL && start.elapsed() < Duration::from_secs(5) {
+    while CountingAllocator::held() > without + SMALL && start.elapsed() < Duration::from_secs(5) {
         std::thread::yield_now();
     }
     held

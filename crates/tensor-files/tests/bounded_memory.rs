@@ -1,43 +1,12 @@
 //! Memory that reading and writing take does not grow with the file, nor with what a file claims.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use qlora_test_support::CountingAllocator;
 use tensor_files::{AtomicFile, Dtype, TensorFile, TensorFileError, TensorSpool, TensorWriter};
 
-/// The system's allocator, which counts.
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came; counting touches no memory that it hands out.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let held = HELD.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(held, Ordering::Relaxed);
-        // SAFETY: the caller's promise about `layout` is the one that is asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: `pointer` came from `alloc` above with this layout, as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Bytes that `work` held at once beside what was held before.
-fn peak_of(work: impl FnOnce()) -> usize {
-    let before = HELD.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    work();
-    PEAK.load(Ordering::Relaxed) - before
-}
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const TENSORS: usize = 64;
 const BYTES: usize = 1 << 20;
@@ -52,7 +21,7 @@ fn memory_does_not_grow_with_the_file() {
     let values = vec![3; BYTES];
 
     let declared = dir.path().join("declared.safetensors");
-    let peak = peak_of(|| {
+    let peak = CountingAllocator::peak_during(|| {
         let tensors = names
             .iter()
             .map(|name| (name.clone(), Dtype::U8, vec![BYTES]));
@@ -67,7 +36,7 @@ fn memory_does_not_grow_with_the_file() {
 
     // A buffer of 1 MiB for each width of element.
     let spooled = dir.path().join("spooled.safetensors");
-    let peak = peak_of(|| {
+    let peak = CountingAllocator::peak_during(|| {
         let mut spool = TensorSpool::new(&spooled);
         for (index, name) in names.iter().enumerate() {
             let (dtype, shape) = match index % 2 {
@@ -96,7 +65,7 @@ fn memory_does_not_grow_with_the_file() {
     }
     writer.finish().unwrap().commit().unwrap();
     let mut read = 0;
-    let peak = peak_of(|| {
+    let peak = CountingAllocator::peak_during(|| {
         let file = TensorFile::open(&large).unwrap();
         let stored = file.tensor("a").unwrap();
         stored
@@ -116,7 +85,7 @@ fn memory_does_not_grow_with_the_file() {
     let hostile = dir.path().join("hostile.safetensors");
     for claimed in [u64::MAX, 100_000_000, 1 << 20] {
         fs::write(&hostile, claimed.to_le_bytes()).unwrap();
-        let peak = peak_of(|| {
+        let peak = CountingAllocator::peak_during(|| {
             TensorFile::open(&hostile).unwrap_err();
         });
         assert!(

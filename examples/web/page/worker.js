@@ -6,8 +6,10 @@ const ready = init();
 
 function train() {
   if (left-- <= 0) {
-    const weights = session.adapterWeights();
-    postMessage({ kind: "done", config: session.adapterConfig(), weights }, [weights.buffer]);
+    const adapter = session.adapter();
+    const { config, weights } = adapter;
+    adapter.free();
+    postMessage({ kind: "done", config, weights }, [weights.buffer]);
     return;
   }
   postMessage({ kind: "step", loss: session.step() });

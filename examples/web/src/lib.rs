@@ -7,6 +7,7 @@ mod session;
 
 pub use session::{Session, SessionError};
 
+use burn_qlora::peft::AdapterFiles;
 use wasm_bindgen::prelude::*;
 
 /// A [`Session`] as JavaScript sees it; errors are JavaScript's, with the same texts.
@@ -49,22 +50,12 @@ impl FineTuning {
         Ok(self.0.answer(prompt, tokens)?)
     }
 
-    /// Returns the text of `adapter_config.json`.
+    /// See [`Session::adapter`].
     ///
     /// # Errors
     /// Those of [`Session::adapter`].
-    #[wasm_bindgen(js_name = adapterConfig)]
-    pub fn adapter_config(&self) -> Result<String, JsError> {
-        Ok(self.0.adapter()?.config)
-    }
-
-    /// Returns the bytes of `adapter_model.safetensors`.
-    ///
-    /// # Errors
-    /// Those of [`Session::adapter`].
-    #[wasm_bindgen(js_name = adapterWeights)]
-    pub fn adapter_weights(&self) -> Result<Vec<u8>, JsError> {
-        Ok(self.0.adapter()?.weights)
+    pub fn adapter(&self) -> Result<Adapter, JsError> {
+        Ok(Adapter(self.0.adapter()?))
     }
 
     /// See [`Session::rows`].
@@ -75,5 +66,25 @@ impl FineTuning {
     /// See [`Session::trainable`].
     pub fn trainable(&self) -> usize {
         self.0.trainable()
+    }
+}
+
+/// The files of an adapter as JavaScript sees them.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Adapter(AdapterFiles);
+
+#[wasm_bindgen]
+impl Adapter {
+    /// Returns the text of `adapter_config.json`.
+    #[wasm_bindgen(getter)]
+    pub fn config(&self) -> String {
+        self.0.config.clone()
+    }
+
+    /// Returns the bytes of `adapter_model.safetensors`.
+    #[wasm_bindgen(getter)]
+    pub fn weights(&self) -> Vec<u8> {
+        self.0.weights.clone()
     }
 }

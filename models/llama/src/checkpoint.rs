@@ -85,25 +85,15 @@ impl Checkpoint {
         match location::find(path.as_ref())? {
             Location::Directory(path) => {
                 let (read, directory) = hf::HfDirectory::open(&path)?;
+                let checkpoint = Self::new(path, read.decoder, Source::HuggingFace(directory));
                 Ok(Self {
-                    path,
-                    stored_vocab: read.decoder.vocab_size,
-                    config: read.decoder,
                     warnings: read.warnings,
-                    source: Source::HuggingFace(directory),
-                    added: Vec::new(),
+                    ..checkpoint
                 })
             }
             Location::Gguf(path) => {
                 let (config, source) = Self::open_file(&path)?;
-                Ok(Self {
-                    path,
-                    stored_vocab: config.vocab_size,
-                    config,
-                    warnings: Vec::new(),
-                    source,
-                    added: Vec::new(),
-                })
+                Ok(Self::new(path, config, source))
             }
         }
     }
@@ -116,14 +106,20 @@ impl Checkpoint {
     #[cfg(feature = "gguf")]
     pub fn of_gguf(name: &str, bytes: Vec<u8>) -> Result<Self, DecoderError> {
         let (config, model) = gguf::GgufModel::of_input(InputFile::of_bytes(name, bytes))?;
-        Ok(Self {
-            path: name.into(),
+        let source = Source::Gguf(Box::new(model));
+        Ok(Self::new(name.into(), config, source))
+    }
+
+    /// Returns one with the vocabulary that it is stored with.
+    fn new(path: PathBuf, config: DecoderConfig, source: Source) -> Self {
+        Self {
+            path,
             stored_vocab: config.vocab_size,
             config,
             warnings: Vec::new(),
-            source: Source::Gguf(Box::new(model)),
+            source,
             added: Vec::new(),
-        })
+        }
     }
 
     #[cfg(feature = "gguf")]

@@ -12,6 +12,7 @@
 //! * [`assert_close`], [`assert_within`]: comparison, with a [`Tolerance`] and its reason
 //! * [`random`]: numbers that depend on a seed alone
 //! * [`alone`]: one test at a time; [`in_own_process`], [`assert_passed`]: a test in a process of its own
+//! * [`CountingAllocator`]: the memory that a test binary holds
 //! * [`devices!`], [`on_every_device!`], [`TestDevice`] (feature `burn`): the devices compiled in
 //! * [`runtime`], [`on_every_runtime!`] (feature `cubecl`): the runtimes of CubeCL compiled in
 //! * [`tensor`], [`values`] (feature `burn`): into a tensor and out of it
@@ -20,6 +21,7 @@ mod alone;
 pub mod bitsandbytes;
 mod byte_tokenizer;
 mod close;
+mod counting_allocator;
 #[cfg(feature = "burn")]
 mod device;
 mod families;
@@ -39,6 +41,7 @@ mod tensors;
 pub use alone::alone;
 pub use byte_tokenizer::byte_tokenizer;
 pub use close::{Tolerance, assert_close, assert_within};
+pub use counting_allocator::CountingAllocator;
 #[cfg(feature = "burn")]
 pub use device::{Device, DeviceKind, NO_DEVICE, TestDevice, chosen};
 pub use families::FAMILIES;

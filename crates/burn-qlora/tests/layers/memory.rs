@@ -1,49 +1,13 @@
 //! What quantizing a model takes, on the backend whose tensors lie in the process's own memory.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
 use burn::module::Module;
 use burn::tensor::Device;
 use burn_qlora::{AnyLinear, AnyLinearConfig, LoraModel, QuantConfig, Targets};
 use burn_store::{ModuleSnapshot, SafetensorsStore};
-use qlora_test_support::{assert_passed, in_own_process};
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
-
-impl Counting {
-    fn count(size: usize) {
-        let held = HELD.fetch_add(size, Relaxed) + size;
-        PEAK.fetch_max(held, Relaxed);
-    }
-}
-
-// SAFETY: everything is the system allocator's; the counters do not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        Self::count(layout.size());
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        Self::count(layout.size());
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
+use qlora_test_support::{CountingAllocator, assert_passed, in_own_process};
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 #[derive(Module, LoraModel, Debug)]
 struct Stack {
@@ -67,10 +31,9 @@ fn stack() -> Stack {
 
 /// Returns the bytes held after `run`, and the most meanwhile, both beyond those held before.
 fn bytes(run: impl FnOnce()) -> [isize; 2] {
-    let before = HELD.load(Relaxed);
-    PEAK.store(before, Relaxed);
-    run();
-    [&HELD, &PEAK].map(|bytes| bytes.load(Relaxed) as isize - before as isize)
+    let before = CountingAllocator::held() as isize;
+    let peak = CountingAllocator::peak_during(run) as isize;
+    [CountingAllocator::held() as isize - before, peak]
 }
 
 fn quantize(stack: &mut Stack) -> [isize; 2] {

@@ -8,6 +8,18 @@ use serde_json::{Value, json};
 
 use crate::support::{self, FINETUNE, Place, Run, byte_tokenizer, eval, log_lines, number};
 
+/// What all runs here have in common.
+const SETTINGS: [&str; 8] = [
+    "--quant",
+    "none",
+    "--seq-len",
+    "64",
+    "--rank",
+    "2",
+    "--lr",
+    "1e-2",
+];
+
 /// A model that has a row for each token of its tokenizer and no more, and rows with two tokens that it lacks.
 struct Extended {
     place: Place,
@@ -50,16 +62,7 @@ impl Extended {
             train = Command::new(FINETUNE);
             train.arg(command).args(arguments);
         }
-        train.args([
-            "--quant",
-            "none",
-            "--seq-len",
-            "64",
-            "--rank",
-            "2",
-            "--lr",
-            "1e-2",
-        ]);
+        train.args(SETTINGS);
         train.args(["--steps", "4"]);
         train
     }
@@ -245,16 +248,7 @@ fn preferences_train_them_too() {
     for name in ["none", "layer"] {
         let output = extended.place.path(name);
         let mut train = support::train(&extended.model, &pairs, &output);
-        train.args([
-            "--quant",
-            "none",
-            "--seq-len",
-            "64",
-            "--rank",
-            "2",
-            "--lr",
-            "1e-2",
-        ]);
+        train.args(SETTINGS);
         train.args(["--steps", "3", "--objective", "dpo", "--add-tokens", tokens]);
         train.args(["--checkpointing", name, "--log-json"]);
         let log = extended.place.path(&format!("{name}.jsonl"));
