@@ -43,7 +43,7 @@ impl Budget {
     }
 
     /// Returns the most that may stay of `state` bytes, in whole pages or not: all of it with [`Auto`](Self::Auto).
-    pub(crate) fn most(self, state: u64) -> u64 {
+    pub fn most(self, state: u64) -> u64 {
         match self {
             Self::Resident | Self::Auto => state,
             Self::Bytes(limit) => limit.min(state),

@@ -18,7 +18,7 @@ pub enum PagedError {
     },
     /// The operating system refused something on the page file.
     #[error(
-        "cannot {operation} the page file {}: {reason}; give it a disk with room for the optimizer state",
+        "cannot {operation} the page file {}: {reason}; give it a disk with room for what is paged",
         path.display()
     )]
     PageFile {
@@ -65,6 +65,14 @@ pub enum PagedError {
     InUse {
         /// The page file.
         path: PathBuf,
+    },
+    /// A weight in pages that cannot be read, or is not what it was.
+    #[error("{weight}: {reason}")]
+    Weight {
+        /// The weight, as the model names it.
+        weight: String,
+        /// Why it cannot be read, or that it has changed.
+        reason: String,
     },
     /// A parameter on another device than the state.
     #[error(

@@ -1,4 +1,4 @@
-//! Optimizer state in pages: AdamW whose moments need not fit where the update runs.
+//! State and weights in pages: AdamW whose moments, and models whose frozen weights, need not fit where they are used.
 //!
 //! The QLoRA paper pages optimizer state through CUDA's unified memory, which evicts what was used longest
 //! ago. An optimizer visits its state in the same order every step, so the page that is needed next is always the
@@ -10,7 +10,8 @@
 //! - [`PagedState`]: what it keeps for a parameter, and its record. [`Moments`]: the same outside the pages.
 //! - [`PagingReport`]: what a step moved.
 //! - [`PagedError`]: what can go wrong.
-//! - `is_page_file`: whether a file is a page file (feature `flex`).
+//! - [`WeightPages`]: frozen weights in pages, each a [`WeightPage`], and [`WeightPagingReport`], what was moved.
+//! - [`is_page_file`]: whether a file is a page file.
 //! - [`process`]: the memory of this process.
 //!
 //! Inside, `pool` is the policy, on what `residency` and `table` know of the pages; `store` is the trait of where pages are, which
@@ -27,6 +28,7 @@ mod error;
 mod host;
 mod moments;
 mod ops;
+mod page_file;
 mod pool;
 pub mod process;
 mod report;
@@ -36,17 +38,18 @@ mod state;
 mod state_dtype;
 mod store;
 mod table;
+mod weights;
 
 pub use adamw::PagedAdamW;
 pub use budget::Budget;
 pub use config::{MIN_8BIT_ELEMENTS, PAGE_BYTES, PagedAdamWConfig, StateMemory};
 pub use error::PagedError;
-#[cfg(feature = "flex")]
-pub use host::is_page_file;
 pub use moments::Moments;
+pub use page_file::is_page_file;
 pub use report::PagingReport;
 pub use state::PagedState;
 pub use state_dtype::StateDtype;
+pub use weights::{WeightPage, WeightPages, WeightPagingReport, WeightSource};
 
 /// Compiles and runs the example of the package's README.
 #[cfg(doctest)]

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::buffer::Buffer;
-use super::file::PageFile;
 use crate::error::PagedError;
+use crate::page_file::PageFile;
 
 /// The page that is in a buffer.
 #[derive(Debug)]

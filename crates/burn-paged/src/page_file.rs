@@ -33,7 +33,7 @@ const HEADER: u64 = 4096;
 /// 4096  page 0, page 1, ...
 /// ```
 #[derive(Debug)]
-pub(super) struct PageFile {
+pub(crate) struct PageFile {
     path: PathBuf,
     file: File,
     page_bytes: u64,
@@ -112,6 +112,18 @@ impl PageFile {
         Ok(())
     }
 
+    /// Adds pages that begin with `bytes` and end with zeros, and returns the first of them.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<usize, PagedError> {
+        let first = self.pages;
+        let begin = self.position(first);
+        self.write_at(begin, bytes, "extend")?;
+        self.pages += (bytes.len() as u64).div_ceil(self.page_bytes);
+        let end = self.position(self.pages);
+        let extended = self.file.set_len(end);
+        extended.map_err(|error| refused(&self.path, "extend", &error))?;
+        Ok(first as usize)
+    }
+
     /// Checks that the file is still what it was made as, before anything in it is used or overwritten.
     ///
     /// # Errors
@@ -149,7 +161,7 @@ impl PageFile {
         Ok(())
     }
 
-    /// Reads the beginning of a page.
+    /// Reads from the beginning of a page, and on into those behind it.
     pub fn read(&mut self, page: usize, into: &mut [u8]) -> Result<(), PagedError> {
         self.read_at(self.position(page as u64), into)
     }
@@ -157,6 +169,11 @@ impl PageFile {
     /// Writes the beginning of a page.
     pub fn write(&mut self, page: usize, bytes: &[u8]) -> Result<(), PagedError> {
         self.write_at(self.position(page as u64), bytes, "write")
+    }
+
+    /// Returns where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     fn position(&self, page: u64) -> u64 {
