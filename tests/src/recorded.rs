@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_finetune::{Batch, TrainConfig, Trainer, TrainerBuilder};
+use burn_paged::WeightPages;
 use burn_qlora::{BaseWeight, LoraModel, TokenBatch, merge_linears, peft};
 use burn_qlora_llama::{Checkpoint, ComputeDtype, Decoder, LoadOptions};
 use qlora_test_support::{Recording, fixture, json, targets, values};
@@ -105,6 +106,15 @@ impl Curve {
     /// Returns the parts of a trainer at the start.
     pub fn builder(&self, dtype: ComputeDtype, device: &Device) -> TrainerBuilder<Decoder> {
         let model = self.model(dtype, &device.clone().autodiff());
+        TrainerBuilder::new(model, self.config()).unwrap()
+    }
+
+    /// Returns the parts of a trainer at the start, in f32, with packed weights in `pages`.
+    pub fn paged_builder(&self, pages: WeightPages, device: &Device) -> TrainerBuilder<Decoder> {
+        let checkpoint = Checkpoint::open(fixture(&self.base)).unwrap();
+        let (options, device) = (LoadOptions::default(), device.clone().autodiff());
+        let mut model = Decoder::load_paged(&checkpoint, &options, &device, pages).unwrap();
+        peft::load(&mut model, fixture(&self.adapter)).unwrap();
         TrainerBuilder::new(model, self.config()).unwrap()
     }
 

@@ -27,6 +27,8 @@ mod loftq_matches_peft;
 mod lora_plus_matches_peft;
 #[path = "claims/packing_changes_nothing.rs"]
 mod packing_changes_nothing;
+#[path = "claims/paged_weights_change_nothing.rs"]
+mod paged_weights_change_nothing;
 #[path = "claims/preferences_match_trl.rs"]
 mod preferences_match_trl;
 #[path = "claims/trained_tokens_match_peft.rs"]

@@ -3,6 +3,7 @@
 use crate::data::{Batch, Dataset, Row};
 use crate::error::FinetuneError;
 use burn::tensor::Tensor;
+use burn_paged::WeightPages;
 use burn_qlora::CausalLm;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,7 @@ pub(crate) fn evaluate_until<M: CausalLm>(
         tokens += batch.target_tokens;
         // Read batch by batch, so that a device never has more than one in flight.
         let loss = scalar("evaluation loss", model.loss_sum(&batch.tensors))?;
+        check_weights(&model)?;
         if !loss.is_finite() {
             return Err(FinetuneError::EvalNotFinite {
                 value: loss,
@@ -76,6 +78,14 @@ pub(crate) fn evaluate_until<M: CausalLm>(
 
 fn scalar(what: &str, value: Tensor<1>) -> Result<f64, FinetuneError> {
     Ok(read(what, value)?.into_iter().sum())
+}
+
+/// Checks that what `model` has computed is of use.
+///
+/// # Errors
+/// [`FinetuneError::Paged`] for a weight in pages that could not be read.
+pub(crate) fn check_weights<M: CausalLm>(model: &M) -> Result<(), FinetuneError> {
+    Ok(model.weight_pages().map_or(Ok(()), WeightPages::check)?)
 }
 
 /// Reads the values of a tensor to the host.

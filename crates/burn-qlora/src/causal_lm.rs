@@ -5,6 +5,7 @@ use crate::continuations::Continuations;
 use crate::model::LoraModel;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
+use burn_paged::WeightPages;
 
 /// Rows of tokens with what should follow each token.
 ///
@@ -95,6 +96,12 @@ pub trait CausalLm: Module + LoraModel {
         let weights = weigh(losses.clone().inner())?;
         let sum = (losses * Tensor::from_inner(weights)).sum();
         Ok(Some(LossAndGradients::of(self, sum, pass.scale)))
+    }
+
+    /// Returns the pages that weights of the model are in, if they are in any. Whoever reads a loss asks them whether it is of use
+    /// ([`WeightPages::check`]): a product has no way to say that its weight could not be read.
+    fn weight_pages(&self) -> Option<&WeightPages> {
+        None
     }
 
     /// Returns the device that the model's inputs have to be on.

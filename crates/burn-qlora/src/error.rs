@@ -95,6 +95,9 @@ pub enum LoraError {
         /// The reason.
         source: burn_nf4::BlockwiseTensorError,
     },
+    /// Weights in pages that could not be written or read.
+    #[error(transparent)]
+    Paged(#[from] burn_paged::PagedError),
     /// A model that has no layers to quantize.
     #[error("the model has no layer that can be quantized; a field of type `AnyLinear` is one")]
     NoLayers,

@@ -52,6 +52,8 @@ mod loftq;
 mod merge;
 /// The layers of a model that can carry adapters, and what is done to all of them.
 mod model;
+/// The packed weight that is read when it is used.
+mod paged_weight;
 pub mod peft;
 /// Layers of a model, quantized where they are.
 mod quantize;
@@ -81,6 +83,7 @@ pub use model::{
     trainable,
 };
 pub use nf4::{Codebook, QuantConfig};
+pub use paged_weight::PagedWeight;
 pub use token_rows::TokenRows;
 
 /// Compiles and runs the example of the package's README.

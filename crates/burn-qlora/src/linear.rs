@@ -3,13 +3,17 @@
 use crate::blockwise_weight::BlockwiseWeight;
 use crate::branch::LoraBranch;
 use crate::error::LoraError;
+use crate::paged_weight::PagedWeight;
 use burn::backend::Dispatch;
+use std::sync::Arc;
+
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::kind::Autodiff;
 use burn::tensor::{DType, Device, Tensor};
 use burn_nf4::{BlockwiseOps, BlockwiseTensor};
-use nf4::QuantConfig;
+use burn_paged::{PagedError, WeightPages, WeightSource};
+use nf4::{QuantConfig, QuantizedMatrix};
 
 /// A linear layer with a frozen base weight and an optional LoRA branch:
 /// `y = x · Wᵀ + s · (dropout(x) A) B + bias`.
@@ -32,8 +36,68 @@ pub struct QLoraLinear {
 pub enum BaseWeight {
     /// A packed weight, in 4 bits or in the blocks of a GGUF file.
     Quantized(BlockwiseWeight),
+    /// A packed weight that is read when it is used.
+    Paged(PagedWeight),
     /// A dense weight `[out_features, in_features]`, for plain LoRA.
     Dense(Param<Tensor<2>>),
+}
+
+impl BaseWeight {
+    /// Moves a packed weight onto `device`.
+    pub fn on_device(matrix: QuantizedMatrix, device: &Device) -> Self {
+        Self::Quantized(BlockwiseWeight::new(BlockwiseTensor::upload(
+            matrix, device,
+        )))
+    }
+
+    /// Moves a packed weight, called `name`, into `pages`, or onto `device` where their budget lets it stay there. `source` reads it
+    /// again, where that can be done.
+    ///
+    /// # Errors
+    /// Pages that cannot be written.
+    pub fn paged(
+        matrix: QuantizedMatrix,
+        name: &str,
+        pages: &WeightPages,
+        source: Option<impl Fn() -> Result<QuantizedMatrix, String> + Send + Sync + 'static>,
+        device: &Device,
+    ) -> Result<Self, PagedError> {
+        let source = source.map(|read| -> WeightSource {
+            Arc::new(move || {
+                let (_, mut words, absmax) = read()?.into_parts();
+                words.extend(absmax);
+                Ok(words)
+            })
+        });
+        let page = pages.put(name, &[matrix.packed(), matrix.absmax()], source)?;
+        Ok(match page {
+            Some(page) => Self::Paged(PagedWeight::new(page, matrix.layout(), device.clone())),
+            None => Self::on_device(matrix, device),
+        })
+    }
+
+    /// Returns the words of a packed weight, which are read to the device if they are in a page; `None` for a dense one.
+    pub fn packed(&self) -> Option<BlockwiseTensor> {
+        match self.operand() {
+            Operand::Packed(weight) => Some(*weight),
+            Operand::Dense(_) => None,
+        }
+    }
+
+    fn operand(&self) -> Operand<'_> {
+        match self {
+            Self::Quantized(weight) => Operand::Packed(Box::new(weight.tensor())),
+            Self::Paged(weight) => Operand::Packed(Box::new(weight.tensor())),
+            Self::Dense(weight) => Operand::Dense(weight),
+        }
+    }
+}
+
+/// A weight that can be multiplied.
+enum Operand<'a> {
+    Packed(Box<BlockwiseTensor>),
+    /// `[out_features, in_features]`.
+    Dense(&'a Param<Tensor<2>>),
 }
 
 impl QLoraLinear {
@@ -67,17 +131,18 @@ impl QLoraLinear {
 
     /// Returns a layer on a packed weight. `bias: [out_features]`.
     pub fn quantized(weight: BlockwiseTensor, bias: Option<Tensor<1>>) -> Self {
-        Self {
-            weight: BaseWeight::Quantized(BlockwiseWeight::new(weight)),
-            bias: bias.map(frozen),
-            adapter: None,
-        }
+        Self::on_weight(BaseWeight::Quantized(BlockwiseWeight::new(weight)), bias)
     }
 
     /// Returns a layer on a dense weight. `weight: [out_features, in_features]`, `bias: [out_features]`.
     pub fn dense(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        Self::on_weight(BaseWeight::Dense(frozen(weight)), bias)
+    }
+
+    /// Returns a layer on any weight. `bias: [out_features]`.
+    pub fn on_weight(weight: BaseWeight, bias: Option<Tensor<1>>) -> Self {
         Self {
-            weight: BaseWeight::Dense(frozen(weight)),
+            weight,
             bias: bias.map(frozen),
             adapter: None,
         }
@@ -93,6 +158,7 @@ impl QLoraLinear {
     pub fn shape(&self) -> [usize; 2] {
         match &self.weight {
             BaseWeight::Quantized(weight) => weight.layout().shape(),
+            BaseWeight::Paged(weight) => weight.layout().shape(),
             BaseWeight::Dense(weight) => weight.lazy_shape().dims(),
         }
     }
@@ -101,6 +167,7 @@ impl QLoraLinear {
     pub fn device(&self) -> Device {
         match &self.weight {
             BaseWeight::Quantized(weight) => weight.device(),
+            BaseWeight::Paged(weight) => weight.device().clone(),
             BaseWeight::Dense(weight) => weight.lazy_device(),
         }
     }
@@ -127,9 +194,9 @@ impl QLoraLinear {
         }
         let x: Tensor<2> = x.reshape([rows, in_features]);
 
-        let mut y = match (&self.weight, &self.adapter) {
-            (BaseWeight::Quantized(weight), Some(branch)) if branch.is_plain(&x) => {
-                let (weight, lora) = (weight.tensor(), &branch.lora);
+        let mut y = match (self.weight.operand(), &self.adapter) {
+            (Operand::Packed(weight), Some(branch)) if branch.is_plain(&x) => {
+                let lora = &branch.lora;
                 let (a, b) = (lora.a.val(), lora.b.val());
                 weight
                     .check_lora(&x, &a, &b)
@@ -141,8 +208,8 @@ impl QLoraLinear {
             }
             (weight, branch) => {
                 let base = match weight {
-                    BaseWeight::Quantized(weight) => weight.tensor().matmul(x.clone()),
-                    BaseWeight::Dense(weight) => {
+                    Operand::Packed(weight) => weight.matmul(x.clone()),
+                    Operand::Dense(weight) => {
                         burn_fused::matmul(x.clone(), constant(weight, dtype).transpose())
                     }
                 };

@@ -98,12 +98,11 @@ pub fn loftq_bytes(shape: [usize; 2], rank: usize) -> u64 {
 impl QLoraLinear {
     /// Copies the words of the weight to the host. `path` is what the layer is called.
     fn quantized_weight(&self, path: &str) -> Result<QuantizedMatrix, LoraError> {
-        let BaseWeight::Quantized(weight) = &self.weight else {
-            return Err(LoraError::NotQuantized {
-                layer: path.to_owned(),
-            });
-        };
-        Ok(weight.tensor().into_host()?)
+        let weight = self.weight.packed();
+        let weight = weight.ok_or_else(|| LoraError::NotQuantized {
+            layer: path.to_owned(),
+        })?;
+        Ok(weight.into_host()?)
     }
 
     /// Sets the factors of the layer's adapter to what `quantized` lost of `weight`, and adds that to `report`; with more rounds, what

@@ -14,6 +14,7 @@ impl QLoraLinear {
     pub fn merged_weight(&self) -> Tensor<2> {
         let weight = match &self.weight {
             BaseWeight::Quantized(weight) => weight.tensor().dequantize(),
+            BaseWeight::Paged(weight) => weight.tensor().dequantize(),
             BaseWeight::Dense(weight) => weight.val(),
         }
         .without_autodiff();

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Int, Tensor};
+use burn_paged::WeightPages;
 use burn_qlora::{
     BackwardPass, CausalLm, Checkpointing, Continuations, LossAndGradients, TokenBatch,
     adapter_gradients, derive_seed, noise_magnitude, token_row_gradients,
@@ -61,6 +62,10 @@ impl CausalLm for Decoder {
             Ok((losses * Tensor::from_inner(weights)).sum())
         };
         self.gradients(batch, pass, loss).map(Some)
+    }
+
+    fn weight_pages(&self) -> Option<&WeightPages> {
+        self.pages.as_ref()
     }
 
     fn device(&self) -> Device {
@@ -127,6 +132,7 @@ impl Chain<'_> {
         x: Tensor<3>,
         loss: impl FnOnce(Residual) -> Result<Tensor<1>, E>,
     ) -> Result<LossAndGradients, E> {
+        self.model.announce(&self.model.layers);
         let layers = self.model.layers.iter().enumerate();
         let x = layers.fold(x.into(), |x, (index, block)| self.run(index, block, x));
         Ok(LossAndGradients::of(self.model, loss(x)?, self.pass.scale))
@@ -150,6 +156,8 @@ impl Chain<'_> {
         };
         // The embedding has a graph of its own in the end.
         let x = if to_embedding { x.detach() } else { x };
+        self.model
+            .announce(layers.iter().chain(layers[first..].iter().rev()));
         let mut inputs = Vec::with_capacity(layers.len() - first);
         let last = layers
             .iter()

@@ -26,6 +26,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nf4::{Format, QuantizedMatrix};
 use tensor_files::Checksum;
@@ -53,12 +54,12 @@ use crate::error::DecoderError;
 /// Tensors go by the names Hugging Face gives them (`model.layers.0.self_attn.q_proj.weight`), whatever
 /// the file calls them. They are read on demand, one at a time, at positions checked against the file's
 /// length: opening takes no memory to speak of, and a file that shrinks while it is read gives an error.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checkpoint {
     path: PathBuf,
     config: DecoderConfig,
     warnings: Vec<String>,
-    source: Source,
+    source: Arc<Source>,
     /// Tokens that were added to the vocabulary.
     added: Vec<AddedToken>,
     /// Rows of embedding and head in the files.
@@ -117,7 +118,7 @@ impl Checkpoint {
             stored_vocab: config.vocab_size,
             config,
             warnings: Vec::new(),
-            source,
+            source: Arc::new(source),
             added: Vec::new(),
         }
     }
@@ -147,7 +148,7 @@ impl Checkpoint {
 
     /// Returns its files: of a directory the configuration, the tokenizer's and other small ones, and then the weights.
     pub fn files(&self) -> Vec<PathBuf> {
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(directory) => directory.files(),
             #[cfg(feature = "gguf")]
             Source::Gguf(model) => model.file.paths(),
@@ -171,7 +172,7 @@ impl Checkpoint {
     /// # Errors
     /// [`DecoderError::MissingFile`] or [`DecoderError::Tokenizer`].
     pub fn tokenizer(&self) -> Result<Tokenizer, DecoderError> {
-        let tokenizer = match &self.source {
+        let tokenizer = match &*self.source {
             Source::HuggingFace(directory) => directory.tokenizer(),
             #[cfg(feature = "gguf")]
             Source::Gguf(model) => model.file.tokenizer(),
@@ -184,7 +185,7 @@ impl Checkpoint {
     /// # Errors
     /// A tokenizer configuration that cannot be read.
     pub fn chat_template(&self) -> Result<Option<String>, DecoderError> {
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(directory) => directory.chat_template(),
             #[cfg(feature = "gguf")]
             Source::Gguf(model) => Ok(model.file.chat_template()),
@@ -196,7 +197,7 @@ impl Checkpoint {
     /// # Errors
     /// A tokenizer or its configuration that cannot be read.
     pub fn special_tokens(&self) -> Result<SpecialTokens, DecoderError> {
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(directory) => directory.special_tokens(&self.config),
             #[cfg(feature = "gguf")]
             Source::Gguf(model) => model.file.special_tokens(),
@@ -205,7 +206,7 @@ impl Checkpoint {
 
     /// Returns whether the projections are stored in 4 bits by bitsandbytes.
     pub fn is_bitsandbytes(&self) -> bool {
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(directory) => directory.is_bitsandbytes(),
             #[cfg(feature = "gguf")]
             Source::Gguf(_) => false,
@@ -214,7 +215,7 @@ impl Checkpoint {
 
     /// Returns whether it is a file of llama.cpp.
     pub fn is_gguf(&self) -> bool {
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(_) => false,
             #[cfg(feature = "gguf")]
             Source::Gguf(_) => true,
@@ -245,7 +246,7 @@ impl Checkpoint {
     /// None in practice: a file that is open has a known architecture.
     #[cfg(all(feature = "gguf", feature = "qlora"))]
     pub(crate) fn gguf_definition(&self) -> Result<crate::family::GgufDefinition, DecoderError> {
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(_) => Ok(self.config.family.definition().gguf),
             Source::Gguf(model) => model.definition(),
         }
@@ -254,7 +255,7 @@ impl Checkpoint {
     /// Returns the model of a file of llama.cpp, `None` of a directory.
     #[cfg(all(feature = "gguf", feature = "qlora"))]
     pub(crate) fn gguf_model(&self) -> Option<&GgufModel> {
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(_) => None,
             Source::Gguf(model) => Some(model),
         }
@@ -265,7 +266,7 @@ impl Checkpoint {
     pub(crate) fn gguf_values(
         &self,
     ) -> Option<&std::collections::HashMap<String, candle_core::quantized::gguf_file::Value>> {
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(_) => None,
             Source::Gguf(model) => Some(model.values()),
         }
@@ -274,7 +275,7 @@ impl Checkpoint {
     /// Returns the block formats of llama.cpp that projections are stored in, the most frequent first; none where all are numbers,
     /// or of another kind of file.
     pub fn block_formats(&self) -> Vec<String> {
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(_) => Vec::new(),
             #[cfg(feature = "gguf")]
             Source::Gguf(model) => model.block_formats(self.config.projection_weights()),
@@ -284,7 +285,7 @@ impl Checkpoint {
     /// Returns the first projection that is stored in blocks which no kernel multiplies, by the name that its file has for it, and
     /// the type of these blocks; `None` where `read_blocks` reads all projections that are in blocks.
     pub fn unserved_blocks(&self) -> Option<(String, String)> {
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(_) => None,
             #[cfg(feature = "gguf")]
             Source::Gguf(model) => {
@@ -303,7 +304,7 @@ impl Checkpoint {
         &self,
         key: &str,
     ) -> Result<Option<serde_json::Value>, DecoderError> {
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(directory) => directory.config_value(key),
             #[cfg(feature = "gguf")]
             Source::Gguf(_) => Ok(None),
@@ -318,7 +319,7 @@ impl Checkpoint {
     /// A file that cannot be read.
     pub fn fingerprint(&self) -> Result<u64, DecoderError> {
         let mut sum = Checksum::default();
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(directory) => directory.fingerprint(&mut sum)?,
             #[cfg(feature = "gguf")]
             Source::Gguf(model) => model.file.fingerprint(&mut sum)?,
@@ -345,7 +346,7 @@ impl Checkpoint {
             qlora_cpu::dequantize(matrix.as_ref(), &mut values);
             return Ok(values);
         }
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(directory) => directory.weights().read_f32(name, shape),
             #[cfg(feature = "gguf")]
             Source::Gguf(model) => model.read_f32(name, shape),
@@ -372,7 +373,7 @@ impl Checkpoint {
             self.for_each_piece(name, &[stored, width], use_stored)?;
             return use_piece(&mean.repeated(rows - stored));
         }
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(directory) if directory.is_quantized(name) => {
                 use_piece(&self.read_f32(name, shape)?)
             }
@@ -407,7 +408,7 @@ impl Checkpoint {
         name: &str,
         shape: [usize; 2],
     ) -> Result<Option<QuantizedMatrix>, DecoderError> {
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(directory) => directory.read_quantized(name, shape),
             #[cfg(feature = "gguf")]
             Source::Gguf(_) => Ok(None),
@@ -431,7 +432,7 @@ impl Checkpoint {
 
     /// Returns the name and the type of the first projection that is stored in blocks that share a scale.
     fn quantized_projection(&self) -> Option<(String, String)> {
-        let stored_as = |name: &str| match &self.source {
+        let stored_as = |name: &str| match &*self.source {
             Source::HuggingFace(directory) => directory
                 .is_quantized(name)
                 .then(|| "4 bits of bitsandbytes".to_owned()),
@@ -458,7 +459,7 @@ impl Checkpoint {
         shape: [usize; 2],
     ) -> Result<Option<QuantizedMatrix>, DecoderError> {
         #[cfg(feature = "gguf")]
-        if let Source::Gguf(model) = &self.source {
+        if let Source::Gguf(model) = &*self.source {
             return model.read_blocks(name, shape);
         }
         self.read_quantized(name, shape)
@@ -486,7 +487,7 @@ impl Checkpoint {
 
     fn stored_format(&self, name: &str, shape: [usize; 2]) -> Result<Option<Format>, DecoderError> {
         #[cfg(feature = "gguf")]
-        if let Source::Gguf(model) = &self.source {
+        if let Source::Gguf(model) = &*self.source {
             return Ok(model.block_format(name)?.map(Format::Gguf));
         }
         let matrix = self.read_quantized(name, shape)?;
@@ -495,7 +496,7 @@ impl Checkpoint {
 
     /// Returns the type to store an unquantized tensor in without loss.
     pub(crate) fn float_type(&self, name: &str) -> Result<FloatType, DecoderError> {
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(directory) if directory.is_quantized(name) => Ok(FloatType::F32),
             Source::HuggingFace(directory) => directory.weights().float_type(name),
             // llama.cpp's blocks decode to values that only f32 holds exactly.
@@ -507,7 +508,7 @@ impl Checkpoint {
     /// Returns the files beside the weights that belong to the tokenizer and the generation defaults; `None` when the
     /// weights' own file holds all that.
     pub(crate) fn companion_files(&self) -> Option<Vec<PathBuf>> {
-        match &self.source {
+        match &*self.source {
             Source::HuggingFace(directory) => Some(directory.companion_files()),
             #[cfg(feature = "gguf")]
             Source::Gguf(_) => None,

@@ -297,6 +297,10 @@ pub enum DecoderError {
     #[cfg(feature = "qlora")]
     #[error(transparent)]
     Lora(#[from] burn_qlora::LoraError),
+    /// A weight could not be put into a page, or read from it.
+    #[cfg(feature = "qlora")]
+    #[error(transparent)]
+    Paging(#[from] burn_paged::PagedError),
     /// The output directory holds something already.
     #[error("{path}: already holds files; choose a new directory or remove it first", path = path.display())]
     OutputExists {

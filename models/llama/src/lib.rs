@@ -57,6 +57,8 @@ pub mod memory;
 mod mlp;
 mod model;
 mod norm;
+#[cfg(feature = "qlora")]
+mod paging;
 mod projection;
 mod residual;
 pub mod rope;

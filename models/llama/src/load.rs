@@ -4,7 +4,9 @@ use burn::module::{Param, ParamId};
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Device, Tensor, TensorData};
 #[cfg(feature = "qlora")]
-use burn_qlora::{BlockwiseTensor, QLoraLinear};
+use burn_paged::WeightPages;
+#[cfg(feature = "qlora")]
+use burn_qlora::{BaseWeight, QLoraLinear};
 #[cfg(feature = "qlora")]
 use nf4::{QuantConfig, QuantizedMatrix};
 
@@ -111,8 +113,38 @@ impl Decoder {
             config: checkpoint.config(),
             options,
             device,
+            #[cfg(feature = "qlora")]
+            pages: None,
         };
         loader.model()
+    }
+
+    /// Reads a model as [`load`](Self::load) does, packed weights of projections into `pages` unless their budget lets them stay
+    /// on the device. What is not packed is not paged.
+    ///
+    /// To train it in little memory, use [`Checkpointing::Layer`](burn_qlora::Checkpointing::Layer): a graph of the whole model
+    /// holds all the weights that it multiplied by.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load), and [`DecoderError::Paging`] when a page cannot be written.
+    #[cfg(feature = "qlora")]
+    pub fn load_paged(
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+        device: &Device,
+        pages: WeightPages,
+    ) -> Result<Self, DecoderError> {
+        options.compute_dtype.check(device)?;
+        let loader = Loader {
+            checkpoint,
+            config: checkpoint.config(),
+            options,
+            device,
+            pages: Some(&pages),
+        };
+        let mut model = loader.model()?;
+        model.pages = Some(pages);
+        Ok(model)
     }
 }
 
@@ -121,6 +153,8 @@ struct Loader<'a> {
     config: &'a DecoderConfig,
     options: &'a LoadOptions,
     device: &'a Device,
+    #[cfg(feature = "qlora")]
+    pages: Option<&'a WeightPages>,
 }
 
 impl Loader<'_> {
@@ -204,9 +238,7 @@ impl Loader<'_> {
         #[cfg(feature = "qlora")]
         if self.options.weights != Weights::Trainable {
             let linear = match self.quantized(&name, spec.shape)? {
-                Some(matrix) => {
-                    QLoraLinear::quantized(BlockwiseTensor::upload(matrix, self.device), bias()?)
-                }
+                Some(matrix) => QLoraLinear::on_weight(self.placed(&name, matrix)?, bias()?),
                 None => QLoraLinear::dense(self.tensor(&name, spec.shape)?, bias()?),
             };
             return Ok(Projection::from(linear));
@@ -230,6 +262,42 @@ impl Loader<'_> {
             Weights::Quantized(config) => self.checkpoint.quantize(name, shape, config).map(Some),
             Weights::Dense | Weights::Trainable => Ok(None),
         }
+    }
+
+    /// Returns what reads a packed weight again; `None` where it is in another form on disk.
+    #[cfg(feature = "qlora")]
+    fn source(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Option<impl Fn() -> Result<QuantizedMatrix, String> + Send + Sync + 'static> {
+        let weights = self.options.weights;
+        if !matches!(weights, Weights::AsStored | Weights::Kept) {
+            return None;
+        }
+        let (checkpoint, name) = (self.checkpoint.clone(), name.to_owned());
+        Some(move || {
+            let read = match weights {
+                Weights::Kept => checkpoint.read_blocks(&name, shape),
+                _ => checkpoint.read_quantized(&name, shape),
+            };
+            match read {
+                Ok(matrix) => matrix.ok_or_else(|| "it is no longer packed".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+
+    /// Puts a packed weight where it is to be.
+    #[cfg(feature = "qlora")]
+    fn placed(&self, name: &str, matrix: QuantizedMatrix) -> Result<BaseWeight, DecoderError> {
+        Ok(match self.pages {
+            Some(pages) => {
+                let source = self.source(name, matrix.layout().shape());
+                BaseWeight::paged(matrix, name, pages, source, self.device)?
+            }
+            None => BaseWeight::on_device(matrix, self.device),
+        })
     }
 
     fn tensor<const D: usize>(

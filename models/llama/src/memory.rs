@@ -27,6 +27,7 @@ pub use tensors::Tensors;
 
 use arena::Served;
 use burn_fused::{AttentionConfig, AttentionShape, OpMemory};
+use burn_paged::Budget;
 use burn_qlora::{Checkpointing, LoraConfig, LoraError};
 
 use crate::tensors::{BlockProjections, ProjectionSpec};
@@ -55,13 +56,18 @@ pub struct Workload {
     pub checkpointing: Checkpointing,
     /// Whose kernels run.
     pub kernels: Implementation,
+    /// How much of the packed weights stays on the device. Of the others a graph holds what it multiplied by, which without
+    /// checkpointing is all.
+    pub weights_budget: Budget,
 }
 
 /// What [`DecoderConfig::memory`] finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelMemory {
-    /// The projections in 4 bits or in the blocks of a file.
+    /// The projections in 4 bits or in the blocks of a file, as many as are on the device at once.
     pub quantized: Tensors,
+    /// Bytes of those that are read again at every use.
+    pub paged: u64,
     /// All other weights.
     pub dense: Tensors,
     /// Elements of every factor of the adapters, and of the rows of tokens.
@@ -157,6 +163,7 @@ impl DecoderConfig {
         let bytes = |term: u128| u64::try_from(term).unwrap_or(u64::MAX);
         Ok(ModelMemory {
             quantized: terms.quantized(),
+            paged: terms.paged(),
             dense: terms.dense(),
             factors: terms.factors(),
             activations: terms.activations(),

@@ -37,6 +37,10 @@ pub struct Decoder {
     /// Rows of the head that are trained.
     #[cfg(feature = "qlora")]
     pub(crate) head_rows: Option<burn_qlora::TokenRows>,
+    /// The pages that weights of the projections are in.
+    #[cfg(feature = "qlora")]
+    #[module(skip)]
+    pub(crate) pages: Option<burn_paged::WeightPages>,
     #[module(skip)]
     config: Arc<DecoderConfig>,
     #[module(skip)]
@@ -121,6 +125,8 @@ impl Decoder {
             embedding_rows: None,
             #[cfg(feature = "qlora")]
             head_rows: None,
+            #[cfg(feature = "qlora")]
+            pages: None,
             config: Arc::new(config),
             rope: Arc::new(rope),
         }
@@ -170,6 +176,8 @@ impl Decoder {
     fn residual(&self, input_ids: Tensor<2, Int>, starts: Option<Tensor<2, Int>>) -> Residual {
         let positions = self.positions(&input_ids, starts);
         let x = self.embed(input_ids);
+        #[cfg(feature = "qlora")]
+        self.announce(&self.layers);
         self.layers
             .iter()
             .fold(x.into(), |x, layer| layer.forward(x, &positions, None))
@@ -212,6 +220,8 @@ impl Decoder {
     pub fn hidden_states(&self, input_ids: Tensor<2, Int>) -> Vec<Tensor<3>> {
         let positions = self.positions(&input_ids, None);
         let x = self.embed(input_ids);
+        #[cfg(feature = "qlora")]
+        self.announce(&self.layers);
         let mut states = vec![x];
         for layer in &self.layers {
             let x = states[states.len() - 1].clone();
@@ -285,7 +295,8 @@ impl Decoder {
     ///
     /// # Errors
     /// [`DecoderError::ContextLength`] when the cache is full, [`DecoderError::OutdatedCache`] where the tokens in it
-    /// [would rotate otherwise](Rope::outdates) in a row of the new length.
+    /// [would rotate otherwise](Rope::outdates) in a row of the new length, [`DecoderError::Paging`] where a weight could not be
+    /// read.
     pub fn forward_cached(
         &self,
         input_ids: Tensor<2, Int>,
@@ -293,6 +304,8 @@ impl Decoder {
     ) -> Result<Tensor<2>, DecoderError> {
         let [batch, seq] = input_ids.dims();
         let x = self.continue_rows(input_ids, cache)?;
+        #[cfg(feature = "qlora")]
+        self.check_weights()?;
         // Only the last position is asked for; the head is the widest layer by far.
         let width = self.config.hidden_size;
         let last = x
@@ -311,6 +324,8 @@ impl Decoder {
         let positions = cache.next_positions(&self.rope, seq, &input_ids.device())?;
         cache.reserve(seq)?;
         let x = self.embed(input_ids);
+        #[cfg(feature = "qlora")]
+        self.announce(&self.layers);
         let layers = self.layers.iter().enumerate();
         let x = layers.fold(x.into(), |x: Residual, (index, layer)| {
             layer.forward(x, &positions, Some(cache.layer(index)))

@@ -1,6 +1,6 @@
 use super::read::{Asked, ChoiceData};
 use crate::error::FinetuneError;
-use crate::evaluate::read;
+use crate::evaluate::{check_weights, read};
 use burn_qlora::{CausalLm, Continuations};
 
 /// Returns the log-likelihood, in nats, of every choice of every question by `model`, without gradients and dropout. After each
@@ -56,6 +56,7 @@ fn log_likelihoods<M: CausalLm>(
     })?;
     let [choices, width] = losses.dims();
     let losses = read("losses of choices", losses.reshape([choices * width]))?;
+    check_weights(model)?;
     let mut sums = losses
         .chunks(width)
         .map(|losses| -losses.iter().sum::<f64>());

@@ -1,6 +1,6 @@
 use crate::data::{Batch, Dataset, Row};
 use crate::error::FinetuneError;
-use crate::evaluate::read;
+use crate::evaluate::{check_weights, read};
 use crate::objective::{LogProb, Objective, Scored, Slopes};
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_qlora::{CausalLm, TokenBatch};
@@ -101,7 +101,9 @@ impl PreferenceBatch {
     /// [`FinetuneError::InvalidConfig`] for a model that gives no losses of tokens, [`FinetuneError::Device`].
     pub(crate) fn scored_by<M: CausalLm>(&self, model: &M) -> Result<Vec<Scored>, FinetuneError> {
         let losses = model.token_losses(&self.tensors);
-        self.scored(losses.ok_or_else(no_token_losses)?)
+        let scored = self.scored(losses.ok_or_else(no_token_losses)?)?;
+        check_weights(model)?;
+        Ok(scored)
     }
 
     /// Returns the scores of its sequences from the losses of its tokens, `[batch, seq]`.

@@ -33,6 +33,9 @@ pub struct StepReport {
     pub optimizer_resident_bytes: u64,
     /// Bytes that the step moved between there and the pages' home, in and out.
     pub optimizer_bytes_moved: u64,
+    /// Bytes of weights that the step and what was evaluated before it brought in, where weights are paged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_bytes_moved: Option<u64>,
     /// What is told of preferences, where the objective is one of them; else nothing.
     #[serde(flatten)]
     pub preferences: PreferenceReport,

@@ -9,11 +9,12 @@ use super::report::StepReport;
 use crate::adapters::{check_adapter, check_finite};
 use crate::data::Batch;
 use crate::error::FinetuneError;
-use crate::evaluate::read;
+use crate::evaluate::{check_weights, read};
 use crate::objective::PreferenceReport;
 use crate::optimizer::AdapterOptimizer;
 use crate::{clip, memory};
 use burn::tensor::Tensor;
+use burn_paged::WeightPages;
 use burn_qlora::{BackwardPass, CausalLm, Checkpointing, LoraConfig, derive_seed, freeze_base};
 use std::path::Path;
 use std::time::Instant;
@@ -83,8 +84,8 @@ impl<M: CausalLm> Trainer<M> {
     /// # Errors
     /// [`FinetuneError::NotFinite`] when loss or norm is no number and [`FinetuneError::UpdateTooLarge`] when a parameter
     /// might become none, with the parameters and the optimizer's state untouched,
-    /// [`FinetuneError::Device`] when they cannot be read, and [`FinetuneError::Paged`] when the optimizer's state cannot be
-    /// paged, after which only a checkpoint is of use.
+    /// [`FinetuneError::Device`] when they cannot be read, and [`FinetuneError::Paged`] when a weight or the optimizer's state
+    /// cannot be paged, after which only a checkpoint is of use.
     pub fn step(&mut self, batches: &[Batch]) -> Result<StepReport, FinetuneError> {
         let start = Instant::now();
         self.optimizer.prepare()?;
@@ -131,6 +132,7 @@ impl<M: CausalLm> Trainer<M> {
 
         // The only place where the device is waited for.
         let values = read("loss and gradient norm", Tensor::cat(values, 0))?;
+        check_weights(&self.model)?;
         let (losses, squares) = values.split_at(losses);
         let loss = loss + losses.iter().sum::<f64>();
         let norm = squares.iter().sum::<f64>().sqrt();
@@ -166,6 +168,7 @@ impl<M: CausalLm> Trainer<M> {
             .step(&mut self.model, self.config.rates(lr), gradients)?;
         self.step += 1;
         let paging = self.optimizer.report();
+        let weights = self.model.weight_pages().map(WeightPages::take_report);
         let reserved = memory::reserved_device_bytes(&self.model.device());
         self.peak_device_bytes = self.peak_device_bytes.max(reserved);
         Ok(StepReport {
@@ -180,6 +183,7 @@ impl<M: CausalLm> Trainer<M> {
             optimizer_state_bytes: paging.state_bytes,
             optimizer_resident_bytes: paging.resident_bytes,
             optimizer_bytes_moved: paging.bytes_moved(),
+            weight_bytes_moved: weights.map(|weights| weights.bytes_in),
             preferences: PreferenceReport::default(),
         })
     }

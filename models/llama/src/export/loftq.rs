@@ -6,8 +6,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use burn_qlora::{
-    BaseWeight, LoftqReport, LoraConfig, LoraError, LoraModel, QuantConfig, attach_adapters,
-    loftq_rounds, peft,
+    LoftqReport, LoraConfig, LoraError, LoraModel, QuantConfig, attach_adapters, loftq_rounds, peft,
 };
 
 use super::bitsandbytes::write_with;
@@ -61,12 +60,12 @@ pub fn write_loftq(
     let weights: BTreeMap<_, _> = model.lora_linears().into_iter().collect();
     let matrix_of = |name: &str, _| {
         let path = name.strip_suffix(".weight").unwrap_or(name);
-        match weights.get(path).map(|linear| &linear.weight) {
-            Some(BaseWeight::Quantized(weight)) => {
-                let words = weight.tensor().into_host();
+        match weights.get(path).and_then(|linear| linear.weight.packed()) {
+            Some(weight) => {
+                let words = weight.into_host();
                 words.map_err(|error| LoraError::from(error).into())
             }
-            _ => Err(LoraError::NotQuantized { layer: path.into() }.into()),
+            None => Err(LoraError::NotQuantized { layer: path.into() }.into()),
         }
     };
     let base = output.to_string_lossy();

@@ -1,14 +1,34 @@
 //! Weights and adapters.
 
-use burn_qlora::loftq_bytes;
+use burn_qlora::{Checkpointing, loftq_bytes};
 use nf4::Layout;
 
 use super::{F32, ProjectionFormats, Tensors, Terms};
 use crate::tensors::TensorSpec;
 
 impl Terms<'_> {
-    /// `packed` and `absmax` of q, k, v, o, gate, up and down of every block: 4.127 bits a weight by default.
+    /// `packed` and `absmax` of q, k, v, o, gate, up and down of every block: 4.127 bits a weight by default. Of paged weights those
+    /// that stay, those of the block that a graph is of, and the largest twice, which is read ahead.
     pub(super) fn quantized(&self) -> Tensors {
+        let paged = self.paged();
+        if paged == 0 || self.workload.checkpointing == Checkpointing::None {
+            return self.words();
+        }
+        let all = self.words().bytes();
+        let layouts = self.layouts().map(|layout| words(&layout).bytes());
+        let largest = layouts.max().unwrap_or(0);
+        let block = all.div_ceil(self.config.layers.len().max(1) as u64);
+        let passing = block.saturating_add(largest.saturating_mul(2));
+        Tensors::one((all - paged + passing.min(paged)).into())
+    }
+
+    /// The packed weights that do not stay on the device, in bytes.
+    pub(super) fn paged(&self) -> u64 {
+        let all = self.words().bytes();
+        all - self.workload.weights_budget.most(all)
+    }
+
+    fn words(&self) -> Tensors {
         self.layouts().map(|layout| words(&layout)).sum()
     }
 

@@ -2,6 +2,7 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor};
+use burn_paged::Budget;
 use burn_qlora::{Checkpointing, LoraConfig, LoraModel, QuantConfig, Targets, attach_adapters};
 #[cfg(feature = "gguf")]
 use burn_qlora_llama::memory::ProjectionFormats;
@@ -22,6 +23,7 @@ fn workload(batch: usize, seq: usize) -> Workload {
         lora: LoraConfig::new(8, 16.0),
         checkpointing: Checkpointing::None,
         kernels: Implementation::on_flex(),
+        weights_budget: Budget::Resident,
     }
 }
 
