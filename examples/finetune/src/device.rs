@@ -133,6 +133,11 @@ impl Default for DeviceName {
 }
 
 impl DeviceName {
+    /// Returns whether it computes in the memory of this process.
+    pub fn is_host(self) -> bool {
+        matches!(self.kind, Kind::Flex | Kind::Cpu)
+    }
+
     /// Returns whether it computes with Flex's own kernels, in the memory of this process.
     pub fn is_flex(self) -> bool {
         self.kind == Kind::Flex

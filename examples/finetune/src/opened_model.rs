@@ -3,21 +3,25 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use burn::tensor::Device;
 use burn_finetune::{
     ChatTemplate, Dataset, DatasetBuilder, FinetuneError, Moment, RowEncoder, TextEncoder, Told,
+    memory,
 };
+use burn_paged::Budget;
 use burn_qlora::peft::Adapter;
 use burn_qlora::{LoftqReport, LoraConfig, loftq_init};
 use burn_qlora_llama::memory::ProjectionFormats;
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SpecialTokens, Weights};
 use tokenizers::{AddedToken, Tokenizer};
 
-use crate::console::tell;
+use crate::console::{say, tell};
+use crate::device::DeviceName;
 use crate::flags::Init;
-use crate::plan::Planned;
-use crate::run::{DataFiles, Model, RowLimits, Stored, Tokens, Training};
+use crate::plan::{Planned, asking_peak};
+use crate::progress::human_bytes;
+use crate::run::{DataFiles, Model, RowLimits, Stored, Tokens, Training, WeightPaging};
 use crate::{fresh_adapters, progress, report, source};
 
 /// A model on disk with all that is needed to turn text into tokens and back.
@@ -31,6 +35,8 @@ pub struct OpenedModel {
     /// Its chat template, if it has one.
     pub template: Option<ChatTemplate>,
     options: LoadOptions,
+    paging: WeightPaging,
+    device_name: DeviceName,
     /// The ids of the tokens that it got beside those of its files.
     pub added: Vec<u32>,
 }
@@ -102,6 +108,8 @@ impl OpenedModel {
             special,
             template,
             options: LoadOptions::new(weights).with_compute_dtype(model.compute_dtype),
+            paging: model.paging.clone(),
+            device_name: model.device_name,
             added,
         })
     }
@@ -278,15 +286,51 @@ impl OpenedModel {
         })
     }
 
-    /// Loads the weights onto a device.
+    /// Loads the weights onto a device, `budget` of those that are packed to stay there.
     ///
     /// # Errors
-    /// Weights that are missing, damaged or cannot be had in the wanted format or dtype.
-    pub fn load(&self, device: &Device) -> Result<Decoder> {
+    /// Weights that are missing, damaged or cannot be had in the wanted format or dtype; pages that cannot be written; none that
+    /// are packed where they are to be paged.
+    pub fn load(&self, device: &Device, budget: Budget) -> Result<Decoder> {
+        let pages = self.paging.open(budget)?;
         let spinner = progress::spinner(format!("load {}", self.checkpoint.path().display()));
-        let llama = Decoder::load(&self.checkpoint, &self.options, device)?;
+        let llama = match &pages {
+            Some(pages) => {
+                Decoder::load_paged(&self.checkpoint, &self.options, device, pages.clone())?
+            }
+            None => Decoder::load(&self.checkpoint, &self.options, device)?,
+        };
         spinner.finish_and_clear();
+        if let Some(pages) = pages {
+            let report = pages.take_report();
+            ensure!(
+                report.weight_bytes > 0,
+                "--weights-budget {}: no weight of {} is in 4 or 8 bits, and only those are paged; see --quant",
+                self.paging.budget,
+                self.checkpoint.path().display()
+            );
+            say!(
+                "{} of {} of packed weights stay in memory, the others are read at every use",
+                human_bytes(report.resident_bytes),
+                human_bytes(report.weight_bytes)
+            );
+        }
         Ok(llama)
+    }
+
+    /// Loads the weights onto a device, to be asked and not to be trained, with as much of them there as fits where that is left
+    /// to the program.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    pub fn load_to_ask(&self, device: &Device) -> Result<Decoder> {
+        let program = memory::rss_bytes().unwrap_or(0);
+        let budget = self.paging.decide(memory::available_bytes(), |budget| {
+            let dtype = self.options.compute_dtype;
+            let peak = asking_peak(&self.planned()?, self.device_name, dtype, budget)?;
+            Ok(peak.saturating_sub(program))
+        })?;
+        self.load(device, budget)
     }
 
     /// Checks that fresh adapters can start on this model as `init` says.
@@ -324,7 +368,7 @@ impl OpenedModel {
     /// # Errors
     /// As [`load`](Self::load), and an adapter that is damaged or for another model.
     pub fn load_with_adapter(&self, adapter: Option<&Path>, device: &Device) -> Result<Decoder> {
-        let mut model = self.load(device)?;
+        let mut model = self.load_to_ask(device)?;
         if let Some(adapter) = adapter {
             open_adapter(adapter, &self.checkpoint)?.attach(&mut model)?;
         }

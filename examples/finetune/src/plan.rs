@@ -2,13 +2,14 @@
 //! program's.
 
 use anyhow::{Result, ensure};
-use burn_finetune::{Dataset, ExampleKind, Objective};
-use burn_paged::{PAGE_BYTES, PagedAdamWConfig};
-use burn_qlora::LoraConfig;
-use burn_qlora_llama::DecoderConfig;
+use burn_finetune::{Dataset, ExampleKind, Objective, memory};
+use burn_paged::{Budget, PAGE_BYTES, PagedAdamWConfig};
+use burn_qlora::{Checkpointing, LoraConfig};
 use burn_qlora_llama::memory::{Implementation, ModelMemory, ProjectionFormats, Tensors, Workload};
+use burn_qlora_llama::{ComputeDtype, DecoderConfig};
 
 use crate::allocator;
+use crate::device::DeviceName;
 use crate::flags::Init;
 use crate::progress::human_bytes;
 use crate::run::Training;
@@ -98,7 +99,8 @@ impl Plan {
         program: Option<u64>,
     ) -> Result<Self> {
         let flex = training.model.device_name.is_flex();
-        let workload = Workload {
+        let program = if flex { program.unwrap_or(0) } else { 0 };
+        let workload = |weights_budget| Workload {
             batch: training
                 .batch_size()
                 .min(rows.count.unwrap_or(usize::MAX))
@@ -108,14 +110,13 @@ impl Plan {
             compute_dtype: training.model.compute_dtype,
             lora: lora.clone(),
             checkpointing: training.checkpointing,
-            kernels: if flex {
-                Implementation::on_flex()
-            } else {
-                Implementation::on_cubecl()
-            },
+            kernels: implementation(flex),
+            weights_budget,
         };
-        let program = if flex { program.unwrap_or(0) } else { 0 };
-        Self::of(&model.config, training, workload, program)
+        let plan = |budget| Self::of(&model.config, training, workload(budget), program);
+        let available = memory::available_bytes().map(|bytes| bytes.saturating_add(program));
+        let paging = &training.model.paging;
+        plan(paging.decide(available, |budget| Ok(plan(budget)?.peak()))?)
     }
 
     /// Plans `workload` on a model of these dimensions, with the optimizer and the accumulation of `training`.
@@ -262,6 +263,40 @@ impl Plan {
             ("program", self.program),
             ("allocator", self.allocator()),
         ]
+    }
+}
+
+/// Returns what a step on one short row takes on a model in `compute_dtype`, which is more than asking it does.
+///
+/// # Errors
+/// A model without layers to adapt.
+pub fn asking_peak(
+    model: &Planned,
+    device: DeviceName,
+    compute_dtype: ComputeDtype,
+    weights_budget: Budget,
+) -> Result<u64> {
+    let workload = Workload {
+        batch: 1,
+        seq: ASKED.min(model.config.context_len()),
+        quantization: model.quantization.clone(),
+        compute_dtype,
+        lora: LoraConfig::new(8, 8.0),
+        checkpointing: Checkpointing::Layer,
+        kernels: implementation(device.is_flex()),
+        weights_budget,
+    };
+    Ok(model.config.memory(&workload)?.peak(0, Tensors::default()))
+}
+
+/// Tokens of a row that is short.
+const ASKED: usize = 1024;
+
+fn implementation(flex: bool) -> Implementation {
+    if flex {
+        Implementation::on_flex()
+    } else {
+        Implementation::on_cubecl()
     }
 }
 

@@ -18,6 +18,8 @@ mod model;
 mod objective;
 /// The optimizer's state: its format and its place.
 mod optimizer;
+/// The place of the packed weights.
+mod paging;
 /// `finetune quantize`.
 mod quantize;
 /// `finetune report`.
@@ -37,6 +39,7 @@ pub use eval::{Answering, EvalRun, Examples, Measure};
 pub use export::{Check, ExportRun, HfTarget, Target};
 pub use generate::{GenerateRun, Input};
 pub use model::{Model, Stored};
+pub use paging::WeightPaging;
 pub use quantize::{Loftq, QuantizeRun};
 pub use report::ReportRun;
 pub use rows::RowLimits;

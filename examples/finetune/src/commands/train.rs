@@ -83,11 +83,8 @@ pub fn run(run: &TrainRun) -> Result<()> {
         plan.check(memory::total_bytes())?;
         Ok(plan)
     };
-    // Those of a file are as large as the file; fresh ones may be larger than any memory.
     let start = Start::open(training, &opened)?;
-    if let Start::Fresh(lora) = &start {
-        plan(lora)?;
-    }
+    let plan = plan(&start.lora(opened.checkpoint.config())?)?;
     let goes_on = match &recorded {
         Some(recorded) => recorded.has_checkpoint()?,
         None => false,
@@ -96,8 +93,7 @@ pub fn run(run: &TrainRun) -> Result<()> {
         model,
         lora,
         fitted,
-    } = start.load(training, &opened, goes_on)?;
-    let plan = plan(&lora)?;
+    } = start.load(training, &opened, goes_on, plan.workload.weights_budget)?;
     if let Some(fitted) = fitted {
         let [before, after] = fitted.relative_errors();
         say!(

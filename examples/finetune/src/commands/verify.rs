@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Error, Result, anyhow};
 use burn_finetune::{
     Dataset, Event, ReferenceConfig, References, RunOptions, RunRecord, Trainer, TrainerBuilder,
+    memory,
 };
 use burn_qlora_llama::Decoder;
 
@@ -18,6 +19,7 @@ use crate::console::{say, tell};
 use crate::metrics::{Metrics, Session, SessionLine};
 use crate::opened_model::OpenedModel;
 use crate::origin::{self, Origin, Program};
+use crate::plan::{Plan, PlannedRows};
 use crate::references::reference;
 use crate::report::{one_line, words};
 use crate::run::{TrainRun, VerifyRun};
@@ -152,7 +154,10 @@ impl Replay {
         if !config.schedule.depends_on_length() {
             config.steps = config.steps.max(steps);
         }
-        let loaded = start.load(training, &opened, false)?;
+        let lora = start.lora(opened.checkpoint.config())?;
+        let (planned, rows) = (opened.planned()?, PlannedRows::of(&data)?);
+        let plan = Plan::new(training, &planned, &lora, rows, memory::rss_bytes())?;
+        let loaded = start.load(training, &opened, false, plan.workload.weights_budget)?;
         let builder = TrainerBuilder::new(loaded.model, config)?
             .with_checkpointing(training.checkpointing)?;
         let settings = settings(

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use burn_paged::Budget;
 use burn_qlora::Codebook;
 use burn_qlora_llama::ComputeDtype;
 use clap::builder::PossibleValue;
@@ -26,6 +27,14 @@ pub struct ModelFlags {
     /// The 4-bit format of its weights.
     #[command(flatten)]
     pub quant: QuantFlags,
+    /// How much of the packed weights stays on the device: resident, auto (as much as fits), bytes (0, 2GiB) or a share (50%); the
+    /// rest is read again at every use. Changes no result [default: resident]
+    #[arg(long, value_name = "BUDGET", help_heading = "Model")]
+    pub weights_budget: Option<Budget>,
+    /// Folder of the file that weights are read from again which the model's own files have in another form [default: the system's
+    /// folder for temporary files; on a device with memory of its own, this machine's memory holds all weights instead]
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub page_dir: Option<PathBuf>,
 }
 
 /// A model that may have an adapter already.

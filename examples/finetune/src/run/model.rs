@@ -9,6 +9,7 @@ use burn_finetune::{ChatTemplate, builtin_template, builtin_template_names};
 use burn_qlora::{Codebook, QuantConfig};
 use burn_qlora_llama::{Checkpoint, ComputeDtype, Weights};
 
+use super::paging::WeightPaging;
 use crate::device::DeviceName;
 use crate::flags::{ModelFlags, QuantFlags, QuantName};
 
@@ -25,6 +26,8 @@ pub struct Model {
     pub compute_dtype: ComputeDtype,
     /// The format of the base weights.
     pub quantization: Quantization,
+    /// The place of its packed weights.
+    pub paging: WeightPaging,
     /// The chat template to use in place of its own.
     pub chat_template: Option<GivenTemplate>,
 }
@@ -80,6 +83,7 @@ impl Model {
             .check(&device)
             .with_context(|| format!("--compute-dtype {compute_dtype}"))?;
         Ok(Self {
+            paging: WeightPaging::resolve(&flags)?,
             name: required_model(flags.model)?,
             device_name: flags.device,
             device,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use burn_finetune::{Dataset, ExampleKind, Objective, Order, TrainConfig};
+use burn_paged::Budget;
 use burn_qlora::{Blocks, Checkpointing, LoraConfig, Targets};
 use burn_qlora_llama::Weights;
 
@@ -265,8 +266,16 @@ impl Training {
             Some(steps) => Length::Steps(steps),
             None => Length::Epochs(flags.epochs.unwrap_or(1.0)),
         };
+        let model = Model::resolve(flags.model)?;
+        let budget = model.paging.budget;
+        if budget != Budget::Resident && flags.checkpointing == Checkpointing::None {
+            bail!(
+                "--weights-budget {budget}: without checkpoints the graph of a step holds all weights that it multiplied by; add \
+                 --checkpointing layer"
+            );
+        }
         Ok(Self {
-            model: Model::resolve(flags.model)?,
+            model,
             limits: flags.rows.into(),
             packing: flags.packing,
             adapter,

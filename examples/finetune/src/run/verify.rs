@@ -95,6 +95,7 @@ impl VerifyRun {
         flags.eval_every = 0;
         flags.keep_best = false;
         flags.early_stop = None;
+        flags.model.page_dir = None;
         TrainRun::resolve(*flags)
     }
 }

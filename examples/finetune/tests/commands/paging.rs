@@ -1,8 +1,9 @@
-//! Optimizer state in pages: the same run at every budget, and what is told about it.
+//! Optimizer state and weights in pages: the same run at every budget, and what is told about it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::finetune;
 use crate::support::{self, Place, Run, log_lines, number};
 
 /// A run of `tiny_llama_nf4` whose state is about 1.5 MB, in 8-bit 0.4 MB.
@@ -145,6 +146,123 @@ fn eight_bits_take_a_quarter_and_learn_as_well() {
     paging
         .train(&narrow, &["--resume"])
         .refused(&["optimizer", "adamw-8bit"]);
+}
+
+const LAYER: [&str; 2] = ["--checkpointing", "layer"];
+
+#[test]
+fn weights_that_are_read_again_train_answer_and_measure_the_same() {
+    let paging = Paging::new();
+    let (model, rows) = (&paging.model, &paging.rows);
+    let still = paging.place.path("still");
+    paging.train(&still, &LAYER).ok();
+    let expected = paging.outcome(&still);
+    let moved = |output: &Path| {
+        let lines = log_lines(&output.with_extension("jsonl"));
+        lines[5]["weight_bytes_moved"].as_u64()
+    };
+    assert_eq!(moved(&still), None);
+    let folder = paging.place.path("pages");
+    fs::create_dir(&folder).expect("made");
+    let is_left = || fs::read_dir(&folder).expect("there").count() > 0;
+    let all = moved_at(&paging, &folder, "0", &expected, moved);
+    let half = moved_at(&paging, &folder, "50%", &expected, moved);
+    assert!(half < all && half * 3 > all, "{half} of {all}");
+    let run = paging.train(
+        &paging.place.path("auto"),
+        &[&LAYER[..], &["--weights-budget", "auto"]].concat(),
+    );
+    // There is room for so small a model.
+    assert!(!run.ok().stdout.contains("read at every use"));
+    assert!(paging.outcome(&paging.place.path("auto")) == expected);
+    assert!(!is_left());
+    finetune!("verify", paging.place.path("50%"), "--steps", "2").ok();
+
+    let prompt = ["--prompt", "abc", "--max-tokens", "8", "--temperature", "0"];
+    for (command, more) in [
+        ("generate", &prompt[..]),
+        ("eval", &["--batch-size", "4"][..]),
+        ("eval", &["--batch-size", "4", "--exact-match"][..]),
+    ] {
+        let run = |budget: &[&str]| {
+            let mut line = std::process::Command::new(support::FINETUNE);
+            line.arg(command).arg("--model").arg(model);
+            line.arg("--adapter").arg(&still);
+            if command == "eval" {
+                line.arg("--data").arg(rows);
+            }
+            support::run(line.args(more).args(budget)).ok().stdout
+        };
+        let expected = run(&[]);
+        for budget in ["0", "50%"] {
+            let found = run(&["--weights-budget", budget]);
+            let told = found
+                .lines()
+                .filter(|line| line.contains("read at every use"));
+            assert_eq!(told.count(), 1, "{found}");
+            let without: Vec<_> = found
+                .lines()
+                .filter(|line| !line.contains("read at every use"))
+                .collect();
+            assert_eq!(without, expected.lines().collect::<Vec<_>>());
+        }
+    }
+}
+
+/// Trains with weights in pages, holds what came out to what was `expected`, and returns the bytes that the last step read.
+fn moved_at(
+    paging: &Paging,
+    folder: &Path,
+    budget: &str,
+    expected: &(Vec<f64>, Vec<u8>, Vec<u8>),
+    moved: impl Fn(&Path) -> Option<u64>,
+) -> u64 {
+    let output = paging.place.path(budget);
+    let folder = folder.to_str().expect("UTF-8");
+    let more = ["--weights-budget", budget, "--page-dir", folder];
+    let run = paging.train(&output, &[&LAYER[..], &more].concat()).ok();
+    assert!(
+        run.stdout.contains("of packed weights stay in memory"),
+        "{run:#?}"
+    );
+    assert!(paging.outcome(&output) == *expected, "{budget}");
+    moved(&output).expect("weights are in pages")
+}
+
+#[test]
+fn weights_that_cannot_be_paged_are_refused() {
+    let paging = Paging::new();
+    let output = paging.place.path("run");
+    let train = |more: &[&str]| paging.train(&output, more);
+    train(&["--weights-budget", "0"]).refused(&["--weights-budget 0", "--checkpointing layer"]);
+    let zero = [&LAYER[..], &["--weights-budget", "0"]].concat();
+    train(&[&zero[..], &["--quant", "none"]].concat())
+        .refused(&["--weights-budget 0", "--quant none"]);
+    train(&[&zero[..], &["--page-dir", "/nowhere"]].concat()).refused(&["--page-dir /nowhere"]);
+    train(&["--page-dir", "/"]).refused(&["--page-dir", "--weights-budget"]);
+    let run = train(&["--weights-budget", "much"]);
+    assert_eq!(run.code, Some(2));
+    assert!(run.stderr.contains("50%"), "{}", run.stderr);
+    assert!(!output.exists());
+    // A plan knows what stays.
+    let plan = |budget: &str| {
+        let run = finetune!(
+            "plan",
+            "--like",
+            "llama-7b",
+            "--checkpointing",
+            "layer",
+            "--weights-budget",
+            budget
+        );
+        support::printed_bytes(&run.ok().stdout, "4-bit weights")
+    };
+    let [all, half, none] = ["resident", "50%", "0"].map(plan);
+    assert!(none < 0.06 * all && none > 0.03 * all, "{none} of {all}");
+    assert!(
+        (half - none / 2.0 - all / 2.0).abs() < 0.03 * all,
+        "{half} of {all}"
+    );
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub fn measure(run: &EvalRun, objective: Objective, opened: &OpenedModel) -> Res
     let adapter = adapter
         .map(|adapter| open_adapter(adapter, &opened.checkpoint))
         .transpose()?;
-    let mut llama = opened.load(&run.model.device)?;
+    let mut llama = opened.load_to_ask(&run.model.device)?;
     opened.tell_of_second_quantization();
     let in_dtype =
         |error: burn_finetune::FinetuneError| with_dtype(error.into(), run.model.compute_dtype);

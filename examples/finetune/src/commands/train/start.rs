@@ -5,8 +5,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use burn_finetune::RunSource;
+use burn_paged::Budget;
 use burn_qlora::{LoftqReport, LoraConfig, attach_adapters, peft};
-use burn_qlora_llama::Decoder;
+use burn_qlora_llama::{Decoder, DecoderConfig};
 
 use crate::flags::Init;
 use crate::opened_model::{OpenedModel, open_adapter};
@@ -53,8 +54,20 @@ impl<'a> Start<'a> {
         })
     }
 
+    /// Returns their configuration on a model of these dimensions.
+    ///
+    /// # Errors
+    /// As for an adapter that does not fit.
+    pub fn lora(&self, config: &DecoderConfig) -> Result<LoraConfig> {
+        Ok(match self {
+            Self::Fresh(lora) => lora.as_ref().clone(),
+            Self::Given { adapter, .. } => adapter.config(&config.projection_paths())?,
+        })
+    }
+
     /// Loads the model for training with them on it. Factors that a checkpoint has in store, of a run that `goes_on` from one,
-    /// are not fitted to the weights.
+    /// are not fitted to the weights. `weights_budget` of the packed
+    /// weights stays on the device.
     ///
     /// # Errors
     /// Weights that cannot be had, and layers to adapt that the model has not.
@@ -63,9 +76,10 @@ impl<'a> Start<'a> {
         training: &Training,
         opened: &OpenedModel,
         goes_on: bool,
+        weights_budget: Budget,
     ) -> Result<Started> {
         let device: Device = training.model.device.clone().autodiff();
-        let mut model = opened.load(&device)?;
+        let mut model = opened.load(&device, weights_budget)?;
         let seed = training.seed();
         let lora = match self {
             Self::Fresh(config) => {
