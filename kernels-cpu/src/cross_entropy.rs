@@ -5,16 +5,24 @@
 
 mod hidden;
 mod logits;
+mod low_rank;
 mod product;
 mod targets;
 mod tile;
 mod weight;
 
+use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
+use crate::matmul::dense::{Beta, DenseRef};
 use crate::simd::Isa;
 use logits::Logits;
+use nf4::Direction;
 use targets::Targets;
 
+pub use low_rank::{
+    LowRank, low_rank_gradient_of_factor, low_rank_gradients, low_rank_kept_bytes, low_rank_losses,
+    low_rank_losses_gradients, low_rank_workspace_bytes,
+};
 pub use targets::IGNORED;
 
 /// The operands of the head's cross-entropy.
@@ -89,6 +97,7 @@ pub fn loss_grads<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (f32, Vec
         let wide = Head {
             hidden: E::read(isa, head.hidden, &mut hidden),
             weight: E::read(isa, head.weight, &mut weight),
+            low_rank: None,
             classes: head.classes,
             n: head.n,
             vocab: head.vocab,
@@ -151,6 +160,7 @@ impl<E: Element> Operands<'_, E> {
         let head = Head {
             hidden: selected.as_deref().unwrap_or(self.hidden),
             weight: self.weight,
+            low_rank: None,
             classes: &targets.classes,
             n,
             vocab,
@@ -169,11 +179,41 @@ struct Head<'a, E> {
     hidden: &'a [E],
     /// `[vocab, n]`.
     weight: &'a [E],
+    /// What is added to the products of the weight.
+    low_rank: Option<LowRank<'a>>,
     /// `[tokens]`.
     classes: &'a [usize],
     n: usize,
     vocab: usize,
     logits: Logits,
+}
+
+impl<E: Element> Head<'_, E> {
+    /// Computes the logits of the tokens from `first` and the classes from `start`, `width` of them: `out: [tokens, width]`.
+    fn tile(&self, isa: Isa, first: usize, [start, width]: [usize; 2], out: &mut [f32]) {
+        let (n, tokens) = (self.n, out.len() / width);
+        let one = Cpu::new(isa, Threads::Calling);
+        one.dense_matmul(
+            self.classes_of_weight(start, width),
+            &self.hidden[first * n..][..tokens * n],
+            tokens,
+            out,
+            Direction::Forward,
+            Beta::Zero,
+        );
+        if let Some(low_rank) = &self.low_rank {
+            low_rank.add_to(isa, first, [start, width], out);
+        }
+        self.logits.apply(isa, out);
+    }
+
+    /// Returns the rows of the weight that are of the classes from `start`, `width` of them.
+    fn classes_of_weight(&self, start: usize, width: usize) -> DenseRef<'_, E> {
+        DenseRef::new(
+            &self.weight[start * self.n..][..width * self.n],
+            [width, self.n],
+        )
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::Head;
 use super::tile::{CLASSES, softmax_step, tokens};
 use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
-use crate::matmul::dense::{Beta, DenseRef};
+use crate::matmul::dense::Beta;
 use crate::simd::Isa;
 
 /// The results of one pass over the vocabulary, for every token.
@@ -84,16 +84,15 @@ struct Tile<'a, E> {
 impl<E: Element> Tile<'_, E> {
     fn run(&self, logits: &mut Vec<f32>, losses: &mut [f32], lse: &mut [f32], grad: &mut [f32]) {
         let Head {
-            hidden,
             weight,
             classes,
             n,
             vocab,
             logits: transform,
+            ..
         } = *self.head;
         let tokens = self.tokens;
         let classes = &classes[self.first..][..tokens];
-        let hidden = &hidden[self.first * n..][..tokens * n];
         logits.resize(tokens * CLASSES.min(vocab), 0.0);
         let mut maxima = vec![f32::NEG_INFINITY; tokens];
         let mut sums = vec![0f32; tokens];
@@ -103,17 +102,8 @@ impl<E: Element> Tile<'_, E> {
         let one = Cpu::new(self.isa, Threads::Calling);
         for start in (0..vocab).step_by(CLASSES) {
             let width = CLASSES.min(vocab - start);
-            let weight = DenseRef::new(&weight[start * n..][..width * n], [width, n]);
             let logits = &mut logits[..tokens * width];
-            one.dense_matmul(
-                weight,
-                hidden,
-                tokens,
-                logits,
-                Direction::Forward,
-                Beta::Zero,
-            );
-            transform.apply(self.isa, logits);
+            self.head.tile(self.isa, self.first, [start, width], logits);
             for (row, class) in classes.iter().enumerate() {
                 if (start..start + width).contains(class) {
                     losses[row] = -logits[row * width + class - start];
@@ -131,7 +121,7 @@ impl<E: Element> Tile<'_, E> {
             );
             if self.n > 0 {
                 one.dense_matmul(
-                    weight,
+                    self.head.classes_of_weight(start, width),
                     &*logits,
                     tokens,
                     grad,

@@ -56,6 +56,25 @@ kernel! {
         }
     }
 
+    /// Takes one step of the running softmax whose logits stay: `sums` of `exp(l − m)`, with `m` the row's maximum so far, are
+    /// brought to the new maximum.
+    pub(super) fn sum_step<S: Simd>(
+        logits: &[f32],
+        width: usize,
+        maxima: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let rows = logits.chunks_exact(width).zip(maxima).zip(sums);
+        for ((logits, maximum), total) in rows {
+            let new = max(*maximum, logits);
+            if new > *maximum {
+                *total *= exp::<S>(*maximum - new);
+                *maximum = new;
+            }
+            *total += sum::<LANES>(logits.len(), |total, i| total + exp::<S>(logits[i] - *maximum));
+        }
+    }
+
     /// Logits of the classes from `first` become the derivatives of the loss by their products.
     pub(super) fn slopes<S: Simd>(
         tile: &mut [f32],

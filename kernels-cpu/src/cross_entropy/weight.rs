@@ -16,6 +16,7 @@ pub(super) fn gradient(isa: Isa, head: &Head<'_, f32>, lse: &[f32]) -> Vec<f32> 
         n,
         vocab,
         logits,
+        ..
     } = *head;
     let all = classes.len();
     let step = tokens(all);
