@@ -13,7 +13,8 @@ use burn::tensor::activation::{log_softmax, silu, softmax};
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use burn_fused::{
     AttentionConfig, LogitsConfig, RmsNormConfig, add_rms_norm, causal_attention,
-    linear_cross_entropy, packed_causal_attention, rms_norm, rope, swiglu,
+    linear_cross_entropy, lora_linear_cross_entropy, packed_causal_attention, rms_norm, rope,
+    swiglu,
 };
 use criterion::{BenchmarkId, Criterion};
 use qlora_benches::chart::{BarChart, write};
@@ -58,6 +59,7 @@ fn cases(device: &Device, dtype: DType) -> Vec<Case> {
     cases.push(inputs.packed_attention([1, 1024], SMOL, 128));
     for shape in [[1024, 576, 49152], [512, 4096, 32000]] {
         cases.push(inputs.cross_entropy(shape));
+        cases.push(inputs.lora_cross_entropy(shape, 16));
     }
     cases
 }
@@ -208,6 +210,35 @@ impl Inputs<'_> {
                 }
                 Form::Fused => {
                     linear_cross_entropy(hidden, weight, targets, LogitsConfig::default())
+                }
+            };
+            loss.backward();
+        })
+    }
+
+    /// A frozen head with an adapter, whose factors are in f32.
+    fn lora_cross_entropy(&self, [tokens, n, vocab]: [usize; 3], rank: usize) -> Case {
+        let hidden = self.random([tokens, n]);
+        let weight = self.random([vocab, n]);
+        let [rows, factor] =
+            [[tokens, rank], [rank, vocab]].map(|shape| self.random(shape).cast(DType::F32));
+        let classes: Vec<i64> = (0..tokens).map(|i| (i * 7919 % vocab) as i64).collect();
+        let targets = Tensor::<1, Int>::from_data(TensorData::new(classes, [tokens]), self.device);
+        let shape = format!("{tokens} × {n} × {vocab}, rank {rank}");
+        Case::new("lora_linear_cross_entropy", shape, move |form| {
+            let hidden = hidden.clone().require_grad();
+            let [rows, factor] = [&rows, &factor].map(|factor| factor.clone().require_grad());
+            let (weight, targets) = (weight.clone(), targets.clone());
+            let loss = match form {
+                Form::Composed => {
+                    let logits = hidden.matmul(weight.transpose()).cast(DType::F32);
+                    let logits = logits + rows.matmul(factor);
+                    let targets = targets.reshape([tokens, 1]);
+                    log_softmax(logits, 1).gather(1, targets).sum().neg()
+                }
+                Form::Fused => {
+                    let config = LogitsConfig::default();
+                    lora_linear_cross_entropy(hidden, weight, [rows, factor], targets, config)
                 }
             };
             loss.backward();

@@ -14,6 +14,7 @@
 //! | [`causal_attention`], [`packed_causal_attention`] | `q`, `k`, `v`, the output, one number a row; never the scores |
 //! | [`linear_cross_entropy`] | the gradients it computes in the forward pass; never the logits |
 //! | [`token_cross_entropy`] | the same; of a tracked weight the operands |
+//! | [`lora_linear_cross_entropy`], [`lora_token_cross_entropy`] | the same, with a low-rank product beside the weight's |
 //!
 //! - `functions`: the functions that a model calls
 //! - `config`: what varies between models in an operation
@@ -31,8 +32,9 @@ mod reference;
 
 pub use config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 pub use functions::{
-    Activation, IGNORED, add_rms_norm, causal_attention, geglu, glu, linear_cross_entropy, matmul,
-    packed_causal_attention, residual_rms_norm, rms_norm, rope, swiglu, token_cross_entropy,
+    Activation, IGNORED, add_rms_norm, causal_attention, geglu, glu, linear_cross_entropy,
+    lora_linear_cross_entropy, lora_token_cross_entropy, matmul, packed_causal_attention,
+    residual_rms_norm, rms_norm, rope, swiglu, token_cross_entropy,
 };
 pub use memory::{Implementation, OpMemory};
 pub use nf4::attention::AttentionShape;

@@ -137,4 +137,46 @@ impl Implementation {
             },
         }
     }
+
+    /// [`lora_linear_cross_entropy`](crate::lora_linear_cross_entropy) of `tokens` tokens with a frozen weight `[vocab, n]` and a
+    /// factor of `rank`. All gradients are made in the forward pass.
+    pub fn lora_linear_cross_entropy(
+        self,
+        tokens: usize,
+        weight: [usize; 2],
+        rank: usize,
+        dtype: DType,
+    ) -> OpMemory {
+        let [vocab, _] = weight;
+        let head = self.linear_cross_entropy(tokens, weight, false, dtype);
+        let f32s = size_of::<f32>() as u128;
+        let (rows, factor) = (
+            tokens as u128 * rank as u128 * f32s,
+            vocab as u128 * rank as u128 * f32s,
+        );
+        let saved = head.saved + rows + factor;
+        // The low-rank product of a chunk, beside that of the head; the gradient of the rows, in chunks and joined; that of the
+        // factor so far, a chunk's part of it and their sum.
+        let composed = head.forward + head.largest + 2 * rows + 3 * factor;
+        OpMemory {
+            saved,
+            forward: match self {
+                Self::Cpu { threads } => with_element!(
+                    dtype,
+                    E => cross_entropy::low_rank_workspace_bytes::<E>(tokens, weight, rank, threads),
+                    else composed
+                ),
+                _ => composed,
+            },
+            backward: 0,
+            largest: match self {
+                Self::Cpu { threads } => with_element!(
+                    dtype,
+                    E => cross_entropy::low_rank_kept_bytes(tokens, vocab, threads),
+                    else head.largest
+                ),
+                _ => head.largest.max(factor),
+            },
+        }
+    }
 }

@@ -347,4 +347,96 @@ pub trait FusedOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         reference::cross_entropy::loss_grads::<Self>(hidden, weight, targets, config)
     }
+
+    /// Returns the sum of [`Self::lora_token_cross_entropy`], `[1]`.
+    #[fusion(default)]
+    fn lora_linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> FloatTensor<Self> {
+        reference::lora_cross_entropy::loss::<Self>([hidden, weight, rows, factor], targets, config)
+    }
+
+    /// Returns [`Self::token_cross_entropy`] under the logits that `config` makes of `hidden · weightᵀ + rows · factor`.
+    ///
+    /// `rows: [tokens, rank]`, `factor: [rank, vocab]`, in f32 beside operands of f16 and bf16.
+    #[fusion(default)]
+    fn lora_token_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> FloatTensor<Self> {
+        reference::lora_cross_entropy::losses::<Self>(
+            [hidden, weight, rows, factor],
+            targets,
+            config,
+        )
+    }
+
+    /// Returns [`Self::lora_token_cross_entropy`] and the gradients that each token's own loss gives its row of `hidden` and of
+    /// `rows`.
+    #[fusion(default)]
+    fn lora_token_cross_entropy_grad_tokens(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        reference::lora_cross_entropy::grad_tokens::<Self>(
+            [hidden, weight, rows, factor],
+            targets,
+            config,
+        )
+    }
+
+    /// Returns the gradient of `factor` from the operands of [`Self::lora_token_cross_entropy`] and the gradient of every loss,
+    /// `[tokens]`.
+    #[fusion(default)]
+    fn lora_token_cross_entropy_grad_factor(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        grad: FloatTensor<Self>,
+        config: LogitsConfig,
+    ) -> FloatTensor<Self> {
+        reference::lora_cross_entropy::grad_factor::<Self>(
+            [hidden, weight, rows, factor],
+            targets,
+            grad,
+            config,
+        )
+    }
+
+    /// Returns [`Self::lora_linear_cross_entropy`] and the gradients of `hidden`, `rows` and `factor`.
+    #[fusion(default)]
+    fn lora_linear_cross_entropy_grads(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    ) {
+        reference::lora_cross_entropy::grads::<Self>(
+            [hidden, weight, rows, factor],
+            targets,
+            config,
+        )
+    }
 }

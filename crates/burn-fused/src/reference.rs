@@ -5,6 +5,7 @@
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod glu;
+pub(crate) mod lora_cross_entropy;
 pub(crate) mod precision;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;

@@ -4,6 +4,7 @@ mod add_rms_norm;
 mod attention;
 mod cross_entropy;
 mod glu;
+mod lora_cross_entropy;
 mod matmul;
 mod rms_norm;
 mod rope;
@@ -91,5 +92,27 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         config: LogitsConfig,
     ) -> FloatTensor<Self> {
         token_cross_entropy::token_cross_entropy::<B, C>(hidden, weight, targets, config)
+    }
+
+    fn lora_linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> FloatTensor<Self> {
+        lora_cross_entropy::linear::<B, C>(hidden, weight, [rows, factor], targets, config)
+    }
+
+    fn lora_token_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> FloatTensor<Self> {
+        lora_cross_entropy::of_tokens::<B, C>(hidden, weight, [rows, factor], targets, config)
     }
 }

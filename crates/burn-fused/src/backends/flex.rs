@@ -15,7 +15,7 @@ use qlora_cpu::{cross_entropy, glu, isa, rms_norm, rope};
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 use crate::ops::{AttentionMask, FusedOps};
 use crate::reference;
-use values::{Attention, Head, Heads, head_dtype, one_a_row};
+use values::{Attention, Head, Heads, LoraHead, head_dtype, one_a_row};
 
 impl FusedOps for Flex {
     fn rms_norm_forward(
@@ -248,5 +248,121 @@ impl FusedOps for Flex {
                 cast_to(tensor(like_weight.0, dweight), like_weight.1),
             )
         }, else reference::cross_entropy::loss_grads::<Self>(hidden, weight, targets, config))
+    }
+
+    fn lora_token_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> FloatTensor<Self> {
+        let (dtype, tokens) = (head_dtype(&hidden, &weight), hidden.shape()[0]);
+        let operands = [hidden, weight, rows, factor];
+        with_element!(dtype, E => {
+            let head = LoraHead::<E>::new(operands, targets, config);
+            let (operands, low_rank) = head.operands();
+            tensor([tokens], cross_entropy::low_rank_losses(isa(), &operands, low_rank))
+        }, else reference::lora_cross_entropy::losses::<Self>(operands, targets, config))
+    }
+
+    fn lora_token_cross_entropy_grad_tokens(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let dtype = head_dtype(&hidden, &weight);
+        let likes = [&hidden, &rows].map(|like| (like.shape(), like.dtype()));
+        let operands = [hidden, weight, rows, factor];
+        with_element!(dtype, E => {
+            let head = LoraHead::<E>::new(operands, targets, config);
+            let (operands, low_rank) = head.operands();
+            let [losses, dhidden, drows] =
+                cross_entropy::low_rank_losses_gradients(isa(), &operands, low_rank);
+            let [of_hidden, of_rows] = likes;
+            (
+                tensor([of_hidden.0[0]], losses),
+                cast_to(tensor(of_hidden.0, dhidden), of_hidden.1),
+                cast_to(tensor(of_rows.0, drows), of_rows.1),
+            )
+        }, else reference::lora_cross_entropy::grad_tokens::<Self>(operands, targets, config))
+    }
+
+    fn lora_token_cross_entropy_grad_factor(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        grad: FloatTensor<Self>,
+        config: LogitsConfig,
+    ) -> FloatTensor<Self> {
+        let dtype = head_dtype(&hidden, &weight);
+        let like = (factor.shape(), factor.dtype());
+        let operands = [hidden, weight, rows, factor];
+        with_element!(dtype, E => {
+            let head = LoraHead::<E>::new(operands, targets, config);
+            let (operands, low_rank) = head.operands();
+            let grad = Values::<f32>::new(grad);
+            let dfactor =
+                cross_entropy::low_rank_gradient_of_factor(isa(), &operands, low_rank, &grad);
+            cast_to(tensor(like.0, dfactor), like.1)
+        }, else reference::lora_cross_entropy::grad_factor::<Self>(operands, targets, grad, config))
+    }
+
+    fn lora_linear_cross_entropy_grads(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    ) {
+        let dtype = head_dtype(&hidden, &weight);
+        let likes = [&hidden, &rows, &factor].map(|like| (like.shape(), like.dtype()));
+        let operands = [hidden, weight, rows, factor];
+        with_element!(dtype, E => {
+            let head = LoraHead::<E>::new(operands, targets, config);
+            let (operands, low_rank) = head.operands();
+            let [losses, dhidden, drows, dfactor] =
+                cross_entropy::low_rank_gradients(isa(), &operands, low_rank);
+            // One order of additions, in more digits than the terms have, as of the head alone.
+            let loss: f64 = losses.iter().map(|loss| f64::from(*loss)).sum();
+            let [of_hidden, of_rows, of_factor] = likes;
+            (
+                tensor([1], vec![loss as f32]),
+                cast_to(tensor(of_hidden.0, dhidden), of_hidden.1),
+                cast_to(tensor(of_rows.0, drows), of_rows.1),
+                cast_to(tensor(of_factor.0, dfactor), of_factor.1),
+            )
+        }, else reference::lora_cross_entropy::grads::<Self>(operands, targets, config))
+    }
+
+    fn lora_linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        config: LogitsConfig,
+    ) -> FloatTensor<Self> {
+        let dtype = head_dtype(&hidden, &weight);
+        let operands = [hidden, weight, rows, factor];
+        with_element!(dtype, E => {
+            let head = LoraHead::<E>::new(operands, targets, config);
+            let (operands, low_rank) = head.operands();
+            let losses = cross_entropy::low_rank_losses(isa(), &operands, low_rank);
+            let loss: f64 = losses.iter().map(|loss| f64::from(*loss)).sum();
+            tensor([1], vec![loss as f32])
+        }, else reference::lora_cross_entropy::loss::<Self>(operands, targets, config))
     }
 }

@@ -63,7 +63,7 @@ pub fn token_cross_entropy(
 }
 
 /// Checks the operands of `operation`.
-fn check(
+pub(super) fn check(
     operation: &str,
     hidden: &Tensor<2>,
     weight: &Tensor<2>,

@@ -1,5 +1,7 @@
 //! The head's cross-entropy over chunks of tokens, so that only a chunk's logits exist at a time.
 
+use std::ops::Range;
+
 use burn_core::backend::{
     Backend, Slice, TensorMetadata, get_or_init_device_settings,
     tensor::{FloatTensor, IndexingUpdateOp, IntTensor},
@@ -201,15 +203,14 @@ pub(crate) fn token_losses_grad_weight<B: FusedOps>(
     let grad = cast::<B>(grad, head.hidden.dtype());
     let grad = B::float_reshape(grad, Shape::new([tokens, 1]));
     let mut dweight = head.no_gradient_of_weight();
-    let mut start = 0;
     for chunk in head.chunks() {
-        let hidden = chunk.hidden.clone();
-        let end = start + hidden.shape()[0];
-        let of_chunk = [Slice::from(start..end), Slice::from(0..1)];
+        let (hidden, of_chunk) = (
+            chunk.hidden.clone(),
+            rows_of::<B>(&grad, chunk.tokens.clone()),
+        );
         let (_, dproducts) = chunk.losses_grad();
-        let dproducts = B::float_mul(dproducts, B::float_slice(grad.clone(), &of_chunk));
+        let dproducts = B::float_mul(dproducts, of_chunk);
         dweight = head.with_chunk(dweight, dproducts, hidden);
-        start = end;
     }
     cast::<B>(dweight, dtype)
 }
@@ -260,9 +261,11 @@ pub(crate) fn largest_bytes(
     }
 }
 
-struct Head<B: Backend> {
+pub(super) struct Head<B: Backend> {
     hidden: FloatTensor<B>,
-    weight: FloatTensor<B>,
+    pub weight: FloatTensor<B>,
+    /// Rows `[tokens, rank]` and factor `[rank, vocab]` of a product that is added to that of the weight.
+    low_rank: Option<[FloatTensor<B>; 2]>,
     targets: IntTensor<B>,
     config: LogitsConfig,
     /// Whether the operands were of the dtype that is computed in.
@@ -270,7 +273,7 @@ struct Head<B: Backend> {
 }
 
 impl<B: FusedOps> Head<B> {
-    fn new(
+    pub fn new(
         hidden: FloatTensor<B>,
         weight: FloatTensor<B>,
         targets: IntTensor<B>,
@@ -283,13 +286,21 @@ impl<B: FusedOps> Head<B> {
             single: hidden.dtype() == dtype,
             hidden,
             weight,
+            low_rank: None,
             targets,
             config,
         }
     }
 
+    /// Returns the same with `rows · factor` added to the products.
+    pub fn with_low_rank(mut self, low_rank: [FloatTensor<B>; 2]) -> Self {
+        let dtype = self.hidden.dtype();
+        self.low_rank = Some(low_rank.map(|factor| cast::<B>(factor, dtype)));
+        self
+    }
+
     /// Returns `lhs · rhs`, of operands that were f32 or were widened to it.
-    fn product(&self, lhs: FloatTensor<B>, rhs: FloatTensor<B>) -> FloatTensor<B> {
+    pub fn product(&self, lhs: FloatTensor<B>, rhs: FloatTensor<B>) -> FloatTensor<B> {
         if self.single {
             B::matmul(lhs, rhs)
         } else {
@@ -313,7 +324,7 @@ impl<B: FusedOps> Head<B> {
         B::float_add(dweight, part)
     }
 
-    fn chunks(&self) -> impl Iterator<Item = Chunk<B>> {
+    pub fn chunks(&self) -> impl Iterator<Item = Chunk<B>> {
         let [tokens, n] = self.hidden.shape().dims();
         let [vocab, _] = self.weight.shape().dims();
         let step = tokens_of_a_chunk(vocab);
@@ -323,10 +334,17 @@ impl<B: FusedOps> Head<B> {
                 self.hidden.clone(),
                 &[Slice::from(range.clone()), Slice::from(0..n)],
             );
-            let targets = B::int_slice(self.targets.clone(), &[Slice::from(range)]);
+            let targets = B::int_slice(self.targets.clone(), &[Slice::from(range.clone())]);
             let weight = B::float_swap_dims(self.weight.clone(), 0, 1);
-            let products = self.product(hidden.clone(), weight);
-            Chunk::new(hidden, products, targets, self.config)
+            let mut products = self.product(hidden.clone(), weight);
+            if let Some([rows, factor]) = &self.low_rank {
+                let rows = rows_of::<B>(rows, range.clone());
+                products = B::float_add(products, B::matmul(rows, factor.clone()));
+            }
+            Chunk {
+                tokens: range,
+                ..Chunk::new(hidden, products, targets, self.config)
+            }
         })
     }
 
@@ -339,7 +357,7 @@ impl<B: FusedOps> Head<B> {
     }
 
     /// Returns the losses of all chunks, `[tokens]`.
-    fn joined(&self, losses: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+    pub fn joined(&self, losses: Vec<FloatTensor<B>>) -> FloatTensor<B> {
         let [tokens, _] = self.hidden.shape().dims();
         let (shape, dtype) = (Shape::new([tokens]), self.loss_dtype());
         match join::<B>(losses) {
@@ -349,7 +367,7 @@ impl<B: FusedOps> Head<B> {
     }
 
     /// Returns the losses' sum, `[1]`.
-    fn sum(&self, losses: impl Iterator<Item = FloatTensor<B>>) -> FloatTensor<B> {
+    pub fn sum(&self, losses: impl Iterator<Item = FloatTensor<B>>) -> FloatTensor<B> {
         let dtype = self.loss_dtype();
         losses
             .map(|loss| cast::<B>(loss, dtype))
@@ -358,7 +376,9 @@ impl<B: FusedOps> Head<B> {
     }
 }
 
-struct Chunk<B: Backend> {
+pub(super) struct Chunk<B: Backend> {
+    /// The places of the tokens.
+    pub tokens: Range<usize>,
     hidden: FloatTensor<B>,
     /// `hidden · weightᵀ`, `[tokens, vocab]`.
     products: FloatTensor<B>,
@@ -390,6 +410,7 @@ impl<B: FusedOps> Chunk<B> {
         let weights = B::float_mask_fill(weights, B::bool_or(below, above), f64::NAN.into());
         let weights = B::float_mask_fill(weights, ignored, 0f64.into());
         Self {
+            tokens: 0..tokens,
             hidden,
             products,
             classes: B::int_clamp(raw, 0i64.into(), (vocab as i64 - 1).into()),
@@ -399,12 +420,12 @@ impl<B: FusedOps> Chunk<B> {
     }
 
     /// Returns the losses, `[tokens, 1]`.
-    fn losses(self) -> FloatTensor<B> {
+    pub fn losses(self) -> FloatTensor<B> {
         B::cross_entropy(self.products, self.classes, self.weights, self.config)
     }
 
     /// Returns [`Self::losses`], and the gradient of the products.
-    fn losses_grad(self) -> (FloatTensor<B>, FloatTensor<B>) {
+    pub fn losses_grad(self) -> (FloatTensor<B>, FloatTensor<B>) {
         B::cross_entropy_grad(self.products, self.classes, self.weights, self.config)
     }
 
@@ -420,7 +441,13 @@ impl<B: FusedOps> Chunk<B> {
     }
 }
 
-fn join<B: Backend>(mut parts: Vec<FloatTensor<B>>) -> Option<FloatTensor<B>> {
+/// Returns some rows of a matrix.
+pub(super) fn rows_of<B: Backend>(matrix: &FloatTensor<B>, rows: Range<usize>) -> FloatTensor<B> {
+    let width = matrix.shape()[1];
+    B::float_slice(matrix.clone(), &[Slice::from(rows), Slice::from(0..width)])
+}
+
+pub(super) fn join<B: Backend>(mut parts: Vec<FloatTensor<B>>) -> Option<FloatTensor<B>> {
     match parts.len() {
         0 => None,
         1 => parts.pop(),

@@ -23,7 +23,7 @@ pub fn targets(
 }
 
 /// Scaled, capped, both: scores of random operands of a few dozen columns are of the order of the cap.
-const CONFIGS: [LogitsConfig; 3] = [
+pub const CONFIGS: [LogitsConfig; 3] = [
     LogitsConfig {
         scale: 0.4,
         softcap: None,
@@ -49,7 +49,7 @@ fn reference(
 }
 
 /// The terms of [`reference`].
-fn token_reference(
+pub fn token_reference(
     hidden: Tensor<2>,
     weight: Tensor<2>,
     targets: Tensor<1, Int>,

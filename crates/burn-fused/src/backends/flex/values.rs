@@ -7,7 +7,7 @@ use burn_core::tensor::{DType, Shape};
 use burn_flex::FlexTensor;
 use burn_operands::flex::{FlexElement, Values, cast, integers};
 use qlora_cpu::attention::{HeadsRef, Operands};
-use qlora_cpu::cross_entropy;
+use qlora_cpu::cross_entropy::{self, LowRank};
 
 use crate::config::{AttentionConfig, LogitsConfig};
 use crate::ops::AttentionMask;
@@ -107,6 +107,39 @@ impl<E: FlexElement> Head<E> {
             scale: self.config.scale as f32,
             softcap: self.config.softcap.map(|cap| cap as f32),
         }
+    }
+}
+
+/// The operands of the cross-entropy of a head with a low-rank product beside its own.
+pub(super) struct LoraHead<E> {
+    head: Head<E>,
+    rows: Values<f32>,
+    factor: Values<f32>,
+    rank: usize,
+}
+
+impl<E: FlexElement> LoraHead<E> {
+    /// Takes `[hidden, weight, rows, factor]`.
+    pub(super) fn new(
+        [hidden, weight, rows, factor]: [FlexTensor; 4],
+        targets: FlexTensor,
+        config: LogitsConfig,
+    ) -> Self {
+        Self {
+            rank: rows.shape()[1],
+            head: Head::new(hidden, weight, targets, config),
+            rows: Values::new(rows),
+            factor: Values::new(factor),
+        }
+    }
+
+    pub(super) fn operands(&self) -> (cross_entropy::Operands<'_, E>, LowRank<'_>) {
+        let low_rank = LowRank {
+            rows: &self.rows,
+            factor: &self.factor,
+            rank: self.rank,
+        };
+        (self.head.operands(), low_rank)
     }
 }
 
