@@ -75,6 +75,22 @@ impl Curve {
         }
     }
 
+    /// Returns the run of ten steps with an adapter on the head, `run`, on the LLaMA, on that with tied embeddings, or on a Gemma 2,
+    /// whose embeddings are tied and whose logits are capped.
+    pub fn of_head(run: &str) -> Self {
+        let folder = format!("head_adapters/{run}");
+        let base = match run {
+            "untied" => "tiny_llama",
+            "tied" => "tiny_llama_tied",
+            _ => "families/gemma2",
+        };
+        Self {
+            base: base.into(),
+            adapter: format!("{folder}/init_adapter"),
+            folder,
+        }
+    }
+
     /// Returns the settings and what each step gave.
     pub fn recorded(&self) -> Value {
         json(&format!("{}/curve.json", self.folder))
@@ -121,6 +137,11 @@ impl Curve {
     /// Returns a trainer at the start, in f32.
     pub fn trainer(&self, device: &Device) -> Trainer<Decoder> {
         self.builder(ComputeDtype::F32, device).build().unwrap()
+    }
+
+    /// Returns the name of the model.
+    pub fn base(&self) -> &str {
+        &self.base
     }
 
     /// Returns the model as it was at the end.
@@ -213,10 +234,9 @@ pub fn adapter_bits(model: &impl LoraModel) -> Vec<u32> {
 /// The values of every adapter factor of `model`, in the order of its layers.
 pub fn adapter_values(model: &impl LoraModel) -> Vec<f32> {
     model
-        .lora_linears()
+        .lora_adapters()
         .into_iter()
-        .filter_map(|(_, linear)| linear.adapter.as_ref())
-        .flat_map(|branch| [branch.lora.a.val(), branch.lora.b.val()])
+        .flat_map(|(_, branch)| [branch.lora.a.val(), branch.lora.b.val()])
         .flat_map(values)
         .collect()
 }

@@ -21,6 +21,8 @@ mod exports_match_peft;
 mod family_adapters_match_peft;
 #[path = "claims/gradients_match_peft.rs"]
 mod gradients_match_peft;
+#[path = "claims/head_adapters_match_peft.rs"]
+mod head_adapters_match_peft;
 #[path = "claims/loftq_matches_peft.rs"]
 mod loftq_matches_peft;
 #[path = "claims/lora_plus_matches_peft.rs"]

@@ -42,10 +42,7 @@ pub(crate) fn check_adapter(
 /// # Errors
 /// [`FinetuneError::AdapterNotFinite`] naming the layer; [`FinetuneError::Device`].
 pub(crate) fn check_finite<M: LoraModel>(model: &M) -> Result<(), FinetuneError> {
-    for (layer, linear) in model.lora_linears() {
-        let Some(branch) = &linear.adapter else {
-            continue;
-        };
+    for (layer, branch) in model.lora_adapters() {
         for factor in [&branch.lora.a, &branch.lora.b] {
             check_values(&layer, factor)?;
         }

@@ -114,13 +114,11 @@ impl AdapterOptimizer {
             _ => param,
         };
         let [of_a, of_b] = rates;
-        for (_, linear) in model.lora_linears_mut() {
-            linear.adapter = linear.adapter.take().map(|mut branch| {
-                branch.lora.a = update(branch.lora.a, of_a);
-                branch.lora.b = update(branch.lora.b, of_b);
-                branch
-            });
-        }
+        model.update_adapters(&mut |mut branch| {
+            branch.lora.a = update(branch.lora.a, of_a);
+            branch.lora.b = update(branch.lora.b, of_b);
+            branch
+        });
         model.update_token_rows(&mut |rows| update(rows, of_a));
         if let Some(error) = failed {
             return Err(error);
@@ -220,9 +218,8 @@ fn factors<M: LoraModel>(model: &M) -> Vec<Factor<'_>> {
     let rows = model.token_rows().into_iter();
     let rows = rows.map(|(path, rows)| (format!("{path}.tokens"), &rows.rows));
     model
-        .lora_linears()
+        .lora_adapters()
         .into_iter()
-        .filter_map(|(path, linear)| Some((path, linear.adapter.as_ref()?)))
         .flat_map(|(path, branch)| {
             [('A', &branch.lora.a), ('B', &branch.lora.b)]
                 .map(|(factor, param)| (format!("{path}.lora_{factor}"), param))

@@ -1,6 +1,6 @@
 //! One backward pass over a model with adapters: what it is asked for and what it gives.
 
-use crate::linear::QLoraLinear;
+use crate::branch::LoraBranch;
 use crate::model::LoraModel;
 use burn::tensor::{Gradients, Tensor};
 use serde::{Deserialize, Serialize};
@@ -51,7 +51,7 @@ pub struct BackwardPass {
 pub struct LossAndGradients {
     /// The scaled loss, `[1]`, f32.
     pub loss: Tensor<1>,
-    /// The gradients of A and B of every adapter, in the order of the model's layers, then of the rows of tokens.
+    /// The gradients of A and B of every adapter, in the order of the model's layers, then of its head, then of the rows of tokens.
     pub gradients: Vec<Option<Tensor<2>>>,
 }
 
@@ -59,8 +59,8 @@ impl LossAndGradients {
     /// Takes the gradients of adapters and rows of tokens of `loss`, the end of one graph over all of `model`, and scales both.
     pub fn of<M: LoraModel>(model: &M, loss: Tensor<1>, scale: f64) -> Self {
         let mut tape = loss.backward();
-        let linears = model.lora_linears().into_iter().map(|(_, linear)| linear);
-        let mut gradients = adapter_gradients(linears, &mut tape);
+        let adapters = model.lora_adapters().into_iter();
+        let mut gradients = adapter_gradients(adapters.map(|(_, branch)| branch), &mut tape);
         gradients.extend(token_row_gradients(model, &mut tape));
         Self::scaled(loss, gradients, scale)
     }
@@ -78,14 +78,13 @@ impl LossAndGradients {
     }
 }
 
-/// Takes the gradients of A and B of every adapter of `linears`, in order, out of `tape`.
+/// Takes the gradients of A and B of every one of `adapters`, in order, out of `tape`.
 pub fn adapter_gradients<'a>(
-    linears: impl IntoIterator<Item = &'a QLoraLinear>,
+    adapters: impl IntoIterator<Item = &'a LoraBranch>,
     tape: &mut Gradients,
 ) -> Vec<Option<Tensor<2>>> {
-    linears
+    adapters
         .into_iter()
-        .filter_map(|linear| linear.adapter.as_ref())
         .flat_map(|branch| [&branch.lora.a, &branch.lora.b])
         .map(|factor| factor.val().grad_remove(tape))
         .collect()

@@ -136,17 +136,22 @@ impl LoraBranch {
     ///
     /// The factors compute in their own dtype: adapters stay f32 under a half-precision model.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let (a, b) = (self.lora.a.val(), self.lora.b.val());
         let dtype = x.dtype();
+        let y = burn_fused::matmul(self.inner(x), self.lora.b.val());
+        if y.dtype() == dtype { y } else { y.cast(dtype) }
+    }
+
+    /// Maps `x: [m, in_features]` to `s · (dropout(x) A)`, `[m, rank]`, in the factors' dtype: what [`forward`](Self::forward)
+    /// multiplies by B.
+    pub fn inner(&self, x: Tensor<2>) -> Tensor<2> {
+        let a = self.lora.a.val();
         let x = self.dropout.forward(x);
-        let x = if a.dtype() == dtype {
+        let x = if a.dtype() == x.dtype() {
             x
         } else {
             x.cast(a.dtype())
         };
-        let xa = burn_fused::matmul(x, a).mul_scalar(self.lora.scale);
-        let y = burn_fused::matmul(xa, b);
-        if y.dtype() == dtype { y } else { y.cast(dtype) }
+        burn_fused::matmul(x, a).mul_scalar(self.lora.scale)
     }
 }
 

@@ -149,6 +149,25 @@ impl LoraConfig {
             .collect())
     }
 
+    /// Returns the configuration of each of the layers `paths`, as [`of_layers`](Self::of_layers) does, and that of the head at the path
+    /// `head`, where the model has one that can carry an adapter: `None` where it gets none. [`Targets::AllLinear`] does not mean
+    /// it, as in peft; a name or a pattern does.
+    ///
+    /// # Errors
+    /// Those of [`of_layers`](Self::of_layers).
+    pub fn of_layers_and_head(
+        &self,
+        paths: &[String],
+        head: Option<&str>,
+    ) -> Result<(Vec<Option<Self>>, Option<Self>), LoraError> {
+        let Some(head) = head.filter(|_| self.targets != Targets::AllLinear) else {
+            return Ok((self.of_layers(paths)?, None));
+        };
+        let mut layers = self.of_layers(&[paths, &[head.to_owned()]].concat())?;
+        let head = layers.pop().flatten();
+        Ok((layers, head))
+    }
+
     /// Returns the same without the names and patterns that fit none of `paths`, as peft passes them over: adapters are written
     /// with one list of names for many architectures.
     ///

@@ -68,6 +68,14 @@ pub enum LoraError {
         /// The name asked for.
         layer: String,
     },
+    /// An adapter on a head of which rows are to be trained.
+    #[error(
+        "`{layer}` cannot carry an adapter while rows of it are trained; leave it out of the targets, or train no rows of tokens"
+    )]
+    AdaptedRows {
+        /// The path of the head.
+        layer: String,
+    },
     /// A layer that was to make up for what its weight lost, on a weight that is not quantized.
     #[error(
         "layer `{layer}` is not quantized, so that LoftQ has nothing to make up for; load the weights in 4 bits"

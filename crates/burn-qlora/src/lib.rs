@@ -42,6 +42,8 @@ pub mod cuda;
 mod error;
 /// The factors of one layer on the host.
 mod factors;
+/// The head of a language model, with an adapter beside the layers'.
+mod head;
 /// The layers of a module, with their paths.
 mod layers;
 /// The layer with a frozen base.
@@ -74,6 +76,7 @@ pub use config::{Blocks, LoraConfig, Overrides, Targets, TokenIndices};
 pub use continuations::Continuations;
 pub use error::LoraError;
 pub use factors::{Factors, WeightChange};
+pub use head::AdaptableHead;
 pub use layers::{LayerMut, LayerRef, Layers, LoraLayers};
 pub use linear::{BaseWeight, QLoraLinear};
 pub use loftq::{LoftqReport, loftq_bytes, loftq_init, loftq_rounds};

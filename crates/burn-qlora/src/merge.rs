@@ -1,5 +1,6 @@
 //! Dense weights with the adapters folded in.
 
+use crate::head::merged_head;
 use crate::layers::LayerMut;
 use crate::linear::{BaseWeight, QLoraLinear, as_on, frozen};
 use crate::model::LoraModel;
@@ -57,8 +58,8 @@ impl LayerMut<'_> {
 }
 
 /// Hands each layer's merged weight to `write`, one layer at a time, so that a model larger than memory
-/// can be exported. `write` gets the layer's path and its weight `[out_features, in_features]`; what it
-/// drops is gone before the next one is made.
+/// can be exported, and then that of a head with an adapter. `write` gets the layer's path and its weight
+/// `[out_features, in_features]`; what it drops is gone before the next one is made.
 ///
 /// # Errors
 /// The first error of `write`.
@@ -68,6 +69,9 @@ pub fn merge_linears<M: LoraModel, E>(
 ) -> Result<(), E> {
     for (path, linear) in model.lora_linears() {
         write(&path, linear.merged_weight())?;
+    }
+    if let Some((path, weight)) = merged_head(model) {
+        write(&path, weight)?;
     }
     Ok(())
 }

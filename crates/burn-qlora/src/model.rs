@@ -3,12 +3,13 @@
 use crate::branch::{LoraBranch, room_for};
 use crate::config::{LoraConfig, Targets, is_named};
 use crate::error::LoraError;
+use crate::head::{AdaptableHead, merged_head};
 use crate::layers::{Layers, LoraLayers};
-use crate::linear::QLoraLinear;
+use crate::linear::{QLoraLinear, as_on};
 use crate::quantize::quantize_layers;
 use crate::token_rows::TokenRows;
 use burn::module::{Module, Param, ParamGroup, ParamId};
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use nf4::QuantConfig;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -17,7 +18,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 ///
 /// `#[derive(LoraModel)]` implements it, by the fields that [`LoraLayers`] tells of; a field's attribute says another name than the
 /// field's own where that is not the one in adapter files, which are keyed by the layers' paths, as Hugging Face has them
-/// (`model.layers.0.self_attn.q_proj`). The head of a language model is not among the layers.
+/// (`model.layers.0.self_attn.q_proj`). The head of a language model is not among the layers: where it can carry an adapter,
+/// [`lora_head`](LoraModel::lora_head) says so.
 ///
 /// ```
 /// use burn::module::Module;
@@ -83,10 +85,48 @@ pub trait LoraModel: LoraLayers {
     }
 
     /// Folds all adapters into their weights, which are dense from then on: an [`AnyLinear`](crate::AnyLinear) becomes Burn's own
-    /// layer again, a [`QLoraLinear`] one with a frozen dense weight. Dense layers stay as they are.
+    /// layer again, a [`QLoraLinear`] one with a frozen dense weight. Dense layers stay as they are. A head with an adapter has a
+    /// weight of its own then.
     fn merge(&mut self) {
         for (_, mut layer) in Layers::of_mut(self) {
             layer.merge();
+        }
+        let device = self.lora_head().map(|head| head.device);
+        if let (Some((path, weight)), Some(device)) = (merged_head(self), device) {
+            self.set_head_adapter(None);
+            self.replace_weight(&path, as_on(weight, &device));
+        }
+    }
+
+    /// Returns the head of a language model that can carry an adapter; `None` where there is none, or none that can.
+    fn lora_head(&self) -> Option<AdaptableHead<'_>> {
+        None
+    }
+
+    /// Puts `adapter` on the [head](Self::lora_head) in place of the one that it has.
+    fn set_head_adapter(&mut self, adapter: Option<LoraBranch>) {
+        let _ = adapter;
+    }
+
+    /// Returns the adapters of the layers, in their order, and then that of the head, with the paths of what carries them.
+    fn lora_adapters(&self) -> Vec<(String, &LoraBranch)> {
+        let linears = self.lora_linears().into_iter();
+        let of_layers = linears.filter_map(|(path, linear)| Some((path, linear.adapter.as_ref()?)));
+        let head = self.lora_head();
+        let of_head = head.and_then(|head| Some((head.path, head.adapter?)));
+        of_layers.chain(of_head).collect()
+    }
+
+    /// Takes what `update` makes of each of [`lora_adapters`](Self::lora_adapters), in their order, in its place.
+    fn update_adapters(&mut self, update: &mut dyn FnMut(LoraBranch) -> LoraBranch) {
+        for (_, linear) in self.lora_linears_mut() {
+            linear.adapter = linear.adapter.take().map(&mut *update);
+        }
+        let of_head = self.lora_head().and_then(|head| head.adapter.cloned());
+        if let Some(branch) = of_head {
+            // So that nobody else holds the factors that are updated.
+            self.set_head_adapter(None);
+            self.set_head_adapter(Some(update(branch)));
         }
     }
 
@@ -118,7 +158,7 @@ pub trait LoraModel: LoraLayers {
     }
 }
 
-/// The embedding or the head of a model, which carry no adapter of their own.
+/// The embedding or the head of a model.
 #[derive(Debug, Clone)]
 pub struct WholeWeight {
     /// The path of the module, as Hugging Face gives it.
@@ -129,7 +169,7 @@ pub struct WholeWeight {
     pub shared: bool,
 }
 
-/// Attaches fresh adapters to the configured layers; other layers lose theirs. The rows of the configured tokens are trained from
+/// Attaches fresh adapters to the configured layers, and to a head that is configured by name; others lose theirs. The rows of the configured tokens are trained from
 /// what they are.
 ///
 /// A is uniform in ±1/√in_features (peft's `kaiming_uniform_(a=√5)`), B is zero, so the model computes
@@ -138,7 +178,8 @@ pub struct WholeWeight {
 ///
 /// # Errors
 /// [`LoraError::InvalidConfig`], [`LoraError::NothingToAdapt`], [`LoraError::UnknownTarget`], [`LoraError::InvalidPattern`],
-/// [`LoraError::UnknownToken`], [`LoraError::NoTable`] and [`LoraError::TooLarge`]; the model is then unchanged.
+/// [`LoraError::UnknownToken`], [`LoraError::NoTable`], [`LoraError::AdaptedRows`] and [`LoraError::TooLarge`]; the model is then
+/// unchanged.
 pub fn attach_adapters<M: LoraModel>(
     model: &mut M,
     config: &LoraConfig,
@@ -146,26 +187,48 @@ pub fn attach_adapters<M: LoraModel>(
 ) -> Result<(), LoraError> {
     config.validate()?;
     let rows = rows_of(model, config)?;
-    let mut linears = model.lora_linears_mut();
+    let linears = model.lora_linears();
     if linears.is_empty() {
         return Err(LoraError::NothingToAdapt);
     }
+    let head = model.lora_head();
     let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
-    let layers = config.of_layers(&paths)?;
+    let (layers, of_head) =
+        config.of_layers_and_head(&paths, head.as_ref().map(|head| head.path.as_str()))?;
+    let fresh = |index: usize, shape, layer: &LoraConfig, device: &Device| {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(index as u64);
+        fresh_branch(shape, layer, &mut rng, device)
+    };
     let mut branches = Vec::with_capacity(linears.len());
     for (index, ((_, linear), layer)) in linears.iter().zip(layers).enumerate() {
-        let branch = layer.map(|layer| {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            rng.set_stream(index as u64);
-            fresh_branch(linear, &layer, &mut rng)
-        });
+        let branch = layer.map(|layer| fresh(index, linear.shape(), &layer, &linear.device()));
         branches.push(branch.transpose()?);
     }
-    for ((_, linear), branch) in linears.iter_mut().zip(branches) {
+    let of_head = match head.zip(of_head) {
+        Some((head, _)) if has_rows_of(model, &rows, &head.path) => {
+            return Err(LoraError::AdaptedRows { layer: head.path });
+        }
+        Some((head, layer)) => Some(fresh(linears.len(), head.shape, &layer, &head.device)?),
+        None => None,
+    };
+    for ((_, linear), branch) in model.lora_linears_mut().into_iter().zip(branches) {
         linear.adapter = branch;
     }
+    model.set_head_adapter(of_head);
     set_rows(model, rows);
     Ok(())
+}
+
+/// Returns whether some of `rows` are of the weight at `path`, or of the one that it shares.
+fn has_rows_of<M: LoraModel>(model: &M, rows: &[(String, TokenRows)], path: &str) -> bool {
+    let tables = model.whole_weights();
+    let place = tables.iter().position(|table| table.path == path);
+    let owner = place.map(|place| match tables[place].shared {
+        true => &tables[place.saturating_sub(1)],
+        false => &tables[place],
+    });
+    owner.is_some_and(|owner| rows.iter().any(|(path, _)| *path == owner.path))
 }
 
 /// Returns the rows of the configured tokens as they are in the model, with the paths of their weights.
@@ -218,21 +281,23 @@ pub(crate) fn set_rows<M: LoraModel>(model: &mut M, rows: Vec<(String, TokenRows
     }
 }
 
-/// Takes the adapters off all layers. Rows of tokens stay as they are, and are not trained any more.
+/// Takes the adapters off all layers and the head. Rows of tokens stay as they are, and are not trained any more.
 pub fn detach_adapters<M: LoraModel>(model: &mut M) {
     for (_, linear) in model.lora_linears_mut() {
         linear.adapter = None;
     }
+    model.set_head_adapter(None);
     set_rows(model, Vec::new());
 }
 
-/// Returns a branch for `linear` that adds nothing yet.
+/// Returns a branch for a layer of `shape` that adds nothing yet.
 fn fresh_branch(
-    linear: &QLoraLinear,
+    shape: [usize; 2],
     config: &LoraConfig,
     rng: &mut ChaCha8Rng,
+    device: &Device,
 ) -> Result<LoraBranch, LoraError> {
-    let (rank, shape) = (config.rank, linear.shape());
+    let rank = config.rank;
     let [b_len, a_len] = shape.map(|width| width.saturating_mul(rank));
     let bound = 1.0 / (shape[1] as f32).sqrt();
     let mut a = room_for(a_len, rank, shape)?;
@@ -240,7 +305,7 @@ fn fresh_branch(
     a.extend((0..a_len).map(|_| bound * (2.0 * unit(rng) - 1.0)));
     let mut b = room_for(b_len, rank, shape)?;
     b.resize(b_len, 0.0);
-    LoraBranch::from_peft(&a, &b, config, &linear.device())
+    LoraBranch::from_peft(&a, &b, config, device)
 }
 
 /// Returns a number in `[0, 1)` from the upper 24 bits of a word: spelled out so that no release of a library
@@ -255,13 +320,13 @@ pub fn freeze_base<M: Module + LoraModel>(model: M) -> M {
     model.no_grad().set_require_grad_group(adapters, true)
 }
 
-/// Returns the ids of the trainable parameters: A and B of every adapter, in the order of the layers, then the rows of tokens.
+/// Returns the ids of the trainable parameters: A and B of every adapter, in the order of the layers and then the head, then the
+/// rows of tokens.
 pub fn trainable<M: LoraModel>(model: &M) -> Vec<ParamId> {
     model
-        .lora_linears()
+        .lora_adapters()
         .into_iter()
-        .filter_map(|(_, linear)| linear.adapter.as_ref())
-        .flat_map(|branch| [branch.lora.a.id, branch.lora.b.id])
+        .flat_map(|(_, branch)| [branch.lora.a.id, branch.lora.b.id])
         .chain(model.token_rows().into_iter().map(|(_, rows)| rows.rows.id))
         .collect()
 }
@@ -270,10 +335,9 @@ pub fn trainable<M: LoraModel>(model: &M) -> Vec<ParamId> {
 pub fn num_adapter_params<M: LoraModel>(model: &M) -> usize {
     let rows = model.token_rows().into_iter();
     model
-        .lora_linears()
+        .lora_adapters()
         .into_iter()
-        .filter_map(|(_, linear)| linear.adapter.as_ref())
-        .map(LoraBranch::num_params)
+        .map(|(_, branch)| branch.num_params())
         .chain(rows.map(|(_, rows)| rows.num_params()))
         .sum()
 }

@@ -175,9 +175,8 @@ impl Session {
 
     /// Returns the number of trained parameters.
     pub fn trainable(&self) -> usize {
-        let linears = self.model().lora_linears().into_iter();
-        let adapters = linears.filter_map(|(_, linear)| linear.adapter.as_ref());
-        adapters.map(Module::num_params).sum()
+        let adapters = self.model().lora_adapters().into_iter();
+        adapters.map(|(_, branch)| Module::num_params(branch)).sum()
     }
 
     fn model(&self) -> &Decoder {

@@ -135,6 +135,7 @@ impl Chain<'_> {
         self.model.announce(&self.model.layers);
         let layers = self.model.layers.iter().enumerate();
         let x = layers.fold(x.into(), |x, (index, block)| self.run(index, block, x));
+        self.seed_head();
         Ok(LossAndGradients::of(self.model, loss(x)?, self.pass.scale))
     }
 
@@ -180,9 +181,11 @@ impl Chain<'_> {
             stream: stream.clone(),
             update,
         };
+        self.seed_head();
         let loss = loss(last)?;
         let mut tape = loss.backward();
         let mut gradient = stream.grad_remove(&mut tape);
+        let of_head = adapter_gradients(&self.model.head_adapter, &mut tape);
         let mut of_rows = token_row_gradients(self.model, &mut tape);
         drop((stream, tape));
 
@@ -195,7 +198,7 @@ impl Chain<'_> {
             // Backward begins with ones, and 1 · dy is dy to the bit.
             let mut tape = (y.sum() * Tensor::from_inner(dy)).backward();
             gradient = x.grad_remove(&mut tape);
-            gradients.push(adapter_gradients(block.frozen_linears(), &mut tape));
+            gradients.push(adapter_gradients(block.adapters(), &mut tape));
         }
         if let Some(dx) = gradient.filter(|_| to_embedding) {
             let x = self.model.embed(self.input_ids.clone());
@@ -203,8 +206,8 @@ impl Chain<'_> {
             let found = token_row_gradients(self.model, &mut tape);
             of_rows = of_rows.into_iter().zip(found).map(sum).collect();
         }
-        let gradients = gradients.into_iter().rev().flatten().chain(of_rows);
-        let gradients = gradients.collect();
+        let of_layers = gradients.into_iter().rev().flatten();
+        let gradients = of_layers.chain(of_head).chain(of_rows).collect();
         Ok(LossAndGradients::scaled(loss, gradients, self.pass.scale))
     }
 
@@ -218,6 +221,15 @@ impl Chain<'_> {
         if block.has_dropout() {
             let device = self.model.device();
             device.seed(derive_seed(self.pass.seed, index as u64));
+        }
+    }
+
+    /// Has the head draw its dropout from a seed of its own, as if it were a block behind the last.
+    fn seed_head(&self) {
+        let branch = self.model.head_adapter.as_ref();
+        if branch.is_some_and(|branch| branch.dropout.prob > 0.0) {
+            let index = self.model.layers.len() as u64;
+            self.model.device().seed(derive_seed(self.pass.seed, index));
         }
     }
 }

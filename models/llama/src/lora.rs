@@ -2,13 +2,14 @@
 
 use burn::module::{Param, ParamId};
 use burn::tensor::Tensor;
-use burn_qlora::{LayerRef, Layers, LoraBranch, LoraModel, QLoraLinear, TokenRows, WholeWeight};
+use burn_qlora::{AdaptableHead, LayerRef, Layers, LoraBranch, LoraModel, TokenRows, WholeWeight};
 
 use crate::block::Block;
 use crate::model::Decoder;
 use crate::tensors::{EMBEDDING, HEAD, module};
 
-/// The layers are the projections of the blocks; a model loaded as trainable has none that can carry an adapter.
+/// The layers are the projections of the blocks; a model loaded as trainable has none that can carry an adapter. The head carries one
+/// beside its weight, its own or the embedding's.
 impl LoraModel for Decoder {
     fn whole_weights(&self) -> Vec<WholeWeight> {
         let embedding = self.embed_tokens.weight.val();
@@ -36,6 +37,20 @@ impl LoraModel for Decoder {
         }
     }
 
+    fn lora_head(&self) -> Option<AdaptableHead<'_>> {
+        let config = self.config();
+        Some(AdaptableHead {
+            path: module(HEAD).to_owned(),
+            shape: [config.vocab_size, config.hidden_size],
+            device: self.device(),
+            adapter: self.head_adapter.as_ref(),
+        })
+    }
+
+    fn set_head_adapter(&mut self, adapter: Option<LoraBranch>) {
+        self.head_adapter = adapter;
+    }
+
     fn token_rows(&self) -> Vec<(String, &TokenRows)> {
         self.named_token_rows()
     }
@@ -50,12 +65,6 @@ impl LoraModel for Decoder {
 }
 
 impl Block {
-    /// Returns the layers that can carry adapters, in the order [`LoraModel`] names them.
-    pub(crate) fn frozen_linears(&self) -> impl Iterator<Item = &QLoraLinear> {
-        let layers = Layers::of(self).into_iter();
-        layers.filter_map(|(_, layer)| LayerRef::adaptable(layer))
-    }
-
     pub(crate) fn has_adapters(&self) -> bool {
         self.adapters().next().is_some()
     }
@@ -64,8 +73,9 @@ impl Block {
         self.adapters().any(|branch| branch.dropout.prob > 0.0)
     }
 
-    fn adapters(&self) -> impl Iterator<Item = &LoraBranch> {
-        self.frozen_linears()
-            .filter_map(|linear| linear.adapter.as_ref())
+    /// Returns the adapters of the layers, in the order [`LoraModel`] names them.
+    pub(crate) fn adapters(&self) -> impl Iterator<Item = &LoraBranch> {
+        let layers = Layers::of(self).into_iter();
+        layers.filter_map(|(_, layer)| LayerRef::adaptable(layer)?.adapter.as_ref())
     }
 }

@@ -153,10 +153,12 @@ impl DecoderConfig {
     /// What [`LoraConfig::validate`] and the selection of its targets refuse.
     pub fn memory(&self, workload: &Workload) -> Result<ModelMemory, LoraError> {
         workload.lora.validate()?;
+        let (adapted, head_rank) = self.adapted(&workload.lora)?;
         let terms = Terms {
             config: self,
             workload,
-            adapted: self.adapted(&workload.lora)?,
+            adapted,
+            head_rank,
             tokens: workload.tokens(),
             b: workload.compute_dtype.bytes() as u128,
         };
@@ -176,9 +178,10 @@ impl DecoderConfig {
         })
     }
 
-    /// The projections of every block, each with the rank of the adapter that it is to carry.
-    fn adapted(&self, lora: &LoraConfig) -> Result<Vec<AdaptedBlock>, LoraError> {
-        let layers = lora.of_layers(&self.projection_paths())?;
+    /// The projections of every block, each with the rank of the adapter that it is to carry, and that of the head's.
+    fn adapted(&self, lora: &LoraConfig) -> Result<(Vec<AdaptedBlock>, Option<usize>), LoraError> {
+        let (layers, head) =
+            lora.of_layers_and_head(&self.projection_paths(), Some(self.head_path()))?;
         let mut ranks = layers
             .into_iter()
             .map(|layer| layer.map(|layer| layer.rank));
@@ -188,7 +191,8 @@ impl DecoderConfig {
                 .projections()
                 .map(|spec| (spec, ranks.next().flatten())),
         };
-        Ok(self.layers.iter().map(&mut block).collect())
+        let blocks = self.layers.iter().map(&mut block).collect();
+        Ok((blocks, head.map(|head| head.rank)))
     }
 }
 
@@ -219,6 +223,8 @@ struct Terms<'a> {
     config: &'a DecoderConfig,
     workload: &'a Workload,
     adapted: Vec<AdaptedBlock>,
+    /// The rank of the head's adapter, `None` for no adapter.
+    head_rank: Option<usize>,
     tokens: u128,
     b: u128,
 }
@@ -305,13 +311,20 @@ impl Terms<'_> {
             ..
         } = self.workload;
         let weight = [self.config.vocab_size, self.config.hidden_size];
-        kernels.linear_cross_entropy(self.tokens as usize, weight, false, compute_dtype.dtype())
+        let (tokens, dtype) = (self.tokens as usize, compute_dtype.dtype());
+        match self.head_rank {
+            Some(rank) => kernels.lora_linear_cross_entropy(tokens, weight, rank, dtype),
+            None => kernels.linear_cross_entropy(tokens, weight, false, dtype),
+        }
     }
 
     /// The largest rank of an adapter.
     fn largest_rank(&self) -> usize {
         let ranks = self.adapted.iter().flat_map(AdaptedBlock::ranks);
-        ranks.max().unwrap_or(self.workload.lora.rank)
+        ranks
+            .chain(self.head_rank)
+            .max()
+            .unwrap_or(self.workload.lora.rank)
     }
 
     /// The blocks from the first adapted one on, or all where rows of the embedding are trained: below nothing is kept.

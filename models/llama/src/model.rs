@@ -31,6 +31,9 @@ pub struct Decoder {
     pub norm: RmsNorm,
     /// The head, `[vocab, hidden]`; `None` when it is the embedding.
     pub lm_head: Option<Param<Tensor<2>>>,
+    /// The adapter of the head.
+    #[cfg(feature = "qlora")]
+    pub(crate) head_adapter: Option<burn_qlora::LoraBranch>,
     /// Rows of the embedding, and of a head that is the embedding, that are trained.
     #[cfg(feature = "qlora")]
     pub(crate) embedding_rows: Option<burn_qlora::TokenRows>,
@@ -121,6 +124,8 @@ impl Decoder {
             layers,
             norm,
             lm_head,
+            #[cfg(feature = "qlora")]
+            head_adapter: None,
             #[cfg(feature = "qlora")]
             embedding_rows: None,
             #[cfg(feature = "qlora")]
@@ -267,6 +272,12 @@ impl Decoder {
         if let Some(losses) = self.losses_with_rows(&hidden, &targets, logits) {
             return losses.sum();
         }
+        #[cfg(feature = "qlora")]
+        if let Some(branch) = &self.head_adapter {
+            let low_rank = factors(branch, &hidden);
+            let head = self.head();
+            return burn_fused::lora_linear_cross_entropy(hidden, head, low_rank, targets, logits);
+        }
         burn_fused::linear_cross_entropy(hidden, self.head(), targets, logits)
     }
 
@@ -277,6 +288,13 @@ impl Decoder {
         let logits = self.config.logits();
         #[cfg(feature = "qlora")]
         if let Some(losses) = self.losses_with_rows(&hidden, &targets, logits) {
+            return losses.reshape(dims);
+        }
+        #[cfg(feature = "qlora")]
+        if let Some(branch) = &self.head_adapter {
+            let (low_rank, head) = (factors(branch, &hidden), self.head());
+            let losses =
+                burn_fused::lora_token_cross_entropy(hidden, head, low_rank, targets, logits);
             return losses.reshape(dims);
         }
         burn_fused::token_cross_entropy(hidden, self.head(), targets, logits).reshape(dims)
@@ -335,7 +353,19 @@ impl Decoder {
 
     /// Maps `hidden: [tokens, hidden]` to `[tokens, vocab]`.
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let products = burn_fused::matmul(hidden, self.head().transpose());
+        let products = burn_fused::matmul(hidden.clone(), self.head().transpose());
+        #[cfg(feature = "qlora")]
+        let products = match &self.head_adapter {
+            Some(branch) => products + branch.forward(hidden),
+            None => products,
+        };
         self.config.logits().apply(products)
     }
+}
+
+/// Returns the factors of what an adapter of the head adds to its products with `hidden: [tokens, hidden]`: `[tokens, rank]` and
+/// `[rank, vocab]`.
+#[cfg(feature = "qlora")]
+fn factors(branch: &burn_qlora::LoraBranch, hidden: &Tensor<2>) -> [Tensor<2>; 2] {
+    [branch.inner(hidden.clone()), branch.lora.b.val()]
 }

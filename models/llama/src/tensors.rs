@@ -132,7 +132,22 @@ impl DecoderConfig {
         }
     }
 
-    /// Returns the paths of the projections of all blocks, in the order of the forward pass: those that can carry adapters.
+    /// Returns the path of the head, which can carry an adapter beside the projections.
+    #[cfg(feature = "qlora")]
+    pub fn head_path(&self) -> &'static str {
+        module(HEAD)
+    }
+
+    /// Returns the paths of all that can carry adapters: of the projections, in the order of the forward pass, and of the head.
+    #[cfg(feature = "qlora")]
+    pub fn adaptable_paths(&self) -> Vec<String> {
+        let mut paths = self.projection_paths();
+        paths.push(self.head_path().to_owned());
+        paths
+    }
+
+    /// Returns the paths of the projections of all blocks, in the order of the forward pass: those that can carry adapters, and
+    /// that `all-linear` means.
     #[cfg(feature = "qlora")]
     pub fn projection_paths(&self) -> Vec<String> {
         let specs = self.projections();

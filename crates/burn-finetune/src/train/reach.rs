@@ -24,9 +24,8 @@ impl Reach {
     /// # Errors
     /// [`FinetuneError::Device`].
     pub fn of<M: LoraModel>(model: &M, optimizer: OptimizerKind) -> Result<Self, FinetuneError> {
-        let linears = model.lora_linears().into_iter();
-        let branches = linears.filter_map(|(_, linear)| linear.adapter.as_ref());
-        let factors = branches.flat_map(|branch| [&branch.lora.a, &branch.lora.b]);
+        let branches = model.lora_adapters().into_iter();
+        let factors = branches.flat_map(|(_, branch)| [&branch.lora.a, &branch.lora.b]);
         let rows = model.token_rows().into_iter();
         let factors = factors.chain(rows.map(|(_, rows)| &rows.rows));
         let factors: Vec<Tensor<2>> = factors.map(|factor| factor.val()).collect();

@@ -12,7 +12,7 @@ use crate::error::LoraError;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "TargetsText", into = "TargetsText")]
 pub enum Targets {
-    /// Every linear layer the model offers (never the head).
+    /// Every linear layer the model offers (never the head, which is to be named).
     #[default]
     AllLinear,
     /// Layers whose path is one of these names or ends in `.name`.

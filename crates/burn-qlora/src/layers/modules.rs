@@ -20,6 +20,7 @@ use burn::nn::{
 use burn::tensor::Tensor;
 use burn::tensor::kind::Basic;
 
+use crate::branch::LoraBranch;
 use crate::layers::{LayerMut, LayerRef, Layers, LoraLayers};
 use crate::token_rows::TokenRows;
 
@@ -45,7 +46,13 @@ without_layers!(
 );
 without_layers!(bool, String, f32, f64);
 without_layers!(u8, u16, u32, u64, usize, i8, i16, i32, i64, isize);
-without_layers!(Embedding, TokenRows, PositionalEncoding, RotaryEncoding);
+without_layers!(
+    Embedding,
+    LoraBranch,
+    TokenRows,
+    PositionalEncoding,
+    RotaryEncoding
+);
 without_layers!(
     BatchNorm,
     GroupNorm,

@@ -48,6 +48,8 @@ pub struct FittedAdapter<'a> {
     config: LoraConfig,
     linears: HashMap<String, StoredFactors<'a>>,
     whole: HashMap<String, StoredWhole<'a>>,
+    /// What the file's configuration names so.
+    modules_to_save: &'a [String],
     rows: HashMap<String, StoredRows<'a>>,
 }
 
@@ -135,6 +137,7 @@ impl Adapter {
             config,
             linears,
             whole,
+            modules_to_save: &self.config.modules_to_save,
             rows,
         })
     }
@@ -167,6 +170,31 @@ impl FittedAdapter<'_> {
     /// Returns whether it changes the embedding or the head at `path` as a whole.
     pub fn changes_whole(&self, path: &str) -> bool {
         self.whole.contains_key(path)
+    }
+
+    /// Returns whether the embedding or the head at `path` stays the model's own where the file's is that: `modules_to_save` does
+    /// not name it.
+    pub(super) fn keeps_whole(&self, path: &str) -> bool {
+        !self.modules_to_save.iter().any(|name| is_named(path, name))
+    }
+
+    /// Reads the factors of the embedding or the head at `path`, `None` where it has none.
+    ///
+    /// # Errors
+    /// Those of [`factors`](Self::factors).
+    pub(super) fn factors_of_whole(&self, path: &str) -> Result<Option<Factors>, LoraError> {
+        let whole = self.whole.get(path);
+        let factors = whole.and_then(|whole| whole.factors.as_ref());
+        factors.map(StoredFactors::read).transpose()
+    }
+
+    /// Reads the weight of the embedding or the head at `path` that the file has, `None` where it has none.
+    ///
+    /// # Errors
+    /// Those of [`factors`](Self::factors).
+    pub(super) fn saved(&self, path: &str) -> Result<Option<Vec<f32>>, LoraError> {
+        let saved = self.whole.get(path).and_then(|whole| whole.saved.as_ref());
+        saved.map(Stored::read).transpose()
     }
 
     /// Returns the tokens whose rows of the embedding or the head at `path` it changes, `None` for none. A head that shares the

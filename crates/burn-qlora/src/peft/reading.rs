@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::branch::LoraBranch;
-use crate::config::{LoraConfig, Targets, short_name};
+use crate::config::{LoraConfig, Targets, is_named, short_name};
 use crate::error::LoraError;
 use crate::factors::Factors;
 use crate::model::{LoraModel, WholeWeight, set_rows};
@@ -23,6 +23,8 @@ pub(super) fn attach<M: LoraModel>(
     adapter: &Adapter,
 ) -> Result<LoraConfig, LoraError> {
     let linears = model.lora_linears();
+    let head = model.lora_head();
+    let head_path = head.as_ref().map(|head| head.path.clone());
     let whole = model.whole_weights();
     let layers = AdaptableLayers {
         linears: linears
@@ -35,6 +37,8 @@ pub(super) fn attach<M: LoraModel>(
 
     // Everything is read and made before the first layer is touched.
     let (mut replaced, mut rows) = (Vec::new(), Vec::new());
+    let mut as_they_are = Vec::new();
+    let mut of_head = None;
     for WholeWeight {
         path,
         weight,
@@ -49,7 +53,26 @@ pub(super) fn attach<M: LoraModel>(
                 let values = Tensor::from_data(values, (&device, DType::F32));
                 rows.push((path, TokenRows::new(ids, values)));
             }
-        } else if let Some(values) = fitted.whole(&path, || to_host(weight, &path))? {
+            continue;
+        }
+        let factors = fitted.factors_of_whole(&path)?;
+        let can_carry = factors.is_none() || head_path.as_ref() == Some(&path);
+        if can_carry && fitted.tokens(&path).is_none() && fitted.keeps_whole(&path) {
+            let is_own = match fitted.saved(&path)? {
+                Some(saved) => {
+                    let saved = TensorData::new(saved, shape);
+                    let saved = Tensor::<2>::from_data(saved, (&device, dtype));
+                    to_host(saved, &path)? == to_host(weight.clone(), &path)?
+                }
+                None => true,
+            };
+            if is_own {
+                as_they_are.push(path);
+                of_head = of_head.or(factors);
+                continue;
+            }
+        }
+        if let Some(values) = fitted.whole(&path, || to_host(weight, &path))? {
             let data = TensorData::new(values, shape);
             replaced.push((path, Tensor::<2>::from_data(data, (&device, dtype))));
         }
@@ -63,15 +86,55 @@ pub(super) fn attach<M: LoraModel>(
             LoraBranch::from_peft(&a, &b, &config, &linear.device()).map(Some)
         })
         .collect::<Result<Vec<_>, LoraError>>()?;
+    let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
+    let of_head = match (head, of_head) {
+        (Some(head), Some(Factors { a, b, config })) => {
+            Some(LoraBranch::from_peft(&a, &b, &config, &head.device)?)
+        }
+        _ => None,
+    };
+    let described = on_model(
+        adapter,
+        fitted.into_config(),
+        paths,
+        head_path.filter(|_| of_head.is_some()),
+        &as_they_are,
+    )?;
 
     for ((_, linear), branch) in model.lora_linears_mut().into_iter().zip(branches) {
         linear.adapter = branch;
     }
+    model.set_head_adapter(of_head);
     for (path, weight) in replaced {
         model.replace_weight(&path, weight);
     }
     set_rows(model, rows);
-    Ok(fitted.into_config())
+    Ok(described)
+}
+
+/// Returns `fitted`, which describes `adapter` on a model with the layers `paths`, without the embedding or head that the file has
+/// `as_they_are` in the model, and with the `head` among the layers, where it carries the factors that the file has of it.
+fn on_model(
+    adapter: &Adapter,
+    mut fitted: LoraConfig,
+    mut paths: Vec<String>,
+    head: Option<String>,
+    as_they_are: &[String],
+) -> Result<LoraConfig, LoraError> {
+    fitted
+        .modules_to_save
+        .retain(|name| !as_they_are.iter().any(|path| is_named(path, name)));
+    if head.is_none() {
+        return Ok(fitted);
+    }
+    let mut contents = adapter.contents()?;
+    contents.find_layers(&[as_they_are, &paths].concat());
+    paths.extend(head);
+    Ok(LoraConfig {
+        modules_to_save: fitted.modules_to_save,
+        trainable_token_indices: fitted.trainable_token_indices,
+        ..describe(adapter, &contents, &paths, |_| false)?
+    })
 }
 
 /// Returns what describes `adapter` on a model whose layers that can carry adapters are `paths`.
@@ -81,8 +144,11 @@ pub(super) fn attach<M: LoraModel>(
 pub(super) fn config(adapter: &Adapter, paths: &[String]) -> Result<LoraConfig, LoraError> {
     let mut contents = adapter.contents()?;
     contents.find_layers(paths);
+    let carries = |path: &str| {
+        paths.iter().any(|known| known == path) && contents.factored().any(|known| known == path)
+    };
     describe(adapter, &contents, paths, |path| {
-        EMBEDDING_LAYER_NAMES.contains(&short_name(path))
+        EMBEDDING_LAYER_NAMES.contains(&short_name(path)) && !carries(path)
     })
 }
 

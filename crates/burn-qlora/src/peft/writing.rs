@@ -8,6 +8,7 @@ use tensor_files::{Dtype, FileGroup, MemoryFile, Output, TensorWriter};
 
 use crate::config::{LoraConfig, Targets, is_named, short_names};
 use crate::error::LoraError;
+use crate::head::AdaptableHead;
 use crate::model::{LoraModel, WholeWeight};
 use crate::peft::config::to_json;
 use crate::peft::{AdapterFiles, CONFIG_FILE, WEIGHTS_FILE};
@@ -56,10 +57,20 @@ fn prepared<M: LoraModel>(
     let tensors = Tensors::of(model, config)?;
     check_rows(model, config)?;
     let linears = model.lora_linears();
+    let head = model.lora_head();
     let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
-    let layers = described(config, &paths)?;
-    for ((layer, linear), described) in linears.into_iter().zip(layers) {
-        let ranks = (linear.adapter.as_ref(), described.as_ref());
+    // A pattern may fit a head that was folded into a weight of the adapter's own when it was read.
+    let folded = |head: &&AdaptableHead| {
+        head.adapter.is_none() && matches!(config.targets, Targets::Regex(_))
+    };
+    let named = head.as_ref().filter(|head| !folded(head));
+    let (layers, of_head) = described(config, &paths, named.map(|head| head.path.as_str()))?;
+    let carriers = linears
+        .into_iter()
+        .map(|(path, linear)| (path, linear.adapter.as_ref()))
+        .chain(head.map(|head| (head.path, head.adapter)));
+    for ((layer, adapter), described) in carriers.zip(layers.into_iter().chain([of_head])) {
+        let ranks = (adapter, described.as_ref());
         let difference = match ranks {
             (Some(branch), Some(described)) => branch.difference(described),
             (Some(branch), None) => Some(("rank", branch.rank() as f64, 0.0)),
@@ -107,24 +118,30 @@ fn check_rows<M: LoraModel>(model: &M, config: &LoraConfig) -> Result<(), LoraEr
     Ok(())
 }
 
-/// Returns what `config` says about each of `paths`.
-fn described(config: &LoraConfig, paths: &[String]) -> Result<Vec<Option<LoraConfig>>, LoraError> {
+/// Returns what `config` says about each of `paths`, and about the head.
+fn described(
+    config: &LoraConfig,
+    paths: &[String],
+    head: Option<&str>,
+) -> Result<(Vec<Option<LoraConfig>>, Option<LoraConfig>), LoraError> {
     match &config.targets {
-        Targets::Names(names) if names.is_empty() => Ok(vec![None; paths.len()]),
-        _ => config.clone().fitted_to(paths)?.of_layers(paths),
+        Targets::Names(names) if names.is_empty() => Ok((vec![None; paths.len()], None)),
+        _ => {
+            let with_head = paths.iter().cloned().chain(head.map(str::to_owned));
+            let fitted = config.clone().fitted_to(&with_head.collect::<Vec<_>>())?;
+            fitted.of_layers_and_head(paths, head)
+        }
     }
 }
 
 /// Returns the targets of `config` as they are written to the file: `all-linear` means another set of layers in every library, so
 /// the names it stood for are written, and the last parts of paths in place of many whole paths, where they mean the same.
 fn short_targets<M: LoraModel>(model: &M, config: &LoraConfig) -> Result<Targets, LoraError> {
-    let linears = model.lora_linears();
-    let paths: Vec<String> = linears.iter().map(|(path, _)| path.clone()).collect();
-    let adapted: Vec<String> = linears
-        .into_iter()
-        .filter(|(_, linear)| linear.adapter.is_some())
-        .map(|(path, _)| path)
-        .collect();
+    let linears = model.lora_linears().into_iter().map(|(path, _)| path);
+    let head = model.lora_head().map(|head| head.path);
+    let paths: Vec<String> = linears.chain(head).collect();
+    let adapters = model.lora_adapters().into_iter();
+    let adapted: Vec<String> = adapters.map(|(path, _)| path).collect();
     let is_wordy = match &config.targets {
         Targets::AllLinear => true,
         Targets::Names(names) => names.iter().all(|name| paths.contains(name)),
@@ -157,13 +174,11 @@ impl Tensors {
     /// [`LoraError::NoAdapters`] when there is none.
     fn of<M: LoraModel>(model: &M, config: &LoraConfig) -> Result<Self, LoraError> {
         let mut tensors = Vec::new();
-        for (path, linear) in model.lora_linears() {
-            if let Some(branch) = &linear.adapter {
-                let key = |factor| format!("{PREFIX}{path}.lora_{factor}.weight");
-                let factor = |factor: Tensor<2>| factor.without_autodiff().transpose();
-                tensors.push((key('A'), factor(branch.lora.a.val())));
-                tensors.push((key('B'), factor(branch.lora.b.val())));
-            }
+        for (path, branch) in model.lora_adapters() {
+            let key = |factor| format!("{PREFIX}{path}.lora_{factor}.weight");
+            let factor = |factor: Tensor<2>| factor.without_autodiff().transpose();
+            tensors.push((key('A'), factor(branch.lora.a.val())));
+            tensors.push((key('B'), factor(branch.lora.b.val())));
         }
         for WholeWeight { path, weight, .. } in model.whole_weights() {
             let saves = |name: &String| is_named(&path, name);

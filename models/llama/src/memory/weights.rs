@@ -66,12 +66,17 @@ impl Terms<'_> {
         tensors.chain(head)
     }
 
-    /// `A: [in, rank]` and `B: [rank, out]` of every adapted projection, and the rows of tokens, `[tokens, hidden]`.
+    /// `A: [in, rank]` and `B: [rank, out]` of every adapted projection and of an adapted head, and the rows of tokens,
+    /// `[tokens, hidden]`.
     pub(super) fn factors(&self) -> Vec<[usize; 2]> {
         let blocks = self.adapted.iter();
         let projections = blocks.flat_map(|block| block.projections.iter());
+        let head = self
+            .head_rank
+            .map(|rank| ([self.config.vocab_size, self.config.hidden_size], rank));
         projections
             .filter_map(|(spec, rank)| Some((spec.shape, (*rank)?)))
+            .chain(head)
             .flat_map(|([out_features, in_features], rank)| {
                 [[in_features, rank], [rank, out_features]]
             })

@@ -124,6 +124,8 @@ fn factors_are_those_that_are_attached() {
         ("tiny_llama", Targets::AllLinear),
         ("tiny_llama", names(&["q_proj", "down_proj"])),
         ("tiny_llama", some.clone()),
+        ("tiny_llama", names(&["q_proj", "lm_head"])),
+        ("tiny_llama_tied", names(&["lm_head"])),
         ("families/phi3", Targets::AllLinear),
         ("families/phi3", names(&["qkv_proj", "down_proj"])),
         ("families/gemma3", some),
@@ -135,10 +137,9 @@ fn factors_are_those_that_are_attached() {
         let mut model = Decoder::load(&checkpoint, &options, &Device::flex()).expect("loads");
         attach_adapters(&mut model, &lora, 0).expect("fits");
         let found: Vec<[usize; 2]> = model
-            .lora_linears()
+            .lora_adapters()
             .into_iter()
-            .filter_map(|(_, linear)| linear.adapter.as_ref())
-            .flat_map(|branch| [&branch.lora.a, &branch.lora.b])
+            .flat_map(|(_, branch)| [&branch.lora.a, &branch.lora.b])
             .map(|factor| factor.dims())
             .collect();
         let lora = Workload {
