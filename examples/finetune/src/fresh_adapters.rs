@@ -15,13 +15,22 @@ const TABLES: [&str; 2] = ["embed_tokens", "lm_head"];
 /// Blocks, layers or tokens that the model does not have.
 pub fn on_model(lora: &LoraConfig, config: &DecoderConfig, tokens: &[u32]) -> Result<LoraConfig> {
     let mut lora = lora.clone();
-    let paths = config.projection_paths();
-    if let Targets::Names(names) = &lora.targets
-        && let Some(name) = names.iter().find(|name| TABLES.contains(&name.as_str()))
-    {
-        bail!(
-            "--target {name}: embedding and head carry no adapter; name linear layers of the blocks, and train rows of both with \
-             --train-tokens or --add-tokens"
+    let paths = config.adaptable_paths();
+    let [embedding, head] = TABLES;
+    if let Targets::Names(names) = &lora.targets {
+        let names_table = |table: &str| {
+            let whole = |name: &String| name == table || name.ends_with(&format!(".{table}"));
+            names.iter().any(whole)
+        };
+        ensure!(
+            !names_table(embedding),
+            "--target {embedding}: an embedding carries no adapter; name the head or linear layers of the blocks, and train rows of \
+             both with --train-tokens or --add-tokens"
+        );
+        ensure!(
+            tokens.is_empty() || !names_table(head),
+            "--target {head}: a head of which rows are trained carries no adapter; leave {head} out, or do without --train-tokens and \
+             --add-tokens"
         );
     }
     if let Some(exclude) = &lora.exclude {
@@ -37,6 +46,7 @@ pub fn on_model(lora: &LoraConfig, config: &DecoderConfig, tokens: &[u32]) -> Re
         }
         // peft narrows lists of names down, not the word for all layers.
         if lora.targets == Targets::AllLinear {
+            let paths = config.projection_paths();
             let names = paths.iter().filter_map(|path| path.rsplit('.').next());
             let names: BTreeSet<String> = names.map(str::to_owned).collect();
             lora.targets = Targets::Names(names.into_iter().collect());

@@ -260,6 +260,24 @@ impl OpenedModel {
         );
     }
 
+    /// Says what it means that a head is adapted which is the embedding, if that is so.
+    ///
+    /// # Errors
+    /// Layers that it does not have.
+    pub fn tell_of_tied_head(&self, lora: &LoraConfig) -> Result<()> {
+        let config = self.checkpoint.config();
+        let head = config.head_path();
+        let (_, adapted) = lora.of_layers_and_head(&config.projection_paths(), Some(head))?;
+        if config.tie_word_embeddings && adapted.is_some() {
+            tell!(
+                "warning: {}: its head is its embedding, and the adapter on {head} changes the head alone; export writes a head of its \
+                 own beside the embedding, and peft's merge_and_unload would change both",
+                report::words(&self.checkpoint.path().display().to_string())
+            );
+        }
+        Ok(())
+    }
+
     /// Returns the formats of the weights once they are loaded. Of a model that is 4-bit already one matrix is read, or each
     /// where they are to be kept.
     ///

@@ -42,7 +42,7 @@ pub fn run(run: &PlanRun) -> Result<()> {
                 // Of no files: what a GGUF adapter is for they would tell.
                 None => burn_qlora::peft::Adapter::open(path)?,
             };
-            adapter.config(&model.config.projection_paths())?
+            adapter.config(&model.config.adaptable_paths())?
         }
         Adapter::Fresh(config) => fresh_adapters::on_model(config, &model.config, &tokens)?,
     };
@@ -90,7 +90,7 @@ pub fn run(run: &PlanRun) -> Result<()> {
     for (name, known) in known_models::OF_THE_PAPER {
         let config = known_models::config(known)?;
         let mut workload = plan.workload.clone();
-        workload.lora = workload.lora.fitted_to(&config.projection_paths())?;
+        workload.lora = workload.lora.fitted_to(&config.adaptable_paths())?;
         let plan = Plan::of(&config, training, workload, plan.program)?;
         let columns = plan.terms().into_iter().zip(widths);
         let terms: String = columns

@@ -85,6 +85,9 @@ pub fn run(run: &TrainRun) -> Result<()> {
     };
     let start = Start::open(training, &opened)?;
     let plan = plan(&start.lora(opened.checkpoint.config())?)?;
+    if let Start::Fresh(lora) = &start {
+        opened.tell_of_tied_head(lora)?;
+    }
     let goes_on = match &recorded {
         Some(recorded) => recorded.has_checkpoint()?,
         None => false,

@@ -8,7 +8,7 @@ use super::values::{blocks, with_number};
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Adapter")]
 pub struct LayerFlags {
-    /// Layers that get an adapter: names, comma-separated (q_proj,v_proj), or all-linear
+    /// Layers that get an adapter: names, comma-separated (q_proj,v_proj,lm_head), or all-linear, which is all but the head
     #[arg(
         long,
         value_name = "NAMES",

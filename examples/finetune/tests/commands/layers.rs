@@ -93,8 +93,8 @@ fn layers_that_are_not_there_are_refused() {
     };
     for (flags, needles) in [
         (
-            ["--target", "q_proj,lm_head"],
-            ["--target lm_head", "--train-tokens"],
+            ["--target", "q_proj,embed_tokens"],
+            ["--target embed_tokens", "--train-tokens"],
         ),
         (["--layers", "3"], ["--layers 3", "3 blocks"]),
         (["--layers", "2-1"], ["--layers", "blocks"]),

@@ -6,6 +6,7 @@
 //! - [`data`]: what a data set becomes, rows held out, and rows that are too much for memory.
 //! - [`data_files`]: data in the formats people have.
 //! - [`families`]: all of that on the families beside LLaMA.
+//! - [`head`]: an adapter on the head.
 //! - [`interrupt`]: Ctrl-C, kill, and going on as if nothing had happened.
 //! - [`kills`]: the same at many random moments.
 //! - [`layers`]: which layers are adapted, and how.
@@ -37,6 +38,7 @@ mod families;
 mod full_disk;
 mod gemma3;
 mod generate;
+mod head;
 mod interrupt;
 mod keep;
 mod kills;
