@@ -61,7 +61,7 @@ impl<'a> Start<'a> {
     pub fn lora(&self, config: &DecoderConfig) -> Result<LoraConfig> {
         Ok(match self {
             Self::Fresh(lora) => lora.as_ref().clone(),
-            Self::Given { adapter, .. } => adapter.config(&config.projection_paths())?,
+            Self::Given { adapter, .. } => adapter.config(&config.adaptable_paths())?,
         })
     }
 
