@@ -2,7 +2,9 @@
 
 usage: record_linear.py tests/fixtures
 
-`linear_checkpoint/model.safetensors` is the state dict as safetensors writes it, `outputs.safetensors` an input and its output.
+`linear_checkpoint/model.safetensors` is the state dict as safetensors writes it, `model.pt` the same as `torch.save` does,
+`training.pth` a checkpoint in the middle of a training with the state dict and the optimizer's in it, and `outputs.safetensors` an
+input and its output.
 """
 
 import pathlib
@@ -33,8 +35,15 @@ def main():
     nn.init.normal_(net.norm.bias, 0.0, 0.1)
     x = torch.randn(12, 24)
     save_file(net.state_dict(), folder / "model.safetensors")
+    torch.save(net.state_dict(), folder / "model.pt")
     with torch.no_grad():
         save_file({"input": x, "output": net(x)}, folder / "outputs.safetensors")
+    # Gradients of zero: the optimizer has a state, and the weights stay as they are.
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    (0.0 * net(x)).sum().backward()
+    optimizer.step()
+    state = {"epoch": 1, "model_state_dict": net.state_dict(), "optimizer_state_dict": optimizer.state_dict()}
+    torch.save(state, folder / "training.pth")
 
 
 main()

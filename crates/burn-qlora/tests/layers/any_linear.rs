@@ -3,14 +3,14 @@
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, LinearLayout};
 use burn::optim::{AdamWConfig, GradientsParams};
-use burn::store::RecordError;
+use burn::store::{ModuleRecord, RecordError};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use burn_qlora::{
     AnyLinear, AnyLinearConfig, BaseWeight, LoraConfig, LoraModel, QLoraLinear, QuantConfig,
     attach_adapters, freeze_base,
 };
-use burn_store::{ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
+use burn_store::{ModuleSnapshot, PyTorchToBurnAdapter, PytorchStore, SafetensorsStore};
 use qlora_test_support::{Recording, fixture, tensor, values};
 
 use crate::support::assert_close;
@@ -89,6 +89,11 @@ pub fn what_burn_saved_of_its_own_layers_is_read(device: &Device) {
     assert_eq!(net.num_params(), dense.num_params());
 
     let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("dense.bpk");
+    dense.clone().into_record().save(&path).unwrap();
+    let net = Net::new(device).load_record(ModuleRecord::load(&path).unwrap());
+    same(net.forward(x.clone()), expected.clone());
+
     let path = dir.path().join("dense.safetensors");
     dense
         .save_into(&mut SafetensorsStore::from_file(&path))
@@ -116,18 +121,55 @@ pub fn a_layer_that_is_saved_transposed_is_read_so(device: &Device) {
     assert!((0.02..0.2).contains(&lost), "{lost} of the output lost");
 }
 
-/// torch's `state_dict`, quantized, trained for another task, and dense again.
-pub fn a_checkpoint_of_pytorch_is_quantized_trained_and_merged_back(device: &Device) {
-    let mut net = Net::new(device);
-    let mut store = SafetensorsStore::from_file(fixture("linear_checkpoint/model.safetensors"))
-        .with_from_adapter(PyTorchToBurnAdapter);
-    net.load_from(&mut store).unwrap();
+/// Returns what torch's model was given, and what it computed.
+fn recorded(device: &Device) -> [Tensor<2>; 2] {
     let recorded = Recording::open("linear_checkpoint/outputs.safetensors");
-    let read = |name: &str, width| {
+    [("input", IN), ("output", OUT)].map(|(name, width)| {
         let values = recorded.f32(name);
         tensor(values.clone(), [values.len() / width, width], device)
-    };
-    let (x, y) = (read("input", IN), read("output", OUT));
+    })
+}
+
+/// torch's `state_dict` in the files that hold it.
+fn pytorch_checkpoints(device: &Device) -> [Net; 3] {
+    let mut safetensors =
+        SafetensorsStore::from_file(fixture("linear_checkpoint/model.safetensors"))
+            .with_from_adapter(PyTorchToBurnAdapter);
+    let mut pt = PytorchStore::from_file(fixture("linear_checkpoint/model.pt"));
+    let mut pth = PytorchStore::from_file(fixture("linear_checkpoint/training.pth"))
+        .with_top_level_key("model_state_dict");
+    let mut nets = [(); 3].map(|()| Net::new(device));
+    nets[0].load_from(&mut safetensors).unwrap();
+    for (net, store) in nets[1..].iter_mut().zip([&mut pt, &mut pth]) {
+        let read = net.load_from(store).unwrap();
+        // Weight and bias of the norm and of `up`, and the weight of `down`.
+        assert_eq!(read.applied.len(), 5, "{:?}", read.applied);
+    }
+    nets
+}
+
+pub fn every_file_of_pytorch_gives_the_outputs_of_torch(device: &Device) {
+    let [x, y] = recorded(device);
+    let [safetensors, others @ ..] = pytorch_checkpoints(device);
+    let output = safetensors.forward(x.clone());
+    assert_close(output.clone(), y);
+    for net in others {
+        same(net.forward(x.clone()), output.clone());
+    }
+}
+
+/// Without the key, or with a wrong one, a file from the middle of a training is refused.
+pub fn a_pytorch_file_without_the_parameters_is_refused(device: &Device) {
+    let store = || PytorchStore::from_file(fixture("linear_checkpoint/training.pth"));
+    for mut store in [store(), store().with_top_level_key("optimizer_state_dict")] {
+        assert!(Net::new(device).load_from(&mut store).is_err());
+    }
+}
+
+/// torch's `state_dict`, quantized, trained for another task, and dense again.
+pub fn a_checkpoint_of_pytorch_is_quantized_trained_and_merged_back(device: &Device) {
+    let [x, y] = recorded(device);
+    let [_, mut net, _] = pytorch_checkpoints(device);
     assert_close(net.forward(x.clone()), y.clone());
 
     net.quantize(&QuantConfig::default()).unwrap();

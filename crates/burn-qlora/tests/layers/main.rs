@@ -35,6 +35,8 @@ qlora_test_support::on_every_device! {
     records::a_record_from_before_formats_is_refused_as_incomplete,
     any_linear::what_burn_saved_of_its_own_layers_is_read,
     any_linear::a_layer_that_is_saved_transposed_is_read_so,
+    any_linear::every_file_of_pytorch_gives_the_outputs_of_torch,
+    any_linear::a_pytorch_file_without_the_parameters_is_refused,
     any_linear::a_checkpoint_of_pytorch_is_quantized_trained_and_merged_back,
     any_linear::a_record_is_of_one_kind,
     any_linear::a_frozen_dense_base_is_quantized_too,
