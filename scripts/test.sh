@@ -11,6 +11,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 tested=finetune/wgpu,qlora-cubecl/wgpu,qlora-tests/wgpu
+# A backend without kernels, for the default bodies of the operations.
+tested+=,burn-nf4/ndarray,burn-fused/ndarray,burn-paged/ndarray
 left_out=()
 
 scripts/install-vulkan.sh

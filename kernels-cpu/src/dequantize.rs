@@ -24,6 +24,14 @@ pub fn dequantize(w: MatrixRef<'_>, out: &mut [f32]) {
     Cpu::default().dequantize(w, out);
 }
 
+/// Decodes a part of a matrix into `out`: its flattened elements from `start` on, each as [`dequantize`] writes it.
+///
+/// # Panics
+/// If the matrix does not have that many elements from `start` on.
+pub fn dequantize_range(w: MatrixRef<'_>, start: usize, out: &mut [f32]) {
+    Cpu::default().dequantize_range(w, start, out);
+}
+
 /// Returns the matrix that [`dequantize`] writes, each value rounded to the nearest of `E`.
 pub fn dequantize_vec<E: Element>(w: MatrixRef<'_>) -> Vec<E> {
     Cpu::default().dequantize_vec(w)
@@ -38,7 +46,7 @@ impl Cpu {
             .with_min_len(self.threads.min_len(1))
             .for_each_init(Vec::new, |scratch, (i, out)| {
                 E::modify(self.isa, out, scratch, |out| {
-                    dequantize_range(self.isa, w, i * CHUNK, out);
+                    decode(self.isa, w, i * CHUNK, out);
                 });
             });
         out
@@ -55,15 +63,29 @@ impl Cpu {
             elements,
             "dequantize: `out` must hold the matrix's {elements} elements"
         );
+        self.dequantize_range(w, 0, out);
+    }
+
+    /// Decodes a part of a matrix: [`dequantize_range`].
+    ///
+    /// # Panics
+    /// As [`dequantize_range`].
+    pub fn dequantize_range(self, w: MatrixRef<'_>, start: usize, out: &mut [f32]) {
+        let elements = w.layout().elements();
+        assert!(
+            start <= elements && out.len() <= elements - start,
+            "dequantize_range: the matrix's {elements} elements do not reach {} from {start} on",
+            out.len()
+        );
         out.par_chunks_mut(CHUNK)
             .enumerate()
             .with_min_len(self.threads.min_len(1))
-            .for_each(|(i, out)| dequantize_range(self.isa, w, i * CHUNK, out));
+            .for_each(|(i, out)| decode(self.isa, w, start + i * CHUNK, out));
     }
 }
 
 /// Decodes the flattened elements from `start` on.
-fn dequantize_range(isa: Isa, w: MatrixRef<'_>, start: usize, out: &mut [f32]) {
+fn decode(isa: Isa, w: MatrixRef<'_>, start: usize, out: &mut [f32]) {
     match CodebookRef::of(w) {
         Some(w) => dequantize_codes(isa, w, start, out),
         None => blocks::dequantize_range(isa, w, start, out),

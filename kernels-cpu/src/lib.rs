@@ -54,7 +54,7 @@ mod simd;
 
 pub use convert::convert;
 pub use cpu::{Cpu, Threads};
-pub use dequantize::{dequantize, dequantize_vec};
+pub use dequantize::{dequantize, dequantize_range, dequantize_vec};
 pub use element::Element;
 pub use matmul::{dense, low_rank, matmul, matmul_vec};
 pub use quantize::quantize;

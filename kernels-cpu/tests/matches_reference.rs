@@ -61,6 +61,11 @@ fn words_and_decoded_values_are_those_of_the_reference() {
                     let mut out = vec![f32::NAN; values.len()];
                     cpu.dequantize(found.as_ref(), &mut out);
                     assert_eq!(bits(&out), bits(&decoded), "{what}");
+                    // From within a block to within another.
+                    let part = values.len() / 3..values.len() - values.len() / 7;
+                    let mut out = vec![f32::NAN; part.len()];
+                    cpu.dequantize_range(found.as_ref(), part.start, &mut out);
+                    assert_eq!(bits(&out), bits(&decoded[part]), "{what}");
                     let halves: Vec<half::bf16> = cpu.dequantize_vec(found.as_ref());
                     let rounded = decoded.iter().map(|v| half::bf16::from_f32(*v));
                     assert!(halves.into_iter().eq(rounded), "{what}");
@@ -148,6 +153,9 @@ fn recorded_blocks_of_files_decode_bit_for_bit() {
             let mut out = vec![f32::NAN; 3 * 512];
             cpu.dequantize(w.as_ref(), &mut out);
             assert_eq!(bits(&out), expected, "{format} on {isa}");
+            let mut row = vec![f32::NAN; 100];
+            cpu.dequantize_range(w.as_ref(), 500, &mut row);
+            assert_eq!(bits(&row), expected[500..600], "{format} on {isa}");
         }
     }
 }

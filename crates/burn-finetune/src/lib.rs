@@ -63,6 +63,6 @@ pub use train::{
 };
 
 /// Compiles and runs the example of the package's README.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "flex"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -4,3 +4,7 @@ mod autodiff;
 mod cubecl;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(feature = "ndarray")]
+mod ndarray;
+#[cfg(feature = "tch")]
+mod tch;

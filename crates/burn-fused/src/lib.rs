@@ -1,8 +1,8 @@
 //! Fused training operations for Burn: what lies between the linear layers of a decoder, in one pass
 //! over memory each and with no more kept for the backward pass than it needs.
 //!
-//! A model calls the functions at the root, on any backend, with or without autodiff; no backend is enabled but Flex
-//! unless a feature says so.
+//! A model calls the functions at the root, on any backend whose feature of this crate is on (none is by default), with or without
+//! autodiff. On another device they panic, naming the feature; [`check_device`] asks before.
 //!
 //! | function | kept for the backward pass |
 //! | --- | --- |
@@ -17,20 +17,27 @@
 //! | [`lora_linear_cross_entropy`], [`lora_token_cross_entropy`] | the same, with a low-rank product beside the weight's |
 //!
 //! - `functions`: the functions that a model calls
+//! - `device`: [`check_device`]
 //! - `config`: what varies between models in an operation
 //! - `ops`: [`FusedOps`], the backend extension behind them
 //! - `backends`: an implementation for each backend, and the gradients
 //! - `reference`: default bodies, for backends and dtypes without a kernel
 //! - `memory`: [`Implementation`], the bytes that operations keep and need
 
+// `NdArray` and `LibTorch` are deprecated upstream, and served as long as they are there.
+#![cfg_attr(any(feature = "ndarray", feature = "tch"), allow(deprecated))]
+
 mod backends;
 mod config;
+mod device;
 mod functions;
 mod memory;
 mod ops;
 mod reference;
 
+pub use burn_operands::UnservedDevice;
 pub use config::{AttentionConfig, LogitsConfig, RmsNormConfig};
+pub use device::check_device;
 pub use functions::{
     Activation, IGNORED, add_rms_norm, causal_attention, geglu, glu, linear_cross_entropy,
     lora_linear_cross_entropy, lora_token_cross_entropy, matmul, packed_causal_attention,
@@ -41,6 +48,6 @@ pub use nf4::attention::AttentionShape;
 pub use ops::{AttentionMask, FusedOps};
 
 /// Compiles and runs the example of the package's README.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "flex"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -46,10 +46,13 @@ impl<B: Backend> AttentionMask<B> {
         feature = "wgpu",
         feature = "vulkan",
         feature = "metal",
+        feature = "webgpu",
         feature = "cuda",
         feature = "rocm",
         feature = "cpu"
     )),
+    NdArray: cfg(feature = "ndarray"),
+    LibTorch: cfg(feature = "tch"),
     Fusion: cfg(feature = "fusion"),
     Autodiff: cfg(feature = "autodiff"),
 )]

@@ -1,6 +1,7 @@
 //! The errors of a blockwise tensor and of its operands.
 
 use burn_core::tensor::{DType, Device, ExecutionError};
+use burn_operands::UnservedDevice;
 use nf4::FormatError;
 
 /// Why an operation on a [`BlockwiseTensor`](crate::BlockwiseTensor) was refused.
@@ -10,6 +11,10 @@ pub enum BlockwiseTensorError {
     /// The quantization configuration, the shape or the words do not make an NF4 matrix.
     #[error(transparent)]
     Format(#[from] FormatError),
+
+    /// This build of the crate has no operations for the device.
+    #[error(transparent)]
+    Device(#[from] UnservedDevice),
 
     /// The dtype cannot take part in the operation.
     #[error(

@@ -9,11 +9,16 @@
 //! - `ops`: [`BlockwiseOps`], the backend extension behind it, and its primitive
 //! - `backends`: an implementation for each backend, and the gradients
 //! - `reference`: default bodies, for backends without a kernel of their own
+//! - `words`: words between host and device
 //! - `memory`: [`lora_saved_bytes`] and its siblings, the memory of a LoRA layer
 //! - `error`: everything that is refused, [`BlockwiseTensorError`]
 //!
-//! No execution backend beyond Flex is enabled by default: select `wgpu`, `cuda` or another
-//! backend feature *of this crate*; enabling it on `burn` alone does not bring the kernels in.
+//! No execution backend is enabled by default: select `flex`, `wgpu`, `cuda` or another backend feature *of this crate*;
+//! enabling it on `burn` alone does not bring the kernels in, and what is asked of such a device is refused by an error that
+//! names the feature.
+
+// `NdArray` and `LibTorch` are deprecated upstream, and served as long as they are there.
+#![cfg_attr(any(feature = "ndarray", feature = "tch"), allow(deprecated))]
 
 mod backends;
 mod error;
@@ -21,7 +26,9 @@ mod memory;
 mod ops;
 mod reference;
 mod tensor;
+mod words;
 
+pub use burn_operands::UnservedDevice;
 pub use error::BlockwiseTensorError;
 pub use memory::{lora_backward_workspace_bytes, lora_saved_bytes};
 pub use nf4::{self, Codebook, Format, GgufFormat, Layout, QuantConfig, QuantizedMatrix};
@@ -29,6 +36,6 @@ pub use ops::{BlockwiseOps, BlockwisePrimitive};
 pub use tensor::BlockwiseTensor;
 
 /// Compiles and runs the example of the package's README.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "flex"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

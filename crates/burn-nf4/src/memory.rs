@@ -1,5 +1,5 @@
 //! The bytes of a LoRA layer on every backend but Flex: on CubeCL's devices those of their kernels, else those of the layer
-//! composed of products.
+//! composed of products. The words on the host and the tile of a backend without kernels are not among them.
 //!
 //! `m` rows, a matrix whose `widths` are `[in_features, out_features]`, and `x` in `dtype_bytes`. In `u128`, for a plan may
 //! ask for sizes that no device has.

@@ -17,7 +17,8 @@ use crate::reference;
 #[derive(ExtensionType, Clone, Debug)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct BlockwisePrimitive<B: Backend> {
-    /// The codes, `[packed_words]`, eight of 4 bits or four of 8 bits a word, the first in the lowest bits.
+    /// The codes, `[packed_words]`, eight of 4 bits or four of 8 bits a word, the first in the lowest bits; of U32, or of
+    /// I32 with the same bits where the backend has no U32.
     pub packed: IntTensor<B>,
     /// The block scales, `[absmax_words]`, in the sections that [`Layout`] describes.
     pub absmax: IntTensor<B>,
@@ -27,6 +28,9 @@ pub struct BlockwisePrimitive<B: Backend> {
 
 /// Operations on NF4 matrices supplied by a backend extension.
 ///
+/// Every operation has a default body composed of the backend's own products, which decodes the matrix a few rows at a time on
+/// the host; a backend overrides the ones it has kernels for.
+///
 /// Callers validate ([`BlockwiseTensor`](crate::BlockwiseTensor) does): an implementation may panic on a shape
 /// or dtype that its doc excludes.
 #[backend_extension(
@@ -35,10 +39,13 @@ pub struct BlockwisePrimitive<B: Backend> {
         feature = "wgpu",
         feature = "vulkan",
         feature = "metal",
+        feature = "webgpu",
         feature = "cuda",
         feature = "rocm",
         feature = "cpu"
     )),
+    NdArray: cfg(feature = "ndarray"),
+    LibTorch: cfg(feature = "tch"),
     Fusion: cfg(feature = "fusion"),
     Autodiff: cfg(feature = "autodiff"),
 )]
@@ -49,14 +56,18 @@ pub trait BlockwiseOps: Backend {
     fn blockwise_quantize(
         weight: FloatTensor<Self>,
         config: QuantConfig,
-    ) -> BlockwisePrimitive<Self>;
+    ) -> BlockwisePrimitive<Self> {
+        reference::quantize::<Self>(weight, config)
+    }
 
     /// Decodes the whole matrix to `[out_features, in_features]` of `dtype`, f32 values exact.
     #[fusion(meta = dequantize_meta)]
     fn blockwise_dequantize(
         #[extension_type] weight: BlockwisePrimitive<Self>,
         dtype: FloatDType,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        reference::dequantize::<Self>(weight, dtype)
+    }
 
     /// Returns `x · Wᵀ` for `x: [.., in_features]`, or, transposed, `x · W` for `x: [.., out_features]`.
     ///
@@ -67,7 +78,9 @@ pub trait BlockwiseOps: Backend {
         x: FloatTensor<Self>,
         #[extension_type] weight: BlockwisePrimitive<Self>,
         direction: Direction,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        reference::matmul::<Self>(x, weight, direction)
+    }
 
     /// Returns `x · Wᵀ + scale · (x · A) · B`, a LoRA layer as one operation.
     ///
@@ -113,7 +126,6 @@ pub trait BlockwiseOps: Backend {
 }
 
 /// Returns the shape of [`BlockwiseOps::blockwise_matmul`]'s result: that of `x` with its last dimension replaced.
-#[cfg(any(feature = "flex", feature = "fusion"))]
 pub(crate) fn matmul_shape(x: &Shape, layout: &Layout, direction: Direction) -> Shape {
     let [_, n] = direction.widths(layout.shape());
     let mut shape = x.clone();

@@ -1,11 +1,15 @@
-//! The reference of the LoRA layer, composed of [`BlockwiseOps::blockwise_matmul`] and a backend's own products: the default bodies of
-//! [`BlockwiseOps`], for backends without an implementation of their own.
+//! The default bodies of [`BlockwiseOps`], for backends without an implementation of their own: quantizing, decoding and products
+//! through the host ([`tiles`]), and the LoRA layer, composed of [`BlockwiseOps::blockwise_matmul`] and a backend's own products.
 
-use burn_core::backend::{TensorMetadata, tensor::FloatTensor};
+mod tiles;
+
+use burn_core::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn_core::tensor::{DType, Shape};
 use nf4::Direction;
 
 use crate::ops::{BlockwiseOps, BlockwisePrimitive};
+
+pub(crate) use tiles::{dequantize, matmul, quantize};
 
 pub(crate) fn lora_matmul<B: BlockwiseOps>(
     x: FloatTensor<B>,
@@ -98,7 +102,7 @@ fn factor_gradients<B: BlockwiseOps>(
 }
 
 /// Returns the tensor as a matrix of its rows, in `dtype`.
-fn rows<B: BlockwiseOps>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+fn rows<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     let shape = tensor.shape();
     let last = shape[shape.num_dims() - 1];
     let m = shape.iter().rev().skip(1).product();
@@ -112,7 +116,7 @@ fn add_like<B: BlockwiseOps>(y: FloatTensor<B>, delta: FloatTensor<B>) -> FloatT
     B::float_add(y, delta)
 }
 
-fn cast<B: BlockwiseOps>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     if tensor.dtype() == dtype {
         tensor
     } else {

@@ -1,11 +1,20 @@
 //! [`BlockwiseTensor`], the matrix that stays in 4-bit or 8-bit codes.
 
 use burn_core::backend::Dispatch;
-use burn_core::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use burn_core::tensor::{DType, Device, FloatDType, Int, Tensor};
 use nf4::{Direction, Layout, QuantConfig, QuantizedMatrix};
 
 use crate::error::BlockwiseTensorError;
 use crate::ops::{BlockwiseOps, BlockwisePrimitive};
+use crate::words::{self, WORD_DTYPES};
+
+burn_operands::served_devices! {
+    Autodiff: "autodiff",
+    Cube: "cubecl-backend",
+    Flex: "flex",
+    NdArray: "ndarray",
+    LibTorch: "tch",
+}
 
 /// A `[out_features, in_features]` matrix held as packed 4-bit codes and (by default doubly
 /// quantized) block scales: 4.127 bits a weight (QLoRA §3). A matrix of a GGUF file keeps the file's own codes and scales,
@@ -19,11 +28,13 @@ use crate::ops::{BlockwiseOps, BlockwisePrimitive};
 /// use burn_nf4::{BlockwiseTensor, QuantConfig};
 ///
 /// # fn main() -> Result<(), burn_nf4::BlockwiseTensorError> {
+/// # #[cfg(feature = "flex")] {
 /// let device = Device::flex();
 /// let weight = Tensor::<2>::random([96, 64], Distribution::Normal(0.0, 0.02), &device);
 /// let weight = BlockwiseTensor::quantize(weight, QuantConfig::default())?;
 /// let x = Tensor::<3>::random([2, 5, 64], Distribution::Default, &device);
 /// assert_eq!(weight.matmul(x).dims(), [2, 5, 96]);
+/// # }
 /// # Ok(())
 /// # }
 /// ```
@@ -41,11 +52,13 @@ impl BlockwiseTensor {
     /// values are finite and how large they are.
     ///
     /// # Errors
-    /// A configuration or shape that [`Layout::new`] refuses; another dtype; an infinity or a NaN, or a value beyond
+    /// A device that this build has no operations for; a configuration or shape that [`Layout::new`] refuses; another dtype; an infinity or a NaN, or a value beyond
     /// [`Layout::largest_magnitude`].
     pub fn quantize(weight: Tensor<2>, config: QuantConfig) -> Result<Self, BlockwiseTensorError> {
+        let device = weight.device();
+        check_device(&device)?;
         let layout = Layout::new(weight.dims(), config)?;
-        check_dtype("blockwise quantize", weight.dtype(), &weight.device())?;
+        check_dtype("blockwise quantize", weight.dtype(), &device)?;
         let weight = weight.without_autodiff().cast(DType::F32);
         check_values(&weight, &layout)?;
         let words = <Dispatch as BlockwiseOps>::blockwise_quantize(weight.into_dispatch(), config);
@@ -63,10 +76,8 @@ impl BlockwiseTensor {
 
     /// Moves a quantized matrix from the host to `device`: the host makes no copy of its words and keeps none.
     pub fn upload(matrix: QuantizedMatrix, device: &Device) -> Self {
-        let words = |words: Vec<u32>| {
-            let len = words.len();
-            Tensor::from_data(TensorData::new(words, [len]), (device, DType::U32))
-        };
+        let dtype = words::dtype(|dtype| device.supports_dtype(dtype));
+        let words = |words| Tensor::from_data(words::data(words, dtype), (device, dtype));
         let (layout, packed, absmax) = matrix.into_parts();
         Self {
             packed: words(packed),
@@ -79,7 +90,8 @@ impl BlockwiseTensor {
     /// of a module.
     ///
     /// # Errors
-    /// Tensors that are not U32, not as long as `layout` says, or not on one device.
+    /// Tensors that are not U32 (or I32 with the same bits, on a device without U32), not as long as `layout` says, or not on
+    /// one device.
     pub fn from_parts(
         packed: Tensor<1, Int>,
         absmax: Tensor<1, Int>,
@@ -113,15 +125,12 @@ impl BlockwiseTensor {
                 .try_into_data()
                 .map_err(|source| BlockwiseTensorError::Read { part, source })?;
             let (dtype, actual) = (data.dtype(), data.num_elements());
-            let words = data
-                .as_slice::<u32>()
-                .map_err(|_| BlockwiseTensorError::Words {
-                    part,
-                    expected: actual,
-                    actual,
-                    dtype,
-                })?;
-            Ok(words.to_vec())
+            words::from_data(data).ok_or(BlockwiseTensorError::Words {
+                part,
+                expected: actual,
+                actual,
+                dtype,
+            })
         };
         Ok(QuantizedMatrix::from_parts(
             self.layout,
@@ -132,15 +141,21 @@ impl BlockwiseTensor {
 
     /// Returns the dense `[out_features, in_features]` matrix in f32, bit for bit as bitsandbytes decodes
     /// it, or gguf-py. Eight times the memory: computing with the matrix does not need this.
+    ///
+    /// # Panics
+    /// On a device that this build has no operations for, naming the feature that brings them.
     pub fn dequantize(&self) -> Tensor<2> {
+        check_device(&self.device()).unwrap_or_else(|error| panic!("{error}"));
         self.dequantize_unchecked(FloatDType::F32)
     }
 
     /// Returns [`dequantize`](Self::dequantize) rounded to `dtype`.
     ///
     /// # Errors
-    /// A dtype other than f32, f16 and bf16, or one that the device does not have.
+    /// A device that this build has no operations for; a dtype other than f32, f16 and bf16, or one that the device does not
+    /// have.
     pub fn dequantize_to(&self, dtype: FloatDType) -> Result<Tensor<2>, BlockwiseTensorError> {
+        check_device(&self.device())?;
         check_dtype("blockwise dequantize", dtype.into(), &self.device())?;
         Ok(self.dequantize_unchecked(dtype))
     }
@@ -169,7 +184,7 @@ impl BlockwiseTensor {
     /// Returns [`matmul`](Self::matmul), or why it cannot be computed.
     ///
     /// # Errors
-    /// A dtype of `x` other than f32, f16 and bf16; a last dimension that is not `in_features`; an `x` on another device.
+    /// A device that this build has no operations for; a dtype of `x` other than f32, f16 and bf16; a last dimension that is not `in_features`; an `x` on another device.
     pub fn try_matmul<const D: usize>(
         &self,
         x: Tensor<D>,
@@ -270,12 +285,12 @@ impl BlockwiseTensor {
         &self.layout
     }
 
-    /// Returns the codes: `[packed_words]` of U32.
+    /// Returns the codes: `[packed_words]` of U32, or I32 with the same bits on a device without U32.
     pub fn packed(&self) -> &Tensor<1, Int> {
         &self.packed
     }
 
-    /// Returns the block scales: `[absmax_words]` of U32.
+    /// Returns the block scales: `[absmax_words]` of U32, or I32 with the same bits on a device without U32.
     pub fn absmax(&self) -> &Tensor<1, Int> {
         &self.absmax
     }
@@ -346,6 +361,7 @@ impl BlockwiseTensor {
             });
         }
         let device = x.device();
+        check_device(&device)?;
         self.check_device(operation, "input", &device)?;
         check_dtype(operation, x.dtype(), &device)
     }
@@ -424,7 +440,11 @@ fn check_words(
     expected: usize,
 ) -> Result<(), BlockwiseTensorError> {
     let (dtype, [actual]) = (words.dtype(), words.dims());
-    if dtype == DType::U32 && actual == expected {
+    let [unsigned, signed] = WORD_DTYPES;
+    // Of I32 only what could not be U32 there.
+    let are_words =
+        dtype == unsigned || dtype == signed && !words.device().supports_dtype(unsigned);
+    if are_words && actual == expected {
         Ok(())
     } else {
         Err(BlockwiseTensorError::Words {

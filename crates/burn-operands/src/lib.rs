@@ -3,15 +3,18 @@
 //! - [`flex`]: the values of Flex's tensors, and tensors of values
 //! - [`cubecl`]: CubeCL's handles of tensors, and tensors of a kernel's results
 //! - [`with_element!`]: from a dtype to the element type of the CPU's kernels
+//! - [`served_devices!`], [`UnservedDevice`]: the check that an extension was built for a device
 
 #[cfg(feature = "cubecl-backend")]
 pub mod cubecl;
 mod element;
 #[cfg(feature = "flex")]
 pub mod flex;
+mod served;
 
 #[doc(hidden)]
 pub use burn_core::tensor::{DType, bf16, f16};
+pub use served::UnservedDevice;
 
 /// Compiles and runs the example of the package's README.
 #[cfg(doctest)]

@@ -17,6 +17,13 @@ use crate::slot::{Slot, SlotInit};
 use crate::state::{PagedState, Storage};
 use crate::state_dtype::StateDtype;
 
+burn_operands::served_devices! {
+    Cube: "cubecl-backend",
+    Flex: "flex",
+    NdArray: "ndarray",
+    LibTorch: "tch",
+}
+
 /// AdamW (`torch.optim.AdamW`: decoupled decay, epsilon outside the root) with its moments in pages: in f32, or in 8 bits
 /// (bitsandbytes `PagedAdamW8bit`), in blocks of 256 elements coded with the dynamic maps relative to their largest
 /// ([`StateDtype`]).
@@ -72,7 +79,7 @@ impl PagedAdamW {
     /// Takes a [`step`](Optimizer::step), and returns the error of one that fails.
     ///
     /// # Errors
-    /// Anything but F32 of one shape; a page file or a device that fails. After the latter the state
+    /// A device that this build has no update for; anything but F32 of one shape; a page file or a device that fails. After the latter the state
     /// is of no use any more and every call fails with the same error.
     pub fn try_step<const D: usize>(
         &self,
@@ -82,6 +89,7 @@ impl PagedAdamW {
         state: Option<PagedState<D>>,
     ) -> Result<(Tensor<D>, PagedState<D>), PagedError> {
         self.pool.health()?;
+        check_device(&tensor.device().without_autodiff())?;
         for (what, tensor) in [("parameter", &tensor), ("gradient", &grad)] {
             if tensor.dtype() != DType::F32 {
                 return Err(PagedError::Dtype {
@@ -168,6 +176,7 @@ impl PagedAdamW {
         tensor: &Tensor<D>,
         moments: &Moments,
     ) -> Result<Arc<Slot>, PagedError> {
+        check_device(&tensor.device().without_autodiff())?;
         moments.check()?;
         let (slot, _) = self.pool.allocate(moments.dtype(), moments.elements());
         let slot = Arc::new(slot);

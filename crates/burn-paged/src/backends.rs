@@ -2,3 +2,5 @@
 mod cubecl;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(any(feature = "ndarray", feature = "tch"))]
+mod host;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use burn_operands::UnservedDevice;
+
 /// An error of this crate: which file or value, what was wrong with it, and what to do.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -84,6 +86,9 @@ pub enum PagedError {
         /// The device of the parameter.
         actual: String,
     },
+    /// This build of the crate has no update for the device.
+    #[error(transparent)]
+    Unserved(#[from] UnservedDevice),
     /// A tensor that the update is not written for.
     #[error(
         "paged optimizers update F32 parameters with F32 gradients, but this {what} is {actual}: cast it"

@@ -17,6 +17,9 @@
 //! Inside, `pool` is the policy, on what `residency` and `table` know of the pages; `store` is the trait of where pages are, which
 //! `host` (RAM and a file) and `device` (a CubeCL device and RAM) implement; `ops` is the backend extension.
 
+// `NdArray` and `LibTorch` are deprecated upstream, and served as long as they are there.
+#![cfg_attr(any(feature = "ndarray", feature = "tch"), allow(deprecated))]
+
 mod adamw;
 mod backends;
 mod budget;
@@ -24,7 +27,7 @@ mod config;
 #[cfg(feature = "cubecl-backend")]
 mod device;
 mod error;
-#[cfg(feature = "flex")]
+#[cfg(feature = "host-pages")]
 mod host;
 mod moments;
 mod ops;
@@ -42,6 +45,7 @@ mod weights;
 
 pub use adamw::PagedAdamW;
 pub use budget::Budget;
+pub use burn_operands::UnservedDevice;
 pub use config::{MIN_8BIT_ELEMENTS, PAGE_BYTES, PagedAdamWConfig, StateMemory};
 pub use error::PagedError;
 pub use moments::Moments;
@@ -52,6 +56,6 @@ pub use state_dtype::StateDtype;
 pub use weights::{WeightPage, WeightPages, WeightPagingReport, WeightSource};
 
 /// Compiles and runs the example of the package's README.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "flex"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

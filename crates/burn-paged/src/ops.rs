@@ -10,7 +10,7 @@ use crate::slot::{Slot, SlotInit};
 
 /// Updates of parameters whose state is paged.
 ///
-/// Pages are brought in, kept and written back by the backend's own means: on Flex they live in a file
+/// Pages are brought in, kept and written back by the backend's own means: on Flex, NdArray and LibTorch they live in a file
 /// and pass through two buffers in RAM; on a CubeCL device they live in host memory and pass through two
 /// buffers on the device. What goes wrong on the way (an operation has no other way to say it) is kept
 /// in the slot's pool, where the optimizer looks.
@@ -20,10 +20,13 @@ use crate::slot::{Slot, SlotInit};
         feature = "wgpu",
         feature = "vulkan",
         feature = "metal",
+        feature = "webgpu",
         feature = "cuda",
         feature = "rocm",
         feature = "cpu"
     )),
+    NdArray: cfg(feature = "ndarray"),
+    LibTorch: cfg(feature = "tch"),
     Fusion: cfg(feature = "fusion"),
 )]
 pub trait PagedOps: Backend {

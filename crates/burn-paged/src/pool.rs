@@ -165,6 +165,12 @@ impl Pool {
         self.lock().failed.clone().map_or(Ok(()), Err)
     }
 
+    /// Keeps what went wrong outside of the pool, as what goes wrong in it is kept.
+    #[cfg(any(feature = "ndarray", feature = "tch"))]
+    pub fn fail(&self, error: PagedError) {
+        self.lock().failed.get_or_insert(error);
+    }
+
     pub fn end_step(&self) -> Result<(), PagedError> {
         self.with(PoolState::end_step)
     }

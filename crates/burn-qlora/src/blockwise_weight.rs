@@ -1,13 +1,13 @@
 //! The packed weight as a Burn module.
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use burn_nf4::BlockwiseTensor;
 use nf4::{Codebook, Format, GgufFormat, Layout};
 
 /// A frozen weight `[out_features, in_features]` in 4 bits, or in the blocks of a GGUF file.
 ///
-/// Its words are integer parameters of dtype u32: records, safetensors files and device moves carry
+/// Its words are integer parameters of dtype u32 (i32 with the same bits on a device without u32): records, safetensors files and device moves carry
 /// them as they are, while gradients, optimizers, dtype casts and `unfreeze`, which all look at float
 /// parameters only, pass them by.
 ///
@@ -33,7 +33,7 @@ impl BlockwiseWeight {
     /// Takes the tensor's words over without a copy.
     pub fn new(tensor: BlockwiseTensor) -> Self {
         let (packed, absmax, layout) = tensor.into_parts();
-        let format = Tensor::empty(format_shape(&layout), (&packed.device(), DType::U32));
+        let format = Tensor::empty(format_shape(&layout), (&packed.device(), packed.dtype()));
         Self {
             format: Param::initialized(ParamId::new(), format),
             packed: Param::initialized(ParamId::new(), packed),

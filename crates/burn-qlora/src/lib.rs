@@ -90,6 +90,6 @@ pub use paged_weight::PagedWeight;
 pub use token_rows::TokenRows;
 
 /// Compiles and runs the example of the package's README.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "flex"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -24,6 +24,8 @@ pub enum Kind {
     Vulkan,
     /// Metal, pinned.
     Metal,
+    /// WebGPU, pinned.
+    WebGpu,
     /// NVIDIA.
     Cuda,
     /// AMD.
@@ -33,11 +35,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 7] = [
+    const ALL: [Kind; 8] = [
         Kind::Flex,
         Kind::Wgpu,
         Kind::Vulkan,
         Kind::Metal,
+        Kind::WebGpu,
         Kind::Cuda,
         Kind::Rocm,
         Kind::Cpu,
@@ -50,6 +53,7 @@ impl Kind {
             Kind::Wgpu => "wgpu",
             Kind::Vulkan => "vulkan",
             Kind::Metal => "metal",
+            Kind::WebGpu => "webgpu",
             Kind::Cuda => "cuda",
             Kind::Rocm => "rocm",
             Kind::Cpu => "cpu",
@@ -67,6 +71,8 @@ impl Kind {
             Kind::Vulkan => Some(DeviceType::Vulkan),
             #[cfg(feature = "metal")]
             Kind::Metal => Some(DeviceType::Metal),
+            #[cfg(feature = "webgpu")]
+            Kind::WebGpu => Some(DeviceType::WebGpu),
             #[cfg(feature = "cuda")]
             Kind::Cuda => Some(DeviceType::Cuda),
             #[cfg(feature = "rocm")]

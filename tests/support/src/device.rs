@@ -1,7 +1,7 @@
 pub use burn_core::tensor::{Device, DeviceKind};
 
 /// The message of a test that was compiled without a device.
-pub const NO_DEVICE: &str = "no device is compiled in: turn on one of the features flex, wgpu, vulkan, metal, cuda, rocm, cpu";
+pub const NO_DEVICE: &str = "no device is compiled in: turn on one of the features flex, ndarray, tch, wgpu, vulkan, metal, webgpu, cuda, rocm, cpu";
 
 /// A device that tests run on.
 #[derive(Clone, Debug)]
@@ -31,7 +31,9 @@ impl TestDevice {
 }
 
 /// The names of all devices, which are those of their features.
-const NAMES: [&str; 7] = ["flex", "wgpu", "vulkan", "metal", "cuda", "rocm", "cpu"];
+const NAMES: [&str; 10] = [
+    "flex", "ndarray", "tch", "wgpu", "vulkan", "metal", "webgpu", "cuda", "rocm", "cpu",
+];
 
 /// The devices that the environment variable `QLORA_DEVICES` names, parted by commas, of those compiled in; all of them without
 /// it, and in a crate that has none of them compiled in.
@@ -55,7 +57,7 @@ pub fn chosen(compiled_in: Vec<TestDevice>) -> Vec<TestDevice> {
 
 /// The devices that tests run on: every one that the features of the calling crate compile in and [`chosen`](crate::chosen)
 /// leaves, as a vector of [`TestDevice`](crate::TestDevice) that is not empty. The calling crate has all of the features `flex`,
-/// `wgpu`, `vulkan`, `metal`, `cuda`, `rocm` and `cpu`. It is a macro because features of this crate would be the union of those
+/// `ndarray`, `tch`, `wgpu`, `vulkan`, `metal`, `webgpu`, `cuda`, `rocm` and `cpu`. It is a macro because features of this crate would be the union of those
 /// of all crates that are tested together.
 #[macro_export]
 macro_rules! devices {
@@ -72,6 +74,12 @@ macro_rules! compiled_in {
         ::std::vec![
             #[cfg(feature = "flex")]
             $crate::TestDevice::new("flex", $crate::Device::flex()),
+            #[cfg(feature = "ndarray")]
+            #[allow(deprecated)]
+            $crate::TestDevice::new("ndarray", $crate::Device::ndarray()),
+            #[cfg(feature = "tch")]
+            #[allow(deprecated)]
+            $crate::TestDevice::new("tch", $crate::Device::libtorch()),
             #[cfg(feature = "wgpu")]
             $crate::TestDevice::new(
                 "wgpu",
@@ -86,6 +94,11 @@ macro_rules! compiled_in {
             $crate::TestDevice::new(
                 "metal",
                 $crate::Device::metal($crate::DeviceKind::DefaultDevice)
+            ),
+            #[cfg(feature = "webgpu")]
+            $crate::TestDevice::new(
+                "webgpu",
+                $crate::Device::webgpu($crate::DeviceKind::DefaultDevice)
             ),
             #[cfg(feature = "cuda")]
             $crate::TestDevice::new("cuda", $crate::Device::cuda(0)),
@@ -107,9 +120,13 @@ macro_rules! on_every_device {
     (in $run:path: $($tests:tt)+) => {
         #[cfg(feature = "flex")]
         $crate::on_one_device!(flex in $run: $($tests)+);
+        #[cfg(feature = "ndarray")]
+        $crate::on_one_device!(ndarray in $run: $($tests)+);
+        #[cfg(feature = "tch")]
+        $crate::on_one_device!(tch in $run: $($tests)+);
         $crate::on_compiled_runtimes!(on_one_device in $run: $($tests)+);
         $crate::without_runtimes! {
-            #[cfg(not(feature = "flex"))]
+            #[cfg(not(any(feature = "flex", feature = "ndarray", feature = "tch")))]
             #[test]
             fn a_device_is_compiled_in() {
                 panic!("{}", $crate::NO_DEVICE);

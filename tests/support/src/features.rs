@@ -1,6 +1,6 @@
 /// Expands `$one` once for each CubeCL runtime that the features of the calling crate compile in, with the feature's name.
 ///
-/// The features are those of the crate that expands it, which has all of `wgpu`, `vulkan`, `metal`, `cuda`, `rocm` and `cpu`:
+/// The features are those of the crate that expands it, which has all of `wgpu`, `vulkan`, `metal`, `webgpu`, `cuda`, `rocm` and `cpu`:
 /// features of this crate would be the union of those of all crates that are tested together.
 #[doc(hidden)]
 #[macro_export]
@@ -12,6 +12,8 @@ macro_rules! on_compiled_runtimes {
         $crate::$one!(vulkan in $run: $($tests)+);
         #[cfg(feature = "metal")]
         $crate::$one!(metal in $run: $($tests)+);
+        #[cfg(feature = "webgpu")]
+        $crate::$one!(webgpu in $run: $($tests)+);
         #[cfg(feature = "cuda")]
         $crate::$one!(cuda in $run: $($tests)+);
         #[cfg(feature = "rocm")]
@@ -30,6 +32,7 @@ macro_rules! without_runtimes {
             feature = "wgpu",
             feature = "vulkan",
             feature = "metal",
+            feature = "webgpu",
             feature = "cuda",
             feature = "rocm",
             feature = "cpu"

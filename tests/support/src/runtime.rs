@@ -1,8 +1,7 @@
 use cubecl::Device;
 
 /// The message of a test that was compiled without a runtime.
-pub const NO_RUNTIME: &str =
-    "no runtime is compiled in: turn on one of the features wgpu, vulkan, metal, cuda, rocm, cpu";
+pub const NO_RUNTIME: &str = "no runtime is compiled in: turn on one of the features wgpu, vulkan, metal, webgpu, cuda, rocm, cpu";
 
 /// CubeCL's device for a feature of that name, the one that Burn's device of the same name runs on.
 ///
@@ -13,6 +12,7 @@ pub fn runtime(feature: &str) -> Device {
         "wgpu" => Device::wgpu(Default::default()),
         "vulkan" => Device::vulkan(Default::default()),
         "metal" => Device::metal_msl(Default::default()),
+        "webgpu" => Device::webgpu(Default::default()),
         "cuda" => Device::cuda(0),
         "rocm" => Device::rocm(0),
         "cpu" => Device::cpu(),
@@ -32,7 +32,7 @@ macro_rules! on_every_runtime {
         $crate::on_compiled_runtimes!(on_one_runtime in $run: $($tests)+);
         $crate::without_runtimes! {
             #[test]
-            #[ignore = "needs one of the features wgpu, vulkan, metal, cuda, rocm, cpu"]
+            #[ignore = "needs one of the features wgpu, vulkan, metal, webgpu, cuda, rocm, cpu"]
             fn a_runtime_is_compiled_in() {
                 // What would have been run is compiled all the same.
                 $crate::on_no_runtime!(in $run: $($tests)+);

@@ -1,6 +1,7 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
 use crate::config::RmsNormConfig;
+use crate::device::expect_served;
 use crate::ops::FusedOps;
 
 /// Returns the next value of a residual stream and its root-mean-square normalization:
@@ -41,6 +42,7 @@ pub fn add_rms_norm<const D: usize>(
         "add_rms_norm: x and residual must have one shape and dtype"
     );
     check_weight("add_rms_norm", &x, &weight);
+    expect_served("add_rms_norm", &x);
     let (sum, y) = <Dispatch as FusedOps>::add_rms_norm(
         x.dequantize().into_dispatch(),
         residual.dequantize().into_dispatch(),
@@ -63,6 +65,7 @@ pub fn residual_rms_norm<const D: usize>(
     config: RmsNormConfig,
 ) -> (Tensor<D>, Tensor<D>) {
     check_weight("residual_rms_norm", &x, &weight);
+    expect_served("residual_rms_norm", &x);
     let (x, y) = <Dispatch as FusedOps>::residual_rms_norm(
         x.dequantize().into_dispatch(),
         weight.dequantize().into_dispatch(),

@@ -4,6 +4,7 @@ use burn_core::{
 };
 
 use crate::config::AttentionConfig;
+use crate::device::expect_served;
 use crate::ops::{AttentionMask, FusedOps};
 
 /// Computes causal grouped-query attention, `softmax(q·kᵀ · scale + mask) · v` head by head, in
@@ -109,6 +110,7 @@ fn attend(
         "{name}: the softcap must be positive and finite, it is {:?}",
         config.softcap
     );
+    expect_served(name, &q);
     Tensor::from_dispatch(<Dispatch as FusedOps>::causal_attention(
         q.dequantize().into_dispatch(),
         k.dequantize().into_dispatch(),

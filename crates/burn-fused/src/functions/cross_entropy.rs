@@ -6,6 +6,7 @@ use burn_core::{
 pub use qlora_cpu::cross_entropy::IGNORED;
 
 use crate::config::LogitsConfig;
+use crate::device::expect_served;
 use crate::ops::FusedOps;
 
 /// Returns the sum of the negative log-likelihoods of `targets` under the logits that `config` makes of
@@ -87,4 +88,5 @@ pub(super) fn check(
         "{operation}: weight must have at least one class"
     );
     config.check(operation);
+    expect_served(operation, hidden);
 }

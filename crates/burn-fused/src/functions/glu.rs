@@ -2,6 +2,7 @@ use burn_core::{backend::Dispatch, tensor::Tensor};
 
 pub use nf4::glu::Activation;
 
+use crate::device::expect_served;
 use crate::ops::FusedOps;
 
 /// Returns the gated activation of a feed-forward layer: `activation(gate) * up`.
@@ -17,6 +18,7 @@ pub fn glu<const D: usize>(gate: Tensor<D>, up: Tensor<D>, activation: Activatio
         up.dims(),
         "glu: gate and up must have one shape"
     );
+    expect_served("glu", &gate);
     Tensor::from_dispatch(<Dispatch as FusedOps>::glu(
         gate.dequantize().into_dispatch(),
         up.dequantize().into_dispatch(),

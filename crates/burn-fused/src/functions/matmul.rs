@@ -1,5 +1,6 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
+use crate::device::expect_served;
 use crate::ops::FusedOps;
 
 /// Returns `lhs · rhs`, the product of two matrices, which for f32 is computed in f32 on every device.
@@ -16,6 +17,7 @@ pub fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
         k, rhs_k,
         "matmul: [{m}, {k}] and [{rhs_k}, {n}] do not multiply"
     );
+    expect_served("matmul", &lhs);
     Tensor::from_dispatch(<Dispatch as FusedOps>::matmul(
         lhs.dequantize().into_dispatch(),
         rhs.dequantize().into_dispatch(),

@@ -1,6 +1,7 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
 use crate::config::RmsNormConfig;
+use crate::device::expect_served;
 use crate::ops::FusedOps;
 
 /// Normalizes the last dimension by its root mean square: `x / sqrt(mean(x²) + eps) * weight`, or `* (1 + weight)`
@@ -37,6 +38,7 @@ pub fn rms_norm<const D: usize>(
         "rms_norm: weight has {n} elements, the last dimension of x {:?} does not",
         x.dims()
     );
+    expect_served("rms_norm", &x);
     Tensor::from_dispatch(<Dispatch as FusedOps>::rms_norm(
         x.dequantize().into_dispatch(),
         weight.dequantize().into_dispatch(),

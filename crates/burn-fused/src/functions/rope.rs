@@ -1,5 +1,6 @@
 use burn_core::{backend::Dispatch, tensor::Tensor};
 
+use crate::device::expect_served;
 use crate::ops::FusedOps;
 
 /// Computes the rotary position embedding of the split-half kind (Hugging Face LLaMA): the pair
@@ -33,6 +34,7 @@ pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
     if pairs == 0 {
         return x;
     }
+    expect_served("rope", &x);
     Tensor::from_dispatch(<Dispatch as FusedOps>::rope(
         x.dequantize().into_dispatch(),
         cos.dequantize().into_dispatch(),

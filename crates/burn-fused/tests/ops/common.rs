@@ -17,6 +17,13 @@ pub fn fast_devices() -> Vec<Device> {
     fast.map(|device| device.device).collect()
 }
 
+/// The devices that have kernels: on the others the default bodies run.
+pub fn devices_with_kernels() -> Vec<Device> {
+    let devices = qlora_test_support::devices!().into_iter();
+    let with_kernels = devices.filter(|device| !["ndarray", "tch"].contains(&device.name));
+    with_kernels.map(|device| device.device).collect()
+}
+
 /// Returns whether this is the CPU backend, with or without autodiff.
 pub fn is_flex(device: &Device) -> bool {
     format!("{device:?}").contains("Flex")

@@ -55,7 +55,7 @@ pub fn of_another_layout_are_refused(test: &TestDevice) {
         matches!(error, BlockwiseTensorError::Words { part: "packed", .. }),
         "{error}"
     );
-    let signed = packed.cast(DType::I32);
+    let signed = Tensor::zeros([layout.packed_words()], (&test.device, DType::I32));
     let error = BlockwiseTensor::from_parts(signed, absmax, layout).unwrap_err();
     assert!(
         matches!(

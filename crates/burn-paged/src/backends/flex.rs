@@ -10,10 +10,15 @@ use crate::host::{self, HostPages};
 use crate::ops::PagedOps;
 use crate::slot::{Slot, SlotInit};
 
+/// The name that errors have for the device.
+const DEVICE: &str = "Flex";
+
 impl PagedOps for Flex {
     fn paged_open(like: FloatTensor<Self>, slot: Arc<Slot>) -> FloatTensor<Self> {
         // What goes wrong is kept in the pool.
-        let _ = slot.pool().open(HostPages::DEVICE, HostPages::open);
+        let _ = slot
+            .pool()
+            .open(DEVICE, |config| HostPages::open(config, DEVICE));
         like
     }
 
@@ -26,7 +31,14 @@ impl PagedOps for Flex {
     ) -> FloatTensor<Self> {
         let (mut param, grad) = (compact(param), compact(grad));
         // What goes wrong is kept in the pool.
-        let _ = host::adamw(param.storage_mut(), grad.storage(), &slot, &init, step);
+        let _ = host::adamw(
+            DEVICE,
+            param.storage_mut(),
+            grad.storage(),
+            &slot,
+            &init,
+            step,
+        );
         param
     }
 }

@@ -12,6 +12,7 @@ use crate::store::{MemoryUse, Moved, PageStore, Pages};
 /// The pages of one optimizer on the host.
 #[derive(Debug)]
 pub(crate) struct HostPages {
+    device: String,
     page_bytes: usize,
     path: PathBuf,
     /// In RAM, by page; streamed ones are `None`.
@@ -22,12 +23,11 @@ pub(crate) struct HostPages {
 }
 
 impl HostPages {
-    /// The device that the pages serve.
-    pub const DEVICE: &str = "Flex";
-
-    /// Makes a store without pages. The page file is made with the first page that is streamed.
-    pub fn open(config: &PoolConfig) -> Self {
+    /// Makes a store without pages for `device`, as errors name it. The page file is made with the first page that is
+    /// streamed.
+    pub fn open(config: &PoolConfig, device: &str) -> Self {
         Self {
+            device: device.into(),
             page_bytes: config.page_bytes,
             path: config.page_file.clone(),
             resident: Vec::new(),
@@ -91,7 +91,7 @@ impl HostPages {
 
 impl PageStore for HostPages {
     fn device(&self) -> &str {
-        Self::DEVICE
+        &self.device
     }
 
     fn check(&mut self) -> Result<(), PagedError> {

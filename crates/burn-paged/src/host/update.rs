@@ -5,21 +5,23 @@ use qlora_cpu::adamw::{update_dynamic8, update_f32};
 
 use super::pages::HostPages;
 use crate::error::PagedError;
+use crate::pool::PoolConfig;
 use crate::slot::{Slot, SlotInit};
 use crate::state_dtype::StateDtype;
 
-/// Updates `param` and the moments in `slot` by `grad`, which is as long.
+/// Updates `param` and the moments in `slot`, whose pages serve `device`, by `grad`, which is as long.
 ///
 /// # Errors
 /// A page file that fails, which is kept in the slot's pool; the parameter may be half updated then.
 pub(crate) fn adamw(
+    device: &str,
     param: &mut [f32],
     grad: &[f32],
     slot: &Slot,
     init: &SlotInit,
     step: AdamWStep,
 ) -> Result<(), PagedError> {
-    let (device, open) = (HostPages::DEVICE, HostPages::open);
+    let open = |config: &PoolConfig| HostPages::open(config, device);
     slot.pool()
         .update(slot, init, device, open, |store, segment, pages| {
             let moments = &mut store.load(segment.page, pages)?[segment.bytes()];
