@@ -2,7 +2,9 @@
 
 use burn::module::{Param, ParamId};
 use burn::tensor::Tensor;
-use burn_qlora::{AdaptableHead, LayerRef, Layers, LoraBranch, LoraModel, TokenRows, WholeWeight};
+use burn_qlora::{
+    AdaptableHead, LayerRef, Layers, LoraBranch, LoraModel, QLoraLinear, TokenRows, WholeWeight,
+};
 
 use crate::block::Block;
 use crate::model::Decoder;
@@ -75,7 +77,13 @@ impl Block {
 
     /// Returns the adapters of the layers, in the order [`LoraModel`] names them.
     pub(crate) fn adapters(&self) -> impl Iterator<Item = &LoraBranch> {
+        let linears = self.frozen_linears();
+        linears.filter_map(|linear| linear.adapter.as_ref())
+    }
+
+    /// Returns the layers that can carry adapters, in the order [`LoraModel`] names them.
+    pub(crate) fn frozen_linears(&self) -> impl Iterator<Item = &QLoraLinear> {
         let layers = Layers::of(self).into_iter();
-        layers.filter_map(|(_, layer)| LayerRef::adaptable(layer)?.adapter.as_ref())
+        layers.filter_map(|(_, layer)| LayerRef::adaptable(layer))
     }
 }
