@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{self, FINETUNE, Place, Run, eval, log_lines, number};
+use crate::support::{self, FINETUNE, Place, Run, byte_tokenizer, eval, log_lines, number};
 
 /// What all runs here have in common.
 const SETTINGS: [&str; 10] = [
@@ -31,8 +31,15 @@ struct Adapted {
 impl Adapted {
     fn new(fixture: &str) -> Self {
         let place = Place::new();
+        let model = place.model(fixture);
+        // As llama.cpp has words for: GPT-2's way of cutting, and at least one pair that is merged.
+        let mut tokenizer = byte_tokenizer();
+        tokenizer["pre_tokenizer"]["use_regex"] = json!(true);
+        tokenizer["model"]["vocab"]["th"] = json!(259);
+        tokenizer["model"]["merges"] = json!([["t", "h"]]);
+        fs::write(model.join("tokenizer.json"), tokenizer.to_string()).expect("written");
         Self {
-            model: place.model(fixture),
+            model,
             rows: place.rows(12),
             place,
         }
@@ -193,7 +200,7 @@ fn patterns_name_it_and_loftq_leaves_it_fresh() {
     support::run(&mut train).ok();
     let config = json_file(&adapted.place.path("run").join("adapter_config.json"));
     assert_eq!(config["rank_pattern"], json!({ "lm_head": 3 }));
-    assert_eq!(config["alpha_pattern"], json!({ "lm_head": 6.0 }));
+    assert_eq!(config["alpha_pattern"], json!({ "lm_head": 6 }));
     let shapes = of_head(&adapted.place.adapter("run")).into_iter();
     let shapes: Vec<Value> = shapes.map(|(_, shape)| shape).collect();
     assert_eq!(shapes, [json!([3, 64]), json!([512, 3])]);
@@ -211,19 +218,19 @@ fn rows_of_it_are_not_trained_beside_it() {
     assert!(adapted.place.listing("out").is_empty());
 }
 
-/// Its factors, `[64, 300]` and `[300, 512]` in f32.
+/// Its factors, `[64, 100]` and `[100, 512]` in f32.
 #[test]
 fn it_is_planned() {
     let adapted = Adapted::new("tiny_llama");
     let adapters = |target: &str| {
         let mut plan = Command::new(FINETUNE);
         plan.arg("plan").arg("--model").arg(&adapted.model);
-        plan.args(["--quant", "none", "--rank", "300", "--target", target]);
+        plan.args(["--quant", "none", "--rank", "100", "--target", target]);
         let stdout = support::run(&mut plan).ok().stdout;
         support::printed_bytes(&stdout, "adapters")
     };
     let more = adapters("q_proj,lm_head") - adapters("q_proj");
-    let expected = 300.0 * (64.0 + 512.0) * 4.0;
-    // As printed, to the nearest ten kilobytes.
-    assert!((more - expected).abs() <= 20_000.0, "{more}");
+    let expected = 100.0 * (64.0 + 512.0) * 4.0;
+    // As printed, each to the nearest kilobyte.
+    assert!((more - expected).abs() <= 1000.0, "{more}");
 }
