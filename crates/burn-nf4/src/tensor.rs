@@ -1,7 +1,7 @@
 //! [`BlockwiseTensor`], the matrix that stays in 4-bit or 8-bit codes.
 
 use burn_core::backend::Dispatch;
-use burn_core::tensor::{DType, Device, FloatDType, Int, Tensor};
+use burn_core::tensor::{Bool, DType, Device, ExecutionError, FloatDType, Int, Tensor, TensorData};
 use nf4::{Direction, Layout, QuantConfig, QuantizedMatrix};
 
 use crate::error::BlockwiseTensorError;
@@ -55,18 +55,28 @@ impl BlockwiseTensor {
     /// A device that this build has no operations for; a configuration or shape that [`Layout::new`] refuses; another dtype; an infinity or a NaN, or a value beyond
     /// [`Layout::largest_magnitude`].
     pub fn quantize(weight: Tensor<2>, config: QuantConfig) -> Result<Self, BlockwiseTensorError> {
-        let device = weight.device();
-        check_device(&device)?;
-        let layout = Layout::new(weight.dims(), config)?;
-        check_dtype("blockwise quantize", weight.dtype(), &device)?;
-        let weight = weight.without_autodiff().cast(DType::F32);
-        check_values(&weight, &layout)?;
-        let words = <Dispatch as BlockwiseOps>::blockwise_quantize(weight.into_dispatch(), config);
-        Ok(Self {
-            packed: Tensor::from_dispatch(words.packed),
-            absmax: Tensor::from_dispatch(words.absmax),
-            layout: words.layout,
-        })
+        let (weight, layout) = to_quantize(weight, config)?;
+        if layout.elements() > 0 {
+            check_finite(&weight, all_finite(&weight).try_into_data())?;
+            check_range(&layout, ends(&weight).try_into_data())?;
+        }
+        Ok(Self::quantize_unchecked(weight, config))
+    }
+
+    /// Does what [`quantize`](Self::quantize) does without blocking, for a browser, where WebGPU's results can only be awaited.
+    ///
+    /// # Errors
+    /// As [`quantize`](Self::quantize).
+    pub async fn quantize_async(
+        weight: Tensor<2>,
+        config: QuantConfig,
+    ) -> Result<Self, BlockwiseTensorError> {
+        let (weight, layout) = to_quantize(weight, config)?;
+        if layout.elements() > 0 {
+            check_finite(&weight, all_finite(&weight).into_data_async().await)?;
+            check_range(&layout, ends(&weight).into_data_async().await)?;
+        }
+        Ok(Self::quantize_unchecked(weight, config))
     }
 
     /// Copies a quantized matrix from the host to `device`.
@@ -120,23 +130,19 @@ impl BlockwiseTensor {
     /// # Errors
     /// A device that fails while it is read.
     pub fn into_host(self) -> Result<QuantizedMatrix, BlockwiseTensorError> {
-        let read = |part, words: Tensor<1, Int>| -> Result<Vec<u32>, BlockwiseTensorError> {
-            let data = words
-                .try_into_data()
-                .map_err(|source| BlockwiseTensorError::Read { part, source })?;
-            let (dtype, actual) = (data.dtype(), data.num_elements());
-            words::from_data(data).ok_or(BlockwiseTensorError::Words {
-                part,
-                expected: actual,
-                actual,
-                dtype,
-            })
-        };
-        Ok(QuantizedMatrix::from_parts(
-            self.layout,
-            read("packed words", self.packed)?,
-            read("absmax words", self.absmax)?,
-        )?)
+        let packed = host_words("packed words", self.packed.try_into_data())?;
+        let absmax = host_words("absmax words", self.absmax.try_into_data())?;
+        Ok(QuantizedMatrix::from_parts(self.layout, packed, absmax)?)
+    }
+
+    /// Does what [`into_host`](Self::into_host) does without blocking, for a browser, where WebGPU's results can only be awaited.
+    ///
+    /// # Errors
+    /// As [`into_host`](Self::into_host).
+    pub async fn into_host_async(self) -> Result<QuantizedMatrix, BlockwiseTensorError> {
+        let packed = host_words("packed words", self.packed.into_data_async().await)?;
+        let absmax = host_words("absmax words", self.absmax.into_data_async().await)?;
+        Ok(QuantizedMatrix::from_parts(self.layout, packed, absmax)?)
     }
 
     /// Returns the dense `[out_features, in_features]` matrix in f32, bit for bit as bitsandbytes decodes
@@ -324,6 +330,16 @@ impl BlockwiseTensor {
         }
     }
 
+    /// Quantizes f32 values that were checked.
+    fn quantize_unchecked(weight: Tensor<2>, config: QuantConfig) -> Self {
+        let words = <Dispatch as BlockwiseOps>::blockwise_quantize(weight.into_dispatch(), config);
+        Self {
+            packed: Tensor::from_dispatch(words.packed),
+            absmax: Tensor::from_dispatch(words.absmax),
+            layout: words.layout,
+        }
+    }
+
     fn multiply<const D: usize>(
         &self,
         operation: &'static str,
@@ -410,28 +426,69 @@ fn check_dtype(
     }
 }
 
-/// Refuses infinities and NaNs, which no block scale can stand for, and scales that f32 cannot compute with.
-fn check_values(weight: &Tensor<2>, layout: &Layout) -> Result<(), BlockwiseTensorError> {
-    if weight.shape().num_elements() == 0 {
-        return Ok(());
-    }
-    let read = |part| move |source| BlockwiseTensorError::Read { part, source };
-    let finite = weight.clone().is_finite().all();
-    let finite = finite
-        .try_into_data()
-        .map_err(read("weight's finiteness"))?;
-    if !finite.iter::<bool>().all(|finite| finite) {
-        return Err(BlockwiseTensorError::NotFinite {
+/// Returns a weight's values as they are quantized, a constant in f32, and the layout that they get.
+fn to_quantize(
+    weight: Tensor<2>,
+    config: QuantConfig,
+) -> Result<(Tensor<2>, Layout), BlockwiseTensorError> {
+    let device = weight.device();
+    check_device(&device)?;
+    let layout = Layout::new(weight.dims(), config)?;
+    check_dtype("blockwise quantize", weight.dtype(), &device)?;
+    Ok((weight.without_autodiff().cast(DType::F32), layout))
+}
+
+fn all_finite(weight: &Tensor<2>) -> Tensor<1, Bool> {
+    weight.clone().is_finite().all()
+}
+
+/// Returns the smallest and the largest value, and not the largest magnitude, which would take a second weight.
+fn ends(weight: &Tensor<2>) -> Tensor<1> {
+    Tensor::cat(vec![weight.clone().min(), weight.clone().max()], 0)
+}
+
+/// Refuses infinities and NaNs, which no block scale can stand for, given [`all_finite`] as it was read.
+fn check_finite(
+    weight: &Tensor<2>,
+    read: Result<TensorData, ExecutionError>,
+) -> Result<(), BlockwiseTensorError> {
+    let part = "weight's finiteness";
+    let finite = read.map_err(|source| BlockwiseTensorError::Read { part, source })?;
+    if finite.iter::<bool>().all(|finite| finite) {
+        Ok(())
+    } else {
+        Err(BlockwiseTensorError::NotFinite {
             shape: weight.dims(),
-        });
+        })
     }
-    // Not of their magnitudes, which would be a second weight.
-    let ends = Tensor::cat(vec![weight.clone().min(), weight.clone().max()], 0);
-    let ends = ends.try_into_data().map_err(read("weight's range"))?;
+}
+
+/// Refuses scales that f32 cannot compute with, given [`ends`] as they were read.
+fn check_range(
+    layout: &Layout,
+    read: Result<TensorData, ExecutionError>,
+) -> Result<(), BlockwiseTensorError> {
+    let part = "weight's range";
+    let ends = read.map_err(|source| BlockwiseTensorError::Read { part, source })?;
     let largest = ends
         .iter::<f32>()
         .fold(0.0, |largest: f32, end| largest.max(end.abs()));
     Ok(layout.check_magnitude(largest)?)
+}
+
+/// Returns words that were read.
+fn host_words(
+    part: &'static str,
+    read: Result<TensorData, ExecutionError>,
+) -> Result<Vec<u32>, BlockwiseTensorError> {
+    let data = read.map_err(|source| BlockwiseTensorError::Read { part, source })?;
+    let (dtype, actual) = (data.dtype(), data.num_elements());
+    words::from_data(data).ok_or(BlockwiseTensorError::Words {
+        part,
+        expected: actual,
+        actual,
+        dtype,
+    })
 }
 
 fn check_words(

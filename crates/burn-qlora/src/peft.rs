@@ -203,6 +203,18 @@ pub fn to_files<M: LoraModel>(
     writing::to_files(model, config, base_model)
 }
 
+/// Does what [`to_files`] does without blocking, for a browser, where WebGPU's results can only be awaited.
+///
+/// # Errors
+/// As [`to_files`].
+pub async fn to_files_async<M: LoraModel>(
+    model: &M,
+    config: &LoraConfig,
+    base_model: &str,
+) -> Result<AdapterFiles, LoraError> {
+    writing::to_files_async(model, config, base_model).await
+}
+
 /// Puts the adapter at `path` on the model's layers; layers it does not name lose theirs.
 ///
 /// # Errors

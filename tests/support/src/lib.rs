@@ -15,6 +15,7 @@
 //! * [`CountingAllocator`]: the memory that a test binary holds
 //! * [`devices!`], [`on_every_device!`], [`TestDevice`] (feature `burn`): the devices compiled in
 //! * [`runtime`], [`on_every_runtime!`] (feature `cubecl`): the runtimes of CubeCL compiled in
+//! * [`block_on`] (feature `burn`): waits for what a browser awaits
 //! * [`tensor`], [`values`] (feature `burn`): into a tensor and out of it
 
 mod alone;
@@ -39,6 +40,8 @@ mod runtime;
 mod tensors;
 
 pub use alone::alone;
+#[cfg(feature = "burn")]
+pub use burn_std::future::block_on;
 pub use byte_tokenizer::byte_tokenizer;
 pub use close::{Tolerance, assert_close, assert_within};
 pub use counting_allocator::CountingAllocator;

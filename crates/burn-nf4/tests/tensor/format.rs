@@ -3,7 +3,7 @@
 use burn_nf4::{BlockwiseTensor, BlockwiseTensorError, Codebook, QuantConfig};
 use qlora_test_support::bitsandbytes::{packed_words, scale_words};
 use qlora_test_support::random::normal;
-use qlora_test_support::{Recording, tensor, values};
+use qlora_test_support::{Recording, block_on, tensor, values};
 
 use crate::support::{TestDevice, configs, matrix_of};
 
@@ -242,5 +242,21 @@ pub fn values_that_are_not_finite_are_refused(test: &TestDevice) {
             ),
             "{bad}: {error:?}"
         );
+    }
+}
+
+pub fn what_is_awaited_is_what_is_waited_for(test: &TestDevice) {
+    let config = QuantConfig::default();
+    let input = || tensor(normal(5, 64 * 4, 1.0), [4, 64], &test.device);
+    let waited = BlockwiseTensor::quantize(input(), config).unwrap();
+    let awaited = block_on(BlockwiseTensor::quantize_async(input(), config)).unwrap();
+    let awaited = block_on(awaited.into_host_async()).unwrap();
+    assert_eq!(awaited, waited.into_host().unwrap());
+
+    let limit = awaited.layout().largest_magnitude();
+    for (bad, says) in [(f32::NAN, "finite"), (1.5 * limit, "too large")] {
+        let input = tensor(vec![bad; 4 * 64], [4, 64], &test.device);
+        let error = block_on(BlockwiseTensor::quantize_async(input, config)).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
     }
 }

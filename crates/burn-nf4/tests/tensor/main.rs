@@ -20,6 +20,7 @@ qlora_test_support::on_every_device! {
     format::extreme_scales_quantize_as_on_the_host,
     format::recorded_words_decode_to_the_recorded_bits,
     format::values_that_are_not_finite_are_refused,
+    format::what_is_awaited_is_what_is_waited_for,
     format::values_whose_scales_are_beyond_f32_are_refused,
     gguf::recorded_blocks_decode_to_the_recorded_bits,
     gguf::every_format_multiplies_and_has_a_gradient,

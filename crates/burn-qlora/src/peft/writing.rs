@@ -1,9 +1,9 @@
 //! The adapters of a model, written as peft writes them.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, ExecutionError, Tensor, TensorData};
 use tensor_files::{Dtype, FileGroup, MemoryFile, Output, TensorWriter};
 
 use crate::config::{LoraConfig, Targets, is_named, short_names};
@@ -45,6 +45,21 @@ pub(super) fn to_files<M: LoraModel>(
 ) -> Result<AdapterFiles, LoraError> {
     let (tensors, config) = prepared(model, config, base_model)?;
     let weights = tensors.write(MemoryFile::new(WEIGHTS_FILE))?.into_bytes();
+    Ok(AdapterFiles { config, weights })
+}
+
+/// Returns what [`to_files`] does, without blocking.
+///
+/// # Errors
+/// As [`super::to_files_async`].
+pub(super) async fn to_files_async<M: LoraModel>(
+    model: &M,
+    config: &LoraConfig,
+    base_model: &str,
+) -> Result<AdapterFiles, LoraError> {
+    let (tensors, config) = prepared(model, config, base_model)?;
+    let file = MemoryFile::new(WEIGHTS_FILE);
+    let weights = tensors.write_async(file).await?.into_bytes();
     Ok(AdapterFiles { config, weights })
 }
 
@@ -203,37 +218,71 @@ impl Tensors {
     /// [`LoraError::File`]; [`LoraError::Device`] when a tensor cannot be read, [`LoraError::Diverged`] when it holds a value that
     /// is not finite.
     fn write<O: Output>(self, file: O) -> Result<O, LoraError> {
-        let path = file.path().to_owned();
-        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let declared = self.0.iter().map(|(name, tensor)| {
-            let dims = tensor.dims();
-            (name.clone(), Dtype::F32, dims.to_vec())
-        });
-        let mut writer = TensorWriter::begin(file, Some(format), declared)?;
+        let mut writer = Writer::begin(file, &self)?;
         for (name, tensor) in self.0 {
-            let data = to_host(&name, tensor)?;
-            let values = data.as_slice::<f32>().unwrap_or_default();
-            if let Some(&value) = values.iter().find(|value| !value.is_finite()) {
-                return Err(LoraError::Diverged {
-                    path,
-                    tensor: name,
-                    value,
-                });
-            }
-            writer.write(&name, data.as_bytes())?;
+            writer.write(&name, as_written(tensor).try_into_data())?;
         }
-        Ok(writer.finish()?)
+        writer.finish()
+    }
+
+    /// Does what [`write`](Self::write) does without blocking.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    async fn write_async<O: Output>(self, file: O) -> Result<O, LoraError> {
+        let mut writer = Writer::begin(file, &self)?;
+        for (name, tensor) in self.0 {
+            writer.write(&name, as_written(tensor).into_data_async().await)?;
+        }
+        writer.finish()
     }
 }
 
-/// Copies a tensor to the host, f32, row-major.
-fn to_host(name: &str, tensor: Tensor<2>) -> Result<TensorData, LoraError> {
-    tensor
-        .without_autodiff()
-        .cast(DType::F32)
-        .try_into_data()
-        .map_err(|error| LoraError::Device {
+/// The file of weights that is being written.
+struct Writer<O: Output> {
+    path: PathBuf,
+    tensors: TensorWriter<O>,
+}
+
+impl<O: Output> Writer<O> {
+    fn begin(file: O, tensors: &Tensors) -> Result<Self, LoraError> {
+        let path = file.path().to_owned();
+        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let declared = tensors.0.iter().map(|(name, tensor)| {
+            let dims = tensor.dims();
+            (name.clone(), Dtype::F32, dims.to_vec())
+        });
+        let tensors = TensorWriter::begin(file, Some(format), declared)?;
+        Ok(Self { path, tensors })
+    }
+
+    /// Writes a tensor that was read.
+    fn write(
+        &mut self,
+        name: &str,
+        read: Result<TensorData, ExecutionError>,
+    ) -> Result<(), LoraError> {
+        let data = read.map_err(|error| LoraError::Device {
             name: name.to_owned(),
             reason: error.to_string(),
-        })
+        })?;
+        let values = data.as_slice::<f32>().unwrap_or_default();
+        if let Some(&value) = values.iter().find(|value| !value.is_finite()) {
+            return Err(LoraError::Diverged {
+                path: self.path.clone(),
+                tensor: name.to_owned(),
+                value,
+            });
+        }
+        Ok(self.tensors.write(name, data.as_bytes())?)
+    }
+
+    fn finish(self) -> Result<O, LoraError> {
+        Ok(self.tensors.finish()?)
+    }
+}
+
+/// Returns a tensor as it is written, f32 and no part of a graph.
+fn as_written(tensor: Tensor<2>) -> Tensor<2> {
+    tensor.without_autodiff().cast(DType::F32)
 }

@@ -3,7 +3,7 @@
 use crate::support::{Pair, input};
 use burn::tensor::Device;
 use burn_qlora::{LoraConfig, LoraError, Targets, peft};
-use qlora_test_support::values;
+use qlora_test_support::{block_on, values};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -37,6 +37,15 @@ pub fn an_adapter_comes_back_as_it_went(device: &Device) {
     assert_eq!(written["target_modules"], json!(["first", "second"]));
     assert_eq!(written["lora_alpha"], json!(8.5));
     let bytes = fs::read(dir.path().join(peft::WEIGHTS_FILE)).unwrap();
+    for files in [
+        peft::to_files(&pair, &config(), "base"),
+        block_on(peft::to_files_async(&pair, &config(), "base")),
+    ] {
+        let files = files.unwrap();
+        assert_eq!(files.weights, bytes);
+        let config: Value = serde_json::from_str(&files.config).unwrap();
+        assert_eq!(config, written);
+    }
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let key = "base_model.model.block.first.lora_A.weight";
     assert_eq!(file.tensor(key).unwrap().shape(), [4, crate::support::IN]);

@@ -7,7 +7,7 @@ use burn_qlora::{CausalLm, Continuations, TokenBatch};
 use burn_qlora_llama::{
     Decoder, DecoderError, Finish, Generation, GenerationRequest, SamplingConfig, Weights,
 };
-use qlora_test_support::{FAMILIES, Tolerance, assert_close, values};
+use qlora_test_support::{FAMILIES, Tolerance, assert_close, block_on, values};
 
 use crate::fixtures::{Reference, load};
 
@@ -27,8 +27,17 @@ fn alone(model: &Decoder, request: &GenerationRequest<'_>) -> Generation {
         config,
         seed,
     } = *request;
-    let found = model.generate(prompt, config, seed, |_| ControlFlow::Continue(()));
-    found.expect("generates")
+    let mut told = Vec::new();
+    let found = model.generate(prompt, config, seed, |token| {
+        told.push(token);
+        ControlFlow::Continue(())
+    });
+    let found = found.expect("generates");
+    assert_eq!(told, found.tokens);
+    // A browser awaits the same tokens.
+    let awaited = model.generate_async(prompt, config, seed, |_| ControlFlow::Continue(()));
+    assert_eq!(block_on(awaited).expect("generates"), found);
+    found
 }
 
 /// Prompts of several lengths, of which rows leave at different times; those of a model with LongRoPE go beyond the length at
