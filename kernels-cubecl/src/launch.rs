@@ -54,7 +54,13 @@ pub(crate) fn is_rasterizer(client: &Client) -> bool {
 }
 
 /// Returns the units of a plane, where planes have operations of their own and one size that is known before a launch.
+///
+/// None in a browser. It compiles an operation of planes only where it can prove that all units of a plane come there together,
+/// and not, for instance, in a loop over the keys that a unit's query sees.
 pub(crate) fn plane_size(client: &Client) -> Option<u32> {
+    if cfg!(target_family = "wasm") {
+        return None;
+    }
     let properties = client.properties();
     let hardware = &properties.hardware;
     let fixed = hardware.plane_size_min == hardware.plane_size_max && hardware.plane_size_max > 1;

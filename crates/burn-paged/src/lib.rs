@@ -16,6 +16,9 @@
 //!
 //! Inside, `pool` is the policy, on what `residency` and `table` know of the pages; `store` is the trait of where pages are, which
 //! `host` (RAM and a file) and `device` (a CubeCL device and RAM) implement; `ops` is the backend extension.
+//!
+//! A browser has neither files nor a way to wait for a device: the crate compiles for one and pages nothing there. Train with an
+//! optimizer of Burn's.
 
 // `NdArray` and `LibTorch` are deprecated upstream, and served as long as they are there.
 #![cfg_attr(any(feature = "ndarray", feature = "tch"), allow(deprecated))]
