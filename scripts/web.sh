@@ -3,10 +3,16 @@
 # Rust's wasm32-unknown-unknown comes by rustup, and wasm-bindgen by cargo, once, into
 # ${XDG_CACHE_HOME:-~/.cache}/burn-qlora/tools.
 #
-# usage: scripts/web.sh [FOLDER | --prepare]
+# usage: scripts/web.sh [--cpu] [FOLDER | --prepare]
 #   FOLDER       without it the program is compiled and no more
+#   --cpu        leaves WebGPU out: the page computes on the CPU alone
 #   --prepare    fetches Rust's library for browsers, which fails where it cannot be had
 set -euo pipefail
+features=(--features wgpu)
+if [ "${1:-}" = --cpu ]; then
+  features=()
+  shift
+fi
 out=${1:+$(realpath -m -- "$1")}
 cd "$(dirname "$0")/.."
 
@@ -18,7 +24,7 @@ fi
 if [ "${1:-}" = --prepare ]; then exit; fi
 # getrandom 0.3 takes the browser's random numbers by this, and the kernels their vectors of 128 bits.
 export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS='--cfg getrandom_backend="wasm_js" -C target-feature=+simd128'
-cargo build --release --target "$target" --package qlora-web
+cargo build --release --target "$target" --package qlora-web "${features[@]}"
 if [ -z "$out" ]; then exit; fi
 
 # Both halves of wasm-bindgen have to be of one version.

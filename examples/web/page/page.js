@@ -26,19 +26,24 @@ function offer(id, content, type) {
 }
 
 const heard = {
-  opened({ rows, trainable }) { say(`In 4 bits. Training ${trainable} parameters on ${rows} rows.`); },
+  found({ gpu }) {
+    $("gpu").textContent = gpu ? `WebGPU: ${gpu}` : "WebGPU: none found";
+    $("gpu").disabled = !gpu;
+    if (gpu) $("device").value = "gpu";
+  },
+  opened({ rows, trainable, where }) { say(`In 4 bits. Training ${trainable} parameters on ${rows} rows, on ${where}.`); },
   step({ loss }) {
     losses.push(loss);
     $("loss").textContent = loss.toFixed(4);
     $("step").textContent = losses.length;
     draw();
   },
-  done({ config, weights }) {
+  done({ config, weights, where }) {
     offer("config", config, "application/json");
     offer("weights", weights, "application/octet-stream");
     $("downloads").hidden = $("asking").hidden = false;
     busy(false);
-    say(`Trained: loss ${losses[0].toFixed(4)} at the first step, ${losses.at(-1).toFixed(4)} at the last.`);
+    say(`Trained on ${where}: loss ${losses[0].toFixed(4)} at the first step, ${losses.at(-1).toFixed(4)} at the last.`);
   },
   answer({ text }) { $("answer").textContent = text; },
   failed({ text }) { busy(false); say(text, true); },
@@ -58,7 +63,7 @@ $("settings").onsubmit = async (event) => {
     const gguf = file ? await file.arrayBuffer() : await (await fetch("tiny.gguf")).arrayBuffer();
     const number = (id) => Number($(id).value);
     worker.postMessage({
-      kind: "train", name: file?.name ?? "tiny.gguf", gguf, text: $("text").value,
+      kind: "train", name: file?.name ?? "tiny.gguf", gguf, text: $("text").value, device: $("device").value,
       context: number("context"), rank: number("rank"), rate: number("rate"), steps: number("steps"),
     }, [gguf]);
   } catch (error) {

@@ -8,55 +8,17 @@ use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_qlora::peft::{self, AdapterFiles};
 use burn_qlora::{
-    CausalLm, LoraConfig, LoraError, LoraModel, QuantConfig, TokenBatch, attach_adapters,
-    freeze_base,
+    CausalLm, LoraConfig, LoraModel, QuantConfig, TokenBatch, attach_adapters, freeze_base,
 };
-use burn_qlora_llama::{Checkpoint, Decoder, DecoderError, LoadOptions, SamplingConfig};
-use thiserror::Error;
+use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SamplingConfig};
 use tokenizers::Tokenizer;
 
-/// What can go wrong.
-#[derive(Debug, Error)]
-pub enum SessionError {
-    /// Of the model's file, or of generation.
-    #[error(transparent)]
-    Model(#[from] DecoderError),
-    /// Of the adapters.
-    #[error(transparent)]
-    Adapter(#[from] LoraError),
-    /// Of the tokenizer.
-    #[error("the tokenizer failed: {0}")]
-    Tokenizer(#[from] tokenizers::Error),
-    /// There is nothing to learn.
-    #[error(
-        "the text has {tokens} tokens, and a row takes {context}: give a longer text or a shorter context"
-    )]
-    ShortText {
-        /// Of the text.
-        tokens: usize,
-        /// Of a row.
-        context: usize,
-    },
-    /// A setting that cannot be.
-    #[error("a context of {context}: give 2 to {limit} tokens")]
-    Context {
-        /// As given.
-        context: usize,
-        /// The model's own.
-        limit: usize,
-    },
-    /// Training has gone wrong.
-    #[error("the loss of step {step} is {loss}: give a smaller learning rate")]
-    Diverged {
-        /// From 1.
-        step: usize,
-        /// In nats a token.
-        loss: f64,
-    },
-}
+use crate::error::SessionError;
+use crate::processor::Processor;
 
 /// A model in 4 bits with adapters that learn a text.
 pub struct Session {
+    processor: Processor,
     model: Option<Decoder>,
     optimizer: ModuleOptimizer,
     learning_rate: f64,
@@ -84,6 +46,8 @@ impl Session {
     /// Reads a model from the bytes of its GGUF file, `name` by name, brings its linear layers to NF4 with double quantization one
     /// by one, and puts fresh adapters of `rank` on all of them. A step will learn one row of `context` tokens of `text`.
     ///
+    /// The layers are quantized on the CPU, and what is uploaded is 4 bits; nothing is read back.
+    ///
     /// # Errors
     /// A file that is no model or a model that is not known, a rank, context or text that cannot be.
     pub fn open(
@@ -93,7 +57,9 @@ impl Session {
         context: usize,
         rank: usize,
         learning_rate: f64,
+        processor: &Processor,
     ) -> Result<Self, SessionError> {
+        processor.check()?;
         let checkpoint = Checkpoint::of_gguf(name, gguf)?;
         let limit = checkpoint.config().max_position_embeddings;
         if !(2..=limit).contains(&context) {
@@ -109,10 +75,12 @@ impl Session {
             });
         }
         let options = LoadOptions::quantized(QuantConfig::default());
-        let mut model = Decoder::load(&checkpoint, &options, &Device::flex().autodiff())?;
+        let device = processor.device().clone().autodiff();
+        let mut model = Decoder::load(&checkpoint, &options, &device)?;
         let lora = LoraConfig::new(rank, 2.0 * rank as f64);
         attach_adapters(&mut model, &lora, 0)?;
         Ok(Self {
+            processor: processor.clone(),
             model: Some(freeze_base(model)),
             optimizer: AdamWConfig::new().with_weight_decay(0.0).init(),
             learning_rate,
@@ -126,17 +94,21 @@ impl Session {
 
     /// Learns the next row, and returns its loss before that, in nats a token.
     ///
+    /// The loss is all that is read from the device, when everything else of the step has been asked for.
+    ///
     /// # Errors
-    /// [`SessionError::Diverged`].
-    pub fn step(&mut self) -> Result<f64, SessionError> {
+    /// [`SessionError::Diverged`], [`SessionError::Gpu`].
+    pub async fn step(&mut self) -> Result<f64, SessionError> {
         let row = &self.rows[self.steps % self.rows.len()];
         self.steps += 1;
         let model = self.model.take().expect("a step puts the model back");
         let count = row.len() - 1;
         let loss = model.loss_sum(&batch(row, &model.device())) / count as f64;
-        let value = f64::from(loss.clone().into_scalar::<f32>());
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
         self.model = Some(self.optimizer.step(self.learning_rate, model, gradients));
+        let value = loss.try_into_scalar_async::<f32>().await;
+        self.processor.check()?;
+        let value = f64::from(value.map_err(|error| SessionError::Gpu(error.to_string()))?);
         if value.is_finite() {
             Ok(value)
         } else {
@@ -150,22 +122,27 @@ impl Session {
     /// Returns how the model goes on from `prompt`, greedily, by at most so many tokens.
     ///
     /// # Errors
-    /// A prompt without tokens or longer than the model's context.
-    pub fn answer(&self, prompt: &str, tokens: usize) -> Result<String, SessionError> {
+    /// A prompt without tokens or longer than the model's context; [`SessionError::Gpu`].
+    pub async fn answer(&self, prompt: &str, tokens: usize) -> Result<String, SessionError> {
         let prompt = self.tokenizer.encode(prompt, true)?;
         let config = SamplingConfig::new().with_max_tokens(tokens);
-        let answer = self
-            .model()
-            .generate(prompt.get_ids(), &config, 0, |_| ControlFlow::Continue(()))?;
-        Ok(self.tokenizer.decode(&answer.tokens, true)?)
+        let go_on = |_| ControlFlow::Continue(());
+        let model = self.model();
+        let answer = model
+            .generate_async(prompt.get_ids(), &config, 0, go_on)
+            .await;
+        self.processor.check()?;
+        Ok(self.tokenizer.decode(&answer?.tokens, true)?)
     }
 
     /// Returns the adapters as the files of peft.
     ///
     /// # Errors
-    /// [`LoraError::Diverged`].
-    pub fn adapter(&self) -> Result<AdapterFiles, SessionError> {
-        Ok(peft::to_files(self.model(), &self.lora, &self.name)?)
+    /// [`LoraError::Diverged`](burn_qlora::LoraError::Diverged), [`SessionError::Gpu`].
+    pub async fn adapter(&self) -> Result<AdapterFiles, SessionError> {
+        let files = peft::to_files_async(self.model(), &self.lora, &self.name).await;
+        self.processor.check()?;
+        Ok(files?)
     }
 
     /// Returns the number of rows that the text gave.
@@ -195,59 +172,5 @@ fn batch(row: &[u32], device: &Device) -> TokenBatch {
         input_ids: tensor(&row[..count]),
         starts: None,
         targets: tensor(&row[1..]),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use qlora_test_support::read_fixture;
-
-    const TEXT: &str = "to be or not to be, that is the question: to be or not to be";
-
-    fn gguf() -> Vec<u8> {
-        read_fixture("families/qwen2/gguf/qwen2-f32.gguf")
-    }
-
-    fn open(gguf: Vec<u8>, text: &str, context: usize) -> Result<Session, SessionError> {
-        Session::open("tiny.gguf", gguf, text, context, 8, 1e-2)
-    }
-
-    fn refusal(gguf: Vec<u8>, text: &str, context: usize) -> String {
-        open(gguf, text, context).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn the_loss_falls_and_the_adapter_is_one_of_peft() {
-        let mut session = open(gguf(), TEXT, 12).unwrap();
-        let first: f64 = (0..session.rows()).map(|_| session.step().unwrap()).sum();
-        for _ in 0..20 * session.rows() {
-            session.step().unwrap();
-        }
-        let last: f64 = (0..session.rows()).map(|_| session.step().unwrap()).sum();
-        assert!(last < 0.5 * first, "{first} before, {last} after");
-
-        let dir = tempfile::tempdir().unwrap();
-        let files = session.adapter().unwrap();
-        std::fs::write(dir.path().join(peft::CONFIG_FILE), files.config).unwrap();
-        std::fs::write(dir.path().join(peft::WEIGHTS_FILE), files.weights).unwrap();
-        let mut again = open(gguf(), TEXT, 12).unwrap();
-        peft::load(again.model.as_mut().unwrap(), dir.path()).unwrap();
-        let answer = session.answer("to be", 8).unwrap();
-        assert_eq!(again.answer("to be", 8).unwrap(), answer);
-    }
-
-    #[test]
-    fn what_cannot_be_is_refused_in_one_line() {
-        let mut damaged = gguf();
-        damaged.truncate(damaged.len() / 2);
-        for (text, says) in [
-            (refusal(damaged, TEXT, 12), "truncated or damaged"),
-            (refusal(b"GGUF".to_vec(), TEXT, 12), "tiny.gguf"),
-            (refusal(gguf(), TEXT, 1), "give 2 to"),
-            (refusal(gguf(), "to", 12), "longer text"),
-        ] {
-            assert!(text.contains(says) && text.lines().count() == 1, "{text}");
-        }
     }
 }
