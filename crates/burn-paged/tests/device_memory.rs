@@ -7,7 +7,7 @@ use burn_core::tensor::{Device, Distribution, Tensor};
 use burn_cubecl::CubeDevice;
 use burn_paged::{Budget, PAGE_BYTES, PagedAdamWConfig};
 use cubecl::MemoryScope;
-use qlora_test_support::{alone, runtime};
+use qlora_test_support::{TestDevice, alone, runtime};
 
 /// Parameters of 1 MiB, with 2 MiB of state each.
 const SHAPE: [usize; 2] = [1024, 256];
@@ -20,7 +20,7 @@ const TOKENS: u64 = 16 << 10;
 fn devices() -> Vec<(Device, CubeDevice)> {
     let devices = qlora_test_support::devices!().into_iter();
     devices
-        .filter(|device| !device.is_flex())
+        .filter(TestDevice::is_cubecl)
         .map(|device| (device.device, runtime(device.name)))
         .collect()
 }

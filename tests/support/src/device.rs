@@ -23,6 +23,11 @@ impl TestDevice {
         self.name == "flex"
     }
 
+    /// Returns whether a runtime of CubeCL runs it.
+    pub fn is_cubecl(&self) -> bool {
+        !["flex", "ndarray", "tch"].contains(&self.name)
+    }
+
     /// Returns whether this is the software CUDA device (`scripts/ptx-device.sh`), on which minutes go by where other devices
     /// take seconds.
     pub fn is_software_cuda(&self) -> bool {

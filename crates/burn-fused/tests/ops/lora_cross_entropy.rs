@@ -105,12 +105,13 @@ fn check(shape: [usize; 3], config: LogitsConfig, device: &Device) {
 fn equals_the_composed_form() {
     for device in devices() {
         check([1, 4, 3], LogitsConfig::default(), &device);
+        check([7, 9, 5], CONFIGS[2], &device);
+    }
+    for device in fast_devices() {
         check([33, 20, 700], LogitsConfig::default(), &device);
         for config in CONFIGS {
             check([7, 9, 5], config, &device);
         }
-    }
-    for device in fast_devices() {
         check([300, 64, 1100], CONFIGS[2], &device);
     }
 }
@@ -134,8 +135,8 @@ fn many_chunks_equal_the_composed_form() {
 fn a_factor_of_zeros_changes_nothing() {
     for device in devices() {
         let device = device.autodiff();
-        let mut operands = Operands::new([40, 7, 90], &device);
-        operands.factor = Tensor::zeros([RANK, 90], &device).require_grad();
+        let mut operands = Operands::new([12, 7, 30], &device);
+        operands.factor = Tensor::zeros([RANK, 30], &device).require_grad();
         let config = LogitsConfig::default();
         let [hidden, weight] = [&operands.hidden, &operands.weight].map(Clone::clone);
         let targets = operands.targets.clone();
@@ -157,7 +158,7 @@ fn half_precision_works() {
             if !device.supports_dtype(half) {
                 continue;
             }
-            let drawn = Operands::new([21, 40, 50], &device.clone().autodiff());
+            let drawn = Operands::new([9, 16, 20], &device.clone().autodiff());
             let constant = |x: &Tensor<2>, dtype| Tensor::from_inner(x.clone().inner().cast(dtype));
             let of = |dtype| Operands {
                 // Rounded, so that both begin with the same.
