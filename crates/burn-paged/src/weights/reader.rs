@@ -97,24 +97,24 @@ impl Reader {
         parts: &[&[u32]],
         source: Option<WeightSource>,
     ) -> Result<(), PagedError> {
-        let words = parts.concat();
-        let bytes: &[u8] = bytemuck::cast_slice(&words);
-        let (len, checksum) = (words.len(), crc32c::crc32c(bytes));
+        let checksum = parts.iter().fold(0, |checksum, part| {
+            crc32c::crc32c_append(checksum, bytemuck::cast_slice(part))
+        });
         let place = match (&mut self.home, source) {
-            (Home::Memory, _) => Place::Memory(words.into()),
+            (Home::Memory, _) => Place::Memory(parts.concat().into()),
             (Home::Disk { .. }, Some(source)) => Place::Source(source),
             (Home::Disk { path, file }, None) => {
                 let file = match file {
                     Some(file) => file.clone(),
                     None => file.insert(create(path)?).clone(),
                 };
-                let page = lock(&file).append(bytes)?;
+                let page = lock(&file).append(bytemuck::cast_slice(&parts.concat()))?;
                 Place::PageFile { file, page }
             }
         };
         self.weights.push(Weight {
             place,
-            words: len,
+            words: parts.iter().map(|part| part.len()).sum(),
             checksum,
         });
         Ok(())
