@@ -97,6 +97,7 @@ impl PageFile {
 
     /// Adds pages of zeros until there are `pages`. Their room on the disk is taken now, so that a full disk is found here
     /// and not when a page is written back.
+    #[cfg(any(test, feature = "host-pages"))]
     pub fn extend(&mut self, pages: usize) -> Result<(), PagedError> {
         let zeros = vec![0; (self.page_bytes as usize).min(1 << 20)];
         while self.pages < pages as u64 {
@@ -167,6 +168,7 @@ impl PageFile {
     }
 
     /// Writes the beginning of a page.
+    #[cfg(any(test, feature = "host-pages"))]
     pub fn write(&mut self, page: usize, bytes: &[u8]) -> Result<(), PagedError> {
         self.write_at(self.position(page as u64), bytes, "write")
     }

@@ -21,6 +21,7 @@ pub(crate) struct PoolConfig {
     pub budget: Budget,
     pub page_bytes: usize,
     /// The page file, where pages are kept in one.
+    #[cfg_attr(not(feature = "host-pages"), expect(dead_code))]
     pub page_file: PathBuf,
     /// For [`Budget::Auto`]: the memory that everything together may take, where it is not the store that says.
     pub memory_limit: Option<u64>,
