@@ -92,6 +92,8 @@ else
 fi
 # Apart, for with this feature on, what kernel multiplies depends on what the machine has measured.
 step cargo test --release --workspace --features "$tested,qlora-cubecl/autotune" --test kernels_autotune -- --skip cuda::
+# In a build of its own, in debug: a device that the crates were built without, and graphs that are recorded and run on another backend.
+step cargo test -p burn-qlora --features ndarray,capture,router --test unserved_devices --test routed
 if [ -n "${device:-}" ]; then
   step scripts/cuda-check.sh --features "$tested"
 else

@@ -6,5 +6,7 @@ mod cubecl;
 mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
+#[cfg(feature = "router")]
+pub(crate) mod router;
 #[cfg(feature = "tch")]
 mod tch;

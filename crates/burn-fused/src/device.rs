@@ -5,10 +5,13 @@ use burn_operands::UnservedDevice;
 mod features {
     burn_operands::served_devices! {
         Autodiff: "autodiff",
-    Cube: "cubecl-backend",
+        Cube: "cubecl-backend",
         Flex: "flex",
         NdArray: "ndarray",
         LibTorch: "tch",
+        // Fusion sends operations of its own, which no server has.
+        Remote: "remote" without "fusion",
+        Capture: "capture",
     }
 }
 

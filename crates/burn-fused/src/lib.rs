@@ -37,6 +37,8 @@ mod memory;
 mod ops;
 mod reference;
 
+#[cfg(feature = "router")]
+pub use backends::router::register_fused_ops;
 pub use burn_operands::UnservedDevice;
 pub use config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 pub use device::check_device;

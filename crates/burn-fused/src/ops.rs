@@ -53,6 +53,8 @@ impl<B: Backend> AttentionMask<B> {
     )),
     NdArray: cfg(feature = "ndarray"),
     LibTorch: cfg(feature = "tch"),
+    Remote: cfg(feature = "remote"),
+    Capture: cfg(feature = "capture"),
     Fusion: cfg(feature = "fusion"),
     Autodiff: cfg(feature = "autodiff"),
 )]

@@ -30,6 +30,8 @@ mod reference;
 mod tensor;
 mod words;
 
+#[cfg(feature = "router")]
+pub use backends::router::register_blockwise_ops;
 pub use burn_operands::UnservedDevice;
 pub use error::BlockwiseTensorError;
 pub use memory::{lora_backward_workspace_bytes, lora_saved_bytes};

@@ -46,6 +46,8 @@ pub struct BlockwisePrimitive<B: Backend> {
     )),
     NdArray: cfg(feature = "ndarray"),
     LibTorch: cfg(feature = "tch"),
+    Remote: cfg(feature = "remote"),
+    Capture: cfg(feature = "capture"),
     Fusion: cfg(feature = "fusion"),
     Autodiff: cfg(feature = "autodiff"),
 )]

@@ -14,6 +14,9 @@ burn_operands::served_devices! {
     Flex: "flex",
     NdArray: "ndarray",
     LibTorch: "tch",
+    // Fusion sends operations of its own, which no server has.
+    Remote: "remote" without "fusion",
+    Capture: "capture",
 }
 
 /// A `[out_features, in_features]` matrix held as packed 4-bit codes and (by default doubly

@@ -59,6 +59,9 @@ mod paged_weight;
 pub mod peft;
 /// Layers of a model, quantized where they are.
 mod quantize;
+/// The operations of the layers where another process asks for them.
+#[cfg(feature = "router")]
+mod router;
 /// Rows of an embedding or a head that are trained.
 mod token_rows;
 
@@ -87,6 +90,8 @@ pub use model::{
 };
 pub use nf4::{Codebook, QuantConfig};
 pub use paged_weight::PagedWeight;
+#[cfg(feature = "router")]
+pub use router::register_ops;
 pub use token_rows::TokenRows;
 
 /// Compiles and runs the example of the package's README.
