@@ -2,6 +2,8 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
+use crate::config::DecoderConfig;
+use crate::dtype::ComputeDtype;
 use crate::error::DecoderError;
 use crate::rope::{Positions, Rope};
 
@@ -97,6 +99,18 @@ impl KvCache {
         }
     }
 
+    /// Returns the bytes of the keys and values of `rows` rows of `capacity` tokens of a model that computes in `dtype`.
+    pub fn most_bytes(
+        config: &DecoderConfig,
+        dtype: ComputeDtype,
+        rows: usize,
+        capacity: usize,
+    ) -> u64 {
+        let token = 2 * config.num_key_value_heads * config.head_dim * dtype.bytes();
+        let tokens = rows as u64 * capacity as u64;
+        tokens.saturating_mul((config.layers.len() * token) as u64)
+    }
+
     /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.padding.len()
@@ -139,6 +153,45 @@ impl KvCache {
         self.padding = rows.iter().map(|row| self.padding[*row]).collect();
         for layer in &mut self.layers {
             layer.select(rows);
+        }
+    }
+
+    /// Returns a cache of rows of others, those of each at the places that are named with it, behind one another. They end together
+    /// and begin behind no more padding than the longest of them leaves the others.
+    ///
+    /// # Panics
+    /// When there is no such row, or no cache at all.
+    pub(crate) fn regrouped(mut parts: Vec<(Self, Vec<usize>)>, capacity: usize) -> Self {
+        for (cache, rows) in &mut parts {
+            if !rows.iter().copied().eq(0..cache.rows()) {
+                cache.select(rows);
+            }
+        }
+        let held = |cache: &Self| cache.len - cache.padding.iter().min().unwrap_or(&0);
+        let len = parts.iter().map(|(cache, _)| held(cache)).max();
+        let len = len.unwrap_or(0);
+        let mut padding = Vec::new();
+        for (cache, _) in &parts {
+            padding.extend(cache.padding.iter().map(|own| own + len - cache.len));
+        }
+        let mut caches = parts.into_iter().map(|(cache, _)| cache);
+        let mut first = caches.next().expect("there is a cache");
+        let others: Vec<Self> = caches.collect();
+        let mut others: Vec<_> = others
+            .into_iter()
+            .map(|cache| cache.layers.into_iter())
+            .collect();
+        for layer in &mut first.layers {
+            layer.room.shape[..2].copy_from_slice(&[padding.len(), capacity]);
+            let others = others.iter_mut().map(|layers| layers.next());
+            let others: Vec<LayerCache> = others.flatten().collect();
+            layer.take_in(others, len);
+        }
+        Self {
+            padding,
+            capacity,
+            len,
+            ..first
         }
     }
 
@@ -191,6 +244,32 @@ impl LayerCache {
         let places = TensorData::new(places, [rows.len()]);
         let places = Tensor::<1, Int>::from_data(places, &self.room.device);
         self.store = Some((keys.select(0, places.clone()), values.select(0, places)));
+    }
+
+    /// Takes the rows of others behind its own, so that all end at `len`.
+    fn take_in(&mut self, others: Vec<Self>, len: usize) {
+        if others.is_empty() && self.len == len {
+            return;
+        }
+        let own = std::mem::replace(&mut self.len, len);
+        let own = self.store.take().map(|store| (store, own));
+        let others = others.into_iter();
+        let parts = own
+            .into_iter()
+            .chain(others.filter_map(|layer| Some((layer.store?, layer.len))));
+        let (mut keys, mut values) = (self.room.allocate(len), self.room.allocate(len));
+        let mut row = 0;
+        for ((own_keys, own_values), own_len) in parts {
+            let [rows, _, heads, width] = own_keys.dims();
+            // What is before the shortest padding is left out, and what is missing before the first place is padding.
+            let kept = own_len.min(len);
+            let from = [0..rows, own_len - kept..own_len, 0..heads, 0..width];
+            let to = [row..row + rows, len - kept..len, 0..heads, 0..width];
+            keys = keys.slice_assign(to.clone(), own_keys.slice(from.clone()));
+            values = values.slice_assign(to, own_values.slice(from));
+            row += rows;
+        }
+        self.store = Some((keys, values));
     }
 
     /// Appends `k` and `v`, each `[batch, seq, kv_heads, head_dim]`, and returns all held so far.
@@ -266,5 +345,40 @@ mod tests {
             qlora_test_support::values(values),
             [3.0, -4.0, 1.0, -5.0, 3.0, -6.0]
         );
+    }
+
+    #[test]
+    fn rows_of_several_end_together_without_padding_that_none_needs() {
+        let device = Device::flex();
+        let cache = |padding: Vec<usize>, places: usize, first: f32| {
+            let rows = padding.len();
+            let mut cache = KvCache::empty(1, [rows, 8, 1, 1], padding, &device, DType::F32);
+            let count = rows * places;
+            let values: Vec<f32> = (0..count).map(|place| first + place as f32).collect();
+            let values = Tensor::<1>::from_floats(values.as_slice(), &device);
+            let values = values.reshape([rows, places, 1, 1]);
+            cache.reserve(places).unwrap();
+            cache.layer(0).append(values.clone(), values.neg());
+            cache
+        };
+        // Rows `_ 4 5` and `_ _ 8` remain of the first, `10 11` comes.
+        let parts = vec![
+            (cache(vec![0, 1, 2], 3, 0.0), vec![1, 2]),
+            (cache(vec![0], 2, 10.0), vec![0]),
+        ];
+        let mut joined = KvCache::regrouped(parts, 9);
+        assert_eq!(joined.padding(), [0, 1, 0]);
+        assert_eq!((joined.len(), joined.capacity()), (2, 9));
+        joined.reserve(1).unwrap();
+        let next = Tensor::<1>::from_floats([20.0, 21.0, 22.0], &device).reshape([3, 1, 1, 1]);
+        let (keys, values) = joined.layer(0).append(next.clone(), next.neg());
+        let keys = qlora_test_support::values(keys);
+        assert_eq!(keys[..3], [4.0, 5.0, 20.0]);
+        assert_eq!(keys[4..], [8.0, 21.0, 10.0, 11.0, 22.0]);
+        let values = qlora_test_support::values(values.neg());
+        assert_eq!(values, keys);
+        // The longest leaves.
+        let joined = KvCache::regrouped(vec![(joined, vec![1])], 9);
+        assert_eq!((joined.padding(), joined.len()), (&[0][..], 2));
     }
 }

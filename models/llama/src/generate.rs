@@ -12,7 +12,7 @@ use burn::tensor::{ExecutionError, TensorData};
 use crate::error::DecoderError;
 use crate::model::Decoder;
 use crate::sampling::SamplingConfig;
-use batch::Batch;
+pub use batch::GenerationBatch;
 
 /// The result of [`Decoder::generate`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,13 +89,16 @@ impl Decoder {
             config,
             seed,
         };
-        let requests = [request];
-        let mut batch = Batch::begin(self, &requests)?;
+        let mut batch = GenerationBatch::begin(self, &[request])?;
+        let mut failed = None;
         while let Some(logits) = batch.logits()? {
             let logits = values(logits.into_data_async().await)?;
-            batch.choose(&logits, |_, token| on_token(token))?;
+            batch.choose(&logits, |_, token| {
+                or_keep(token, &mut failed, &mut on_token)
+            });
+            failed.take().map_or(Ok(()), Err)?;
         }
-        Ok(batch.into_found().remove(0))
+        Ok(in_order(batch).remove(0))
     }
 
     /// Continues several prompts side by side, calling `on_token` with the place of a request and each of its new tokens as it is
@@ -112,13 +115,40 @@ impl Decoder {
         requests: &[GenerationRequest<'_>],
         mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>, DecoderError> {
-        let mut batch = Batch::begin(self, requests)?;
-        while let Some(logits) = batch.logits()? {
-            let logits = values(logits.try_into_data())?;
-            batch.choose(&logits, &mut on_token)?;
+        let mut batch = GenerationBatch::begin(self, requests)?;
+        let mut failed = None;
+        loop {
+            let goes_on = batch.step(|place, token| {
+                or_keep(token, &mut failed, &mut |token| on_token(place, token))
+            })?;
+            failed.take().map_or(Ok(()), Err)?;
+            if !goes_on {
+                return Ok(in_order(batch));
+            }
         }
-        Ok(batch.into_found())
     }
+}
+
+/// Tells of a token, or keeps the first error.
+fn or_keep(
+    token: Result<u32, DecoderError>,
+    failed: &mut Option<DecoderError>,
+    on_token: &mut impl FnMut(u32) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    match token {
+        Ok(token) => on_token(token),
+        Err(error) => {
+            failed.get_or_insert(error);
+            ControlFlow::Break(())
+        }
+    }
+}
+
+/// Returns what became of the rows of a batch that is done, in the order of their places.
+fn in_order(mut batch: GenerationBatch) -> Vec<Generation> {
+    let mut found = batch.take_finished();
+    found.sort_by_key(|(place, _)| *place);
+    found.into_iter().map(|(_, found)| found).collect()
 }
 
 /// Returns logits that were read.

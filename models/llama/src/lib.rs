@@ -9,7 +9,7 @@
 //! - [`LoadOptions`], [`Weights`] and [`ComputeDtype`]: how [`Decoder::load`] brings a checkpoint to a device.
 //! - `memory`: what a training run takes in memory, from the model's dimensions alone (feature `qlora`).
 //! - [`SamplingConfig`], [`Generation`], [`KvCache`]: continuing a prompt with [`Decoder::generate`], several with
-//!   [`Decoder::generate_batch`].
+//!   [`Decoder::generate_batch`]; [`GenerationBatch`], prompts that come and go.
 //! - [`write_bitsandbytes`]: a 4-bit checkpoint that transformers and bitsandbytes load; `write_hf`: one in 16 or 32 bits, of a
 //!   `MergedCheckpoint`, into which an adapter is folded (feature `qlora`).
 //! - [`DecoderError`]: everything that can go wrong.
@@ -85,7 +85,7 @@ pub use export::{
     unfinished_export, write_hf, write_loftq,
 };
 pub use family::Family;
-pub use generate::{Finish, Generation, GenerationRequest};
+pub use generate::{Finish, Generation, GenerationBatch, GenerationRequest};
 pub use load::{LoadOptions, Weights};
 pub use mlp::Mlp;
 pub use model::Decoder;

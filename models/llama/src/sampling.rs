@@ -78,17 +78,17 @@ impl SamplingConfig {
 /// The settings apply in the order in which transformers applies them: repetition penalty, temperature, top-k, top-p,
 /// min-p.
 #[derive(Debug)]
-pub(crate) struct Sampler<'a> {
-    config: &'a SamplingConfig,
+pub(crate) struct Sampler {
+    config: SamplingConfig,
     rng: ChaCha8Rng,
     /// The tokens of the prompt and the text so far, where a penalty asks for them.
     seen: BTreeSet<u32>,
 }
 
-impl<'a> Sampler<'a> {
-    pub(crate) fn new(config: &'a SamplingConfig, seed: u64, prompt: &[u32]) -> Self {
+impl Sampler {
+    pub(crate) fn new(config: &SamplingConfig, seed: u64, prompt: &[u32]) -> Self {
         let mut sampler = Self {
-            config,
+            config: config.clone(),
             rng: ChaCha8Rng::seed_from_u64(seed),
             seen: BTreeSet::new(),
         };

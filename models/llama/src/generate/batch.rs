@@ -4,120 +4,274 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::continued::Continued;
-use super::{Finish, Generation, GenerationRequest};
+use super::{Finish, Generation, GenerationRequest, values};
 use crate::cache::KvCache;
 use crate::error::DecoderError;
 use crate::model::Decoder;
 
-/// Prompts on their way, side by side. It reads nothing from the device: who drives it does, and may wait as it likes.
-pub struct Batch<'a> {
+/// Prompts on their way, side by side: they may come at any time and leave when they are done.
+///
+/// Each has a place, by which the caller knows it. A row sees nothing of the others and has the positions that it has alone.
+///
+/// ```no_run
+/// # use std::ops::ControlFlow;
+/// # use burn_qlora_llama::{Decoder, DecoderError, GenerationBatch, GenerationRequest, SamplingConfig};
+/// # fn example(model: &Decoder) -> Result<(), DecoderError> {
+/// let config = SamplingConfig::new();
+/// let begin = |prompt, place| {
+///     let request = GenerationRequest { prompt, config: &config, seed: 0 };
+///     GenerationBatch::begin_in_ways(model, &request, &[(place, request.seed)])
+/// };
+/// let mut batch = begin(&[1, 2, 3], 0)?;
+/// batch.step(|_, _| ControlFlow::Continue(()))?;
+/// let mut newcomer = begin(&[4, 5], 1)?;
+/// newcomer.step(|_, _| ControlFlow::Continue(()))?;
+/// batch.join(vec![newcomer]);
+/// while batch.step(|_, _| ControlFlow::Continue(()))? {}
+/// assert_eq!(batch.take_finished().len(), 2);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct GenerationBatch {
     model: Decoder,
-    running: Vec<Continued<'a>>,
-    /// What became of each request, by its place.
-    found: Vec<Option<Generation>>,
+    running: Vec<Continued>,
+    /// What became of those that are done, with their places.
+    finished: Vec<(usize, Generation)>,
     cache: KvCache,
 }
 
-impl<'a> Batch<'a> {
-    /// Begins `requests`.
+impl GenerationBatch {
+    /// Begins `requests`, whose places are their numbers.
     ///
     /// # Errors
     /// A prompt or a setting that cannot be.
     pub fn begin(
-        model: &'a Decoder,
-        requests: &'a [GenerationRequest<'a>],
+        model: &Decoder,
+        requests: &[GenerationRequest<'_>],
     ) -> Result<Self, DecoderError> {
-        let limit = model.config().context_len();
-        let mut running = Vec::with_capacity(requests.len());
-        for (place, request) in requests.iter().enumerate() {
-            request.config.validate()?;
-            check_prompt(model, request.prompt, limit)?;
-            running.push(Continued::new(place, request, model.config()));
-        }
-        let model = model.valid();
-        Ok(Self {
-            found: vec![None; requests.len()],
-            cache: room(&model, &running),
-            model,
-            running,
-        })
+        let running = requests.iter().enumerate().map(|(place, request)| {
+            check(model, request)?;
+            Ok(Continued::new(place, place, request, model.config()))
+        });
+        let mut batch = Self::of(model, running.collect::<Result<_, DecoderError>>()?);
+        batch.number_rows();
+        batch.cache = room(&batch.model, &batch.running);
+        Ok(batch)
     }
 
-    /// Returns the logits of the next token of each request that goes on, `[rows, vocab]`; `None` when none does.
+    /// Begins a prompt that goes on in several ways, each with a place and a seed, which takes the place of the request's. The prompt
+    /// goes through the model once.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn begin_in_ways(
+        model: &Decoder,
+        request: &GenerationRequest<'_>,
+        ways: &[(usize, u64)],
+    ) -> Result<Self, DecoderError> {
+        check(model, request)?;
+        let running = ways.iter().map(|&(place, seed)| {
+            let request = GenerationRequest { seed, ..*request };
+            Continued::new(place, 0, &request, model.config())
+        });
+        let mut batch = Self::of(model, running.collect());
+        batch.cache = room(&batch.model, &batch.running);
+        Ok(batch)
+    }
+
+    /// Returns a batch without a cache, of those of `running` that may have a token.
+    fn of(model: &Decoder, running: Vec<Continued>) -> Self {
+        let model = model.valid();
+        let mut batch = Self {
+            cache: KvCache::new(&model, 0, 0),
+            model,
+            running,
+            finished: Vec::new(),
+        };
+        batch.let_go();
+        batch
+    }
+
+    /// Returns the number of rows that go on.
+    pub fn rows(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Returns the places of the rows that go on.
+    pub fn places(&self) -> Vec<usize> {
+        self.running.iter().map(Continued::place).collect()
+    }
+
+    /// Takes in the rows of others, which are of the same model. What the cache holds of all of them is copied once.
+    pub fn join(&mut self, others: Vec<Self>) {
+        let mut parts = Vec::with_capacity(1 + others.len());
+        let own = std::mem::replace(&mut self.cache, KvCache::new(&self.model, 0, 0));
+        if !self.running.is_empty() {
+            parts.push((own, rows(&self.running)));
+        }
+        for mut other in others {
+            self.finished.append(&mut other.finished);
+            if !other.running.is_empty() {
+                parts.push((other.cache, rows(&other.running)));
+                self.running.append(&mut other.running);
+            }
+        }
+        if parts.is_empty() {
+            return;
+        }
+        if !self.running.iter().all(Continued::is_under_way) {
+            self.begin_again();
+            return;
+        }
+        // Without padding that no row needs, none reaches beyond the longest that any may become.
+        let capacity = self.running.iter().map(Continued::capacity).max();
+        self.cache = KvCache::regrouped(parts, capacity.unwrap_or(0));
+        self.number_rows();
+    }
+
+    /// Gives the model the last tokens of all rows, waits for its logits and chooses the next ones, as [`choose`](Self::choose) does.
+    /// Returns whether any row goes on.
+    ///
+    /// # Errors
+    /// Those of [`Decoder::forward_cached`], and a device that fails. Nothing goes on then.
+    pub fn step(
+        &mut self,
+        on_token: impl FnMut(usize, Result<u32, DecoderError>) -> ControlFlow<()>,
+    ) -> Result<bool, DecoderError> {
+        if let Some(logits) = self.logits()? {
+            let logits = values(logits.try_into_data())?;
+            self.choose(&logits, on_token);
+        }
+        Ok(self.rows() > 0)
+    }
+
+    /// Returns the logits of the next token of each row of the cache, `[rows, vocab]`; `None` when no row goes on. It reads nothing
+    /// from the device: who drives the batch does, and may wait as it likes.
     ///
     /// # Errors
     /// Those of [`Decoder::forward_cached`].
-    pub fn logits(&mut self) -> Result<Option<Tensor<2>>, DecoderError> {
-        let kept = self.let_go();
+    pub(super) fn logits(&mut self) -> Result<Option<Tensor<2>>, DecoderError> {
         if self.running.is_empty() {
             return Ok(None);
         }
         let rope = self.model.rope();
         if self.running.iter().any(|row| row.is_outdated(rope)) {
-            self.running.iter_mut().for_each(Continued::begin_again);
-            self.cache = room(&self.model, &self.running);
-        } else if kept.len() < self.cache.rows() {
-            self.cache.select(&kept);
+            self.begin_again();
+        } else if !self.cache.is_empty() {
+            self.regroup();
         }
-        let ids = input(&self.running, &self.model);
+        let ids = self.input();
         self.model.forward_cached(ids, &mut self.cache).map(Some)
     }
 
-    /// Chooses the next tokens from the values of [`logits`](Self::logits), and calls `on_token` with the place of each request
-    /// and its token.
-    ///
-    /// # Errors
-    /// [`DecoderError::NotFinite`].
-    pub fn choose(
+    /// Chooses the next tokens from the values of [`logits`](Self::logits), and calls `on_token` with the place of each row and its
+    /// token, or with [`DecoderError::NotFinite`], which ends the row, as the callback can.
+    pub(super) fn choose(
         &mut self,
         logits: &[f32],
-        mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
-    ) -> Result<(), DecoderError> {
-        let vocab_size = logits.len() / self.running.len();
-        for (continued, logits) in self.running.iter_mut().zip(logits.chunks(vocab_size)) {
-            let next = continued.next(logits.to_vec());
-            let token = next.map_err(|what| DecoderError::NotFinite {
-                tokens: continued.len(),
-                what,
-                dtype: self.model.dtype(),
-            })?;
-            if let Some(token) = token
-                && on_token(continued.place(), token).is_break()
-            {
+        mut on_token: impl FnMut(usize, Result<u32, DecoderError>) -> ControlFlow<()>,
+    ) {
+        let vocab_size = logits.len() / self.cache.rows();
+        let dtype = self.model.dtype();
+        for continued in &mut self.running {
+            let start = continued.row() * vocab_size;
+            let next = continued.next(logits[start..start + vocab_size].to_vec());
+            let told = match next {
+                Ok(None) => continue,
+                Ok(Some(token)) => on_token(continued.place(), Ok(token)),
+                Err(what) => {
+                    let tokens = continued.len();
+                    let error = DecoderError::NotFinite {
+                        tokens,
+                        what,
+                        dtype,
+                    };
+                    let _ = on_token(continued.place(), Err(error));
+                    ControlFlow::Break(())
+                }
+            };
+            if told.is_break() {
                 continued.end(Finish::Callback);
             }
         }
-        Ok(())
+        self.let_go();
     }
 
-    /// Returns what became of each request.
-    pub fn into_found(self) -> Vec<Generation> {
-        self.found.into_iter().flatten().collect()
+    /// Returns what became of the rows that are done and were not returned before, with their places.
+    pub fn take_finished(&mut self) -> Vec<(usize, Generation)> {
+        std::mem::take(&mut self.finished)
     }
 
-    /// Lets go of the requests that are done, and returns the rows of the others.
-    fn let_go(&mut self) -> Vec<usize> {
-        let mut kept = Vec::new();
-        let mut rest = Vec::new();
-        for (row, continued) in self.running.drain(..).enumerate() {
-            let place = continued.place();
+    /// Lets go of the rows that are done.
+    fn let_go(&mut self) {
+        let all = std::mem::take(&mut self.running);
+        for continued in all {
             match continued.finished() {
-                Some(finish) => self.found[place] = Some(continued.into_found(finish)),
-                None => {
-                    kept.push(row);
-                    rest.push(continued);
+                Some(finish) => {
+                    let place = continued.place();
+                    self.finished.push((place, continued.into_found(finish)));
                 }
+                None => self.running.push(continued),
             }
         }
-        self.running = rest;
-        kept
+    }
+
+    /// Has the cache hold the rows that go on, each once.
+    fn regroup(&mut self) {
+        let rows = rows(&self.running);
+        if rows.iter().copied().eq(0..self.cache.rows()) {
+            return;
+        }
+        let capacity = self.cache.capacity();
+        let cache = std::mem::replace(&mut self.cache, KvCache::new(&self.model, 0, 0));
+        self.cache = KvCache::regrouped(vec![(cache, rows)], capacity);
+        self.number_rows();
+    }
+
+    fn number_rows(&mut self) {
+        for (row, continued) in self.running.iter_mut().enumerate() {
+            continued.set_row(row);
+        }
+    }
+
+    fn begin_again(&mut self) {
+        for (row, continued) in self.running.iter_mut().enumerate() {
+            continued.begin_again(row);
+        }
+        self.cache = room(&self.model, &self.running);
+    }
+
+    /// Returns the next tokens of the rows of the cache, `[rows, seq]`, padded on the left.
+    fn input(&self) -> Tensor<2, Int> {
+        // Several ways to go on from an empty cache share the row of their prompt.
+        let rows = &self.running[..self.cache.rows()];
+        let longest = rows.iter().map(|row| row.pending().len()).max();
+        let longest = longest.unwrap_or(0);
+        let mut ids = Vec::with_capacity(rows.len() * longest);
+        for row in rows {
+            let pending = row.pending();
+            // Nothing sees the padding, so any token will do.
+            ids.extend(std::iter::repeat_n(0, longest - pending.len()));
+            ids.extend(pending.iter().map(|id| *id as i32));
+        }
+        let ids = TensorData::new(ids, [rows.len(), longest]);
+        Tensor::from_data(ids, &self.model.device())
     }
 }
 
-fn check_prompt(model: &Decoder, prompt: &[u32], limit: usize) -> Result<(), DecoderError> {
+/// Returns the rows of the cache that `running` go on from.
+fn rows(running: &[Continued]) -> Vec<usize> {
+    running.iter().map(Continued::row).collect()
+}
+
+fn check(model: &Decoder, request: &GenerationRequest<'_>) -> Result<(), DecoderError> {
+    request.config.validate()?;
+    let prompt = request.prompt;
     if prompt.is_empty() {
         return Err(DecoderError::EmptyPrompt);
     }
+    let limit = model.config().context_len();
     if prompt.len() > limit {
         return Err(DecoderError::ContextLength {
             found: prompt.len(),
@@ -134,26 +288,16 @@ fn check_prompt(model: &Decoder, prompt: &[u32], limit: usize) -> Result<(), Dec
     }
 }
 
-/// Returns an empty cache for rows and all that they may become.
-fn room(model: &Decoder, rows: &[Continued<'_>]) -> KvCache {
-    let lengths: Vec<usize> = rows.iter().map(|row| row.pending().len()).collect();
+/// Returns an empty cache for the rows that `running` go on from, and all that they may become.
+fn room(model: &Decoder, running: &[Continued]) -> KvCache {
+    let rows = running.iter().map(|row| row.row() + 1).max().unwrap_or(0);
+    let lengths: Vec<usize> = running[..rows]
+        .iter()
+        .map(|row| row.pending().len())
+        .collect();
     let longest = lengths.iter().max().copied().unwrap_or(0);
-    let places = rows.iter().zip(&lengths);
-    let capacity = places.map(|(row, length)| longest - length + row.capacity());
-    KvCache::of_lengths(model, &lengths, capacity.max().unwrap_or(0))
-}
-
-/// Returns the next tokens of rows, `[rows, seq]`, padded on the left.
-fn input(rows: &[Continued<'_>], model: &Decoder) -> Tensor<2, Int> {
-    let longest = rows.iter().map(|row| row.pending().len()).max();
-    let longest = longest.unwrap_or(0);
-    let mut ids = Vec::with_capacity(rows.len() * longest);
-    for row in rows {
-        let pending = row.pending();
-        // Nothing sees the padding, so any token will do.
-        ids.extend(std::iter::repeat_n(0, longest - pending.len()));
-        ids.extend(pending.iter().map(|id| *id as i32));
-    }
-    let ids = TensorData::new(ids, [rows.len(), longest]);
-    Tensor::from_data(ids, &model.device())
+    let places = running
+        .iter()
+        .map(|row| longest - row.pending().len() + row.capacity());
+    KvCache::of_lengths(model, &lengths, places.max().unwrap_or(0))
 }

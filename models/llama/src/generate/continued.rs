@@ -4,23 +4,32 @@ use crate::rope::Rope;
 use crate::sampling::Sampler;
 
 /// A prompt on its way.
-pub struct Continued<'a> {
+#[derive(Debug)]
+pub struct Continued {
     /// Its place among the requests.
     place: usize,
-    request: &'a GenerationRequest<'a>,
-    stop: &'a [u32],
+    /// The row of the cache that it goes on from.
+    row: usize,
+    prompt: Vec<u32>,
+    stop: Vec<u32>,
+    max_tokens: usize,
     /// The most tokens that it may have, with those of the prompt.
     capacity: usize,
-    sampler: Sampler<'a>,
+    sampler: Sampler,
     tokens: Vec<u32>,
     /// The tokens that the model has not been given.
     pending: Vec<u32>,
     finish: Option<Finish>,
 }
 
-impl<'a> Continued<'a> {
-    /// Begins the request at `place`, of which the model has been given nothing.
-    pub fn new(place: usize, request: &'a GenerationRequest<'a>, model: &'a DecoderConfig) -> Self {
+impl Continued {
+    /// Begins the request at `place`, of which the model has been given nothing, in `row` of the cache.
+    pub fn new(
+        place: usize,
+        row: usize,
+        request: &GenerationRequest<'_>,
+        model: &DecoderConfig,
+    ) -> Self {
         let GenerationRequest {
             prompt,
             config,
@@ -30,8 +39,10 @@ impl<'a> Continued<'a> {
         let most = prompt.len().saturating_add(config.max_tokens);
         Self {
             place,
-            request,
-            stop: stop.unwrap_or(&model.eos_token_ids),
+            row,
+            prompt: prompt.to_vec(),
+            stop: stop.unwrap_or(&model.eos_token_ids).clone(),
+            max_tokens: config.max_tokens,
             capacity: model.context_len().min(most),
             sampler: Sampler::new(config, seed, prompt),
             tokens: Vec::new(),
@@ -44,6 +55,14 @@ impl<'a> Continued<'a> {
         self.place
     }
 
+    pub fn row(&self) -> usize {
+        self.row
+    }
+
+    pub fn set_row(&mut self, row: usize) {
+        self.row = row;
+    }
+
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -52,16 +71,21 @@ impl<'a> Continued<'a> {
         &self.pending
     }
 
+    /// Returns whether the model has been given all but the last of its tokens.
+    pub fn is_under_way(&self) -> bool {
+        !self.tokens.is_empty() && self.pending.len() == 1
+    }
+
     /// Returns the tokens that it has, with those of the prompt.
     pub fn len(&self) -> usize {
-        self.request.prompt.len() + self.tokens.len()
+        self.prompt.len() + self.tokens.len()
     }
 
     /// Returns why it goes no further, if it does not.
     pub fn finished(&self) -> Option<Finish> {
         if self.finish.is_some() {
             self.finish
-        } else if self.tokens.len() == self.request.config.max_tokens {
+        } else if self.tokens.len() == self.max_tokens {
             Some(Finish::Length)
         } else if self.len() > self.capacity {
             Some(Finish::Context)
@@ -76,9 +100,10 @@ impl<'a> Continued<'a> {
         rope.outdates(length - self.pending.len(), length)
     }
 
-    /// Begins again with all its tokens.
-    pub fn begin_again(&mut self) {
-        self.pending = [self.request.prompt, self.tokens.as_slice()].concat();
+    /// Begins again with all its tokens, in `row` of an empty cache.
+    pub fn begin_again(&mut self, row: usize) {
+        self.row = row;
+        self.pending = [self.prompt.as_slice(), self.tokens.as_slice()].concat();
     }
 
     /// Chooses the next token from the logits; `None` for one that ends it.

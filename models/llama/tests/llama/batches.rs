@@ -1,11 +1,13 @@
 //! Rows side by side, each as if it were alone.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use burn::tensor::Device;
 use burn_qlora::{CausalLm, Continuations, TokenBatch};
 use burn_qlora_llama::{
-    Decoder, DecoderError, Finish, Generation, GenerationRequest, SamplingConfig, Weights,
+    Decoder, DecoderError, Finish, Generation, GenerationBatch, GenerationRequest, SamplingConfig,
+    Weights,
 };
 use qlora_test_support::{FAMILIES, Tolerance, assert_close, block_on, values};
 
@@ -77,6 +79,69 @@ fn a_row_gets_the_tokens_that_it_gets_alone() {
         }
         assert_eq!(found[2].finish, Finish::Stop, "{name}");
         assert_eq!(found[3].finish, Finish::Length, "{name}");
+    });
+}
+
+/// A prompt longer than all that runs comes, and shorter ones; two of them go on in two ways each; rows leave in between.
+#[test]
+fn rows_that_come_and_go_get_the_tokens_that_they_get_alone() {
+    every_model(|name, model, row| {
+        let config = |max_tokens, temperature| {
+            SamplingConfig::new()
+                .with_max_tokens(max_tokens)
+                .with_temperature(temperature)
+                .with_stop_tokens(Some(vec![]))
+        };
+        let plans = [
+            (&row[..3], config(12, 0.0), vec![1]),
+            (&row[..1], config(3, 0.0), vec![2]),
+            (row, config(8, 0.8), vec![3, 4]),
+            (&row[..2], config(1, 0.0), vec![5]),
+            (&row[..9], config(12, 0.9), vec![6, 7]),
+        ];
+        let begin = |plan: &(&[u32], SamplingConfig, Vec<u64>)| {
+            let (prompt, config, seeds) = plan;
+            let request = GenerationRequest {
+                prompt,
+                config,
+                seed: 0,
+            };
+            let ways: Vec<(usize, u64)> =
+                seeds.iter().map(|seed| (*seed as usize, *seed)).collect();
+            GenerationBatch::begin_in_ways(model, &request, &ways).expect("begins")
+        };
+        let mut told: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+        let mut keep = |place, token: Result<u32, DecoderError>| {
+            told.entry(place).or_default().push(token.expect("a token"));
+            ControlFlow::Continue(())
+        };
+        let mut batch = begin(&plans[0]);
+        batch.step(&mut keep).expect("generates");
+        let mut found = Vec::new();
+        for plan in &plans[1..] {
+            let mut newcomer = begin(plan);
+            newcomer.step(&mut keep).expect("generates");
+            batch.join(vec![newcomer]);
+            batch.step(&mut keep).expect("generates");
+            batch.step(&mut keep).expect("generates");
+            found.extend(batch.take_finished());
+        }
+        while batch.step(&mut keep).expect("generates") {}
+        found.extend(batch.take_finished());
+        let found: BTreeMap<usize, Generation> = found.into_iter().collect();
+        assert_eq!(found.len(), 7, "{name}");
+        for (prompt, config, seeds) in &plans {
+            for seed in seeds {
+                let request = GenerationRequest {
+                    prompt,
+                    config,
+                    seed: *seed,
+                };
+                let place = *seed as usize;
+                assert_eq!(found[&place], alone(model, &request), "{name}, row {place}");
+                assert_eq!(found[&place].tokens, told[&place], "{name}, row {place}");
+            }
+        }
     });
 }
 
