@@ -14,6 +14,8 @@ mod plan;
 mod quantize;
 /// `finetune report`.
 mod report;
+/// `finetune serve`.
+mod serve;
 /// `finetune train`.
 mod train;
 /// `finetune verify`.
@@ -27,7 +29,8 @@ use burn_qlora_llama::ComputeDtype;
 
 use crate::flags::Command;
 use crate::run::{
-    DataRun, EvalRun, ExportRun, GenerateRun, PlanRun, QuantizeRun, ReportRun, TrainRun, VerifyRun,
+    DataRun, EvalRun, ExportRun, GenerateRun, PlanRun, QuantizeRun, ReportRun, ServeRun, TrainRun,
+    VerifyRun,
 };
 
 /// Runs a command, and returns the exit code.
@@ -42,6 +45,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Data(flags) => data::run(&DataRun::resolve(*flags)?),
         Command::Eval(flags) => eval::run(&EvalRun::resolve(*flags)?),
         Command::Generate(flags) => generate::run(&GenerateRun::resolve(flags)?),
+        Command::Serve(flags) => serve::run(&ServeRun::resolve(flags)?),
         Command::Quantize(flags) => quantize::run(&QuantizeRun::resolve(flags)?),
         Command::Report(flags) => report::run(&ReportRun::resolve(flags)?),
         Command::Export(flags) => export::run(&ExportRun::resolve(*flags)?),

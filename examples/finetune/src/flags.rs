@@ -22,6 +22,8 @@ mod quantize;
 mod report;
 /// The limits of the rows of a data file.
 mod rows;
+/// `finetune serve`.
+mod serve;
 /// Tokens whose rows are trained.
 mod tokens;
 /// `finetune train`.
@@ -41,6 +43,7 @@ pub use plan::PlanFlags;
 pub use quantize::QuantizeFlags;
 pub use report::ReportFlags;
 pub use rows::RowFlags;
+pub use serve::ServeFlags;
 pub use tokens::TokenFlags;
 pub use train::{Init, OptimizerName, TrainFlags};
 pub use verify::VerifyFlags;
@@ -52,6 +55,7 @@ use eval::EVAL_HELP;
 use export::EXPORT_HELP;
 use plan::PLAN_HELP;
 use report::REPORT_HELP;
+use serve::SERVE_HELP;
 use train::TRAIN_HELP;
 use verify::VERIFY_HELP;
 
@@ -79,6 +83,7 @@ Examples:
   finetune verify run --steps 10
   finetune eval --model SmolLM2.gguf --adapter run --data held-out.jsonl --exact-match
   finetune generate --model SmolLM2.gguf --adapter run --chat
+  finetune serve --model SmolLM2.gguf --adapter notes=run
   finetune quantize --model SmolLM2.gguf --output SmolLM2-nf4
   finetune export --model SmolLM2.gguf --adapter run --to hf --output SmolLM2-tuned";
 
@@ -129,6 +134,9 @@ pub enum Command {
     Eval(Box<EvalFlags>),
     /// Let the model write: one prompt, or a chat
     Generate(GenerateFlags),
+    /// Answer requests over HTTP as OpenAI's API does, with adapters by their names, and a chat page
+    #[command(after_help = SERVE_HELP)]
+    Serve(ServeFlags),
     /// Write the model as a 4-bit checkpoint that transformers + bitsandbytes load
     Quantize(QuantizeFlags),
     /// Write the model with its adapter merged into it, for other programs

@@ -54,6 +54,8 @@ mod report;
 mod run;
 /// What the model writes while it is trained.
 mod samples;
+/// Answers over HTTP.
+mod serve;
 /// Command lines to be pasted into a shell.
 mod shell;
 /// Rows as they are shown.
@@ -62,12 +64,16 @@ mod shown_rows;
 mod source;
 /// Where an answer ends.
 mod stop;
+/// Whether a chat template shows the model a system prompt.
+mod system_prompt;
 /// Event files of TensorBoard.
 mod tensorboard;
 /// The form of the weights that an adapter was trained on.
 mod trained_on;
 /// The rows of a training run.
 mod training_data;
+/// A text that the model writes token by token.
+mod writing;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

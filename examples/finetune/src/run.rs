@@ -26,6 +26,8 @@ mod quantize;
 mod report;
 /// The limits of the rows of a data file.
 mod rows;
+/// `finetune serve`.
+mod serve;
 /// Tokens whose rows are trained.
 mod tokens;
 /// `finetune train` and `finetune plan`.
@@ -43,6 +45,7 @@ pub use paging::WeightPaging;
 pub use quantize::{Loftq, QuantizeRun};
 pub use report::ReportRun;
 pub use rows::RowLimits;
+pub use serve::{ServeLimits, ServeRun};
 pub use tokens::Tokens;
 pub use train::{Adapter, Output, PlanRun, PlannedModel, TrainRun, Training};
 pub use verify::VerifyRun;

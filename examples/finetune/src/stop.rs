@@ -7,10 +7,10 @@ use anyhow::Result;
 use crate::opened_model::OpenedModel;
 
 /// What ends an answer. None of it belongs to the answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Stop {
     tokens: BTreeSet<u32>,
-    text: Option<String>,
+    texts: Vec<String>,
 }
 
 /// The part of a text that is shown.
@@ -35,7 +35,10 @@ impl Stop {
         tokens.extend(opened.special.eos.as_ref().map(|token| token.id));
         let template = opened.template.as_ref();
         let Some(end) = template.and_then(|template| template.answer_end()) else {
-            return Ok(Self { tokens, text: None });
+            return Ok(Self {
+                tokens,
+                texts: Vec::new(),
+            });
         };
         let added = opened.tokenizer.get_added_tokens_decoder();
         let is_mark = |id: &u32| {
@@ -46,7 +49,17 @@ impl Stop {
         let mark = ids.into_iter().find(is_mark);
         tokens.extend(mark);
         let text = mark.is_none().then(|| end.trim_end().to_owned());
-        Ok(Self { tokens, text })
+        Ok(Self {
+            tokens,
+            texts: text.into_iter().collect(),
+        })
+    }
+
+    /// Returns it with more texts that end an answer. None of them is empty.
+    #[must_use]
+    pub fn with_texts(mut self, texts: Vec<String>) -> Self {
+        self.texts.extend(texts);
+        self
     }
 
     /// Returns the tokens.
@@ -62,25 +75,28 @@ impl Stop {
 
     /// Returns the part of a text that is shown while more of it may come.
     pub fn shown<'t>(&self, text: &'t str) -> Shown<'t> {
-        let Some(end) = &self.text else {
-            return Shown { text, ended: false };
-        };
-        match text.find(end) {
-            Some(at) => Shown {
-                text: &text[..at],
-                ended: true,
-            },
-            None => Shown {
-                text: &text[..text.len() - begun(text, end)],
+        let Some(at) = self.end(text) else {
+            let begun = self.texts.iter().map(|end| begun(text, end)).max();
+            return Shown {
+                text: &text[..text.len() - begun.unwrap_or(0)],
                 ended: false,
-            },
+            };
+        };
+        Shown {
+            text: &text[..at],
+            ended: true,
         }
     }
 
     /// Returns the part of a finished text that comes before its end.
     pub fn cut<'t>(&self, text: &'t str) -> &'t str {
-        let end = self.text.as_ref().and_then(|end| text.find(end));
-        &text[..end.unwrap_or(text.len())]
+        &text[..self.end(text).unwrap_or(text.len())]
+    }
+
+    /// Returns where the first end in a text is.
+    fn end(&self, text: &str) -> Option<usize> {
+        let ends = self.texts.iter().filter_map(|end| text.find(end));
+        ends.min()
     }
 }
 
@@ -99,7 +115,7 @@ mod tests {
     fn what_may_become_the_end_waits() {
         let stop = Stop {
             tokens: BTreeSet::from([2, 7]),
-            text: Some("\n[é]".into()),
+            texts: vec!["\n[é]".into()],
         };
         let shown = |text| {
             let shown = stop.shown(text);
@@ -112,5 +128,22 @@ mod tests {
         assert_eq!((stop.cut("a\n"), stop.cut("a\n[é]\n")), ("a\n", "a"));
         assert_eq!(stop.answer(&[5, 7, 5]), [5]);
         assert_eq!(stop.answer(&[5, 6]), [5, 6]);
+    }
+
+    #[test]
+    fn the_first_of_several_ends_counts_and_the_longest_that_has_begun_waits() {
+        let stop = Stop {
+            tokens: BTreeSet::new(),
+            texts: vec!["bcd".into()],
+        };
+        let stop = stop.with_texts(vec!["abx".into(), "d".into()]);
+        let shown = |text| {
+            let shown = stop.shown(text);
+            (shown.text, shown.ended)
+        };
+        assert_eq!(shown("zab"), ("z", false));
+        assert_eq!(shown("zabc"), ("za", false));
+        assert_eq!(shown("zabcd"), ("za", true));
+        assert_eq!(shown("zabx d"), ("z", true));
     }
 }

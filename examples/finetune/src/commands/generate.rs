@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::ops::ControlFlow;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow};
 use burn_finetune::{ChatTemplate, Message, TextEncoder};
 use burn_qlora_llama::{Decoder, SamplingConfig};
 
@@ -11,7 +11,8 @@ use crate::console::tell;
 use crate::opened_model::{MoreTokens, OpenedModel};
 use crate::run::{GenerateRun, Input};
 use crate::stop::Stop;
-use crate::trained_on;
+use crate::writing::Writing;
+use crate::{system_prompt, trained_on};
 
 /// Continues a prompt, or chats until the input ends.
 ///
@@ -35,7 +36,11 @@ pub fn run(run: &GenerateRun) -> Result<()> {
                 )
             })?;
             if let Some(system) = system {
-                check_system(template, system)?;
+                system_prompt::check(template, system).map_err(|why| {
+                    anyhow!(
+                        "--system: {why}; leave --system out, or name another template with --chat-template"
+                    )
+                })?;
             }
             Conversation::Chat(template, system.as_deref())
         }
@@ -59,28 +64,6 @@ pub fn run(run: &GenerateRun) -> Result<()> {
     }
 }
 
-/// Refuses a system prompt that the template does not show to the model.
-fn check_system(template: &ChatTemplate, system: &str) -> Result<()> {
-    const WAY_OUT: &str = "leave --system out, or name another template with --chat-template";
-    let user = Message::new("user", "Hello");
-    // A template that fails without one as well says so when the chat begins.
-    let Ok(without) = template.render(std::slice::from_ref(&user), true) else {
-        return Ok(());
-    };
-    match template.render(&[Message::new("system", system), user], true) {
-        Err(error) => {
-            bail!("--system: the model's chat template takes no system prompt ({error}); {WAY_OUT}")
-        }
-        Ok(with) => {
-            ensure!(
-                with != without,
-                "--system: the model's chat template leaves the system prompt out; {WAY_OUT}"
-            );
-            Ok(())
-        }
-    }
-}
-
 /// An [`Input`] that the model can be given.
 enum Conversation<'a> {
     Prompt(&'a str),
@@ -100,25 +83,18 @@ impl Writer<'_> {
     /// Prints the continuation of `prompt` as it comes, and returns it. `turn` makes the draws of one
     /// turn of a chat other than those of the next.
     fn write(&self, prompt: &[u32], turn: u64) -> Result<String> {
-        let mut stream = self.texts.stream();
+        let mut writing = Writing::new(&self.texts);
         let mut written = String::new();
-        // What may be the beginning of the end.
-        let mut held = String::new();
         let mut failed = None;
         let mut show = |token| -> Result<ControlFlow<()>> {
-            let Some(piece) = stream.step(token)? else {
-                return Ok(ControlFlow::Continue(()));
-            };
-            held += &piece;
-            let shown = self.stop.shown(&held);
-            print(shown.text)?;
-            written += shown.text;
-            if shown.ended {
-                held.clear();
-                return Ok(ControlFlow::Break(()));
-            }
-            held.drain(..shown.text.len());
-            Ok(ControlFlow::Continue(()))
+            let step = writing.step(token, &self.stop)?;
+            print(&step.text)?;
+            written += &step.text;
+            Ok(if step.ended {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
         };
         let seed = self.seed.wrapping_add(turn);
         self.llama.generate(prompt, &self.sampling, seed, |token| {
@@ -130,8 +106,8 @@ impl Writer<'_> {
         if let Some(error) = failed {
             return Err(error);
         }
-        print(&format!("{held}\n"))?;
-        Ok(written + &held)
+        print(&format!("{}\n", writing.rest()))?;
+        Ok(written + writing.rest())
     }
 }
 

@@ -1,4 +1,5 @@
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use burn_paged::Budget;
@@ -74,4 +75,18 @@ pub(super) fn with_number<T: FromStr>(text: &str) -> Result<(String, T), String>
         .and_then(|(pattern, number)| Some((pattern.to_owned(), number.parse().ok()?)));
     let parts = parts.filter(|(pattern, _)| !pattern.is_empty());
     parts.ok_or_else(|| "must be a pattern and a number, as v_proj=64".to_string())
+}
+
+/// A name and a path, `notes=run`.
+pub(super) fn named_path(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !path.is_empty() && is_name(name) => {
+            Ok((name.to_owned(), PathBuf::from(path)))
+        }
+        _ => Err("must be a name and a path, as notes=run".to_string()),
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_control() || c.is_whitespace())
 }

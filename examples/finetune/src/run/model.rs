@@ -185,6 +185,11 @@ impl Quantization {
         }
     }
 
+    /// Returns whether the form that an adapter was trained on decides.
+    pub fn is_left_open(self) -> bool {
+        matches!(self, Self::KeepOr(_))
+    }
+
     /// Returns it for files that are to be quantized: without leave to keep their blocks.
     pub fn quantized(self) -> Self {
         match self {

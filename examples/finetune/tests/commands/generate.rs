@@ -11,7 +11,7 @@ use crate::finetune;
 use crate::support::{FINETUNE, Place, Run, byte_tokenizer, number};
 
 /// Runs a chat with `lines` on stdin.
-fn chat(model: &Path, extra: &[&str], lines: &str) -> Run {
+pub fn chat(model: &Path, extra: &[&str], lines: &str) -> Run {
     let mut child = Command::new(FINETUNE)
         .args(["generate", "--chat", "--model"])
         .arg(model)

@@ -49,7 +49,7 @@ pub fn stop_at(command: &mut Command, file: &Path, bytes: u64, signal: &str) -> 
 /// Lets `command` be interrupted and hung up, whatever this process was started with: in the background, or by `nohup`, it
 /// would pass on that these signals are ignored.
 #[cfg(unix)]
-fn with_default_signals(command: &mut Command) {
+pub fn with_default_signals(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     // SAFETY: `signal` may be called between fork and exec, and allocates nothing.
     unsafe {
@@ -85,7 +85,7 @@ fn wait_until(is_there: impl Fn() -> bool) {
     }
 }
 
-fn send(signal: &str, child: &Child) {
+pub fn send(signal: &str, child: &Child) {
     let sent = Command::new("kill")
         .args([signal, &child.id().to_string()])
         .status()

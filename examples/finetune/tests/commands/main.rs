@@ -18,6 +18,7 @@
 //! - [`preferences`]: chosen and rejected answers, and labelled ones.
 //! - [`paging`]: optimizer state that does not stay in memory.
 //! - [`refusals`]: bad input, each one line, exit code 2 and nothing half-written.
+//! - [`serve`]: answers over HTTP.
 //! - [`smollm2`]: the memory plan of a real model.
 //! - [`gemma3`]: a real Gemma evaluated, continued and trained.
 //! - [`device_memory`]: the memory plan on a device that tells what it has reserved.
@@ -52,6 +53,7 @@ mod preferences;
 mod quantize;
 mod refusals;
 mod resume;
+mod serve;
 mod smollm2;
 mod support;
 mod tokens;
