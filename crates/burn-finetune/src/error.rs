@@ -300,6 +300,17 @@ pub enum FinetuneError {
         /// The backend's reason.
         reason: String,
     },
+    /// A rank of a run that has something else than the first.
+    #[error("rank {rank} has another {what} than rank 0; give every rank the same")]
+    RankDiffers {
+        /// The rank.
+        rank: usize,
+        /// What it has.
+        what: &'static str,
+    },
+    /// The ranks of a run cannot reach each other.
+    #[error("the ranks of the run: {0}")]
+    Ranks(String),
     /// An adapter problem.
     #[error(transparent)]
     Lora(#[from] LoraError),

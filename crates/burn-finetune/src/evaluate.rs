@@ -2,6 +2,7 @@
 
 use crate::data::{Batch, Dataset, Row};
 use crate::error::FinetuneError;
+use crate::ranks::Ranks;
 use burn::tensor::Tensor;
 use burn_paged::WeightPages;
 use burn_qlora::CausalLm;
@@ -31,44 +32,60 @@ pub fn evaluate<M: CausalLm>(
     dataset: &Dataset,
     batch_size: usize,
 ) -> Result<EvalReport, FinetuneError> {
-    let report = evaluate_until(model, dataset, batch_size, &|| false)?;
+    let report = evaluate_until(model, dataset, batch_size, &|| false, &Ranks::single())?;
     Ok(report.expect("an evaluation that nobody stops comes to its end"))
 }
 
-/// Evaluates as [`evaluate`] does, but gives up, with `None`, when `stop` says so before a batch.
+/// Evaluates as [`evaluate`] does, each of `ranks` its share of the batches, but gives up, with `None`, when `stop` says so before
+/// a batch of any of them.
 pub(crate) fn evaluate_until<M: CausalLm>(
     model: &M,
     dataset: &Dataset,
     batch_size: usize,
     stop: &dyn Fn() -> bool,
+    ranks: &Ranks,
 ) -> Result<Option<EvalReport>, FinetuneError> {
     let model = model.valid();
     let device = model.device().without_autodiff();
-    let mut sum = 0.0;
-    let mut tokens = 0;
-    for start in (0..dataset.len()).step_by(batch_size) {
+    let batches = dataset.len().div_ceil(batch_size);
+    let places = |batch: usize| {
+        let start = batch * batch_size;
+        start..(start + batch_size).min(dataset.len())
+    };
+    // Whether a rank gave up, the tokens, and the loss of each batch: a place for each, so that the losses are added up in the
+    // order of the batches.
+    let mut sums = vec![0.0; 2 + batches];
+    for index in ranks.share(batches) {
         if stop() {
-            return Ok(None);
+            sums[0] = 1.0;
+            break;
         }
-        let places = start..(start + batch_size).min(dataset.len());
-        let rows: Vec<Row> = places
-            .clone()
+        let rows: Vec<Row> = places(index)
             .map(|place| dataset.row(place))
             .collect::<Result<_, _>>()?;
         let batch = Batch::collate(&rows, &device);
-        tokens += batch.target_tokens;
+        sums[1] += batch.target_tokens as f64;
         // Read batch by batch, so that a device never has more than one in flight.
         let loss = scalar("evaluation loss", model.loss_sum(&batch.tensors))?;
         check_weights(&model)?;
+        sums[2 + index] = loss;
         if !loss.is_finite() {
-            return Err(FinetuneError::EvalNotFinite {
-                value: loss,
-                rows: dataset.places(places),
-            });
+            break;
         }
-        sum += loss;
     }
-    let nll = sum / tokens.max(1) as f64;
+    ranks.sum(&mut sums)?;
+    let (told, losses) = sums.split_at(2);
+    if let Some(index) = losses.iter().position(|loss| !loss.is_finite()) {
+        return Err(FinetuneError::EvalNotFinite {
+            value: losses[index],
+            rows: dataset.places(places(index)),
+        });
+    }
+    if told[0] > 0.0 {
+        return Ok(None);
+    }
+    let tokens = told[1] as usize;
+    let nll = losses.iter().fold(0.0, |sum, loss| sum + loss) / tokens.max(1) as f64;
     Ok(Some(EvalReport {
         nll,
         perplexity: nll.exp().min(f64::MAX),

@@ -28,6 +28,8 @@ mod objective;
 mod optimizer;
 /// Rows of preferences, and what a reference gives them.
 mod preference;
+/// Processes that train together.
+mod ranks;
 /// A run's folder, and exact resumption from it.
 mod run_dir;
 /// The learning rate of a step.
@@ -52,6 +54,9 @@ pub use preference::{
     PreferenceEvaluation, PreferenceGradients, PreferencePass, PreferenceRows, ReferenceConfig,
     ReferenceFile, References, evaluate_preferences,
 };
+pub use ranks::{GradientDtype, Link, Ranks, adapters_checksum};
+#[cfg(feature = "mpi")]
+pub use ranks::{Mpi, MpiError};
 pub use run_dir::{Evaluations, RecordedRun, RunDir, RunRecord, RunSettings, RunSource};
 pub use schedule::{Schedule, ScheduleKind};
 pub use template::{

@@ -195,7 +195,7 @@ impl Rule {
 }
 
 /// Returns `value` as a parameter like `old`: a leaf of the graph with the same settings.
-fn like(value: Tensor<2>, old: &Tensor<2>) -> Tensor<2> {
+pub(crate) fn like(value: Tensor<2>, old: &Tensor<2>) -> Tensor<2> {
     match old.gradient_checkpointing_strategy() {
         Some(strategy) => Tensor::from_inner(value)
             .with_gradient_checkpointing_strategy(strategy)

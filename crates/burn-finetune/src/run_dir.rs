@@ -289,30 +289,7 @@ impl RunDir {
     /// [`FinetuneError::NothingToResume`] when there is none yet, [`FinetuneError::AlreadyFurther`] when the run is to
     /// have fewer steps, [`FinetuneError::Checkpoint`] with the reason for one that is damaged or another run's.
     pub fn restore<M: CausalLm>(&self, trainer: &mut Trainer<M>) -> Result<usize, FinetuneError> {
-        let mut checkpoints = self.checkpoints()?;
-        let Some((step, folder)) = checkpoints.pop() else {
-            return Err(FinetuneError::NothingToResume {
-                path: self.path.clone(),
-                reason: "it was stopped before its first checkpoint",
-            });
-        };
-        let steps = trainer.config().steps;
-        if step > steps {
-            return Err(FinetuneError::AlreadyFurther {
-                path: self.path.clone(),
-                done: step,
-                steps,
-            });
-        }
-        checkpoint::read(&folder, step, trainer, &self.lora).map_err(|error| match error {
-            error @ (FinetuneError::Device { .. } | FinetuneError::Paged(_)) => error,
-            error => FinetuneError::Checkpoint {
-                source: Box::new(error),
-                folder,
-                before: checkpoints.last().map(|(step, _)| *step),
-            },
-        })?;
-        Ok(step)
+        restore(&self.path, &self.lora, trainer)
     }
 
     /// Writes the model's adapter to the run's folder itself, where peft finds it.
@@ -369,6 +346,38 @@ impl Drop for RunDir {
             let _ = fs::remove_dir(&self.path);
         }
     }
+}
+
+/// Takes `trainer` to the last complete checkpoint of the run in the folder `run`, whose adapters are `lora`.
+fn restore<M: CausalLm>(
+    run: &Path,
+    lora: &LoraConfig,
+    trainer: &mut Trainer<M>,
+) -> Result<usize, FinetuneError> {
+    let mut checkpoints = checkpoints(run)?;
+    let Some((step, folder)) = checkpoints.pop() else {
+        return Err(FinetuneError::NothingToResume {
+            path: run.to_owned(),
+            reason: "it was stopped before its first checkpoint",
+        });
+    };
+    let steps = trainer.config().steps;
+    if step > steps {
+        return Err(FinetuneError::AlreadyFurther {
+            path: run.to_owned(),
+            done: step,
+            steps,
+        });
+    }
+    checkpoint::read(&folder, step, trainer, lora).map_err(|error| match error {
+        error @ (FinetuneError::Device { .. } | FinetuneError::Paged(_)) => error,
+        error => FinetuneError::Checkpoint {
+            source: Box::new(error),
+            folder,
+            before: checkpoints.last().map(|(step, _)| *step),
+        },
+    })?;
+    Ok(step)
 }
 
 fn write_error(path: &Path, error: &io::Error) -> FinetuneError {

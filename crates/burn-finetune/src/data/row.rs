@@ -129,6 +129,6 @@ impl Row {
 
     /// Returns the number of tokens that count in the loss.
     pub fn targets(&self) -> usize {
-        self.learn.iter().filter(|learn| **learn).count()
+        self.learn.iter().skip(1).filter(|learn| **learn).count()
     }
 }

@@ -1,4 +1,6 @@
 use super::score::LogProb;
+use crate::error::FinetuneError;
+use crate::ranks::Ranks;
 use serde::{Deserialize, Serialize};
 
 /// What is told of the preferences of a step or of an evaluation, by TRL's names. What an objective does not have, and of
@@ -146,6 +148,44 @@ impl Tally {
             self.add_odds(ratio, odds);
         }
         self.kl = other.kl.or(self.kl);
+    }
+
+    /// Returns that of all `ranks` together, whose divergence is `kl` where there is one.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Ranks`].
+    pub(crate) fn over(self, ranks: &Ranks, kl: Option<f64>) -> Result<Self, FinetuneError> {
+        let of_side = |side: Side| [side.count as f64, side.rewards, side.logps];
+        let [ratios, odds] = self.odds.unwrap_or_default();
+        let others = [
+            self.pairs as f64,
+            self.accurate as f64,
+            self.likelihood.sum,
+            self.likelihood.tokens as f64,
+            f64::from(self.odds.is_some()),
+            ratios,
+            odds,
+        ];
+        let mut sums = [of_side(self.chosen), of_side(self.rejected)].concat();
+        sums.extend(others);
+        ranks.sum(&mut sums)?;
+        let side = |at: usize| Side {
+            count: sums[at] as usize,
+            rewards: sums[at + 1],
+            logps: sums[at + 2],
+        };
+        Ok(Self {
+            chosen: side(0),
+            rejected: side(3),
+            pairs: sums[6] as usize,
+            accurate: sums[7] as usize,
+            likelihood: LogProb {
+                sum: sums[8],
+                tokens: sums[9] as usize,
+            },
+            odds: (sums[10] > 0.0).then_some([sums[11], sums[12]]),
+            kl,
+        })
     }
 
     /// Returns what is told.

@@ -1,4 +1,6 @@
 use super::report::Tally;
+use crate::error::FinetuneError;
+use crate::ranks::Ranks;
 
 /// The log-probability of tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -78,9 +80,15 @@ pub(super) fn log_sigmoid(x: f64) -> f64 {
 }
 
 impl Totals {
-    /// Returns the divergence that answers to the prompts of others tell of, at least 0; 0 of none.
-    pub(crate) fn kl_of(mismatched: &[Scored]) -> f64 {
-        let sum: f64 = mismatched.iter().map(Scored::log_ratio).sum();
-        (sum / mismatched.len().max(1) as f64).max(0.0)
+    /// Returns the divergence that answers to the prompts of others tell of, at least 0; 0 of none. `mismatched` are this one's
+    /// share of those of all `ranks`.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Ranks`].
+    pub(crate) fn kl_over(mismatched: &[Scored], ranks: &Ranks) -> Result<f64, FinetuneError> {
+        let sum = mismatched.iter().map(Scored::log_ratio).sum();
+        let mut sums: [f64; 2] = [sum, mismatched.len() as f64];
+        ranks.sum(&mut sums)?;
+        Ok((sums[0] / sums[1].max(1.0)).max(0.0))
     }
 }

@@ -1,7 +1,8 @@
-use super::batch::no_token_losses;
+use super::batch::{PreferenceBatch, no_token_losses};
 use super::rows::PreferenceRows;
 use crate::error::FinetuneError;
 use crate::objective::{PreferenceReport, Tally, Totals};
+use crate::ranks::Ranks;
 use crate::train::trainer;
 use burn::tensor::Tensor;
 use burn_qlora::{BackwardPass, CausalLm, Checkpointing, derive_seed};
@@ -51,41 +52,68 @@ impl PreferenceRows<'_> {
         places: &[usize],
         pass: &PreferencePass,
     ) -> Result<PreferenceGradients, FinetuneError> {
+        self.gradients_of_rank(model, places, pass, &Ranks::single())
+    }
+
+    /// Returns what [`gradients`](Self::gradients) does, with the gradients of this one's share of the micro-batches alone; all else
+    /// is that of all `ranks`.
+    ///
+    /// # Errors
+    /// As for that, and [`FinetuneError::Ranks`].
+    pub(crate) fn gradients_of_rank<M: CausalLm>(
+        &self,
+        model: &M,
+        places: &[usize],
+        pass: &PreferencePass,
+        ranks: &Ranks,
+    ) -> Result<PreferenceGradients, FinetuneError> {
         let objective = self.objective();
         let device = model.device();
-        let kl = self.divergence(model, places, pass.batch_size)?;
-        let chunks = places.chunks(pass.batch_size);
-        let batches = chunks.map(|places| self.batch(places, &device));
-        let batches = batches.collect::<Result<Vec<_>, _>>()?;
-        let sequences = batches.iter().map(|batch| batch.len()).sum();
+        let kl = self.divergence(model, places, pass.batch_size, ranks)?;
+        let chunks: Vec<&[usize]> = places.chunks(pass.batch_size).collect();
+        let own = ranks.share(chunks.len());
+        let batches = own.map(|index| Ok((index, self.batch(chunks[index], &device)?)));
+        let batches = batches.collect::<Result<Vec<_>, FinetuneError>>()?;
+        let count = |of: fn(&PreferenceBatch) -> usize| {
+            batches.iter().map(|(_, batch)| of(batch) as f64).sum()
+        };
+        let mut counts: [f64; 3] = [
+            count(PreferenceBatch::len),
+            count(PreferenceBatch::nll_tokens),
+            count(|batch| batch.tokens),
+        ];
+        ranks.sum(&mut counts)?;
+        let [sequences, nll_tokens, tokens] = counts.map(|count| count as usize);
         let totals = Totals {
             examples: objective.examples().examples(sequences),
-            nll_tokens: batches.iter().map(|batch| batch.nll_tokens()).sum(),
+            nll_tokens,
             kl,
         };
         let scale = 1.0 / totals.examples.max(1) as f64;
 
-        let (mut gradients, mut loss, mut tally) = (Vec::new(), 0.0, Tally::default());
-        for (index, batch) in batches.iter().enumerate() {
+        let (mut gradients, mut loss, mut tally) = (Vec::new(), [0.0], Tally::default());
+        for (index, batch) in &batches {
             let pass = BackwardPass {
                 scale,
-                seed: derive_seed(pass.seed, index as u64),
+                seed: derive_seed(pass.seed, *index as u64),
                 noise: pass.noise,
                 checkpointing: pass.checkpointing,
             };
             let found = model.weighted_gradients(&batch.tensors, &pass, |losses| {
                 let judged = objective.judge(&batch.scored(losses)?, &totals);
-                loss += judged.loss;
+                loss[0] += judged.loss;
                 tally.add(&judged.tally);
                 Ok::<_, FinetuneError>(batch.weights(&judged.slopes))
             })?;
             let found = found.ok_or_else(no_token_losses)?;
             trainer::add(&mut gradients, found.gradients);
         }
+        ranks.sum(&mut loss)?;
+        let kl = objective.estimates_kl().then_some(kl);
         Ok(PreferenceGradients {
-            loss: scale * loss,
-            preferences: tally.report(),
-            tokens: batches.iter().map(|batch| batch.tokens).sum(),
+            loss: scale * loss[0],
+            preferences: tally.over(ranks, kl)?.report(),
+            tokens,
             gradients,
         })
     }
@@ -96,18 +124,20 @@ impl PreferenceRows<'_> {
         model: &M,
         places: &[usize],
         batch_size: usize,
+        ranks: &Ranks,
     ) -> Result<f64, FinetuneError> {
         if !self.objective().estimates_kl() {
             return Ok(0.0);
         }
         let model = model.valid();
         let device = model.device().without_autodiff();
+        let chunks: Vec<&[usize]> = places.chunks(batch_size).collect();
         let mut scored = Vec::new();
-        for places in places.chunks(batch_size) {
-            if let Some(batch) = self.mismatched(places, &device)? {
+        for index in ranks.share(chunks.len()) {
+            if let Some(batch) = self.mismatched(chunks[index], &device)? {
                 scored.extend(batch.scored_by(&model)?);
             }
         }
-        Ok(Totals::kl_of(&scored))
+        Totals::kl_over(&scored, ranks)
     }
 }

@@ -2,10 +2,12 @@
 
 use super::evaluations;
 use super::settings::{ORIGIN, STARTED};
-use super::{EVALUATIONS_FILE, RunSettings, SETTINGS_FILE};
+use super::{EVALUATIONS_FILE, RunSettings, SETTINGS_FILE, checkpoints, restore};
 use crate::error::FinetuneError;
 use crate::moment::Moment;
 use crate::train::report::Evaluation;
+use crate::train::trainer::Trainer;
+use burn_qlora::{CausalLm, LoraConfig};
 use serde_json::{Map, Value};
 use std::fs;
 use std::io;
@@ -76,6 +78,23 @@ impl RunRecord {
     /// Returns where the run came from, if that was recorded.
     pub fn origin(&self) -> Option<&Value> {
         self.settings.get(ORIGIN)
+    }
+
+    /// Takes `trainer` to the last complete checkpoint, as [`RunDir::restore`](super::RunDir::restore) does, and returns how many
+    /// steps it has done, 0 where there is no checkpoint. It is for the ranks of a run beside the one that has locked it; `lora` is the
+    /// configuration of the run's adapters.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn restore<M: CausalLm>(
+        &self,
+        trainer: &mut Trainer<M>,
+        lora: &LoraConfig,
+    ) -> Result<usize, FinetuneError> {
+        if checkpoints(&self.path)?.is_empty() {
+            return Ok(0);
+        }
+        restore(&self.path, lora, trainer)
     }
 
     /// Returns the evaluations of the held-out rows with the fingerprint `rows`, in hexadecimal, in the order of their steps. Those

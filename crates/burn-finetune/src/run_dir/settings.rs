@@ -75,6 +75,18 @@ impl RunSettings {
         }
     }
 
+    /// Returns checksums of what the ranks of a run must have alike, by name: the settings, and what is in each source.
+    pub fn digests(&self) -> Vec<(&'static str, u64)> {
+        let mut sum = Checksum::default();
+        sum.add_framed(Value::Object(self.compared()).to_string().as_bytes());
+        sum.add_framed(self.started.to_string().as_bytes());
+        let sources = self.sources.iter();
+        let sources = sources.map(|source| (source.name, source.fingerprint.unwrap_or_default()));
+        std::iter::once(("configuration", sum.value()))
+            .chain(sources)
+            .collect()
+    }
+
     /// Returns what `run.json` holds.
     pub(super) fn recorded(&self) -> Map<String, Value> {
         let mut recorded = self.compared();

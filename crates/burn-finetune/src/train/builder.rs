@@ -7,6 +7,7 @@ use super::config::TrainConfig;
 use super::trainer::Trainer;
 use crate::error::FinetuneError;
 use crate::optimizer::AdapterOptimizer;
+use crate::ranks::Ranks;
 
 /// A model and the numbers of a run, checked, and what changes nothing of what the run computes: how much is kept for
 /// the backward pass, and where the optimizer's state is. The latter may change when a run is resumed.
@@ -15,6 +16,7 @@ pub struct TrainerBuilder<M> {
     config: TrainConfig,
     checkpointing: Checkpointing,
     optimizer: PagedAdamWConfig,
+    ranks: Ranks,
 }
 
 impl<M: CausalLm> TrainerBuilder<M> {
@@ -39,6 +41,7 @@ impl<M: CausalLm> TrainerBuilder<M> {
             optimizer: config.adamw(),
             config,
             checkpointing: Checkpointing::default(),
+            ranks: Ranks::single(),
         })
     }
 
@@ -68,6 +71,13 @@ impl<M: CausalLm> TrainerBuilder<M> {
         self
     }
 
+    /// Trains together with the other `ranks`: a step takes the rows that it takes in one process, of which each rank computes
+    /// its share.
+    pub fn with_ranks(mut self, ranks: Ranks) -> Self {
+        self.ranks = ranks;
+        self
+    }
+
     /// Returns the numbers of the run.
     pub fn config(&self) -> &TrainConfig {
         &self.config
@@ -84,6 +94,7 @@ impl<M: CausalLm> TrainerBuilder<M> {
             optimizer,
             self.config,
             self.checkpointing,
+            self.ranks,
         ))
     }
 }

@@ -123,6 +123,14 @@ pub enum Event<'a> {
         /// Steps taken so far.
         step: usize,
     },
+    /// A rank had other adapters than the first, though both were to compute the same bits: all have the first one's now, which
+    /// are sent after every step from now on.
+    AdaptersDiffer {
+        /// Steps taken so far.
+        step: usize,
+        /// The first such rank.
+        rank: usize,
+    },
     /// A checkpoint is complete.
     Saved {
         /// Steps taken so far.

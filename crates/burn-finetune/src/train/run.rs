@@ -6,10 +6,11 @@ use crate::evaluate::evaluate_until;
 use crate::memory;
 use crate::objective::Objective;
 use crate::preference::{self, PreferenceRows, References};
+use crate::ranks::Ranks;
 use crate::run_dir::{Evaluations, RunDir};
 use crate::train::report::{EvalResult, Evaluation, Event};
 use crate::train::saves::Saves;
-use crate::train::trainer::Trainer;
+use crate::train::trainer::{Trainer, Whole};
 use burn_qlora::CausalLm;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -66,8 +67,13 @@ impl<M> Default for RunOptions<'_, M> {
 }
 
 impl<M> RunOptions<'_, M> {
-    fn is_interrupted(&self) -> bool {
-        self.interrupted.is_some_and(|interrupted| interrupted())
+    /// Returns whether to stop, which the other ranks are told then.
+    fn is_interrupted(&self, ranks: &Ranks) -> bool {
+        let stop = self.interrupted.is_some_and(|interrupted| interrupted());
+        if stop {
+            ranks.wish_to_stop();
+        }
+        stop || ranks.is_stop_wished()
     }
 }
 
@@ -95,6 +101,10 @@ impl<M: CausalLm> Trainer<M> {
     /// uninterrupted one would have: an evaluation that was due and given up is made first. A step is saved before it is
     /// evaluated, and before a step that cannot be taken or an evaluation that fails is told of.
     ///
+    /// Several ranks are given the same data and options, but for the run's folder, the look and the reports, which are the
+    /// first rank's: what depends on them (which evaluations are made already, whether the run ends early) is its decision. A
+    /// request to stop may come to any of them.
+    ///
     /// # Errors
     /// [`FinetuneError::RowLength`] for a row longer than the model's context,
     /// [`FinetuneError::InvalidConfig`] for packed rows where the model cannot keep their examples apart, and what
@@ -112,6 +122,7 @@ impl<M: CausalLm> Trainer<M> {
             self.check_lengths(data)?;
             Self::check_packing(data)?;
         }
+        self.begin_together()?;
         let config = self.config().clone();
         let mut order = config.order(data)?;
         let device = self.model().device();
@@ -131,13 +142,18 @@ impl<M: CausalLm> Trainer<M> {
             let taken = match &preferences {
                 Some(rows) => self.preference_step(rows, &places),
                 None => {
+                    let start = Instant::now();
                     let rows = places.iter().map(|row| data.row(*row));
                     let rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
-                    let batches: Vec<Batch> = rows
-                        .chunks(config.batch_size)
-                        .map(|rows| Batch::collate(rows, &device))
-                        .collect();
-                    self.step(&batches)
+                    let chunks: Vec<&[Row]> = rows.chunks(config.batch_size).collect();
+                    let whole = Whole {
+                        micro_batches: chunks.len(),
+                        targets: rows.iter().map(Row::targets).sum(),
+                        tokens: rows.iter().map(Row::len).sum(),
+                    };
+                    let own = self.ranks().share(chunks.len());
+                    let own = own.map(|index| (index, Batch::collate(chunks[index], &device)));
+                    self.step_on(start, whole, own.collect())
                 }
             };
             match taken {
@@ -145,6 +161,8 @@ impl<M: CausalLm> Trainer<M> {
                 Err(error) => {
                     if leaves_the_trainer_whole(&error) {
                         course.save(self, on_event)?;
+                        // The error is that of all ranks, none of which ends the run before it is saved.
+                        self.ranks().any(false)?;
                     }
                     let mut places = places;
                     places.sort_unstable();
@@ -229,24 +247,30 @@ impl<'a, M: CausalLm> Course<'a, M> {
     /// Saves and evaluates what is due after a step; returns how the run ends, if it does here.
     fn after_step(
         &mut self,
-        trainer: &Trainer<M>,
+        trainer: &mut Trainer<M>,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Option<Outcome>, FinetuneError> {
         let step = trainer.steps_done();
         let last = step == trainer.config().steps;
         if step == 0 {
             // There is nothing to save yet, so a request to stop waits for the first step.
-            let _ = self.look(trainer);
+            let _ = self.look(trainer)?;
             return Ok(None);
         }
         let due =
             |every: Option<usize>| every.is_some_and(|every| step.is_multiple_of(every.max(1)));
-        let stop = !last && self.options.is_interrupted();
+        let ranks = trainer.ranks();
+        let stop = ranks.any(!last && self.options.is_interrupted(ranks))?;
         if last || stop || due(self.options.save_every) {
+            if let Some(rank) = trainer.compare_ranks()? {
+                on_event(Event::AdaptersDiffer { step, rank });
+            }
             self.save(trainer, on_event)?;
         }
         let evaluated = !(last || due(self.options.eval_every))
-            || self.evaluate(trainer, stop, on_event)? && !stop && self.look(trainer).is_continue();
+            || self.evaluate(trainer, stop, on_event)?
+                && !stop
+                && self.look(trainer)?.is_continue();
         if stop || !evaluated {
             self.save(trainer, on_event)?;
             return Ok(Some(Outcome::Interrupted { step }));
@@ -255,10 +279,9 @@ impl<'a, M: CausalLm> Course<'a, M> {
             return Ok(Some(Outcome::Finished));
         }
         let since_best = self.evaluations.as_ref().map_or(0, Evaluations::since_best);
-        if self
-            .options
-            .early_stop
-            .is_some_and(|most| since_best >= most)
+        let most = self.options.early_stop;
+        if let Some(most) = most
+            && trainer.ranks().first(since_best >= most)?
         {
             self.save(trainer, on_event)?;
             return Ok(Some(Outcome::StoppedEarly { step }));
@@ -266,10 +289,16 @@ impl<'a, M: CausalLm> Course<'a, M> {
         Ok(None)
     }
 
-    fn look(&self, trainer: &Trainer<M>) -> ControlFlow<()> {
-        let look = self.options.look;
-        look.map_or(ControlFlow::Continue(()), |look| {
-            look(trainer.model(), trainer.steps_done())
+    /// Lets the first rank look at the model; returns whether it goes on, once all ranks know.
+    fn look(&self, trainer: &Trainer<M>) -> Result<ControlFlow<()>, FinetuneError> {
+        let looked = self.options.look.map(|look| {
+            let (model, step) = (trainer.model(), trainer.steps_done());
+            look(model, step)
+        });
+        let gives_up = looked.is_some_and(|looked| looked.is_break());
+        Ok(match trainer.ranks().first(gives_up)? {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         })
     }
 
@@ -284,20 +313,21 @@ impl<'a, M: CausalLm> Course<'a, M> {
         let (Some(rows), Some(evaluations)) = (self.options.eval, &mut self.evaluations) else {
             return Ok(true);
         };
-        if evaluations.has(step) {
+        let ranks = trainer.ranks();
+        if ranks.first(evaluations.has(step))? {
             return Ok(true);
         }
-        let interrupted = || stop || self.options.is_interrupted();
+        let interrupted = || stop || self.options.is_interrupted(ranks);
         let batch_size = trainer.config().batch_size;
         let start = Instant::now();
         let model = trainer.model();
         let evaluated = match &self.preferences {
             Some(rows) => {
                 let objective = trainer.config().objective;
-                preference::evaluate_until(model, rows, objective, batch_size, &interrupted)
+                preference::evaluate_until(model, rows, objective, batch_size, &interrupted, ranks)
                     .map(|report| report.map(EvalResult::Preferences))
             }
-            None => evaluate_until(model, rows, batch_size, &interrupted)
+            None => evaluate_until(model, rows, batch_size, &interrupted, ranks)
                 .map(|report| report.map(EvalResult::Texts)),
         };
         let result = match evaluated {
@@ -308,6 +338,9 @@ impl<'a, M: CausalLm> Course<'a, M> {
             }
             Err(error) => {
                 self.save(trainer, on_event)?;
+                if matches!(error, FinetuneError::EvalNotFinite { .. }) {
+                    ranks.any(false)?;
+                }
                 return Err(error);
             }
         };

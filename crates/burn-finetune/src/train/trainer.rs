@@ -12,12 +12,20 @@ use crate::error::FinetuneError;
 use crate::evaluate::{check_weights, read};
 use crate::objective::PreferenceReport;
 use crate::optimizer::AdapterOptimizer;
+use crate::ranks::{Given, Ranks};
 use crate::{clip, memory};
 use burn::tensor::Tensor;
 use burn_paged::WeightPages;
 use burn_qlora::{BackwardPass, CausalLm, Checkpointing, LoraConfig, derive_seed, freeze_base};
+use std::borrow::Borrow;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a rank waits for the others before any step has told how long one takes: kernels are compiled in the first.
+const FIRST_LIMIT: Duration = Duration::from_secs(3600);
+/// How long it waits in any later step, and how many times the longest step so far beside.
+const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT_STEPS: u32 = 10;
 
 /// A model in training: its adapters, their moments, and the number of steps taken.
 pub struct Trainer<M> {
@@ -25,7 +33,10 @@ pub struct Trainer<M> {
     optimizer: AdapterOptimizer,
     config: TrainConfig,
     checkpointing: Checkpointing,
+    ranks: Ranks,
     step: usize,
+    /// Of this process, waiting for other ranks included.
+    longest_step: Option<Duration>,
     /// Known from the first step on, and anew when another adapter was taken.
     reach: Option<Reach>,
     peak_device_bytes: Option<u64>,
@@ -38,13 +49,16 @@ impl<M: CausalLm> Trainer<M> {
         optimizer: AdapterOptimizer,
         config: TrainConfig,
         checkpointing: Checkpointing,
+        ranks: Ranks,
     ) -> Self {
         Self {
             model: freeze_base(model.train()),
             optimizer,
             config,
             checkpointing,
+            ranks,
             step: 0,
+            longest_step: None,
             reach: None,
             peak_device_bytes: None,
         }
@@ -65,6 +79,11 @@ impl<M: CausalLm> Trainer<M> {
         &self.config
     }
 
+    /// Returns the ranks that train together.
+    pub fn ranks(&self) -> &Ranks {
+        &self.ranks
+    }
+
     /// Returns the most that the device's allocator had reserved after a step so far, where it tells.
     pub fn peak_device_bytes(&self) -> Option<u64> {
         self.peak_device_bytes
@@ -79,42 +98,106 @@ impl<M: CausalLm> Trainer<M> {
     ///
     /// The loss is the sum over all target tokens of the step divided by their number, so the step does
     /// not depend on how its rows are divided among micro-batches. The gradients are clipped by their
-    /// global norm, and the model's graph is gone before the optimizer runs.
+    /// global norm, and the model's graph is gone before the optimizer runs. Where several ranks train together, all are given
+    /// the same micro-batches, and each computes its share of them.
     ///
     /// # Errors
     /// [`FinetuneError::NotFinite`] when loss or norm is no number and [`FinetuneError::UpdateTooLarge`] when a parameter
     /// might become none, with the parameters and the optimizer's state untouched,
-    /// [`FinetuneError::Device`] when they cannot be read, and [`FinetuneError::Paged`] when a weight or the optimizer's state
+    /// [`FinetuneError::Device`] when they cannot be read, [`FinetuneError::Ranks`] when other ranks cannot be reached, and
+    /// [`FinetuneError::Paged`] when a weight or the optimizer's state
     /// cannot be paged, after which only a checkpoint is of use.
     pub fn step(&mut self, batches: &[Batch]) -> Result<StepReport, FinetuneError> {
-        let start = Instant::now();
+        let whole = Whole {
+            micro_batches: batches.len(),
+            targets: batches.iter().map(|batch| batch.target_tokens).sum(),
+            tokens: batches.iter().map(|batch| batch.tokens).sum(),
+        };
+        let own = self.ranks.share(batches.len());
+        let own: Vec<(usize, &Batch)> = own.map(|index| (index, &batches[index])).collect();
+        self.step_on(Instant::now(), whole, own)
+    }
+
+    /// Takes one optimizer step as [`step`](Self::step) does, on this rank's `own` micro-batches of the `whole` step, with their
+    /// places in it.
+    pub(super) fn step_on(
+        &mut self,
+        start: Instant,
+        whole: Whole,
+        own: Vec<(usize, impl Borrow<Batch>)>,
+    ) -> Result<StepReport, FinetuneError> {
         self.optimizer.prepare()?;
-        let targets: usize = batches.iter().map(|batch| batch.target_tokens).sum();
-        let tokens: usize = batches.iter().map(|batch| batch.tokens).sum();
         // Dropout draws from the device's generator, whose state cannot be saved: a seed of its own for
-        // every step makes a resumed run draw what the uninterrupted one would have.
+        // every micro-batch of every step makes a resumed run draw what the uninterrupted one would have, on whatever rank.
         let seed = derive_seed(self.config.seed, self.step as u64);
 
         let mut gradients: Vec<Option<Tensor<2>>> = Vec::new();
-        let mut values: Vec<Tensor<1>> = Vec::with_capacity(batches.len());
-        for (index, batch) in batches.iter().enumerate() {
+        let mut losses: Vec<(usize, Tensor<1>)> = Vec::with_capacity(own.len());
+        for (index, batch) in own {
             let pass = BackwardPass {
-                scale: 1.0 / targets.max(1) as f64,
+                scale: 1.0 / whole.targets.max(1) as f64,
                 seed: derive_seed(seed, index as u64),
                 noise: self.config.neftune_alpha,
                 checkpointing: self.checkpointing,
             };
-            let found = self.model.loss_and_gradients(&batch.tensors, &pass);
-            values.push(found.loss);
+            let tensors = &batch.borrow().tensors;
+            let found = self.model.loss_and_gradients(tensors, &pass);
+            losses.push((index, found.loss));
             add(&mut gradients, found.gradients);
         }
-        self.update(Taken {
+        let given = Given {
+            losses,
+            micro_batches: whole.micro_batches,
+            gradients,
+        };
+        let taken = self.taken(start, whole.tokens, 0.0, given)?;
+        self.update(taken)
+    }
+
+    /// Returns what all ranks together have taken, of which `given` is this one's part. `loss` is the part of the loss that the
+    /// host of every rank knows.
+    fn taken(
+        &self,
+        start: Instant,
+        tokens: usize,
+        loss: f64,
+        given: Given,
+    ) -> Result<Taken, FinetuneError> {
+        if !self.ranks.are_many() {
+            return Ok(Taken {
+                start,
+                tokens,
+                loss,
+                losses: given.losses.into_iter().map(|(_, loss)| loss).collect(),
+                gradients: given.gradients,
+            });
+        }
+        let (summed, gradients) = self.ranks.summed(&self.model, given, Some(self.limit()))?;
+        Ok(Taken {
             start,
             tokens,
-            loss: 0.0,
-            losses: values,
+            loss: loss + summed,
+            losses: Vec::new(),
             gradients,
         })
+    }
+
+    /// Returns how long to wait for other ranks that compute a step.
+    fn limit(&self) -> Duration {
+        self.longest_step.map_or(FIRST_LIMIT, |longest| {
+            LIMIT + longest.saturating_mul(LIMIT_STEPS)
+        })
+    }
+
+    /// Gives every rank the first one's adapters, where not all compute the same bits.
+    pub(super) fn begin_together(&mut self) -> Result<(), FinetuneError> {
+        self.ranks.keep_together(&mut self.model, None)
+    }
+
+    /// Compares the adapters of all ranks; where those of one are others, all get the first rank's, and get them after every
+    /// step from now on. Returns the first rank whose were others.
+    pub(super) fn compare_ranks(&mut self) -> Result<Option<usize>, FinetuneError> {
+        self.ranks.compare_adapters(&mut self.model)
     }
 
     /// Ends a step: clips the gradients and changes the adapters by them.
@@ -166,7 +249,10 @@ impl<M: CausalLm> Trainer<M> {
         clip::scale(&mut gradients, coefficient);
         self.optimizer
             .step(&mut self.model, self.config.rates(lr), gradients)?;
+        let limit = self.limit();
+        self.ranks.keep_together(&mut self.model, Some(limit))?;
         self.step += 1;
+        self.longest_step = self.longest_step.max(Some(start.elapsed()));
         let paging = self.optimizer.report();
         let weights = self.model.weight_pages().map(WeightPages::take_report);
         let reserved = memory::reserved_device_bytes(&self.model.device());
@@ -212,6 +298,16 @@ impl<M: CausalLm> Trainer<M> {
         self.reach = None;
         Ok(())
     }
+}
+
+/// What a step has on all ranks together.
+pub(super) struct Whole {
+    /// Its micro-batches.
+    pub micro_batches: usize,
+    /// Tokens that are learnt.
+    pub targets: usize,
+    /// Tokens that are not padding.
+    pub tokens: usize,
 }
 
 /// What the micro-batches of a step gave.

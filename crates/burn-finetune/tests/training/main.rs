@@ -11,6 +11,7 @@ mod jinja;
 mod killed;
 mod peers;
 mod preferences;
+mod ranks;
 mod rows;
 mod runs;
 mod steps;
@@ -47,4 +48,9 @@ qlora_test_support::on_every_device! {
     checkpoints::a_failed_save_leaves_the_last_checkpoint,
     checkpoints::broken_checkpoints_are_refused,
     steps::rows_longer_than_the_context_are_refused,
+    ranks::ranks_together_do_what_one_process_does,
+    ranks::preferences_are_learnt_together_as_by_one_process,
+    ranks::a_run_goes_on_with_another_number_of_ranks,
+    ranks::ranks_with_other_bits_get_the_adapters_of_the_first,
+    ranks::a_rank_with_another_run_is_named,
 }

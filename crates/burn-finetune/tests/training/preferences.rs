@@ -334,7 +334,7 @@ fn long_pairs_are_refused_or_cut() {
 }
 
 /// An answer is what follows from the last token of its prompt by the rule of `support::rows`, or by another.
-fn rows(kind: ExampleKind) -> Dataset {
+pub fn rows(kind: ExampleKind) -> Dataset {
     let answer = |row: u32, factor: u32| {
         let mut ids = vec![row % 7, row * 5 % 7];
         for _ in 0..2 + row % 2 {
@@ -350,7 +350,7 @@ fn rows(kind: ExampleKind) -> Dataset {
     Dataset::from_rows((0..12).map(row).collect())
 }
 
-fn objectives() -> [Objective; 3] {
+pub fn objectives() -> [Objective; 3] {
     [
         Objective::Dpo(Dpo::default()),
         Objective::Orpo(Orpo { beta: 1.0 }),
@@ -358,7 +358,7 @@ fn objectives() -> [Objective; 3] {
     ]
 }
 
-fn config_of(objective: Objective, steps: usize) -> TrainConfig {
+pub fn config_of(objective: Objective, steps: usize) -> TrainConfig {
     TrainConfig {
         objective,
         ..config(steps)
@@ -369,7 +369,7 @@ fn toy(objective: Objective, steps: usize, device: &Device) -> Trainer<Toy> {
     Trainer::new(Toy::new(device, 0.0), config_of(objective, steps)).unwrap()
 }
 
-fn references(trainer: &Trainer<Toy>, data: &Dataset) -> Option<References> {
+pub fn references(trainer: &Trainer<Toy>, data: &Dataset) -> Option<References> {
     let config = ReferenceConfig::of(trainer.config(), 8)?;
     let dir = std::env::temp_dir();
     References::compute(trainer.model(), data, config, &dir, &mut |_, _| true).unwrap()

@@ -1,6 +1,7 @@
-use super::{Taken, Trainer};
+use super::Trainer;
 use crate::error::FinetuneError;
 use crate::preference::{PreferencePass, PreferenceRows};
+use crate::ranks::Given;
 use crate::train::report::StepReport;
 use burn_qlora::{CausalLm, derive_seed};
 use std::time::Instant;
@@ -23,14 +24,14 @@ impl<M: CausalLm> Trainer<M> {
             noise: self.config.neftune_alpha,
             checkpointing: self.checkpointing,
         };
-        let found = rows.gradients(&self.model, places, &pass)?;
-        let report = self.update(Taken {
-            start,
-            tokens: found.tokens,
-            loss: found.loss,
+        let found = rows.gradients_of_rank(&self.model, places, &pass, &self.ranks)?;
+        let given = Given {
             losses: Vec::new(),
+            micro_batches: 0,
             gradients: found.gradients,
-        })?;
+        };
+        let taken = self.taken(start, found.tokens, found.loss, given)?;
+        let report = self.update(taken)?;
         Ok(StepReport {
             preferences: found.preferences,
             ..report
