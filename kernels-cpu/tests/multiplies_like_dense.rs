@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 use nf4::{Codebook, Direction, Layout, MatrixRef, QuantConfig, QuantizedMatrix};
-use qlora_cpu::dense::{Beta, DenseRef};
+use qlora_cpu::dense::{Beta, DenseRef, FEW_ROWS};
 use qlora_cpu::low_rank::{Gradients, LowRank};
 use qlora_cpu::{Cpu, Element, Isa, Threads};
 use qlora_test_support::{Recording, Tolerance, assert_within, bitsandbytes};
@@ -269,6 +269,60 @@ fn dense_matrices_are_multiplied() {
 }
 
 /// `a·b` in f64 for row-major matrices, `a` transposed if `transpose`.
+fn few_rows_of_dense_products<E: Element + Float>(rng: &mut ChaCha8Rng) {
+    for shape in [[1, 1], [3, 5], [17, 16], [33, 50], [300, 257], [900, 96]] {
+        let [n, k] = shape;
+        let (values, weights) = exactly::<E>(&random(rng, n * k));
+        let gap = [E::narrow(f32::NAN); 3];
+        let rows = values.chunks(k);
+        let strided: Vec<E> = rows
+            .flat_map(|row| row.iter().copied().chain(gap))
+            .collect();
+        let strided = DenseRef::with_stride(&strided, shape, k + gap.len());
+        let (x, wide) = exactly::<E>(&random(rng, FEW_ROWS * k));
+        let expected = reference(&weights, shape, &wide, FEW_ROWS, Direction::Forward);
+        for isa in Isa::available() {
+            let product = |x: &[E], w| {
+                let m = x.len() / k;
+                let mut y = vec![E::narrow(f32::NAN); m * n];
+                on(isa).dense_matmul_few_rows(w, x, m, &mut y);
+                y.into_iter().map(Float::widen).collect::<Vec<_>>()
+            };
+            let all = product(&x, DenseRef::new(&values, shape));
+            let what = format!("{isa:?} {shape:?}");
+            assert_close_rounded(&all, &expected, k, E::DIGITS, &what);
+            assert_eq!(all, product(&x, strided), "{what} strided");
+            for m in 0..FEW_ROWS {
+                let alone = product(&x[m * k..][..k], strided);
+                assert_eq!(alone, all[m * n..][..n], "{what} row {m} alone");
+                let some = product(&x[..m * k], strided);
+                assert_eq!(some, all[..m * n], "{what} {m} rows");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_of_few_has_the_bits_that_it_has_alone() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(8);
+    few_rows_of_dense_products::<f32>(rng);
+    few_rows_of_dense_products::<f16>(rng);
+    few_rows_of_dense_products::<bf16>(rng);
+    for shape in [[70, 576], [40, 136], [33, 24]] {
+        let [n, k] = shape;
+        let w = quantized(rng, shape, QuantConfig::default());
+        let x = random(rng, FEW_ROWS * k);
+        for isa in Isa::available() {
+            let product =
+                |x: &[f32]| on(isa).matmul_vec(w.as_ref(), x, x.len() / k, Direction::Forward);
+            let all = product(&x);
+            for (x, row) in x.chunks(k).zip(all.chunks(n)) {
+                assert_eq!(product(x), row, "{isa:?} {shape:?}");
+            }
+        }
+    }
+}
+
 fn product(a: &[f64], b: &[f64], inner: usize, transpose: bool) -> Vec<f64> {
     let (rows, columns) = (a.len() / inner, b.len() / inner);
     let a_at = |i: usize, k: usize| {

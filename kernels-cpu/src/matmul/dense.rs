@@ -5,6 +5,7 @@ use nf4::Direction;
 
 use super::check::assert_len;
 use super::gemm::{self, MC, gemm, pack};
+use super::gemv;
 use super::output::Output;
 use super::pack_b::{DenseColumns, DenseRows};
 use super::packed_a::PackedA;
@@ -12,6 +13,9 @@ use super::precision::{Precision, in_precision_of};
 use crate::buffer::as_uninit;
 use crate::cpu::Cpu;
 use crate::element::Element;
+
+/// Most rows that [`Cpu::dense_matmul_few_rows`] takes.
+pub const FEW_ROWS: usize = gemv::MAX_ROWS;
 
 /// A dense row-major matrix `[out_features, in_features]`.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +121,40 @@ impl Cpu {
             let y = beta.output(y);
             in_precision_of!(W, P => multiply_rows::<P, X, W, Y>(self, w, x, y, direction));
         }
+    }
+
+    /// Multiplies up to [`FEW_ROWS`] rows of `x` by a dense matrix, `y = x·Wᵀ`, accumulating in f32: the head of a model that
+    /// writes. The matrix is read once, where it lies, and `x` is not rounded to its type.
+    ///
+    /// A row of `y` has the same bits whatever rows are beside it.
+    ///
+    /// # Panics
+    /// If there are more rows, or the length of `x` or `y` does not fit `m` and the matrix's shape.
+    pub fn dense_matmul_few_rows<E: Element, W: Element>(
+        self,
+        w: DenseRef<'_, W>,
+        x: &[E],
+        m: usize,
+        y: &mut [E],
+    ) {
+        let [n, k] = w.shape;
+        assert!(m <= FEW_ROWS, "x: {m} rows are more than {FEW_ROWS}");
+        assert_len("x", x.len(), [m, k]);
+        assert_len("y", y.len(), [m, n]);
+        if k == 0 || y.is_empty() {
+            return y.fill(E::default());
+        }
+        let rows = gemv::dense::Rows {
+            values: w.values,
+            len: k,
+            stride: w.stride,
+        };
+        let mut scratch = [Vec::new(), Vec::new()];
+        let [widened, results] = &mut scratch;
+        let x = E::read(self.isa, x, widened);
+        E::modify(self.isa, y, results, |y| {
+            gemv::dense::forward(self, rows, n, x, m, y);
+        });
     }
 
     /// Multiplies the transpose of `x: [out_features, m]` by a dense matrix, `y = xᵀ·W: [m, in_features]`: the gradient of

@@ -5,8 +5,10 @@
 //! end with as many zero words as fill the last 16.
 //!
 //! - `blocks`: the same for the blocks of a file
+//! - `dense`: the product with a matrix that is not quantized
 
 mod blocks;
+pub(super) mod dense;
 
 use std::mem::MaybeUninit;
 
@@ -22,7 +24,7 @@ use nf4::{Direction, MatrixRef};
 /// Up to this many rows the decoded weights are used straight from the register they were decoded in: a decoded
 /// vector then serves so few rows that storing it would cost more than it saves. Measured with AVX-512 at 2048 x 2048:
 /// about equal at 6 rows, and at 8 `gemm` takes three quarters of the time.
-const MAX_ROWS: usize = 5;
+pub(super) const MAX_ROWS: usize = 5;
 
 /// Weights in a group of 16 words.
 const GROUP: usize = 128;
@@ -85,7 +87,7 @@ pub(super) fn multiply<E: Element>(
 /// Writes `y = x·Wᵀ`.
 fn forward(cpu: Cpu, w: CodebookRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
     let k = w.in_features();
-    let x: Vec<f32> = x.chunks(k).flat_map(interleaved::<8>).collect();
+    let x = interleaved::<8>(x, k);
     by_rows(cpu, w.shape(), m, y, |first, out| {
         dot_rows(cpu.isa, w, first, &x, m, out);
     });
@@ -169,12 +171,24 @@ const fn position<const PER_WORD: usize>(i: usize) -> usize {
     i / group * group + i % PER_WORD * 16 + i % group / PER_WORD
 }
 
-/// Returns a row in the interleaved order, filled with zeros to whole groups.
-fn interleaved<const PER_WORD: usize>(row: &[f32]) -> Vec<f32> {
-    let mut out = vec![0.0; row.len().next_multiple_of(16 * PER_WORD)];
-    row.iter()
-        .enumerate()
-        .for_each(|(i, value)| out[position::<PER_WORD>(i)] = *value);
+/// Returns rows of `k` elements in the interleaved order, each filled with zeros to whole groups.
+fn interleaved<const PER_WORD: usize>(rows: &[f32], k: usize) -> Vec<f32> {
+    let padded = k.next_multiple_of(16 * PER_WORD);
+    let mut out = vec![0.0; rows.len() / k * padded];
+    for (out, row) in out.chunks_exact_mut(padded).zip(rows.chunks_exact(k)) {
+        let groups = out.chunks_exact_mut(16 * PER_WORD);
+        for (out, row) in groups.zip(row.chunks(16 * PER_WORD)) {
+            let (words, rest) = row.as_chunks::<PER_WORD>();
+            for (lane, word) in words.iter().enumerate() {
+                for (j, value) in word.iter().enumerate() {
+                    out[16 * j + lane] = *value;
+                }
+            }
+            for (j, value) in rest.iter().enumerate() {
+                out[16 * j + words.len()] = *value;
+            }
+        }
+    }
     out
 }
 
@@ -263,14 +277,12 @@ fn dot_of<S: Simd, const M: usize>(
     let (x, _) = x.as_chunks::<16>();
     let (x, _) = x.as_chunks::<8>();
     let groups = x.len() / M;
-    let scales = RowScales::decode(s, w, first, out.len() / M);
-    let mut spread = vec![0.0; RowScales::spread_len(w)];
+    let scales = LaneScales::decode(s, w, first, out.len() / M);
     for (row, out) in (first..).zip(out.chunks_exact_mut(M)) {
-        let at = scales.spread(row, &mut spread);
-        let (spread, _) = spread[at..].as_chunks::<16>();
-        let words = &w.packed()[row * k / 8..(row + 1) * k / 8];
+        let words = &w.packed()[row * k / 8..];
         let mut totals = [s.splat(0.0); M];
-        for (group, scale) in spread[..groups].iter().enumerate() {
+        for group in 0..groups {
+            // What follows the row's end meets zeros in `x`.
             let codes = group_words(s, words, group);
             let mut sums = [s.splat(0.0); M];
             for pair in 0..4 {
@@ -281,7 +293,7 @@ fn dot_of<S: Simd, const M: usize>(
                     }
                 }
             }
-            let scale = s.load(scale);
+            let scale = scales.of_group(s, row, group);
             for (total, sum) in totals.iter_mut().zip(sums) {
                 *total = s.mul_add(sum, scale, *total);
             }
@@ -289,6 +301,46 @@ fn dot_of<S: Simd, const M: usize>(
         out.iter_mut()
             .zip(totals)
             .for_each(|(out, total)| *out = s.sum(total));
+    }
+}
+
+/// The scales of some rows, decoded together, and spread to the words of a group in registers.
+struct LaneScales {
+    /// Words in a block, as a power of two.
+    block_words: u32,
+    row_words: usize,
+    first_block: usize,
+    /// As many zeros as a table reads behind the last.
+    scales: Vec<f32>,
+}
+
+impl LaneScales {
+    #[inline(always)]
+    fn decode<S: Simd>(s: S, w: CodebookRef<'_>, first_row: usize, rows: usize) -> Self {
+        let (k, size) = (w.in_features(), w.block_size());
+        let blocks = first_row * k / size..((first_row + rows) * k).div_ceil(size);
+        let mut scales = vec![0.0; blocks.len() + 16];
+        decode_scales(s, w.scales(), blocks.start, &mut scales[..blocks.len()]);
+        Self {
+            block_words: (size / 8).ilog2(),
+            row_words: k / 8,
+            first_block: blocks.start,
+            scales,
+        }
+    }
+
+    /// Returns the scale of each of 16 words; those after the last row's end have 0.
+    #[inline(always)]
+    fn of_group<S: Simd>(&self, s: S, row: usize, group: usize) -> S::F {
+        const LANES: [u32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+        let word = row * self.row_words + 16 * group;
+        let block = word >> self.block_words;
+        // A block has at least four words, so that the group's are fewer than 16.
+        let scales = self.scales[block - self.first_block..].first_chunk();
+        let table = s.table(scales.expect("there are 16 values more than blocks"));
+        let within = (word - (block << self.block_words)) as u32;
+        let lanes = s.add_u(s.load_u(&LANES), s.splat_u(within));
+        s.lookup(table, s.shift_right(lanes, self.block_words))
     }
 }
 

@@ -3,21 +3,31 @@
 
 mod values;
 
+use burn_core::backend::ops::FloatTensorOps;
 use burn_core::backend::tensor::{FloatTensor, IntTensor};
 use burn_core::backend::{Flex, TensorMetadata};
-use burn_operands::flex::{Values, cast, cast_to, tensor, update};
+use burn_core::tensor::{DType, bf16};
+use burn_flex::FlexTensor;
+use burn_operands::flex::{FlexElement, Values, cast, cast_to, tensor, update};
 use burn_operands::with_element;
 use nf4::glu::Activation;
 use qlora_cpu::attention::{self, Results};
 use qlora_cpu::rope::Angles;
-use qlora_cpu::{cross_entropy, glu, isa, rms_norm, rope};
+use qlora_cpu::{Cpu, cross_entropy, dense, glu, isa, rms_norm, rope};
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 use crate::ops::{AttentionMask, FusedOps};
 use crate::reference;
-use values::{Attention, Head, Heads, LoraHead, head_dtype, one_a_row};
+use values::{Attention, Head, Heads, LoraHead, head_dtype, one_a_row, transposed};
 
 impl FusedOps for Flex {
+    fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+        match few_rows(&lhs, &rhs) {
+            Some(product) => product,
+            None => Self::float_matmul(lhs, rhs),
+        }
+    }
+
     fn rms_norm_forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -365,4 +375,26 @@ impl FusedOps for Flex {
             tensor([1], vec![loss as f32])
         }, else reference::lora_cross_entropy::loss::<Self>(operands, targets, config))
     }
+}
+
+/// Returns the product of a few rows and a transposed matrix, which is read where it lies: in 16 bits Burn's product would copy
+/// the whole head for every token. `None` for what the kernel does not serve.
+fn few_rows(lhs: &FlexTensor, rhs: &FlexTensor) -> Option<FlexTensor> {
+    if lhs.shape()[0] > dense::FEW_ROWS || lhs.dtype() != rhs.dtype() {
+        return None;
+    }
+    match lhs.dtype() {
+        DType::F32 => few_rows_of::<f32>(lhs, rhs),
+        DType::BF16 => few_rows_of::<bf16>(lhs, rhs),
+        _ => None,
+    }
+}
+
+/// Does [`few_rows`] for one type.
+fn few_rows_of<E: FlexElement>(lhs: &FlexTensor, rhs: &FlexTensor) -> Option<FlexTensor> {
+    let w = transposed::<E>(rhs)?;
+    let [[m, _], [_, n]] = [lhs, rhs].map(|operand| operand.shape().dims());
+    let mut y = vec![E::default(); m * n];
+    Cpu::default().dense_matmul_few_rows(w, &Values::<E>::new(lhs.clone()), m, &mut y);
+    Some(tensor([m, n], y))
 }

@@ -94,8 +94,7 @@ fn operands_of_sixteen_bits_are_added_up_in_f32() {
             if !device.supports_dtype(dtype) {
                 continue;
             }
-            let [lhs, rhs] = [(1, [5, 300]), (2, [300, 40])]
-                .map(|(seed, shape)| tensor::<2>(seed, shape, &device).cast(dtype));
+            let operand = |seed, shape| tensor::<2>(seed, shape, &device).cast(dtype);
             let wide = |operand: &Tensor<2>| -> Matrix {
                 let numbers = values(operand.clone().cast(DType::F32));
                 (
@@ -103,11 +102,17 @@ fn operands_of_sixteen_bits_are_added_up_in_f32() {
                     operand.dims()[1],
                 )
             };
-            let expected = product(&wide(&lhs), &wide(&rhs));
-            let y = matmul(lhs, rhs);
-            assert_eq!(y.dtype(), dtype);
             let tolerance = Tolerance::of_largest(rounding, "one rounding of the result");
-            assert_close("y", &values(y.cast(DType::F32)), &expected.0, tolerance);
+            // The second one lies as a head does, each of whose rows gives one logit.
+            for rhs in [operand(2, [300, 40]), operand(2, [40, 300]).transpose()] {
+                for rows in [1, 5, 6] {
+                    let lhs = operand(1, [rows, 300]);
+                    let expected = product(&wide(&lhs), &wide(&rhs));
+                    let y = matmul(lhs, rhs.clone());
+                    assert_eq!(y.dtype(), dtype);
+                    assert_close("y", &values(y.cast(DType::F32)), &expected.0, tolerance);
+                }
+            }
         }
     }
 }

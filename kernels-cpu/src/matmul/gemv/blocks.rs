@@ -17,10 +17,10 @@ use crate::simd::{Simd, kernel};
 /// Writes `y = x·Wᵀ`.
 pub(super) fn forward(cpu: Cpu, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
     let (layout, format) = (w.layout(), w.layout().block_format());
-    let rows = x.chunks(layout.in_features());
-    let (x, group): (Vec<f32>, _) = match format.codes {
-        nf4::Codes::Table(_) => (rows.flat_map(interleaved::<8>).collect(), 128),
-        nf4::Codes::Bytes { .. } => (rows.flat_map(interleaved::<4>).collect(), 64),
+    let k = layout.in_features();
+    let (x, group) = match format.codes {
+        nf4::Codes::Table(_) => (interleaved::<8>(x, k), 128),
+        nf4::Codes::Bytes { .. } => (interleaved::<4>(x, k), 64),
     };
     let sums = if format.scales.has_minima() {
         word_sums(&x, group)

@@ -8,6 +8,7 @@ use burn_flex::FlexTensor;
 use burn_operands::flex::{FlexElement, Values, cast, integers};
 use qlora_cpu::attention::{HeadsRef, Operands};
 use qlora_cpu::cross_entropy::{self, LowRank};
+use qlora_cpu::dense::DenseRef;
 
 use crate::config::{AttentionConfig, LogitsConfig};
 use crate::ops::AttentionMask;
@@ -34,6 +35,18 @@ impl<E: FlexElement> Heads<E> {
         let strides = [0, 1, 2, 3].map(|dim| layout.strides()[dim]);
         HeadsRef::new(data, layout.shape().dims(), strides)
     }
+}
+
+/// Returns the matrix of which `tensor` is the transposed view, where it lies; `None` if `tensor` is no such view.
+pub(super) fn transposed<E: FlexElement>(tensor: &FlexTensor) -> Option<DenseRef<'_, E>> {
+    let layout = tensor.layout();
+    let [k, n] = layout.shape().dims();
+    let stride = usize::try_from(layout.strides()[1]).ok()?;
+    if layout.strides()[0] != 1 || stride < k {
+        return None;
+    }
+    let data = &tensor.storage()[layout.start_offset()..];
+    Some(DenseRef::with_stride(data, [n, k], stride))
 }
 
 /// The operands of an attention.
