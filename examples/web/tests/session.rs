@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use burn::tensor::Device;
-use burn_qlora::{QuantConfig, peft};
+use burn::tensor::{Device, Tensor, TensorData};
+use burn_qlora::{CausalLm, QuantConfig, TokenBatch, peft};
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SamplingConfig};
 use qlora_test_support::{block_on, read_fixture};
 use qlora_web::{Processor, Session, SessionError};
@@ -43,7 +43,8 @@ fn the_loss_falls_and_the_adapter_is_one_of_peft() {
     std::fs::write(dir.path().join(peft::WEIGHTS_FILE), files.weights).unwrap();
     let checkpoint = Checkpoint::of_gguf("tiny.gguf", gguf()).unwrap();
     let options = LoadOptions::quantized(QuantConfig::default());
-    let mut again = Decoder::load(&checkpoint, &options, &Device::flex()).unwrap();
+    let device = Device::flex();
+    let mut again = Decoder::load(&checkpoint, &options, &device).unwrap();
     peft::load(&mut again, dir.path()).unwrap();
     let tokenizer = checkpoint.tokenizer().unwrap();
     let prompt = tokenizer.encode("to be", true).unwrap();
@@ -51,6 +52,22 @@ fn the_loss_falls_and_the_adapter_is_one_of_peft() {
     let answer = again.generate(prompt.get_ids(), &config, 0, |_| ControlFlow::Continue(()));
     let answer = tokenizer.decode(&answer.unwrap().tokens, true).unwrap();
     assert_eq!(block_on(session.answer("to be", 8)).unwrap(), answer);
+
+    // The rows are taken in turn, so that this step is the first row's, with the adapter that was handed out.
+    let shown = block_on(session.step()).unwrap();
+    let ids = tokenizer.encode(TEXT, true).unwrap();
+    let row: Vec<i64> = ids.get_ids()[..12]
+        .iter()
+        .map(|id| i64::from(*id))
+        .collect();
+    let tensor = |ids: &[i64]| Tensor::from_data(TensorData::new(ids.to_vec(), [1, 11]), &device);
+    let batch = TokenBatch {
+        input_ids: tensor(&row[..11]),
+        starts: None,
+        targets: tensor(&row[1..]),
+    };
+    let loss = (again.loss_sum(&batch) / 11.0).into_scalar::<f32>();
+    assert_eq!(shown, f64::from(loss));
 }
 
 /// The kernels that the page runs on WebGPU, where there is another way to wait for them.

@@ -24,6 +24,7 @@
 //! - [`device_memory`]: the memory plan on a device that tells what it has reserved.
 //! - [`tokens`]: tokens of one's own.
 //! - [`verify`]: the first steps of a run, taken again.
+//! - [`web`]: an adapter from the page that trains in a browser.
 //! - [`watching`]: samples, events for TensorBoard, the report.
 //! - [`full_disk`]: the same when the disk is full while saving.
 
@@ -60,3 +61,4 @@ mod tokens;
 mod train;
 mod verify;
 mod watching;
+mod web;
