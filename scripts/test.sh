@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 tested=finetune/wgpu,qlora-cubecl/wgpu,qlora-tests/wgpu,qlora-web/wgpu
 # A backend without kernels, for the default bodies of the operations.
-tested+=,burn-nf4/ndarray,burn-fused/ndarray,burn-paged/ndarray
+tested+=,burn-nf4/ndarray,burn-fused/ndarray,burn-paged/ndarray,qlora-tests/composed
 left_out=()
 
 scripts/install-vulkan.sh

@@ -143,6 +143,27 @@ fn ten_steps_on_software_cuda() {
     assert!(burn_qlora::cuda::libdevice().is_ok());
 }
 
+/// Five steps on a backend without kernels: the default bodies of every operation, from the 4-bit product to the paging of
+/// optimizer state through the host.
+#[cfg(feature = "composed")]
+#[test]
+fn five_steps_composed_of_a_backends_own_operations() {
+    let curve = Curve::llama();
+    #[allow(deprecated)]
+    let device = qlora_test_support::Device::ndarray();
+    let test = TestDevice::new("ndarray", device);
+    let optimizer = curve.config().adamw();
+    let mut trainer = curve
+        .builder(ComputeDtype::F32, &test.device)
+        .with_optimizer(optimizer.with_budget(burn_paged::Budget::Bytes(0)))
+        .build()
+        .unwrap();
+    for step in 0..5 {
+        let report = follow_step(&test, test.name, &curve, &mut trainer, step);
+        assert_eq!(report.optimizer_resident_bytes, 0);
+    }
+}
+
 /// Holds every step of a run to what was recorded of it.
 pub fn follow(test: &TestDevice, what: &str, curve: &Curve, checkpointing: Checkpointing) {
     let mut trainer = curve
