@@ -32,6 +32,7 @@ use crate::run::{
     DataRun, EvalRun, ExportRun, GenerateRun, PlanRun, QuantizeRun, ReportRun, ServeRun, TrainRun,
     VerifyRun,
 };
+use crate::together::Together;
 
 /// Runs a command, and returns the exit code.
 ///
@@ -40,7 +41,10 @@ use crate::run::{
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Verify(flags) => return verify::run(&VerifyRun::resolve(flags)?),
-        Command::Train(flags) => train::run(&TrainRun::resolve(*flags)?),
+        Command::Train(mut flags) => {
+            let (together, ranks) = Together::join(&mut flags)?;
+            together.end(TrainRun::resolve(*flags).and_then(|run| train::run(&run, ranks)))
+        }
         Command::Plan(flags) => plan::run(&PlanRun::resolve(*flags)?),
         Command::Data(flags) => data::run(&DataRun::resolve(*flags)?),
         Command::Eval(flags) => eval::run(&EvalRun::resolve(*flags)?),

@@ -7,6 +7,10 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether this process leaves printing to another: the first of the ranks of a run.
+static MUTED: AtomicBool = AtomicBool::new(false);
 
 /// The first line that could not be printed.
 static FAILURE: OnceLock<Failure> = OnceLock::new();
@@ -47,8 +51,22 @@ macro_rules! tell {
 }
 pub(crate) use tell;
 
+/// Prints nothing from now on, but the line that says why the program ends.
+#[cfg(feature = "mpi")]
+pub fn mute() {
+    MUTED.store(true, Ordering::Relaxed);
+}
+
+/// Returns whether nothing is printed.
+pub fn is_muted() -> bool {
+    MUTED.load(Ordering::Relaxed)
+}
+
 /// Prints a line on stdout.
 pub fn say_line(line: fmt::Arguments<'_>) {
+    if is_muted() {
+        return;
+    }
     let mut stdout = io::stdout().lock();
     keep(
         "stdout",
@@ -58,6 +76,13 @@ pub fn say_line(line: fmt::Arguments<'_>) {
 
 /// Prints a line on stderr.
 pub fn tell_line(line: fmt::Arguments<'_>) {
+    if !is_muted() {
+        tell_last(line);
+    }
+}
+
+/// Prints the line that says why the program ends, on stderr.
+pub fn tell_last(line: fmt::Arguments<'_>) {
     // In one piece: stderr has no buffer, and lines of several processes may come together in it.
     let line = format!("{line}\n");
     keep("stderr", io::stderr().lock().write_all(line.as_bytes()));

@@ -149,6 +149,31 @@ impl DeviceName {
         self.kind == Kind::Flex
     }
 
+    /// Returns its number among those of its kind.
+    #[cfg(feature = "mpi")]
+    pub fn index(self) -> usize {
+        self.index
+    }
+
+    /// Returns the device of its kind with another number.
+    #[cfg(feature = "mpi")]
+    pub fn with_index(self, index: usize) -> Self {
+        Self { index, ..self }
+    }
+
+    /// Returns how many there are of its kind on this machine.
+    #[cfg(feature = "mpi")]
+    pub fn count(self) -> usize {
+        self.kind
+            .device_type()
+            .map_or(0, |kind| enumerate(kind).len())
+    }
+
+    /// Returns the name of its kind.
+    pub fn kind_name(self) -> &'static str {
+        self.kind.name()
+    }
+
     /// Finds the device on this machine.
     ///
     /// # Errors

@@ -18,6 +18,9 @@ mod objective;
 mod plan;
 /// `finetune quantize`.
 mod quantize;
+/// Processes that train together.
+#[cfg(feature = "mpi")]
+mod ranks;
 /// `finetune report`.
 mod report;
 /// The limits of the rows of a data file.
@@ -41,6 +44,8 @@ pub use model::{ModelFlags, QuantFlags, QuantName};
 pub use objective::{ObjectiveFlags, ObjectiveName};
 pub use plan::PlanFlags;
 pub use quantize::QuantizeFlags;
+#[cfg(feature = "mpi")]
+pub use ranks::DeviceIndex;
 pub use report::ReportFlags;
 pub use rows::RowFlags;
 pub use serve::ServeFlags;

@@ -68,6 +68,8 @@ mod stop;
 mod system_prompt;
 /// Event files of TensorBoard.
 mod tensorboard;
+/// The processes that train a run together.
+mod together;
 /// The form of the weights that an adapter was trained on.
 mod trained_on;
 /// The rows of a training run.
@@ -81,6 +83,9 @@ use std::process::ExitCode;
 pub use allocator::keep_freed_memory;
 
 use console::tell;
+
+/// The exit code of a program that failed.
+const EXIT_CODE: u8 = 2;
 
 /// Runs the command line `arguments`, the first of which is the program's name. An error is printed as one line on
 /// stderr, with exit code 2, which is also the code where what was to be printed could not be.
@@ -98,5 +103,5 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         (Ok(_), Some(failure)) => tell!("error: {failure}"),
         (Err(error), _) => tell!("error: {}", report::one_line(&error)),
     }
-    ExitCode::from(2)
+    ExitCode::from(EXIT_CODE)
 }

@@ -49,6 +49,9 @@ pub struct Session {
     /// On Flex, the instruction set of its kernels.
     #[serde(default)]
     pub instruction_set: Option<String>,
+    /// The processes that trained together, if there were several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<usize>,
     /// The steps of the whole run.
     pub steps: usize,
     /// The number of trained parameters.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use burn_finetune::{PreferenceReport, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::console::tell;
+use crate::console::{self, tell};
 
 /// The least time between plain lines; the first and the last step always get one.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -39,7 +39,8 @@ pub struct Paging {
 impl TrainDisplay {
     /// A display for a run of `total` steps of which `done` were done before.
     pub fn new(total: usize, done: usize) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let is_shown = std::io::stderr().is_terminal() && !console::is_muted();
+        let bar = is_shown.then(|| {
             let style = ProgressStyle::with_template(
                 "{bar:24.cyan/blue} step {pos}/{len}  {msg}  ETA {eta}",
             );

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use burn_finetune::{
     Counts, Dataset, Kto, Objective, ReferenceConfig, ReferenceFile, References, RunSettings,
     Trainer,
@@ -80,6 +80,35 @@ impl Question<'_> {
             say!("The reference is {reference}; what it gives the rows is kept with the run");
         }
         Ok(Some(found))
+    }
+
+    /// Returns what the reference gave the rows when the first rank of a run asked it, from the run's directory.
+    ///
+    /// # Errors
+    /// A directory in which it is not.
+    pub fn kept(
+        &self,
+        trainer: &Trainer<Decoder>,
+        train: &Dataset,
+        eval: Option<&Dataset>,
+    ) -> Result<RunReferences> {
+        let Some(config) = ReferenceConfig::of(trainer.config(), self.max_len) else {
+            return Ok(RunReferences::default());
+        };
+        let of = |rows: &Dataset, name| {
+            let path = self.run.output.dir.join(name);
+            let file = ReferenceFile::new(&path, rows, &self.base(), config)?;
+            file.open().with_context(|| {
+                format!(
+                    "{} is not what the first rank has there: --output must be a folder that all ranks see",
+                    path.display()
+                )
+            })
+        };
+        Ok(RunReferences {
+            train: Some(of(train, FILES[0])?),
+            eval: eval.map(|rows| of(rows, FILES[1])).transpose()?,
+        })
     }
 
     /// Returns what the reference gives `rows`, and whether it was asked now.

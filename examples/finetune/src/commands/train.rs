@@ -2,6 +2,10 @@
 
 /// The course of a run.
 mod course;
+/// The course of a run on another rank than the first.
+mod follow;
+/// The ranks of a run.
+mod ranks;
 /// Where a run starts from.
 mod start;
 /// What a run writes down of itself.
@@ -9,7 +13,7 @@ mod written_down;
 
 use anyhow::{Error, Result, anyhow};
 use burn_finetune::{
-    Dataset, FinetuneError, Moment, RecordedRun, RunDir, RunRecord, TrainerBuilder, memory,
+    Dataset, FinetuneError, Ranks, RecordedRun, RunDir, RunRecord, TrainerBuilder, memory,
 };
 use burn_qlora::{LoraConfig, num_adapter_params, peft};
 
@@ -30,32 +34,42 @@ use crate::tensorboard;
 use crate::trained_on;
 use crate::training_data::TrainingData;
 use course::Course;
+use follow::Follower;
+use ranks::Adapters;
 pub use start::{Start, Started};
-use written_down::session;
 pub use written_down::settings;
+use written_down::{machine, session};
 
 /// Trains adapters and saves them.
 ///
 /// # Errors
 /// Whatever is wrong with the model, the data, an adapter or the output directory, found before anything is written; a
 /// device or a disk that fails on the way, with the checkpoints before it kept.
-pub fn run(run: &TrainRun) -> Result<()> {
+pub fn run(run: &TrainRun, ranks: Ranks) -> Result<()> {
     let TrainRun {
         training, output, ..
     } = run;
+    let ranks = ranks.computing_on(&machine(&training.model)?)?;
     // A run that another process trains, or a folder that is taken, is refused before anything takes its time.
-    let recorded = if output.resume {
-        Some(RecordedRun::open(&output.dir).map_err(in_flags)?)
-    } else {
-        RunDir::check_vacant(&output.dir).map_err(in_flags)?;
-        if let Some(dir) = &output.tensorboard {
-            tensorboard::check_vacant(dir)?;
+    let recorded = match (ranks.is_first(), output.resume) {
+        (true, true) => Some(RecordedRun::open(&output.dir).map_err(in_flags)?),
+        (true, false) => {
+            RunDir::check_vacant(&output.dir).map_err(in_flags)?;
+            if let Some(dir) = &output.tensorboard {
+                tensorboard::check_vacant(dir)?;
+            }
+            None
         }
-        None
+        (false, _) => None,
     };
     let record = recorded.as_ref().map(RecordedRun::record);
+    let followed = match (ranks.is_first(), output.resume) {
+        (false, true) => Some(RunRecord::read(&output.dir)?),
+        _ => None,
+    };
+    let record = record.or(followed.as_ref());
     let started = record.map(RunRecord::started).transpose()?.flatten();
-    let started = started.unwrap_or_else(Moment::now);
+    let started = ranks::started(&ranks, started)?;
     let trained = match record {
         Some(run) => run.setting(trained_on::SETTING).and_then(trained_on::read),
         None => training.adapter.trained_on(),
@@ -88,10 +102,10 @@ pub fn run(run: &TrainRun) -> Result<()> {
     if let Start::Fresh(lora) = &start {
         opened.tell_of_tied_head(lora)?;
     }
-    let goes_on = match &recorded {
+    let goes_on = ranks.first(match &recorded {
         Some(recorded) => recorded.has_checkpoint()?,
         None => false,
-    };
+    })?;
     let Started {
         model,
         lora,
@@ -106,7 +120,10 @@ pub fn run(run: &TrainRun) -> Result<()> {
         );
     }
     let parameters = num_adapter_params(&model);
-    let builder = TrainerBuilder::new(model, config)?.with_checkpointing(training.checkpointing)?;
+    let adapters = Adapters::of(&model, &ranks)?;
+    let builder = TrainerBuilder::new(model, config)?
+        .with_checkpointing(training.checkpointing)?
+        .with_ranks(ranks.clone());
 
     // Nothing is written before this line.
     let mut settings = settings(
@@ -118,6 +135,25 @@ pub fn run(run: &TrainRun) -> Result<()> {
         &start,
         started,
     )?;
+    let count = serde_json::to_value(ranks.size())?;
+    settings.machine.insert("ranks".into(), count);
+    ranks::check(&ranks, &settings, data.eval.as_ref(), &adapters)?;
+    ranks::tell_of_shares(&ranks, builder.config());
+    let interrupt = Interrupt::listen(
+        "Stopping: the step is finished and saved first, an evaluation is left out. Ctrl-C again quits at once.",
+    )?;
+    if !ranks.is_first() {
+        let optimizer = training.optimizer.placement;
+        let optimizer = optimizer.adamw(builder.config(), None);
+        let trainer = builder.with_optimizer(optimizer).build()?;
+        return Follower {
+            run,
+            settings: &settings,
+            max_len: encoder.max_len,
+            interrupt: &interrupt,
+        }
+        .follow(trainer, &mut data);
+    }
     if recorded.is_none() {
         let origin = Origin::look(run, &opened, start.file())?;
         settings.origin = Some(serde_json::to_value(origin)?);
@@ -150,9 +186,6 @@ pub fn run(run: &TrainRun) -> Result<()> {
         .placement
         .adamw(builder.config(), Some(run_dir.page_file()));
     let mut trainer = builder.with_optimizer(optimizer).build()?;
-    let interrupt = Interrupt::listen(
-        "Stopping: the step is finished and saved first, an evaluation is left out. Ctrl-C again quits at once.",
-    )?;
     // Before a checkpoint takes the place of the adapter that the run starts from.
     let question = Question {
         run,
@@ -161,7 +194,9 @@ pub fn run(run: &TrainRun) -> Result<()> {
         interrupt: &interrupt,
     };
     let asked = question.ask(&trainer, &data.train, data.eval.as_ref());
-    match asked.map_err(|error| with_dtype(error, training.model.compute_dtype))? {
+    let asked = asked.map_err(|error| with_dtype(error, training.model.compute_dtype))?;
+    ranks.first(asked.is_none())?;
+    match asked {
         Some(references) => data.references = references,
         None => {
             run_dir.keep();
@@ -178,9 +213,10 @@ pub fn run(run: &TrainRun) -> Result<()> {
     } else {
         run_dir.restore(&mut trainer).map_err(in_flags)?
     };
+    ranks::check_restored(&trainer)?;
     opened.tell_of_second_quantization();
     say!(
-        "{} {parameters} adapter parameters on {}: {} steps of {} rows{}",
+        "{} {parameters} adapter parameters on {}: {} steps of {} rows{}{}",
         if output.resume {
             "Go on training"
         } else {
@@ -189,6 +225,11 @@ pub fn run(run: &TrainRun) -> Result<()> {
         described(&data.train),
         trainer.config().steps,
         trainer.config().rows_per_step(),
+        if ranks.are_many() {
+            format!(" on {} ranks", ranks.size())
+        } else {
+            String::new()
+        },
         if done > 0 {
             format!(", {done} of them done")
         } else {

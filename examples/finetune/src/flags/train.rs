@@ -9,6 +9,8 @@ use clap::{Args, ValueEnum};
 use super::layers::LayerFlags;
 use super::model::ModelFlags;
 use super::objective::ObjectiveFlags;
+#[cfg(feature = "mpi")]
+use super::ranks::RankFlags;
 use super::rows::RowFlags;
 use super::tokens::TokenFlags;
 use super::values::{bytes, not_negative, part, positive, positive_number, probability, share};
@@ -211,6 +213,11 @@ pub struct TrainFlags {
         help_heading = "Training"
     )]
     pub seed: u64,
+
+    /// Processes that train together.
+    #[cfg(feature = "mpi")]
+    #[command(flatten)]
+    pub ranks: RankFlags,
 }
 
 /// A start of fresh adapters.

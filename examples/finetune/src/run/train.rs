@@ -3,7 +3,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use burn_finetune::{Dataset, ExampleKind, Objective, Order, TrainConfig};
+use burn_finetune::{Dataset, ExampleKind, GradientDtype, Objective, Order, TrainConfig};
 use burn_paged::Budget;
 use burn_qlora::{Blocks, Checkpointing, LoraConfig, Targets};
 use burn_qlora_llama::Weights;
@@ -35,6 +35,8 @@ pub struct TrainRun {
     pub eval_split: Option<f64>,
     /// Everything that is written.
     pub output: Output,
+    /// What gradients are rounded to on their way between ranks.
+    pub allreduce_dtype: GradientDtype,
     /// What stood behind `finetune train`, with the flags of a config file.
     pub arguments: Vec<OsString>,
 }
@@ -206,6 +208,10 @@ impl TrainRun {
             },
             eval_data: DataFiles::resolve(eval_data, &[], &flags.rows.columns, kind)?,
             eval_split: flags.eval_split,
+            #[cfg(feature = "mpi")]
+            allreduce_dtype: flags.ranks.allreduce_dtype,
+            #[cfg(not(feature = "mpi"))]
+            allreduce_dtype: GradientDtype::F32,
             arguments: std::mem::take(&mut flags.arguments),
             training: Training::resolve(flags)?,
         })

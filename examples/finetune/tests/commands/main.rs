@@ -13,6 +13,7 @@
 //! - [`methods`]: LoRA+, noise, other optimizers.
 //! - [`resume`]: what may have changed when a run goes on, and what is never lost.
 //! - [`console`]: nobody reads what is printed.
+//! - [`mpi`]: processes that train together.
 //! - [`names`]: files and texts whose names are not fit to print.
 //! - [`numbers`]: numbers at the ends of their ranges.
 //! - [`preferences`]: chosen and rejected answers, and labelled ones.
@@ -46,6 +47,8 @@ mod keep;
 mod kills;
 mod layers;
 mod methods;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod names;
 mod numbers;
 mod paging;

@@ -114,6 +114,10 @@ impl Course<'_> {
             Event::EvaluationLeftOut { step } if step < steps => display.borrow().say(&format!(
                 "step {step}: stopped before its evaluation was done; --resume makes it first"
             )),
+            Event::AdaptersDiffer { step, rank } => display.borrow().say(&format!(
+                "warning: step {step}: rank {rank} had come to other adapters than rank 0, as on another processor; all go on \
+                 with those of rank 0, which are sent after every step"
+            )),
             Event::Saved { step, path } if step < steps => {
                 display
                     .borrow()

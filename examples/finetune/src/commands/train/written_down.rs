@@ -1,7 +1,7 @@
 //! What a run writes down of itself before its first step.
 
 use anyhow::Result;
-use burn_finetune::{Dataset, Moment, RunSettings, RunSource, TrainConfig, Trainer};
+use burn_finetune::{Dataset, GradientDtype, Moment, RunSettings, RunSource, TrainConfig, Trainer};
 use burn_qlora::LoraConfig;
 use burn_qlora_llama::Decoder;
 use serde_json::json;
@@ -16,7 +16,7 @@ use crate::trained_on;
 use crate::training_data::TrainingData;
 
 /// Returns all that decides what the run computes: it is written down with the run and compared when the run is
-/// resumed.
+/// resumed. The run is one of a single process.
 ///
 /// # Errors
 /// A file that cannot be read for its hash.
@@ -66,11 +66,16 @@ pub fn settings(
     if let Some(share) = run.eval_split {
         settings.others.insert("eval-split".into(), json!(share));
     }
+    if run.allreduce_dtype != GradientDtype::F32 {
+        let dtype = json!(run.allreduce_dtype.name());
+        settings.others.insert("allreduce-dtype".into(), dtype);
+    }
     let machine = [
-        ("device", Some(model.device_name.to_string())),
-        ("instruction-set", instruction_set(model)?),
+        ("device", json!(model.device_name.to_string())),
+        ("instruction-set", json!(instruction_set(model)?)),
+        ("ranks", json!(1)),
     ];
-    let machine = machine.map(|(key, value)| (key.to_owned(), json!(value)));
+    let machine = machine.map(|(key, value)| (key.to_owned(), value));
     settings.machine.extend(machine);
     Ok(settings)
 }
@@ -81,6 +86,16 @@ fn instruction_set(model: &Model) -> Result<Option<String>> {
         true => Some(qlora_cpu::Isa::selected()?.name().to_owned()),
         false => None,
     })
+}
+
+/// Returns what decides the bits that a model computes: the kind of its device, and on Flex the kernels.
+///
+/// # Errors
+/// An instruction set that the machine lacks.
+pub fn machine(model: &Model) -> Result<String> {
+    let kind = model.device_name.kind_name();
+    let set = instruction_set(model)?;
+    Ok(format!("{kind} {}", set.unwrap_or_default()))
 }
 
 /// Returns what the record of a run says of this process.
@@ -102,6 +117,7 @@ pub fn session(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         device: Some(run.training.model.device_name.to_string()),
         instruction_set: instruction_set(&run.training.model)?,
+        ranks: Some(trainer.ranks().size()).filter(|ranks| *ranks > 1),
         steps: trainer.config().steps,
         parameters,
         rows: data.train.len(),
