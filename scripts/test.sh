@@ -3,8 +3,9 @@
 # the kernels, of the 4-bit tensor, of the fused operations and of the paged optimizer also on CubeCL's CPU runtime and, with a part
 # of the training curve, as CUDA code on a device in software, gives every parser damaged files, builds the book, compiles the page
 # that trains in a browser, checks the packages, compiles the kernels for CUDA, and runs those with NEON in an emulator. Where no
-# Vulkan device answers, Mesa's software Vulkan is installed first. What needs LLVM, NVIDIA's compilers, the emulator, Rust's
-# library for browsers or a real model is left out, saying so, where its package cannot be had.
+# Vulkan device answers, Mesa's software Vulkan is installed first, and Open MPI where there is no MPI. What needs MPI, LLVM,
+# NVIDIA's compilers, the emulator, Rust's library for browsers or a real model is left out, saying so, where its package cannot
+# be had.
 #
 # usage: scripts/test.sh
 set -euo pipefail
@@ -16,6 +17,12 @@ tested+=,burn-nf4/ndarray,burn-fused/ndarray,burn-paged/ndarray,qlora-tests/comp
 left_out=()
 
 scripts/install-vulkan.sh
+if scripts/test-mpi.sh --prepare; then
+  tested+=,finetune/mpi
+  mpi=yes
+else
+  left_out+=("processes that train together: there is no MPI")
+fi
 if llvm=$(scripts/stage-llvm.sh); then
   eval "$llvm"
   # The rest on that runtime is scripts/test-cpu-runtime.sh.
@@ -44,6 +51,10 @@ RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --features "$che
 # The memory of LLaMA-7B's layer is not asked of the software device: it would compute the layer for hours.
 step cargo test --release --workspace --features "$tested" -- \
   --skip cuda::take_their_operands_and_their_results --skip cuda::of_a_layer_take_no_copies_of_their_operands
+# The same binary again, for what waits a minute.
+if [ -n "${mpi:-}" ]; then
+  step cargo test --release --workspace --features "$tested" --test finetune_commands -- --ignored mpi::
+fi
 if [ -n "${device:-}" ]; then
   # The test run above was compute capability 80.
   for capability in 90 120; do
