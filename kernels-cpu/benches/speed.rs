@@ -3,14 +3,15 @@
 //!
 //! Times are the least of many runs, so that a busy machine does not show; GFLOP/s count `2·m·k·n`.
 
+use std::convert::Infallible;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use half::bf16;
 use nf4::{Direction, QuantConfig, QuantizedMatrix};
-use qlora_cpu::dense::{Beta, DenseRef};
+use qlora_cpu::dense::{Beta, DenseRef, FEW_ROWS};
 use qlora_cpu::low_rank::LowRank;
-use qlora_cpu::{Cpu, Element, Isa, Threads};
+use qlora_cpu::{Cpu, Element, Isa, Shortlist, Threads};
 
 fn main() {
     let seconds: f64 = std::env::args()
@@ -39,6 +40,9 @@ fn main() {
             [1024, 16, 576],
         ] {
             product(cpu, m, k, n, budget);
+        }
+        for m in 1..=FEW_ROWS {
+            written_token(cpu, m, budget);
         }
         for [m, k, n] in [
             [1024, 576, 192],
@@ -130,6 +134,68 @@ fn product(cpu: Cpu, m: usize, k: usize, n: usize, budget: Duration) {
         report(transposed),
         report(dense)
     );
+}
+
+/// The products of a step of SmolLM2-135M that writes `m` tokens, each with weights of its own: so they come from memory.
+fn written_token(cpu: Cpu, m: usize, budget: Duration) {
+    const LAYERS: usize = 30;
+    const SHAPES: [[usize; 2]; 7] = [
+        [576, 576],
+        [192, 576],
+        [192, 576],
+        [576, 576],
+        [1536, 576],
+        [1536, 576],
+        [576, 1536],
+    ];
+    const HEAD: [usize; 2] = [49152, 576];
+    let layers: Vec<QuantizedMatrix> = (0..LAYERS)
+        .flat_map(|_| SHAPES)
+        .map(|shape @ [n, k]| cpu.quantize(&values(n * k), shape, QuantConfig::default()))
+        .map(|w| w.expect("the values are finite"))
+        .collect();
+    let bytes = |w: &QuantizedMatrix| 4 * (w.packed().len() + w.absmax().len());
+    let report = |what: &str, bytes: usize, seconds: f64| {
+        println!(
+            "  {m} written, {what}: {:6.2} ms, {:5.1} GB/s",
+            seconds * 1e3,
+            bytes as f64 / seconds * 1e-9
+        );
+    };
+    let x = values(m * 1536);
+    qlora_cpu::on_worker(|| {
+        let seconds = least(budget, || {
+            for w in &layers {
+                let [_, k] = w.layout().shape();
+                let y = cpu.matmul_vec(w.as_ref(), &x[..m * k], m, Direction::Forward);
+                drop(black_box(y));
+            }
+        });
+        report("NF4 layers", layers.iter().map(bytes).sum(), seconds);
+        let weights = values(HEAD[0] * HEAD[1]);
+        let x = &x[..m * HEAD[1]];
+        let mut y = vec![0.0; m * HEAD[0]];
+        let seconds = least(budget, || {
+            cpu.dense_matmul_few_rows(DenseRef::new(&weights, HEAD), x, m, black_box(&mut y));
+        });
+        report("f32 head  ", 4 * weights.len(), seconds);
+        let read = |first: usize| -> Result<Vec<f32>, Infallible> {
+            Ok(weights[first * HEAD[1]..][..HEAD[1]].to_vec())
+        };
+        let Ok(list) = Shortlist::new(cpu, HEAD, read);
+        let list = list.expect("the values are finite");
+        let seconds = least(budget, || {
+            drop(black_box(list.candidates(cpu, x, m, 1e-6)));
+        });
+        report("shortlist ", Shortlist::bytes(HEAD) as usize, seconds);
+        let narrow = |values: &[f32]| values.iter().copied().map(bf16::from_f32).collect();
+        let (weights, x): (Vec<bf16>, Vec<bf16>) = (narrow(&weights), narrow(x));
+        let mut y = vec![bf16::ZERO; m * HEAD[0]];
+        let seconds = least(budget, || {
+            cpu.dense_matmul_few_rows(DenseRef::new(&weights, HEAD), &x, m, black_box(&mut y));
+        });
+        report("bf16 head ", 2 * weights.len(), seconds);
+    });
 }
 
 /// A LoRA layer of rank 16 as one; its backward pass has three products beside the one that GFLOP/s count.

@@ -1,4 +1,4 @@
-//! [`Cpu`], the instruction set and threads that kernels run on.
+//! [`Cpu`], the instruction set and threads that kernels run on, and [`on_worker`], which calls them from such a thread.
 
 use crate::simd::{Isa, isa};
 
@@ -18,6 +18,15 @@ pub enum Threads {
     All,
     /// The calling one, for callers that are many threads already.
     Calling,
+}
+
+/// Runs `f` on one of the threads of [`Threads::All`], and returns what it returns.
+///
+/// A kernel that is called from another thread hands its work over and sleeps until it is done, which costs two changes of
+/// threads: much where a model calls hundreds of short kernels for every token that it writes. `f` must not wait for a thread
+/// that itself calls kernels on all threads.
+pub fn on_worker<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
 }
 
 impl Default for Cpu {

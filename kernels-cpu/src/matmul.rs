@@ -5,6 +5,7 @@
 //! - `quantized`: a quantized matrix
 //! - [`low_rank`]: a quantized matrix and a low-rank one on top of it
 //! - [`dense`]: a matrix that is not quantized
+//! - `shortlist`: the rows of a matrix that may have the largest product
 //!
 //! The algorithm:
 //! - `gemm`: packing of A, macro-kernel and micro-kernel, for more than a few rows
@@ -24,5 +25,7 @@ mod packed_a;
 mod precision;
 mod quantized;
 mod scratch;
+mod shortlist;
 
 pub use quantized::{matmul, matmul_vec};
+pub use shortlist::Shortlist;

@@ -17,7 +17,7 @@
 //! | [`lora_linear_cross_entropy`], [`lora_token_cross_entropy`] | the same, with a low-rank product beside the weight's |
 //!
 //! - `functions`: the functions that a model calls
-//! - `device`: [`check_device`]
+//! - `device`: [`check_device`], [`runs_cpu_kernels`], [`on_kernel_thread`]
 //! - `config`: what varies between models in an operation
 //! - `ops`: [`FusedOps`], the backend extension behind them
 //! - `backends`: an implementation for each backend, and the gradients
@@ -41,7 +41,7 @@ mod reference;
 pub use backends::router::register_fused_ops;
 pub use burn_operands::UnservedDevice;
 pub use config::{AttentionConfig, LogitsConfig, RmsNormConfig};
-pub use device::check_device;
+pub use device::{check_device, on_kernel_thread, runs_cpu_kernels};
 pub use functions::{
     Activation, IGNORED, add_rms_norm, causal_attention, geglu, glu, linear_cross_entropy,
     lora_linear_cross_entropy, lora_token_cross_entropy, matmul, packed_causal_attention,

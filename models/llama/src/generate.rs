@@ -4,6 +4,8 @@
 mod batch;
 /// A prompt on its way.
 mod continued;
+/// The likeliest token without the whole head.
+mod greedy;
 
 use std::ops::ControlFlow;
 
@@ -13,6 +15,7 @@ use crate::error::DecoderError;
 use crate::model::Decoder;
 use crate::sampling::SamplingConfig;
 pub use batch::GenerationBatch;
+use greedy::GreedyHead;
 
 /// The result of [`Decoder::generate`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,9 +119,10 @@ impl Decoder {
         mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>, DecoderError> {
         let mut batch = GenerationBatch::begin(self, requests)?;
+        let head = GreedyHead::of(batch.model(), requests)?;
         let mut failed = None;
         loop {
-            let goes_on = batch.step(|place, token| {
+            let goes_on = batch.step_by(head.as_ref(), |place, token| {
                 or_keep(token, &mut failed, &mut |token| on_token(place, token))
             })?;
             failed.take().map_or(Ok(()), Err)?;

@@ -320,16 +320,49 @@ impl Decoder {
         input_ids: Tensor<2, Int>,
         cache: &mut KvCache,
     ) -> Result<Tensor<2>, DecoderError> {
-        let [batch, seq] = input_ids.dims();
-        let x = self.continue_rows(input_ids, cache)?;
-        #[cfg(feature = "qlora")]
-        self.check_weights()?;
-        // Only the last position is asked for; the head is the widest layer by far.
-        let width = self.config.hidden_size;
-        let last = x
-            .slice([0..batch, seq - 1..seq, 0..width])
-            .reshape([batch, width]);
-        Ok(self.logits(self.norm.forward(last)))
+        self.forward_cached_last(input_ids, 1, cache)
+    }
+
+    /// Does what [`forward_cached`](Self::forward_cached) does, and returns the logits that follow each of the last `count` tokens,
+    /// `[batch · count, vocab]`.
+    ///
+    /// # Errors
+    /// As [`forward_cached`](Self::forward_cached).
+    ///
+    /// # Panics
+    /// When `input_ids` are fewer.
+    pub fn forward_cached_last(
+        &self,
+        input_ids: Tensor<2, Int>,
+        count: usize,
+        cache: &mut KvCache,
+    ) -> Result<Tensor<2>, DecoderError> {
+        let hidden = self.last_hidden(input_ids, count, cache)?;
+        Ok(burn_fused::on_kernel_thread(&self.device(), || {
+            self.logits(hidden)
+        }))
+    }
+
+    /// Continues the rows in `cache` by `input_ids: [batch, seq]` and returns the normalized hidden states of the last `count` of
+    /// them, `[batch · count, hidden]`, which the head turns into logits.
+    pub(crate) fn last_hidden(
+        &self,
+        input_ids: Tensor<2, Int>,
+        count: usize,
+        cache: &mut KvCache,
+    ) -> Result<Tensor<2>, DecoderError> {
+        burn_fused::on_kernel_thread(&self.device(), || {
+            let [batch, seq] = input_ids.dims();
+            let x = self.continue_rows(input_ids, cache)?;
+            #[cfg(feature = "qlora")]
+            self.check_weights()?;
+            // Only the last positions are asked for; the head is the widest layer by far.
+            let width = self.config.hidden_size;
+            let last = x
+                .slice([0..batch, seq - count..seq, 0..width])
+                .reshape([batch * count, width]);
+            Ok(self.norm.forward(last))
+        })
     }
 
     /// Continues the rows in `cache` by `input_ids: [batch, seq]` and returns the last block's output, `[batch, seq, hidden]`.
@@ -352,13 +385,21 @@ impl Decoder {
     }
 
     /// Maps `hidden: [tokens, hidden]` to `[tokens, vocab]`.
-    fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         let products = burn_fused::matmul(hidden.clone(), self.head().transpose());
         #[cfg(feature = "qlora")]
         let products = match &self.head_adapter {
             Some(branch) => products + branch.forward(hidden),
             None => products,
         };
+        self.config.logits().apply(products)
+    }
+
+    /// Maps `hidden: [tokens, hidden]` to the logits of some tokens of the vocabulary, `[tokens, places]`, without an adapter of
+    /// the head.
+    pub(crate) fn logits_of(&self, hidden: Tensor<2>, places: Tensor<1, Int>) -> Tensor<2> {
+        let head = self.head().select(0, places);
+        let products = burn_fused::matmul(hidden, head.transpose());
         self.config.logits().apply(products)
     }
 }

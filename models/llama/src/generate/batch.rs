@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::continued::Continued;
+use super::greedy::GreedyHead;
 use super::{Finish, Generation, GenerationRequest, values};
 use crate::cache::KvCache;
 use crate::error::DecoderError;
@@ -139,11 +140,37 @@ impl GenerationBatch {
         &mut self,
         on_token: impl FnMut(usize, Result<u32, DecoderError>) -> ControlFlow<()>,
     ) -> Result<bool, DecoderError> {
-        if let Some(logits) = self.logits()? {
-            let logits = values(logits.try_into_data())?;
-            self.choose(&logits, on_token);
+        self.step_by(None, on_token)
+    }
+
+    /// Does what [`step`](Self::step) does; with `head` all rows take the likeliest token, and it says which, if it can.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step).
+    pub(super) fn step_by(
+        &mut self,
+        head: Option<&GreedyHead>,
+        on_token: impl FnMut(usize, Result<u32, DecoderError>) -> ControlFlow<()>,
+    ) -> Result<bool, DecoderError> {
+        if let Some(hidden) = self.hidden()? {
+            let tokens = match head {
+                Some(head) => head.likeliest(&self.model, &hidden)?,
+                None => None,
+            };
+            match tokens {
+                Some(tokens) => self.take(&tokens, on_token),
+                None => {
+                    let logits = values(self.model.logits(hidden).try_into_data())?;
+                    self.choose(&logits, on_token);
+                }
+            }
         }
         Ok(self.rows() > 0)
+    }
+
+    /// Returns the model, without autodiff.
+    pub(super) fn model(&self) -> &Decoder {
+        &self.model
     }
 
     /// Returns the logits of the next token of each row of the cache, `[rows, vocab]`; `None` when no row goes on. It reads nothing
@@ -152,6 +179,15 @@ impl GenerationBatch {
     /// # Errors
     /// Those of [`Decoder::forward_cached`].
     pub(super) fn logits(&mut self) -> Result<Option<Tensor<2>>, DecoderError> {
+        let hidden = self.hidden()?;
+        Ok(hidden.map(|hidden| self.model.logits(hidden)))
+    }
+
+    /// Returns what the head turns into [`logits`](Self::logits), `[rows, hidden]`.
+    ///
+    /// # Errors
+    /// Those of [`Decoder::forward_cached`].
+    fn hidden(&mut self) -> Result<Option<Tensor<2>>, DecoderError> {
         if self.running.is_empty() {
             return Ok(None);
         }
@@ -162,7 +198,7 @@ impl GenerationBatch {
             self.regroup();
         }
         let ids = self.input();
-        self.model.forward_cached(ids, &mut self.cache).map(Some)
+        self.model.last_hidden(ids, 1, &mut self.cache).map(Some)
     }
 
     /// Chooses the next tokens from the values of [`logits`](Self::logits), and calls `on_token` with the place of each row and its
@@ -192,6 +228,22 @@ impl GenerationBatch {
                 }
             };
             if told.is_break() {
+                continued.end(Finish::Callback);
+            }
+        }
+        self.let_go();
+    }
+
+    /// Takes the next token of each row of the cache, and calls `on_token` as [`choose`](Self::choose) does.
+    fn take(
+        &mut self,
+        tokens: &[u32],
+        mut on_token: impl FnMut(usize, Result<u32, DecoderError>) -> ControlFlow<()>,
+    ) {
+        for continued in &mut self.running {
+            if let Some(token) = continued.take(tokens[continued.row()])
+                && on_token(continued.place(), Ok(token)).is_break()
+            {
                 continued.end(Finish::Callback);
             }
         }

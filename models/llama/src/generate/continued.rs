@@ -112,13 +112,18 @@ impl Continued {
     /// What is wrong with the logits.
     pub fn next(&mut self, logits: Vec<f32>) -> Result<Option<u32>, String> {
         let token = self.sampler.next(logits)?;
+        Ok(self.take(token))
+    }
+
+    /// Takes a token as the next; `None` for one that ends it.
+    pub fn take(&mut self, token: u32) -> Option<u32> {
         if self.stop.contains(&token) {
             self.finish = Some(Finish::Stop);
-            return Ok(None);
+            return None;
         }
         self.tokens.push(token);
         self.pending = vec![token];
-        Ok(Some(token))
+        Some(token)
     }
 
     /// Ends it.

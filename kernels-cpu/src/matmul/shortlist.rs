@@ -1,0 +1,255 @@
+//! Which rows of a matrix may have the largest product with a vector, found without reading the matrix.
+//!
+//! The head of a model is its widest matrix by far, and a greedy choice asks it for nothing but the row of the largest product.
+//! Of a copy in 8 bits, products are known up to a bound: `|w·x − ŵ·x| ≤ ‖w − ŵ‖·‖x‖` (Cauchy-Schwarz), of which the first
+//! factor is computed when the copy is made. Rows whose product cannot reach that of another are left out, and of a few tens of
+//! thousands some tens are left, to be multiplied as they are. Bound by reading the copy: a quarter of an f32 matrix, half of
+//! one in bf16.
+
+use nf4::{Direction, GgufFormat, Layout, MatrixRef};
+use rayon::prelude::*;
+
+use crate::cpu::Cpu;
+use crate::simd::kernel;
+use crate::simd::math::{LANES, fold};
+
+/// Values that share a scale.
+const BLOCK: usize = 32;
+
+/// What rounding adds to the norm of a residual, which is computed in f64 and kept in f32.
+const ROUNDED_UP: f64 = 1.0 + 1e-6;
+
+/// A copy of a matrix `[rows, k]` in 8 bits (Q8_0), with how far it is off.
+#[derive(Debug)]
+pub struct Shortlist {
+    layout: Layout,
+    codes: Vec<u32>,
+    scales: Vec<u32>,
+    /// The most that a product with a vector of norm 1 can be off, for each row.
+    bounds: Vec<f32>,
+}
+
+impl Shortlist {
+    /// Returns the copy of a matrix of `shape`, `[rows, k]`, of which `read` gives the values of some rows from a first one on: as
+    /// many as it likes, at least one. `None` for values that are not finite.
+    ///
+    /// # Errors
+    /// [`FormatError`] when `k` is no multiple of 32, and what `read` has to say.
+    pub fn new<E>(
+        cpu: Cpu,
+        shape @ [rows, k]: [usize; 2],
+        mut read: impl FnMut(usize) -> Result<Vec<f32>, E>,
+    ) -> Result<Option<Self>, E> {
+        let Ok(layout) = Layout::new(shape, GgufFormat::Q8_0) else {
+            return Ok(None);
+        };
+        let mut list = Self {
+            layout,
+            codes: vec![0; layout.packed_words()],
+            scales: vec![0; layout.absmax_words()],
+            bounds: vec![0.0; rows],
+        };
+        let mut scales = vec![0u16; rows * k / BLOCK];
+        let mut first = 0;
+        while first < rows {
+            let values = read(first)?;
+            let count = values.len() / k;
+            assert!(
+                count > 0 && values.len() == count * k && first + count <= rows,
+                "shortlist: {} values are not rows of {k}",
+                values.len()
+            );
+            let range = first..first + count;
+            values
+                .par_chunks(k)
+                .zip(list.codes[first * k / 4..].par_chunks_mut(k / 4))
+                .zip(scales[first * k / BLOCK..].par_chunks_mut(k / BLOCK))
+                .zip(&mut list.bounds[range])
+                .with_min_len(cpu.threads.min_len(64))
+                .for_each(|(((values, codes), scales), bound)| {
+                    *bound = encode(values, codes, scales);
+                });
+            first += count;
+        }
+        for (i, scale) in scales.into_iter().enumerate() {
+            list.scales[i / 2] |= u32::from(scale) << (16 * (i % 2));
+        }
+        let finite = list.bounds.iter().all(|bound| bound.is_finite());
+        Ok(finite.then_some(list))
+    }
+
+    /// Returns the bytes that the copy of a matrix `[rows, k]` takes.
+    pub fn bytes([rows, k]: [usize; 2]) -> u128 {
+        rows as u128 * (k as u128 + (k / BLOCK) as u128 * 2 + size_of::<f32>() as u128)
+    }
+
+    /// Returns the rows that may have the largest product with each of the `m` vectors `x: [m, k]`, ascending, where products may
+    /// then be rounded by up to `rounding` of themselves: rows that could come out alike are all among them. `None` where a
+    /// product is not finite.
+    ///
+    /// # Panics
+    /// If `x` is not `m` vectors.
+    pub fn candidates(
+        &self,
+        cpu: Cpu,
+        x: &[f32],
+        m: usize,
+        rounding: f32,
+    ) -> Option<Vec<Vec<u32>>> {
+        let [rows, k] = self.layout.shape();
+        let products = cpu.matmul_vec(self.copy(), x, m, Direction::Forward);
+        let mut candidates = Vec::with_capacity(m);
+        for (x, products) in x.chunks_exact(k).zip(products.chunks_exact(rows)) {
+            let norm = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            let norm = (norm * ROUNDED_UP) as f32;
+            let [reached, highest] = limits(cpu.isa, products, &self.bounds, norm);
+            if !(reached.is_finite() && highest.is_finite()) {
+                return None;
+            }
+            let reached = reached - rounding * reached.abs().max(highest.abs());
+            let places = (0u32..).zip(products.iter().zip(&self.bounds));
+            candidates.push(
+                places
+                    .filter(|(_, (product, bound))| *product + *bound * norm >= reached)
+                    .map(|(row, _)| row)
+                    .collect(),
+            );
+        }
+        Some(candidates)
+    }
+
+    fn copy(&self) -> MatrixRef<'_> {
+        MatrixRef::new(self.layout, &self.codes, &self.scales)
+            .expect("the words were made for the layout")
+    }
+}
+
+kernel! {
+    /// Returns what the largest product is at least, and at most, given how far products with a vector of `norm` are off; NaN
+    /// where a product is not finite.
+    fn limits<S: Simd>(products: &[f32], bounds: &[f32], norm: f32) -> [f32; 2] {
+        let larger = |a: f32, b: f32| if b > a { b } else { a };
+        let mut least = [f32::NEG_INFINITY; LANES];
+        let mut most = least;
+        let mut bad = [0f32; LANES];
+        for (products, bounds) in products.chunks(LANES).zip(bounds.chunks(LANES)) {
+            for (i, (product, bound)) in products.iter().zip(bounds).enumerate() {
+                least[i] = larger(least[i], product - bound * norm);
+                most[i] = larger(most[i], product + bound * norm);
+                bad[i] += product * 0.0;
+            }
+        }
+        let bad = fold(bad, |a, b| a + b);
+        [least, most].map(|lanes| fold(lanes, larger) + bad)
+    }
+}
+
+/// Writes a row's codes, four a word, and the bits of its scales in f16; returns the most that a product with a vector of norm 1
+/// is off, with the rounding of both products.
+fn encode(values: &[f32], codes: &mut [u32], scales: &mut [u16]) -> f32 {
+    let (mut residual, mut square) = (0f64, 0f64);
+    let blocks = values
+        .chunks_exact(BLOCK)
+        .zip(codes.chunks_exact_mut(BLOCK / 4));
+    for ((values, codes), scale) in blocks.zip(scales) {
+        let largest = values
+            .iter()
+            .fold(0f32, |most, value| most.max(value.abs()));
+        let rounded = half::f16::from_f32(largest / 127.0);
+        *scale = rounded.to_bits();
+        let step = rounded.to_f32();
+        let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+        let mut bytes = [0u8; BLOCK];
+        for (byte, value) in bytes.iter_mut().zip(values) {
+            let code = (value * inverse).round_ties_even().clamp(-127.0, 127.0);
+            // The code is a whole number of that range, or 0 for a NaN.
+            *byte = (code as i32 + 128) as u8;
+            let off = f64::from(*value) - f64::from(step) * f64::from(i32::from(*byte) - 128);
+            residual += off * off;
+            square += f64::from(*value).powi(2);
+        }
+        for (word, bytes) in codes.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+    }
+    // Each of two sums of k terms in f32 rounds by less than k · 2^-24 of the terms' magnitudes.
+    let rounding = values.len() as f64 * 2f64.powi(-23);
+    ((residual.sqrt() + rounding * square.sqrt()) * ROUNDED_UP) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dense::DenseRef;
+    use std::convert::Infallible;
+
+    fn wave(len: usize, step: f32) -> Vec<f32> {
+        (0..len)
+            .map(|i| (i as f32 * step).sin() * (i % 13) as f32)
+            .collect()
+    }
+
+    fn list(values: &[f32], shape @ [rows, k]: [usize; 2]) -> Option<Shortlist> {
+        let read = |first: usize| -> Result<Vec<f32>, Infallible> {
+            Ok(values[first * k..(first + 30).min(rows) * k].to_vec())
+        };
+        let Ok(list) = Shortlist::new(Cpu::default(), shape, read);
+        list
+    }
+
+    /// Estimates are within the bound, which is a hundredth of what the products are; few rows are left, and the largest is one.
+    #[test]
+    fn the_largest_is_among_the_candidates() {
+        let shape @ [rows, k] = [1001, 96];
+        let mut w = wave(rows * k, 0.37);
+        // Two rows that are nearly one.
+        w.copy_within(7 * k..8 * k, 900 * k);
+        w[900 * k] += 1e-6;
+        let list = list(&w, shape).unwrap();
+        let x = [wave(k, 1.1), wave(k, 0.2), w[7 * k..8 * k].to_vec()].concat();
+        let mut exact = vec![0.0; 3 * rows];
+        Cpu::default().dense_matmul_few_rows(DenseRef::new(&w, shape), &x, 3, &mut exact);
+        let cpu = Cpu::default();
+        let found = list.candidates(cpu, &x, 3, 0.0).unwrap();
+        let estimates = cpu.matmul_vec(list.copy(), &x, 3, Direction::Forward);
+        for (i, x) in x.chunks(k).enumerate() {
+            let norm = x.iter().map(|x| x * x).sum::<f32>().sqrt();
+            let exact = &exact[i * rows..][..rows];
+            let estimates = &estimates[i * rows..][..rows];
+            for (row, (exact, estimate)) in exact.iter().zip(estimates).enumerate() {
+                let bound = list.bounds[row] * norm;
+                assert!(
+                    (exact - estimate).abs() <= bound,
+                    "{row}: {exact} {estimate}"
+                );
+            }
+            let best = (0..rows)
+                .max_by(|a, b| exact[*a].total_cmp(&exact[*b]))
+                .unwrap();
+            let candidates = &found[i];
+            assert!(candidates.contains(&(best as u32)) && candidates.len() < rows / 10);
+            assert!(candidates.is_sorted());
+        }
+        assert!(found[2].contains(&7) && found[2].contains(&900));
+        let all = list.candidates(cpu, &x[..k], 1, 3.0).unwrap();
+        assert!(all[0].len() > rows / 2);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_refused() {
+        for bad in [f32::NAN, f32::INFINITY, f32::MAX] {
+            let mut w = wave(64 * 32, 0.37);
+            w[700] = bad;
+            assert!(list(&w, [64, 32]).is_none(), "{bad}");
+        }
+        let list = list(&wave(64 * 32, 0.37), [64, 32]).unwrap();
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = wave(32, 1.1);
+            x[5] = bad;
+            assert!(
+                list.candidates(Cpu::default(), &x, 1, 0.0).is_none(),
+                "{bad}"
+            );
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The likeliest token without the whole head.
+
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use qlora_cpu::{Cpu, Shortlist, dense::FEW_ROWS};
+
+use super::{GenerationRequest, values};
+use crate::error::DecoderError;
+use crate::model::Decoder;
+
+/// Rows of the head that are copied at a time.
+const ROWS: usize = 2048;
+/// Values of a head below which it is no matter what is read of it.
+const LEAST_VALUES: usize = 1 << 22;
+/// Tokens that the copy of a head must serve: it takes the time of about ten.
+const LEAST_TOKENS: usize = 32;
+
+/// What finds the likeliest token: few rows of the head may have the largest logit ([`Shortlist`]), and those are multiplied as
+/// the whole head would be, so that the token is the one that its logits have.
+pub struct GreedyHead {
+    list: Shortlist,
+    /// How much of itself a logit may be rounded by.
+    rounding: f32,
+}
+
+impl GreedyHead {
+    /// Returns the one for `requests`, if all of them take the likeliest token and it is worth it. `model` is one without autodiff.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn of(
+        model: &Decoder,
+        requests: &[GenerationRequest<'_>],
+    ) -> Result<Option<Self>, DecoderError> {
+        let is_greedy = |request: &GenerationRequest<'_>| {
+            request.config.temperature == 0.0 && request.config.repetition_penalty == 1.0
+        };
+        let tokens = requests
+            .iter()
+            .map(|request| request.config.max_tokens)
+            .fold(0, usize::saturating_add);
+        let config = model.config();
+        if !requests.iter().all(is_greedy)
+            || tokens < LEAST_TOKENS
+            || config.vocab_size * config.hidden_size < LEAST_VALUES
+        {
+            return Ok(None);
+        }
+        Self::new(model)
+    }
+
+    /// Returns the one of a model; `None` where logits are not the products of a dense head and a positive number, or the CPU's
+    /// kernels do not compute them.
+    fn new(model: &Decoder) -> Result<Option<Self>, DecoderError> {
+        let rounding = match model.dtype() {
+            DType::F32 => 2f32.powi(-21),
+            // The product and its multiple, each rounded to 8 bits.
+            DType::BF16 => 2f32.powi(-6),
+            _ => return Ok(None),
+        };
+        #[cfg(feature = "qlora")]
+        if model.head_adapter.is_some() {
+            return Ok(None);
+        }
+        let logits = model.config().logits();
+        let shape = [model.config().vocab_size, model.config().hidden_size];
+        let is_served = logits.softcap.is_none()
+            && logits.scale > 0.0
+            && shape[1].is_multiple_of(32)
+            && burn_fused::runs_cpu_kernels(&model.device());
+        if !is_served {
+            return Ok(None);
+        }
+        let head = model.head();
+        let list = Shortlist::new(Cpu::default(), shape, |first| {
+            let last = (first + ROWS).min(shape[0]);
+            values(
+                head.clone()
+                    .slice([first..last, 0..shape[1]])
+                    .try_into_data(),
+            )
+        });
+        Ok(list?.map(|list| Self { list, rounding }))
+    }
+
+    /// Returns the likeliest token after each of `hidden: [rows, hidden]`; `None` where the whole head has to tell.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn likeliest(
+        &self,
+        model: &Decoder,
+        hidden: &Tensor<2>,
+    ) -> Result<Option<Vec<u32>>, DecoderError> {
+        let [rows, width] = hidden.dims();
+        if rows > FEW_ROWS {
+            return Ok(None);
+        }
+        let x = values(hidden.clone().try_into_data())?;
+        let Some(candidates) = burn_fused::on_kernel_thread(&model.device(), || {
+            self.list
+                .candidates(Cpu::default(), &x, rows, self.rounding)
+        }) else {
+            return Ok(None);
+        };
+        let mut tokens = Vec::with_capacity(rows);
+        for (row, candidates) in candidates.iter().enumerate() {
+            let hidden = hidden.clone().slice([row..row + 1, 0..width]);
+            let logits = model.logits_of(hidden, places(candidates, &model.device()));
+            let logits = values(logits.try_into_data())?;
+            let mut likeliest = (0, f32::NEG_INFINITY);
+            for (token, logit) in candidates.iter().zip(logits) {
+                if !logit.is_finite() {
+                    return Ok(None);
+                }
+                if logit > likeliest.1 {
+                    likeliest = (*token, logit);
+                }
+            }
+            tokens.push(likeliest.0);
+        }
+        Ok(Some(tokens))
+    }
+}
+
+fn places(rows: &[u32], device: &burn::tensor::Device) -> Tensor<1, Int> {
+    let places: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
+    Tensor::from_data(TensorData::new(places, [rows.len()]), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use burn::module::Param;
+    use burn::tensor::Device;
+    use qlora_test_support::random::uniform;
+
+    use super::*;
+    use crate::config::DecoderConfig;
+    use crate::sampling::SamplingConfig;
+
+    /// A model whose head has every row twice, the second time a little longer: in bf16 most of those logits are alike.
+    fn model(dtype: DType) -> Decoder {
+        let text = r#"{"model_type": "llama", "vocab_size": 600, "hidden_size": 64, "intermediate_size": 64,
+            "num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": true}"#;
+        let (config, _) = DecoderConfig::from_hf_json(text, Path::new("config.json")).unwrap();
+        let device = Device::flex();
+        let mut model = config.init(&device).unwrap();
+        let rows = tensor(1, [300, 64], DType::F32);
+        let head = Tensor::cat(vec![rows.clone(), rows * 1.000_01], 0);
+        model.embed_tokens.weight = Param::from_tensor(head.cast(dtype));
+        model
+    }
+
+    fn tensor(seed: u64, shape: [usize; 2], dtype: DType) -> Tensor<2> {
+        let values = uniform(seed, shape[0] * shape[1]);
+        Tensor::from_data(TensorData::new(values, shape), &Device::flex()).cast(dtype)
+    }
+
+    #[test]
+    fn it_is_the_token_that_the_logits_have() {
+        for dtype in [DType::F32, DType::BF16] {
+            let model = model(dtype);
+            let head = GreedyHead::new(&model).unwrap().expect("it is served");
+            for seed in 0..20 {
+                let rows = seed as usize % FEW_ROWS + 1;
+                let hidden = tensor(100 + seed, [rows, 64], dtype);
+                let found = head.likeliest(&model, &hidden).unwrap().expect("finite");
+                let logits = values(model.logits(hidden).try_into_data()).unwrap();
+                for (found, logits) in found.iter().zip(logits.chunks(600)) {
+                    let mut sorted: Vec<usize> = (0..600).collect();
+                    // Stable: of those alike the first stays the first.
+                    sorted.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+                    assert_eq!(*found as usize, sorted[0], "{dtype:?} {seed}");
+                }
+            }
+            let broken = tensor(1, [1, 64], dtype) * f32::NAN;
+            assert_eq!(head.likeliest(&model, &broken).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn it_is_for_greedy_requests_and_wide_heads() {
+        let model = model(DType::F32);
+        let config = SamplingConfig::new();
+        let request = GenerationRequest {
+            prompt: &[1],
+            config: &config,
+            seed: 0,
+        };
+        assert!(GreedyHead::of(&model, &[request]).unwrap().is_none());
+        assert!(GreedyHead::new(&self::model(DType::F16)).unwrap().is_none());
+    }
+}
