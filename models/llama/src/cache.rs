@@ -144,6 +144,14 @@ impl KvCache {
         }
     }
 
+    /// Forgets all but the first `len` places of every row, and keeps the memory. What fewer hold stays as it is.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        for layer in &mut self.layers {
+            layer.len = layer.len.min(len);
+        }
+    }
+
     /// Keeps the rows at these places, in this order: a row that is not among them is forgotten, and one that comes several times
     /// goes on in several ways.
     ///
@@ -318,6 +326,23 @@ mod tests {
         let part = Tensor::ones([1, 1, 1, 2], &device);
         let (keys, _) = cache.layer(0).append(part.clone(), part);
         assert_eq!(keys.dims(), [1, 1, 1, 2]);
+    }
+
+    #[test]
+    fn places_that_are_cut_off_are_written_anew() {
+        let device = Device::flex();
+        let mut cache = KvCache::empty(1, [1, 8, 1, 1], vec![0], &device, DType::F32);
+        let mut append = |cut: usize, values: &[f32]| {
+            cache.truncate(cut);
+            let part = Tensor::<1>::from_floats(values, &device).reshape([1, values.len(), 1, 1]);
+            cache.reserve(values.len()).unwrap();
+            let (keys, values) = cache.layer(0).append(part.clone(), part.neg());
+            assert_eq!(cache.len(), keys.dims()[1]);
+            [keys, values.neg()].map(qlora_test_support::values)
+        };
+        append(8, &[1.0, 2.0, 3.0]);
+        assert_eq!(append(1, &[4.0]), [[1.0, 4.0]; 2]);
+        assert_eq!(append(8, &[5.0]), [[1.0, 4.0, 5.0]; 2]);
     }
 
     #[test]

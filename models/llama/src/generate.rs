@@ -6,6 +6,8 @@ mod batch;
 mod continued;
 /// The likeliest token without the whole head.
 mod greedy;
+/// Several tokens a step, by what stood before.
+mod lookup;
 
 use std::ops::ControlFlow;
 
@@ -15,7 +17,7 @@ use crate::error::DecoderError;
 use crate::model::Decoder;
 use crate::sampling::SamplingConfig;
 pub use batch::GenerationBatch;
-use greedy::GreedyHead;
+pub use lookup::Guesses;
 
 /// The result of [`Decoder::generate`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,10 +121,9 @@ impl Decoder {
         mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>, DecoderError> {
         let mut batch = GenerationBatch::begin(self, requests)?;
-        let head = GreedyHead::of(batch.model(), requests)?;
         let mut failed = None;
         loop {
-            let goes_on = batch.step_by(head.as_ref(), |place, token| {
+            let goes_on = batch.step(|place, token| {
                 or_keep(token, &mut failed, &mut |token| on_token(place, token))
             })?;
             failed.take().map_or(Ok(()), Err)?;

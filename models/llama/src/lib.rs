@@ -85,7 +85,7 @@ pub use export::{
     unfinished_export, write_hf, write_loftq,
 };
 pub use family::Family;
-pub use generate::{Finish, Generation, GenerationBatch, GenerationRequest};
+pub use generate::{Finish, Generation, GenerationBatch, GenerationRequest, Guesses};
 pub use load::{LoadOptions, Weights};
 pub use mlp::Mlp;
 pub use model::Decoder;

@@ -32,6 +32,11 @@ pub struct SamplingConfig {
 }
 
 impl SamplingConfig {
+    /// Returns whether the likeliest token is taken always.
+    pub(crate) fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 && self.repetition_penalty == 1.0
+    }
+
     pub(crate) fn validate(&self) -> Result<(), DecoderError> {
         let invalid = |name, value: String, expected| DecoderError::Sampling {
             name,

@@ -1,5 +1,8 @@
 //! `finetune generate`: the model writes, token by token.
 
+/// How fast it read and wrote.
+mod rates;
+
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::ops::ControlFlow;
 
@@ -13,6 +16,7 @@ use crate::run::{GenerateRun, Input};
 use crate::stop::Stop;
 use crate::writing::Writing;
 use crate::{system_prompt, trained_on};
+use rates::Rates;
 
 /// Continues a prompt, or chats until the input ends.
 ///
@@ -48,20 +52,26 @@ pub fn run(run: &GenerateRun) -> Result<()> {
     let stop = Stop::of(&opened)?;
     let llama = opened.load_with_adapter(run.adapter.as_deref(), &run.model.device)?;
     let sampling = run.sampling.clone();
-    let writer = Writer {
+    let mut writer = Writer {
         llama: &llama,
         texts: opened.texts(),
         sampling: sampling.with_stop_tokens(Some(stop.tokens())),
         stop,
         seed: run.seed,
+        lookup: run.lookup,
+        rates: Rates::default(),
     };
     match conversation {
         Conversation::Prompt(prompt) => {
             let ids = writer.texts.prompt(prompt)?;
-            writer.write(&ids, 0).map(drop)
+            writer.write(&ids, 0)?;
         }
-        Conversation::Chat(template, system) => chat(&writer, template, system),
+        Conversation::Chat(template, system) => chat(&mut writer, template, system)?,
     }
+    if writer.rates.any() {
+        tell!("{}", writer.rates);
+    }
+    Ok(())
 }
 
 /// An [`Input`] that the model can be given.
@@ -77,12 +87,15 @@ struct Writer<'a> {
     sampling: SamplingConfig,
     stop: Stop,
     seed: u64,
+    /// The most tokens that are guessed ahead.
+    lookup: Option<usize>,
+    rates: Rates,
 }
 
 impl Writer<'_> {
     /// Prints the continuation of `prompt` as it comes, and returns it. `turn` makes the draws of one
     /// turn of a chat other than those of the next.
-    fn write(&self, prompt: &[u32], turn: u64) -> Result<String> {
+    fn write(&mut self, prompt: &[u32], turn: u64) -> Result<String> {
         let mut writing = Writing::new(&self.texts);
         let mut written = String::new();
         let mut failed = None;
@@ -97,12 +110,31 @@ impl Writer<'_> {
             })
         };
         let seed = self.seed.wrapping_add(turn);
-        self.llama.generate(prompt, &self.sampling, seed, |token| {
+        let rates = &mut self.rates;
+        rates.begin(prompt.len());
+        let on_token = |token| {
+            rates.token();
             show(token).unwrap_or_else(|error| {
                 failed = Some(error);
                 ControlFlow::Break(())
             })
-        })?;
+        };
+        match self.lookup {
+            Some(most) => {
+                let (_, guesses) = self.llama.generate_with_lookup(
+                    prompt,
+                    &self.sampling,
+                    seed,
+                    most,
+                    on_token,
+                )?;
+                rates.guesses(guesses);
+            }
+            None => drop(
+                self.llama
+                    .generate(prompt, &self.sampling, seed, on_token)?,
+            ),
+        }
         if let Some(error) = failed {
             return Err(error);
         }
@@ -112,7 +144,7 @@ impl Writer<'_> {
 }
 
 /// Answers line by line. Ends with the input.
-fn chat(writer: &Writer<'_>, template: &ChatTemplate, system: Option<&str>) -> Result<()> {
+fn chat(writer: &mut Writer<'_>, template: &ChatTemplate, system: Option<&str>) -> Result<()> {
     let terminal = io::stdin().is_terminal();
     let context = writer.llama.config().context_len();
     let system = system.map(|text| Message::new("system", text));

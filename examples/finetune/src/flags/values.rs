@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use burn_paged::Budget;
+use burn_qlora_llama::Decoder;
 
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     match text.parse() {
@@ -16,6 +17,16 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
         Ok(0) => Err("must be at least 1".to_string()),
         Ok(number) => Ok(number),
         Err(_) => Err("must be a whole number of at least 1".to_string()),
+    }
+}
+
+pub(super) fn guesses(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (1..=Decoder::MOST_GUESSES).contains(&number) => Ok(number),
+        _ => Err(format!(
+            "must be a whole number from 1 to {}",
+            Decoder::MOST_GUESSES
+        )),
     }
 }
 

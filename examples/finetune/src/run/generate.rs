@@ -19,6 +19,8 @@ pub struct GenerateRun {
     pub sampling: SamplingConfig,
     /// Seed of the sampling.
     pub seed: u64,
+    /// The most tokens that are guessed ahead; `None` for no guesses.
+    pub lookup: Option<usize>,
 }
 
 /// The text that the model goes on from.
@@ -58,6 +60,7 @@ impl GenerateRun {
                 .with_min_p(flags.min_p.map(|p| p as f32))
                 .with_repetition_penalty(flags.repetition_penalty as f32),
             seed: flags.seed,
+            lookup: flags.lookup,
         })
     }
 }

@@ -59,6 +59,35 @@ fn greedy_text_is_the_same_each_time_and_sampling_follows_its_seed() {
     assert_eq!(text(&[]), text(&only_the_likeliest));
 }
 
+/// Random weights soon go round in circles, so that guesses are kept.
+#[test]
+fn guesses_change_the_rate_and_not_the_text() {
+    let place = Place::new();
+    let model = place.model("tiny_llama");
+    for sampling in ["0", "0.3"] {
+        let run = |lookup: &[&str]| {
+            let mut command = Command::new(FINETUNE);
+            command.arg("generate").arg("--model").arg(&model);
+            command.args(["--prompt", "hello hello hello", "--max-tokens", "60"]);
+            command.args(["--temperature", sampling]).args(lookup);
+            crate::support::run(&mut command).ok()
+        };
+        let plain = run(&[]);
+        assert!(plain.stderr.contains("; written: 60 tokens, "), "{plain:?}");
+        for lookup in [&["--lookup"][..], &["--lookup", "1"]] {
+            let guessed = run(lookup);
+            assert_eq!(guessed.stdout, plain.stdout);
+            assert!(guessed.stderr.contains(" guesses kept"), "{guessed:?}");
+        }
+    }
+    for most in ["0", "5", "x"] {
+        finetune!(
+            "generate", "--model", &model, "--prompt", "x", "--lookup", most
+        )
+        .refused(&["--lookup", "1 to 4"]);
+    }
+}
+
 #[test]
 fn a_chat_answers_each_line_until_its_input_ends() {
     let place = Place::new();
@@ -101,9 +130,12 @@ fn a_line_too_long_ends_its_turn_alone() {
     let model = place.model("tiny_llama");
     let lines = format!("hello\n{}\nand then?\n", "x".repeat(2000));
     let run = chat(&model, &["--max-tokens", "3"], &lines).ok();
-    let warnings: Vec<&str> = run.stderr.lines().collect();
+    let lines: Vec<&str> = run.stderr.lines().collect();
     assert!(
-        matches!(warnings.as_slice(), [one] if one.contains("512") && one.contains("passed over")),
+        matches!(
+            lines.as_slice(),
+            [one, rates] if one.contains("512") && one.contains("passed over") && rates.starts_with("prompt: ")
+        ),
         "{run:#?}"
     );
     assert!(run.stdout.lines().count() >= 2, "{run:#?}");

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::continued::Continued;
-use super::greedy::GreedyHead;
+use super::greedy::Greedy;
 use super::{Finish, Generation, GenerationRequest, values};
 use crate::cache::KvCache;
 use crate::error::DecoderError;
@@ -40,6 +40,7 @@ pub struct GenerationBatch {
     /// What became of those that are done, with their places.
     finished: Vec<(usize, Generation)>,
     cache: KvCache,
+    greedy: Greedy,
 }
 
 impl GenerationBatch {
@@ -86,6 +87,7 @@ impl GenerationBatch {
         let model = model.valid();
         let mut batch = Self {
             cache: KvCache::new(&model, 0, 0),
+            greedy: Greedy::new(&model),
             model,
             running,
             finished: Vec::new(),
@@ -140,22 +142,11 @@ impl GenerationBatch {
         &mut self,
         on_token: impl FnMut(usize, Result<u32, DecoderError>) -> ControlFlow<()>,
     ) -> Result<bool, DecoderError> {
-        self.step_by(None, on_token)
-    }
-
-    /// Does what [`step`](Self::step) does; with `head` all rows take the likeliest token, and it says which, if it can.
-    ///
-    /// # Errors
-    /// Those of [`step`](Self::step).
-    pub(super) fn step_by(
-        &mut self,
-        head: Option<&GreedyHead>,
-        on_token: impl FnMut(usize, Result<u32, DecoderError>) -> ControlFlow<()>,
-    ) -> Result<bool, DecoderError> {
         if let Some(hidden) = self.hidden()? {
-            let tokens = match head {
-                Some(head) => head.likeliest(&self.model, &hidden)?,
-                None => None,
+            let tokens = if self.running.iter().all(Continued::is_greedy) {
+                self.greedy.likeliest(&self.model, &hidden)?
+            } else {
+                None
             };
             match tokens {
                 Some(tokens) => self.take(&tokens, on_token),
@@ -166,11 +157,6 @@ impl GenerationBatch {
             }
         }
         Ok(self.rows() > 0)
-    }
-
-    /// Returns the model, without autodiff.
-    pub(super) fn model(&self) -> &Decoder {
-        &self.model
     }
 
     /// Returns the logits of the next token of each row of the cache, `[rows, vocab]`; `None` when no row goes on. It reads nothing
@@ -317,7 +303,11 @@ fn rows(running: &[Continued]) -> Vec<usize> {
     running.iter().map(Continued::row).collect()
 }
 
-fn check(model: &Decoder, request: &GenerationRequest<'_>) -> Result<(), DecoderError> {
+/// Checks that a request can be begun.
+///
+/// # Errors
+/// A setting or a prompt that cannot be.
+pub(super) fn check(model: &Decoder, request: &GenerationRequest<'_>) -> Result<(), DecoderError> {
     request.config.validate()?;
     let prompt = request.prompt;
     if prompt.is_empty() {
@@ -341,7 +331,7 @@ fn check(model: &Decoder, request: &GenerationRequest<'_>) -> Result<(), Decoder
 }
 
 /// Returns an empty cache for the rows that `running` go on from, and all that they may become.
-fn room(model: &Decoder, running: &[Continued]) -> KvCache {
+pub(super) fn room(model: &Decoder, running: &[Continued]) -> KvCache {
     let rows = running.iter().map(|row| row.row() + 1).max().unwrap_or(0);
     let lengths: Vec<usize> = running[..rows]
         .iter()

@@ -16,6 +16,7 @@ pub struct Continued {
     /// The most tokens that it may have, with those of the prompt.
     capacity: usize,
     sampler: Sampler,
+    is_greedy: bool,
     tokens: Vec<u32>,
     /// The tokens that the model has not been given.
     pending: Vec<u32>,
@@ -45,6 +46,7 @@ impl Continued {
             max_tokens: config.max_tokens,
             capacity: model.context_len().min(most),
             sampler: Sampler::new(config, seed, prompt),
+            is_greedy: config.is_greedy(),
             tokens: Vec::new(),
             pending: prompt.to_vec(),
             finish: None,
@@ -65,6 +67,11 @@ impl Continued {
 
     pub fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// Returns whether its tokens are the likeliest ones.
+    pub fn is_greedy(&self) -> bool {
+        self.is_greedy
     }
 
     pub fn pending(&self) -> &[u32] {

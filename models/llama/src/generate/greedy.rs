@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use qlora_cpu::{Cpu, Shortlist, dense::FEW_ROWS};
 
-use super::{GenerationRequest, values};
+use super::values;
 use crate::error::DecoderError;
 use crate::model::Decoder;
 
@@ -11,43 +11,69 @@ use crate::model::Decoder;
 const ROWS: usize = 2048;
 /// Values of a head below which it is no matter what is read of it.
 const LEAST_VALUES: usize = 1 << 22;
-/// Tokens that the copy of a head must serve: it takes the time of about ten.
-const LEAST_TOKENS: usize = 32;
+/// Steps that are made with the whole head, before it is copied: what the copy costs is what it saves in about as many.
+const BEFORE_COPY: usize = 24;
+
+/// The choice of the likeliest token.
+#[derive(Debug)]
+pub struct Greedy {
+    /// Steps that are still made with the whole head; `None` where all are.
+    wait: Option<usize>,
+    head: Option<GreedyHead>,
+}
+
+impl Greedy {
+    /// Returns the choice for steps of `model`.
+    pub fn new(model: &Decoder) -> Self {
+        let config = model.config();
+        let is_wide = config.vocab_size * config.hidden_size >= LEAST_VALUES;
+        Self {
+            wait: is_wide.then_some(BEFORE_COPY),
+            head: None,
+        }
+    }
+
+    /// Returns the likeliest token after each of `hidden: [rows, hidden]`; `None` where the whole head has to tell. `model` is one
+    /// without autodiff, the same in every step.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn likeliest(
+        &mut self,
+        model: &Decoder,
+        hidden: &Tensor<2>,
+    ) -> Result<Option<Vec<u32>>, DecoderError> {
+        match self.wait {
+            None => return Ok(None),
+            Some(0) => {}
+            Some(steps) => {
+                self.wait = Some(steps - 1);
+                return Ok(None);
+            }
+        }
+        if self.head.is_none() {
+            self.head = GreedyHead::new(model)?;
+        }
+        match &self.head {
+            Some(head) => head.likeliest(model, hidden),
+            None => {
+                self.wait = None;
+                Ok(None)
+            }
+        }
+    }
+}
 
 /// What finds the likeliest token: few rows of the head may have the largest logit ([`Shortlist`]), and those are multiplied as
 /// the whole head would be, so that the token is the one that its logits have.
-pub struct GreedyHead {
+#[derive(Debug)]
+struct GreedyHead {
     list: Shortlist,
     /// How much of itself a logit may be rounded by.
     rounding: f32,
 }
 
 impl GreedyHead {
-    /// Returns the one for `requests`, if all of them take the likeliest token and it is worth it. `model` is one without autodiff.
-    ///
-    /// # Errors
-    /// A device that fails.
-    pub fn of(
-        model: &Decoder,
-        requests: &[GenerationRequest<'_>],
-    ) -> Result<Option<Self>, DecoderError> {
-        let is_greedy = |request: &GenerationRequest<'_>| {
-            request.config.temperature == 0.0 && request.config.repetition_penalty == 1.0
-        };
-        let tokens = requests
-            .iter()
-            .map(|request| request.config.max_tokens)
-            .fold(0, usize::saturating_add);
-        let config = model.config();
-        if !requests.iter().all(is_greedy)
-            || tokens < LEAST_TOKENS
-            || config.vocab_size * config.hidden_size < LEAST_VALUES
-        {
-            return Ok(None);
-        }
-        Self::new(model)
-    }
-
     /// Returns the one of a model; `None` where logits are not the products of a dense head and a positive number, or the CPU's
     /// kernels do not compute them.
     fn new(model: &Decoder) -> Result<Option<Self>, DecoderError> {
@@ -86,7 +112,7 @@ impl GreedyHead {
     ///
     /// # Errors
     /// A device that fails.
-    pub fn likeliest(
+    fn likeliest(
         &self,
         model: &Decoder,
         hidden: &Tensor<2>,
@@ -137,17 +163,17 @@ mod tests {
 
     use super::*;
     use crate::config::DecoderConfig;
-    use crate::sampling::SamplingConfig;
 
     /// A model whose head has every row twice, the second time a little longer: in bf16 most of those logits are alike.
-    fn model(dtype: DType) -> Decoder {
-        let text = r#"{"model_type": "llama", "vocab_size": 600, "hidden_size": 64, "intermediate_size": 64,
+    fn model(vocab: usize, dtype: DType) -> Decoder {
+        let text = r#"{"model_type": "llama", "vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 64,
             "num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
             "tie_word_embeddings": true}"#;
-        let (config, _) = DecoderConfig::from_hf_json(text, Path::new("config.json")).unwrap();
+        let text = text.replace("VOCAB", &vocab.to_string());
+        let (config, _) = DecoderConfig::from_hf_json(&text, Path::new("config.json")).unwrap();
         let device = Device::flex();
         let mut model = config.init(&device).unwrap();
-        let rows = tensor(1, [300, 64], DType::F32);
+        let rows = tensor(1, [vocab / 2, 64], DType::F32);
         let head = Tensor::cat(vec![rows.clone(), rows * 1.000_01], 0);
         model.embed_tokens.weight = Param::from_tensor(head.cast(dtype));
         model
@@ -155,13 +181,14 @@ mod tests {
 
     fn tensor(seed: u64, shape: [usize; 2], dtype: DType) -> Tensor<2> {
         let values = uniform(seed, shape[0] * shape[1]);
-        Tensor::from_data(TensorData::new(values, shape), &Device::flex()).cast(dtype)
+        let values = TensorData::new(values, shape);
+        Tensor::<2>::from_data(values, &Device::flex()).cast(dtype)
     }
 
     #[test]
     fn it_is_the_token_that_the_logits_have() {
         for dtype in [DType::F32, DType::BF16] {
-            let model = model(dtype);
+            let model = model(600, dtype);
             let head = GreedyHead::new(&model).unwrap().expect("it is served");
             for seed in 0..20 {
                 let rows = seed as usize % FEW_ROWS + 1;
@@ -181,15 +208,19 @@ mod tests {
     }
 
     #[test]
-    fn it_is_for_greedy_requests_and_wide_heads() {
-        let model = model(DType::F32);
-        let config = SamplingConfig::new();
-        let request = GenerationRequest {
-            prompt: &[1],
-            config: &config,
-            seed: 0,
-        };
-        assert!(GreedyHead::of(&model, &[request]).unwrap().is_none());
-        assert!(GreedyHead::new(&self::model(DType::F16)).unwrap().is_none());
+    fn a_copy_is_for_wide_heads_after_a_while() {
+        let narrow = model(600, DType::F32);
+        let hidden = tensor(1, [1, 64], DType::F32);
+        let mut greedy = Greedy::new(&narrow);
+        for _ in 0..BEFORE_COPY + 2 {
+            assert_eq!(greedy.likeliest(&narrow, &hidden).unwrap(), None);
+        }
+        let wide = model(1 << 16, DType::F32);
+        let mut greedy = Greedy::new(&wide);
+        for _ in 0..BEFORE_COPY {
+            assert_eq!(greedy.likeliest(&wide, &hidden).unwrap(), None);
+        }
+        assert!(greedy.likeliest(&wide, &hidden).unwrap().is_some());
+        assert!(GreedyHead::new(&model(600, DType::F16)).unwrap().is_none());
     }
 }

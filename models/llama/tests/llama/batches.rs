@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::Path;
 
-use burn::tensor::Device;
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_qlora::{CausalLm, Continuations, TokenBatch};
 use burn_qlora_llama::{
-    Decoder, DecoderError, Finish, Generation, GenerationBatch, GenerationRequest, SamplingConfig,
-    Weights,
+    Decoder, DecoderConfig, DecoderError, Finish, Generation, GenerationBatch, GenerationRequest,
+    KvCache, SamplingConfig, Weights,
 };
 use qlora_test_support::{FAMILIES, Tolerance, assert_close, block_on, values};
 
 use crate::fixtures::{Reference, load};
 
 /// Runs `check` for every recorded model on Flex, with a row of twenty tokens, which is longer than any window of theirs.
-fn every_model(check: impl Fn(&str, &Decoder, &[u32])) {
+fn every_model(mut check: impl FnMut(&str, &Decoder, &[u32])) {
     let row = Reference::of("families/mistral").tokens("long_input_ids");
     let families = FAMILIES.iter().map(|family| format!("families/{family}"));
     for name in families.chain(["tiny_llama".into(), "tiny_llama_nf4".into()]) {
@@ -143,6 +145,111 @@ fn rows_that_come_and_go_get_the_tokens_that_they_get_alone() {
             }
         }
     });
+}
+
+/// Greedy rows of these models go round in circles after a while, so that guesses are kept, and drawn ones do not.
+#[test]
+fn guesses_that_are_checked_change_no_token() {
+    let mut kept = [0; 2];
+    every_model(|name, model, row| {
+        let prompt = [row, &row[..7]].concat();
+        for (place, temperature) in [0.0, 0.6].into_iter().enumerate() {
+            let config = SamplingConfig::new()
+                .with_max_tokens(40)
+                .with_temperature(temperature)
+                .with_stop_tokens(Some(vec![]));
+            let request = GenerationRequest {
+                prompt: &prompt,
+                config: &config,
+                seed: 3,
+            };
+            let expected = alone(model, &request);
+            for most in 1..=Decoder::MOST_GUESSES {
+                let mut told = Vec::new();
+                let found = model.generate_with_lookup(&prompt, &config, 3, most, |token| {
+                    told.push(token);
+                    ControlFlow::Continue(())
+                });
+                let (found, guesses) = found.expect("generates");
+                assert_eq!(found, expected, "{name}, {most} guesses");
+                assert_eq!(told, found.tokens, "{name}");
+                assert!(guesses.kept <= guesses.made && guesses.kept < 40, "{name}");
+                kept[place] += guesses.kept;
+            }
+        }
+    });
+    assert!(kept[0] > 0, "{kept:?}");
+    let model = load("tiny_llama", Weights::AsStored, &Device::flex());
+    let config = SamplingConfig::new();
+    for most in [0, Decoder::MOST_GUESSES + 1] {
+        let refused = model.generate_with_lookup(&[1], &config, 0, most, |_| unreachable!());
+        assert!(matches!(
+            refused,
+            Err(DecoderError::Sampling { name: "lookup", .. })
+        ));
+    }
+    let mut count = 0;
+    let ended = model.generate_with_lookup(&[5, 6, 5, 6, 5], &config, 0, 4, |_| {
+        count += 1;
+        match count {
+            3 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    });
+    let (ended, _) = ended.expect("generates");
+    assert_eq!((ended.tokens.len(), ended.finish), (3, Finish::Callback));
+}
+
+/// Casts the parameters of a model.
+struct Cast(DType);
+
+impl ModuleMapper for Cast {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|value| value.cast(self.0))
+    }
+}
+
+/// The head is so wide that a greedy choice reads a copy of it in 8 bits, and of itself the rows that may be the likeliest. In bf16
+/// many of its logits are alike.
+#[test]
+fn a_wide_head_gives_the_first_of_its_largest_logits() {
+    let text = r#"{"model_type": "llama", "vocab_size": 65536, "hidden_size": 64, "intermediate_size": 64,
+        "num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": false}"#;
+    let (config, _) = DecoderConfig::from_hf_json(text, Path::new("config.json")).expect("read");
+    let (device, count) = (Device::flex(), 40);
+    let plain = SamplingConfig::new()
+        .with_max_tokens(count)
+        .with_stop_tokens(Some(vec![]));
+    for dtype in [DType::F32, DType::BF16] {
+        device.seed(11);
+        let model = config.init(&device).expect("fits").map(&mut Cast(dtype));
+        let mut cache = KvCache::new(&model, 1, 64);
+        let (prompt, mut expected) = ([3, 70, 5000], Vec::new());
+        let mut given = prompt.to_vec();
+        while expected.len() < count {
+            let ids: Vec<i32> = given.iter().map(|id| *id as i32).collect();
+            let ids = TensorData::new(ids, [1, given.len()]);
+            let logits = model.forward_cached(Tensor::from_data(ids, &device), &mut cache);
+            let logits = values(logits.expect("fits").cast(DType::F32));
+            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let first = logits.iter().position(|logit| *logit == largest);
+            expected.push(first.expect("it is one of them") as u32);
+            given = expected[expected.len() - 1..].to_vec();
+        }
+        let request = GenerationRequest {
+            prompt: &prompt,
+            config: &plain,
+            seed: 0,
+        };
+        let found = model.generate_batch(&[request; 3], |_, _| ControlFlow::Continue(()));
+        for found in found.expect("generates") {
+            assert_eq!(found.tokens, expected, "{dtype:?}");
+        }
+        let found =
+            model.generate_with_lookup(&prompt, &plain, 0, 4, |_| ControlFlow::Continue(()));
+        assert_eq!(found.expect("generates").0.tokens, expected, "{dtype:?}");
+    }
 }
 
 #[test]
