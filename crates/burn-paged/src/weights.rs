@@ -65,9 +65,9 @@ pub struct WeightPagingReport {
 }
 
 impl WeightPages {
-    /// Makes pages that are read from where each weight came from or, where that is not in the form in which it is used, from a page
-    /// file at `path`: scratch space that is made for the first such weight and removed with the last. `budget` says how much of
-    /// the weights stays; with [`Budget::Auto`] all of it does.
+    /// Makes pages that are read from where each weight [lies](Self::put_unread) or, where that is not in the form in which it is
+    /// used, from a page file at `path`: scratch space that is made for the first such weight and removed with the last. `budget`
+    /// says how much of the weights stays; with [`Budget::Auto`] all of it does.
     ///
     /// # Errors
     /// [`PagedError::Config`] for a share outside `[0, 1]`.
@@ -106,19 +106,43 @@ impl WeightPages {
     }
 
     /// Puts a weight called `name`, of all these words, into a page; `None` if the budget lets it stay where it is used.
-    /// Shares are kept over every prefix of the weights, so that those that stay lie between those that are read. `source` reads the
-    /// same words again, where that can be done.
+    /// Shares are kept over every prefix of the weights, so that those that stay lie between those that are read.
     ///
     /// # Errors
     /// A page file that cannot be made or written.
-    pub fn put(
+    pub fn put(&self, name: &str, words: &[&[u32]]) -> Result<Option<WeightPage>, PagedError> {
+        let len = words.iter().map(|part| part.len()).sum();
+        self.put_with(name, len, |reader| reader.put(words))
+    }
+
+    /// Puts a weight of `len` words that `source` reads into a page, as [`put`](Self::put) does; `None` if the budget lets it stay
+    /// where it is used. Pages on disk have it read when it is first used; pages in memory at once.
+    ///
+    /// # Errors
+    /// [`PagedError::Weight`] for one that is read at once and cannot be.
+    pub fn put_unread(
         &self,
         name: &str,
-        words: &[&[u32]],
-        source: Option<WeightSource>,
+        len: usize,
+        source: WeightSource,
+    ) -> Result<Option<WeightPage>, PagedError> {
+        self.put_with(name, len, |reader| {
+            reader
+                .put_unread(len, source)
+                .map_err(|reason| PagedError::Weight {
+                    weight: name.to_owned(),
+                    reason,
+                })
+        })
+    }
+
+    fn put_with(
+        &self,
+        name: &str,
+        len: usize,
+        put: impl FnOnce(&mut Reader) -> Result<(), PagedError>,
     ) -> Result<Option<WeightPage>, PagedError> {
         let mut state = self.lock();
-        let len: usize = words.iter().map(|part| part.len()).sum();
         let bytes = size_of::<u32>() as u64 * len as u64;
         state.report.weight_bytes += bytes;
         let WeightPagingReport {
@@ -134,7 +158,7 @@ impl WeightPages {
             return Ok(None);
         }
         let index = state.reader.len();
-        state.reader.put(words, source)?;
+        put(&mut state.reader)?;
         state.names.push(name.into());
         Ok(Some(WeightPage {
             pages: self.clone(),
@@ -234,7 +258,7 @@ mod tests {
         let put = |index| {
             let [packed, absmax] = words(index);
             let name = format!("layers.{index}.weight");
-            pages.put(&name, &[&packed, &absmax], None).unwrap()
+            pages.put(&name, &[&packed, &absmax]).unwrap()
         };
         (0..count).map(put).collect()
     }
@@ -298,32 +322,54 @@ mod tests {
         assert!(!path.exists(), "the page file goes with its weights");
     }
 
-    /// A weight that can be read where it came from takes no page file, and is compared with what it was.
+    /// A weight that can be read where it lies takes no page file and is not read before it is used; from then on it is compared
+    /// with what it was.
     #[test]
-    fn a_source_is_read_again() {
+    fn a_source_is_read_when_the_weight_is_used() {
         let (_dir, path) = file();
-        let pages = WeightPages::on_disk(&path, Budget::Bytes(0)).unwrap();
-        let answer = Arc::new(Mutex::new(Ok(words(3).concat())));
-        let source: WeightSource = {
+        let answer = Arc::new(Mutex::new(Err("not yet".to_owned())));
+        let source = || -> WeightSource {
             let answer = answer.clone();
             Arc::new(move || answer.lock().unwrap().clone())
         };
-        let [packed, absmax] = words(3);
-        let page = pages.put("w", &[&packed, &absmax], Some(source)).unwrap();
-        let page = page.unwrap();
+        let set = |words| *answer.lock().unwrap() = words;
+        let put = |pages: WeightPages| {
+            let page = pages.put_unread("w", 3000, source());
+            page.map(|page| (pages, page.unwrap()))
+        };
+        let on_disk = || put(WeightPages::on_disk(&path, Budget::Bytes(0)).unwrap()).unwrap();
+        let in_memory = || put(WeightPages::in_memory(Budget::Bytes(0)).unwrap());
+
+        let error = in_memory().unwrap_err().to_string();
+        assert_eq!(error, "w: not yet");
+        let (pages, page) = on_disk();
+        set(Ok(words(3).concat()));
         assert_eq!(page.words(), words(3).concat());
         assert!(!path.exists());
         pages.check().unwrap();
-        *answer.lock().unwrap() = Ok(words(4).concat());
+        let (kept, there) = in_memory().unwrap();
+        set(Ok(words(4).concat()));
+        assert_eq!(there.words(), words(3).concat());
+        kept.check().unwrap();
         assert_eq!(page.words(), vec![0; 3000]);
         let error = pages.check().unwrap_err().to_string();
         assert_eq!(
             error,
             "w: its file has been changed since it was loaded, or its disk fails"
         );
-        *answer.lock().unwrap() = Err("gone".into());
+        set(Err("gone".into()));
         assert_eq!(page.words(), vec![0; 3000]);
         assert_eq!(pages.check().unwrap_err().to_string(), error);
+
+        let (pages, page) = on_disk();
+        set(Ok(vec![1; 2999]));
+        assert_eq!(page.words(), vec![0; 3000]);
+        let error = pages.check().unwrap_err().to_string();
+        assert_eq!(error, "w: 2999 words were read, and it has 3000");
+        // Nothing is read for one that stays.
+        let pages = WeightPages::on_disk(&path, Budget::Resident).unwrap();
+        assert!(pages.put_unread("w", 3000, source()).unwrap().is_none());
+        assert_eq!(pages.take_report().resident_bytes, BYTES);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use burn::nn::Linear;
 use burn::tensor::kind::Autodiff;
 use burn::tensor::{DType, Device, Tensor};
 use burn_nf4::{BlockwiseOps, BlockwiseTensor};
-use burn_paged::{PagedError, WeightPages, WeightSource};
-use nf4::{QuantConfig, QuantizedMatrix};
+use burn_paged::{PagedError, WeightPages};
+use nf4::{Layout, QuantConfig, QuantizedMatrix};
 
 /// A linear layer with a frozen base weight and an optional LoRA branch:
 /// `y = x · Wᵀ + s · (dropout(x) A) B + bias`.
@@ -50,8 +50,7 @@ impl BaseWeight {
         )))
     }
 
-    /// Moves a packed weight, called `name`, into `pages`, or onto `device` where their budget lets it stay there. `source` reads it
-    /// again, where that can be done.
+    /// Moves a packed weight, called `name`, into `pages`, or onto `device` where their budget lets it stay there.
     ///
     /// # Errors
     /// Pages that cannot be written.
@@ -59,21 +58,39 @@ impl BaseWeight {
         matrix: QuantizedMatrix,
         name: &str,
         pages: &WeightPages,
-        source: Option<impl Fn() -> Result<QuantizedMatrix, String> + Send + Sync + 'static>,
         device: &Device,
     ) -> Result<Self, PagedError> {
-        let source = source.map(|read| -> WeightSource {
-            Arc::new(move || {
-                let (_, mut words, absmax) = read()?.into_parts();
-                words.extend(absmax);
-                Ok(words)
-            })
-        });
-        let page = pages.put(name, &[matrix.packed(), matrix.absmax()], source)?;
+        let page = pages.put(name, &[matrix.packed(), matrix.absmax()])?;
         Ok(match page {
             Some(page) => Self::Paged(PagedWeight::new(page, matrix.layout(), device.clone())),
             None => Self::on_device(matrix, device),
         })
+    }
+
+    /// Puts a packed weight of `layout`, called `name`, into `pages`, where `source` reads it when it is used; `None` if their budget
+    /// lets it stay on `device`.
+    ///
+    /// # Errors
+    /// One that is read at once, as pages in memory are, and cannot be.
+    pub fn unread(
+        layout: Layout,
+        name: &str,
+        pages: &WeightPages,
+        source: impl Fn() -> Result<QuantizedMatrix, String> + Send + Sync + 'static,
+        device: &Device,
+    ) -> Result<Option<Self>, PagedError> {
+        let len = layout.packed_words() + layout.absmax_words();
+        let source = Arc::new(move || {
+            let matrix = source()?;
+            if matrix.layout() != layout {
+                return Err("its file has another format than when it was opened".to_owned());
+            }
+            let (_, mut words, absmax) = matrix.into_parts();
+            words.extend(absmax);
+            Ok(words)
+        });
+        let page = pages.put_unread(name, len, source)?;
+        Ok(page.map(|page| Self::Paged(PagedWeight::new(page, layout, device.clone()))))
     }
 
     /// Returns the words of a packed weight, which are read to the device if they are in a page; `None` for a dense one.

@@ -110,40 +110,17 @@ pub fn read<'a>(
         None => Err(FormatError::MissingTensor { name }),
     };
     let companion = |suffix: &str| find(format!("{name}.{suffix}"));
-
-    let present = CODEBOOKS
-        .into_iter()
-        .find(|codebook| get(&quant_state_name(name, *codebook)).is_some());
-    let codebook = present.unwrap_or(Codebook::Nf4);
-    let (state_name, state) = find(quant_state_name(name, codebook))?;
-    let state = parse_state(&state_name, &state, codebook)?;
+    let Described {
+        state_name,
+        state,
+        codebook,
+        layout,
+    } = describe(name, &get)?;
     let broken = |reason: &str| FormatError::QuantState {
         name: state_name.clone(),
         reason: reason.to_owned(),
     };
-
-    let [rows, columns] = state.shape[..] else {
-        return Err(broken(
-            "its shape is not a matrix's; only linear layers can be read",
-        ));
-    };
     let double_quant = state.nested_blocksize.is_some();
-    if state
-        .nested_blocksize
-        .is_some_and(|size| size != NESTED_BLOCK)
-    {
-        return Err(broken(
-            "its nested_blocksize is not 256, the only one that bitsandbytes writes",
-        ));
-    }
-    let layout = Layout::new(
-        [rows, columns],
-        QuantConfig {
-            codebook,
-            block_size: state.blocksize,
-            double_quant,
-        },
-    )?;
 
     let (map_name, map) = companion(QUANT_MAP)?;
     let map = floats(&map_name, &map, 16)?;
@@ -208,6 +185,94 @@ pub fn read<'a>(
     Ok(Weight {
         matrix: QuantizedMatrix::from_parts(layout, packed, absmax)?,
         dtype: state.dtype,
+    })
+}
+
+/// Reads the layout of the weight `name` by its quant_state, the only tensor that `get` is asked for; `len` returns the bytes of a
+/// tensor of the state dict by its full name.
+///
+/// # Errors
+/// As [`read`] has them for tensors that are missing or of another size, and for the quant_state.
+pub fn layout<'a>(
+    name: &str,
+    get: impl Fn(&str) -> Option<Entry<'a>>,
+    len: impl Fn(&str) -> Option<usize>,
+) -> Result<Layout, FormatError> {
+    let Described { state, layout, .. } = describe(name, &get)?;
+    let check = |name: String, expected: usize| match len(&name) {
+        Some(found) if found == expected => Ok(()),
+        Some(found) => Err(FormatError::TensorSize {
+            name,
+            found,
+            expected,
+        }),
+        None => Err(FormatError::MissingTensor { name }),
+    };
+    let companion = |suffix: &str, expected| check(format!("{name}.{suffix}"), expected);
+    check(name.to_owned(), layout.elements().div_ceil(2))?;
+    companion(QUANT_MAP, size_of::<[f32; 16]>())?;
+    if state.nested_blocksize.is_some() {
+        companion(ABSMAX, layout.blocks())?;
+        companion(NESTED_ABSMAX, size_of::<f32>() * layout.nested_blocks())?;
+        companion(NESTED_QUANT_MAP, size_of::<[f32; NESTED_MAP]>())?;
+    } else {
+        companion(ABSMAX, size_of::<f32>() * layout.blocks())?;
+    }
+    Ok(layout)
+}
+
+/// What a quant_state says.
+struct Described {
+    state_name: String,
+    state: QuantState,
+    codebook: Codebook,
+    layout: Layout,
+}
+
+fn describe<'a>(
+    name: &str,
+    get: &impl Fn(&str) -> Option<Entry<'a>>,
+) -> Result<Described, FormatError> {
+    let state_of = |codebook| {
+        let name = quant_state_name(name, codebook);
+        get(&name).map(|entry| (codebook, name, entry))
+    };
+    let Some((codebook, state_name, entry)) = CODEBOOKS.into_iter().find_map(state_of) else {
+        return Err(FormatError::MissingTensor {
+            name: quant_state_name(name, Codebook::Nf4),
+        });
+    };
+    let state = parse_state(&state_name, &entry, codebook)?;
+    let broken = |reason: &str| FormatError::QuantState {
+        name: state_name.clone(),
+        reason: reason.to_owned(),
+    };
+    let [rows, columns] = state.shape[..] else {
+        return Err(broken(
+            "its shape is not a matrix's; only linear layers can be read",
+        ));
+    };
+    if state
+        .nested_blocksize
+        .is_some_and(|size| size != NESTED_BLOCK)
+    {
+        return Err(broken(
+            "its nested_blocksize is not 256, the only one that bitsandbytes writes",
+        ));
+    }
+    let layout = Layout::new(
+        [rows, columns],
+        QuantConfig {
+            codebook,
+            block_size: state.blocksize,
+            double_quant: state.nested_blocksize.is_some(),
+        },
+    )?;
+    Ok(Described {
+        state_name,
+        state,
+        codebook,
+        layout,
     })
 }
 

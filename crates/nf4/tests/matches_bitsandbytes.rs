@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use nf4::bitsandbytes::{self, Dtype, Entry};
-use nf4::{Codebook, FormatError, MatrixRef, QuantConfig};
+use nf4::{Codebook, FormatError, MatrixRef, QuantConfig, QuantizedMatrix};
 use qlora_test_support::{Recording, bitsandbytes as recorded, json};
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -184,6 +184,7 @@ fn genuine_checkpoints_are_read_and_written_back_byte_for_byte() {
                 read.matrix.layout().config().unwrap().double_quant,
                 double_quant
             );
+            the_quant_state_tells_the_layout(weight, |name| entry(&file, name), &read.matrix);
             let written = bitsandbytes::write(weight, &read.matrix, &read.dtype).unwrap();
             assert_eq!(written.len(), if double_quant { 6 } else { 4 });
             for (name, written) in written {
@@ -196,6 +197,36 @@ fn genuine_checkpoints_are_read_and_written_back_byte_for_byte() {
 }
 
 /// A valid state dict, one of whose tensors is replaced (or with `None` removed) by the attack.
+/// The layout is read from the quant_state, with spaces behind it or not, and every other tensor is held to it by its length.
+fn the_quant_state_tells_the_layout<'a>(
+    weight: &str,
+    get: impl Fn(&str) -> Option<Entry<'a>>,
+    matrix: &QuantizedMatrix,
+) {
+    let state = bitsandbytes::quant_state_name(weight, Codebook::Nf4);
+    let padded = |name: &str| {
+        let mut entry = get(name).filter(|_| name == state)?;
+        entry.data.to_mut().extend([b' '; 4096]);
+        Some(entry)
+    };
+    let len = |name: &str| get(name).map(|entry| entry.data.len());
+    let layout = bitsandbytes::layout(weight, padded, len).unwrap();
+    assert_eq!(layout, matrix.layout());
+    let names = bitsandbytes::companion_names(weight).into_iter();
+    let others = names.filter(|name| *name != state && get(name).is_some());
+    for other in others.chain([weight.to_owned()]) {
+        let longer = |name: &str| len(name).map(|len| len + usize::from(name == other));
+        let error = bitsandbytes::layout(weight, &get, longer).unwrap_err();
+        assert!(
+            matches!(&error, FormatError::TensorSize { name, .. } if *name == other),
+            "{error}"
+        );
+        let missing = |name: &str| len(name).filter(|_| name != other);
+        let error = bitsandbytes::layout(weight, &get, missing).unwrap_err();
+        assert_eq!(error, FormatError::MissingTensor { name: other });
+    }
+}
+
 fn attacked(name: &'static str, with: Option<Entry<'static>>, double_quant: bool) -> FormatError {
     let values: Vec<f32> = (0..33 * 51)
         .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)

@@ -13,6 +13,8 @@ use crate::error::Malformation;
 
 /// Bytes of the number before the header, which is the header's length.
 pub(crate) const LENGTH_BYTES: u64 = 8;
+/// Where values of every type lie aligned.
+pub(crate) const ALIGNMENT: usize = 8;
 /// Longest header that is read, as in the safetensors crate.
 pub(crate) const MAX_HEADER: u64 = 100_000_000;
 /// Key of what is said about the file as a whole.
@@ -100,16 +102,17 @@ impl Header {
     }
 
     /// Returns what stands before the values in the file: the header's length and the header, filled up with spaces
-    /// so that values lie aligned.
-    pub(crate) fn encode(&self) -> Result<Vec<u8>, Malformation> {
+    /// so that the values begin at a multiple of `alignment` bytes.
+    pub(crate) fn encode(&self, alignment: usize) -> Result<Vec<u8>, Malformation> {
         let invalid = |reason: String| Malformation::HeaderJson { reason };
         let metadata = Metadata::new(self.metadata.clone(), self.tensors.clone())
             .map_err(|error| invalid(error.to_string()))?;
         let json = serde_json::to_vec(&metadata).map_err(|error| invalid(error.to_string()))?;
-        let length = json.len().next_multiple_of(8);
-        let mut bytes = (length as u64).to_le_bytes().to_vec();
+        let before = LENGTH_BYTES as usize;
+        let begin = (before + json.len()).next_multiple_of(alignment);
+        let mut bytes = ((begin - before) as u64).to_le_bytes().to_vec();
         bytes.extend(json);
-        bytes.resize(LENGTH_BYTES as usize + length, b' ');
+        bytes.resize(begin, b' ');
         Ok(bytes)
     }
 

@@ -9,7 +9,7 @@ use safetensors::Dtype;
 
 use crate::atomic_file::AtomicFile;
 use crate::error::TensorFileError;
-use crate::header::Header;
+use crate::header::{ALIGNMENT, Header};
 use crate::sync::parent;
 
 /// Bytes of each part that are gathered before they are written.
@@ -82,7 +82,7 @@ impl TensorSpool {
         let mut parts: Vec<Part> = self.parts.into_iter().flatten().collect();
         let tensors = parts.iter_mut().flat_map(|part| part.tensors.drain(..));
         let header = Header::describe(metadata, tensors)
-            .and_then(|header| header.encode())
+            .and_then(|header| header.encode(ALIGNMENT))
             .map_err(TensorFileError::malformed(&self.path))?;
         let mut file = AtomicFile::create(&self.path)?;
         file.write_all(&header)?;

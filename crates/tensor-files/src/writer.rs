@@ -6,7 +6,7 @@ use safetensors::Dtype;
 
 use crate::atomic_file::AtomicFile;
 use crate::error::TensorFileError;
-use crate::header::Header;
+use crate::header::{ALIGNMENT, Header};
 use crate::output::Output;
 
 /// A safetensors file that is being written, of which the writer itself has only the header in memory.
@@ -27,13 +27,27 @@ impl<O: Output> TensorWriter<O> {
     /// [`TensorFileError::Malformed`] for a header that [`TensorFile`](crate::TensorFile) would not read;
     /// [`TensorFileError::Write`].
     pub fn begin(
-        mut file: O,
+        file: O,
         metadata: Option<HashMap<String, String>>,
         tensors: impl IntoIterator<Item = (String, Dtype, Vec<usize>)>,
     ) -> Result<Self, TensorFileError> {
+        Self::begin_aligned(file, metadata, tensors, ALIGNMENT)
+    }
+
+    /// Does what [`begin`](Self::begin) does, with the first tensor at a multiple of `alignment` bytes from the beginning of the
+    /// file, which is at least 1.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn begin_aligned(
+        mut file: O,
+        metadata: Option<HashMap<String, String>>,
+        tensors: impl IntoIterator<Item = (String, Dtype, Vec<usize>)>,
+        alignment: usize,
+    ) -> Result<Self, TensorFileError> {
         let (header, bytes) = Header::describe(metadata, tensors)
             .and_then(|header| {
-                let bytes = header.encode()?;
+                let bytes = header.encode(alignment)?;
                 Ok((header, bytes))
             })
             .map_err(TensorFileError::malformed(file.path()))?;

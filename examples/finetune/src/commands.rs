@@ -21,11 +21,12 @@ mod train;
 /// `finetune verify`.
 mod verify;
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Error;
+use anyhow::{Error, anyhow};
 use burn_finetune::FinetuneError;
-use burn_qlora_llama::ComputeDtype;
+use burn_qlora_llama::{ComputeDtype, DecoderError, unfinished_export};
 
 use crate::flags::Command;
 use crate::run::{
@@ -55,6 +56,17 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Export(flags) => export::run(&ExportRun::resolve(*flags)?),
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says where what is complete of `output` is kept, if another call can go on from there.
+fn interrupted(error: DecoderError, output: &Path) -> Error {
+    match unfinished_export(output) {
+        None => error.into(),
+        Some(folder) => anyhow!(
+            "{error}; what is complete is kept in {}: give the same command again to go on, or remove it",
+            folder.display()
+        ),
+    }
 }
 
 /// Names the dtype that was computed in where it may be why a loss is no number.

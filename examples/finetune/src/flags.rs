@@ -43,7 +43,7 @@ pub use generate::GenerateFlags;
 pub use model::{ModelFlags, QuantFlags, QuantName};
 pub use objective::{ObjectiveFlags, ObjectiveName};
 pub use plan::PlanFlags;
-pub use quantize::QuantizeFlags;
+pub use quantize::{QuantizeFlags, QuantizeTarget};
 #[cfg(feature = "mpi")]
 pub use ranks::DeviceIndex;
 pub use report::ReportFlags;

@@ -42,7 +42,7 @@ pub use export::{Check, ExportRun, HfTarget, Target};
 pub use generate::{GenerateRun, Input};
 pub use model::{Model, Stored};
 pub use paging::WeightPaging;
-pub use quantize::{Loftq, QuantizeRun};
+pub use quantize::{CheckpointLayout, Loftq, QuantizeRun};
 pub use report::ReportRun;
 pub use rows::RowLimits;
 pub use serve::{ServeLimits, ServeRun};

@@ -42,6 +42,8 @@ pub(crate) use self::gguf::{GgufModel, Layout, Piece, RowOrder, Stored};
 use self::location::Location;
 #[cfg(feature = "qlora")]
 pub(crate) use self::names::{INDEX, Part, SINGLE};
+#[cfg(feature = "qlora")]
+pub(crate) use self::safetensors::CHECKSUMS;
 pub use self::safetensors::FloatType;
 pub use self::special::{SpecialToken, SpecialTokens};
 
@@ -389,11 +391,14 @@ impl Checkpoint {
     /// is.
     ///
     /// # Errors
-    /// The errors of [`read_quantized`](Self::read_quantized).
+    /// Parts that are missing, or contradict each other.
     pub fn stored_quantization(&self) -> Result<Option<nf4::QuantConfig>, DecoderError> {
+        if !self.is_bitsandbytes() {
+            return Ok(None);
+        }
         for (name, shape) in self.config.projection_weights() {
-            if let Some(matrix) = self.read_quantized(&name, shape)? {
-                return Ok(matrix.layout().config());
+            if let Some(layout) = self.stored_layout(&name, shape)? {
+                return Ok(layout.config());
             }
         }
         Ok(None)
@@ -465,8 +470,8 @@ impl Checkpoint {
         self.read_quantized(name, shape)
     }
 
-    /// Returns the formats of the projections that [`read_blocks`](Self::read_blocks) reads, by their tensors' names. Of a
-    /// bitsandbytes checkpoint they are read for that.
+    /// Returns the formats of the projections that [`read_blocks`](Self::read_blocks) reads, by their tensors' names, without reading
+    /// them.
     ///
     /// # Errors
     /// Its errors, and [`DecoderError::NothingToKeep`] when there are none.
@@ -490,8 +495,21 @@ impl Checkpoint {
         if let Source::Gguf(model) = &*self.source {
             return Ok(model.block_format(name)?.map(Format::Gguf));
         }
-        let matrix = self.read_quantized(name, shape)?;
-        Ok(matrix.map(|matrix| matrix.layout().format()))
+        let layout = self.stored_layout(name, shape)?;
+        Ok(layout.map(|layout| layout.format()))
+    }
+
+    /// Returns the layout of the matrix that [`read_blocks`](Self::read_blocks) reads, without reading it.
+    pub(crate) fn stored_layout(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<nf4::Layout>, DecoderError> {
+        match &*self.source {
+            Source::HuggingFace(directory) => directory.stored_layout(name, shape),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(model) => model.stored_layout(name, shape),
+        }
     }
 
     /// Returns the type to store an unquantized tensor in without loss.

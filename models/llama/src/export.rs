@@ -5,6 +5,7 @@
 //! - `hf`: a Hugging Face directory in 16 or 32 bits.
 //! - `gguf`: a file of llama.cpp (feature `gguf`).
 //! - `bitsandbytes`: one in 4 bits.
+//! - `native`: one in 4 bits to read from while it is used (feature `qlora`).
 //! - `loftq`: the same with an adapter that makes up for what it lost (feature `qlora`).
 //! - `shards`: weights spread over several files.
 //! - `companions`: the files beside the weights.
@@ -23,6 +24,8 @@ mod loftq;
 #[cfg(feature = "qlora")]
 mod merged;
 #[cfg(feature = "qlora")]
+mod native;
+#[cfg(feature = "qlora")]
 mod shards;
 
 pub use bitsandbytes::write_bitsandbytes;
@@ -34,3 +37,5 @@ pub use hf::{HfOptions, unfinished_export, write_hf};
 pub use loftq::{LOFTQ_ADAPTER, LoftqOptions, write_loftq};
 #[cfg(feature = "qlora")]
 pub use merged::{MergeBase, MergeReport, MergedCheckpoint};
+#[cfg(feature = "qlora")]
+pub use native::{NativeOptions, write_native};

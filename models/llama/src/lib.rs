@@ -10,8 +10,9 @@
 //! - `memory`: what a training run takes in memory, from the model's dimensions alone (feature `qlora`).
 //! - [`SamplingConfig`], [`Generation`], [`KvCache`]: continuing a prompt with [`Decoder::generate`], several with
 //!   [`Decoder::generate_batch`]; [`GenerationBatch`], prompts that come and go.
-//! - [`write_bitsandbytes`]: a 4-bit checkpoint that transformers and bitsandbytes load; `write_hf`: one in 16 or 32 bits, of a
-//!   `MergedCheckpoint`, into which an adapter is folded (feature `qlora`).
+//! - [`write_bitsandbytes`]: a 4-bit checkpoint that transformers and bitsandbytes load; `write_native`: the same laid out to be
+//!   read from while it is used; `write_hf`: one in 16 or 32 bits, of a `MergedCheckpoint`, into which an adapter is folded
+//!   (feature `qlora`).
 //! - [`DecoderError`]: everything that can go wrong.
 //!
 //! Dense by default; with the feature `qlora` the projections can stay in 4 bits and carry LoRA adapters
@@ -82,7 +83,7 @@ pub use export::{GgufExport, GgufOptions, GgufType, write_gguf_adapter};
 #[cfg(feature = "qlora")]
 pub use export::{
     HfOptions, LOFTQ_ADAPTER, LoftqOptions, MergeBase, MergeReport, MergedCheckpoint,
-    unfinished_export, write_hf, write_loftq,
+    NativeOptions, unfinished_export, write_hf, write_loftq, write_native,
 };
 pub use family::Family;
 pub use generate::{Finish, Generation, GenerationBatch, GenerationRequest, Guesses};

@@ -8,7 +8,7 @@ use burn_paged::WeightPages;
 #[cfg(feature = "qlora")]
 use burn_qlora::{BaseWeight, QLoraLinear};
 #[cfg(feature = "qlora")]
-use nf4::{QuantConfig, QuantizedMatrix};
+use nf4::{Layout, QuantConfig, QuantizedMatrix};
 
 use crate::attention::{Attention, AttentionLayers};
 use crate::block::Block;
@@ -125,6 +125,8 @@ impl Decoder {
     /// To train it in little memory, use [`Checkpointing::Layer`](burn_qlora::Checkpointing::Layer): a graph of the whole model
     /// holds all the weights that it multiplied by.
     ///
+    /// What its files have as it is used is not read before it is used where `pages` are on disk.
+    ///
     /// # Errors
     /// Those of [`load`](Self::load), and [`DecoderError::Paging`] when a page cannot be written.
     #[cfg(feature = "qlora")]
@@ -237,8 +239,8 @@ impl Loader<'_> {
         };
         #[cfg(feature = "qlora")]
         if self.options.weights != Weights::Trainable {
-            let linear = match self.quantized(&name, spec.shape)? {
-                Some(matrix) => QLoraLinear::on_weight(self.placed(&name, matrix)?, bias()?),
+            let linear = match self.packed(&name, spec.shape)? {
+                Some(weight) => QLoraLinear::on_weight(weight, bias()?),
                 None => QLoraLinear::dense(self.tensor(&name, spec.shape)?, bias()?),
             };
             return Ok(Projection::from(linear));
@@ -264,40 +266,55 @@ impl Loader<'_> {
         }
     }
 
-    /// Returns what reads a packed weight again; `None` where it is in another form on disk.
+    /// Returns a packed weight where it is to be; `None` of a dense one.
     #[cfg(feature = "qlora")]
-    fn source(
-        &self,
-        name: &str,
-        shape: [usize; 2],
-    ) -> Option<impl Fn() -> Result<QuantizedMatrix, String> + Send + Sync + 'static> {
-        let weights = self.options.weights;
-        if !matches!(weights, Weights::AsStored | Weights::Kept) {
-            return None;
+    fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Option<BaseWeight>, DecoderError> {
+        if let Some(weight) = self.unread(name, shape)? {
+            return Ok(Some(weight));
         }
-        let (checkpoint, name) = (self.checkpoint.clone(), name.to_owned());
-        Some(move || {
-            let read = match weights {
-                Weights::Kept => checkpoint.read_blocks(&name, shape),
-                _ => checkpoint.read_quantized(&name, shape),
-            };
-            match read {
-                Ok(matrix) => matrix.ok_or_else(|| "it is no longer packed".to_owned()),
-                Err(error) => Err(error.to_string()),
+        let Some(matrix) = self.quantized(name, shape)? else {
+            return Ok(None);
+        };
+        Ok(Some(match self.pages {
+            Some(pages) if self.stored_layout(name, shape)?.is_none() => {
+                BaseWeight::paged(matrix, name, pages, self.device)?
             }
-        })
+            // Its pages have let it stay.
+            _ => BaseWeight::on_device(matrix, self.device),
+        }))
     }
 
-    /// Puts a packed weight where it is to be.
+    /// Puts a packed weight into a page that is read from its own file; `None` where there are no pages, where they let it stay, and
+    /// where it is in another form on disk.
     #[cfg(feature = "qlora")]
-    fn placed(&self, name: &str, matrix: QuantizedMatrix) -> Result<BaseWeight, DecoderError> {
-        Ok(match self.pages {
-            Some(pages) => {
-                let source = self.source(name, matrix.layout().shape());
-                BaseWeight::paged(matrix, name, pages, source, self.device)?
+    fn unread(&self, name: &str, shape: [usize; 2]) -> Result<Option<BaseWeight>, DecoderError> {
+        let (Some(pages), Some(layout)) = (self.pages, self.stored_layout(name, shape)?) else {
+            return Ok(None);
+        };
+        let (checkpoint, stored) = (self.checkpoint.clone(), name.to_owned());
+        let source = move || match checkpoint.read_blocks(&stored, shape) {
+            Ok(matrix) => matrix.ok_or_else(|| "it is no longer packed".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        Ok(BaseWeight::unread(
+            layout,
+            name,
+            pages,
+            source,
+            self.device,
+        )?)
+    }
+
+    /// Returns the layout of a weight that is packed on disk as it is to be on the device.
+    #[cfg(feature = "qlora")]
+    fn stored_layout(&self, name: &str, shape: [usize; 2]) -> Result<Option<Layout>, DecoderError> {
+        match self.options.weights {
+            Weights::Kept => self.checkpoint.stored_layout(name, shape),
+            Weights::AsStored if self.checkpoint.is_bitsandbytes() => {
+                self.checkpoint.stored_layout(name, shape)
             }
-            None => BaseWeight::on_device(matrix, self.device),
-        })
+            _ => Ok(None),
+        }
     }
 
     fn tensor<const D: usize>(

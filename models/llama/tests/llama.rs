@@ -48,6 +48,9 @@ mod hostile;
 #[cfg(feature = "qlora")]
 #[path = "llama/memory.rs"]
 mod memory;
+#[cfg(feature = "qlora")]
+#[path = "llama/native.rs"]
+mod native;
 #[path = "llama/places.rs"]
 mod places;
 #[cfg(feature = "gguf")]

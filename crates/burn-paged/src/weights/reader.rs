@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use super::WeightSource;
@@ -33,7 +33,8 @@ pub(super) enum Home {
 struct Weight {
     place: Place,
     words: usize,
-    checksum: u32,
+    /// Of the words when they were put or, of those that were not read then, when they were first read.
+    checksum: Arc<OnceLock<u32>>,
 }
 
 #[derive(Clone)]
@@ -88,22 +89,17 @@ impl Reader {
         self.weights[index].words
     }
 
-    /// Takes the next weight, which can be read from `source` again.
+    /// Takes the next weight.
     ///
     /// # Errors
     /// A page file that cannot be made or written.
-    pub fn put(
-        &mut self,
-        parts: &[&[u32]],
-        source: Option<WeightSource>,
-    ) -> Result<(), PagedError> {
+    pub fn put(&mut self, parts: &[&[u32]]) -> Result<(), PagedError> {
         let checksum = parts.iter().fold(0, |checksum, part| {
             crc32c::crc32c_append(checksum, bytemuck::cast_slice(part))
         });
-        let place = match (&mut self.home, source) {
-            (Home::Memory, _) => Place::Memory(parts.concat().into()),
-            (Home::Disk { .. }, Some(source)) => Place::Source(source),
-            (Home::Disk { path, file }, None) => {
+        let place = match &mut self.home {
+            Home::Memory => Place::Memory(parts.concat().into()),
+            Home::Disk { path, file } => {
                 let file = match file {
                     Some(file) => file.clone(),
                     None => file.insert(create(path)?).clone(),
@@ -115,8 +111,25 @@ impl Reader {
         self.weights.push(Weight {
             place,
             words: parts.iter().map(|part| part.len()).sum(),
-            checksum,
+            checksum: Arc::new(checksum.into()),
         });
+        Ok(())
+    }
+
+    /// Takes the next weight, whose `words` words `source` reads: at once into memory, or when it is used.
+    ///
+    /// # Errors
+    /// The reason why it cannot be read at once.
+    pub fn put_unread(&mut self, words: usize, source: WeightSource) -> Result<(), String> {
+        let mut weight = Weight {
+            place: Place::Source(source),
+            words,
+            checksum: Arc::default(),
+        };
+        if matches!(self.home, Home::Memory) {
+            weight.place = Place::Memory(weight.read()?.into());
+        }
+        self.weights.push(weight);
         Ok(())
     }
 
@@ -180,8 +193,15 @@ impl Weight {
                 .read_page(&mut lock(file), *page)
                 .map_err(|error| error.to_string())?,
         };
-        let bytes: &[u8] = bytemuck::cast_slice(&words);
-        if crc32c::crc32c(bytes) != self.checksum {
+        if words.len() != self.words {
+            return Err(format!(
+                "{} words were read, and it has {}",
+                words.len(),
+                self.words
+            ));
+        }
+        let checksum = crc32c::crc32c(bytemuck::cast_slice(&words));
+        if *self.checksum.get_or_init(|| checksum) != checksum {
             return Err(match &self.place {
                 Place::PageFile { file, .. } => {
                     let path = lock(file).path().display().to_string();

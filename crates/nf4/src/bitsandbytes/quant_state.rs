@@ -6,8 +6,9 @@ use super::{Dtype, Entry};
 use crate::codebook::Codebook;
 use crate::error::FormatError;
 
-/// A quant_state describes one matrix in some 160 bytes; more than this is not one.
-const MAX_QUANT_STATE: usize = 4096;
+/// A quant_state describes one matrix in some 160 bytes, which may be followed by spaces up to the end of a page and of one more;
+/// more than this is not one.
+const MAX_QUANT_STATE: usize = 8192;
 
 /// The JSON of a quant_state, in the order in which bitsandbytes writes it.
 #[derive(Serialize, Deserialize)]

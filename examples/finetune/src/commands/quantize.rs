@@ -1,12 +1,17 @@
 //! `finetune quantize`: a 4-bit checkpoint for transformers and bitsandbytes.
 
 use anyhow::{Context, Result};
-use burn_qlora_llama::{LOFTQ_ADAPTER, LoftqOptions, write_bitsandbytes, write_loftq};
+use burn_qlora_llama::{
+    Checkpoint, LOFTQ_ADAPTER, LoftqOptions, NativeOptions, write_bitsandbytes, write_loftq,
+    write_native,
+};
 
 use crate::console::say;
 use crate::device::DeviceName;
-use crate::run::{Loftq, QuantizeRun};
+use crate::run::{CheckpointLayout, Loftq, QuantizeRun};
 use crate::{progress, source};
+
+use super::interrupted;
 
 /// Writes the checkpoint; the directory appears when it is complete.
 ///
@@ -17,16 +22,40 @@ pub fn run(run: &QuantizeRun) -> Result<()> {
         model,
         output,
         config,
-        loftq,
+        layout,
     } = run;
     let checkpoint = source::open(model)?;
-    let Some(Loftq { rank, rounds }) = *loftq else {
-        progress::counted("tensors", |count| {
+    match *layout {
+        CheckpointLayout::Bitsandbytes(None) => progress::counted("tensors", |count| {
             write_bitsandbytes(&checkpoint, output, *config, count)
-        })?;
-        say!("{} holds {model} in {}", output.display(), config.codebook);
-        return Ok(());
-    };
+        })?,
+        CheckpointLayout::Native { shard_bytes } => {
+            let options = NativeOptions {
+                format: *config,
+                shard_bytes,
+            };
+            let written = progress::counted("tensors", |count| {
+                write_native(&checkpoint, output, &options, count)
+            });
+            written.map_err(|error| interrupted(error, output))?;
+        }
+        CheckpointLayout::Bitsandbytes(Some(loftq)) => {
+            return with_adapter(run, &checkpoint, loftq);
+        }
+    }
+    say!("{} holds {model} in {}", output.display(), config.codebook);
+    Ok(())
+}
+
+/// Writes the checkpoint and the adapter.
+fn with_adapter(run: &QuantizeRun, checkpoint: &Checkpoint, loftq: Loftq) -> Result<()> {
+    let QuantizeRun {
+        model,
+        output,
+        config,
+        ..
+    } = run;
+    let Loftq { rank, rounds } = loftq;
     let stored = checkpoint.check_full_precision();
     stored.context("--loftq-rank makes up for what 4 bits lose")?;
     let options = LoftqOptions {
@@ -37,7 +66,7 @@ pub fn run(run: &QuantizeRun) -> Result<()> {
     };
     let device = DeviceName::default().open()?;
     let report = progress::counted("tensors", |count| {
-        write_loftq(&checkpoint, output, options, &device, count)
+        write_loftq(checkpoint, output, options, &device, count)
     })?;
     let [before, after] = report.relative_errors();
     let adapter = output.join(LOFTQ_ADAPTER);

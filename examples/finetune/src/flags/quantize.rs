@@ -1,9 +1,10 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::model::QuantFlags;
+use super::values::bytes;
 
 /// `finetune quantize`.
 #[derive(Args, Debug)]
@@ -18,6 +19,12 @@ pub struct QuantizeFlags {
     /// Directory for the checkpoint; must not exist or be empty
     #[arg(long, value_name = "DIR", required_unless_present = "config")]
     pub output: Option<PathBuf>,
+    /// How the checkpoint is laid out; transformers and bitsandbytes load both
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = QuantizeTarget::Bitsandbytes)]
+    pub to: QuantizeTarget,
+    /// With --to native: most bytes of weights in a file [default: 1GB]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub shard_size: Option<u64>,
     /// Also write an adapter of this rank that makes up for what 4 bits take (LoftQ), to loftq_init in the directory
     #[arg(long, value_name = "R")]
     pub loftq_rank: Option<NonZeroUsize>,
@@ -27,4 +34,13 @@ pub struct QuantizeFlags {
     /// The format.
     #[command(flatten)]
     pub quant: QuantFlags,
+}
+
+/// The layout of a checkpoint in 4 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum QuantizeTarget {
+    /// One file
+    Bitsandbytes,
+    /// Files to read weights from while they are used: in the order of their use, each on pages of its own, with checksums
+    Native,
 }

@@ -1,11 +1,11 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use burn_qlora::{Codebook, QuantConfig};
 
 use super::model::{checked, quant_config, required_model};
-use crate::flags::{QuantName, QuantizeFlags};
+use crate::flags::{QuantName, QuantizeFlags, QuantizeTarget};
 
 /// `finetune quantize`.
 #[derive(Debug)]
@@ -16,9 +16,24 @@ pub struct QuantizeRun {
     pub output: PathBuf,
     /// A format that bitsandbytes has.
     pub config: QuantConfig,
-    /// The adapter that makes up for what it loses.
-    pub loftq: Option<Loftq>,
+    /// How it is laid out.
+    pub layout: CheckpointLayout,
 }
+
+/// How a checkpoint in 4 bits is laid out.
+#[derive(Clone, Copy, Debug)]
+pub enum CheckpointLayout {
+    /// In one file, with the adapter that makes up for what it loses.
+    Bitsandbytes(Option<Loftq>),
+    /// To be read from while it is used, in files of at most so many bytes.
+    Native {
+        /// Of tensors.
+        shard_bytes: u64,
+    },
+}
+
+/// The most bytes of tensors in a file that is read from while it is used: what an interrupted conversion does again.
+const SHARD_BYTES: u64 = 1_000_000_000;
 
 /// An adapter that is fitted to the weights, and they to it.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +48,8 @@ impl QuantizeRun {
     /// Resolves the flags.
     ///
     /// # Errors
-    /// No output directory, a format that bitsandbytes does not have, a block size that does not exist, no model.
+    /// No output directory, a format that bitsandbytes does not have, a block size that does not exist, no model, a flag of another
+    /// layout.
     pub fn resolve(flags: QuantizeFlags) -> Result<Self> {
         let output = flags
             .output
@@ -47,11 +63,29 @@ impl QuantizeRun {
             }
         };
         let rounds = flags.loftq_iterations;
+        let loftq = flags.loftq_rank.map(|rank| Loftq {
+            rank: rank.get(),
+            rounds,
+        });
+        let layout = match flags.to {
+            QuantizeTarget::Bitsandbytes => {
+                ensure!(
+                    flags.shard_size.is_none(),
+                    "--shard-size: --to bitsandbytes writes one file; give --to native"
+                );
+                CheckpointLayout::Bitsandbytes(loftq)
+            }
+            QuantizeTarget::Native => {
+                ensure!(
+                    loftq.is_none(),
+                    "--loftq-rank: an adapter comes with --to bitsandbytes; convert what that writes to native"
+                );
+                let shard_bytes = flags.shard_size.unwrap_or(SHARD_BYTES);
+                CheckpointLayout::Native { shard_bytes }
+            }
+        };
         Ok(Self {
-            loftq: flags.loftq_rank.map(|rank| Loftq {
-                rank: rank.get(),
-                rounds,
-            }),
+            layout,
             output,
             config: checked(quant_config(&flags.quant, codebook))?,
             model: required_model(flags.model)?,

@@ -149,6 +149,15 @@ impl GgufModel {
     pub(crate) fn block_format(&self, name: &str) -> Result<Option<GgufFormat>, DecoderError> {
         self.file.block_format(&self.layout.stored(name).name)
     }
+
+    /// Returns the layout of that matrix without reading it, `None` of plain numbers.
+    pub(crate) fn stored_layout(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<nf4::Layout>, DecoderError> {
+        self.file.layout(&self.layout.stored(name), shape)
+    }
 }
 
 #[cfg(feature = "qlora")]

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use nf4::bitsandbytes::{self, Entry};
-use nf4::{Codebook, QuantizedMatrix};
+use nf4::{Codebook, FormatError, Layout, QuantizedMatrix};
 use serde_json::{Map, Value};
 use tensor_files::{Checksum, Dtype};
 use tokenizers::Tokenizer;
@@ -220,11 +220,19 @@ impl HfDirectory {
         }
         let companions = bitsandbytes::companion_names(name);
         let mut tensors = HashMap::new();
-        for part in companions.iter().map(String::as_str).chain([name]) {
+        let mut check = self.weights.check(name);
+        for part in std::iter::once(name).chain(companions.iter().map(String::as_str)) {
             if let Some(stored) = self.weights.tensor(part) {
+                let bytes = stored.read()?;
+                if let Some(check) = &mut check {
+                    check.add(&bytes);
+                }
                 let shape = stored.shape().to_vec();
-                tensors.insert(part, (nf4_dtype(stored.dtype()), shape, stored.read()?));
+                tensors.insert(part, (nf4_dtype(stored.dtype()), shape, bytes));
             }
+        }
+        if let Some(check) = check {
+            check.end(self.weights.path_of(name), name)?;
         }
         let get = |part: &str| {
             tensors.get(part).map(|(dtype, shape, bytes)| Entry {
@@ -233,23 +241,65 @@ impl HfDirectory {
                 data: Cow::Borrowed(bytes.as_slice()),
             })
         };
-        let path = self.weights.path_of(name);
-        let weight =
-            bitsandbytes::read(name, get).map_err(|source| DecoderError::Quantization {
-                path: path.to_path_buf(),
-                tensor: name.into(),
-                source,
-            })?;
-        let found = weight.matrix.layout().shape();
-        if found != shape {
-            return Err(DecoderError::TensorShape {
-                path: path.to_path_buf(),
-                tensor: name.into(),
-                found: found.to_vec(),
-                expected: shape.to_vec(),
-            });
-        }
+        let weight = bitsandbytes::read(name, get).map_err(self.quantization_error(name))?;
+        self.check_shape(name, weight.matrix.layout(), shape)?;
         Ok(Some(weight.matrix))
+    }
+
+    /// Returns the layout of a matrix stored by bitsandbytes, of whose tensors only the one that describes it is read; `None` when it
+    /// is stored otherwise.
+    pub(crate) fn stored_layout(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<Layout>, DecoderError> {
+        let states = [Codebook::Nf4, Codebook::Fp4];
+        let states = states.map(|codebook| bitsandbytes::quant_state_name(name, codebook));
+        let mut there = states
+            .iter()
+            .filter_map(|state| Some((state, self.weights.tensor(state)?)));
+        let Some((state, stored)) = there.next() else {
+            return Ok(None);
+        };
+        let bytes = stored.read()?;
+        let get = |part: &str| {
+            (part == state).then(|| Entry {
+                dtype: nf4_dtype(stored.dtype()),
+                shape: stored.shape().to_vec(),
+                data: Cow::Borrowed(bytes.as_slice()),
+            })
+        };
+        let len = |part: &str| self.weights.tensor(part).map(|stored| stored.byte_len());
+        let layout = bitsandbytes::layout(name, get, len).map_err(self.quantization_error(name))?;
+        self.check_shape(name, layout, shape)?;
+        Ok(Some(layout))
+    }
+
+    fn quantization_error(&self, name: &str) -> impl FnOnce(FormatError) -> DecoderError {
+        let (path, tensor) = (self.weights.path_of(name).to_path_buf(), name.to_owned());
+        |source| DecoderError::Quantization {
+            path,
+            tensor,
+            source,
+        }
+    }
+
+    fn check_shape(
+        &self,
+        name: &str,
+        layout: Layout,
+        shape: [usize; 2],
+    ) -> Result<(), DecoderError> {
+        let found = layout.shape();
+        if found == shape {
+            return Ok(());
+        }
+        Err(DecoderError::TensorShape {
+            path: self.weights.path_of(name).to_path_buf(),
+            tensor: name.into(),
+            found: found.to_vec(),
+            expected: shape.to_vec(),
+        })
     }
 
     /// Returns a value of config.json, or of the text model's part of it.

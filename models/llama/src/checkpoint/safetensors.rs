@@ -1,7 +1,9 @@
 //! Weights in safetensors files, single or sharded.
 //!
 //! - `prefix`: the names of their tensors.
+//! - `checksums`: what an index says of their bytes.
 
+mod checksums;
 mod prefix;
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,8 +11,12 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use serde::Deserialize;
+use serde_json::Value;
 use tensor_files::{Checksum, Dtype, StoredTensor, TensorFile};
 
+#[cfg(feature = "qlora")]
+pub(crate) use self::checksums::CHECKSUMS;
+use self::checksums::{Check, Checksums};
 use self::prefix::Prefix;
 use super::names::{INDEX, Part, SINGLE};
 use super::{absent, files};
@@ -22,6 +28,7 @@ pub(crate) struct SafeTensorFiles {
     /// One or more.
     shards: Vec<TensorFile>,
     index: HashMap<String, Place>,
+    checksums: Checksums,
 }
 
 /// Where a tensor is.
@@ -35,6 +42,8 @@ struct Place {
 #[derive(Deserialize)]
 struct ShardIndex {
     weight_map: BTreeMap<String, String>,
+    #[serde(default)]
+    metadata: Value,
 }
 
 /// The element type that an unquantized tensor of a file has, or is read as.
@@ -100,7 +109,10 @@ impl SafeTensorFiles {
             }
             shards.push(TensorFile::open(&path)?);
         }
-        Self::from_shards(shards)
+        Ok(Self {
+            checksums: Checksums::of(index, &parsed.metadata)?,
+            ..Self::from_shards(shards)?
+        })
     }
 
     fn from_shards(shards: Vec<TensorFile>) -> Result<Self, DecoderError> {
@@ -120,7 +132,11 @@ impl SafeTensorFiles {
                 }
             }
         }
-        Ok(Self { shards, index })
+        Ok(Self {
+            shards,
+            index,
+            checksums: Checksums::default(),
+        })
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
@@ -146,6 +162,11 @@ impl SafeTensorFiles {
     pub(crate) fn tensor(&self, name: &str) -> Option<StoredTensor<'_>> {
         let place = self.index.get(name)?;
         self.shards[place.shard].tensor(&place.stored)
+    }
+
+    /// Returns what holds the bytes of a weight to the checksum that the index has of it; `None` where it has none.
+    pub(crate) fn check(&self, name: &str) -> Option<Check> {
+        self.checksums.begin(name)
     }
 
     /// Returns whether no tensor has a type that stands for a quantization.
@@ -202,7 +223,11 @@ impl SafeTensorFiles {
         }
         let kind = self.stored_as(name, &stored)?;
         let mut values = Vec::new();
+        let mut check = self.check(name);
         stored.for_each_chunk(|bytes| {
+            if let Some(check) = &mut check {
+                check.add(bytes);
+            }
             values.clear();
             if stored.dtype() == Dtype::F64 {
                 narrow(&mut values, bytes);
@@ -210,7 +235,8 @@ impl SafeTensorFiles {
                 kind.extend(&mut values, bytes);
             }
             use_piece(&values)
-        })
+        })?;
+        check.map_or(Ok(()), |check| check.end(self.path_of(name), name))
     }
 
     fn find(&self, name: &str) -> Result<StoredTensor<'_>, DecoderError> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use nf4::{Layout, QuantConfig, QuantizedMatrix, bitsandbytes};
+use nf4::{FormatError, Layout, QuantConfig, QuantizedMatrix, bitsandbytes};
 use serde_json::{Value, json};
 use tensor_files::{Dtype, StagedDir, TensorSpool};
 
@@ -84,14 +84,8 @@ fn write_tensor(
         spool.push(&spec.name, kind.dtype(), spec.shape.clone(), &bytes)?;
         return Ok(());
     };
-    let entries =
-        bitsandbytes::write(&spec.name, &matrix, float.torch_name()).map_err(|source| {
-            DecoderError::Quantization {
-                path: checkpoint.path().to_path_buf(),
-                tensor: spec.name.clone(),
-                source,
-            }
-        })?;
+    let entries = bitsandbytes::write(&spec.name, &matrix, float.torch_name())
+        .map_err(refused(checkpoint, &spec.name))?;
     for (name, entry) in entries {
         let dtype = match entry.dtype {
             bitsandbytes::Dtype::F32 => Dtype::F32,
@@ -111,21 +105,30 @@ fn stored_head(checkpoint: &Checkpoint) -> Result<Option<QuantizedMatrix>, Decod
     checkpoint.read_quantized(HEAD, [model.vocab_size, model.hidden_size])
 }
 
+/// Returns the error that a format cannot be had for a tensor.
+pub(super) fn refused(
+    checkpoint: &Checkpoint,
+    tensor: &str,
+) -> impl Fn(FormatError) -> DecoderError {
+    let (path, tensor) = (checkpoint.path().to_path_buf(), tensor.to_owned());
+    move |source| DecoderError::Quantization {
+        path: path.clone(),
+        tensor: tensor.clone(),
+        source,
+    }
+}
+
 /// Returns config.json with the quantization in the words of transformers.
-fn model_config(
+pub(super) fn model_config(
     checkpoint: &Checkpoint,
     float: FloatType,
     config: QuantConfig,
 ) -> Result<Value, DecoderError> {
     // Refuses a codebook that bitsandbytes lacks, and bad sizes, before anything is written.
-    let refused = |source| DecoderError::Quantization {
-        path: checkpoint.path().to_path_buf(),
-        tensor: "every projection".into(),
-        source,
-    };
-    Layout::new([1, 1], config).map_err(refused)?;
+    let refused = refused(checkpoint, "every projection");
+    Layout::new([1, 1], config).map_err(&refused)?;
     if config.codebook == nf4::Codebook::Int4 {
-        return Err(refused(nf4::FormatError::NotInBitsandbytes {
+        return Err(refused(FormatError::NotInBitsandbytes {
             format: config.codebook.name(),
         }));
     }

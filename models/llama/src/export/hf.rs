@@ -106,7 +106,8 @@ fn fill(
     Ok(report)
 }
 
-/// Returns the hidden directory that holds what an interrupted [`write_hf`] to `output` has done, if there is one.
+/// Returns the hidden directory that holds what an interrupted [`write_hf`] or [`write_native`](super::write_native) to `output` has
+/// done, if there is one.
 pub fn unfinished_export(output: impl AsRef<Path>) -> Option<PathBuf> {
     StagedDir::unfinished(output.as_ref())
 }

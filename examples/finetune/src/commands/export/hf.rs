@@ -1,8 +1,7 @@
-use anyhow::{Result, bail};
-use burn_qlora_llama::{
-    FloatType, HfOptions, MergeReport, MergedCheckpoint, unfinished_export, write_hf,
-};
+use anyhow::Result;
+use burn_qlora_llama::{FloatType, HfOptions, MergeReport, MergedCheckpoint, write_hf};
 
+use crate::commands::interrupted;
 use crate::progress;
 use crate::run::{ExportRun, HfTarget};
 
@@ -28,12 +27,5 @@ pub fn write(
     let report = progress::counted("tensors", |count| {
         write_hf(merged, &run.output, &options, count)
     });
-    match (report, unfinished_export(&run.output)) {
-        (Ok(report), _) => Ok(report),
-        (Err(error), None) => Err(error.into()),
-        (Err(error), Some(folder)) => bail!(
-            "{error}; what is complete is kept in {}: give the same command again to go on, or remove it",
-            folder.display()
-        ),
-    }
+    report.map_err(|error| interrupted(error, &run.output))
 }

@@ -1,9 +1,9 @@
 //! Tensors of a GGUF file in the blocks that the file has.
 
-use nf4::{GgufFormat, QuantizedMatrix, gguf};
+use nf4::{FormatError, GgufFormat, Layout, QuantizedMatrix, gguf};
 
-use super::GgufFile;
 use super::layout::Stored;
+use super::{GgufFile, Part};
 use crate::error::DecoderError;
 
 impl GgufFile {
@@ -16,25 +16,45 @@ impl GgufFile {
         stored: &Stored,
         shape: [usize; 2],
     ) -> Result<Option<QuantizedMatrix>, DecoderError> {
-        let (part, info) = self.stored_tensor(&stored.name)?;
-        part.check_shape(stored, info, &shape)?;
-        let Some(format) = self.block_format(&stored.name)? else {
+        let Some((format, layout)) = self.blocks(stored, shape)? else {
             return Ok(None);
         };
-        let refused = |source| DecoderError::Quantization {
-            path: part.path().to_path_buf(),
-            tensor: stored.name.clone(),
-            source,
-        };
-        // Refuses rows that are no whole blocks before anything is allocated.
-        let layout = nf4::Layout::new(shape, format).map_err(refused)?;
+        let (part, info) = self.stored_tensor(&stored.name)?;
         let blocks = layout.elements() / format.file_block();
         let mut bytes = vec![0; blocks * format.file_block_bytes()];
         let start = part.start(info).unwrap_or(u64::MAX);
         part.input.read_at(start, &mut bytes)?;
         let target = |row| stored.rows.target(row, shape[0]);
-        let matrix = gguf::read(format, shape, &bytes, target).map_err(refused)?;
-        Ok(Some(matrix))
+        let matrix = gguf::read(format, shape, &bytes, target);
+        matrix.map(Some).map_err(part.refused(stored))
+    }
+
+    /// Returns the layout of such a matrix, without reading it; `None` of plain numbers.
+    ///
+    /// # Errors
+    /// As for [`read_blocks`](Self::read_blocks), but for damage.
+    pub(super) fn layout(
+        &self,
+        stored: &Stored,
+        shape: [usize; 2],
+    ) -> Result<Option<Layout>, DecoderError> {
+        let blocks = self.blocks(stored, shape)?;
+        Ok(blocks.map(|(_, layout)| layout))
+    }
+
+    fn blocks(
+        &self,
+        stored: &Stored,
+        shape: [usize; 2],
+    ) -> Result<Option<(GgufFormat, Layout)>, DecoderError> {
+        let Some(format) = self.block_format(&stored.name)? else {
+            return Ok(None);
+        };
+        let (part, info) = self.stored_tensor(&stored.name)?;
+        part.check_shape(stored, info, &shape)?;
+        // Refuses rows that are no whole blocks before anything is allocated.
+        let layout = Layout::new(shape, format).map_err(part.refused(stored))?;
+        Ok(Some((format, layout)))
     }
 
     /// Returns the block format of a tensor, `None` of plain numbers.
@@ -54,6 +74,17 @@ impl GgufFile {
                 found: info.kind.to_string(),
                 expected: "Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL or MXFP4 where blocks are kept; quantize it to nf4",
             }),
+        }
+    }
+}
+
+impl Part {
+    fn refused(&self, stored: &Stored) -> impl FnOnce(FormatError) -> DecoderError {
+        let (path, tensor) = (self.path().to_path_buf(), stored.name.clone());
+        |source| DecoderError::Quantization {
+            path,
+            tensor,
+            source,
         }
     }
 }
