@@ -62,6 +62,8 @@ mod shell;
 mod shown_rows;
 /// A model by path or from the Hugging Face Hub.
 mod source;
+/// The least time that a step takes.
+mod step_time;
 /// Where an answer ends.
 mod stop;
 /// Whether a chat template shows the model a system prompt.

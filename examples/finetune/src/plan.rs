@@ -76,6 +76,10 @@ pub struct Plan {
     pub optimizer: u64,
     /// The buffers that the rest of it passes through.
     pub buffers: u64,
+    /// Bytes of that rest that come and go in a step.
+    pub moved_state: u64,
+    /// Floating-point operations of a micro-batch.
+    pub operations: u128,
     /// Gradients of earlier micro-batches that are held while one goes back.
     pub held: Tensors,
     /// What setting the adapters needs before training begins, where it does not pass unnoticed and the process has it.
@@ -132,15 +136,16 @@ impl Plan {
         let model = config.memory(&workload)?;
         let optimizer = training.optimizer;
         let factors = model.factors.iter().copied();
-        let (state, workspace) = match optimizer.kind.moments() {
+        let (state, workspace, moved_state) = match optimizer.kind.moments() {
             Some(moments) => {
                 let state = PagedAdamWConfig::new()
                     .with_state(moments)
                     .with_budget(optimizer.placement.budget)
                     .memory(factors.map(|[rows, columns]| rows.saturating_mul(columns)));
-                (state.resident, state.workspace)
+                let streamed = state.state.saturating_sub(state.resident);
+                (state.resident, state.workspace, streamed.saturating_mul(2))
             }
-            None => (optimizer.kind.resident_bytes(factors), 0),
+            None => (optimizer.kind.resident_bytes(factors), 0, 0),
         };
         // A device's pages are allocations of their own.
         let unit = if of_the_process(&workload) {
@@ -159,6 +164,8 @@ impl Plan {
             initialization: if is_fitted { model.fitting } else { 0 },
             optimizer: resident,
             buffers: workspace,
+            moved_state,
+            operations: config.operations(&workload)?,
             held,
             workload,
             model,

@@ -47,5 +47,5 @@ pub use report::ReportRun;
 pub use rows::RowLimits;
 pub use serve::{ServeLimits, ServeRun};
 pub use tokens::Tokens;
-pub use train::{Adapter, Output, PlanRun, PlannedModel, TrainRun, Training};
+pub use train::{Adapter, Output, PlanRun, PlannedModel, Rates, TrainRun, Training};
 pub use verify::VerifyRun;

@@ -10,6 +10,7 @@
 //! - `activations`: what is kept from the forward to the backward pass
 //! - `block`, `head`: what is there for a while
 //! - `token_rows`: rows of embedding and head that are trained
+//! - `work`: what a step computes
 //! - `arena`: the pages that a CubeCL device reserves for all of that
 
 mod activations;
@@ -20,6 +21,7 @@ mod head;
 mod tensors;
 mod token_rows;
 mod weights;
+mod work;
 
 pub use burn_fused::Implementation;
 pub use formats::ProjectionFormats;
@@ -68,6 +70,8 @@ pub struct ModelMemory {
     pub quantized: Tensors,
     /// Bytes of those that are read again at every use.
     pub paged: u64,
+    /// Bytes of `quantized` that are on the device only while they are used: none before training begins.
+    pub passing: u64,
     /// All other weights.
     pub dense: Tensors,
     /// Elements of every factor of the adapters, and of the rows of tokens.
@@ -123,7 +127,8 @@ impl ModelMemory {
     pub fn peak(&self, resident: u64, held: Tensors) -> u64 {
         let lasting = (self.weights() + self.adapters()).bytes();
         let training = lasting.saturating_add(self.backward(held));
-        let loading = self.weights().bytes().saturating_add(self.loading);
+        let loaded = self.weights().bytes().saturating_sub(self.passing);
+        let loading = loaded.saturating_add(self.loading);
         loading.max(training.saturating_add(resident))
     }
 
@@ -152,20 +157,12 @@ impl DecoderConfig {
     /// # Errors
     /// What [`LoraConfig::validate`] and the selection of its targets refuse.
     pub fn memory(&self, workload: &Workload) -> Result<ModelMemory, LoraError> {
-        workload.lora.validate()?;
-        let (adapted, head_rank) = self.adapted(&workload.lora)?;
-        let terms = Terms {
-            config: self,
-            workload,
-            adapted,
-            head_rank,
-            tokens: workload.tokens(),
-            b: workload.compute_dtype.bytes() as u128,
-        };
+        let terms = self.terms(workload)?;
         let bytes = |term: u128| u64::try_from(term).unwrap_or(u64::MAX);
         Ok(ModelMemory {
             quantized: terms.quantized(),
             paged: terms.paged(),
+            passing: terms.passing(),
             dense: terms.dense(),
             factors: terms.factors(),
             activations: terms.activations(),
@@ -175,6 +172,19 @@ impl DecoderConfig {
             fitting: terms.fitting(),
             largest_weight: bytes(terms.largest_weight()),
             largest: bytes(terms.largest()),
+        })
+    }
+
+    fn terms<'a>(&'a self, workload: &'a Workload) -> Result<Terms<'a>, LoraError> {
+        workload.lora.validate()?;
+        let (adapted, head_rank) = self.adapted(&workload.lora)?;
+        Ok(Terms {
+            config: self,
+            workload,
+            adapted,
+            head_rank,
+            tokens: workload.tokens(),
+            b: workload.compute_dtype.bytes() as u128,
         })
     }
 

@@ -159,7 +159,7 @@ impl DecoderConfig {
     }
 
     /// Returns the names and shapes of the weights of all projections, in the order of the forward pass.
-    pub(crate) fn projection_weights(&self) -> impl Iterator<Item = (String, [usize; 2])> {
+    pub fn projection_weights(&self) -> impl Iterator<Item = (String, [usize; 2])> {
         let specs = self.projections();
         (0..self.layers.len()).flat_map(move |layer| {
             let block = block_path(layer);

@@ -12,6 +12,7 @@ use crate::opened_model::{OpenedModel, open_adapter};
 use crate::plan::{Plan, Planned, PlannedRows};
 use crate::progress::human_bytes;
 use crate::run::{Adapter, DataFiles, PlanRun, PlannedModel, Stored, Training};
+use crate::step_time::{self, Measured};
 
 /// Prints the terms and the peak for the model, and for the models of the QLoRA paper under the same flags.
 ///
@@ -20,7 +21,7 @@ use crate::run::{Adapter, DataFiles, PlanRun, PlannedModel, Stored, Training};
 pub fn run(run: &PlanRun) -> Result<()> {
     let training = &run.training;
     let mut tokens = training.tokens.trained.clone();
-    let (model, rows, checkpoint) = match &run.model {
+    let (model, rows, files) = match &run.model {
         PlannedModel::Known(name) => {
             let (mut model, rows) = known(name, training)?;
             // Without its tokenizer: as if it had a row for each token and no more.
@@ -32,13 +33,14 @@ pub fn run(run: &PlanRun) -> Result<()> {
         PlannedModel::Files { data, eval_split } => {
             let opened = opened(data.as_ref(), *eval_split, training)?;
             tokens.extend(opened.added);
-            (opened.planned, opened.rows, Some(opened.checkpoint))
+            let files = (opened.checkpoint, opened.weights);
+            (opened.planned, opened.rows, Some(files))
         }
     };
     let lora = match &training.adapter {
         Adapter::Trained(path) => {
-            let adapter = match &checkpoint {
-                Some(checkpoint) => open_adapter(path, checkpoint)?,
+            let adapter = match &files {
+                Some((checkpoint, _)) => open_adapter(path, checkpoint)?,
                 // Of no files: what a GGUF adapter is for they would tell.
                 None => burn_qlora::peft::Adapter::open(path)?,
             };
@@ -74,6 +76,12 @@ pub fn run(run: &PlanRun) -> Result<()> {
     {
         say!("{:<20}{:>10}", "available here", human_bytes(available));
     }
+
+    let measured = files.as_ref().map(|(checkpoint, weights)| Measured {
+        checkpoint,
+        weights: *weights,
+    });
+    step_time::tell(&plan, training, &run.rates, measured.as_ref())?;
 
     if let ProjectionFormats::Stored(_) = plan.workload.quantization {
         // Other models do not have this one's blocks.
@@ -131,6 +139,8 @@ struct Opened {
     /// Those of the data, or as long as they may be.
     rows: PlannedRows,
     checkpoint: Checkpoint,
+    /// The form of its weights once they are loaded.
+    weights: Weights,
     /// The tokens that it got.
     added: Vec<u32>,
 }
@@ -155,6 +165,7 @@ fn opened(data: Option<&DataFiles>, held_out: Option<f64>, training: &Training) 
     Ok(Opened {
         planned,
         rows,
+        weights: opened.weights(),
         checkpoint: opened.checkpoint,
         added: opened.added,
     })

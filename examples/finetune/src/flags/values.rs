@@ -12,6 +12,13 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+pub(super) fn positive_bytes(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        0 => Err("must be at least 1 byte".to_string()),
+        bytes => Ok(bytes),
+    }
+}
+
 pub(super) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_string()),

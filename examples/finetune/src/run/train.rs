@@ -48,6 +48,26 @@ pub struct PlanRun {
     pub training: Training,
     /// The model that it is planned for.
     pub model: PlannedModel,
+    /// What its time is told from.
+    pub rates: Rates,
+}
+
+/// Rates from which the time of a step is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// Whether those that are not given are measured.
+    pub measure: bool,
+    /// 10^9 operations of matrix products a second.
+    pub compute: Option<f64>,
+    /// Bytes a second.
+    pub read: Option<u64>,
+}
+
+impl Rates {
+    /// Returns whether the time is to be told.
+    pub fn are_wanted(&self) -> bool {
+        self.measure || self.compute.is_some() || self.read.is_some()
+    }
 }
 
 /// The model that a run is planned for.
@@ -224,7 +244,13 @@ impl PlanRun {
     /// # Errors
     /// As [`Training`]'s.
     pub fn resolve(flags: PlanFlags) -> Result<Self> {
-        let PlanFlags { mut train, like } = flags;
+        let PlanFlags {
+            mut train,
+            like,
+            measure,
+            compute_rate,
+            read_rate,
+        } = flags;
         let model = match like {
             Some(name) => {
                 train.model.model = Some(name.clone());
@@ -243,6 +269,11 @@ impl PlanRun {
         Ok(Self {
             training: Training::resolve(train)?,
             model,
+            rates: Rates {
+                measure,
+                compute: compute_rate,
+                read: read_rate,
+            },
         })
     }
 }

@@ -155,3 +155,71 @@ fn what_cannot_be_planned_is_refused() {
     finetune!("plan", "--model", &model, "--optimizer-budget", "1MiB")
         .refused(&["--optimizer-budget", "paged-adamw"]);
 }
+
+/// A LLaMA-7B's projections take 3.34 GB in NF4 and 6.48 · 10^9 multiplications a token; a step goes through them three times with
+/// layers that run again, and reads them twice.
+#[test]
+fn a_steps_time_is_told_from_rates() {
+    let plan = |more: &[&str]| {
+        let layer = [
+            "--checkpointing",
+            "layer",
+            "--seq-len",
+            "256",
+            "--batch-size",
+            "1",
+        ];
+        finetune!("plan", "--like", "llama-7b"; [&layer[..], more].concat())
+    };
+    let paged = ["--weights-budget", "0", "--compute-rate", "100"];
+    let told = plan(&[&paged[..], &["--read-rate", "10MB"]].concat())
+        .ok()
+        .stdout;
+    for part in [
+        "10.2",
+        "TFLOP at 100.0 GFLOP/s, given",
+        "668.2 s  6.68 GB at 10 MB a second, given",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(told.contains("moving bounds it: 668.2 s"), "{told}");
+    let told = plan(&[&paged[..], &["--read-rate", "1GB"]].concat())
+        .ok()
+        .stdout;
+    assert!(told.contains("computing bounds it: 102."), "{told}");
+    let told = plan(&["--compute-rate", "100"]).ok().stdout;
+    assert!(told.contains("nothing is moved"), "{told}");
+    assert!(!plan(&[]).ok().stdout.contains("A step"));
+    plan(&paged).refused(&["--read-rate", "--measure"]);
+    plan(&["--read-rate", "1GB"]).refused(&["--compute-rate", "--measure"]);
+    for nonsense in [
+        ["--read-rate", "0"],
+        ["--compute-rate", "-1"],
+        ["--compute-rate", "nan"],
+    ] {
+        assert_eq!(plan(&nonsense).code, Some(2), "{nonsense:?}");
+    }
+    assert_eq!(plan(&["--measure"]).code, Some(2));
+}
+
+#[test]
+fn rates_are_measured_with_the_models_weights() {
+    let place = Place::new();
+    let measure = |model: &str, more: &[&str]| {
+        let model = place.model(model);
+        let layer = [
+            "--checkpointing",
+            "layer",
+            "--measure",
+            "--weights-budget",
+            "0",
+        ];
+        finetune!("plan", "--model", &model; [&layer[..], more].concat())
+    };
+    let told = measure("tiny_llama_nf4", &[]).ok().stdout;
+    assert_eq!(told.matches(", measured").count(), 2, "{told}");
+    // It is brought to 4 bits when it is loaded, into a file that is not there yet.
+    measure("tiny_llama", &[]).refused(&["--read-rate", "--to native"]);
+    let told = measure("tiny_llama", &["--read-rate", "1GB"]).ok().stdout;
+    assert_eq!(told.matches(", measured").count(), 1, "{told}");
+}

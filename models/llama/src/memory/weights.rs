@@ -10,16 +10,25 @@ impl Terms<'_> {
     /// `packed` and `absmax` of q, k, v, o, gate, up and down of every block: 4.127 bits a weight by default. Of paged weights those
     /// that stay, those of the block that a graph is of, and the largest twice, which is read ahead.
     pub(super) fn quantized(&self) -> Tensors {
-        let paged = self.paged();
-        if paged == 0 || self.workload.checkpointing == Checkpointing::None {
+        if self.paged() == 0 || self.workload.checkpointing == Checkpointing::None {
             return self.words();
         }
-        let all = self.words().bytes();
+        let stay = self.words().bytes() - self.paged();
+        Tensors::one((stay + self.passing()).into())
+    }
+
+    /// The paged weights that are there at once, in bytes.
+    pub(super) fn passing(&self) -> u64 {
+        let paged = self.paged();
+        if self.workload.checkpointing == Checkpointing::None {
+            return paged;
+        }
         let layouts = self.layouts().map(|layout| words(&layout).bytes());
         let largest = layouts.max().unwrap_or(0);
-        let block = all.div_ceil(self.config.layers.len().max(1) as u64);
+        let blocks = self.config.layers.len().max(1) as u64;
+        let block = self.words().bytes().div_ceil(blocks);
         let passing = block.saturating_add(largest.saturating_mul(2));
-        Tensors::one((all - paged + passing.min(paged)).into())
+        passing.min(paged)
     }
 
     /// The packed weights that do not stay on the device, in bytes.
