@@ -133,8 +133,9 @@ impl GenerationBatch {
         self.number_rows();
     }
 
-    /// Gives the model the last tokens of all rows, waits for its logits and chooses the next ones, as [`choose`](Self::choose) does.
-    /// Returns whether any row goes on.
+    /// Gives the model the last tokens of all rows, waits for its logits and chooses the next ones. Calls `on_token` with the place of
+    /// each row and its token, or with [`DecoderError::NotFinite`], which ends the row, as the callback can. Returns whether any row
+    /// goes on.
     ///
     /// # Errors
     /// Those of [`Decoder::forward_cached`], and a device that fails. Nothing goes on then.
@@ -187,8 +188,7 @@ impl GenerationBatch {
         self.model.last_hidden(ids, 1, &mut self.cache).map(Some)
     }
 
-    /// Chooses the next tokens from the values of [`logits`](Self::logits), and calls `on_token` with the place of each row and its
-    /// token, or with [`DecoderError::NotFinite`], which ends the row, as the callback can.
+    /// Chooses the next tokens from the values of [`logits`](Self::logits), and tells of them as [`step`](Self::step) does.
     pub(super) fn choose(
         &mut self,
         logits: &[f32],
