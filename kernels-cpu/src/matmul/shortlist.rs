@@ -16,6 +16,9 @@ use crate::simd::math::{LANES, fold};
 /// Values that share a scale.
 const BLOCK: usize = 32;
 
+/// 1.5 · 2²³: adding it to a small number rounds that to an integer.
+const ROUND: f32 = 12_582_912.0;
+
 /// What rounding adds to the norm of a residual, which is computed in f64 and kept in f32.
 const ROUNDED_UP: f64 = 1.0 + 1e-6;
 
@@ -161,7 +164,8 @@ fn encode(values: &[f32], codes: &mut [u32], scales: &mut [u16]) -> f32 {
         let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
         let mut bytes = [0u8; BLOCK];
         for (byte, value) in bytes.iter_mut().zip(values) {
-            let code = (value * inverse).round_ties_even().clamp(-127.0, 127.0);
+            // `round_ties_even` is a call into a library where the compiler may not use its instruction.
+            let code = (value * inverse).clamp(-127.0, 127.0) + ROUND - ROUND;
             // The code is a whole number of that range, or 0 for a NaN.
             *byte = (code as i32 + 128) as u8;
             let off = f64::from(*value) - f64::from(step) * f64::from(i32::from(*byte) - 128);
