@@ -2,9 +2,8 @@
 //!
 //! The head of a model is its widest matrix by far, and a greedy choice asks it for nothing but the row of the largest product.
 //! Of a copy in 8 bits, products are known up to a bound: `|w·x − ŵ·x| ≤ ‖w − ŵ‖·‖x‖` (Cauchy-Schwarz), of which the first
-//! factor is computed when the copy is made. Rows whose product cannot reach that of another are left out, and of a few tens of
-//! thousands some tens are left, to be multiplied as they are. Bound by reading the copy: a quarter of an f32 matrix, half of
-//! one in bf16.
+//! factor is computed when the copy is made. Rows whose product cannot reach that of another are left out; the others are to be
+//! multiplied as they are. Bound by reading the copy: a quarter of an f32 matrix, half of one in bf16.
 
 use nf4::{Direction, GgufFormat, Layout, MatrixRef};
 use rayon::prelude::*;
