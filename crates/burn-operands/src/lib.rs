@@ -2,7 +2,7 @@
 //!
 //! - [`flex`]: the values of Flex's tensors, and tensors of values
 //! - [`cubecl`]: CubeCL's handles of tensors, and tensors of a kernel's results
-//! - [`router`]: operations as custom operations of Burn's IR, for remote devices and captures
+//! - `router`: operations as custom operations of Burn's IR, for remote devices and captures
 //! - [`with_element!`]: from a dtype to the element type of the CPU's kernels
 //! - [`served_devices!`], [`UnservedDevice`]: the check that an extension was built for a device
 

@@ -33,10 +33,10 @@ pub struct Shortlist {
 
 impl Shortlist {
     /// Returns the copy of a matrix of `shape`, `[rows, k]`, of which `read` gives the values of some rows from a first one on: as
-    /// many as it likes, at least one. `None` for values that are not finite.
+    /// many as it likes, at least one. `None` for values that are not finite, and where `k` is no multiple of 32.
     ///
     /// # Errors
-    /// [`FormatError`] when `k` is no multiple of 32, and what `read` has to say.
+    /// What `read` has to say.
     pub fn new<E>(
         cpu: Cpu,
         shape @ [rows, k]: [usize; 2],
