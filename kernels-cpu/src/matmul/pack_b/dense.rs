@@ -64,7 +64,11 @@ impl<E: Element> MatrixB for DenseRows<'_, E> {
         for v in 0..panel.vectors() {
             let rows: [&[E]; 16] = std::array::from_fn(|lane| row(16 * v + lane));
             for at in 0..blocks {
-                let lanes = rows.map(|row| P::words_16(s, &row[at * block..]));
+                // A loop: a closure would be compiled on its own, without the instructions that are enabled here.
+                let mut lanes = [s.splat_u(0); 16];
+                for (lanes, row) in lanes.iter_mut().zip(rows) {
+                    *lanes = P::words_16(s, &row[at * block..]);
+                }
                 let out = out[at * 16 * panel.vectors() + v..].iter_mut();
                 for (to, lanes) in out.step_by(panel.vectors()).zip(s.transpose(lanes)) {
                     s.store_u(lanes, to);
