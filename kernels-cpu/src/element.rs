@@ -202,6 +202,20 @@ impl Element for f16 {
     fn to_bf16_bits(self) -> u32 {
         rounded(f16::to_f32(self))
     }
+
+    // Exponents of f16 begin 112 above those of f32: the same bits, as far left as they belong there, are a number that is too small
+    // by that, subnormal ones included. Infinity and NaN have the largest exponent of each type.
+    #[inline(always)]
+    fn load_16<S: Simd>(s: S, values: &[Self; 16]) -> S::F {
+        let halves = s.widen_halves(bytemuck::cast_ref(values));
+        let magnitude = s.low_to_high(s.and_u(halves, s.splat_u(0x7fff)));
+        let small = s.float(s.shift_right(magnitude, 3));
+        let value = s.mul(small, s.splat(f32::from_bits((127 + 112) << 23)));
+        let largest = s.splat(f16::MAX.to_f32());
+        let value = s.add_where_less(s.bits(value), 112 << 23, largest, value);
+        let sign = s.low_to_high(s.and_u(halves, s.splat_u(0x8000)));
+        s.float(s.or_u(value, sign))
+    }
 }
 
 impl Element for bf16 {
@@ -270,6 +284,32 @@ kernel! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, values: &[f16; 16], to: &mut [f32; 16]) {
+        s.store(f16::load_16(s, values), to);
+    }
+
+    kernel! { fn loaded(values: &[f16; 16], to: &mut [f32; 16]) = load; }
+
+    #[test]
+    fn every_f16_is_loaded_as_the_crate_widens_it() {
+        let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+        for isa in Isa::available() {
+            for values in all.as_chunks().0 {
+                let mut found = [0.0; 16];
+                loaded(*isa, values, &mut found);
+                for (value, found) in values.iter().zip(found) {
+                    let expected = value.to_f32();
+                    let same = expected.to_bits() == found.to_bits();
+                    assert!(
+                        same || expected.is_nan() && found.is_nan(),
+                        "{isa:?} {value:?}: {found}"
+                    );
+                }
+            }
+        }
+    }
 
     #[test]
     fn rounding_to_bf16_is_the_crates() {

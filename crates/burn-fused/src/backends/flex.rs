@@ -6,7 +6,7 @@ mod values;
 use burn_core::backend::ops::FloatTensorOps;
 use burn_core::backend::tensor::{FloatTensor, IntTensor};
 use burn_core::backend::{Flex, TensorMetadata};
-use burn_core::tensor::{DType, bf16};
+use burn_core::tensor::{DType, bf16, f16};
 use burn_flex::FlexTensor;
 use burn_operands::flex::{FlexElement, Values, cast, cast_to, tensor, update};
 use burn_operands::with_element;
@@ -22,10 +22,15 @@ use values::{Attention, Head, Heads, LoraHead, head_dtype, one_a_row, transposed
 
 impl FusedOps for Flex {
     fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
-        match few_rows(&lhs, &rhs) {
-            Some(product) => product,
-            None => Self::float_matmul(lhs, rhs),
+        if let Some(product) = few_rows(&lhs, &rhs) {
+            return product;
         }
+        // Burn's product of a single row or column adds f16 up in f16.
+        if lhs.dtype() == DType::F16 && (lhs.shape()[0] == 1 || rhs.shape()[1] == 1) {
+            let [lhs, rhs] = [lhs, rhs].map(cast::<f32>);
+            return cast::<f16>(Self::float_matmul(lhs, rhs));
+        }
+        Self::float_matmul(lhs, rhs)
     }
 
     fn rms_norm_forward(
@@ -386,6 +391,7 @@ fn few_rows(lhs: &FlexTensor, rhs: &FlexTensor) -> Option<FlexTensor> {
     match lhs.dtype() {
         DType::F32 => few_rows_of::<f32>(lhs, rhs),
         DType::BF16 => few_rows_of::<bf16>(lhs, rhs),
+        DType::F16 => few_rows_of::<f16>(lhs, rhs),
         _ => None,
     }
 }
