@@ -16,6 +16,8 @@ mod error;
 mod guard;
 /// What is asked of the engine.
 mod job;
+/// Responses of JSON.
+mod json;
 /// Addresses and what they answer.
 mod routes;
 /// The connections.

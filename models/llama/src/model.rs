@@ -320,24 +320,7 @@ impl Decoder {
         input_ids: Tensor<2, Int>,
         cache: &mut KvCache,
     ) -> Result<Tensor<2>, DecoderError> {
-        self.forward_cached_last(input_ids, 1, cache)
-    }
-
-    /// Does what [`forward_cached`](Self::forward_cached) does, and returns the logits that follow each of the last `count` tokens,
-    /// `[batch · count, vocab]`.
-    ///
-    /// # Errors
-    /// As [`forward_cached`](Self::forward_cached).
-    ///
-    /// # Panics
-    /// When `input_ids` are fewer.
-    pub fn forward_cached_last(
-        &self,
-        input_ids: Tensor<2, Int>,
-        count: usize,
-        cache: &mut KvCache,
-    ) -> Result<Tensor<2>, DecoderError> {
-        let hidden = self.last_hidden(input_ids, count, cache)?;
+        let hidden = self.last_hidden(input_ids, 1, cache)?;
         Ok(burn_fused::on_kernel_thread(&self.device(), || {
             self.logits(hidden)
         }))

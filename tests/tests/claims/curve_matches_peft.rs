@@ -122,12 +122,7 @@ fn in_half_precision_with_other_families_too() {
 fn ten_steps_on_software_cuda() {
     let curve = Curve::llama();
     let test = TestDevice::new("cuda", qlora_test_support::Device::cuda(0));
-    let optimizer = curve.config().adamw();
-    let mut trainer = curve
-        .builder(ComputeDtype::F32, &test.device)
-        .with_optimizer(optimizer.with_budget(burn_paged::Budget::Bytes(0)))
-        .build()
-        .unwrap();
+    let mut trainer = all_paged(&curve, &test);
     for step in 0..10 {
         let report = follow_step(&test, test.name, &curve, &mut trainer, step);
         assert_eq!(report.optimizer_resident_bytes, 0);
@@ -152,16 +147,22 @@ fn five_steps_composed_of_a_backends_own_operations() {
     #[allow(deprecated)]
     let device = qlora_test_support::Device::ndarray();
     let test = TestDevice::new("ndarray", device);
-    let optimizer = curve.config().adamw();
-    let mut trainer = curve
-        .builder(ComputeDtype::F32, &test.device)
-        .with_optimizer(optimizer.with_budget(burn_paged::Budget::Bytes(0)))
-        .build()
-        .unwrap();
+    let mut trainer = all_paged(&curve, &test);
     for step in 0..5 {
         let report = follow_step(&test, test.name, &curve, &mut trainer, step);
         assert_eq!(report.optimizer_resident_bytes, 0);
     }
+}
+
+/// A trainer none of whose optimizer state stays.
+#[cfg(any(feature = "software-cuda", feature = "composed"))]
+fn all_paged(curve: &Curve, test: &TestDevice) -> Trainer<Decoder> {
+    let optimizer = curve.config().adamw();
+    curve
+        .builder(ComputeDtype::F32, &test.device)
+        .with_optimizer(optimizer.with_budget(burn_paged::Budget::Bytes(0)))
+        .build()
+        .unwrap()
 }
 
 /// Holds every step of a run to what was recorded of it.

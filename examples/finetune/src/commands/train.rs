@@ -34,7 +34,7 @@ use crate::tensorboard;
 use crate::trained_on;
 use crate::training_data::TrainingData;
 use course::Course;
-use follow::Follower;
+use follow::follow;
 use ranks::Adapters;
 pub use start::{Start, Started};
 pub use written_down::settings;
@@ -146,13 +146,13 @@ pub fn run(run: &TrainRun, ranks: Ranks) -> Result<()> {
         let optimizer = training.optimizer.placement;
         let optimizer = optimizer.adamw(builder.config(), None);
         let trainer = builder.with_optimizer(optimizer).build()?;
-        return Follower {
+        let question = Question {
             run,
             settings: &settings,
             max_len: encoder.max_len,
             interrupt: &interrupt,
-        }
-        .follow(trainer, &mut data);
+        };
+        return follow(&question, trainer, &mut data);
     }
     if recorded.is_none() {
         let origin = Origin::look(run, &opened, start.file())?;

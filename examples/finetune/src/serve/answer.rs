@@ -3,7 +3,6 @@ use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::http::header;
 use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
@@ -13,6 +12,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::api::{Ask, Kind};
 use super::error::ApiError;
 use super::job::{EndReason, Event};
+use super::json::json_response;
 
 /// What an answer says of itself.
 pub struct Answer {
@@ -105,8 +105,7 @@ impl Answer {
         });
         let mut body = self.object(choices.collect());
         body["usage"] = self.usage(written);
-        let content = [(header::CONTENT_TYPE, "application/json")];
-        Ok((content, body.to_string()).into_response())
+        Ok(json_response(&body))
     }
 
     /// Returns an object with these choices: an answer, or a part of one.

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::job::Failure;
+use super::json::json_response;
 use crate::report::words;
 
 /// An error with its status, as OpenAI's clients read it.
@@ -84,8 +85,8 @@ impl From<Failure> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let content = [(header::CONTENT_TYPE, "application/json")];
-        let mut response = (self.status, content, self.json().to_string()).into_response();
+        let mut response = json_response(&self.json());
+        *response.status_mut() = self.status;
         let headers = response.headers_mut();
         match self.status {
             StatusCode::TOO_MANY_REQUESTS => {

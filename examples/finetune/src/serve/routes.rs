@@ -5,7 +5,7 @@ use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::answer::Answer;
 use super::api::Kind;
 use super::error::ApiError;
+use super::json::json_response;
 use super::service::Service;
 
 /// The chat page, which asks nobody but the server it comes from.
@@ -179,9 +180,4 @@ async fn not_found(request: Request) -> ApiError {
 async fn wrong_method(request: Request) -> ApiError {
     let message = format!("{} is not for {}", request.uri().path(), request.method());
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
-}
-
-fn json_response(value: &Value) -> Response {
-    let content = HeaderValue::from_static("application/json");
-    ([(header::CONTENT_TYPE, content)], value.to_string()).into_response()
 }

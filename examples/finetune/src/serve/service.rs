@@ -43,10 +43,9 @@ impl Service {
         jobs: Sender<Job>,
     ) -> Self {
         let context = opened.checkpoint.config().context_len();
-        let tickets = limits.max_batch.saturating_add(limits.max_queue);
         Self {
             context: limits.context.unwrap_or(context).min(context),
-            tickets: Arc::new(Semaphore::new(tickets.min(Semaphore::MAX_PERMITS))),
+            tickets: Arc::new(Semaphore::new(most_requests(&limits))),
             guard: Guard::new(key),
             takes_system: OnceLock::new(),
             opened,
@@ -120,8 +119,7 @@ impl Service {
 
     /// Returns the number of requests that are being served.
     pub fn requests(&self) -> usize {
-        let all = self.limits.max_batch.saturating_add(self.limits.max_queue);
-        all.min(Semaphore::MAX_PERMITS) - self.tickets.available_permits()
+        most_requests(&self.limits) - self.tickets.available_permits()
     }
 
     /// Gives a request its place.
@@ -169,4 +167,10 @@ impl Service {
         }
         Ok(told)
     }
+}
+
+/// Returns the most requests at the same time: those that are answered and those that wait.
+fn most_requests(limits: &ServeLimits) -> usize {
+    let all = limits.max_batch.saturating_add(limits.max_queue);
+    all.min(Semaphore::MAX_PERMITS)
 }

@@ -16,6 +16,7 @@ use tensor_files::{
 use super::bitsandbytes::{model_config, refused};
 use super::companions::{pretty, write_companions};
 use super::encoding::CHUNK;
+use super::shards::files_of;
 use crate::checkpoint::{CHECKSUMS, Checkpoint, FloatType, INDEX, Part};
 use crate::error::DecoderError;
 use crate::tensors::{EMBEDDING, HEAD, TensorSpec};
@@ -149,22 +150,10 @@ fn fill(
 /// Spreads the weights in the order of the forward pass over files. In each, those in 4 bits come first, which begin and end with
 /// pages, and then the others, the widest first, so that all values lie aligned.
 fn shards(checkpoint: &Checkpoint, options: &NativeOptions) -> Result<Vec<Shard>, DecoderError> {
-    let mut files: Vec<Vec<Weight>> = Vec::new();
-    let mut size = 0;
-    for spec in checkpoint.config().tensors() {
-        let weight = Weight::of(checkpoint, spec, options.format)?;
-        let bytes = weight.bytes();
-        match files.last_mut() {
-            Some(file) if size + bytes <= options.shard_bytes => {
-                size += bytes;
-                file.push(weight);
-            }
-            _ => {
-                size = bytes;
-                files.push(vec![weight]);
-            }
-        }
-    }
+    let specs = checkpoint.config().tensors().into_iter();
+    let weights = specs.map(|spec| Weight::of(checkpoint, spec, options.format));
+    let weights = weights.collect::<Result<Vec<Weight>, DecoderError>>()?;
+    let files = files_of(weights, Weight::bytes, options.shard_bytes);
     let count = files.len();
     let shard = |(index, mut weights): (usize, Vec<Weight>)| {
         weights.sort_by_key(|weight| match weight.form {

@@ -16,21 +16,7 @@ pub(super) struct Shard {
 
 /// Spreads tensors in their order over files of at most `most` bytes, but for a tensor that is larger alone.
 pub(super) fn spread(tensors: Vec<TensorSpec>, dtype: FloatType, most: u64) -> Vec<Shard> {
-    let mut files: Vec<Vec<TensorSpec>> = Vec::new();
-    let mut size = 0;
-    for tensor in tensors {
-        let bytes = byte_len(&tensor, dtype);
-        match files.last_mut() {
-            Some(file) if size + bytes <= most => {
-                size += bytes;
-                file.push(tensor);
-            }
-            _ => {
-                size = bytes;
-                files.push(vec![tensor]);
-            }
-        }
-    }
+    let files = files_of(tensors, |tensor| byte_len(tensor, dtype), most);
     let count = files.len();
     let name = |number| match count {
         1 => SINGLE.to_owned(),
@@ -43,6 +29,26 @@ pub(super) fn spread(tensors: Vec<TensorSpec>, dtype: FloatType, most: u64) -> V
             tensors,
         })
         .collect()
+}
+
+/// Spreads things in their order over files of at most `most` bytes, but for one that is larger alone.
+pub(super) fn files_of<T>(things: Vec<T>, bytes: impl Fn(&T) -> u64, most: u64) -> Vec<Vec<T>> {
+    let mut files: Vec<Vec<T>> = Vec::new();
+    let mut size = 0;
+    for thing in things {
+        let bytes = bytes(&thing);
+        match files.last_mut() {
+            Some(file) if size + bytes <= most => {
+                size += bytes;
+                file.push(thing);
+            }
+            _ => {
+                size = bytes;
+                files.push(vec![thing]);
+            }
+        }
+    }
+    files
 }
 
 /// Returns the name and the text of the index, which a single file has no need of.

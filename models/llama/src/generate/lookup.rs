@@ -93,7 +93,8 @@ impl Decoder {
             }
             let given = [row.pending(), &guessed].concat();
             let given: Vec<i32> = given.into_iter().map(|id| id as i32).collect();
-            let given = TensorData::new(given.clone(), [1, given.len()]);
+            let shape = [1, given.len()];
+            let given = TensorData::new(given, shape);
             let given = Tensor::from_data(given, &model.device());
             let asked = guessed.len() + 1;
             let hidden = model.last_hidden(given, asked, &mut cache)?;

@@ -12,6 +12,8 @@ use qlora_test_support::{FAMILIES, fixture};
 use serde_json::Value;
 use tensor_files::TensorFile;
 
+use crate::fixtures::files;
+
 const F32: HfOptions = HfOptions {
     dtype: FloatType::F32,
     shard_bytes: 1 << 30,
@@ -141,19 +143,6 @@ const SHARDS: HfOptions = HfOptions {
     chat_template: None,
 };
 
-fn bytes(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let entries = fs::read_dir(folder).expect("lists");
-    let mut files: Vec<_> = entries
-        .map(|entry| {
-            let path = entry.expect("an entry").path();
-            let name = path.file_name().expect("a name").to_string_lossy();
-            (name.into_owned(), fs::read(&path).expect("reads"))
-        })
-        .collect();
-    files.sort();
-    files
-}
-
 /// Writes until tensor `last` is done, where the writing dies; returns how many were done at each of its reports.
 fn interrupted(source: &Checkpoint, output: &Path, options: &HfOptions, last: usize) -> Vec<usize> {
     let model = MergedCheckpoint::new(source, None, MergeBase::Original).expect("fits");
@@ -175,7 +164,7 @@ fn an_interrupted_export_goes_on_from_its_complete_shards() {
     let source = Checkpoint::open(fixture("tiny_llama")).expect("opens");
     let whole = dir.path().join("whole");
     write(&source, &whole, &SHARDS).expect("writes");
-    let expected = bytes(&whole);
+    let expected = files(&whole);
     let shards = expected
         .iter()
         .filter(|(name, _)| name.starts_with("model-0"));
@@ -214,7 +203,7 @@ fn an_interrupted_export_goes_on_from_its_complete_shards() {
         reports.contains(&5) && !reports.contains(&10),
         "{reports:?}"
     );
-    assert_eq!(bytes(&output), expected);
+    assert_eq!(files(&output), expected);
     assert_eq!(kept(), (None, None));
 }
 

@@ -1,6 +1,8 @@
 //! Recorded models and their outputs, and the devices to hold against them.
 
+use std::fs;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_qlora_llama::{Checkpoint, Decoder, LoadOptions, SamplingConfig, Weights};
@@ -10,6 +12,20 @@ use qlora_test_support::{Recording, fixture, targets};
 pub fn devices() -> Vec<Device> {
     let devices = qlora_test_support::devices!().into_iter();
     devices.map(|device| device.device).collect()
+}
+
+/// Returns the names of all files of a folder and their bytes.
+pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = fs::read_dir(folder).expect("lists");
+    let mut files: Vec<_> = entries
+        .map(|entry| {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name").to_string_lossy();
+            (name.into_owned(), fs::read(&path).expect("reads"))
+        })
+        .collect();
+    files.sort();
+    files
 }
 
 /// A recorded `reference.safetensors`.

@@ -15,6 +15,8 @@ use qlora_test_support::{FAMILIES, fixture, values};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
+use crate::fixtures::files;
+
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Several files of the smallest model.
@@ -144,20 +146,6 @@ fn files_of_llama_cpp_become_such() {
     written_is_the_same(fixture(format!("families/{family}/gguf/{file}")));
 }
 
-/// All files and their bytes.
-fn bytes(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let entries = fs::read_dir(folder).expect("lists");
-    let mut files: Vec<_> = entries
-        .map(|entry| {
-            let path = entry.expect("an entry").path();
-            let name = path.file_name().expect("a name").to_string_lossy();
-            (name.into_owned(), fs::read(&path).expect("reads"))
-        })
-        .collect();
-    files.sort();
-    files
-}
-
 /// Writes until `last` tensors are done, where the writing dies as if the process were killed.
 fn interrupted(source: &Checkpoint, output: &Path, last: usize) {
     let died = catch_unwind(AssertUnwindSafe(|| {
@@ -175,7 +163,7 @@ fn an_interrupted_conversion_goes_on_to_the_same_bytes() {
     let source = Checkpoint::open(fixture("tiny_llama")).expect("opens");
     let whole = dir.path().join("whole");
     write(&source, &whole).expect("writes");
-    let expected = bytes(&whole);
+    let expected = files(&whole);
     assert!(shards(&whole).len() > 3);
 
     let output = dir.path().join("resumed");
@@ -198,7 +186,7 @@ fn an_interrupted_conversion_goes_on_to_the_same_bytes() {
         metadata.modified().expect("is known") == long_ago
     };
     assert!(is_old(0) && !is_old(1));
-    assert!(bytes(&output) == expected);
+    assert!(files(&output) == expected);
     assert_eq!(burn_qlora_llama::unfinished_export(&output), None);
 }
 
