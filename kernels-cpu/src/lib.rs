@@ -52,6 +52,7 @@ mod quantize;
 pub mod rms_norm;
 pub mod rope;
 mod simd;
+mod team;
 
 pub use convert::convert;
 pub use cpu::{Cpu, Threads, on_worker};

@@ -139,6 +139,15 @@ pub trait Simd: Copy {
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// Sums the lanes in a fixed order: halves onto each other.
     fn sum(self, value: Self::F) -> f32;
+    /// Sums the lanes of each of several, as [`Simd::sum`] does.
+    #[inline(always)]
+    fn sums<const N: usize>(self, values: [Self::F; N]) -> [f32; N] {
+        let mut sums = [0.0; N];
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum = self.sum(value);
+        }
+        sums
+    }
 
     /// Returns the same lanes as bit patterns.
     fn bits(self, value: Self::F) -> Self::U;
@@ -293,6 +302,21 @@ pub trait Simd: Copy {
         }
         rank
     }
+}
+
+/// Asks for the cache line of `words[at]`, which need not exist, ahead of its use.
+#[inline(always)]
+pub(crate) fn prefetch(words: &[u32], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let address = words.as_ptr().wrapping_add(at);
+        // SAFETY: every processor of this architecture has the instruction, which reads nothing the program sees and takes any
+        // address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (words, at);
 }
 
 /// Does [`Simd::round_pairs`] where there is no instruction for it.

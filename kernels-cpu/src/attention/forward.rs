@@ -33,7 +33,10 @@ pub fn forward<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (Vec<E>, Vec
     let out = unsafe {
         written(lse.len() * shape.head_dim, |out| {
             let tasks = split(&shape, out, &mut lse);
-            if tasks.len() < 2 {
+            if shape.q_len == 1 {
+                // As short as the products before and behind it.
+                Threads::All.share(tasks, |task| task.run(&pass, &mut scratch()));
+            } else if tasks.len() < 2 {
                 let mut scratch = scratch();
                 tasks
                     .into_iter()

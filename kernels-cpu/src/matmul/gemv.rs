@@ -6,19 +6,21 @@
 //!
 //! - `blocks`: the same for the blocks of a file
 //! - `dense`: the product with a matrix that is not quantized
+//! - `dot`: the products of words with what meets them, whatever they stand for
 
 mod blocks;
 pub(super) mod dense;
+mod dot;
 
 use std::mem::MaybeUninit;
 
-use rayon::prelude::*;
-
+use crate::blocks::codes::Nibbles;
 use crate::codebook::CodebookRef;
 use crate::cpu::Cpu;
 use crate::double_quant::decode_scales;
 use crate::element::Element;
 use crate::simd::{Simd, kernel};
+use dot::{GroupScales, WordRows};
 use nf4::{Direction, MatrixRef};
 
 /// Up to this many rows the decoded weights are used straight from the register they were decoded in: a decoded
@@ -30,6 +32,10 @@ pub(super) const MAX_ROWS: usize = 5;
 const GROUP: usize = 128;
 /// Weights a task reads at least, so that starting it does not show.
 const TASK: usize = 64 * 1024;
+/// Weights a task of the product that is not transposed reads at least. Its results do not depend on where it is cut.
+const SMALLEST_TASK: usize = 16 * 1024;
+/// Tasks for each thread, where there is work for them: so many that a thread that was late has one less.
+const TASKS_PER_THREAD: usize = 4;
 /// Most partial results of the transposed product.
 const MAX_PARTIALS: usize = 32;
 /// Rows of `W` that one pass over the transposed product's sums takes up.
@@ -102,14 +108,16 @@ fn by_rows(
     y: &mut [f32],
     dots: impl Fn(usize, &mut [f32]) + Sync,
 ) {
-    let rows = TASK.div_ceil(k);
+    let rows = n
+        .div_ceil(TASKS_PER_THREAD * cpu.threads.count())
+        .max(SMALLEST_TASK.div_ceil(k))
+        .next_multiple_of(PASS);
     // Results of a task are contiguous as `[row of W][m]`, and for one row of `x` that is `y` itself.
     let mut transposed = vec![0.0; if m == 1 { 0 } else { y.len() }];
     let out = if m == 1 { &mut *y } else { &mut transposed };
-    out.par_chunks_mut(rows * m)
-        .enumerate()
-        .with_min_len(cpu.threads.min_len(1))
-        .for_each(|(task, out)| dots(task * rows, out));
+    let tasks = out.chunks_mut(rows * m).enumerate().collect();
+    cpu.threads
+        .share(tasks, |(task, out)| dots(task * rows, out));
     for (j, row) in transposed.chunks(m).enumerate() {
         row.iter()
             .enumerate()
@@ -143,11 +151,9 @@ fn by_partials<const PER_WORD: usize>(
     let rows = rows_per_partial(shape);
     let padded = k.next_multiple_of(16 * PER_WORD);
     let mut partials = vec![0.0; n.div_ceil(rows) * m * padded];
-    partials
-        .par_chunks_mut(m * padded)
-        .enumerate()
-        .with_min_len(cpu.threads.min_len(1))
-        .for_each(|(task, sums)| {
+    let tasks = partials.chunks_mut(m * padded).enumerate().collect();
+    cpu.threads
+        .share(tasks, |(task, sums): (usize, &mut [f32])| {
             let first = task * rows;
             add(first, rows.min(n - first), sums);
         });
@@ -254,93 +260,61 @@ kernel! {
 
 #[inline(always)]
 fn dot<S: Simd>(s: S, w: CodebookRef<'_>, first: usize, x: &[f32], m: usize, out: &mut [f32]) {
-    const { assert!(MAX_ROWS == 5) };
-    match m {
-        1 => dot_of::<S, 1>(s, w, first, x, out),
-        2 => dot_of::<S, 2>(s, w, first, x, out),
-        3 => dot_of::<S, 3>(s, w, first, x, out),
-        4 => dot_of::<S, 4>(s, w, first, x, out),
-        _ => dot_of::<S, 5>(s, w, first, x, out),
-    }
-}
-
-#[inline(always)]
-fn dot_of<S: Simd, const M: usize>(
-    s: S,
-    w: CodebookRef<'_>,
-    first: usize,
-    x: &[f32],
-    out: &mut [f32],
-) {
-    let k = w.in_features();
-    let table = s.table(w.codebook().values());
-    let (x, _) = x.as_chunks::<16>();
-    let (x, _) = x.as_chunks::<8>();
-    let groups = x.len() / M;
-    let scales = LaneScales::decode(s, w, first, out.len() / M);
-    for (row, out) in (first..).zip(out.chunks_exact_mut(M)) {
-        let words = &w.packed()[row * k / 8..];
-        let mut totals = [s.splat(0.0); M];
-        for group in 0..groups {
-            // What follows the row's end meets zeros in `x`.
-            let codes = group_words(s, words, group);
-            let mut sums = [s.splat(0.0); M];
-            for pair in 0..4 {
-                let weights = s.lookup_pair(table, codes, pair);
-                for (j, weights) in (2 * pair as usize..).zip(weights) {
-                    for (i, sum) in sums.iter_mut().enumerate() {
-                        *sum = s.mul_add(weights, s.load(&x[i * groups + group][j]), *sum);
-                    }
-                }
-            }
-            let scale = scales.of_group(s, row, group);
-            for (total, sum) in totals.iter_mut().zip(sums) {
-                *total = s.mul_add(sum, scale, *total);
-            }
-        }
-        out.iter_mut()
-            .zip(totals)
-            .for_each(|(out, total)| *out = s.sum(total));
-    }
+    let codes = Nibbles::new(s, w.codebook().values());
+    let scales = LaneScales::decode(s, w, first, out.len() / m);
+    let rows = WordRows::new::<S>(codes, scales, w.packed(), w.in_features(), first);
+    rows.dot::<false, S>(s, [x, &[]], m, out);
 }
 
 /// The scales of some rows, decoded together, and spread to the words of a group in registers.
-struct LaneScales {
+struct LaneScales<S: Simd> {
     /// Words in a block, as a power of two.
     block_words: u32,
     row_words: usize,
-    first_block: usize,
+    /// Words from the beginning of a block to that of the first row.
+    before: usize,
+    /// Blocks from that of a group's first word on, for each of its words, if blocks begin where groups do.
+    lanes: Option<S::U>,
     /// As many zeros as a table reads behind the last.
     scales: Vec<f32>,
 }
 
-impl LaneScales {
+const LANES: [u32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+impl<S: Simd> LaneScales<S> {
     #[inline(always)]
-    fn decode<S: Simd>(s: S, w: CodebookRef<'_>, first_row: usize, rows: usize) -> Self {
+    fn decode(s: S, w: CodebookRef<'_>, first_row: usize, rows: usize) -> Self {
         let (k, size) = (w.in_features(), w.block_size());
         let blocks = first_row * k / size..((first_row + rows) * k).div_ceil(size);
         let mut scales = vec![0.0; blocks.len() + 16];
         decode_scales(s, w.scales(), blocks.start, &mut scales[..blocks.len()]);
+        let block_words = (size / 8).ilog2();
+        let begin_together = k.is_multiple_of(size) && size <= GROUP;
+        let lanes = s.shift_right(s.load_u(&LANES), block_words);
         Self {
-            block_words: (size / 8).ilog2(),
+            block_words,
             row_words: k / 8,
-            first_block: blocks.start,
+            before: first_row * k % size / 8,
+            lanes: begin_together.then_some(lanes),
             scales,
         }
     }
+}
 
-    /// Returns the scale of each of 16 words; those after the last row's end have 0.
+impl<S: Simd> GroupScales<S> for LaneScales<S> {
     #[inline(always)]
-    fn of_group<S: Simd>(&self, s: S, row: usize, group: usize) -> S::F {
-        const LANES: [u32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
-        let word = row * self.row_words + 16 * group;
+    fn of_group<const MINIMA: bool>(&self, s: S, row: usize, group: usize) -> [S::F; 2] {
+        let word = self.before + row * self.row_words + 16 * group;
         let block = word >> self.block_words;
         // A block has at least four words, so that the group's are fewer than 16.
-        let scales = self.scales[block - self.first_block..].first_chunk();
+        let scales = self.scales[block..].first_chunk();
         let table = s.table(scales.expect("there are 16 values more than blocks"));
-        let within = (word - (block << self.block_words)) as u32;
-        let lanes = s.add_u(s.load_u(&LANES), s.splat_u(within));
-        s.lookup(table, s.shift_right(lanes, self.block_words))
+        let lanes = self.lanes.unwrap_or_else(|| {
+            let within = (word - (block << self.block_words)) as u32;
+            let lanes = s.add_u(s.load_u(&LANES), s.splat_u(within));
+            s.shift_right(lanes, self.block_words)
+        });
+        [s.lookup(table, lanes), s.splat(0.0)]
     }
 }
 

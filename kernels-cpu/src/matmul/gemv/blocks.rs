@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use nf4::MatrixRef;
 
+use super::dot::{GroupScales, WordRows};
 use super::{MAX_ROWS, PASS, by_partials, by_rows, group_words, interleaved};
 use crate::blocks::codes::{Codes, scaled, with_codes};
 use crate::blocks::scales;
@@ -89,10 +90,11 @@ impl RowScales {
             per_row: blocks * copies,
         }
     }
+}
 
-    /// Returns the scales of the four quarters of a group of words in their lanes, and the minima if there are any.
+impl<S: Simd> GroupScales<S> for RowScales {
     #[inline(always)]
-    fn of_group<S: Simd, const MINIMA: bool>(&self, s: S, row: usize, group: usize) -> [S::F; 2] {
+    fn of_group<const MINIMA: bool>(&self, s: S, row: usize, group: usize) -> [S::F; 2] {
         let at = row * self.per_row + 4 * group;
         [
             quarters(s, &self.scales[at..]),
@@ -134,59 +136,12 @@ fn dot<S: Simd>(
     m: usize,
     out: &mut [f32],
 ) {
-    const { assert!(MAX_ROWS == 5) };
+    let (k, rows) = (w.layout().in_features(), out.len() / m);
     with_codes!(s, w.layout().block_format(), |codes, MINIMA| {
-        match m {
-            1 => dot_of::<S, _, MINIMA, 1>(s, codes, w, first, [x, sums], out),
-            2 => dot_of::<S, _, MINIMA, 2>(s, codes, w, first, [x, sums], out),
-            3 => dot_of::<S, _, MINIMA, 3>(s, codes, w, first, [x, sums], out),
-            4 => dot_of::<S, _, MINIMA, 4>(s, codes, w, first, [x, sums], out),
-            _ => dot_of::<S, _, MINIMA, 5>(s, codes, w, first, [x, sums], out),
-        }
+        let scales = RowScales::decode::<MINIMA>(w, first..first + rows);
+        let rows = WordRows::new::<S>(codes, scales, w.packed(), k, first);
+        rows.dot::<MINIMA, S>(s, [x, sums], m, out);
     })
-}
-
-#[inline(always)]
-fn dot_of<S: Simd, C: Codes<S>, const MINIMA: bool, const M: usize>(
-    s: S,
-    codes: C,
-    w: MatrixRef<'_>,
-    first: usize,
-    [x, x_sums]: [&[f32]; 2],
-    out: &mut [f32],
-) {
-    let row_words = w.layout().in_features() / C::PER_WORD;
-    let (x, _) = x.as_chunks::<16>();
-    let (x_sums, _) = x_sums.as_chunks::<16>();
-    let groups = x.len() / C::PER_WORD / M;
-    let scales = RowScales::decode::<MINIMA>(w, first..first + out.len() / M);
-    let rows = w.packed()[first * row_words..].chunks_exact(row_words);
-    for (row, (words, out)) in rows.zip(out.chunks_exact_mut(M)).enumerate() {
-        let mut totals = [s.splat(0.0); M];
-        for group in 0..groups {
-            let lanes = group_words(s, words, group);
-            let mut sums = [s.splat(0.0); M];
-            for pair in 0..C::PER_WORD / 2 {
-                let weights = codes.pair(s, lanes, pair as u32);
-                for (j, weights) in (2 * pair..).zip(weights) {
-                    for (i, sum) in sums.iter_mut().enumerate() {
-                        let x = &x[(i * groups + group) * C::PER_WORD + j];
-                        *sum = s.mul_add(weights, s.load(x), *sum);
-                    }
-                }
-            }
-            let [scale, minimum] = scales.of_group::<S, MINIMA>(s, row, group);
-            for (i, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
-                *total = s.mul_add(sum, scale, *total);
-                if MINIMA {
-                    *total = s.mul_add(s.load(&x_sums[i * groups + group]), minimum, *total);
-                }
-            }
-        }
-        out.iter_mut()
-            .zip(totals)
-            .for_each(|(out, total)| *out = s.sum(total));
-    }
 }
 
 kernel! {
@@ -240,7 +195,7 @@ fn add_of<S: Simd, C: Codes<S>, const MINIMA: bool>(
             let mut scale = [[s.splat(0.0); 2]; PASS];
             for p in 0..PASS {
                 lanes[p] = group_words(s, words[p], group);
-                scale[p] = scales.of_group::<S, MINIMA>(s, row(p) - rows.start, group);
+                scale[p] = scales.of_group::<MINIMA>(s, row(p) - rows.start, group);
             }
             for j in 0..C::PER_WORD {
                 let mut weights = [s.splat(0.0); PASS];
