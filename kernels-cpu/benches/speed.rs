@@ -185,7 +185,10 @@ fn written_token(cpu: Cpu, m: usize, budget: Duration) {
         let Ok(list) = Shortlist::new(cpu, HEAD, read);
         let list = list.expect("the values are finite");
         let seconds = least(budget, || {
-            drop(black_box(list.candidates(cpu, x, m, 1e-6)));
+            let estimates = list.estimates(cpu, x, m).expect("the products are finite");
+            for estimates in &estimates {
+                drop(black_box(estimates.candidates(f32::NEG_INFINITY, 1e-6)));
+            }
         });
         report("shortlist ", Shortlist::bytes(HEAD) as usize, seconds);
         let narrow = |values: &[f32]| values.iter().copied().map(bf16::from_f32).collect();

@@ -3,7 +3,7 @@
 //!
 //! - [`quantize`], [`dequantize`]: to the 4-bit formats, and back from all block formats
 //! - [`matmul`], [`matmul_vec`], [`low_rank`]: products with a quantized matrix; [`dense`]: with a dense one
-//! - [`Shortlist`]: the rows of a dense matrix that may have the largest product
+//! - [`Shortlist`], [`Estimates`]: the rows of a dense matrix that may have the largest product
 //! - [`rms_norm`], [`glu`], [`rope`], [`attention`], [`cross_entropy`]: the operations between the products
 //! - [`adamw`]: the optimizer's update
 //! - [`convert`]: from one [`Element`] type to another
@@ -58,7 +58,7 @@ pub use convert::convert;
 pub use cpu::{Cpu, Threads, on_worker};
 pub use dequantize::{dequantize, dequantize_range, dequantize_vec};
 pub use element::Element;
-pub use matmul::{Shortlist, dense, low_rank, matmul, matmul_vec};
+pub use matmul::{Estimates, Shortlist, dense, low_rank, matmul, matmul_vec};
 pub use quantize::quantize;
 pub use simd::{ISA_VARIABLE, Isa, IsaError, isa};
 

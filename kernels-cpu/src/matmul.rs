@@ -28,4 +28,4 @@ mod scratch;
 mod shortlist;
 
 pub use quantized::{matmul, matmul_vec};
-pub use shortlist::Shortlist;
+pub use shortlist::{Estimates, Shortlist};

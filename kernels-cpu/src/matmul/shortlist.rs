@@ -85,44 +85,73 @@ impl Shortlist {
         rows as u128 * (k as u128 + (k / BLOCK) as u128 * 2 + size_of::<f32>() as u128)
     }
 
-    /// Returns the rows that may have the largest product with each of the `m` vectors `x: [m, k]`, ascending, where products may
-    /// then be rounded by up to `rounding` of themselves: rows that could come out alike are all among them. `None` where a
-    /// product is not finite.
+    /// Returns what is known of the products with each of the `m` vectors `x: [m, k]`; `None` where one is not finite.
     ///
     /// # Panics
     /// If `x` is not `m` vectors.
-    pub fn candidates(
-        &self,
-        cpu: Cpu,
-        x: &[f32],
-        m: usize,
-        rounding: f32,
-    ) -> Option<Vec<Vec<u32>>> {
+    pub fn estimates(&self, cpu: Cpu, x: &[f32], m: usize) -> Option<Vec<Estimates<'_>>> {
         let [rows, k] = self.layout.shape();
         let products = cpu.matmul_vec(self.copy(), x, m, Direction::Forward);
-        let mut candidates = Vec::with_capacity(m);
-        for (x, products) in x.chunks_exact(k).zip(products.chunks_exact(rows)) {
+        let of_vector = |(x, products): (&[f32], &[f32])| {
             let norm = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
             let norm = (norm * ROUNDED_UP) as f32;
             let [reached, highest] = limits(cpu.isa, products, &self.bounds, norm);
-            if !(reached.is_finite() && highest.is_finite()) {
-                return None;
-            }
-            let reached = reached - rounding * reached.abs().max(highest.abs());
-            let places = (0u32..).zip(products.iter().zip(&self.bounds));
-            candidates.push(
-                places
-                    .filter(|(_, (product, bound))| *product + *bound * norm >= reached)
-                    .map(|(row, _)| row)
-                    .collect(),
-            );
-        }
-        Some(candidates)
+            (reached.is_finite() && highest.is_finite()).then(|| Estimates {
+                products: products.to_vec(),
+                bounds: &self.bounds,
+                norm,
+                reached,
+                highest,
+            })
+        };
+        x.chunks_exact(k)
+            .zip(products.chunks_exact(rows))
+            .map(of_vector)
+            .collect()
     }
 
     fn copy(&self) -> MatrixRef<'_> {
         MatrixRef::new(self.layout, &self.codes, &self.scales)
             .expect("the words were made for the layout")
+    }
+}
+
+/// The products of a [`Shortlist`]'s matrix with one vector, as far as they are known.
+#[derive(Debug)]
+pub struct Estimates<'a> {
+    products: Vec<f32>,
+    bounds: &'a [f32],
+    /// That of the vector.
+    norm: f32,
+    /// What the largest product is at least.
+    reached: f32,
+    /// What no product exceeds.
+    highest: f32,
+}
+
+impl Estimates<'_> {
+    /// Returns the row whose product is the largest as far as is known.
+    pub fn likeliest(&self) -> u32 {
+        let mut most = (0, f32::NEG_INFINITY);
+        for (row, product) in (0u32..).zip(&self.products) {
+            if *product > most.1 {
+                most = (row, *product);
+            }
+        }
+        most.0
+    }
+
+    /// Returns the rows that may have the largest product, ascending, where products may then be rounded by up to `rounding` of
+    /// themselves: rows that could come out alike are all among them. `product` is that of some row, so rounded; the larger it is,
+    /// the fewer remain.
+    pub fn candidates(&self, product: f32, rounding: f32) -> Vec<u32> {
+        let rounding = rounding * self.reached.abs().max(self.highest.abs());
+        let reached = self.reached.max(product - rounding) - rounding;
+        let places = (0u32..).zip(self.products.iter().zip(self.bounds));
+        places
+            .filter(|(_, (product, bound))| *product + *bound * self.norm >= reached)
+            .map(|(row, _)| row)
+            .collect()
     }
 }
 
@@ -213,8 +242,9 @@ mod tests {
         let mut exact = vec![0.0; 3 * rows];
         Cpu::default().dense_matmul_few_rows(DenseRef::new(&w, shape), &x, 3, &mut exact);
         let cpu = Cpu::default();
-        let found = list.candidates(cpu, &x, 3, 0.0).unwrap();
+        let found = list.estimates(cpu, &x, 3).unwrap();
         let estimates = cpu.matmul_vec(list.copy(), &x, 3, Direction::Forward);
+        let mut alike = Vec::new();
         for (i, x) in x.chunks(k).enumerate() {
             let norm = x.iter().map(|x| x * x).sum::<f32>().sqrt();
             let exact = &exact[i * rows..][..rows];
@@ -229,13 +259,17 @@ mod tests {
             let best = (0..rows)
                 .max_by(|a, b| exact[*a].total_cmp(&exact[*b]))
                 .unwrap();
-            let candidates = &found[i];
-            assert!(candidates.contains(&(best as u32)) && candidates.len() < rows / 10);
-            assert!(candidates.is_sorted());
+            let few = found[i].candidates(exact[found[i].likeliest() as usize], 0.0);
+            let candidates = found[i].candidates(f32::NEG_INFINITY, 0.0);
+            assert!(few.len() <= candidates.len() && candidates.len() < rows / 10);
+            for candidates in [&few, &candidates] {
+                assert!(candidates.contains(&(best as u32)) && candidates.is_sorted());
+            }
+            alike.push(few);
         }
-        assert!(found[2].contains(&7) && found[2].contains(&900));
-        let all = list.candidates(cpu, &x[..k], 1, 3.0).unwrap();
-        assert!(all[0].len() > rows / 2);
+        assert!(alike[2].contains(&900) && alike[2].len() < 5);
+        let all = found[0].candidates(f32::NEG_INFINITY, 3.0);
+        assert!(all.len() > rows / 2);
     }
 
     #[test]
@@ -249,10 +283,7 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY] {
             let mut x = wave(32, 1.1);
             x[5] = bad;
-            assert!(
-                list.candidates(Cpu::default(), &x, 1, 0.0).is_none(),
-                "{bad}"
-            );
+            assert!(list.estimates(Cpu::default(), &x, 1).is_none(), "{bad}");
         }
     }
 }

@@ -12,7 +12,7 @@ const ROWS: usize = 2048;
 /// Values of a head below which it is no matter what is read of it.
 const LEAST_VALUES: usize = 1 << 22;
 /// Steps that are made with the whole head, before it is copied: what the copy costs is what it saves in about as many.
-const BEFORE_COPY: usize = 24;
+const BEFORE_COPY: usize = 12;
 
 /// The choice of the likeliest token.
 #[derive(Debug)]
@@ -122,19 +122,25 @@ impl GreedyHead {
             return Ok(None);
         }
         let x = values(hidden.clone().try_into_data())?;
-        let Some(candidates) = burn_fused::on_kernel_thread(&model.device(), || {
-            self.list
-                .candidates(Cpu::default(), &x, rows, self.rounding)
-        }) else {
+        let estimates = burn_fused::on_kernel_thread(&model.device(), || {
+            self.list.estimates(Cpu::default(), &x, rows)
+        });
+        let Some(estimates) = estimates else {
             return Ok(None);
         };
+        let scale = model.config().logits().scale as f32;
         let mut tokens = Vec::with_capacity(rows);
-        for (row, candidates) in candidates.iter().enumerate() {
+        for (row, estimates) in estimates.iter().enumerate() {
             let hidden = hidden.clone().slice([row..row + 1, 0..width]);
-            let logits = model.logits_of(hidden, places(candidates, &model.device()));
-            let logits = values(logits.try_into_data())?;
+            let logits = |tokens: &[u32]| {
+                let places = places(tokens, &model.device());
+                values(model.logits_of(hidden.clone(), places).try_into_data())
+            };
+            // With one logit as it is, few others remain.
+            let first = logits(&[estimates.likeliest()])?;
+            let candidates = estimates.candidates(first[0] / scale, self.rounding);
             let mut likeliest = (0, f32::NEG_INFINITY);
-            for (token, logit) in candidates.iter().zip(logits) {
+            for (token, logit) in candidates.iter().zip(logits(&candidates)?) {
                 if !logit.is_finite() {
                     return Ok(None);
                 }
