@@ -11,7 +11,7 @@ use half::bf16;
 use nf4::{Direction, QuantConfig, QuantizedMatrix};
 use qlora_cpu::dense::{Beta, DenseRef, FEW_ROWS};
 use qlora_cpu::low_rank::LowRank;
-use qlora_cpu::{Cpu, Element, Isa, Shortlist, Threads};
+use qlora_cpu::{Cpu, Element, Isa, QuantizedProducts, Shortlist, Threads};
 
 fn main() {
     let seconds: f64 = std::env::args()
@@ -52,6 +52,8 @@ fn main() {
         ] {
             lora::<f32>(cpu, "f32", m, k, n, budget);
             lora::<bf16>(cpu, "bf16", m, k, n, budget);
+            let cpu = cpu.with_products(QuantizedProducts::Int8);
+            lora::<bf16>(cpu, "int8", m, k, n, budget);
         }
     }
 }
@@ -114,6 +116,8 @@ fn product(cpu: Cpu, m: usize, k: usize, n: usize, budget: Duration) {
         report(dense)
     );
     let x: Vec<bf16> = x.into_iter().map(bf16::from_f32).collect();
+    let int8 = cpu.with_products(QuantizedProducts::Int8);
+    let in_int8 = both_directions(int8, &w, &x, m, budget);
     let [forward, transposed] = both_directions(cpu, &w, &x, m, budget);
     let weights: Vec<bf16> = weights.into_iter().map(bf16::from_f32).collect();
     let mut y = vec![bf16::ZERO; m * n];
@@ -134,6 +138,8 @@ fn product(cpu: Cpu, m: usize, k: usize, n: usize, budget: Duration) {
         report(transposed),
         report(dense)
     );
+    let [forward, transposed] = in_int8.map(report);
+    println!("  {:22}  int8 x·Wᵀ {forward}  x·W {transposed}", "");
 }
 
 /// The products of a step of SmolLM2-135M that writes `m` tokens, each with weights of its own: so they come from memory.

@@ -1,14 +1,51 @@
-//! [`Cpu`], the instruction set and threads that kernels run on, and [`on_worker`], which calls them from such a thread.
+//! [`Cpu`], the instruction set and threads that kernels run on, and the numbers they multiply by quantized weights; and
+//! [`on_worker`], which calls kernels from such a thread.
+
+use std::sync::OnceLock;
 
 use crate::simd::{Isa, isa};
 
-/// The instruction set and the threads that operations use; [`Cpu::default`] is [`isa`] and all of them.
+/// The instruction set and the threads that operations use; [`Cpu::default`] is [`isa`], all of them, and
+/// [`QuantizedProducts::selected`].
 ///
 /// Every operation is a method of it. The free functions of the same names use the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cpu {
     pub(crate) isa: Isa,
     pub(crate) threads: Threads,
+    pub(crate) products: QuantizedProducts,
+}
+
+/// The numbers that products of more than five rows of bf16 with a quantized matrix multiply. Those of f32 and f16 multiply
+/// f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QuantizedProducts {
+    /// bf16.
+    #[default]
+    Float,
+    /// Integers of 8 bits, forward and transposed: both operands are rounded to 255 steps in each group of 64 values along the
+    /// sum, by the largest magnitude of the group. A low-rank matrix on top stays as it is.
+    ///
+    /// Gains most where the machine has AVX-512 with VNNI and BF16; without instructions for bytes it may be slower than f32.
+    Int8,
+}
+
+/// The choice of the process.
+static PRODUCTS: OnceLock<QuantizedProducts> = OnceLock::new();
+
+impl QuantizedProducts {
+    /// Returns the ones that the kernels of this process multiply wherever none are passed to them: those that
+    /// [`select`](Self::select) was asked for, else [`Float`](Self::Float). The first kernel settles it.
+    pub fn selected() -> Self {
+        *PRODUCTS.get_or_init(Self::default)
+    }
+
+    /// Makes the kernels of this process multiply `self` wherever nothing else is passed to them; returns whether they do: not
+    /// if the process uses others already.
+    #[must_use]
+    pub fn select(self) -> bool {
+        *PRODUCTS.get_or_init(|| self) == self
+    }
 }
 
 /// The threads that do the work.
@@ -31,19 +68,33 @@ pub fn on_worker<R: Send>(f: impl FnOnce() -> R + Send) -> R {
 
 impl Default for Cpu {
     fn default() -> Self {
-        Self::new(isa(), Threads::All)
+        Self::new(isa(), Threads::All).with_products(QuantizedProducts::selected())
     }
 }
 
 impl Cpu {
-    /// Runs kernels on `isa` and `threads`.
+    /// Runs kernels on `isa` and `threads`, with products in [`QuantizedProducts::Float`].
     pub const fn new(isa: Isa, threads: Threads) -> Self {
-        Self { isa, threads }
+        let products = QuantizedProducts::Float;
+        Self {
+            isa,
+            threads,
+            products,
+        }
+    }
+
+    /// Multiplies `products`.
+    #[must_use]
+    pub const fn with_products(self, products: QuantizedProducts) -> Self {
+        Self { products, ..self }
     }
 
     /// Runs kernels on [`isa`] and the calling thread.
     pub fn calling_thread() -> Self {
-        Self::new(isa(), Threads::Calling)
+        Self {
+            threads: Threads::Calling,
+            ..Self::default()
+        }
     }
 }
 

@@ -55,7 +55,7 @@ mod simd;
 mod team;
 
 pub use convert::convert;
-pub use cpu::{Cpu, Threads, on_worker};
+pub use cpu::{Cpu, QuantizedProducts, Threads, on_worker};
 pub use dequantize::{dequantize, dequantize_range, dequantize_vec};
 pub use element::Element;
 pub use matmul::{Estimates, Shortlist, dense, low_rank, matmul, matmul_vec};

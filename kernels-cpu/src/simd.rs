@@ -74,9 +74,9 @@ macro_rules! kernel {
         $vis fn $name $(<$($param: $bound),+>)? (isa: $crate::simd::Isa, $($arg: $ty),*) $(-> $ret)? {
             $($item)?
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
             fn avx512_bf16 $(<$($param: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
-                // SAFETY: this function is compiled for, and only reached on, machines with AVX-512 and its BF16.
+                // SAFETY: this function is compiled for, and only reached on, machines with AVX-512, its BF16 and its VNNI.
                 $generic(unsafe { $crate::simd::Avx512::<true>::new() }, $($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
@@ -251,6 +251,32 @@ pub trait Simd: Copy {
         dot_pairs(self, a, b, sum)
     }
 
+    /// Returns `sum` and the products of the four bytes that share a lane, those of `a` unsigned and those of `b` signed, as
+    /// integers of 32 bits.
+    #[inline(always)]
+    fn dot_bytes(self, a: Self::U, b: Self::U, sum: Self::U) -> Self::U {
+        let mut lanes = [[0; 16]; 3];
+        for (lanes, value) in lanes.iter_mut().zip([a, b, sum]) {
+            self.store_u(value, lanes);
+        }
+        let [a, b, mut sums] = lanes;
+        for (sum, (a, b)) in sums.iter_mut().zip(a.into_iter().zip(b)) {
+            for byte in 0..4 {
+                let (a, b) = ((a >> (8 * byte)) as u8, (b >> (8 * byte)) as i8);
+                *sum = sum.wrapping_add_signed(i32::from(a) * i32::from(b));
+            }
+        }
+        self.load_u(&sums)
+    }
+
+    /// Converts signed integers of 32 bits to the nearest numbers, ties to even.
+    #[inline(always)]
+    fn converted(self, value: Self::U) -> Self::F {
+        let mut lanes = [0; 16];
+        self.store_u(value, &mut lanes);
+        self.load(&lanes.map(|lane| lane.cast_signed() as f32))
+    }
+
     /// Adds to each row of `totals` its element of `x` times `weights`: one value of k in the micro-kernel. Both are f32, as
     /// bit patterns.
     #[inline(always)]
@@ -288,6 +314,26 @@ pub trait Simd: Copy {
             let x = self.splat_u(*x);
             for (total, weights) in totals.iter_mut().zip(loaded) {
                 *total = self.dot_pairs(x, weights, *total);
+            }
+        }
+    }
+
+    /// Does [`Simd::add_products`] of fours of bytes, by [`Simd::dot_bytes`]; those of `weights` are unsigned.
+    #[inline(always)]
+    fn add_byte_products<const ROWS: usize, const VECTORS: usize>(
+        self,
+        x: &[u32; ROWS],
+        weights: &[[u32; 16]; VECTORS],
+        totals: &mut [[Self::U; VECTORS]; ROWS],
+    ) {
+        let mut loaded = [self.splat_u(0); VECTORS];
+        for (loaded, weights) in loaded.iter_mut().zip(weights) {
+            *loaded = self.load_u(weights);
+        }
+        for (x, totals) in x.iter().zip(totals) {
+            let x = self.splat_u(*x);
+            for (total, weights) in totals.iter_mut().zip(loaded) {
+                *total = self.dot_bytes(weights, x, *total);
             }
         }
     }
@@ -387,6 +433,9 @@ mod tests {
         let low = seed.map(|word| word % 16);
         let high = seed.map(|word| word / 16 % 16);
         let packed = s.pack([s.load_u(&low), s.load_u(&high)]);
+        let rotated = s.load_u(&seed.map(|word| word.rotate_left(13)));
+        take(s.dot_bytes(words, rotated, s.load_u(&low)));
+        take(s.bits(s.converted(words)));
         take(s.max_magnitude(s.splat_u(7), s.load(&seed.map(f32::from_bits))));
         // SAFETY: `low` is below 16 everywhere.
         take(unsafe { s.gather_u(seed, s.load_u(&low)) });

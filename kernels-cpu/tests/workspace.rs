@@ -6,7 +6,7 @@ use half::bf16;
 use nf4::{Direction, QuantConfig};
 use qlora_cpu::dense::{Beta, DenseRef};
 use qlora_cpu::low_rank::LowRank;
-use qlora_cpu::{Cpu, Element, Isa, Threads};
+use qlora_cpu::{Cpu, Element, Isa, QuantizedProducts, Threads};
 use qlora_test_support::CountingAllocator;
 
 /// Bytes that do not matter here.
@@ -48,7 +48,7 @@ fn assert_reported(held: usize, reported: usize, threads: usize, what: &str) {
     );
 }
 
-fn products<E: Element>(name: &str) {
+fn products<E: Element>(name: &str, products: QuantizedProducts) {
     let rank = 16;
     for (m, shape, threads) in [
         (1, [512, 2048], 2),
@@ -66,7 +66,7 @@ fn products<E: Element>(name: &str) {
         let (a, b) = (vec![0.1; k * rank], vec![0.1; rank * n]);
         let factors = LowRank::new(&a, &b, rank, 0.5);
         for isa in Isa::available() {
-            let cpu = Cpu::new(*isa, Threads::All);
+            let cpu = Cpu::new(*isa, Threads::All).with_products(products);
             let of_pool = |report: &(dyn Fn() -> usize + Sync)| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
                 pool.unwrap().install(report)
@@ -120,6 +120,7 @@ fn products<E: Element>(name: &str) {
 /// One test, because the counters are the process's.
 #[test]
 fn products_hold_what_they_report() {
-    products::<f32>("f32");
-    products::<bf16>("bf16");
+    products::<f32>("f32", QuantizedProducts::Float);
+    products::<bf16>("bf16", QuantizedProducts::Float);
+    products::<bf16>("int8", QuantizedProducts::Int8);
 }

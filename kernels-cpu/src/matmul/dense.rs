@@ -9,7 +9,7 @@ use super::gemv;
 use super::output::Output;
 use super::pack_b::{DenseColumns, DenseRows};
 use super::packed_a::PackedA;
-use super::precision::{Precision, in_precision_of};
+use super::precision::{WordFormat, in_precision_of};
 use crate::buffer::as_uninit;
 use crate::cpu::Cpu;
 use crate::element::Element;
@@ -193,12 +193,12 @@ impl Cpu {
     /// `W` holds while it runs, beside its operands and its result: as [`Cpu::matmul_workspace`] counts them.
     pub fn dense_workspace<W: Element>(self, [m, n, k]: [usize; 3]) -> usize {
         in_precision_of!(W, P => {
-            gemm::packed_bytes::<P>(self, m, k) + self.threads.count() * gemm::task_bytes::<P>(self, [m, n, k], 0)
+            gemm::packed_bytes::<P>(self, m, k) + self.threads.count() * gemm::task_bytes::<P, P>(self, [m, n, k], 0)
         })
     }
 }
 
-fn multiply_rows<P: Precision, X: Element, W: Element, Y: Element>(
+fn multiply_rows<P: WordFormat, X: Element, W: Element, Y: Element>(
     cpu: Cpu,
     w: DenseRef<'_, W>,
     x: &[X],

@@ -142,14 +142,14 @@ pub(super) fn gemm<P: Precision, B: MatrixB, E: Element>(
     b: B,
     c: Output<'_, E>,
 ) {
-    gemm_sum::<P, B, B, E>(cpu, &Term { a, b }, None, c);
+    gemm_sum::<P, B, P, B, E>(cpu, &Term { a, b }, None, c);
 }
 
 /// Multiplies packed rows and adds the products of the same rows with another matrix: `C = A·B + A'·B'`.
-pub(super) fn gemm_sum<P: Precision, B: MatrixB, B2: MatrixB, E: Element>(
+pub(super) fn gemm_sum<P: Precision, B: MatrixB, P2: Precision, B2: MatrixB, E: Element>(
     cpu: Cpu,
     first: &Term<'_, P, B>,
-    second: Option<&Term<'_, P, B2>>,
+    second: Option<&Term<'_, P2, B2>>,
     c: Output<'_, E>,
 ) {
     let n = first.b.n();
@@ -180,9 +180,13 @@ pub(super) fn packed_bytes<P: Precision>(cpu: Cpu, m: usize, k: usize) -> usize 
     m.div_ceil(mr) * Packing::<P>::new(mr, k).panel_words() * size_of::<u32>()
 }
 
-/// Returns the most bytes that a task of the product `[m, k]·[k, n]` packs of B and sums up of C; a second product of the sum
-/// has `second_k` in place of `k`.
-pub(super) fn task_bytes<P: Precision>(cpu: Cpu, [m, n, k]: [usize; 3], second_k: usize) -> usize {
+/// Returns the most bytes that a task of the product `[m, k]·[k, n]` packs of B and sums up of C; a second product of the sum,
+/// in precision `P2`, has `second_k` in place of `k`.
+pub(super) fn task_bytes<P: Precision, P2: Precision>(
+    cpu: Cpu,
+    [m, n, k]: [usize; 3],
+    second_k: usize,
+) -> usize {
     if n == 0 || k == 0 {
         return 0;
     }
@@ -190,7 +194,7 @@ pub(super) fn task_bytes<P: Precision>(cpu: Cpu, [m, n, k]: [usize; 3], second_k
     let words = [m.min(MC), m % MC].into_iter().filter(|m| *m > 0).map(|m| {
         let packing = Packing::<P>::new(mr(cpu.isa, m), k);
         let blocking = Blocking::new(cpu, packing, m.div_ceil(packing.mr()), n);
-        let second = Packing::<P>::new(1, second_k);
+        let second = Packing::<P2>::new(1, second_k);
         blocking.task_words(packing.kc_words().max(second.kc_words()))
     });
     words.max().unwrap_or(0) * size_of::<u32>()
@@ -231,47 +235,7 @@ pub(super) fn pack_into<P: Precision, E: Element>(
 
 kernel! {
     /// Packs up to `mr` rows.
-    fn pack_micro_panel<P: Precision, E: Element>(packing: Packing<P>, x: &[E], words: &mut [u32]) = pack_rows;
-}
-
-#[inline(always)]
-fn pack_rows<S: Simd, P: Precision, E: Element>(
-    s: S,
-    packing: Packing<P>,
-    x: &[E],
-    words: &mut [u32],
-) {
-    let (mr, k) = (packing.mr(), packing.k());
-    let row = |i: usize| x.get(i * k..(i + 1) * k).unwrap_or(&[]);
-    let block = 16 * P::PER_WORD;
-    let blocks = k / block;
-    for at in 0..blocks {
-        let out = &mut words[at * 16 * mr..];
-        let mut lanes = [s.splat_u(0); 16];
-        for (i, lanes) in lanes.iter_mut().enumerate().take(mr) {
-            if let Some(values) = row(i).get(at * block..(at + 1) * block) {
-                *lanes = P::words_16(s, values);
-            }
-        }
-        // A store reaches past the `mr` words of its place along k; the next one writes over that.
-        for (word, lanes) in s.transpose(lanes).into_iter().enumerate() {
-            match out[word * mr..].first_chunk_mut() {
-                Some(out) => s.store_u(lanes, out),
-                None => {
-                    let mut last = [0; 16];
-                    s.store_u(lanes, &mut last);
-                    out[word * mr..][..mr].copy_from_slice(&last[..mr]);
-                }
-            }
-        }
-    }
-    let rest = &mut words[blocks * 16 * mr..];
-    for i in 0..mr {
-        let places = rest.iter_mut().skip(i).step_by(mr);
-        let values = row(i).get(blocks * block..).unwrap_or(&[]);
-        let words = P::words(values).chain(std::iter::repeat(0));
-        places.zip(words).for_each(|(place, word)| *place = word);
-    }
+    fn pack_micro_panel<P: Precision, E: Element>(packing: Packing<P>, x: &[E], words: &mut [u32]) = P::pack_a;
 }
 
 kernel! {
@@ -303,13 +267,13 @@ fn multiply_blocks<S: Simd, P: Precision, B: MatrixB, E: Element>(
     let mut tile_sums = [[0; 16]; MAX_TILE];
     let k = a.packing().k();
     for (p, kc) in a.packing().parts() {
-        let words = kc.div_ceil(P::PER_WORD);
+        let words = P::b_words(kc);
         let mut block = Scratch::new(tile.b_panels.len() * words * nr);
         let (block, _) = block.as_chunks_mut::<16>();
         let panels = block.chunks_exact_mut(words * vectors);
         for (panel, out) in tile.b_panels.clone().zip(panels) {
             let j = panel * nr;
-            b.pack::<S, P>(s, MicroPanel { j, nr, p, kc }, out);
+            P::pack_b(s, b, MicroPanel { j, nr, p, kc }, out);
         }
         let accumulate = accumulate || p > 0;
         let c = c.filter(|_| p + kc == k);
@@ -332,8 +296,7 @@ fn multiply_blocks<S: Simd, P: Precision, B: MatrixB, E: Element>(
 
 /// Multiplies a micro-panel of A by one of B, and puts the product into `sums: [mr][vectors][16]`, or adds it.
 ///
-/// Each element is summed along k from 0 on. `a` is `[words][mr]` and `b` is `[words][vectors][16]`; there are at most
-/// [`Simd::MR`] rows, and as many vectors as [`Simd::NR`] is wide or one.
+/// There are at most [`Simd::MR`] rows, and as many vectors as [`Simd::NR`] is wide or one.
 #[inline(always)]
 fn micro_kernel<S: Simd, P: Precision>(
     s: S,
@@ -347,9 +310,9 @@ fn micro_kernel<S: Simd, P: Precision>(
         ($($mr:literal)*) => {
             match (mr, vectors) {
                 $(
-                    ($mr, 1) if $mr <= S::MR => micro_tile::<S, P, $mr, 1>(s, a, b, sums, accumulate),
+                    ($mr, 1) if $mr <= S::MR => P::multiply::<S, $mr, 1>(s, a, b, sums, accumulate),
                     ($mr, 2) if $mr <= S::MR && S::NR == 32 => {
-                        micro_tile::<S, P, $mr, 2>(s, a, b, sums, accumulate)
+                        P::multiply::<S, $mr, 2>(s, a, b, sums, accumulate)
                     }
                 )*
                 _ => unreachable!("a micro-tile is at most {} x {}", S::MR, S::NR),
@@ -357,37 +320,6 @@ fn micro_kernel<S: Simd, P: Precision>(
         };
     }
     of_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
-}
-
-#[inline(always)]
-fn micro_tile<S: Simd, P: Precision, const MR: usize, const VECTORS: usize>(
-    s: S,
-    a: &[u32],
-    b: &[[u32; 16]],
-    sums: &mut [[u32; 16]],
-    accumulate: bool,
-) {
-    let (a, _) = a.as_chunks::<MR>();
-    let (b, _) = b.as_chunks::<VECTORS>();
-    let mut totals = [[s.splat(0.0); VECTORS]; MR];
-    for (a, b) in a.iter().zip(b) {
-        if P::PER_WORD == 2 {
-            s.add_pair_products(a, b, &mut totals);
-        } else {
-            s.add_products(a, b, &mut totals);
-        }
-    }
-    let (sums, _) = sums.as_chunks_mut::<VECTORS>();
-    for (sums, totals) in sums.iter_mut().zip(totals) {
-        for (sum, total) in sums.iter_mut().zip(totals) {
-            let total = if accumulate {
-                s.add(s.float(s.load_u(sum)), total)
-            } else {
-                total
-            };
-            s.store_u(s.bits(total), sum);
-        }
-    }
 }
 
 /// Writes the sums of a micro-tile to their place `[i, j]` in C, as far as it has rows and columns there.

@@ -12,7 +12,7 @@ pub(super) use blocks::Blocks;
 pub(super) use dense::{DenseColumns, DenseRows};
 pub(super) use quantized::{QuantizedColumns, QuantizedRows};
 
-use super::precision::{MAX_KC, Precision};
+use super::precision::{MAX_KC, WordFormat};
 use crate::simd::Simd;
 
 /// The right-hand matrix of a product, `[k, n]`, of which micro-panels are packed.
@@ -21,7 +21,7 @@ pub(super) trait MatrixB: Copy + Send + Sync {
     fn n(self) -> usize;
 
     /// Packs a micro-panel. An odd last value along k is followed by zeros; columns beyond the last hold any values.
-    fn pack<S: Simd, P: Precision>(self, s: S, panel: MicroPanel, out: &mut [[u32; 16]]);
+    fn pack<S: Simd, P: WordFormat>(self, s: S, panel: MicroPanel, out: &mut [[u32; 16]]);
 }
 
 /// The place of a micro-panel in B: columns `j..j + nr`, rows `p..p + kc`.
@@ -36,14 +36,14 @@ pub(super) struct MicroPanel {
 
 impl MicroPanel {
     /// Returns the vectors that the micro-panel is wide.
-    fn vectors(self) -> usize {
+    pub(super) fn vectors(self) -> usize {
         self.nr / 16
     }
 }
 
 /// Stores one column of a micro-panel, and zeros to the end of its last word.
 #[inline(always)]
-fn set_column<P: Precision>(values: &[f32], out: &mut [[u32; 16]], j: usize, vectors: usize) {
+fn set_column<P: WordFormat>(values: &[f32], out: &mut [[u32; 16]], j: usize, vectors: usize) {
     for (p, value) in values.iter().enumerate() {
         P::set(*value, out, p, j, vectors);
     }
@@ -54,7 +54,7 @@ fn set_column<P: Precision>(values: &[f32], out: &mut [[u32; 16]], j: usize, vec
 
 /// Packs a micro-panel column by column, for a B of `n` columns. `decode` writes a column from its row `panel.p` on.
 #[inline(always)]
-fn pack_by_columns<P: Precision>(
+fn pack_by_columns<P: WordFormat>(
     n: usize,
     panel: MicroPanel,
     out: &mut [[u32; 16]],
@@ -76,7 +76,7 @@ trait Rows<S: Simd> {
 
 /// Packs a micro-panel row by row, two at a time.
 #[inline(always)]
-fn pack_by_rows<S: Simd, P: Precision, R: Rows<S>>(
+fn pack_by_rows<S: Simd, P: WordFormat, R: Rows<S>>(
     s: S,
     rows: R,
     panel: MicroPanel,

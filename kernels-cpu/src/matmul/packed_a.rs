@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::precision::Precision;
+use super::precision::{Precision, WordFormat};
 use super::scratch::Scratch;
 use crate::simd::{Isa, Simd, kernel};
 
@@ -39,24 +39,20 @@ impl<P: Precision> Packing<P> {
 
     /// Returns the words of a micro-panel.
     pub(super) fn panel_words(self) -> usize {
-        self.k.div_ceil(P::PER_WORD) * self.mr
+        P::a_words(self.k) * self.mr
     }
 
     /// Returns the length of the parts along k that are multiplied at a time: equal ones, as few as [`Precision::KC`] allows,
-    /// of whole words of codes.
+    /// of whole groups.
     fn kc(self) -> usize {
         self.k
-            .div_ceil(self.k.div_ceil(P::KC).max(1))
-            .next_multiple_of(8)
+            .div_ceil(self.k.div_ceil(<P as Precision>::KC).max(1))
+            .next_multiple_of(P::GROUP)
     }
 
-    /// Returns the words along k of the largest part.
+    /// Returns the words along k of the largest part of B.
     pub(super) fn kc_words(self) -> usize {
-        self.parts()
-            .map(|(_, kc)| kc)
-            .max()
-            .unwrap_or(0)
-            .div_ceil(P::PER_WORD)
+        P::b_words(self.parts().map(|(_, kc)| kc).max().unwrap_or(0))
     }
 
     /// Returns the parts along k: where each begins, and its length.
@@ -89,6 +85,16 @@ impl<P: Precision> PackedA<P> {
         }
     }
 
+    pub(super) fn words_mut(&mut self) -> &mut [u32] {
+        &mut self.words
+    }
+
+    pub(super) fn as_ref(&self) -> PackedARef<'_, P> {
+        PackedARef::new(&self.words, self.packing)
+    }
+}
+
+impl<P: WordFormat> PackedA<P> {
     /// Packs columns of `x: [k, stride]` as the rows of A.
     pub(super) fn of_columns(
         isa: Isa,
@@ -105,14 +111,6 @@ impl<P: Precision> PackedA<P> {
             pack_columns::<P>(isa, &x[first..], stride, [count, mr], words);
         }
         packed
-    }
-
-    pub(super) fn words_mut(&mut self) -> &mut [u32] {
-        &mut self.words
-    }
-
-    pub(super) fn as_ref(&self) -> PackedARef<'_, P> {
-        PackedARef::new(&self.words, self.packing)
     }
 }
 
@@ -134,13 +132,13 @@ impl<'a, P: Precision> PackedARef<'a, P> {
     pub(super) fn part(self, i: usize, p: usize, kc: usize) -> &'a [u32] {
         let (mr, len) = (self.packing.mr, self.packing.panel_words());
         let words = &self.words[i * len..(i + 1) * len];
-        &words[p / P::PER_WORD * mr..][..kc.div_ceil(P::PER_WORD) * mr]
+        &words[P::a_words(p) * mr..][..P::a_words(kc) * mr]
     }
 }
 
 kernel! {
     /// Packs the first `count` columns of `x`, whose rows are `stride` apart, as a micro-panel of `mr` rows.
-    fn pack_columns<P: Precision>(
+    fn pack_columns<P: WordFormat>(
         x: &[f32],
         stride: usize,
         of: [usize; 2],
@@ -149,7 +147,7 @@ kernel! {
 }
 
 #[inline(always)]
-fn pack_pairs<S: Simd, P: Precision>(
+fn pack_pairs<S: Simd, P: WordFormat>(
     s: S,
     x: &[f32],
     stride: usize,

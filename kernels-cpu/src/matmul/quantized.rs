@@ -9,7 +9,7 @@ use super::gemm::{self, MC, gemm, pack};
 use super::gemv;
 use super::output::Output;
 use super::pack_b::{Blocks, QuantizedColumns, QuantizedRows};
-use super::precision::{Precision, in_precision_of};
+use super::precision::{Precision, in_precisions_of};
 use crate::buffer::{as_uninit, written};
 use crate::codebook::CodebookRef;
 use crate::cpu::Cpu;
@@ -85,8 +85,8 @@ impl Cpu {
         if gemv::serves(shape, m) {
             return gemv::workspace::<E>(m, shape, direction);
         }
-        in_precision_of!(E, P => {
-            gemm::packed_bytes::<P>(self, m, k) + self.threads.count() * gemm::task_bytes::<P>(self, [m, n, k], 0)
+        in_precisions_of!(self, E, P, Q => {
+            gemm::packed_bytes::<Q>(self, m, k) + self.threads.count() * gemm::task_bytes::<Q, P>(self, [m, n, k], 0)
         })
     }
 }
@@ -113,7 +113,7 @@ fn write_product<E: Element>(
         return gemv::multiply(cpu, w, x, m, y, direction);
     }
     for (x, y) in x.chunks(MC * k).zip(y.chunks_mut(MC * n)) {
-        in_precision_of!(E, P => multiply_rows::<P, E>(cpu, w, x, y, direction));
+        in_precisions_of!(cpu, E, P, Q => multiply_rows::<Q, E>(cpu, w, x, y, direction));
     }
 }
 

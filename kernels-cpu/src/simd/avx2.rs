@@ -167,6 +167,25 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn dot_bytes(self, a: Self::U, b: Self::U, sum: Self::U) -> Self::U {
+        let half = |i: usize| unsafe {
+            let (a, b) = (a[i], b[i]);
+            let even = _mm256_madd_epi16(
+                _mm256_and_si256(a, _mm256_set1_epi16(0xff)),
+                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)),
+            );
+            let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+            _mm256_add_epi32(sum[i], _mm256_add_epi32(even, odd))
+        };
+        [half(0), half(1)]
+    }
+
+    #[inline(always)]
+    fn converted(self, value: Self::U) -> Self::F {
+        unsafe { [_mm256_cvtepi32_ps(value[0]), _mm256_cvtepi32_ps(value[1])] }
+    }
+
+    #[inline(always)]
     fn shift_right(self, value: Self::U, by: u32) -> Self::U {
         unsafe {
             let by = _mm_cvtsi32_si128(by as i32);

@@ -1,4 +1,4 @@
-//! AVX-512 (F, BW, VL; BF16 where `BF16` says so): one register is 16 lanes, and `vpermps` is a 16-entry table.
+//! AVX-512 (F, BW, VL; BF16 and VNNI where `BF16` says so): one register is 16 lanes, and `vpermps` is a 16-entry table.
 
 // SAFETY, for every block below: an `Avx512` exists only on machines that have the instructions (see `new`), and each
 // method is inlined into a function compiled for them. Memory is touched through arrays of the right size.
@@ -13,7 +13,7 @@ pub(crate) struct Avx512<const BF16: bool>(());
 
 impl<const BF16: bool> Avx512<BF16> {
     /// # Safety
-    /// The machine has AVX-512 F, BW and VL, AVX2 and FMA, and AVX-512 BF16 if `BF16`.
+    /// The machine has AVX-512 F, BW and VL, AVX2 and FMA, and AVX-512 BF16 and VNNI if `BF16`.
     #[inline(always)]
     pub(crate) unsafe fn new() -> Self {
         Self(())
@@ -206,6 +206,27 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             let pairs = |words: __m512i| std::mem::transmute::<__m512i, __m512bh>(words);
             _mm512_dpbf16_ps(sum, pairs(a), pairs(b))
         }
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, a: Self::U, b: Self::U, sum: Self::U) -> Self::U {
+        unsafe {
+            if BF16 {
+                return _mm512_dpbusd_epi32(sum, a, b);
+            }
+            let low = _mm512_set1_epi16(0xff);
+            let even = _mm512_madd_epi16(
+                _mm512_and_si512(a, low),
+                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b)),
+            );
+            let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
+            _mm512_add_epi32(sum, _mm512_add_epi32(even, odd))
+        }
+    }
+
+    #[inline(always)]
+    fn converted(self, value: Self::U) -> Self::F {
+        unsafe { _mm512_cvtepi32_ps(value) }
     }
 
     #[inline(always)]

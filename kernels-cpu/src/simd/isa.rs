@@ -16,7 +16,7 @@ pub(crate) enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// AVX-512 with the dot products of bf16 pairs.
+    /// AVX-512 with the dot products of bf16 pairs and of bytes (VNNI).
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
@@ -149,7 +149,8 @@ impl Isa {
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl");
-            let bf16 = is_x86_feature_detected!("avx512bf16");
+            let bf16 =
+                is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni");
             match (avx512, avx2) {
                 (true, true) if bf16 => WITH_AVX512_BF16,
                 (true, true) => WITH_AVX512,

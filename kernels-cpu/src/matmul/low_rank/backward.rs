@@ -9,7 +9,7 @@ use super::super::gemm::{MC, gemm, mr};
 use super::super::output::Output;
 use super::super::pack_b::{Blocks, DenseColumns, DenseRows, QuantizedColumns};
 use super::super::packed_a::{PackedA, Packing};
-use super::super::precision::{Precision, in_precision_of};
+use super::super::precision::{Precision, WordFormat, in_precisions_of};
 use super::factors::LowRank;
 use super::forward::{Projected, Projection};
 use crate::buffer::written;
@@ -80,7 +80,7 @@ impl Cpu {
                 w,
                 low_rank,
             };
-            in_precision_of!(E, P => layer.add_rows::<P, E>(x, dy, dx, &mut sums));
+            in_precisions_of!(self, E, P, Q => layer.add_rows::<P, Q, E>(x, dy, dx, &mut sums));
         };
         let starts = (0..m).step_by(MC);
         let dx = if wants_dx {
@@ -122,7 +122,7 @@ struct Layer<'a> {
 
 impl Layer<'_> {
     /// Adds what some rows contribute to the gradients of the factors, and writes their `dx`.
-    fn add_rows<P: Precision, E: Element>(
+    fn add_rows<P: WordFormat, Q: Precision, E: Element>(
         &self,
         x: &[E],
         dy: &[E],
@@ -148,7 +148,7 @@ impl Layer<'_> {
             scale,
             packing: Packing::<P>::new(mr, k),
         };
-        let mut projected_dy = Projected::unfilled(m, onto_b.packing, rank);
+        let mut projected_dy = Projected::<P, Q>::unfilled(m, onto_b.packing, rank);
         let (_, projected_x) = cpu
             .threads
             .join(|| onto_b.fill(dy, &mut projected_dy), || onto_a.of_rows(x));
@@ -176,7 +176,7 @@ impl Layer<'_> {
 }
 
 /// Adds `projectedᵀ·rows` to `sums: [rank, n]` for `projected: [m, rank]` and `rows: [m, n]`.
-fn add_thin<P: Precision, E: Element>(
+fn add_thin<P: WordFormat, E: Element>(
     cpu: Cpu,
     projected: &[f32],
     rank: usize,

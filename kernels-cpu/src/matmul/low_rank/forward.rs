@@ -1,5 +1,6 @@
 //! The product with a quantized matrix and a low-rank one.
 
+use std::any::TypeId;
 use std::mem::MaybeUninit;
 
 use nf4::{Direction, MatrixRef};
@@ -11,7 +12,7 @@ use super::super::gemv;
 use super::super::output::Output;
 use super::super::pack_b::{Blocks, DenseColumns, MatrixB, QuantizedRows};
 use super::super::packed_a::{PackedA, PackedARef, Packing};
-use super::super::precision::{Precision, in_precision_of};
+use super::super::precision::{Precision, WordFormat, in_precisions_of};
 use super::factors::LowRank;
 use crate::buffer::{as_uninit, written};
 use crate::codebook::CodebookRef;
@@ -64,14 +65,14 @@ impl Cpu {
         unsafe {
             written(m * n, |y| {
                 for (x, y) in x.chunks(MC * k).zip(y.chunks_mut(MC * n)) {
-                    in_precision_of!(E, P => multiply_rows::<P, E>(self, w, low_rank, x, y));
+                    in_precisions_of!(self, E, P, Q => multiply_rows::<P, Q, E>(self, w, low_rank, x, y));
                 }
             })
         }
     }
 }
 
-fn multiply_rows<P: Precision, E: Element>(
+fn multiply_rows<P: WordFormat, Q: Precision, E: Element>(
     cpu: Cpu,
     w: MatrixRef<'_>,
     low_rank: LowRank<'_>,
@@ -88,7 +89,7 @@ fn multiply_rows<P: Precision, E: Element>(
         scale,
         packing: Packing::<P>::new(mr(cpu.isa, m), k),
     };
-    let mut projected = Projected::unfilled(m, onto_a.packing, rank);
+    let mut projected = Projected::<P, Q>::unfilled(m, onto_a.packing, rank);
     onto_a.fill(x, &mut projected);
     let b = DenseColumns::new(b, n);
     match CodebookRef::of(w) {
@@ -134,25 +135,25 @@ pub(super) struct Projection<P, F> {
     pub(super) factor: F,
     pub(super) rank: usize,
     pub(super) scale: f32,
-    /// The format that `x` is packed in.
+    /// The format that `x` is packed in to be projected.
     pub(super) packing: Packing<P>,
 }
 
-/// Packed rows and their projection.
-pub(super) struct Projected<P> {
-    x: PackedA<P>,
+/// Rows that are packed for the product with a quantized matrix, in `Q`, and their projection.
+pub(super) struct Projected<P, Q> {
+    x: PackedA<Q>,
     /// `s·(x·F): [m, rank]`.
     pub(super) values: Vec<f32>,
     /// The same, packed in micro-panels of as many rows as those of `x`.
     packed: PackedA<P>,
 }
 
-impl<P: Precision> Projected<P> {
+impl<P: WordFormat, Q: Precision> Projected<P, Q> {
     /// Returns room for `m` rows. Made and dropped by the same thread, whose scratch it is in.
     pub(super) fn unfilled(m: usize, packing: Packing<P>, rank: usize) -> Self {
         let panels = m.div_ceil(packing.mr());
         Self {
-            x: PackedA::unfilled(panels, packing),
+            x: PackedA::unfilled(panels, Packing::new(packing.mr(), packing.k())),
             values: vec![0.0; m * rank],
             packed: PackedA::unfilled(panels, Packing::new(packing.mr(), rank)),
         }
@@ -178,23 +179,29 @@ impl<P: Precision> Projected<P> {
     }
 }
 
-impl<P: Precision, F: MatrixB> Projection<P, F> {
+impl<P: WordFormat, F: MatrixB> Projection<P, F> {
     /// Packs the rows `x`, and projects them.
-    pub(super) fn fill<E: Element>(&self, x: &[E], to: &mut Projected<P>) {
+    pub(super) fn fill<Q: Precision, E: Element>(&self, x: &[E], to: &mut Projected<P, Q>) {
         let (mr, k) = (self.packing.mr(), self.packing.k());
+        let wide = Packing::<Q>::new(mr, k);
         let thin = Packing::<P>::new(mr, self.rank);
         let band = self.band(x.len());
         let words = to.x.words_mut();
         let packed = to.packed.words_mut();
         words
-            .par_chunks_mut(band * self.packing.panel_words())
+            .par_chunks_mut(band * wide.panel_words())
             .zip(packed.par_chunks_mut(band * thin.panel_words()))
             .zip(to.values.par_chunks_mut(band * mr * self.rank))
             .zip(x.par_chunks(band * mr * k))
             .with_min_len(self.cpu.threads.min_len(1))
             .with_max_len(1)
             .for_each(|(((words, packed), values), x)| {
-                self.project(x, words, values);
+                if TypeId::of::<P>() == TypeId::of::<Q>() {
+                    self.project(x, words, values);
+                } else {
+                    self.project_band(x, values);
+                    pack_into(self.cpu.isa, wide, x, words);
+                }
                 pack_into(self.cpu.isa, thin, values, packed);
             });
     }
@@ -209,12 +216,16 @@ impl<P: Precision, F: MatrixB> Projection<P, F> {
             .zip(x.par_chunks(band * mr * k))
             .with_min_len(self.cpu.threads.min_len(1))
             .with_max_len(1)
-            .for_each(|(values, x)| {
-                let panels = (x.len() / k).div_ceil(mr);
-                let mut packed = PackedA::unfilled(panels, self.packing);
-                self.project(x, packed.words_mut(), values);
-            });
+            .for_each(|(values, x)| self.project_band(x, values));
         values
+    }
+
+    /// Projects the rows of a band on the calling thread.
+    fn project_band<E: Element>(&self, x: &[E], values: &mut [f32]) {
+        let (mr, k) = (self.packing.mr(), self.packing.k());
+        let panels = (x.len() / k).div_ceil(mr);
+        let mut packed = PackedA::unfilled(panels, self.packing);
+        self.project(x, packed.words_mut(), values);
     }
 
     /// Packs the rows of a band into `words`, and projects them on the calling thread.

@@ -4,7 +4,7 @@
 
 use nf4::{Direction, MatrixRef};
 
-use super::super::precision::{MAX_KC, Precision};
+use super::super::precision::{MAX_KC, WordFormat};
 use super::{MatrixB, MicroPanel, Rows, pack_by_columns, pack_by_rows};
 use crate::blocks::codes::{Codes, scaled, with_codes};
 use crate::blocks::{decode_range, scales};
@@ -37,7 +37,7 @@ impl MatrixB for Blocks<'_> {
     }
 
     #[inline(always)]
-    fn pack<S: Simd, P: Precision>(self, _: S, panel: MicroPanel, out: &mut [[u32; 16]]) {
+    fn pack<S: Simd, P: WordFormat>(self, _: S, panel: MicroPanel, out: &mut [[u32; 16]]) {
         match self.direction {
             Direction::Forward => pack_forward::<P>(self.isa, self.w, panel, out),
             Direction::Transposed => pack_transposed::<P>(self.isa, self.w, panel, out),
@@ -46,15 +46,15 @@ impl MatrixB for Blocks<'_> {
 }
 
 kernel! {
-    fn pack_forward<P: Precision>(w: MatrixRef<'_>, panel: MicroPanel, out: &mut [[u32; 16]])
+    fn pack_forward<P: WordFormat>(w: MatrixRef<'_>, panel: MicroPanel, out: &mut [[u32; 16]])
         = pack_rows_of_w::<_, P>;
 
-    fn pack_transposed<P: Precision>(w: MatrixRef<'_>, panel: MicroPanel, out: &mut [[u32; 16]])
+    fn pack_transposed<P: WordFormat>(w: MatrixRef<'_>, panel: MicroPanel, out: &mut [[u32; 16]])
         = pack_columns_of_w::<_, P>;
 }
 
 #[inline(always)]
-fn pack_rows_of_w<S: Simd, P: Precision>(
+fn pack_rows_of_w<S: Simd, P: WordFormat>(
     s: S,
     w: MatrixRef<'_>,
     panel: MicroPanel,
@@ -74,7 +74,7 @@ fn pack_rows_of_w<S: Simd, P: Precision>(
 
 /// Packs 16 rows of W at a time, one a lane. Rows are whole blocks: all lanes pass into the next one together.
 #[inline(always)]
-fn pack_lanes<S: Simd, P: Precision, C: Codes<S>, const MINIMA: bool>(
+fn pack_lanes<S: Simd, P: WordFormat, C: Codes<S>, const MINIMA: bool>(
     s: S,
     codes: C,
     w: MatrixRef<'_>,
@@ -138,7 +138,7 @@ fn of_lanes<S: Simd>(s: S, values: &[[f32; MAX_BLOCKS]; 16], block: usize) -> S:
 }
 
 #[inline(always)]
-fn pack_columns_of_w<S: Simd, P: Precision>(
+fn pack_columns_of_w<S: Simd, P: WordFormat>(
     s: S,
     w: MatrixRef<'_>,
     panel: MicroPanel,

@@ -1,6 +1,6 @@
 //! Packing a matrix of numbers.
 
-use super::super::precision::{MAX_KC, Precision};
+use super::super::precision::{MAX_KC, WordFormat};
 use super::{MatrixB, MicroPanel, Rows, pack_by_rows, set_column};
 use crate::element::Element;
 use crate::simd::Simd;
@@ -51,7 +51,7 @@ impl<E: Element> MatrixB for DenseRows<'_, E> {
     }
 
     #[inline(always)]
-    fn pack<S: Simd, P: Precision>(self, s: S, panel: MicroPanel, out: &mut [[u32; 16]]) {
+    fn pack<S: Simd, P: WordFormat>(self, s: S, panel: MicroPanel, out: &mut [[u32; 16]]) {
         let last = self.n() - 1;
         let row = |column: usize| {
             let row = (panel.j + column).min(last);
@@ -100,7 +100,7 @@ impl<E: Element> MatrixB for DenseColumns<'_, E> {
     }
 
     #[inline(always)]
-    fn pack<S: Simd, P: Precision>(self, s: S, panel: MicroPanel, out: &mut [[u32; 16]]) {
+    fn pack<S: Simd, P: WordFormat>(self, s: S, panel: MicroPanel, out: &mut [[u32; 16]]) {
         pack_by_rows::<S, P, _>(s, self, panel, out);
     }
 }

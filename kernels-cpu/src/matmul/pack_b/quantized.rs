@@ -1,6 +1,6 @@
 //! Packing a matrix of a codebook, which decodes it.
 
-use super::super::precision::{MAX_KC, Precision};
+use super::super::precision::{MAX_KC, WordFormat};
 use super::{MatrixB, MicroPanel, Rows, pack_by_columns, pack_by_rows};
 use crate::codebook::CodebookRef;
 use crate::dequantize::decode_range;
@@ -24,7 +24,7 @@ impl MatrixB for QuantizedRows<'_> {
     }
 
     #[inline(always)]
-    fn pack<S: Simd, P: Precision>(self, s: S, panel: MicroPanel, out: &mut [[u32; 16]]) {
+    fn pack<S: Simd, P: WordFormat>(self, s: S, panel: MicroPanel, out: &mut [[u32; 16]]) {
         let w = self.0;
         let [n, k] = w.shape();
         let MicroPanel { j, p, kc, .. } = panel;
@@ -82,7 +82,7 @@ impl MatrixB for QuantizedColumns<'_> {
     }
 
     #[inline(always)]
-    fn pack<S: Simd, P: Precision>(self, s: S, panel: MicroPanel, out: &mut [[u32; 16]]) {
+    fn pack<S: Simd, P: WordFormat>(self, s: S, panel: MicroPanel, out: &mut [[u32; 16]]) {
         if self.n().is_multiple_of(panel.nr) {
             pack_by_rows::<S, P, _>(s, WithinBlocks(self.0), panel, out);
         } else {
