@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
+use qlora_cpu::QuantizedProducts;
+
+use crate::error::DecoderError;
 
 /// The dtype of a model's dense weights (embedding, head, norms, biases, projections that are not in 4 bits),
 /// of the residual stream and of everything the blocks hand on.
@@ -24,6 +27,11 @@ pub enum ComputeDtype {
     ///
     /// Magnitudes from 6e-8 to 65504.
     F16,
+    /// bf16, but products of quantized weights multiply integers of 8 bits; on flex alone
+    ///
+    /// Of more than five rows, forward and backward, the weights and what they are multiplied by are rounded to 255 steps in
+    /// groups of 64 ([`QuantizedProducts::Int8`]). LoRA factors, attention, head and loss compute as in bf16.
+    Int8,
 }
 
 impl ComputeDtype {
@@ -31,9 +39,45 @@ impl ComputeDtype {
     pub fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
-            Self::Bf16 => DType::BF16,
+            Self::Bf16 | Self::Int8 => DType::BF16,
             Self::F16 => DType::F16,
         }
+    }
+
+    /// Returns the numbers that products of quantized weights multiply on the CPU's kernels.
+    pub fn quantized_products(self) -> QuantizedProducts {
+        match self {
+            Self::F32 | Self::Bf16 | Self::F16 => QuantizedProducts::Float,
+            Self::Int8 => QuantizedProducts::Int8,
+        }
+    }
+
+    /// Checks that `device` can compute in it.
+    ///
+    /// # Errors
+    /// [`DecoderError::ComputeDtype`] when it cannot.
+    pub fn check(self, device: &Device) -> Result<(), DecoderError> {
+        let served = self.quantized_products() == QuantizedProducts::Float || is_flex(device);
+        if served && device.supports_dtype(self.dtype()) {
+            return Ok(());
+        }
+        Err(DecoderError::ComputeDtype {
+            dtype: self,
+            device: format!("{:?}", device.clone().without_autodiff()),
+        })
+    }
+
+    /// Makes the kernels of the process multiply [its numbers](Self::quantized_products), if `device` is Flex: they are the
+    /// same for all models of a process.
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check); [`DecoderError::QuantizedProducts`] when the kernels multiply others already.
+    pub fn settle(self, device: &Device) -> Result<(), DecoderError> {
+        self.check(device)?;
+        if is_flex(device) && !self.quantized_products().select() {
+            return Err(DecoderError::QuantizedProducts { dtype: self });
+        }
+        Ok(())
     }
 
     /// Returns the bytes of a value.
@@ -48,6 +92,17 @@ impl fmt::Display for ComputeDtype {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
+            Self::Int8 => "int8",
         })
     }
+}
+
+fn is_flex(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    return device.clone().without_autodiff() == Device::flex();
+    #[cfg(not(feature = "flex"))]
+    return {
+        let _ = device;
+        false
+    };
 }

@@ -317,6 +317,14 @@ pub enum DecoderError {
         /// The device, as it prints.
         device: String,
     },
+    /// A model of the process multiplies quantized weights by other numbers.
+    #[error(
+        "a model of this process does not compute in {dtype}: products in int8 are those of a whole process, so load either all models in int8 or none"
+    )]
+    QuantizedProducts {
+        /// The dtype that was asked for.
+        dtype: ComputeDtype,
+    },
     /// The device failed while a tensor was read back.
     #[error("device: {reason}")]
     Device {

@@ -75,22 +75,6 @@ impl LoadOptions {
     }
 }
 
-impl ComputeDtype {
-    /// Checks that `device` can compute in it.
-    ///
-    /// # Errors
-    /// [`DecoderError::ComputeDtype`] when it cannot.
-    pub fn check(self, device: &Device) -> Result<(), DecoderError> {
-        if device.supports_dtype(self.dtype()) {
-            return Ok(());
-        }
-        Err(DecoderError::ComputeDtype {
-            dtype: self,
-            device: format!("{:?}", device.clone().without_autodiff()),
-        })
-    }
-}
-
 impl Decoder {
     /// Reads a model tensor by tensor, quantizing each on the host as it comes.
     ///
@@ -98,16 +82,16 @@ impl Decoder {
     /// `device.autodiff()` the model can be trained, or carry adapters that are.
     ///
     /// # Errors
-    /// [`DecoderError::ComputeDtype`] before anything is read, when the device does not have the dtype; a
-    /// tensor that is missing, damaged or of another shape than the configuration asks for; weights that are
-    /// not finite or already quantized in another way, where they are to be quantized; a format to be kept that the device has
-    /// no kernels for.
+    /// [`DecoderError::ComputeDtype`] before anything is read, when the device does not have the dtype, and
+    /// [`DecoderError::QuantizedProducts`] when another model of the process computes otherwise; a tensor that is missing, damaged
+    /// or of another shape than the configuration asks for; weights that are not finite or already quantized in another way, where
+    /// they are to be quantized; a format to be kept that the device has no kernels for.
     pub fn load(
         checkpoint: &Checkpoint,
         options: &LoadOptions,
         device: &Device,
     ) -> Result<Self, DecoderError> {
-        options.compute_dtype.check(device)?;
+        options.compute_dtype.settle(device)?;
         let loader = Loader {
             checkpoint,
             config: checkpoint.config(),
@@ -136,7 +120,7 @@ impl Decoder {
         device: &Device,
         pages: WeightPages,
     ) -> Result<Self, DecoderError> {
-        options.compute_dtype.check(device)?;
+        options.compute_dtype.settle(device)?;
         let loader = Loader {
             checkpoint,
             config: checkpoint.config(),

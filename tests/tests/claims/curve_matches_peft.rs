@@ -1,9 +1,11 @@
 //! Thirty steps of QLoRA training follow the curve that peft, bitsandbytes and torch took.
 
+use std::process::Command;
+
 use burn::tensor::DType;
 use burn_finetune::{StepReport, Trainer, TrainerBuilder};
 use burn_qlora::{Checkpointing, LoraModel};
-use burn_qlora_llama::{ComputeDtype, Decoder};
+use burn_qlora_llama::{ComputeDtype, Decoder, DecoderError};
 use qlora_test_support::{FAMILIES, TestDevice, Tolerance, assert_close};
 use qlora_tests::{Curve, adapter_values, devices, loss_tolerance};
 
@@ -23,47 +25,84 @@ fn with_layer_checkpointing_too() {
 /// Where the model computes in 8 or 11 significant bits, with factors and moments in f32.
 #[test]
 fn in_half_precision_within_a_percent() {
-    let curve = Curve::llama();
-    let recorded = curve.recorded();
-    let batches = curve.batches();
     let mut runs = 0;
     for test in devices() {
         for dtype in [ComputeDtype::Bf16, ComputeDtype::F16] {
             if dtype.check(&test.device).is_err() {
                 continue;
             }
-            let mut trainer = curve
-                .builder(dtype, &test.device)
-                .with_checkpointing(Checkpointing::Layer)
-                .and_then(TrainerBuilder::build)
-                .unwrap();
-            let autodiff = test.device.clone().autodiff();
-            let mut worst = 0.0f64;
-            for step in 0..trainer.config().steps {
-                let batch = batches.whole(step, &autodiff);
-                let loss = trainer.step(&[batch]).unwrap().loss;
-                let expected = recorded["per_step"]["loss"][step].as_f64().unwrap();
-                let error = (loss - expected).abs() / expected;
-                assert!(
-                    error <= 1e-2,
-                    "{} in {dtype}, step {step}: loss off by {error:e}",
-                    test.name
-                );
-                worst = worst.max(error);
-            }
-            println!("{} in {dtype}: losses off by at most {worst:e}", test.name);
-            // In f32 they are off by 1e-6.
-            assert!(worst > 1e-5, "{dtype} should round: {worst:e}");
-            for (path, linear) in trainer.model().lora_linears() {
-                let factors = &linear.adapter.as_ref().unwrap().lora;
-                for factor in [&factors.a, &factors.b] {
-                    assert_eq!(factor.val().dtype(), DType::F32, "{path}");
-                }
-            }
+            within_a_percent(&test, dtype);
             runs += 1;
         }
     }
     assert!(runs > 0, "a device should have one of the dtypes");
+}
+
+/// Products in int8 are those of a whole process.
+#[test]
+fn in_int8_within_a_percent() {
+    let alone = [
+        "--ignored",
+        "--exact",
+        "curve_matches_peft::in_int8_by_itself",
+    ];
+    let itself = std::env::current_exe().expect("the test is a file");
+    let run = Command::new(itself).args(alone).output().expect("runs");
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+#[ignore = "settles what the process multiplies: in_int8_within_a_percent runs it"]
+fn in_int8_by_itself() {
+    let dtype = ComputeDtype::Int8;
+    let mut runs = 0;
+    for test in devices() {
+        match dtype.check(&test.device) {
+            Ok(()) => {
+                within_a_percent(&test, dtype);
+                let other = ComputeDtype::Bf16.settle(&test.device);
+                assert!(matches!(other, Err(DecoderError::QuantizedProducts { .. })));
+                runs += 1;
+            }
+            Err(error) => assert!(error.to_string().contains("int8"), "{error}"),
+        }
+    }
+    assert_eq!(runs, usize::from(cfg!(feature = "flex")), "flex has int8");
+}
+
+fn within_a_percent(test: &TestDevice, dtype: ComputeDtype) {
+    let curve = Curve::llama();
+    let recorded = curve.recorded();
+    let batches = curve.batches();
+    let mut trainer = curve
+        .builder(dtype, &test.device)
+        .with_checkpointing(Checkpointing::Layer)
+        .and_then(TrainerBuilder::build)
+        .unwrap();
+    let autodiff = test.device.clone().autodiff();
+    let mut worst = 0.0f64;
+    for step in 0..trainer.config().steps {
+        let batch = batches.whole(step, &autodiff);
+        let loss = trainer.step(&[batch]).unwrap().loss;
+        let expected = recorded["per_step"]["loss"][step].as_f64().unwrap();
+        let error = (loss - expected).abs() / expected;
+        assert!(
+            error <= 1e-2,
+            "{} in {dtype}, step {step}: loss off by {error:e}",
+            test.name
+        );
+        worst = worst.max(error);
+    }
+    println!("{} in {dtype}: losses off by at most {worst:e}", test.name);
+    // In f32 they are off by 1e-6.
+    assert!(worst > 1e-5, "{dtype} should round: {worst:e}");
+    for (path, linear) in trainer.model().lora_linears() {
+        let factors = &linear.adapter.as_ref().unwrap().lora;
+        for factor in [&factors.a, &factors.b] {
+            assert_eq!(factor.val().dtype(), DType::F32, "{path}");
+        }
+    }
 }
 
 fn follows_the_curve(checkpointing: Checkpointing) {

@@ -80,7 +80,7 @@ impl Model {
         let device = flags.device.open()?;
         let compute_dtype = flags.compute_dtype;
         compute_dtype
-            .check(&device)
+            .settle(&device)
             .with_context(|| format!("--compute-dtype {compute_dtype}"))?;
         Ok(Self {
             paging: WeightPaging::resolve(&flags)?,

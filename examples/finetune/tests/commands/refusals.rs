@@ -566,27 +566,29 @@ fn flags_that_make_no_sense() {
     }
 }
 
-/// wgpu's shaders have no bf16.
+/// wgpu's shaders have no bf16, and Flex alone multiplies in int8.
 #[cfg(feature = "wgpu")]
 #[test]
 fn a_dtype_the_device_does_not_have() {
-    finetune!(
-        "eval",
-        "--model",
-        "nowhere",
-        "--data",
-        "nothing.txt",
-        "--device",
-        "wgpu",
-        "--compute-dtype",
-        "bf16"
-    )
-    .refused(&[
-        "--compute-dtype bf16",
-        "Wgpu",
-        "cannot compute in bf16",
-        "use f32",
-    ]);
+    for dtype in ["bf16", "int8"] {
+        finetune!(
+            "eval",
+            "--model",
+            "nowhere",
+            "--data",
+            "nothing.txt",
+            "--device",
+            "wgpu",
+            "--compute-dtype",
+            dtype
+        )
+        .refused(&[
+            &format!("--compute-dtype {dtype}"),
+            "Wgpu",
+            &format!("cannot compute in {dtype}"),
+            "use f32",
+        ]);
+    }
 }
 
 #[test]

@@ -386,15 +386,18 @@ fn half_precision_trains_almost_alike_and_is_told() {
             .collect::<Vec<_>>()
     };
     let exact = losses("f32");
-    for dtype in ["bf16", "f16"] {
-        for (loss, exact) in losses(dtype).iter().zip(&exact) {
+    let rounded = ["bf16", "f16", "int8"].map(|dtype| {
+        let losses = losses(dtype);
+        for (loss, exact) in losses.iter().zip(&exact) {
             assert!(
                 (loss / exact - 1.0).abs() < 1e-2,
                 "{dtype}: {loss} and {exact}"
             );
             assert_ne!(loss, exact, "{dtype}");
         }
-    }
+        losses
+    });
+    assert_ne!(rounded[0], rounded[2], "int8 rounds more than bf16");
     // It decides what the run computes.
     train("bf16", &[]).ok();
     train("f32", &["--resume"]).refused(&["compute-dtype", "bf16", "f32"]);

@@ -85,10 +85,14 @@ impl Terms<'_> {
         }
         Tensors::one(match self.workload.kernels {
             Implementation::Cpu { .. } => {
-                let (cpu, m, shape) = (Cpu::default(), self.tokens as usize, [to, from]);
-                let bytes = match self.workload.compute_dtype {
+                let dtype = self.workload.compute_dtype;
+                let cpu = Cpu::default().with_products(dtype.quantized_products());
+                let (m, shape) = (self.tokens as usize, [to, from]);
+                let bytes = match dtype {
                     ComputeDtype::F32 => cpu.low_rank_backward_workspace::<f32>(m, shape, rank),
-                    ComputeDtype::Bf16 => cpu.low_rank_backward_workspace::<bf16>(m, shape, rank),
+                    ComputeDtype::Bf16 | ComputeDtype::Int8 => {
+                        cpu.low_rank_backward_workspace::<bf16>(m, shape, rank)
+                    }
                     ComputeDtype::F16 => cpu.low_rank_backward_workspace::<f16>(m, shape, rank),
                 };
                 bytes as u128
