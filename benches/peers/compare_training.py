@@ -107,7 +107,9 @@ def compare(args):
         print(f"\nbatch {batch} x {seq}, rank {args.rank}")
         print(f"{'':24} {'tokens/s':>9} {'GB':>6} {'first loss':>11}   burn-qlora bf16 is", flush=True)
         best = ours(args, "bf16", batch, seq)
-        runs = [("burn-qlora bf16", lambda: best), ("burn-qlora f32", lambda: ours(args, "f32", batch, seq))]
+        runs = [("burn-qlora bf16", lambda: best)]
+        for dtype in ("int8", "f32"):
+            runs.append((f"burn-qlora {dtype}", lambda dtype=dtype: ours(args, dtype, batch, seq)))
         for dtype in ("float32", "bfloat16"):
             runs.append((f"peer {dtype}", lambda dtype=dtype: peer_in_its_process(args, dtype, batch, seq, False)))
         if args.compile:
