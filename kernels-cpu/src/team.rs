@@ -40,7 +40,7 @@ impl Threads {
                 });
             }
             // Another kernel has the team, or this one is part of one.
-            Some((_, Err(_))) => items.into_par_iter().for_each(|item| run(item)),
+            Some((_, Err(_))) => items.into_par_iter().for_each(&run),
         }
     }
 }
