@@ -51,7 +51,7 @@ impl QuantizedProducts {
 /// The threads that do the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// All threads of the rayon pool.
+    /// All threads of the rayon pool, or for short kernels as many that stay awake between them.
     All,
     /// The calling one, for callers that are many threads already.
     Calling,

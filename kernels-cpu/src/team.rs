@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -22,26 +22,25 @@ const LOOKS: usize = 64;
 impl Threads {
     /// Calls `run` with every item, on all threads at once. For items that take microseconds.
     pub(crate) fn share<T: Send>(self, items: Vec<T>, run: impl Fn(T) + Sync) {
-        let alone = items.len() < 2 || self.count() == 1;
-        let team = if alone { None } else { Some(team()) };
-        match team.map(|team| (team, team.lead.try_lock())) {
-            None => items.into_iter().for_each(run),
-            Some((team, Ok(_lead))) => {
-                let items: Vec<_> = items
-                    .into_iter()
-                    .map(|item| Mutex::new(Some(item)))
-                    .collect();
-                team.run(items.len(), &|i| {
-                    let item = items[i]
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .take();
-                    run(item.expect("every number comes once"));
-                });
-            }
-            // Another kernel has the team, or this one is part of one.
-            Some((_, Err(_))) => items.into_par_iter().for_each(&run),
+        if items.len() < 2 || self.count() == 1 {
+            return items.into_iter().for_each(run);
         }
+        let team = team();
+        let Some(_lead) = team.lead() else {
+            // Another kernel has the team, or this one is part of one.
+            return items.into_par_iter().for_each(&run);
+        };
+        let items: Vec<_> = items
+            .into_iter()
+            .map(|item| Mutex::new(Some(item)))
+            .collect();
+        team.run(items.len(), &|i| {
+            let item = items[i]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            run(item.expect("every number comes once"));
+        });
     }
 }
 
@@ -123,6 +122,15 @@ impl Drop for Lent<'_> {
 }
 
 impl Team {
+    /// Takes the lead, if nobody has it. A kernel that panicked leaves nothing behind.
+    fn lead(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.lead.try_lock() {
+            Ok(lead) => Some(lead),
+            Err(TryLockError::Poisoned(lead)) => Some(lead.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     /// Calls `run` with every number below `count`. The caller holds the lead.
     fn run(&self, count: usize, run: &(dyn Fn(usize) + Sync)) {
         let work = Work {
@@ -238,5 +246,10 @@ mod tests {
         assert!(panicked.is_err());
         assert!(ended.load(Ordering::Relaxed) < 8);
         assert_eq!(shared(50), [1; 50]);
+        // Other tests have the lead for moments.
+        let start = Instant::now();
+        while team().lead().is_none() {
+            assert!(start.elapsed().as_secs() < 10, "nobody leads any more");
+        }
     }
 }

@@ -89,25 +89,28 @@ impl Shortlist {
     ///
     /// # Panics
     /// If `x` is not `m` vectors.
-    pub fn estimates(&self, cpu: Cpu, x: &[f32], m: usize) -> Option<Vec<Estimates<'_>>> {
+    pub fn estimates(&self, cpu: Cpu, x: &[f32], m: usize) -> Option<Estimates<'_>> {
         let [rows, k] = self.layout.shape();
         let products = cpu.matmul_vec(self.copy(), x, m, Direction::Forward);
-        let of_vector = |(x, products): (&[f32], &[f32])| {
+        let mut vectors = Vec::with_capacity(m);
+        for (x, products) in x.chunks_exact(k).zip(products.chunks_exact(rows)) {
             let norm = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
             let norm = (norm * ROUNDED_UP) as f32;
             let [reached, highest] = limits(cpu.isa, products, &self.bounds, norm);
-            (reached.is_finite() && highest.is_finite()).then(|| Estimates {
-                products: products.to_vec(),
-                bounds: &self.bounds,
+            if !(reached.is_finite() && highest.is_finite()) {
+                return None;
+            }
+            vectors.push(Known {
                 norm,
                 reached,
                 highest,
-            })
-        };
-        x.chunks_exact(k)
-            .zip(products.chunks_exact(rows))
-            .map(of_vector)
-            .collect()
+            });
+        }
+        Some(Estimates {
+            products,
+            bounds: &self.bounds,
+            vectors,
+        })
     }
 
     fn copy(&self) -> MatrixRef<'_> {
@@ -116,12 +119,18 @@ impl Shortlist {
     }
 }
 
-/// The products of a [`Shortlist`]'s matrix with one vector, as far as they are known.
+/// The products of a [`Shortlist`]'s matrix with some vectors, as far as they are known.
 #[derive(Debug)]
 pub struct Estimates<'a> {
+    /// `[m, rows]`.
     products: Vec<f32>,
     bounds: &'a [f32],
-    /// That of the vector.
+    vectors: Vec<Known>,
+}
+
+/// What is known of a vector and of its products together.
+#[derive(Clone, Copy, Debug)]
+struct Known {
     norm: f32,
     /// What the largest product is at least.
     reached: f32,
@@ -130,10 +139,13 @@ pub struct Estimates<'a> {
 }
 
 impl Estimates<'_> {
-    /// Returns the row whose product is the largest as far as is known.
-    pub fn likeliest(&self) -> u32 {
+    /// Returns the row whose product with vector `i` is the largest as far as is known.
+    ///
+    /// # Panics
+    /// If there is no such vector.
+    pub fn likeliest(&self, i: usize) -> u32 {
         let mut most = (0, f32::NEG_INFINITY);
-        for (row, product) in (0u32..).zip(&self.products) {
+        for (row, product) in (0u32..).zip(self.of_vector(i)) {
             if *product > most.1 {
                 most = (row, *product);
             }
@@ -141,17 +153,30 @@ impl Estimates<'_> {
         most.0
     }
 
-    /// Returns the rows that may have the largest product, ascending, where products may then be rounded by up to `rounding` of
-    /// themselves: rows that could come out alike are all among them. `product` is that of some row, so rounded; the larger it is,
-    /// the fewer remain.
-    pub fn candidates(&self, product: f32, rounding: f32) -> Vec<u32> {
-        let rounding = rounding * self.reached.abs().max(self.highest.abs());
-        let reached = self.reached.max(product - rounding) - rounding;
-        let places = (0u32..).zip(self.products.iter().zip(self.bounds));
+    /// Returns the rows that may have the largest product with vector `i`, ascending, where products may then be rounded by up to
+    /// `rounding` of themselves: rows that could come out alike are all among them. `product` is that of some row, so rounded; the
+    /// larger it is, the fewer remain.
+    ///
+    /// # Panics
+    /// If there is no such vector.
+    pub fn candidates(&self, i: usize, product: f32, rounding: f32) -> Vec<u32> {
+        let Known {
+            norm,
+            reached,
+            highest,
+        } = self.vectors[i];
+        let rounding = rounding * reached.abs().max(highest.abs());
+        let reached = reached.max(product - rounding) - rounding;
+        let places = (0u32..).zip(self.of_vector(i).iter().zip(self.bounds));
         places
-            .filter(|(_, (product, bound))| *product + *bound * self.norm >= reached)
+            .filter(|(_, (product, bound))| *product + *bound * norm >= reached)
             .map(|(row, _)| row)
             .collect()
+    }
+
+    fn of_vector(&self, i: usize) -> &[f32] {
+        let rows = self.bounds.len();
+        &self.products[i * rows..][..rows]
     }
 }
 
@@ -259,8 +284,8 @@ mod tests {
             let best = (0..rows)
                 .max_by(|a, b| exact[*a].total_cmp(&exact[*b]))
                 .unwrap();
-            let few = found[i].candidates(exact[found[i].likeliest() as usize], 0.0);
-            let candidates = found[i].candidates(f32::NEG_INFINITY, 0.0);
+            let few = found.candidates(i, exact[found.likeliest(i) as usize], 0.0);
+            let candidates = found.candidates(i, f32::NEG_INFINITY, 0.0);
             assert!(few.len() <= candidates.len() && candidates.len() < rows / 10);
             for candidates in [&few, &candidates] {
                 assert!(candidates.contains(&(best as u32)) && candidates.is_sorted());
@@ -268,7 +293,7 @@ mod tests {
             alike.push(few);
         }
         assert!(alike[2].contains(&900) && alike[2].len() < 5);
-        let all = found[0].candidates(f32::NEG_INFINITY, 3.0);
+        let all = found.candidates(0, f32::NEG_INFINITY, 3.0);
         assert!(all.len() > rows / 2);
     }
 

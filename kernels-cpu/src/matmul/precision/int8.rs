@@ -231,6 +231,7 @@ fn with_high_byte<S: Simd>(s: S, low: S::U, high: S::U) -> S::U {
 #[cfg(test)]
 mod tests {
     use nf4::{QuantConfig, QuantizedMatrix};
+    use qlora_test_support::random::uniform;
 
     use super::*;
     use crate::buffer::as_uninit;
@@ -281,14 +282,6 @@ mod tests {
 
     #[test]
     fn products_are_those_of_operands_rounded_by_groups() {
-        let mut state = 1u32;
-        let mut random = |len: usize| -> Vec<f32> {
-            let mut next = || {
-                state = state.wrapping_mul(1664525).wrapping_add(1013904223);
-                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-            };
-            (0..len).map(|_| next()).collect()
-        };
         for shape in [
             [1, 1],
             [3, 5],
@@ -300,7 +293,7 @@ mod tests {
             [1300, 9],
         ] {
             let [out_features, in_features] = shape;
-            let values = random(out_features * in_features);
+            let values = uniform(1, out_features * in_features);
             let w = crate::quantize(&values, shape, QuantConfig::default()).expect("finite");
             let mut dense = vec![0.0; values.len()];
             crate::dequantize(w.as_ref(), &mut dense);
@@ -322,7 +315,7 @@ mod tests {
                 };
                 let columns: Vec<Vec<f64>> = (0..n).map(column).collect();
                 for m in [6, 13, 40] {
-                    let mut x = random(m * k);
+                    let mut x = uniform(2, m * k);
                     // A group of zeros, and one that counts as zeros.
                     x[..k.min(GROUP)].fill(0.0);
                     x[k..][..k.min(GROUP)].fill(1e-38);

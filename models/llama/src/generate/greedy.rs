@@ -130,15 +130,15 @@ impl GreedyHead {
         };
         let scale = model.config().logits().scale as f32;
         let mut tokens = Vec::with_capacity(rows);
-        for (row, estimates) in estimates.iter().enumerate() {
+        for row in 0..rows {
             let hidden = hidden.clone().slice([row..row + 1, 0..width]);
             let logits = |tokens: &[u32]| {
                 let places = places(tokens, &model.device());
                 values(model.logits_of(hidden.clone(), places).try_into_data())
             };
             // With one logit as it is, few others remain.
-            let first = logits(&[estimates.likeliest()])?;
-            let candidates = estimates.candidates(first[0] / scale, self.rounding);
+            let first = logits(&[estimates.likeliest(row)])?;
+            let candidates = estimates.candidates(row, first[0] / scale, self.rounding);
             let mut likeliest = (0, f32::NEG_INFINITY);
             for (token, logit) in candidates.iter().zip(logits(&candidates)?) {
                 if !logit.is_finite() {
