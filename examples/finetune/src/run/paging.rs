@@ -74,8 +74,9 @@ impl WeightPaging {
         Ok(Some(pages))
     }
 
-    /// Returns the budget, [`Budget::Auto`] decided: as much as fits into `available` bytes, when `peak` tells what a budget takes in
-    /// all. Where it is not known what there is, all of it.
+    /// Returns the budget, [`Budget::Auto`] decided: as much as fits into four fifths of the `available` bytes, when `peak` tells what
+    /// a budget takes in all. The rest is for what a plan may be wrong by, and for other programs. Where it is not known what there
+    /// is, all of it.
     ///
     /// # Errors
     /// Those of `peak`.
@@ -84,10 +85,11 @@ impl WeightPaging {
         available: Option<u64>,
         peak: impl Fn(Budget) -> Result<u64>,
     ) -> Result<Budget> {
-        match (self.budget, available) {
-            (Budget::Auto, Some(available)) if peak(Budget::Resident)? > available => {
+        let usable = available.map(|available| available / 5 * 4);
+        match (self.budget, usable) {
+            (Budget::Auto, Some(usable)) if peak(Budget::Resident)? > usable => {
                 let least = peak(Budget::Bytes(0))?;
-                Ok(Budget::Bytes(available.saturating_sub(least)))
+                Ok(Budget::Bytes(usable.saturating_sub(least)))
             }
             (Budget::Auto, _) => Ok(Budget::Resident),
             (budget, _) => Ok(budget),
@@ -100,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn auto_takes_what_there_is() {
+    fn auto_takes_four_fifths_of_what_there_is() {
         let auto = WeightPaging {
             budget: Budget::Auto,
             folder: None,
@@ -114,8 +116,8 @@ mod tests {
         };
         let decide = |available| auto.decide(available, peak).unwrap();
         assert_eq!(decide(None), Budget::Resident);
-        assert_eq!(decide(Some(100)), Budget::Resident);
-        assert_eq!(decide(Some(99)), Budget::Bytes(59));
+        assert_eq!(decide(Some(125)), Budget::Resident);
+        assert_eq!(decide(Some(120)), Budget::Bytes(56));
         assert_eq!(decide(Some(30)), Budget::Bytes(0));
         let half = WeightPaging {
             budget: Budget::Fraction(0.5),
