@@ -6,6 +6,7 @@
 //! are not computed.
 
 mod backward;
+mod few_positions;
 mod first_keys;
 mod forward;
 mod heads;
@@ -54,45 +55,80 @@ mod tests {
         ((0..q.len()).map(out).collect(), total.ln())
     }
 
-    /// Longer than a tile of keys, with and without sequences, the first of which reach into the cache, and a window that
-    /// does too.
-    #[test]
-    fn every_instruction_set_is_near_the_formula() {
-        let [batch, q_len, kv_len, kv_heads, group, d] = [2, 290, 300, 2, 3, 16];
-        let heads = kv_heads * group;
-        let q = wave(batch * q_len * heads * d, 0.3);
-        let [k, v] = [0.7, 1.1].map(|step| wave(batch * kv_len * kv_heads * d, step));
-        let view = |data, len, heads| {
+    /// Keys and values of [`wave`]s, and queries.
+    struct Inputs {
+        shape: [usize; 6],
+        q: Vec<f32>,
+        k: Vec<f32>,
+        v: Vec<f32>,
+    }
+
+    impl Inputs {
+        fn new(shape @ [batch, q_len, kv_len, kv_heads, group, d]: [usize; 6]) -> Self {
+            let [k, v] = [0.7, 1.1].map(|step| wave(batch * kv_len * kv_heads * d, step));
+            let q = wave(batch * q_len * kv_heads * group * d, 0.3);
+            Self { shape, q, k, v }
+        }
+
+        fn view(data: &[f32], [batch, len, heads, d]: [usize; 4]) -> HeadsRef<'_, f32> {
             let strides = [len * heads * d, heads * d, d, 1].map(|n: usize| n as isize);
             HeadsRef::new(data, [batch, len, heads, d], strides).expect("it is contiguous")
-        };
-        let offsets: Vec<i64> = (0..batch * q_len)
-            .map(|i| (i % q_len / 70 * 70) as i64)
-            .collect();
+        }
+
+        fn operands<'a>(
+            &'a self,
+            config: AttentionConfig,
+            sequence_offsets: Option<&'a [i64]>,
+        ) -> Operands<'a, f32> {
+            let [batch, q_len, kv_len, kv_heads, group, d] = self.shape;
+            Operands {
+                q: Self::view(&self.q, [batch, q_len, kv_heads * group, d]),
+                k: Self::view(&self.k, [batch, kv_len, kv_heads, d]),
+                v: Self::view(&self.v, [batch, kv_len, kv_heads, d]),
+                sequence_offsets,
+                config,
+            }
+        }
+    }
+
+    fn configs() -> [AttentionConfig; 4] {
+        let configs = [
+            (None, None),
+            (Some(60), None),
+            (None, Some(0.7)),
+            (Some(260), Some(0.7)),
+        ];
+        configs.map(|(window, softcap)| {
+            AttentionConfig::new(0.4)
+                .with_window(window)
+                .with_softcap(softcap)
+        })
+    }
+
+    /// Longer than a tile of keys, with and without sequences, the first of which reach into the cache, and a window that
+    /// does too; few positions and many, of all numbers of heads and widths that are taken together or left over.
+    #[test]
+    fn every_instruction_set_is_near_the_formula() {
+        near_the_formula([2, 290, 300, 2, 3, 16]);
+        near_the_formula([3, 1, 300, 2, 3, 40]);
+        near_the_formula([1, 5, 130, 1, 9, 64]);
+        near_the_formula([2, 8, 70, 2, 6, 88]);
+        near_the_formula([1, 3, 3, 1, 1, 20]);
+    }
+
+    fn near_the_formula(shape @ [batch, q_len, kv_len, kv_heads, group, d]: [usize; 6]) {
+        let heads = kv_heads * group;
+        let inputs = Inputs::new(shape);
+        let (k, v) = (&inputs.k, &inputs.v);
+        let offset = |i: usize| (i / 70 * 70 + i % 70 / 2).min(i + kv_len - q_len) as i64;
+        let offsets: Vec<i64> = (0..batch * q_len).map(|i| offset(i % q_len)).collect();
         for isa in Isa::available() {
-            let configs = [
-                (None, None),
-                (Some(60), None),
-                (None, Some(0.7)),
-                (Some(260), Some(0.7)),
-            ];
-            let configs = configs.map(|(window, softcap)| {
-                AttentionConfig::new(0.4)
-                    .with_window(window)
-                    .with_softcap(softcap)
-            });
             let offsets = [None, Some(&*offsets)];
-            let cases = configs
-                .iter()
-                .flat_map(|config| offsets.map(|o| (*config, o)));
+            let cases = configs()
+                .into_iter()
+                .flat_map(|config| offsets.map(|o| (config, o)));
             for (config, sequence_offsets) in cases {
-                let operands = Operands {
-                    q: view(&q, q_len, heads),
-                    k: view(&k, kv_len, kv_heads),
-                    v: view(&v, kv_len, kv_heads),
-                    sequence_offsets,
-                    config,
-                };
+                let operands = inputs.operands(config, sequence_offsets);
                 let (out, lse) = forward(*isa, &operands);
                 for row in (0..batch * q_len * heads).step_by(7) {
                     let (position, head) = (row / heads, row % heads);
@@ -103,11 +139,34 @@ mod tests {
                     let keys = first.max(end.saturating_sub(window))..end;
                     let at = |key: usize| ((batch * kv_len + key) * kv_heads + head / group) * d;
                     let keys: Vec<_> = keys.map(|n| (&k[at(n)..][..d], &v[at(n)..][..d])).collect();
-                    let (expected, expected_lse) = attend(&q[row * d..][..d], &keys, config);
+                    let (expected, expected_lse) = attend(&inputs.q[row * d..][..d], &keys, config);
                     assert!((f64::from(lse[row]) - expected_lse).abs() < 1e-5, "{isa:?}");
                     for (found, expected) in out[row * d..][..d].iter().zip(expected) {
                         assert!((f64::from(*found) - expected).abs() < 1e-5, "{isa:?}");
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_position_of_few_has_the_bits_that_it_has_alone() {
+        let shape @ [_, q_len, kv_len, kv_heads, group, d] = [1, 8, 150, 2, 3, 40];
+        let (among, width) = (Inputs::new(shape), kv_heads * group * d);
+        for isa in Isa::available() {
+            for config in configs() {
+                let (out, lse) = forward(*isa, &among.operands(config, None));
+                for i in 0..q_len {
+                    let seen = kv_len - q_len + i + 1;
+                    let alone = Inputs {
+                        shape: [1, 1, seen, kv_heads, group, d],
+                        q: among.q[i * width..][..width].to_vec(),
+                        k: among.k[..seen * kv_heads * d].to_vec(),
+                        v: among.v[..seen * kv_heads * d].to_vec(),
+                    };
+                    let (out_alone, lse_alone) = forward(*isa, &alone.operands(config, None));
+                    assert_eq!(out_alone, out[i * width..][..width], "{isa:?} {config:?}");
+                    assert_eq!(lse_alone, lse[i * width / d..][..width / d]);
                 }
             }
         }

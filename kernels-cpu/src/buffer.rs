@@ -1,6 +1,18 @@
-//! Memory that a kernel writes without reading: vectors are made without being filled first.
+//! Memory for kernels: vectors that are written without being filled first, and words that vectors of 16 are loaded from.
 
 use std::mem::MaybeUninit;
+
+use bytemuck::{Pod, Zeroable};
+
+/// 16 words in one cache line: a vector of them is loaded at once, where one that lies in two lines takes two loads.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub(crate) struct Line([u32; 16]);
+
+/// Returns zeros for at least `words` words, as whole lines.
+pub(crate) fn lines(words: usize) -> Vec<Line> {
+    vec![Line::zeroed(); words.div_ceil(16)]
+}
 
 /// Returns a vector of `len` values, all of which `write` writes.
 ///

@@ -16,7 +16,7 @@ pub struct Cpu {
     pub(crate) products: QuantizedProducts,
 }
 
-/// The numbers that products of more than five rows of bf16 with a quantized matrix multiply. Those of f32 and f16 multiply
+/// The numbers that products of more than eight rows of bf16 with a quantized matrix multiply. Those of f32 and f16 multiply
 /// f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum QuantizedProducts {

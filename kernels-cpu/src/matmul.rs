@@ -9,7 +9,7 @@
 //!
 //! The algorithm:
 //! - `gemm`: packing of A, macro-kernel and micro-kernel, for more than a few rows
-//! - `gemv`: up to five rows, whose weights are used in the registers that they are decoded in
+//! - `gemv`: up to eight rows, whose weights are used in the registers that they are decoded in
 //! - `packed_a`, `pack_b`: the layouts of the micro-kernel's operands
 //! - `precision`: multiplying f32, or pairs of bf16
 //! - `output`, `scratch`: memory for results, and for packed operands

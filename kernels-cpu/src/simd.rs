@@ -183,6 +183,19 @@ pub trait Simd: Copy {
         ]
     }
 
+    /// Looks up the low 4 bits of both halves of every lane; the others are ignored.
+    #[inline(always)]
+    fn lookup_halves(self, table: &[u16; 16], codes: Self::U) -> Self::U {
+        let mut lanes = [0; 16];
+        self.store_u(codes, &mut lanes);
+        for lane in &mut lanes {
+            let low = table[(*lane & 15) as usize];
+            let high = table[(*lane >> 16 & 15) as usize];
+            *lane = u32::from(low) | u32::from(high) << 16;
+        }
+        self.load_u(&lanes)
+    }
+
     /// Returns the 16 codes of two words, one a lane in the low 4 bits, with other bits above them.
     fn codes(self, words: &[u32; 2]) -> Self::U;
     /// Packs 32 codes, one a lane with nothing above them, into four words.
@@ -409,6 +422,8 @@ mod tests {
             s.store(s.lookup(s.table(&table), shifted), &mut lanes);
             take(s.load_u(&lanes.map(f32::to_bits)));
             take(s.rank(s.table(&midpoints), s.load(&lanes)));
+            let halves = std::array::from_fn(|i| (seed[i] >> 7) as u16);
+            take(s.lookup_halves(&halves, shifted));
         }
         take(s.bits(s.load(&table)));
         take(s.or_u(s.and_u(words, s.splat_u(0xff00)), s.low_to_high(words)));

@@ -1,4 +1,4 @@
-//! Threads that share short kernels: the products of few rows, and the attention of single positions.
+//! Threads that share short kernels: the products of few rows, and the attention of few positions.
 //!
 //! A model that writes a token calls hundreds of kernels that take some ten microseconds each. rayon's threads fall asleep between
 //! two of them, and waking one takes as long. The members of a team stay awake for a moment after each kernel, and take their part

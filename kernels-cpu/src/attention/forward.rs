@@ -3,13 +3,14 @@ use std::{mem::MaybeUninit, ops::Range};
 use nf4::Direction;
 use rayon::prelude::*;
 
+use super::few_positions;
 use super::first_keys::FirstKeys;
 use super::heads::Operands;
 use super::tile::{KEYS, TileMask, divide_rows, key_tiles, positions, softmax_step};
 use crate::buffer::written;
 use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
-use crate::matmul::dense::Beta;
+use crate::matmul::dense::{Beta, FEW_ROWS};
 use crate::simd::Isa;
 use nf4::attention::AttentionShape;
 
@@ -32,11 +33,11 @@ pub fn forward<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (Vec<E>, Vec
     // SAFETY: the tasks make up the whole, and each writes every element of its part.
     let out = unsafe {
         written(lse.len() * shape.head_dim, |out| {
+            if shape.q_len <= FEW_ROWS {
+                return few_positions::forward(isa, operands, &pass.first_keys, out, &mut lse);
+            }
             let tasks = split(&shape, out, &mut lse);
-            if shape.q_len == 1 {
-                // As short as the products before and behind it.
-                Threads::All.share(tasks, |task| task.run(&pass, &mut scratch()));
-            } else if tasks.len() < 2 {
+            if tasks.len() < 2 {
                 let mut scratch = scratch();
                 tasks
                     .into_iter()
@@ -53,6 +54,9 @@ pub fn forward<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (Vec<E>, Vec
 
 /// Returns the bytes that [`forward`] needs on `threads` threads beside its operands and results.
 pub fn forward_workspace_bytes<E: Element>(shape: &AttentionShape, threads: usize) -> u128 {
+    if shape.q_len <= FEW_ROWS {
+        return few_positions::workspace_bytes::<E>(shape);
+    }
     threads as u128 * Scratch::<E::Operand>::bytes(shape)
 }
 
@@ -64,18 +68,17 @@ struct Pass<'a, E: Element> {
     shape: AttentionShape,
 }
 
-/// A tile of query positions and the key-value heads to attend with: one run of the output.
+/// A tile of query positions: one run of the output.
 struct Task<'a, E> {
     batch: usize,
     positions: Range<usize>,
-    kv_heads: Range<usize>,
-    /// `[positions, kv_heads · group, d]`.
+    /// `[positions, heads, d]`.
     out: &'a mut [MaybeUninit<E>],
-    /// `[positions, kv_heads · group]`.
+    /// `[positions, heads]`.
     lse: &'a mut [f32],
 }
 
-/// Splits the output into tiles of positions; with a single position, as in generation, into heads.
+/// Splits the output into tiles of positions.
 fn split<'a, E>(
     shape: &AttentionShape,
     out: &'a mut [MaybeUninit<E>],
@@ -92,22 +95,13 @@ fn split<'a, E>(
         .chunks_mut(per_row * shape.head_dim.max(1))
         .zip(lse.chunks_mut(per_row));
     for (batch, (out, lse)) in batches.enumerate() {
-        let (step, kv_step) = match shape.q_len {
-            1 => (shape.group, 1),
-            _ => (tile * heads, shape.kv_heads),
-        };
         let runs = out
-            .chunks_mut(step * shape.head_dim.max(1))
-            .zip(lse.chunks_mut(step));
+            .chunks_mut(tile * heads * shape.head_dim.max(1))
+            .zip(lse.chunks_mut(tile * heads));
         for (i, (out, lse)) in runs.enumerate() {
-            let (positions, kv_heads) = match shape.q_len {
-                1 => (0..1, i..i + kv_step),
-                q_len => (i * tile..((i + 1) * tile).min(q_len), 0..kv_step),
-            };
             tasks.push(Task {
                 batch,
-                positions,
-                kv_heads,
+                positions: i * tile..((i + 1) * tile).min(shape.q_len),
                 out,
                 lse,
             });
@@ -167,13 +161,13 @@ impl<E: Element> Task<'_, E> {
         let isa = *isa;
         let (group, d) = (shape.group, shape.head_dim);
         let rows = self.positions.len() * group;
-        let heads = self.kv_heads.len() * group;
+        let heads = shape.heads();
         let first_keys = first_keys.of(self.batch, self.positions.clone());
         let (scores, half) = (&mut scratch.scores, &mut scratch.half);
         let (q, out) = (&mut scratch.q[..rows * d], &mut scratch.out[..rows * d]);
         let (maxima, sums) = (&mut scratch.maxima[..rows], &mut scratch.sums[..rows]);
 
-        for kv_head in self.kv_heads.clone() {
+        for kv_head in 0..shape.kv_heads {
             let group_heads = kv_head * group..(kv_head + 1) * group;
             operands
                 .q
@@ -195,7 +189,7 @@ impl<E: Element> Task<'_, E> {
                 beta = Beta::One;
             }
 
-            let first = (kv_head - self.kv_heads.start) * group;
+            let first = kv_head * group;
             let positions = out.chunks_exact(group * d).zip(sums.chunks_exact(group));
             for (position, (from, sums)) in positions.enumerate() {
                 let to = (position * heads + first) * d;

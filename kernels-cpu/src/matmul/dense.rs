@@ -58,6 +58,18 @@ impl<'a, E: Element> DenseRef<'a, E> {
         }
     }
 
+    /// Returns the number of rows.
+    #[inline(always)]
+    pub(crate) fn row_count(&self) -> usize {
+        self.shape[0]
+    }
+
+    /// Returns the row `index`.
+    #[inline(always)]
+    pub(crate) fn row(&self, index: usize) -> &'a [E] {
+        &self.values[index * self.stride..][..self.shape[1]]
+    }
+
     /// Returns `Wᵀ` as the right-hand matrix.
     fn rows(self) -> DenseRows<'a, E> {
         DenseRows::with_stride(self.values, self.shape[0], self.stride)

@@ -29,7 +29,8 @@ const BLOCK_WORDS: usize = 64 * 1024;
 /// Most vectors of a micro-tile.
 const MAX_TILE: usize = 24;
 
-/// Words of packed A below which waking other threads costs more than they save.
+/// Words of packed A below which a product is so short that waking other threads costs more than they save: one packs A, and what
+/// follows is for those that are awake.
 const PARALLEL: usize = 1 << 15;
 
 /// Returns the largest micro-tile, `[MR, NR]`.
@@ -158,19 +159,24 @@ pub(super) fn gemm_sum<P: Precision, B: MatrixB, P2: Precision, B2: MatrixB, E: 
     // Sums of a single part of a single product go to the output as they are.
     let kept = second.is_some() || first.a.packing().parts().len() > 1;
     let [of_a, of_b] = blocking.tasks;
-    (0..of_a * of_b)
+    let tasks = 0..of_a * of_b;
+    let run = |task| {
+        let tile = blocking.macro_tile(task);
+        let mut sums = Scratch::new(if kept { tile.values() } else { 0 });
+        let first_c = second.is_none().then_some(c);
+        macro_kernel(cpu.isa, first, &tile, false, &mut sums, first_c);
+        if let Some(second) = second {
+            macro_kernel(cpu.isa, second, &tile, true, &mut sums, Some(c));
+        }
+    };
+    if first.a.panels() * first.a.packing().panel_words() < PARALLEL {
+        return cpu.threads.share(tasks.collect(), run);
+    }
+    tasks
         .into_par_iter()
         .with_min_len(cpu.threads.min_len(1))
         .with_max_len(1)
-        .for_each(|task| {
-            let tile = blocking.macro_tile(task);
-            let mut sums = Scratch::new(if kept { tile.values() } else { 0 });
-            let first_c = second.is_none().then_some(c);
-            macro_kernel(cpu.isa, first, &tile, false, &mut sums, first_c);
-            if let Some(second) = second {
-                macro_kernel(cpu.isa, second, &tile, true, &mut sums, Some(c));
-            }
-        });
+        .for_each(run);
 }
 
 /// Returns the bytes of packed A for `m` rows of `k` values.

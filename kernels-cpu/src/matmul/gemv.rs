@@ -5,28 +5,30 @@
 //! end with as many zero words as fill the last 16.
 //!
 //! - `blocks`: the same for the blocks of a file
+//! - `bytes`: the product of blocks of bytes in integers
 //! - `dense`: the product with a matrix that is not quantized
 //! - `dot`: the products of words with what meets them, whatever they stand for
 
 mod blocks;
+pub(super) mod bytes;
 pub(super) mod dense;
 mod dot;
 
 use std::mem::MaybeUninit;
 
 use crate::blocks::codes::Nibbles;
+use crate::buffer::{Line, lines};
 use crate::codebook::CodebookRef;
 use crate::cpu::Cpu;
 use crate::double_quant::decode_scales;
 use crate::element::Element;
 use crate::simd::{Simd, kernel};
-use dot::{GroupScales, WordRows};
+use dot::{GroupScales, NibblePairs, Products, Single, WordRows};
 use nf4::{Direction, MatrixRef};
 
 /// Up to this many rows the decoded weights are used straight from the register they were decoded in: a decoded
-/// vector then serves so few rows that storing it would cost more than it saves. Measured with AVX-512 at 2048 x 2048:
-/// about equal at 6 rows, and at 8 `gemm` takes three quarters of the time.
-pub(super) const MAX_ROWS: usize = 5;
+/// vector then serves so few rows that storing it would cost more than it saves.
+pub(super) const MAX_ROWS: usize = 8;
 
 /// Weights in a group of 16 words.
 const GROUP: usize = 128;
@@ -80,6 +82,9 @@ pub(super) fn multiply<E: Element>(
     let x = E::read(cpu.isa, x, &mut scratch);
     let mut out = vec![0.0; y.len()];
     match (CodebookRef::of(w), direction) {
+        (Some(w), Direction::Forward) if E::IN_PAIRS && cpu.isa.multiplies_pairs() => {
+            forward_in_pairs(cpu, w, x, m, &mut out);
+        }
         (Some(w), Direction::Forward) => forward(cpu, w, x, m, &mut out),
         (Some(w), Direction::Transposed) => transposed(cpu, w, x, m, &mut out),
         (None, Direction::Forward) => blocks::forward(cpu, w, x, m, &mut out),
@@ -95,7 +100,16 @@ fn forward(cpu: Cpu, w: CodebookRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
     let k = w.in_features();
     let x = interleaved::<8>(x, k);
     by_rows(cpu, w.shape(), m, y, |first, out| {
-        dot_rows(cpu.isa, w, first, &x, m, out);
+        dot_rows(cpu.isa, w, first, bytemuck::cast_slice(&x), m, out);
+    });
+}
+
+/// Writes `y = x·Wᵀ` for an `x` of bf16; the values of the codes are rounded to it.
+fn forward_in_pairs(cpu: Cpu, w: CodebookRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
+    let k = w.in_features();
+    let x = interleaved_pairs(x, k);
+    by_rows(cpu, w.shape(), m, y, |first, out| {
+        dot_rows_in_pairs(cpu.isa, w, first, bytemuck::cast_slice(&x), m, out);
     });
 }
 
@@ -178,9 +192,10 @@ const fn position<const PER_WORD: usize>(i: usize) -> usize {
 }
 
 /// Returns rows of `k` elements in the interleaved order, each filled with zeros to whole groups.
-fn interleaved<const PER_WORD: usize>(rows: &[f32], k: usize) -> Vec<f32> {
+fn interleaved<const PER_WORD: usize>(rows: &[f32], k: usize) -> Vec<Line> {
     let padded = k.next_multiple_of(16 * PER_WORD);
-    let mut out = vec![0.0; rows.len() / k * padded];
+    let mut interleaved = lines(rows.len() / k * padded);
+    let out: &mut [f32] = bytemuck::cast_slice_mut(&mut interleaved);
     for (out, row) in out.chunks_exact_mut(padded).zip(rows.chunks_exact(k)) {
         let groups = out.chunks_exact_mut(16 * PER_WORD);
         for (out, row) in groups.zip(row.chunks(16 * PER_WORD)) {
@@ -195,7 +210,28 @@ fn interleaved<const PER_WORD: usize>(rows: &[f32], k: usize) -> Vec<f32> {
             }
         }
     }
-    out
+    interleaved
+}
+
+/// Returns rows of `k` bf16 in the order in which [`NibblePairs`] meets them, each filled with zeros to whole groups.
+fn interleaved_pairs(rows: &[f32], k: usize) -> Vec<Line> {
+    let padded = k.next_multiple_of(GROUP) / 2;
+    let mut interleaved = lines(rows.len() / k * padded);
+    let out: &mut [u32] = bytemuck::cast_slice_mut(&mut interleaved);
+    for (out, row) in out.chunks_exact_mut(padded).zip(rows.chunks_exact(k)) {
+        let groups = out.chunks_exact_mut(GROUP / 2);
+        for (out, row) in groups.zip(row.chunks(GROUP)) {
+            // Rows are whole words.
+            let (words, _) = row.as_chunks::<8>();
+            for (lane, word) in words.iter().enumerate() {
+                let (first, second) = word.split_at(4);
+                for (j, (first, second)) in first.iter().zip(second).enumerate() {
+                    out[16 * j + lane] = first.to_bf16_bits() | second.to_bf16_bits() << 16;
+                }
+            }
+        }
+    }
+    interleaved
 }
 
 /// The scales of some rows, decoded together and spread to one a word.
@@ -255,15 +291,44 @@ fn group_words<S: Simd>(s: S, row: &[u32], group: usize) -> S::U {
 
 kernel! {
     /// Computes `out: [rows of W][m]` from `first` on.
-    fn dot_rows(w: CodebookRef<'_>, first: usize, x: &[f32], m: usize, out: &mut [f32]) = dot;
+    fn dot_rows(w: CodebookRef<'_>, first: usize, x: &[u32], m: usize, out: &mut [f32]) = dot;
+
+    /// Computes `out: [rows of W][m]` from `first` on, of pairs of bf16.
+    fn dot_rows_in_pairs(w: CodebookRef<'_>, first: usize, x: &[u32], m: usize, out: &mut [f32]) = dot_in_pairs;
 }
 
 #[inline(always)]
-fn dot<S: Simd>(s: S, w: CodebookRef<'_>, first: usize, x: &[f32], m: usize, out: &mut [f32]) {
-    let codes = Nibbles::new(s, w.codebook().values());
+fn dot<S: Simd>(s: S, w: CodebookRef<'_>, first: usize, x: &[u32], m: usize, out: &mut [f32]) {
+    let codes = Single(Nibbles::new(s, w.codebook().values()));
+    dot_with(s, codes, w, first, x, m, out);
+}
+
+#[inline(always)]
+fn dot_in_pairs<S: Simd>(
+    s: S,
+    w: CodebookRef<'_>,
+    first: usize,
+    x: &[u32],
+    m: usize,
+    out: &mut [f32],
+) {
+    let codes = NibblePairs::new(w.codebook().values());
+    dot_with(s, codes, w, first, x, m, out);
+}
+
+#[inline(always)]
+fn dot_with<S: Simd, P: Products<S>>(
+    s: S,
+    codes: P,
+    w: CodebookRef<'_>,
+    first: usize,
+    x: &[u32],
+    m: usize,
+    out: &mut [f32],
+) {
     let scales = LaneScales::decode(s, w, first, out.len() / m);
     let rows = WordRows::new::<S>(codes, scales, w.packed(), w.in_features(), first);
-    rows.dot::<false, S>(s, [x, &[]], m, out);
+    rows.dot::<false, S>(s, x, &[], m, out);
 }
 
 /// The scales of some rows, decoded together, and spread to the words of a group in registers.

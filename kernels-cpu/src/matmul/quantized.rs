@@ -18,8 +18,9 @@ use crate::element::Element;
 /// Multiplies `x` (`m` rows, possibly none) by a quantized matrix, accumulating in f32.
 ///
 /// `x: [m, in_features]` and `y: [m, out_features]` for [`Direction::Forward`], the other way round for
-/// [`Direction::Transposed`]. For more than a few rows of bf16 the decoded weights are rounded to bf16, as tensor cores
-/// take them; f16 is multiplied in f32. The order in which an element of `y` is summed depends on the shapes alone: any
+/// [`Direction::Transposed`]. For more than eight rows of bf16 the decoded weights are rounded to bf16, as tensor cores
+/// take them, and forward for up to eight the values of a table's codes are, where the machine multiplies pairs of bf16 (as in
+/// bitsandbytes' `kgemv_4bit_inference_naive`); f16 is multiplied in f32. The order in which an element of `y` is summed depends on the shapes alone: any
 /// number of threads gives the same bits.
 ///
 /// # Panics
@@ -73,7 +74,7 @@ impl Cpu {
     /// runs, beside its operands and its result.
     ///
     /// With `[k, n]` the widths of `x` and `y`, these are `min(m, 1024)·k` packed values of x (2 bytes each if they are
-    /// bf16, else 4) and for each thread a block of packed weights and one of sums in f32, at most 256 KiB each. Up to five
+    /// bf16, else 4) and for each thread a block of packed weights and one of sums in f32, at most 256 KiB each. Up to eight
     /// rows take f32 copies of `x` and `y` and, transposed, up to 32 partial results.
     pub fn matmul_workspace<E: Element>(
         self,

@@ -3,34 +3,38 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
+use crate::buffer::{Line, lines};
+
 thread_local! {
-    static FREE: RefCell<Vec<Vec<u32>>> = const { RefCell::new(Vec::new()) };
+    static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A buffer of the thread that made it, which gets it back. Taken away while in use: the thread may begin another
 /// product while it waits for this one.
 pub(super) struct Scratch {
-    words: Vec<u32>,
+    lines: Vec<Line>,
+    /// In words.
     len: usize,
 }
 
 impl Scratch {
     /// Returns `len` words of unspecified values.
     pub(super) fn new(len: usize) -> Self {
-        let words = match FREE.with_borrow_mut(|free| take(free, len)) {
-            Some(words) if words.len() >= len => words,
+        let count = len.div_ceil(16);
+        let lines = match FREE.with_borrow_mut(|free| take(free, count)) {
+            Some(lines) if lines.len() >= count => lines,
             shorter => {
                 drop(shorter);
-                vec![0; len]
+                lines(len)
             }
         };
-        Self { words, len }
+        Self { lines, len }
     }
 }
 
-/// Takes the smallest buffer that holds `len` words, or the largest, which is then to be replaced: so that a thread keeps no
+/// Takes the smallest buffer that holds `len` lines, or the largest, which is then to be replaced: so that a thread keeps no
 /// more than it once used together.
-fn take(free: &mut Vec<Vec<u32>>, len: usize) -> Option<Vec<u32>> {
+fn take(free: &mut Vec<Vec<Line>>, len: usize) -> Option<Vec<Line>> {
     let fitting = (0..free.len()).filter(|i| free[*i].len() >= len);
     let best = fitting
         .min_by_key(|i| free[*i].len())
@@ -40,9 +44,9 @@ fn take(free: &mut Vec<Vec<u32>>, len: usize) -> Option<Vec<u32>> {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let words = std::mem::take(&mut self.words);
+        let lines = std::mem::take(&mut self.lines);
         // A thread that is ending has nowhere to put it.
-        let _ = FREE.try_with(|free| free.borrow_mut().push(words));
+        let _ = FREE.try_with(|free| free.borrow_mut().push(lines));
     }
 }
 
@@ -50,12 +54,12 @@ impl Deref for Scratch {
     type Target = [u32];
 
     fn deref(&self) -> &[u32] {
-        &self.words[..self.len]
+        &bytemuck::cast_slice(&self.lines)[..self.len]
     }
 }
 
 impl DerefMut for Scratch {
     fn deref_mut(&mut self) -> &mut [u32] {
-        &mut self.words[..self.len]
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
     }
 }

@@ -1,13 +1,15 @@
 //! Which rows of a matrix may have the largest product with a vector, found without reading the matrix.
 //!
 //! The head of a model is its widest matrix by far, and a greedy choice asks it for nothing but the row of the largest product.
-//! Of a copy in 8 bits, products are known up to a bound: `|w·x − ŵ·x| ≤ ‖w − ŵ‖·‖x‖` (Cauchy-Schwarz), of which the first
-//! factor is computed when the copy is made. Rows whose product cannot reach that of another are left out; the others are to be
+//! Of a copy in 8 bits, and of vectors rounded to 15, products are known up to a bound:
+//! `|w·x − ŵ·x̂| ≤ ‖w − ŵ‖·‖x‖ + ‖ŵ‖·‖x − x̂‖` (Cauchy-Schwarz), of which the factors of the rows are computed when the copy is
+//! made. Rows whose product cannot reach that of another are left out; the others are to be
 //! multiplied as they are. Bound by reading the copy: a quarter of an f32 matrix, half of one in bf16.
 
 use nf4::{Direction, GgufFormat, Layout, MatrixRef};
 use rayon::prelude::*;
 
+use super::gemv::bytes::{self, Rounded};
 use crate::cpu::Cpu;
 use crate::simd::kernel;
 use crate::simd::math::{LANES, fold};
@@ -27,8 +29,16 @@ pub struct Shortlist {
     layout: Layout,
     codes: Vec<u32>,
     scales: Vec<u32>,
-    /// The most that a product with a vector of norm 1 can be off, for each row.
-    bounds: Vec<f32>,
+    bounds: Vec<Bound>,
+}
+
+/// How far the products of a row of the copy can be off.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bound {
+    /// With a vector of norm 1.
+    residual: f32,
+    /// With a vector that is rounded, for each unit of the norm of what that took off: the norm of the row's copy.
+    norm: f32,
 }
 
 impl Shortlist {
@@ -49,7 +59,7 @@ impl Shortlist {
             layout,
             codes: vec![0; layout.packed_words()],
             scales: vec![0; layout.absmax_words()],
-            bounds: vec![0.0; rows],
+            bounds: vec![Bound::default(); rows],
         };
         let mut scales = vec![0u16; rows * k / BLOCK];
         let mut first = 0;
@@ -76,13 +86,14 @@ impl Shortlist {
         for (i, scale) in scales.into_iter().enumerate() {
             list.scales[i / 2] |= u32::from(scale) << (16 * (i % 2));
         }
-        let finite = list.bounds.iter().all(|bound| bound.is_finite());
+        let finite = |bound: &Bound| bound.residual.is_finite() && bound.norm.is_finite();
+        let finite = list.bounds.iter().all(finite);
         Ok(finite.then_some(list))
     }
 
     /// Returns the bytes that the copy of a matrix `[rows, k]` takes.
     pub fn bytes([rows, k]: [usize; 2]) -> u128 {
-        rows as u128 * (k as u128 + (k / BLOCK) as u128 * 2 + size_of::<f32>() as u128)
+        rows as u128 * (k as u128 + (k / BLOCK) as u128 * 2 + size_of::<Bound>() as u128)
     }
 
     /// Returns what is known of the products with each of the `m` vectors `x: [m, k]`; `None` where one is not finite.
@@ -91,17 +102,29 @@ impl Shortlist {
     /// If `x` is not `m` vectors.
     pub fn estimates(&self, cpu: Cpu, x: &[f32], m: usize) -> Option<Estimates<'_>> {
         let [rows, k] = self.layout.shape();
-        let products = cpu.matmul_vec(self.copy(), x, m, Direction::Forward);
+        let (products, residuals) = if cpu.isa.multiplies_bytes() {
+            let rounded: Vec<_> = x.chunks_exact(k).map(Rounded::new).collect();
+            let products = bytes::multiply(cpu, self.copy(), &rounded);
+            (products, rounded.iter().map(Rounded::residual).collect())
+        } else {
+            let products = cpu.matmul_vec(self.copy(), x, m, Direction::Forward);
+            (products, vec![0.0; m])
+        };
         let mut vectors = Vec::with_capacity(m);
-        for (x, products) in x.chunks_exact(k).zip(products.chunks_exact(rows)) {
+        let rounded_up = |norm: f64| (norm * ROUNDED_UP) as f32;
+        let of_vectors = x.chunks_exact(k).zip(residuals);
+        for ((x, residual), products) in of_vectors.zip(products.chunks_exact(rows)) {
             let norm = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-            let norm = (norm * ROUNDED_UP) as f32;
-            let [reached, highest] = limits(cpu.isa, products, &self.bounds, norm);
+            let off = Off {
+                norm: rounded_up(norm),
+                residual: rounded_up(residual),
+            };
+            let [reached, highest] = limits(cpu.isa, products, &self.bounds, off);
             if !(reached.is_finite() && highest.is_finite()) {
                 return None;
             }
             vectors.push(Known {
-                norm,
+                off,
                 reached,
                 highest,
             });
@@ -124,18 +147,34 @@ impl Shortlist {
 pub struct Estimates<'a> {
     /// `[m, rows]`.
     products: Vec<f32>,
-    bounds: &'a [f32],
+    bounds: &'a [Bound],
     vectors: Vec<Known>,
 }
 
 /// What is known of a vector and of its products together.
 #[derive(Clone, Copy, Debug)]
 struct Known {
-    norm: f32,
+    off: Off,
     /// What the largest product is at least.
     reached: f32,
     /// What no product exceeds.
     highest: f32,
+}
+
+/// A vector, as far as bounds depend on it.
+#[derive(Clone, Copy, Debug)]
+struct Off {
+    norm: f32,
+    /// The norm of what rounding took off.
+    residual: f32,
+}
+
+impl Bound {
+    /// Returns how far the product with a vector can be off.
+    #[inline(always)]
+    fn of(self, vector: Off) -> f32 {
+        self.residual * vector.norm + self.norm * vector.residual
+    }
 }
 
 impl Estimates<'_> {
@@ -161,7 +200,7 @@ impl Estimates<'_> {
     /// If there is no such vector.
     pub fn candidates(&self, i: usize, product: f32, rounding: f32) -> Vec<u32> {
         let Known {
-            norm,
+            off,
             reached,
             highest,
         } = self.vectors[i];
@@ -169,7 +208,7 @@ impl Estimates<'_> {
         let reached = reached.max(product - rounding) - rounding;
         let places = (0u32..).zip(self.of_vector(i).iter().zip(self.bounds));
         places
-            .filter(|(_, (product, bound))| *product + *bound * norm >= reached)
+            .filter(|(_, (product, bound))| *product + bound.of(off) >= reached)
             .map(|(row, _)| row)
             .collect()
     }
@@ -181,17 +220,17 @@ impl Estimates<'_> {
 }
 
 kernel! {
-    /// Returns what the largest product is at least, and at most, given how far products with a vector of `norm` are off; NaN
-    /// where a product is not finite.
-    fn limits<S: Simd>(products: &[f32], bounds: &[f32], norm: f32) -> [f32; 2] {
+    /// Returns what the largest product with a vector is at least, and at most; NaN where a product is not finite.
+    fn limits<S: Simd>(products: &[f32], bounds: &[Bound], vector: Off) -> [f32; 2] {
         let larger = |a: f32, b: f32| if b > a { b } else { a };
         let mut least = [f32::NEG_INFINITY; LANES];
         let mut most = least;
         let mut bad = [0f32; LANES];
         for (products, bounds) in products.chunks(LANES).zip(bounds.chunks(LANES)) {
             for (i, (product, bound)) in products.iter().zip(bounds).enumerate() {
-                least[i] = larger(least[i], product - bound * norm);
-                most[i] = larger(most[i], product + bound * norm);
+                let off = bound.of(vector);
+                least[i] = larger(least[i], product - off);
+                most[i] = larger(most[i], product + off);
                 bad[i] += product * 0.0;
             }
         }
@@ -200,10 +239,10 @@ kernel! {
     }
 }
 
-/// Writes a row's codes, four a word, and the bits of its scales in f16; returns the most that a product with a vector of norm 1
-/// is off, with the rounding of both products.
-fn encode(values: &[f32], codes: &mut [u32], scales: &mut [u16]) -> f32 {
-    let (mut residual, mut square) = (0f64, 0f64);
+/// Writes a row's codes, four a word, and the bits of its scales in f16; returns how far products are off, with the rounding of both
+/// products.
+fn encode(values: &[f32], codes: &mut [u32], scales: &mut [u16]) -> Bound {
+    let (mut residual, mut square, mut copied) = (0f64, 0f64, 0f64);
     let blocks = values
         .chunks_exact(BLOCK)
         .zip(codes.chunks_exact_mut(BLOCK / 4));
@@ -221,9 +260,10 @@ fn encode(values: &[f32], codes: &mut [u32], scales: &mut [u16]) -> f32 {
             let code = (value * inverse).clamp(-127.0, 127.0) + ROUND - ROUND;
             // The code is a whole number of that range, or 0 for a NaN.
             *byte = (code as i32 + 128) as u8;
-            let off = f64::from(*value) - f64::from(step) * f64::from(i32::from(*byte) - 128);
-            residual += off * off;
+            let copy = f64::from(step) * f64::from(i32::from(*byte) - 128);
+            residual += (f64::from(*value) - copy).powi(2);
             square += f64::from(*value).powi(2);
+            copied += copy.powi(2);
         }
         for (word, bytes) in codes.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *word = u32::from_le_bytes(*bytes);
@@ -231,13 +271,19 @@ fn encode(values: &[f32], codes: &mut [u32], scales: &mut [u16]) -> f32 {
     }
     // Each of two sums of k terms in f32 rounds by less than k · 2^-24 of the terms' magnitudes.
     let rounding = values.len() as f64 * 2f64.powi(-23);
-    ((residual.sqrt() + rounding * square.sqrt()) * ROUNDED_UP) as f32
+    let rounded_up = |norm: f64| (norm * ROUNDED_UP) as f32;
+    Bound {
+        residual: rounded_up(residual.sqrt() + rounding * square.sqrt()),
+        norm: rounded_up(copied.sqrt()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::Threads;
     use crate::dense::DenseRef;
+    use crate::simd::Isa;
     use std::convert::Infallible;
 
     fn wave(len: usize, step: f32) -> Vec<f32> {
@@ -266,16 +312,21 @@ mod tests {
         let x = [wave(k, 1.1), wave(k, 0.2), w[7 * k..8 * k].to_vec()].concat();
         let mut exact = vec![0.0; 3 * rows];
         Cpu::default().dense_matmul_few_rows(DenseRef::new(&w, shape), &x, 3, &mut exact);
-        let cpu = Cpu::default();
-        let found = list.estimates(cpu, &x, 3).unwrap();
-        let estimates = cpu.matmul_vec(list.copy(), &x, 3, Direction::Forward);
+        for isa in Isa::available() {
+            let cpu = Cpu::new(*isa, Threads::All);
+            let found = list.estimates(cpu, &x, 3).unwrap();
+            check(&list, &found, &exact);
+        }
+    }
+
+    /// `exact: [3, rows]`, of which the last has two rows that are alike.
+    fn check(list: &Shortlist, found: &Estimates<'_>, exact: &[f32]) {
+        let rows = list.bounds.len();
         let mut alike = Vec::new();
-        for (i, x) in x.chunks(k).enumerate() {
-            let norm = x.iter().map(|x| x * x).sum::<f32>().sqrt();
+        for i in 0..3 {
             let exact = &exact[i * rows..][..rows];
-            let estimates = &estimates[i * rows..][..rows];
-            for (row, (exact, estimate)) in exact.iter().zip(estimates).enumerate() {
-                let bound = list.bounds[row] * norm;
+            for (row, (exact, estimate)) in exact.iter().zip(found.of_vector(i)).enumerate() {
+                let bound = list.bounds[row].of(found.vectors[i].off);
                 assert!(
                     (exact - estimate).abs() <= bound,
                     "{row}: {exact} {estimate}"

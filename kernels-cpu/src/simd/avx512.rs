@@ -261,6 +261,15 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn lookup_halves(self, table: &[u16; 16], codes: Self::U) -> Self::U {
+        unsafe {
+            // Twice, because the instruction looks up five bits.
+            let table = _mm512_broadcast_i64x4(_mm256_loadu_si256(table.as_ptr().cast()));
+            _mm512_permutexvar_epi16(codes, table)
+        }
+    }
+
+    #[inline(always)]
     fn lookup(self, table: Self::Table, codes: Self::U) -> Self::F {
         unsafe { _mm512_permutexvar_ps(codes, table) }
     }

@@ -132,6 +132,26 @@ impl Isa {
         }
     }
 
+    /// Returns whether an instruction multiplies bf16 and sums them up in pairs.
+    pub(crate) const fn multiplies_pairs(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => true,
+            _ => false,
+        }
+    }
+
+    /// Returns whether bytes are multiplied and summed up in fours by a few instructions.
+    pub(crate) const fn multiplies_bytes(self) -> bool {
+        match self.0 {
+            Level::Portable => false,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 => true,
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Level::Neon => false,
+        }
+    }
+
     /// Returns all that this machine has, fastest first.
     pub fn available() -> &'static [Self] {
         #[cfg(target_arch = "x86_64")]

@@ -29,7 +29,7 @@ pub enum ComputeDtype {
     F16,
     /// bf16, but products of quantized weights multiply integers of 8 bits; on flex alone
     ///
-    /// Of more than five rows, forward and backward, the weights and what they are multiplied by are rounded to 255 steps in
+    /// Of more than eight rows, forward and backward, the weights and what they are multiplied by are rounded to 255 steps in
     /// groups of 64 ([`QuantizedProducts::Int8`]). LoRA factors, attention, head and loss compute as in bf16.
     Int8,
 }

@@ -42,7 +42,7 @@ pub struct GenerateFlags {
     #[arg(long, value_name = "N", default_value = "256", value_parser = positive, help_heading = "Text")]
     pub max_tokens: usize,
     /// Guess up to N tokens ahead where the last ones stood before, in the prompt or in what was written, and check them in
-    /// one step: the same text, faster where it repeats what is there. 1 to 4; 4 where N is left out
+    /// one step: the same text, faster where it repeats what is there. 1 to 7; 4 where N is left out
     #[arg(
         long,
         value_name = "N",

@@ -80,11 +80,11 @@ fn guesses_change_the_rate_and_not_the_text() {
             assert!(guessed.stderr.contains(" guesses kept"), "{guessed:?}");
         }
     }
-    for most in ["0", "5", "x"] {
+    for most in ["0", "8", "x"] {
         finetune!(
             "generate", "--model", &model, "--prompt", "x", "--lookup", most
         )
-        .refused(&["--lookup", "1 to 4"]);
+        .refused(&["--lookup", "1 to 7"]);
     }
 }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use nf4::MatrixRef;
 
-use super::dot::{GroupScales, WordRows};
+use super::dot::{GroupScales, Single, WordRows};
 use super::{MAX_ROWS, PASS, by_partials, by_rows, group_words, interleaved};
 use crate::blocks::codes::{Codes, scaled, with_codes};
 use crate::blocks::scales;
@@ -24,12 +24,12 @@ pub(super) fn forward(cpu: Cpu, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [
         nf4::Codes::Bytes { .. } => (interleaved::<4>(x, k), 64),
     };
     let sums = if format.scales.has_minima() {
-        word_sums(&x, group)
+        word_sums(bytemuck::cast_slice(&x), group)
     } else {
         Vec::new()
     };
     by_rows(cpu, layout.shape(), m, y, |first, out| {
-        dot_rows(cpu.isa, w, first, &x, &sums, m, out);
+        dot_rows(cpu.isa, w, first, bytemuck::cast_slice(&x), &sums, m, out);
     });
 }
 
@@ -57,7 +57,7 @@ fn word_sums(x: &[f32], group: usize) -> Vec<f32> {
 }
 
 /// The scales and minima of some rows, one for each four words.
-struct RowScales {
+pub(super) struct RowScales {
     scales: Vec<f32>,
     minima: Vec<f32>,
     per_row: usize,
@@ -65,7 +65,7 @@ struct RowScales {
 
 impl RowScales {
     #[inline(always)]
-    fn decode<const MINIMA: bool>(w: MatrixRef<'_>, rows: Range<usize>) -> Self {
+    pub(super) fn decode<const MINIMA: bool>(w: MatrixRef<'_>, rows: Range<usize>) -> Self {
         let (layout, format) = (w.layout(), w.layout().block_format());
         let blocks = layout.in_features() / format.block_size;
         let copies = format.block_size / format.codes.per_word() / 4;
@@ -123,7 +123,7 @@ fn double(values: &mut [f32], len: usize) {
 
 kernel! {
     /// Computes `out: [rows of W][m]` from `first` on. `sums` are those of `x`, if the format has minima.
-    fn dot_rows(w: MatrixRef<'_>, first: usize, x: &[f32], sums: &[f32], m: usize, out: &mut [f32]) = dot;
+    fn dot_rows(w: MatrixRef<'_>, first: usize, x: &[u32], sums: &[f32], m: usize, out: &mut [f32]) = dot;
 }
 
 #[inline(always)]
@@ -131,7 +131,7 @@ fn dot<S: Simd>(
     s: S,
     w: MatrixRef<'_>,
     first: usize,
-    x: &[f32],
+    x: &[u32],
     sums: &[f32],
     m: usize,
     out: &mut [f32],
@@ -139,8 +139,8 @@ fn dot<S: Simd>(
     let (k, rows) = (w.layout().in_features(), out.len() / m);
     with_codes!(s, w.layout().block_format(), |codes, MINIMA| {
         let scales = RowScales::decode::<MINIMA>(w, first..first + rows);
-        let rows = WordRows::new::<S>(codes, scales, w.packed(), k, first);
-        rows.dot::<MINIMA, S>(s, [x, sums], m, out);
+        let rows = WordRows::new::<S>(Single(codes), scales, w.packed(), k, first);
+        rows.dot::<MINIMA, S>(s, x, sums, m, out);
     })
 }
 

@@ -5,10 +5,96 @@
 
 use super::{MAX_ROWS, group_words};
 use crate::blocks::codes::Codes;
+use crate::element::Element;
 use crate::simd::{Simd, prefetch};
 
 /// Words ahead of those in work that are asked for: what is read until they come from memory.
-const AHEAD: usize = 512;
+pub(super) const AHEAD: usize = 512;
+
+/// What the codes of words give with what meets them.
+pub(super) trait Products<S: Simd>: Copy {
+    /// Weights in a word.
+    const PER_WORD: usize;
+    /// Vectors of `x` that meet a group of 16 words.
+    const VECTORS: usize;
+
+    /// Adds the products of a group of words of each of `ROWS` rows with each of `M` rows of `x`, which are bit patterns.
+    fn add<const M: usize, const ROWS: usize>(
+        self,
+        s: S,
+        words: &[S::U; ROWS],
+        x: &[&[[u32; 16]]; M],
+        sums: &mut [[S::F; M]; ROWS],
+    );
+}
+
+/// Codes that stand for f32: a lane has one weight.
+#[derive(Clone, Copy)]
+pub(super) struct Single<C>(pub C);
+
+impl<S: Simd, C: Codes<S>> Products<S> for Single<C> {
+    const PER_WORD: usize = C::PER_WORD;
+    const VECTORS: usize = C::PER_WORD;
+
+    #[inline(always)]
+    fn add<const M: usize, const ROWS: usize>(
+        self,
+        s: S,
+        words: &[S::U; ROWS],
+        x: &[&[[u32; 16]]; M],
+        sums: &mut [[S::F; M]; ROWS],
+    ) {
+        for pair in 0..C::PER_WORD / 2 {
+            for (words, sums) in words.iter().zip(&mut *sums) {
+                let weights = self.0.pair(s, *words, pair as u32);
+                for (j, weights) in (2 * pair..).zip(weights) {
+                    for (x, sum) in x.iter().zip(&mut *sums) {
+                        *sum = s.mul_add(weights, s.float(s.load_u(&x[j])), *sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Codes of 4 bits that stand for bf16: a lane has two weights, `j` and `4 + j` of a word.
+#[derive(Clone, Copy)]
+pub(super) struct NibblePairs([u16; 16]);
+
+impl NibblePairs {
+    /// Takes the values of the codes, which are rounded.
+    #[inline(always)]
+    pub(super) fn new(values: &[f32; 16]) -> Self {
+        let mut halves = [0; 16];
+        for (half, value) in halves.iter_mut().zip(values) {
+            *half = value.to_bf16_bits() as u16;
+        }
+        Self(halves)
+    }
+}
+
+impl<S: Simd> Products<S> for NibblePairs {
+    const PER_WORD: usize = 8;
+    const VECTORS: usize = 4;
+
+    #[inline(always)]
+    fn add<const M: usize, const ROWS: usize>(
+        self,
+        s: S,
+        words: &[S::U; ROWS],
+        x: &[&[[u32; 16]]; M],
+        sums: &mut [[S::F; M]; ROWS],
+    ) {
+        for j in 0..<Self as Products<S>>::VECTORS {
+            for (words, sums) in words.iter().zip(&mut *sums) {
+                let weights = s.lookup_halves(&self.0, s.shift_right(*words, 4 * j as u32));
+                for (x, sum) in x.iter().zip(sums) {
+                    *sum = s.dot_pairs(weights, s.load_u(&x[j]), *sum);
+                }
+            }
+        }
+    }
+}
 
 /// The scales of the words of some rows.
 pub(super) trait GroupScales<S: Simd> {
@@ -37,7 +123,7 @@ impl<'a, C, G> WordRows<'a, C, G> {
         first: usize,
     ) -> Self
     where
-        C: Codes<S>,
+        C: Products<S>,
     {
         let row_words = k / C::PER_WORD;
         Self {
@@ -48,74 +134,84 @@ impl<'a, C, G> WordRows<'a, C, G> {
         }
     }
 
-    /// Computes the products `out: [rows][m]` with `x`, `m` rows interleaved and filled with zeros to whole groups, and with the sum of
-    /// what of `x` meets each word, if the format has minima.
+    /// Computes the products `out: [rows][m]` with the bits of `x`, `m` rows in the order of the words' weights and filled with
+    /// zeros to whole groups, and with the sum of what of `x` meets each word, if the format has minima.
     #[inline(always)]
     pub(super) fn dot<const MINIMA: bool, S: Simd>(
         &self,
         s: S,
-        x: [&[f32]; 2],
+        x: &[u32],
+        x_sums: &[f32],
         m: usize,
         out: &mut [f32],
     ) where
-        C: Codes<S>,
+        C: Products<S>,
         G: GroupScales<S>,
     {
-        const { assert!(MAX_ROWS == 5) };
+        const { assert!(MAX_ROWS == 8) };
         match m {
-            1 => self.dot_of::<S, MINIMA, 1, 4>(s, x, out),
-            2 => self.dot_of::<S, MINIMA, 2, 2>(s, x, out),
-            3 => self.dot_of::<S, MINIMA, 3, 1>(s, x, out),
-            4 => self.dot_of::<S, MINIMA, 4, 1>(s, x, out),
-            _ => self.dot_of::<S, MINIMA, 5, 1>(s, x, out),
+            1 => self.dot_of::<S, MINIMA, 1, 4>(s, x, x_sums, m, out),
+            2 => self.dot_of::<S, MINIMA, 2, 4>(s, x, x_sums, m, out),
+            3..=4 => self.dot_of::<S, MINIMA, 4, 2>(s, x, x_sums, m, out),
+            5..=6 => self.dot_of::<S, MINIMA, 6, 1>(s, x, x_sums, m, out),
+            _ => self.dot_of::<S, MINIMA, 8, 1>(s, x, x_sums, m, out),
         }
     }
 
+    /// Does [`dot`](Self::dot) for up to `M` rows of `x`, `ROWS` rows of the matrix at a time.
     #[inline(always)]
     fn dot_of<S: Simd, const MINIMA: bool, const M: usize, const ROWS: usize>(
         &self,
         s: S,
-        [x, x_sums]: [&[f32]; 2],
+        x: &[u32],
+        x_sums: &[f32],
+        m: usize,
         out: &mut [f32],
     ) where
-        C: Codes<S>,
+        C: Products<S>,
         G: GroupScales<S>,
     {
         let (x, _) = x.as_chunks::<16>();
-        let vectors = x.len() / M;
+        let groups = x.len() / C::VECTORS / m;
         let (x_sums, _) = x_sums.as_chunks::<16>();
-        let operands = Operands::<M> {
-            x: std::array::from_fn(|i| &x[i * vectors..][..vectors]),
-            x_sums: std::array::from_fn(|i| {
-                if MINIMA {
-                    &x_sums[i * vectors / C::PER_WORD..][..vectors / C::PER_WORD]
-                } else {
-                    &[]
-                }
-            }),
+        let mut operands = Operands::<M> {
+            x: [&[]; M],
+            x_sums: [&[]; M],
         };
-        let (together, single) = out.as_chunks_mut::<M>().0.as_chunks_mut::<ROWS>();
+        for i in 0..M {
+            // Where there are fewer rows, the last comes several times.
+            let row = i.min(m - 1);
+            operands.x[i] = &x[row * groups * C::VECTORS..][..groups * C::VECTORS];
+            if MINIMA {
+                operands.x_sums[i] = &x_sums[row * groups..][..groups];
+            }
+        }
         let mut row = 0;
-        for out in together {
-            self.dot_together::<S, MINIMA, M, ROWS>(s, row, operands, out);
+        let mut together = out.chunks_exact_mut(ROWS * m);
+        for out in &mut together {
+            let products = self.dot_together::<S, MINIMA, M, ROWS>(s, row, operands);
+            for (out, products) in out.chunks_exact_mut(m).zip(products) {
+                out.copy_from_slice(&products[..m]);
+            }
             row += ROWS;
         }
-        for out in single {
-            self.dot_together::<S, MINIMA, M, 1>(s, row, operands, std::array::from_mut(out));
+        for out in together.into_remainder().chunks_exact_mut(m) {
+            let [products] = self.dot_together::<S, MINIMA, M, 1>(s, row, operands);
+            out.copy_from_slice(&products[..m]);
             row += 1;
         }
     }
 
-    /// Computes the products of `ROWS` rows from `row` on.
+    /// Returns the products of `ROWS` rows from `row` on.
     #[inline(always)]
     fn dot_together<S: Simd, const MINIMA: bool, const M: usize, const ROWS: usize>(
         &self,
         s: S,
         row: usize,
         operands: Operands<'_, M>,
-        out: &mut [[f32; M]; ROWS],
-    ) where
-        C: Codes<S>,
+    ) -> [[f32; M]; ROWS]
+    where
+        C: Products<S>,
         G: GroupScales<S>,
     {
         let mut words: [&[u32]; ROWS] = [&[]; ROWS];
@@ -140,15 +236,17 @@ impl<'a, C, G> WordRows<'a, C, G> {
             }
             self.add_group::<S, MINIMA, M, ROWS>(s, row, whole, codes, operands, &mut totals);
         }
+        let mut products = [[0.0; M]; ROWS];
         for i in 0..M {
             let mut column = [s.splat(0.0); ROWS];
             for (to, totals) in column.iter_mut().zip(&totals) {
                 *to = totals[i];
             }
-            for (out, sum) in out.iter_mut().zip(s.sums(column)) {
-                out[i] = sum;
+            for (products, sum) in products.iter_mut().zip(s.sums(column)) {
+                products[i] = sum;
             }
         }
+        products
     }
 
     /// Adds the products of a group of words of `ROWS` rows.
@@ -162,24 +260,15 @@ impl<'a, C, G> WordRows<'a, C, G> {
         Operands { x, x_sums }: Operands<'_, M>,
         totals: &mut [[S::F; M]; ROWS],
     ) where
-        C: Codes<S>,
+        C: Products<S>,
         G: GroupScales<S>,
     {
         let mut sums = [[s.splat(0.0); M]; ROWS];
-        let mut met: [&[[f32; 16]]; M] = [&[]; M];
+        let mut met: [&[[u32; 16]]; M] = [&[]; M];
         for (met, x) in met.iter_mut().zip(x) {
-            *met = &x[group * C::PER_WORD..][..C::PER_WORD];
+            *met = &x[group * C::VECTORS..][..C::VECTORS];
         }
-        for pair in 0..C::PER_WORD / 2 {
-            for (codes, sums) in codes.iter().zip(&mut sums) {
-                let weights = self.codes.pair(s, *codes, pair as u32);
-                for (j, weights) in (2 * pair..).zip(weights) {
-                    for (x, sum) in met.iter().zip(&mut *sums) {
-                        *sum = s.mul_add(weights, s.load(&x[j]), *sum);
-                    }
-                }
-            }
-        }
+        self.codes.add(s, &codes, &met, &mut sums);
         for (r, (totals, sums)) in totals.iter_mut().zip(sums).enumerate() {
             let [scale, minimum] = self.scales.of_group::<MINIMA>(s, row + r, group);
             for (i, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
@@ -195,6 +284,6 @@ impl<'a, C, G> WordRows<'a, C, G> {
 /// `M` rows of `x` and the sums of what of them meets each word.
 #[derive(Clone, Copy)]
 struct Operands<'a, const M: usize> {
-    x: [&'a [[f32; 16]]; M],
+    x: [&'a [[u32; 16]]; M],
     x_sums: [&'a [[f32; 16]]; M],
 }

@@ -54,7 +54,7 @@ impl Decoder {
             return Err(DecoderError::Sampling {
                 name: "lookup",
                 value: guesses.to_string(),
-                expected: "1 to 4 guesses",
+                expected: "1 to 7 guesses",
             });
         }
         let request = GenerationRequest {
