@@ -82,10 +82,10 @@ pub(super) fn multiply<E: Element>(
     let x = E::read(cpu.isa, x, &mut scratch);
     let mut out = vec![0.0; y.len()];
     match (CodebookRef::of(w), direction) {
-        (Some(w), Direction::Forward) if E::IN_PAIRS && cpu.isa.multiplies_pairs() => {
-            forward_in_pairs(cpu, w, x, m, &mut out);
+        (Some(w), Direction::Forward) => {
+            let in_pairs = E::IN_PAIRS && cpu.isa.multiplies_pairs();
+            forward(cpu, w, in_pairs, x, m, &mut out);
         }
-        (Some(w), Direction::Forward) => forward(cpu, w, x, m, &mut out),
         (Some(w), Direction::Transposed) => transposed(cpu, w, x, m, &mut out),
         (None, Direction::Forward) => blocks::forward(cpu, w, x, m, &mut out),
         (None, Direction::Transposed) => blocks::transposed(cpu, w, x, m, &mut out),
@@ -95,21 +95,17 @@ pub(super) fn multiply<E: Element>(
         .for_each(|(y, value)| _ = y.write(E::from_f32(value)));
 }
 
-/// Writes `y = x·Wᵀ`.
-fn forward(cpu: Cpu, w: CodebookRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
+/// Writes `y = x·Wᵀ`. In pairs, `x` holds bf16, and the values of the codes are rounded to it.
+fn forward(cpu: Cpu, w: CodebookRef<'_>, in_pairs: bool, x: &[f32], m: usize, y: &mut [f32]) {
     let k = w.in_features();
-    let x = interleaved::<8>(x, k);
+    let x = if in_pairs {
+        interleaved_pairs(x, k)
+    } else {
+        interleaved::<8>(x, k)
+    };
+    let x = bytemuck::cast_slice(&x);
     by_rows(cpu, w.shape(), m, y, |first, out| {
-        dot_rows(cpu.isa, w, first, bytemuck::cast_slice(&x), m, out);
-    });
-}
-
-/// Writes `y = x·Wᵀ` for an `x` of bf16; the values of the codes are rounded to it.
-fn forward_in_pairs(cpu: Cpu, w: CodebookRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
-    let k = w.in_features();
-    let x = interleaved_pairs(x, k);
-    by_rows(cpu, w.shape(), m, y, |first, out| {
-        dot_rows_in_pairs(cpu.isa, w, first, bytemuck::cast_slice(&x), m, out);
+        dot_rows(cpu.isa, w, in_pairs, first, x, m, out);
     });
 }
 
@@ -291,29 +287,25 @@ fn group_words<S: Simd>(s: S, row: &[u32], group: usize) -> S::U {
 
 kernel! {
     /// Computes `out: [rows of W][m]` from `first` on.
-    fn dot_rows(w: CodebookRef<'_>, first: usize, x: &[u32], m: usize, out: &mut [f32]) = dot;
-
-    /// Computes `out: [rows of W][m]` from `first` on, of pairs of bf16.
-    fn dot_rows_in_pairs(w: CodebookRef<'_>, first: usize, x: &[u32], m: usize, out: &mut [f32]) = dot_in_pairs;
+    fn dot_rows(w: CodebookRef<'_>, in_pairs: bool, first: usize, x: &[u32], m: usize, out: &mut [f32]) = dot;
 }
 
 #[inline(always)]
-fn dot<S: Simd>(s: S, w: CodebookRef<'_>, first: usize, x: &[u32], m: usize, out: &mut [f32]) {
-    let codes = Single(Nibbles::new(s, w.codebook().values()));
-    dot_with(s, codes, w, first, x, m, out);
-}
-
-#[inline(always)]
-fn dot_in_pairs<S: Simd>(
+fn dot<S: Simd>(
     s: S,
     w: CodebookRef<'_>,
+    in_pairs: bool,
     first: usize,
     x: &[u32],
     m: usize,
     out: &mut [f32],
 ) {
-    let codes = NibblePairs::new(w.codebook().values());
-    dot_with(s, codes, w, first, x, m, out);
+    let values = w.codebook().values();
+    if in_pairs {
+        dot_with(s, NibblePairs::new(values), w, first, x, m, out);
+    } else {
+        dot_with(s, Single(Nibbles::new(s, values)), w, first, x, m, out);
+    }
 }
 
 #[inline(always)]

@@ -19,7 +19,7 @@ use crate::element::Element;
 ///
 /// `x: [m, in_features]` and `y: [m, out_features]` for [`Direction::Forward`], the other way round for
 /// [`Direction::Transposed`]. For more than eight rows of bf16 the decoded weights are rounded to bf16, as tensor cores
-/// take them, and forward for up to eight the values of a table's codes are, where the machine multiplies pairs of bf16 (as in
+/// take them, and forward for up to eight the values of a codebook's codes are, where the machine multiplies pairs of bf16 (as in
 /// bitsandbytes' `kgemv_4bit_inference_naive`); f16 is multiplied in f32. The order in which an element of `y` is summed depends on the shapes alone: any
 /// number of threads gives the same bits.
 ///

@@ -2,9 +2,9 @@
 //!
 //! The head of a model is its widest matrix by far, and a greedy choice asks it for nothing but the row of the largest product.
 //! Of a copy in 8 bits, and of vectors rounded to 15, products are known up to a bound:
-//! `|w·x − ŵ·x̂| ≤ ‖w − ŵ‖·‖x‖ + ‖ŵ‖·‖x − x̂‖` (Cauchy-Schwarz), of which the factors of the rows are computed when the copy is
-//! made. Rows whose product cannot reach that of another are left out; the others are to be
-//! multiplied as they are. Bound by reading the copy: a quarter of an f32 matrix, half of one in bf16.
+//! `|w·x − ŵ·x̂| ≤ ‖w − ŵ‖·‖x‖ + ‖ŵ‖·‖x − x̂‖` (Cauchy-Schwarz), of which the norms of the rows are computed when the copy is
+//! made. Rows whose product cannot reach that of another are left out; the others are to be multiplied as they are. Bound by
+//! reading the copy: a quarter of an f32 matrix, half of one in bf16.
 
 use nf4::{Direction, GgufFormat, Layout, MatrixRef};
 use rayon::prelude::*;
@@ -12,13 +12,10 @@ use rayon::prelude::*;
 use super::gemv::bytes::{self, Rounded};
 use crate::cpu::Cpu;
 use crate::simd::kernel;
-use crate::simd::math::{LANES, fold};
+use crate::simd::math::{LANES, ROUNDING, fold};
 
 /// Values that share a scale.
 const BLOCK: usize = 32;
-
-/// 1.5 · 2²³: adding it to a small number rounds that to an integer.
-const ROUND: f32 = 12_582_912.0;
 
 /// What rounding adds to the norm of a residual, which is computed in f64 and kept in f32.
 const ROUNDED_UP: f64 = 1.0 + 1e-6;
@@ -29,16 +26,24 @@ pub struct Shortlist {
     layout: Layout,
     codes: Vec<u32>,
     scales: Vec<u32>,
-    bounds: Vec<Bound>,
+    rows: Vec<Norms>,
 }
 
-/// How far the products of a row of the copy can be off.
+/// The norms that bounds are made of, of a row or of a vector.
 #[derive(Clone, Copy, Debug, Default)]
-struct Bound {
-    /// With a vector of norm 1.
+struct Norms {
+    /// Of a row, that of its copy; of a vector, that of itself.
+    whole: f32,
+    /// That of what copying or rounding took off.
     residual: f32,
-    /// With a vector that is rounded, for each unit of the norm of what that took off: the norm of the row's copy.
-    norm: f32,
+}
+
+impl Norms {
+    /// Returns how far the product of a row and a vector can be off.
+    #[inline(always)]
+    fn bound(row: Self, vector: Self) -> f32 {
+        row.residual * vector.whole + row.whole * vector.residual
+    }
 }
 
 impl Shortlist {
@@ -59,7 +64,7 @@ impl Shortlist {
             layout,
             codes: vec![0; layout.packed_words()],
             scales: vec![0; layout.absmax_words()],
-            bounds: vec![Bound::default(); rows],
+            rows: vec![Norms::default(); rows],
         };
         let mut scales = vec![0u16; rows * k / BLOCK];
         let mut first = 0;
@@ -76,7 +81,7 @@ impl Shortlist {
                 .par_chunks(k)
                 .zip(list.codes[first * k / 4..].par_chunks_mut(k / 4))
                 .zip(scales[first * k / BLOCK..].par_chunks_mut(k / BLOCK))
-                .zip(&mut list.bounds[range])
+                .zip(&mut list.rows[range])
                 .with_min_len(cpu.threads.min_len(64))
                 .for_each(|(((values, codes), scales), bound)| {
                     *bound = encode(values, codes, scales);
@@ -86,14 +91,14 @@ impl Shortlist {
         for (i, scale) in scales.into_iter().enumerate() {
             list.scales[i / 2] |= u32::from(scale) << (16 * (i % 2));
         }
-        let finite = |bound: &Bound| bound.residual.is_finite() && bound.norm.is_finite();
-        let finite = list.bounds.iter().all(finite);
+        let finite = |row: &Norms| row.residual.is_finite() && row.whole.is_finite();
+        let finite = list.rows.iter().all(finite);
         Ok(finite.then_some(list))
     }
 
     /// Returns the bytes that the copy of a matrix `[rows, k]` takes.
     pub fn bytes([rows, k]: [usize; 2]) -> u128 {
-        rows as u128 * (k as u128 + (k / BLOCK) as u128 * 2 + size_of::<Bound>() as u128)
+        rows as u128 * (k as u128 + (k / BLOCK) as u128 * 2 + size_of::<Norms>() as u128)
     }
 
     /// Returns what is known of the products with each of the `m` vectors `x: [m, k]`; `None` where one is not finite.
@@ -115,23 +120,23 @@ impl Shortlist {
         let of_vectors = x.chunks_exact(k).zip(residuals);
         for ((x, residual), products) in of_vectors.zip(products.chunks_exact(rows)) {
             let norm = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-            let off = Off {
-                norm: rounded_up(norm),
+            let norms = Norms {
+                whole: rounded_up(norm),
                 residual: rounded_up(residual),
             };
-            let [reached, highest] = limits(cpu.isa, products, &self.bounds, off);
+            let [reached, highest] = limits(cpu.isa, products, &self.rows, norms);
             if !(reached.is_finite() && highest.is_finite()) {
                 return None;
             }
             vectors.push(Known {
-                off,
+                norms,
                 reached,
                 highest,
             });
         }
         Some(Estimates {
             products,
-            bounds: &self.bounds,
+            rows: &self.rows,
             vectors,
         })
     }
@@ -147,34 +152,18 @@ impl Shortlist {
 pub struct Estimates<'a> {
     /// `[m, rows]`.
     products: Vec<f32>,
-    bounds: &'a [Bound],
+    rows: &'a [Norms],
     vectors: Vec<Known>,
 }
 
 /// What is known of a vector and of its products together.
 #[derive(Clone, Copy, Debug)]
 struct Known {
-    off: Off,
+    norms: Norms,
     /// What the largest product is at least.
     reached: f32,
     /// What no product exceeds.
     highest: f32,
-}
-
-/// A vector, as far as bounds depend on it.
-#[derive(Clone, Copy, Debug)]
-struct Off {
-    norm: f32,
-    /// The norm of what rounding took off.
-    residual: f32,
-}
-
-impl Bound {
-    /// Returns how far the product with a vector can be off.
-    #[inline(always)]
-    fn of(self, vector: Off) -> f32 {
-        self.residual * vector.norm + self.norm * vector.residual
-    }
 }
 
 impl Estimates<'_> {
@@ -200,35 +189,35 @@ impl Estimates<'_> {
     /// If there is no such vector.
     pub fn candidates(&self, i: usize, product: f32, rounding: f32) -> Vec<u32> {
         let Known {
-            off,
+            norms,
             reached,
             highest,
         } = self.vectors[i];
         let rounding = rounding * reached.abs().max(highest.abs());
         let reached = reached.max(product - rounding) - rounding;
-        let places = (0u32..).zip(self.of_vector(i).iter().zip(self.bounds));
+        let places = (0u32..).zip(self.of_vector(i).iter().zip(self.rows));
         places
-            .filter(|(_, (product, bound))| *product + bound.of(off) >= reached)
+            .filter(|(_, (product, row))| *product + Norms::bound(**row, norms) >= reached)
             .map(|(row, _)| row)
             .collect()
     }
 
     fn of_vector(&self, i: usize) -> &[f32] {
-        let rows = self.bounds.len();
+        let rows = self.rows.len();
         &self.products[i * rows..][..rows]
     }
 }
 
 kernel! {
     /// Returns what the largest product with a vector is at least, and at most; NaN where a product is not finite.
-    fn limits<S: Simd>(products: &[f32], bounds: &[Bound], vector: Off) -> [f32; 2] {
+    fn limits<S: Simd>(products: &[f32], rows: &[Norms], vector: Norms) -> [f32; 2] {
         let larger = |a: f32, b: f32| if b > a { b } else { a };
         let mut least = [f32::NEG_INFINITY; LANES];
         let mut most = least;
         let mut bad = [0f32; LANES];
-        for (products, bounds) in products.chunks(LANES).zip(bounds.chunks(LANES)) {
-            for (i, (product, bound)) in products.iter().zip(bounds).enumerate() {
-                let off = bound.of(vector);
+        for (products, rows) in products.chunks(LANES).zip(rows.chunks(LANES)) {
+            for (i, (product, row)) in products.iter().zip(rows).enumerate() {
+                let off = Norms::bound(*row, vector);
                 least[i] = larger(least[i], product - off);
                 most[i] = larger(most[i], product + off);
                 bad[i] += product * 0.0;
@@ -239,9 +228,9 @@ kernel! {
     }
 }
 
-/// Writes a row's codes, four a word, and the bits of its scales in f16; returns how far products are off, with the rounding of both
-/// products.
-fn encode(values: &[f32], codes: &mut [u32], scales: &mut [u16]) -> Bound {
+/// Writes a row's codes, four a word, and the bits of its scales in f16; returns its norms, the residual with the rounding
+/// of both products.
+fn encode(values: &[f32], codes: &mut [u32], scales: &mut [u16]) -> Norms {
     let (mut residual, mut square, mut copied) = (0f64, 0f64, 0f64);
     let blocks = values
         .chunks_exact(BLOCK)
@@ -256,8 +245,7 @@ fn encode(values: &[f32], codes: &mut [u32], scales: &mut [u16]) -> Bound {
         let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
         let mut bytes = [0u8; BLOCK];
         for (byte, value) in bytes.iter_mut().zip(values) {
-            // `round_ties_even` is a call into a library where the compiler may not use its instruction.
-            let code = (value * inverse).clamp(-127.0, 127.0) + ROUND - ROUND;
+            let code = (value * inverse).clamp(-127.0, 127.0) + ROUNDING - ROUNDING;
             // The code is a whole number of that range, or 0 for a NaN.
             *byte = (code as i32 + 128) as u8;
             let copy = f64::from(step) * f64::from(i32::from(*byte) - 128);
@@ -272,9 +260,9 @@ fn encode(values: &[f32], codes: &mut [u32], scales: &mut [u16]) -> Bound {
     // Each of two sums of k terms in f32 rounds by less than k · 2^-24 of the terms' magnitudes.
     let rounding = values.len() as f64 * 2f64.powi(-23);
     let rounded_up = |norm: f64| (norm * ROUNDED_UP) as f32;
-    Bound {
+    Norms {
+        whole: rounded_up(copied.sqrt()),
         residual: rounded_up(residual.sqrt() + rounding * square.sqrt()),
-        norm: rounded_up(copied.sqrt()),
     }
 }
 
@@ -321,12 +309,12 @@ mod tests {
 
     /// `exact: [3, rows]`, of which the last has two rows that are alike.
     fn check(list: &Shortlist, found: &Estimates<'_>, exact: &[f32]) {
-        let rows = list.bounds.len();
+        let rows = list.rows.len();
         let mut alike = Vec::new();
         for i in 0..3 {
             let exact = &exact[i * rows..][..rows];
             for (row, (exact, estimate)) in exact.iter().zip(found.of_vector(i)).enumerate() {
-                let bound = list.bounds[row].of(found.vectors[i].off);
+                let bound = Norms::bound(list.rows[row], found.vectors[i].norms);
                 assert!(
                     (exact - estimate).abs() <= bound,
                     "{row}: {exact} {estimate}"

@@ -7,6 +7,10 @@ use super::Simd;
 /// time.
 pub(crate) const LANES: usize = 64;
 
+/// `1.5 · 2^23`: added to a number of less than 22 bits, it rounds it, to nearest and ties to even, into the lowest bits. Taken off
+/// again, it leaves the whole number, without the call into a library that `round_ties_even` is where its instruction is missing.
+pub(crate) const ROUNDING: f32 = 12_582_912.0;
+
 /// Returns `a · b + c`, rounded once where that is one instruction.
 #[inline(always)]
 pub(crate) fn mul_add<S: Simd>(a: f32, b: f32, c: f32) -> f32 {
@@ -68,16 +72,14 @@ pub(crate) fn fold<const N: usize>(mut lanes: [f32; N], f: impl Fn(f32, f32) -> 
 /// that of Cephes' `expf`.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
-    /// 1.5 · 2²³: adding it rounds to an integer, which is then in the low bits.
-    const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
 
     // Comparisons, not `clamp`'s min and max: NaN must come through.
     let x = if x < -87.3 { -87.3 } else { x };
     let x = if x > 88.3 { 88.3 } else { x };
-    let shifted = mul_add::<S>(x, core::f32::consts::LOG2_E, ROUND);
-    let n = shifted - ROUND;
+    let shifted = mul_add::<S>(x, core::f32::consts::LOG2_E, ROUNDING);
+    let n = shifted - ROUNDING;
     let r = mul_add::<S>(n, -LN2_HIGH, x);
     let r = mul_add::<S>(n, -LN2_LOW, r);
 

@@ -9,6 +9,7 @@ use super::blocks::RowScales;
 use super::dot::{AHEAD, GroupScales};
 use super::{by_rows, group_words};
 use crate::cpu::Cpu;
+use crate::simd::math::ROUNDING;
 use crate::simd::{Simd, kernel, prefetch};
 
 /// Values in a group of 16 words.
@@ -17,8 +18,6 @@ const GROUP: usize = 64;
 const ZERO: i32 = 128;
 /// The largest number that a value is rounded to: `128 · high + low` with both of them signed bytes.
 const LARGEST: f32 = 127.0 * 128.0;
-/// 1.5 · 2²³: adding it to a small number rounds that to an integer.
-const ROUND: f32 = 12_582_912.0;
 
 /// A vector as whole numbers of 15 bits, in units of a scale.
 pub(in crate::matmul) struct Rounded {
@@ -75,7 +74,7 @@ impl Rounded {
         let mut square = 0f64;
         for (x, group) in x.chunks(GROUP).zip(&mut groups) {
             for (i, x) in x.iter().enumerate() {
-                let code = (x * inverse).clamp(-LARGEST, LARGEST) + ROUND - ROUND;
+                let code = (x * inverse).clamp(-LARGEST, LARGEST) + ROUNDING - ROUNDING;
                 // The code is a whole number of that range, or 0 for a NaN.
                 let code = code as i32;
                 let high = (code + 64) >> 7;
@@ -101,6 +100,9 @@ impl Rounded {
 pub(in crate::matmul) fn multiply(cpu: Cpu, w: MatrixRef<'_>, x: &[Rounded]) -> Vec<f32> {
     let shape @ [n, _] = w.layout().shape();
     let mut y = vec![0.0; n * x.len()];
+    if y.is_empty() {
+        return y;
+    }
     by_rows(cpu, shape, x.len(), &mut y, |first, out| {
         dot_rows(cpu.isa, w, first, x, out);
     });

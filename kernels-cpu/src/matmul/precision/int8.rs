@@ -9,6 +9,7 @@ use crate::element::Element;
 use crate::matmul::pack_b::{MatrixB, MicroPanel};
 use crate::matmul::packed_a::Packing;
 use crate::simd::Simd;
+use crate::simd::math::ROUNDING;
 
 /// Values of a group: with 32 or 64 of them, a block of NF4 along a row has the one scale that it had before.
 const GROUP: usize = 64;
@@ -25,8 +26,6 @@ const LARGEST: f32 = 127.0;
 const OFFSET: f32 = 128.0;
 /// The magnitude below which a group counts as zeros: its inverse times [`LARGEST`] is a number.
 const SMALLEST: f32 = 1e-36;
-/// `1.5 · 2^23`: added to a number of less than 22 bits, it rounds it, to nearest and ties to even, into the lowest bits.
-const ROUNDING: f32 = 12_582_912.0;
 
 /// Groups of 64 codes of 8 bits, four a word, the earliest along k lowest; codes of A are signed, and those of B have 128 added,
 /// because the instructions multiply unsigned numbers by signed ones. A row of A knows the sum of its codes times -128, where
