@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::buffer::as_uninit;
+use crate::buffer::{as_uninit, written};
 use crate::simd::{Isa, Simd, kernel};
 
 /// A floating-point type that kernels read and write: `f32`, `f16` or `bf16`. Quantizing gives the same result as
@@ -53,6 +53,13 @@ pub trait Element: sealed::Sealed + bytemuck::Pod + Default + Send + Sync {
     /// Converts every value to the nearest, ties to even.
     #[doc(hidden)]
     fn narrow_slice(isa: Isa, from: &[f32], to: &mut [MaybeUninit<Self>]);
+
+    /// Returns the nearest to every value: of f32, the vector itself.
+    #[doc(hidden)]
+    fn narrow_vec(isa: Isa, values: Vec<f32>) -> Vec<Self> {
+        // SAFETY: `narrow_slice` writes every value.
+        unsafe { written(values.len(), |to| Self::narrow_slice(isa, &values, to)) }
+    }
 
     /// The type that products of these values multiply: bf16 in pairs, others as f32.
     #[doc(hidden)]
@@ -138,6 +145,10 @@ impl Element for f32 {
 
     fn modify(_: Isa, values: &mut [Self], _: &mut Vec<f32>, f: impl FnOnce(&mut [f32])) {
         f(values);
+    }
+
+    fn narrow_vec(_: Isa, values: Vec<f32>) -> Vec<Self> {
+        values
     }
 
     fn widen_slice(_: Isa, from: &[Self], to: &mut [f32]) {

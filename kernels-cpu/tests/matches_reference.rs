@@ -1,10 +1,12 @@
 //! Quantizing and decoding against the plain loops of `nf4::reference`, bit for bit, and products within what the order of a
 //! sum can change: in every codebook and block size, on every instruction set, with odd shapes.
 
+use std::fmt::Debug;
+
 use half::{bf16, f16};
 use nf4::{Codebook, Direction, GgufFormat, QuantConfig, QuantizedMatrix, gguf, reference};
-use qlora_cpu::low_rank::LowRank;
-use qlora_cpu::{Cpu, Isa, Threads};
+use qlora_cpu::low_rank::{Layer, LowRank};
+use qlora_cpu::{Cpu, Element, Isa, Threads};
 use qlora_test_support::Recording;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -279,4 +281,101 @@ fn low_rank_matrices_on_blocks_of_files_are_part_of_the_product() {
             }
         }
     }
+}
+
+/// Matrices of several formats, adapted and not, in rows that are few and that are many.
+fn layers_agree<E: Element + PartialEq + Debug>(
+    convert: impl Fn(f32) -> E,
+    widen: impl Fn(&E) -> f64,
+    tolerance: f64,
+) {
+    let rng = &mut ChaCha8Rng::seed_from_u64(31);
+    let k = 512;
+    let nf4 = |rng: &mut ChaCha8Rng, n: usize| {
+        qlora_cpu::quantize(&random(rng, n * k), [n, k], QuantConfig::default()).unwrap()
+    };
+    let matrices = [
+        nf4(rng, 130),
+        nf4(rng, 33),
+        file_matrix(rng, GgufFormat::Q4_K, [40, k]),
+        file_matrix(rng, GgufFormat::Q8_0, [600, k]),
+        file_matrix(rng, GgufFormat::Q5_1, [17, k]),
+        nf4(rng, 0),
+    ];
+    let ranks = [None, Some(3), Some(16), Some(5), None, Some(2)];
+    let factors: Vec<_> = matrices
+        .iter()
+        .zip(ranks)
+        .map(|(w, rank)| {
+            let rank = rank?;
+            let n = w.layout().out_features();
+            Some((random(rng, k * rank), random(rng, rank * n), rank))
+        })
+        .collect();
+    let layers: Vec<_> = matrices
+        .iter()
+        .zip(&factors)
+        .map(|(w, factors)| Layer {
+            w: w.as_ref(),
+            low_rank: factors
+                .as_ref()
+                .map(|(a, b, rank)| LowRank::new(a, b, *rank, 0.75)),
+        })
+        .collect();
+    for m in [0, 1, 2, 5, 8, 9, 30, 1100] {
+        let mut operand =
+            |width: usize| -> Vec<E> { random(rng, m * width).into_iter().map(&convert).collect() };
+        let x = operand(k);
+        let dys: Vec<_> = matrices
+            .iter()
+            .map(|w| operand(w.layout().out_features()))
+            .collect();
+        let dys: Vec<&[E]> = dys.iter().map(Vec::as_slice).collect();
+        for isa in Isa::available() {
+            let cpu = Cpu::new(*isa, Threads::All);
+            let together = cpu.layers_forward(&layers, &x, m);
+            let gradients = cpu.layers_backward(&layers, &x, &dys, m, true);
+            let mut dx_expected = vec![0.0; m * k];
+            let of_layers = together.into_iter().zip(gradients.factors).zip(&dys);
+            for (layer, ((y, factors), dy)) in layers.iter().zip(of_layers) {
+                let what = format!("{isa} m={m} {:?}", layer.w.layout());
+                let (y_alone, dx_alone) = match layer.low_rank {
+                    Some(low_rank) => {
+                        let y = cpu.low_rank_forward(layer.w, low_rank, &x, m);
+                        let alone = cpu.low_rank_backward(layer.w, low_rank, &x, dy, m, true);
+                        assert_eq!(factors, Some([alone.a, alone.b]), "{what}");
+                        (y, alone.x.expect("the gradient of x was asked for"))
+                    }
+                    None => {
+                        assert_eq!(factors, None, "{what}");
+                        let product = |x: &[E], direction| cpu.matmul_vec(layer.w, x, m, direction);
+                        let y = product(&x, Direction::Forward);
+                        (y, product(dy, Direction::Transposed))
+                    }
+                };
+                assert_eq!(y, y_alone, "{what}");
+                let dx = dx_expected.iter_mut().zip(&dx_alone);
+                dx.for_each(|(sum, dx)| *sum += widen(dx));
+            }
+            let dx = gradients.x.expect("the gradient of x was asked for");
+            let largest = dx_expected.iter().fold(0f64, |most, dx| most.max(dx.abs()));
+            for (found, expected) in dx.iter().zip(&dx_expected) {
+                let off = (widen(found) - expected).abs();
+                assert!(
+                    off <= tolerance * largest,
+                    "{isa} m={m}: {off} of {largest}"
+                );
+            }
+            let alone = cpu.layers_backward(&layers, &x, &dys, m, false);
+            assert!(alone.x.is_none());
+        }
+    }
+}
+
+/// Results, and gradients of factors; that of the input is the sum of theirs: of f32 in another order of additions, of bf16 rounded
+/// five times more, by up to 2^-8 each.
+#[test]
+fn layers_of_one_input_have_the_bits_that_they_have_alone() {
+    layers_agree(|value| value, |value| f64::from(*value), 1e-5);
+    layers_agree(bf16::from_f32, |value| value.to_f64(), 2e-2);
 }

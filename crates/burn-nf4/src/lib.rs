@@ -6,7 +6,9 @@
 //! CubeCL kernels in `qlora-cubecl`.
 //!
 //! - `tensor`: [`BlockwiseTensor`], the type that users hold
-//! - `ops`: [`BlockwiseOps`], the backend extension behind it, and its primitive
+//! - `layer`: [`BlockwiseLayer`], a matrix and what adapts it
+//! - `ops`: [`BlockwiseOps`], the backend extension behind them
+//! - `primitive`: matrices and layers as a backend sees them
 //! - `backends`: an implementation for each backend, and the gradients
 //! - `reference`: default bodies, for backends without a kernel of their own
 //! - `words`: words between host and device
@@ -22,10 +24,12 @@
 
 mod backends;
 mod error;
+mod layer;
 mod memory;
 // Without a backend, the dispatch that is generated for the trait uses none of its arguments.
 #[allow(unused_variables)]
 mod ops;
+mod primitive;
 mod reference;
 mod tensor;
 mod words;
@@ -34,9 +38,11 @@ mod words;
 pub use backends::router::register_blockwise_ops;
 pub use burn_operands::UnservedDevice;
 pub use error::BlockwiseTensorError;
+pub use layer::BlockwiseLayer;
 pub use memory::{lora_backward_workspace_bytes, lora_saved_bytes};
 pub use nf4::{self, Codebook, Format, GgufFormat, Layout, QuantConfig, QuantizedMatrix};
-pub use ops::{BlockwiseOps, BlockwisePrimitive};
+pub use ops::BlockwiseOps;
+pub use primitive::{BlockwisePrimitive, GradientsPrimitive, LayerPrimitive, LayersPrimitive};
 pub use tensor::BlockwiseTensor;
 
 /// Compiles and runs the example of the package's README.

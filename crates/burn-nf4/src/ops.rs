@@ -1,30 +1,12 @@
 //! The backend extension: the operations on an NF4 matrix that every backend must have.
 
 use burn_core as burn;
-use burn_core::backend::{
-    Backend, ExtensionType, backend_extension,
-    tensor::{FloatTensor, IntTensor},
-};
+use burn_core::backend::{Backend, backend_extension, tensor::FloatTensor};
 use burn_core::tensor::{FloatDType, Shape};
 use nf4::{Direction, Layout, QuantConfig};
 
+use crate::primitive::{BlockwisePrimitive, GradientsPrimitive, LayersPrimitive};
 use crate::reference;
-
-/// An NF4 matrix as a backend sees it: two 1-D tensors of `u32` words and their layout.
-///
-/// Every part that a device holds is an integer tensor on purpose: nothing that walks over float
-/// tensors (a dtype cast, an optimizer, a gradient) can touch a quantized weight.
-#[derive(ExtensionType, Clone, Debug)]
-#[extension_type(fusion: cfg(feature = "fusion"))]
-pub struct BlockwisePrimitive<B: Backend> {
-    /// The codes, `[packed_words]`, eight of 4 bits or four of 8 bits a word, the first in the lowest bits; of U32, or of
-    /// I32 with the same bits where the backend has no U32.
-    pub packed: IntTensor<B>,
-    /// The block scales, `[absmax_words]`, in the sections that [`Layout`] describes.
-    pub absmax: IntTensor<B>,
-    /// Shape `[out_features, in_features]` and format.
-    pub layout: Layout,
-}
 
 /// Operations on NF4 matrices supplied by a backend extension.
 ///
@@ -99,6 +81,28 @@ pub trait BlockwiseOps: Backend {
         reference::lora_matmul::<Self>(x, weight, a, b, scale)
     }
 
+    /// Returns the results of layers that have `x` as their input, each that of [`Self::blockwise_matmul`] forward, or of
+    /// [`Self::blockwise_lora_matmul`] if it is adapted.
+    #[fusion(default)]
+    fn blockwise_layers(
+        x: FloatTensor<Self>,
+        #[extension_type] layers: LayersPrimitive<Self>,
+    ) -> Vec<FloatTensor<Self>> {
+        reference::layers::<Self>(x, layers)
+    }
+
+    /// Returns the gradients of the operands of [`Self::blockwise_layers`] from those of its results: that of `x`, if `wants_dx`,
+    /// then those of `a` and `b` of every layer that is adapted.
+    #[fusion(default)]
+    fn blockwise_layers_backward(
+        x: FloatTensor<Self>,
+        #[extension_type] layers: LayersPrimitive<Self>,
+        #[extension_type] grads: GradientsPrimitive<Self>,
+        wants_dx: bool,
+    ) -> Vec<FloatTensor<Self>> {
+        reference::layers_backward::<Self>(x, layers, grads, wants_dx)
+    }
+
     /// Returns the gradients of `x`, `a` and `b` from the operands of [`Self::blockwise_lora_matmul`] and `grad`, the
     /// gradient of its result.
     #[fusion(default)]
@@ -143,6 +147,7 @@ use fusion_meta::{dequantize_meta, matmul_meta, quantize_meta};
 #[cfg(feature = "fusion")]
 mod fusion_meta {
     use super::*;
+    use crate::primitive::BlockwisePrimitiveMetadata;
     use burn_core::backend::fusion::custom::TensorSpec;
     use burn_core::tensor::DType;
 

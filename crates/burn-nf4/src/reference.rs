@@ -7,7 +7,8 @@ use burn_core::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn_core::tensor::{DType, Shape};
 use nf4::Direction;
 
-use crate::ops::{BlockwiseOps, BlockwisePrimitive};
+use crate::ops::BlockwiseOps;
+use crate::primitive::{BlockwisePrimitive, GradientsPrimitive, LayerPrimitive, LayersPrimitive};
 
 pub(crate) use tiles::{dequantize, matmul, quantize};
 
@@ -22,6 +23,67 @@ pub(crate) fn lora_matmul<B: BlockwiseOps>(
     let xa = B::float_matmul(rows::<B>(x, a.dtype()), a);
     let delta = B::float_matmul(B::float_mul_scalar(xa, scale.into()), b);
     add_like::<B>(y, delta)
+}
+
+pub(crate) fn layers<B: BlockwiseOps>(
+    x: FloatTensor<B>,
+    layers: LayersPrimitive<B>,
+) -> Vec<FloatTensor<B>> {
+    let layers = layers.0.into_iter();
+    layers
+        .map(|layer| match layer {
+            LayerPrimitive::Base { weight } => {
+                B::blockwise_matmul(x.clone(), weight, Direction::Forward)
+            }
+            LayerPrimitive::Adapted {
+                weight,
+                a,
+                b,
+                scale,
+            } => B::blockwise_lora_matmul(x.clone(), weight, a, b, scale),
+        })
+        .collect()
+}
+
+pub(crate) fn layers_backward<B: BlockwiseOps>(
+    x: FloatTensor<B>,
+    layers: LayersPrimitive<B>,
+    grads: GradientsPrimitive<B>,
+    wants_dx: bool,
+) -> Vec<FloatTensor<B>> {
+    let mut dx_sum: Option<FloatTensor<B>> = None;
+    let mut add = |dx| {
+        dx_sum = Some(match dx_sum.take() {
+            Some(sum) => B::float_add(sum, dx),
+            None => dx,
+        });
+    };
+    let mut factors = Vec::new();
+    for (layer, grad) in layers.0.into_iter().zip(grads.0) {
+        match layer {
+            LayerPrimitive::Base { weight } if wants_dx => {
+                add(B::blockwise_matmul(grad, weight, Direction::Transposed));
+            }
+            LayerPrimitive::Base { .. } => {}
+            LayerPrimitive::Adapted {
+                weight,
+                a,
+                b,
+                scale,
+            } => {
+                let x = x.clone();
+                let (da, db) = if wants_dx {
+                    let (dx, da, db) = B::blockwise_lora_backward(x, weight, a, b, scale, grad);
+                    add(dx);
+                    (da, db)
+                } else {
+                    B::blockwise_lora_backward_factors(x, weight, a, b, scale, grad)
+                };
+                factors.extend([da, db]);
+            }
+        }
+    }
+    dx_sum.into_iter().chain(factors).collect()
 }
 
 pub(crate) fn lora_backward<B: BlockwiseOps>(

@@ -5,7 +5,9 @@ use burn_core::tensor::{Bool, DType, Device, ExecutionError, FloatDType, Int, Te
 use nf4::{Direction, Layout, QuantConfig, QuantizedMatrix};
 
 use crate::error::BlockwiseTensorError;
-use crate::ops::{BlockwiseOps, BlockwisePrimitive};
+use crate::layer::BlockwiseLayer;
+use crate::ops::BlockwiseOps;
+use crate::primitive::BlockwisePrimitive;
 use crate::words::{self, WORD_DTYPES};
 
 burn_operands::served_devices! {
@@ -244,49 +246,8 @@ impl BlockwiseTensor {
         b: Tensor<2>,
         scale: f64,
     ) -> Result<Tensor<D>, BlockwiseTensorError> {
-        self.check_lora(&x, &a, &b)?;
-        let y = <Dispatch as BlockwiseOps>::blockwise_lora_matmul(
-            x.into_dispatch(),
-            self.clone().into_primitive(),
-            a.into_dispatch(),
-            b.into_dispatch(),
-            scale,
-        );
-        Ok(Tensor::from_dispatch(y))
-    }
-
-    /// Checks the operands of [`lora_matmul`](Self::lora_matmul), for who calls the operation of [`BlockwiseOps`] itself.
-    ///
-    /// # Errors
-    /// As [`try_lora_matmul`](Self::try_lora_matmul).
-    pub fn check_lora<const D: usize>(
-        &self,
-        x: &Tensor<D>,
-        a: &Tensor<2>,
-        b: &Tensor<2>,
-    ) -> Result<(), BlockwiseTensorError> {
-        const OPERATION: &str = "blockwise lora_matmul";
-        self.check_operand(OPERATION, x, self.layout.in_features())?;
-        let [out_features, in_features] = self.layout.shape();
-        let (a_shape, b_shape) = (a.dims(), b.dims());
-        let rank = a_shape[1];
-        if rank == 0 || a_shape[0] != in_features || b_shape != [rank, out_features] {
-            return Err(BlockwiseTensorError::Factors {
-                a: a_shape,
-                b: b_shape,
-                out_features,
-                in_features,
-            });
-        }
-        for (what, factor) in [("factor A", a), ("factor B", b)] {
-            let device = factor.device();
-            self.check_device(OPERATION, what, &device)?;
-            if factor.dtype() != DType::F32 {
-                let dtype = factor.dtype();
-                return Err(BlockwiseTensorError::unsupported(OPERATION, dtype, &device));
-            }
-        }
-        Ok(())
+        let layer = BlockwiseLayer::adapted(self.clone(), a, b, scale)?;
+        Ok(BlockwiseLayer::forward_each(vec![layer], x)?.remove(0))
     }
 
     /// Returns the shape and the format.
@@ -361,7 +322,7 @@ impl BlockwiseTensor {
 
     /// Refuses an input whose last dimension is not `expected`, whose dtype the kernels do not serve or that is
     /// elsewhere.
-    fn check_operand<const D: usize>(
+    pub(crate) fn check_operand<const D: usize>(
         &self,
         operation: &'static str,
         x: &Tensor<D>,
@@ -385,7 +346,7 @@ impl BlockwiseTensor {
         check_dtype(operation, x.dtype(), &device)
     }
 
-    fn check_device(
+    pub(crate) fn check_device(
         &self,
         operation: &'static str,
         what: &'static str,

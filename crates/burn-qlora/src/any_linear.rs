@@ -89,6 +89,22 @@ impl AnyLinear {
         }
     }
 
+    /// Maps `x: [..., in_features]` through each of some layers, as [`forward`](Self::forward) does: together where all of them
+    /// are quantized ([`QLoraLinear::forward_each`]).
+    ///
+    /// # Panics
+    /// As the `forward` of any of the layers.
+    pub fn forward_each<const D: usize>(layers: &[Self], x: Tensor<D>) -> Vec<Tensor<D>> {
+        let quantized: Option<Vec<_>> = layers.iter().map(Self::adaptable).collect();
+        match quantized {
+            Some(layers) => QLoraLinear::forward_each(&layers, x),
+            None => {
+                let results = layers.iter().map(|layer| layer.forward(x.clone()));
+                results.collect()
+            }
+        }
+    }
+
     /// Returns the shape, `[out_features, in_features]`.
     pub fn shape(&self) -> [usize; 2] {
         match self {

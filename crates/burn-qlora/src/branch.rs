@@ -121,7 +121,7 @@ impl LoraBranch {
 
     /// Returns whether the branch of `x` is two products and nothing else, which a packed weight takes into its own: dropout falls
     /// in training alone.
-    pub(crate) fn is_plain(&self, x: &Tensor<2>) -> bool {
+    pub(crate) fn is_plain<const D: usize>(&self, x: &Tensor<D>) -> bool {
         let f32 = |factor: &Param<Tensor<2>>| factor.val().dtype() == DType::F32;
         let drops = self.dropout.prob != 0.0 && x.device().is_autodiff();
         !drops && f32(&self.lora.a) && f32(&self.lora.b)

@@ -4,14 +4,13 @@ use crate::blockwise_weight::BlockwiseWeight;
 use crate::branch::LoraBranch;
 use crate::error::LoraError;
 use crate::paged_weight::PagedWeight;
-use burn::backend::Dispatch;
 use std::sync::Arc;
 
-use burn::module::{Module, Param};
+use burn::module::{LoraAdapter, Module, Param};
 use burn::nn::Linear;
 use burn::tensor::kind::Autodiff;
 use burn::tensor::{DType, Device, Tensor};
-use burn_nf4::{BlockwiseOps, BlockwiseTensor};
+use burn_nf4::{BlockwiseLayer, BlockwiseTensor};
 use burn_paged::{PagedError, WeightPages};
 use nf4::{Layout, QuantConfig, QuantizedMatrix};
 
@@ -195,50 +194,91 @@ impl QLoraLinear {
     /// # Panics
     /// When the last axis of `x` is not `in_features`, `x` is on another device, or the adapter's factors do not fit.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let [out_features, in_features] = self.shape();
-        let mut dims = x.dims();
-        assert_eq!(
-            dims[D - 1],
-            in_features,
-            "a QLoraLinear of [{out_features}, {in_features}] was given x of {dims:?}"
-        );
-        let rows = dims[..D - 1].iter().product();
-        let dtype = x.dtype();
-        if rows == 0 {
-            // Burn's `reshape` takes a length of 0 for the one that the axis has.
-            dims[D - 1] = out_features;
-            return Tensor::zeros(dims, (&x.device(), dtype));
-        }
-        let x: Tensor<2> = x.reshape([rows, in_features]);
+        Self::forward_each(&[self], x).remove(0)
+    }
 
-        let mut y = match (self.weight.operand(), &self.adapter) {
-            (Operand::Packed(weight), Some(branch)) if branch.is_plain(&x) => {
-                let lora = &branch.lora;
-                let (a, b) = (lora.a.val(), lora.b.val());
-                weight
-                    .check_lora(&x, &a, &b)
-                    .unwrap_or_else(|error| panic!("{error}"));
-                // Both products in one operation, which keeps nothing but `x` and the factors.
-                let [x, a, b] = [x, a, b].map(Tensor::into_dispatch);
-                let weight = weight.into_primitive();
-                Tensor::from_dispatch(Dispatch::blockwise_lora_matmul(x, weight, a, b, lora.scale))
+    /// Maps `x: [..., in_features]` through each of some layers, as [`forward`](Self::forward) does: what they have in common is
+    /// done once, where their weights are packed and their backend knows how.
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward), for any of the layers.
+    pub fn forward_each<const D: usize>(layers: &[&Self], x: Tensor<D>) -> Vec<Tensor<D>> {
+        for layer in layers {
+            let [out_features, in_features] = layer.shape();
+            assert_eq!(
+                x.dims()[D - 1],
+                in_features,
+                "a QLoraLinear of [{out_features}, {in_features}] was given x of {:?}",
+                x.dims()
+            );
+        }
+        if x.dims()[..D - 1].contains(&0) {
+            return layers.iter().map(|layer| layer.of_no_rows(&x)).collect();
+        }
+        let dtype = x.dtype();
+        let packed = layers.iter().map(|layer| layer.packed_for(&x));
+        let products = match packed.collect() {
+            Some(packed) => {
+                BlockwiseLayer::forward_each(packed, x).unwrap_or_else(|error| panic!("{error}"))
             }
-            (weight, branch) => {
-                let base = match weight {
-                    Operand::Packed(weight) => weight.matmul(x.clone()),
-                    Operand::Dense(weight) => {
-                        burn_fused::matmul(x.clone(), constant(weight, dtype).transpose())
-                    }
-                };
-                match branch {
-                    Some(branch) => base + branch.forward(x),
-                    None => base,
-                }
+            None => {
+                let products = layers.iter().map(|layer| layer.product(x.clone()));
+                products.collect()
             }
         };
-        if let Some(bias) = &self.bias {
-            y = y + constant(bias, dtype).unsqueeze();
+        let products = layers.iter().zip(products);
+        products
+            .map(|(layer, product)| match &layer.bias {
+                Some(bias) => product + constant(bias, dtype).unsqueeze(),
+                None => product,
+            })
+            .collect()
+    }
+
+    /// Returns the result for an `x` without rows, where Burn's `reshape` would take a length of 0 for the one that the axis has.
+    fn of_no_rows<const D: usize>(&self, x: &Tensor<D>) -> Tensor<D> {
+        let mut dims = x.dims();
+        dims[D - 1] = self.shape()[0];
+        Tensor::zeros(dims, (&x.device(), x.dtype()))
+    }
+
+    /// Returns weight and adapter as one operation takes them that maps `x` through them; `None` where there is none.
+    fn packed_for<const D: usize>(&self, x: &Tensor<D>) -> Option<BlockwiseLayer> {
+        let branch = match &self.adapter {
+            Some(branch) if !branch.is_plain(x) => return None,
+            branch => branch,
+        };
+        let weight = self.weight.packed()?;
+        let Some(branch) = branch else {
+            return Some(BlockwiseLayer::new(weight));
+        };
+        let LoraAdapter { a, b, scale, .. } = &branch.lora;
+        let layer = BlockwiseLayer::adapted(weight, a.val(), b.val(), *scale);
+        // Both products in one operation, which keeps nothing but `x` and the factors.
+        Some(layer.unwrap_or_else(|error| panic!("{error}")))
+    }
+
+    /// Returns what the weight and the adapter make of `x`.
+    fn product<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if let Some(layer) = self.packed_for(&x) {
+            let products = BlockwiseLayer::forward_each(vec![layer], x);
+            return products.unwrap_or_else(|error| panic!("{error}")).remove(0);
         }
+        let mut dims = x.dims();
+        let [out_features, in_features] = self.shape();
+        let dtype = x.dtype();
+        let rows = dims[..D - 1].iter().product::<usize>();
+        let x: Tensor<2> = x.reshape([rows, in_features]);
+        let base = match self.weight.operand() {
+            Operand::Packed(weight) => weight.matmul(x.clone()),
+            Operand::Dense(weight) => {
+                burn_fused::matmul(x.clone(), constant(weight, dtype).transpose())
+            }
+        };
+        let y = match &self.adapter {
+            Some(branch) => base + branch.forward(x),
+            None => base,
+        };
         dims[D - 1] = out_features;
         y.reshape(dims)
     }

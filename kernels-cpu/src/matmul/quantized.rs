@@ -7,6 +7,7 @@ use nf4::{Direction, MatrixRef};
 use super::check::assert_len;
 use super::gemm::{self, MC, gemm, pack};
 use super::gemv;
+use super::low_rank::Layer;
 use super::output::Output;
 use super::pack_b::{Blocks, QuantizedColumns, QuantizedRows};
 use super::precision::{Precision, in_precisions_of};
@@ -65,7 +66,12 @@ impl Cpu {
         m: usize,
         direction: Direction,
     ) -> Vec<E> {
-        let [_, n] = direction.widths(w.layout().shape());
+        let shape = w.layout().shape();
+        let [k, n] = direction.widths(shape);
+        if direction == Direction::Forward && gemv::serves(shape, m) && m * n * k > 0 {
+            assert_len("x", x.len(), [m, k]);
+            return few_rows(self, w, x, m);
+        }
         // SAFETY: `write_product` writes every value of `y`.
         unsafe { written(m * n, |y| write_product(self, w, x, m, y, direction)) }
     }
@@ -111,11 +117,24 @@ fn write_product<E: Element>(
         return y.fill(MaybeUninit::new(E::default()));
     }
     if gemv::serves(w.layout().shape(), m) {
-        return gemv::multiply(cpu, w, x, m, y, direction);
+        return match direction {
+            Direction::Forward => {
+                let values = few_rows(cpu, w, x, m);
+                y.iter_mut()
+                    .zip(values)
+                    .for_each(|(y, value)| _ = y.write(value));
+            }
+            Direction::Transposed => gemv::transposed(cpu, w, x, m, y),
+        };
     }
     for (x, y) in x.chunks(MC * k).zip(y.chunks_mut(MC * n)) {
         in_precisions_of!(cpu, E, P, Q => multiply_rows::<Q, E>(cpu, w, x, y, direction));
     }
+}
+
+/// Returns `x·Wᵀ` for rows that are few.
+fn few_rows<E: Element>(cpu: Cpu, w: MatrixRef<'_>, x: &[E], m: usize) -> Vec<E> {
+    gemv::forward(cpu, &[Layer { w, low_rank: None }], x, m).remove(0)
 }
 
 fn multiply_rows<P: Precision, E: Element>(

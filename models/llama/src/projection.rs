@@ -69,16 +69,26 @@ impl Projections {
             [stacked] => stacked
                 .forward(x)
                 .split_with_sizes(self.widths.clone(), D - 1),
-            matrices => matrices
-                .iter()
-                .map(|matrix| matrix.forward(x.clone()))
-                .collect(),
+            matrices => forward_each(matrices, x),
         };
         let count = results.len();
         results
             .try_into()
             .unwrap_or_else(|_| panic!("{count} projections where {N} are asked for"))
     }
+}
+
+/// Maps `x` through each of the layers.
+#[cfg(feature = "qlora")]
+fn forward_each<const D: usize>(layers: &[Projection], x: Tensor<D>) -> Vec<Tensor<D>> {
+    Projection::forward_each(layers, x)
+}
+
+/// Maps `x` through each of the layers.
+#[cfg(not(feature = "qlora"))]
+fn forward_each<const D: usize>(layers: &[Projection], x: Tensor<D>) -> Vec<Tensor<D>> {
+    let results = layers.iter().map(|layer| layer.forward(x.clone()));
+    results.collect()
 }
 
 #[cfg(feature = "qlora")]

@@ -1,6 +1,8 @@
 //! Gradients: the words have none. That of `x` is the other direction of the same product; the factors of a LoRA layer
 //! get theirs from `x`, the only thing that is kept.
 
+mod layers;
+
 use burn_autodiff::{
     Autodiff,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -11,7 +13,8 @@ use burn_core::backend::{AutodiffBackend, Backend, tensor::FloatTensor};
 use burn_core::tensor::FloatDType;
 use nf4::{Direction, QuantConfig};
 
-use crate::ops::{BlockwiseOps, BlockwisePrimitive};
+use crate::ops::BlockwiseOps;
+use crate::primitive::{BlockwisePrimitive, LayersPrimitive};
 
 impl<B: Backend + BlockwiseOps, C: CheckpointStrategy> BlockwiseOps for Autodiff<B, C> {
     /// Not differentiable: the words are constants of the graph.
@@ -73,6 +76,13 @@ impl<B: Backend + BlockwiseOps, C: CheckpointStrategy> BlockwiseOps for Autodiff
             }
             OpsKind::UnTracked(prep) => prep.finish(B::blockwise_matmul(x, weight, direction)),
         }
+    }
+
+    fn blockwise_layers(
+        x: FloatTensor<Self>,
+        layers: LayersPrimitive<Self>,
+    ) -> Vec<FloatTensor<Self>> {
+        layers::forward::<B, C>(x, layers)
     }
 
     fn blockwise_lora_matmul(

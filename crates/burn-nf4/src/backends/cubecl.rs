@@ -8,7 +8,8 @@ use nf4::{Direction, Layout, QuantConfig};
 use qlora_cubecl::matmul::low_rank::{self, LowRank};
 use qlora_cubecl::{Weight, dequantize, matmul, quantize};
 
-use crate::ops::{BlockwiseOps, BlockwisePrimitive};
+use crate::ops::BlockwiseOps;
+use crate::primitive::BlockwisePrimitive;
 
 impl BlockwiseOps for CubeBackend {
     fn blockwise_quantize(

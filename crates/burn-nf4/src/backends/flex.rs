@@ -8,10 +8,11 @@ use burn_flex::FlexTensor;
 use burn_operands::flex::{Values, tensor};
 use burn_operands::with_element;
 use nf4::{Direction, QuantConfig};
-use qlora_cpu::{dequantize_vec, low_rank, matmul_vec, quantize};
+use qlora_cpu::{Cpu, dequantize_vec, low_rank, matmul_vec, quantize};
 
-use crate::ops::{BlockwiseOps, BlockwisePrimitive, matmul_shape};
-use operands::{Factors, Words, rows};
+use crate::ops::{BlockwiseOps, matmul_shape};
+use crate::primitive::{BlockwisePrimitive, GradientsPrimitive, LayersPrimitive};
+use operands::{Factors, LayerOperands, Words, rows};
 
 impl BlockwiseOps for Flex {
     fn blockwise_quantize(
@@ -67,6 +68,46 @@ impl BlockwiseOps for Flex {
             let x = Values::<E>::new(x);
             tensor(shape, low_rank::forward(words.matrix(), factors.view(), &x, m))
         }, else refused("blockwise_lora_matmul", dtype, "cast x to f32 first"))
+    }
+
+    fn blockwise_layers(
+        x: FloatTensor<Self>,
+        layers: LayersPrimitive<Self>,
+    ) -> Vec<FloatTensor<Self>> {
+        let (m, dtype, shape) = (rows(&x), x.dtype(), x.shape());
+        let layers: Vec<_> = layers.0.into_iter().map(LayerOperands::new).collect();
+        let views: Vec<_> = layers.iter().map(LayerOperands::view).collect();
+        with_element!(dtype, E => {
+            let ys = Cpu::default().layers_forward(&views, &Values::<E>::new(x), m);
+            let ys = ys.into_iter().zip(&layers);
+            ys.map(|(y, layer)| {
+                tensor(matmul_shape(&shape, layer.layout(), Direction::Forward), y)
+            })
+            .collect()
+        }, else refused("blockwise_layers", dtype, "cast x to f32 first"))
+    }
+
+    fn blockwise_layers_backward(
+        x: FloatTensor<Self>,
+        layers: LayersPrimitive<Self>,
+        grads: GradientsPrimitive<Self>,
+        wants_dx: bool,
+    ) -> Vec<FloatTensor<Self>> {
+        let (m, dtype, shape) = (rows(&x), x.dtype(), x.shape());
+        let layers: Vec<_> = layers.0.into_iter().map(LayerOperands::new).collect();
+        let views: Vec<_> = layers.iter().map(LayerOperands::view).collect();
+        with_element!(dtype, E => {
+            let x = Values::<E>::new(x);
+            let grads: Vec<_> = grads.0.into_iter().map(Values::<E>::new).collect();
+            let grads: Vec<&[E]> = grads.iter().map(|grad| &**grad).collect();
+            let gradients = Cpu::default().layers_backward(&views, &x, &grads, m, wants_dx);
+            let factors = layers.iter().zip(gradients.factors).filter_map(|(layer, gradients)| {
+                let shapes = layer.factor_shapes()?.into_iter();
+                Some(shapes.zip(gradients?).map(|(shape, values)| tensor(shape, values)))
+            });
+            let dx = gradients.x.map(|dx| tensor(shape, dx));
+            dx.into_iter().chain(factors.flatten()).collect()
+        }, else refused("blockwise_layers_backward", dtype, "cast x to f32 first"))
     }
 
     fn blockwise_lora_backward(

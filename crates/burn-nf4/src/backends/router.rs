@@ -7,7 +7,8 @@ use burn_operands::router::{Call, send, serve};
 use burn_router::{BackendRouter, CustomOpRegistry, RouterChannel};
 use nf4::{Codebook, Direction, Format, GgufFormat, Layout, QuantConfig};
 
-use crate::ops::{BlockwiseOps, BlockwisePrimitive, matmul_shape};
+use crate::ops::{BlockwiseOps, matmul_shape};
+use crate::primitive::BlockwisePrimitive;
 
 const QUANTIZE: &str = "burn_nf4::quantize";
 const DEQUANTIZE: &str = "burn_nf4::dequantize";

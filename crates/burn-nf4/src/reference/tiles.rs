@@ -8,7 +8,8 @@ use burn_core::tensor::{DType, ExecutionError, FloatDType, Shape, Slice, TensorD
 use nf4::{Direction, Layout, MatrixRef, QuantConfig};
 
 use super::{cast, rows};
-use crate::ops::{BlockwisePrimitive, matmul_shape};
+use crate::ops::matmul_shape;
+use crate::primitive::BlockwisePrimitive;
 use crate::words;
 
 /// Rows of the matrix that are dense at a time.

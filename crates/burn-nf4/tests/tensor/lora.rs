@@ -1,7 +1,7 @@
 //! The LoRA layer as one operation, against the same layer written out in Burn's own operations.
 
 use burn_core::tensor::{DType, Device, Tensor};
-use burn_nf4::{BlockwiseTensor, BlockwiseTensorError, GgufFormat};
+use burn_nf4::{BlockwiseLayer, BlockwiseTensor, BlockwiseTensorError, GgufFormat};
 use qlora_test_support::random::normal;
 use qlora_test_support::{tensor, values};
 
@@ -111,6 +111,48 @@ pub fn agrees_on_the_blocks_of_a_file(test: &TestDevice) {
             let (weight, _) = file_weight(format, [n, k], &test.device);
             let layer = Layer::of(weight, sizes, DType::F32);
             assert_agreement_of(&layer, sizes, 10.0 * test.tolerance);
+        }
+    }
+}
+
+/// Two adapted layers and one that is not, of one input, against each of them alone, with the gradients of `x` and the factors.
+pub fn layers_of_one_input_are_what_each_is_alone(test: &TestDevice) {
+    for rows in [1, 4, 20] {
+        let layer = Layer::new([rows, 24, 80, 4], DType::F32, &test.device);
+        let (other, _) = random_weight(47, [33, 80], &test.device);
+        let (plain, _) = random_weight(48, [8, 80], &test.device);
+        let factor = |seed, shape: [usize; 2]| {
+            let device = test.device.clone().autodiff();
+            tensor(normal(seed, shape[0] * shape[1], 0.1), shape, &device).require_grad()
+        };
+        let (a, b) = (factor(49, [80, 3]), factor(50, [3, 33]));
+        let (x, own_a, own_b) = (layer.x.clone(), layer.a.clone(), layer.b.clone());
+        let layers = vec![
+            BlockwiseLayer::adapted(layer.weight.clone(), own_a, own_b, SCALE).unwrap(),
+            BlockwiseLayer::adapted(other.clone(), a.clone(), b.clone(), SCALE).unwrap(),
+            BlockwiseLayer::new(plain.clone()),
+        ];
+        let together = BlockwiseLayer::forward_each(layers, x.clone()).unwrap();
+        let alone = vec![
+            layer.fused(),
+            other.lora_matmul(x.clone(), a.clone(), b.clone(), SCALE),
+            plain.matmul(x.clone()),
+        ];
+        let results = |ys: Vec<Tensor<3>>| {
+            let loss = |y: &Tensor<3>| (y.clone() * y.clone()).sum();
+            let total = loss(&ys[0]) + loss(&ys[1]) + loss(&ys[2]);
+            let gradients = total.backward();
+            let leaves = [&layer.a, &layer.b, &a, &b];
+            let mut results: Vec<_> = ys.into_iter().map(values).collect();
+            results.push(values(x.grad(&gradients).expect("x is tracked")));
+            let of = |leaf: &Tensor<2>| values(leaf.grad(&gradients).expect("it is a leaf"));
+            results.extend(leaves.map(of));
+            results
+        };
+        for (found, expected) in results(together).iter().zip(results(alone)) {
+            let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
+            let name = format!("{rows} rows");
+            crate::support::assert_close(&name, found, &expected, 10.0 * test.tolerance);
         }
     }
 }

@@ -30,6 +30,7 @@ qlora_test_support::on_every_device! {
     gradient::flows_through_both_directions_and_stops_at_the_words,
     lora::agrees_with_the_layer_written_out,
     lora::agrees_on_the_blocks_of_a_file,
+    lora::layers_of_one_input_are_what_each_is_alone,
     lora::half_inputs_agree_within_their_rounding,
     lora::an_input_that_nothing_feeds_costs_no_gradient,
     lora::factors_that_do_not_fit_are_refused,

@@ -9,29 +9,11 @@ use std::ops::Range;
 use nf4::MatrixRef;
 
 use super::dot::{GroupScales, Single, WordRows};
-use super::{MAX_ROWS, PASS, by_partials, by_rows, group_words, interleaved};
+use super::{MAX_ROWS, PASS, by_partials, group_words};
 use crate::blocks::codes::{Codes, scaled, with_codes};
 use crate::blocks::scales;
 use crate::cpu::Cpu;
 use crate::simd::{Simd, kernel};
-
-/// Writes `y = x·Wᵀ`.
-pub(super) fn forward(cpu: Cpu, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
-    let (layout, format) = (w.layout(), w.layout().block_format());
-    let k = layout.in_features();
-    let (x, group) = match format.codes {
-        nf4::Codes::Table(_) => (interleaved::<8>(x, k), 128),
-        nf4::Codes::Bytes { .. } => (interleaved::<4>(x, k), 64),
-    };
-    let sums = if format.scales.has_minima() {
-        word_sums(bytemuck::cast_slice(&x), group)
-    } else {
-        Vec::new()
-    };
-    by_rows(cpu, layout.shape(), m, y, |first, out| {
-        dot_rows(cpu.isa, w, first, bytemuck::cast_slice(&x), &sums, m, out);
-    });
-}
 
 /// Writes `y = x·W`.
 pub(super) fn transposed(cpu: Cpu, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mut [f32]) {
@@ -44,7 +26,7 @@ pub(super) fn transposed(cpu: Cpu, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mu
 }
 
 /// Returns the sum of what meets each word, for interleaved rows of groups of `group` weights.
-fn word_sums(x: &[f32], group: usize) -> Vec<f32> {
+pub(super) fn word_sums(x: &[f32], group: usize) -> Vec<f32> {
     let lanes = |group: &[f32]| {
         let (vectors, _) = group.as_chunks::<16>();
         let mut sums = [0.0; 16];
@@ -123,7 +105,7 @@ fn double(values: &mut [f32], len: usize) {
 
 kernel! {
     /// Computes `out: [rows of W][m]` from `first` on. `sums` are those of `x`, if the format has minima.
-    fn dot_rows(w: MatrixRef<'_>, first: usize, x: &[u32], sums: &[f32], m: usize, out: &mut [f32]) = dot;
+    pub(super) fn dot_rows(w: MatrixRef<'_>, first: usize, x: &[u32], sums: &[f32], m: usize, out: &mut [f32]) = dot;
 }
 
 #[inline(always)]

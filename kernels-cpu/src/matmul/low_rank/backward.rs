@@ -1,6 +1,6 @@
 //! The gradients of the product with a quantized matrix and a low-rank one.
 
-use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use nf4::{Direction, MatrixRef};
 
@@ -10,9 +10,10 @@ use super::super::output::Output;
 use super::super::pack_b::{Blocks, DenseColumns, DenseRows, QuantizedColumns};
 use super::super::packed_a::{PackedA, Packing};
 use super::super::precision::{Precision, WordFormat, in_precisions_of};
-use super::factors::LowRank;
+use super::factors::{LowRank, SideBySide};
 use super::forward::{Projected, Projection};
-use crate::buffer::written;
+use super::layers::Layer;
+use crate::buffer::as_uninit;
 use crate::codebook::CodebookRef;
 use crate::cpu::Cpu;
 use crate::element::Element;
@@ -57,135 +58,230 @@ impl Cpu {
         m: usize,
         wants_dx: bool,
     ) -> Gradients<E> {
-        let [n, k] = w.layout().shape();
-        low_rank.assert_fits([n, k]);
-        assert_len("x", x.len(), [m, k]);
-        assert_len("dy", dy.len(), [m, n]);
-        let mut sums = FactorGradients {
-            a_transposed: vec![0.0; low_rank.a.len()],
-            b: vec![0.0; low_rank.b.len()],
+        let layer = Layer {
+            w,
+            low_rank: Some(low_rank),
         };
-        if m == 0 || k == 0 || n == 0 {
-            return Gradients {
-                x: wants_dx.then(|| vec![E::default(); m * k]),
-                a: sums.a_transposed,
-                b: sums.b,
-            };
+        let LayersGradients { x, factors } = self.layers_backward(&[layer], x, &[dy], m, wants_dx);
+        let [a, b] = factors
+            .into_iter()
+            .flatten()
+            .next()
+            .expect("the layer has factors");
+        Gradients { x, a, b }
+    }
+
+    /// Returns the gradients of [`Cpu::layers_forward`] from `x` and the gradients of its results, `[m, out_features]` each: what
+    /// [`Cpu::low_rank_backward`] gives for each layer alone, but for the gradient of `x`, which is the sum of theirs.
+    ///
+    /// # Panics
+    /// If a length does not fit `m`, the rank and a matrix's shape, or there are not as many gradients as layers.
+    pub fn layers_backward<E: Element>(
+        self,
+        layers: &[Layer<'_>],
+        x: &[E],
+        dys: &[&[E]],
+        m: usize,
+        wants_dx: bool,
+    ) -> LayersGradients<E> {
+        assert_eq!(layers.len(), dys.len(), "dy: one for each layer");
+        for (layer, dy) in layers.iter().zip(dys) {
+            let [n, k] = layer.w.layout().shape();
+            assert_len("x", x.len(), [m, k]);
+            assert_len("dy", dy.len(), [m, n]);
+            if let Some(low_rank) = layer.low_rank {
+                low_rank.assert_fits([n, k]);
+            }
         }
-        let mut rows = |start: usize, dx: Option<&mut [MaybeUninit<E>]>| {
-            let end = (start + MC).min(m);
-            let (x, dy) = (&x[start * k..end * k], &dy[start * n..end * n]);
-            let layer = Layer {
-                cpu: self,
-                w,
-                low_rank,
-            };
-            in_precisions_of!(self, E, P, Q => layer.add_rows::<P, Q, E>(x, dy, dx, &mut sums));
+        let k = x.len().checked_div(m).unwrap_or(0);
+        let factors = SideBySide::new(layers);
+        let mut sums = Sums {
+            a_transposed: vec![0.0; factors.a.len()],
+            b: layers
+                .iter()
+                .map(|layer| vec![0.0; layer.low_rank.map_or(0, |low_rank| low_rank.b.len())])
+                .collect(),
         };
-        let starts = (0..m).step_by(MC);
-        let dx = if wants_dx {
-            // SAFETY: the products write every value of `dx`, some rows each.
-            Some(unsafe {
-                written(m * k, |dx| {
-                    for (start, dx) in starts.zip(dx.chunks_mut(MC * k)) {
-                        rows(start, Some(dx));
-                    }
-                })
-            })
-        } else {
-            starts.for_each(|start| rows(start, None));
-            None
-        };
-        let mut a = vec![0.0; sums.a_transposed.len()];
-        transpose(&sums.a_transposed, k, &mut a);
-        Gradients {
+        // Layers without results have nothing to say of `x`.
+        let mut dx = wants_dx.then(|| vec![E::default(); x.len()]);
+        if !x.is_empty() && !layers.is_empty() {
+            for start in (0..m).step_by(MC) {
+                let rows = start..(start + MC).min(m);
+                let part = Rows {
+                    cpu: self,
+                    layers,
+                    factors: &factors,
+                    x: &x[rows.start * k..rows.end * k],
+                    dys: dys
+                        .iter()
+                        .map(|dy| {
+                            let n = dy.len() / m;
+                            &dy[rows.start * n..rows.end * n]
+                        })
+                        .collect(),
+                };
+                let dx = dx.as_mut().map(|dx| &mut dx[rows.start * k..rows.end * k]);
+                in_precisions_of!(self, E, P, Q => part.add::<P, Q>(dx, &mut sums));
+            }
+        }
+        let gradients = layers.iter().zip(&factors.columns).zip(sums.b);
+        let gradients = gradients.map(|((layer, columns), b)| {
+            let rank = layer.low_rank?.rank;
+            let k = layer.w.layout().in_features();
+            let mut a = vec![0.0; k * rank];
+            transpose(
+                &sums.a_transposed[columns.start * k..columns.end * k],
+                k,
+                &mut a,
+            );
+            Some([a, b])
+        });
+        LayersGradients {
+            factors: gradients.collect(),
             x: dx,
-            a,
-            b: sums.b,
         }
     }
+}
+
+/// The gradients of layers of one input.
+pub struct LayersGradients<E> {
+    /// `dx: [m, in_features]`, if it was asked for.
+    pub x: Option<Vec<E>>,
+    /// `dA: [in_features, rank]` and `dB: [rank, out_features]` of each layer that is adapted.
+    pub factors: Vec<Option<[Vec<f32>; 2]>>,
 }
 
 /// The sums of the gradients of the factors.
-struct FactorGradients {
-    /// `dAᵀ: [rank, in_features]`.
+struct Sums {
+    /// `dAᵀ: [ranks, in_features]`, those of all layers below each other.
     a_transposed: Vec<f32>,
-    /// `dB: [rank, out_features]`.
-    b: Vec<f32>,
+    /// `dB: [rank, out_features]` of each layer.
+    b: Vec<Vec<f32>>,
 }
 
-struct Layer<'a> {
+/// Some rows of the operands.
+struct Rows<'a, E> {
     cpu: Cpu,
-    w: MatrixRef<'a>,
-    low_rank: LowRank<'a>,
+    layers: &'a [Layer<'a>],
+    factors: &'a SideBySide<'a>,
+    x: &'a [E],
+    dys: Vec<&'a [E]>,
 }
 
-impl Layer<'_> {
-    /// Adds what some rows contribute to the gradients of the factors, and writes their `dx`.
-    fn add_rows<P: WordFormat, Q: Precision, E: Element>(
-        &self,
-        x: &[E],
-        dy: &[E],
-        dx: Option<&mut [MaybeUninit<E>]>,
-        sums: &mut FactorGradients,
-    ) {
-        let &Self { cpu, w, low_rank } = self;
-        let [n, k] = w.layout().shape();
-        let LowRank { a, b, rank, scale } = low_rank;
+impl<E: Element> Rows<'_, E> {
+    /// Adds what the rows contribute to the gradients of the factors, and writes their `dx`.
+    fn add<P: WordFormat, Q: Precision>(&self, mut dx: Option<&mut [E]>, sums: &mut Sums) {
+        let &Self {
+            cpu, factors, x, ..
+        } = self;
+        let k = self.layers[0].w.layout().in_features();
+        let ranks = factors.ranks();
         let m = x.len() / k;
-        let mr = mr(cpu.isa, m);
-        let onto_b = Projection {
-            cpu,
-            factor: DenseRows::new(b, n),
-            rank,
-            scale,
-            packing: Packing::<P>::new(mr, n),
-        };
         let onto_a = Projection {
             cpu,
-            factor: DenseColumns::new(a, rank),
-            rank,
-            scale,
-            packing: Packing::<P>::new(mr, k),
+            factor: DenseColumns::new(&factors.a, ranks),
+            scales: &factors.scales,
+            packing: Packing::<P>::new(mr(cpu.isa, m), k),
         };
-        let mut projected_dy = Projected::<P, Q>::unfilled(m, onto_b.packing, rank);
-        let (_, projected_x) = cpu
-            .threads
-            .join(|| onto_b.fill(dy, &mut projected_dy), || onto_a.of_rows(x));
-
-        // The two thin products keep the threads busy that the wide one leaves idle at its end.
-        cpu.threads.join(
-            || {
-                if let Some(dx) = dx {
-                    let a = DenseRows::new(a, rank);
-                    match CodebookRef::of(w) {
-                        Some(w) => projected_dy.multiply(cpu, QuantizedColumns(w), a, dx),
-                        None => {
-                            let w = Blocks::new(cpu, w, Direction::Transposed);
-                            projected_dy.multiply(cpu, w, a, dx);
-                        }
+        let mut projected_x = None;
+        // `s·(dy·Bᵀ)` of all layers: `[m, ranks]`.
+        let mut projected_dys = vec![0.0; m * ranks];
+        let mut is_first = true;
+        for ((layer, dy), (columns, b_sums)) in self
+            .layers
+            .iter()
+            .zip(&self.dys)
+            .zip(factors.columns.iter().zip(&mut sums.b))
+        {
+            let [n, _] = layer.w.layout().shape();
+            if n == 0 || dx.is_none() && layer.low_rank.is_none() {
+                continue;
+            }
+            let (b, scales) = match layer.low_rank {
+                Some(low_rank) => (low_rank.b, &factors.scales[columns.clone()]),
+                None => (&[][..], &[][..]),
+            };
+            let onto_b = Projection {
+                cpu,
+                factor: DenseRows::new(b, n),
+                scales,
+                packing: Packing::<P>::new(mr(cpu.isa, m), n),
+            };
+            let mut projected_dy = Projected::<Q>::unfilled(m, onto_b.packing, columns.len());
+            cpu.threads.join(
+                || onto_b.fill(dy, &mut projected_dy),
+                || _ = projected_x.get_or_insert_with(|| onto_a.of_rows(x)),
+            );
+            let projected_x: &[f32] = projected_x.as_deref().unwrap_or(&[]);
+            let rows = projected_dys.chunks_exact_mut(ranks.max(1));
+            for (to, from) in rows.zip(projected_dy.values.chunks_exact(columns.len().max(1))) {
+                to[columns.clone()].copy_from_slice(from);
+            }
+            // The thin product keeps the threads busy that the wide one leaves idle at its end.
+            cpu.threads.join(
+                || {
+                    if let Some(dx) = dx.as_deref_mut() {
+                        let dx = if is_first {
+                            // SAFETY: products write nothing but values.
+                            Output::New(unsafe { as_uninit(dx) })
+                        } else {
+                            Output::Add(dx)
+                        };
+                        add_dx::<P, Q, E>(cpu, layer, &projected_dy, dx);
                     }
-                }
-            },
-            || {
-                add_thin::<P, E>(cpu, &projected_x, rank, dy, &mut sums.b);
-                add_thin::<P, E>(cpu, &projected_dy.values, rank, x, &mut sums.a_transposed);
-            },
-        );
+                },
+                || {
+                    if layer.low_rank.is_some() {
+                        add_thin::<P, E>(cpu, projected_x, ranks, columns.clone(), dy, b_sums);
+                    }
+                },
+            );
+            is_first = false;
+        }
+        if ranks > 0 {
+            add_thin::<P, E>(
+                cpu,
+                &projected_dys,
+                ranks,
+                0..ranks,
+                x,
+                &mut sums.a_transposed,
+            );
+        }
     }
 }
 
-/// Adds `projectedᵀ·rows` to `sums: [rank, n]` for `projected: [m, rank]` and `rows: [m, n]`.
+/// Writes or adds `dy·W + s·(dy·Bᵀ)·Aᵀ`.
+fn add_dx<P: WordFormat, Q: Precision, E: Element>(
+    cpu: Cpu,
+    layer: &Layer<'_>,
+    dy: &Projected<Q>,
+    dx: Output<'_, E>,
+) {
+    let low_rank = layer
+        .low_rank
+        .map(|LowRank { a, rank, .. }| (dy.columns::<P>(cpu, 0..rank), DenseRows::new(a, rank)));
+    match CodebookRef::of(layer.w) {
+        Some(w) => dy.multiply(cpu, QuantizedColumns(w), low_rank, dx),
+        None => {
+            let w = Blocks::new(cpu, layer.w, Direction::Transposed);
+            dy.multiply(cpu, w, low_rank, dx);
+        }
+    }
+}
+
+/// Adds `projectedᵀ·rows` to `sums: [columns, n]` for columns of `projected: [m, ranks]` and `rows: [m, n]`.
 fn add_thin<P: WordFormat, E: Element>(
     cpu: Cpu,
     projected: &[f32],
-    rank: usize,
+    ranks: usize,
+    columns: Range<usize>,
     rows: &[E],
     sums: &mut [f32],
 ) {
-    let n = sums.len() / rank;
-    let mr = mr(cpu.isa, rank);
-    let packed = PackedA::<P>::of_columns(cpu.isa, projected, rank, 0..rank, mr);
+    let n = sums.len() / columns.len();
+    let mr = mr(cpu.isa, columns.len());
+    let packed = PackedA::<P>::of_columns(cpu.isa, projected, ranks, columns, mr);
     let rows = DenseColumns::new(rows, n);
     gemm(cpu, packed.as_ref(), rows, Output::Add(sums));
 }

@@ -2,19 +2,19 @@
 
 use std::any::TypeId;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use nf4::{Direction, MatrixRef};
 use rayon::prelude::*;
 
-use super::super::check::assert_len;
 use super::super::gemm::{MC, Term, gemm, gemm_sum, mr, pack_into};
-use super::super::gemv;
 use super::super::output::Output;
 use super::super::pack_b::{Blocks, DenseColumns, MatrixB, QuantizedRows};
 use super::super::packed_a::{PackedA, PackedARef, Packing};
 use super::super::precision::{Precision, WordFormat, in_precisions_of};
-use super::factors::LowRank;
-use crate::buffer::{as_uninit, written};
+use super::factors::{LowRank, SideBySide};
+use super::layers::Layer;
+use crate::buffer::as_uninit;
 use crate::codebook::CodebookRef;
 use crate::cpu::{Cpu, Threads};
 use crate::element::Element;
@@ -45,174 +45,193 @@ impl Cpu {
         x: &[E],
         m: usize,
     ) -> Vec<E> {
-        let shape @ [n, k] = w.layout().shape();
-        assert_len("x", x.len(), [m, k]);
-        low_rank.assert_fits(shape);
-        if m == 0 || n == 0 || k == 0 {
-            return vec![E::default(); m * n];
-        }
-        if gemv::serves(shape, m) {
-            // SAFETY: the product writes every value of `y`.
-            let mut y = unsafe {
-                written(m * n, |y| {
-                    gemv::multiply(self, w, x, m, y, Direction::Forward);
-                })
-            };
-            add_few_rows(low_rank, x, &mut y, shape);
-            return y;
-        }
-        // SAFETY: the products write every value of `y`, some rows each.
-        unsafe {
-            written(m * n, |y| {
-                for (x, y) in x.chunks(MC * k).zip(y.chunks_mut(MC * n)) {
-                    in_precisions_of!(self, E, P, Q => multiply_rows::<P, Q, E>(self, w, low_rank, x, y));
-                }
-            })
-        }
+        let layer = Layer {
+            w,
+            low_rank: Some(low_rank),
+        };
+        self.layers_forward(&[layer], x, m).remove(0)
     }
+}
+
+/// Returns the results of all layers, each `[m, out_features]`, for more than a few rows `x: [m, in_features]`.
+pub(super) fn many_rows<E: Element>(
+    cpu: Cpu,
+    layers: &[Layer<'_>],
+    x: &[E],
+    m: usize,
+) -> Vec<Vec<E>> {
+    let k = x.len() / m;
+    let factors = SideBySide::new(layers);
+    let width = |layer: &Layer<'_>| layer.w.layout().out_features();
+    let mut ys: Vec<Vec<E>> = layers
+        .iter()
+        .map(|layer| Vec::with_capacity(m * width(layer)))
+        .collect();
+    for (start, x) in (0..m).step_by(MC).zip(x.chunks(MC * k)) {
+        let end = start + x.len() / k;
+        let parts = ys.iter_mut().zip(layers).map(|(y, layer)| {
+            let n = width(layer);
+            &mut y.spare_capacity_mut()[start * n..end * n]
+        });
+        let parts = parts.collect();
+        in_precisions_of!(cpu, E, P, Q => multiply_rows::<P, Q, E>(cpu, layers, &factors, x, parts));
+    }
+    for (y, layer) in ys.iter_mut().zip(layers) {
+        // SAFETY: the products wrote every value, some rows each.
+        unsafe { y.set_len(m * width(layer)) };
+    }
+    ys
 }
 
 fn multiply_rows<P: WordFormat, Q: Precision, E: Element>(
     cpu: Cpu,
-    w: MatrixRef<'_>,
-    low_rank: LowRank<'_>,
+    layers: &[Layer<'_>],
+    factors: &SideBySide<'_>,
     x: &[E],
-    y: &mut [MaybeUninit<E>],
+    ys: Vec<&mut [MaybeUninit<E>]>,
 ) {
-    let [n, k] = w.layout().shape();
-    let LowRank { a, b, rank, scale } = low_rank;
+    let k = layers[0].w.layout().in_features();
     let m = x.len() / k;
     let onto_a = Projection {
         cpu,
-        factor: DenseColumns::new(a, rank),
-        rank,
-        scale,
+        factor: DenseColumns::new(&factors.a, factors.ranks()),
+        scales: &factors.scales,
         packing: Packing::<P>::new(mr(cpu.isa, m), k),
     };
-    let mut projected = Projected::<P, Q>::unfilled(m, onto_a.packing, rank);
+    let mut projected = Projected::<Q>::unfilled(m, onto_a.packing, factors.ranks());
     onto_a.fill(x, &mut projected);
-    let b = DenseColumns::new(b, n);
-    match CodebookRef::of(w) {
-        Some(w) => projected.multiply(cpu, QuantizedRows(w), b, y),
-        None => projected.multiply(cpu, Blocks::new(cpu, w, Direction::Forward), b, y),
+    for ((layer, columns), y) in layers.iter().zip(&factors.columns).zip(ys) {
+        if y.is_empty() {
+            continue;
+        }
+        let low_rank = layer.low_rank.map(|LowRank { b, .. }| {
+            let n = layer.w.layout().out_features();
+            let packed = projected.columns::<P>(cpu, columns.clone());
+            (packed, DenseColumns::new(b, n))
+        });
+        let y = Output::New(y);
+        match CodebookRef::of(layer.w) {
+            Some(w) => projected.multiply(cpu, QuantizedRows(w), low_rank, y),
+            None => {
+                let w = Blocks::new(cpu, layer.w, Direction::Forward);
+                projected.multiply(cpu, w, low_rank, y);
+            }
+        }
     }
 }
 
-/// Adds `s·(x·A)·B` to `y` for few rows, row by row of the factors.
-fn add_few_rows<E: Element>(low_rank: LowRank<'_>, x: &[E], y: &mut [E], [n, k]: [usize; 2]) {
-    let LowRank { a, b, rank, scale } = low_rank;
-    let mut sums = vec![0.0; n];
-    let mut projected = vec![0.0; rank];
-    for (x, y) in x.chunks_exact(k).zip(y.chunks_exact_mut(n)) {
-        projected.fill(0.0);
-        for (x, a) in x.iter().zip(a.chunks_exact(rank)) {
-            let x = x.to_f32();
-            projected
-                .iter_mut()
-                .zip(a)
-                .for_each(|(sum, a)| *sum += x * a);
-        }
-        sums.iter_mut()
-            .zip(&*y)
-            .for_each(|(sum, y)| *sum = y.to_f32());
-        for (projected, b) in projected.iter().zip(b.chunks_exact(n)) {
-            let projected = projected * scale;
-            sums.iter_mut()
-                .zip(b)
-                .for_each(|(sum, b)| *sum += projected * b);
-        }
-        y.iter_mut()
-            .zip(&sums)
-            .for_each(|(y, sum)| *y = E::from_f32(*sum));
-    }
-}
-
-/// The projection `s·(x·F)` onto a thin matrix `F: [k, rank]`, which takes the rows of `x` band by band while they are in
+/// The projection `s·(x·F)` onto a thin matrix `F: [k, ranks]`, which takes the rows of `x` band by band while they are in
 /// the cache.
 #[derive(Clone, Copy)]
-pub(super) struct Projection<P, F> {
+pub(super) struct Projection<'a, P, F> {
     pub(super) cpu: Cpu,
     pub(super) factor: F,
-    pub(super) rank: usize,
-    pub(super) scale: f32,
+    /// That of each column.
+    pub(super) scales: &'a [f32],
     /// The format that `x` is packed in to be projected.
     pub(super) packing: Packing<P>,
 }
 
-/// Rows that are packed for the product with a quantized matrix, in `Q`, and their projection.
-pub(super) struct Projected<P, Q> {
+/// Rows that are packed for products with quantized matrices, in `Q`, and their projection.
+pub(super) struct Projected<Q> {
     x: PackedA<Q>,
-    /// `s·(x·F): [m, rank]`.
+    /// `s·(x·F): [m, ranks]`.
     pub(super) values: Vec<f32>,
-    /// The same, packed in micro-panels of as many rows as those of `x`.
-    packed: PackedA<P>,
+    ranks: usize,
 }
 
-impl<P: WordFormat, Q: Precision> Projected<P, Q> {
+impl<Q: Precision> Projected<Q> {
     /// Returns room for `m` rows. Made and dropped by the same thread, whose scratch it is in.
-    pub(super) fn unfilled(m: usize, packing: Packing<P>, rank: usize) -> Self {
+    pub(super) fn unfilled<P: Precision>(m: usize, packing: Packing<P>, ranks: usize) -> Self {
         let panels = m.div_ceil(packing.mr());
         Self {
             x: PackedA::unfilled(panels, Packing::new(packing.mr(), packing.k())),
-            values: vec![0.0; m * rank],
-            packed: PackedA::unfilled(panels, Packing::new(packing.mr(), rank)),
+            values: vec![0.0; m * ranks],
+            ranks,
         }
     }
 
-    /// Writes `y = x·W + s·(x·F)·factor`.
-    pub(super) fn multiply<W: MatrixB, L: MatrixB, E: Element>(
+    /// Returns some columns of the projection, packed in micro-panels of as many rows as those of `x`.
+    pub(super) fn columns<P: WordFormat>(&self, cpu: Cpu, columns: Range<usize>) -> PackedA<P> {
+        let mr = self.x.as_ref().packing().mr();
+        let packing = Packing::new(mr, columns.len());
+        let mut packed = PackedA::unfilled(self.x.as_ref().panels(), packing);
+        if columns.len() == self.ranks {
+            pack_into(cpu.isa, packing, &self.values, packed.words_mut());
+            return packed;
+        }
+        let rows = self.values.chunks_exact(self.ranks);
+        let values: Vec<f32> = rows
+            .flat_map(|row| &row[columns.clone()])
+            .copied()
+            .collect();
+        pack_into(cpu.isa, packing, &values, packed.words_mut());
+        packed
+    }
+
+    /// Writes `y = x·W`, or adds it, and with packed columns of the projection and a factor their product.
+    pub(super) fn multiply<W: MatrixB, P: Precision, L: MatrixB, E: Element>(
         &self,
         cpu: Cpu,
         w: W,
-        factor: L,
-        y: &mut [MaybeUninit<E>],
+        low_rank: Option<(PackedA<P>, L)>,
+        y: Output<'_, E>,
     ) {
         let first = Term {
             a: self.x.as_ref(),
             b: w,
         };
-        let second = Term {
-            a: self.packed.as_ref(),
-            b: factor,
-        };
-        gemm_sum(cpu, &first, Some(&second), Output::New(y));
+        let second = low_rank.as_ref().map(|(packed, factor)| Term {
+            a: packed.as_ref(),
+            b: *factor,
+        });
+        gemm_sum(cpu, &first, second.as_ref(), y);
     }
 }
 
-impl<P: WordFormat, F: MatrixB> Projection<P, F> {
+impl<P: WordFormat, F: MatrixB> Projection<'_, P, F> {
     /// Packs the rows `x`, and projects them.
-    pub(super) fn fill<Q: Precision, E: Element>(&self, x: &[E], to: &mut Projected<P, Q>) {
+    pub(super) fn fill<Q: Precision, E: Element>(&self, x: &[E], to: &mut Projected<Q>) {
         let (mr, k) = (self.packing.mr(), self.packing.k());
         let wide = Packing::<Q>::new(mr, k);
-        let thin = Packing::<P>::new(mr, self.rank);
         let band = self.band(x.len());
+        let run = |words: &mut [u32], values: &mut [f32], x: &[E]| {
+            if values.is_empty() {
+                pack_into(self.cpu.isa, wide, x, words);
+            } else if TypeId::of::<P>() == TypeId::of::<Q>() {
+                self.project(x, words, values);
+            } else {
+                self.project_band(x, values);
+                pack_into(self.cpu.isa, wide, x, words);
+            }
+        };
         let words = to.x.words_mut();
-        let packed = to.packed.words_mut();
+        // Nothing is projected onto no columns.
+        let values = to.values.chunks_mut((band * mr * self.scales.len()).max(1));
+        let values: Vec<_> = values
+            .chain(std::iter::repeat_with(|| &mut [][..]))
+            .take(x.len().div_ceil(band * mr * k))
+            .collect();
         words
             .par_chunks_mut(band * wide.panel_words())
-            .zip(packed.par_chunks_mut(band * thin.panel_words()))
-            .zip(to.values.par_chunks_mut(band * mr * self.rank))
+            .zip(values)
             .zip(x.par_chunks(band * mr * k))
             .with_min_len(self.cpu.threads.min_len(1))
             .with_max_len(1)
-            .for_each(|(((words, packed), values), x)| {
-                if TypeId::of::<P>() == TypeId::of::<Q>() {
-                    self.project(x, words, values);
-                } else {
-                    self.project_band(x, values);
-                    pack_into(self.cpu.isa, wide, x, words);
-                }
-                pack_into(self.cpu.isa, thin, values, packed);
-            });
+            .for_each(|((words, values), x)| run(words, values, x));
     }
 
-    /// Returns the projection of the rows `x` alone, `[m, rank]`.
+    /// Returns the projection of the rows `x` alone, `[m, ranks]`.
     pub(super) fn of_rows<E: Element>(&self, x: &[E]) -> Vec<f32> {
         let (mr, k) = (self.packing.mr(), self.packing.k());
-        let mut values = vec![0.0; x.len() / k * self.rank];
+        let ranks = self.scales.len();
+        let mut values = vec![0.0; x.len() / k * ranks];
+        if values.is_empty() {
+            return values;
+        }
         let band = self.band(x.len());
         values
-            .par_chunks_mut(band * mr * self.rank)
+            .par_chunks_mut(band * mr * ranks)
             .zip(x.par_chunks(band * mr * k))
             .with_min_len(self.cpu.threads.min_len(1))
             .with_max_len(1)
@@ -236,7 +255,11 @@ impl<P: WordFormat, F: MatrixB> Projection<P, F> {
         // SAFETY: products write nothing but values.
         let y = Output::New(unsafe { as_uninit(values) });
         gemm(Cpu::new(isa, Threads::Calling), x, self.factor, y);
-        values.iter_mut().for_each(|value| *value *= self.scale);
+        for row in values.chunks_exact_mut(self.scales.len()) {
+            row.iter_mut()
+                .zip(self.scales)
+                .for_each(|(value, scale)| *value *= scale);
+        }
     }
 
     /// Returns the micro-panels of a band of `len` values: several bands for every thread, so that all are busy to the end.

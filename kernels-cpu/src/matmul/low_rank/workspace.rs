@@ -29,7 +29,7 @@ impl Cpu {
     ) -> usize {
         let [n, k] = shape;
         if gemv::serves(shape, m) {
-            return gemv::workspace::<E>(m, shape, Direction::Forward) + (n + rank) * F32;
+            return gemv::workspace::<E>(m, shape, Direction::Forward) + m * rank * F32;
         }
         in_precisions_of!(self, E, P, Q => {
             let of_band = self.band_task_bytes::<P, Q>(m, k, rank);

@@ -1,84 +1,33 @@
-//! An operation with two results, of which Burn's steps have one each.
-//!
-//! Three steps stand for it: one for each result, which only puts the gradient it is given aside, and below
-//! them the one that knows the parents, which Burn runs when both are done. So the two gradients meet
-//! inside the kernel, where Burn would have added them in a pass of their own.
+//! The sum and its normalization, whose gradients meet inside the kernel.
 
 use burn_autodiff::{
-    Autodiff,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
-use burn_core::backend::{Backend, TensorMetadata, tensor::FloatTensor};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use burn_core::backend::{TensorMetadata, tensor::FloatTensor};
+use burn_operands::autodiff::{ResultGradients, Tracked, results};
 
 use crate::config::RmsNormConfig;
 use crate::ops::FusedOps;
 use crate::reference::precision::cast;
 
-/// A tensor of the graph.
-type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
-
-/// The results' gradients, from when they are known until they are used.
-#[derive(Debug)]
-struct Pending<B: Backend> {
-    sum: Option<FloatTensor<B>>,
-    normalized: Option<FloatTensor<B>>,
-}
-
-/// The [`Pending`] gradients of one use of the operation, which its steps share.
-#[derive(Debug, Clone)]
-struct Shared<B: Backend>(Arc<Mutex<Pending<B>>>);
-
-impl<B: Backend> Shared<B> {
-    fn new() -> Self {
-        Self(Arc::new(Mutex::new(Pending {
-            sum: None,
-            normalized: None,
-        })))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Pending<B>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Which of the results a step is that of.
-#[derive(Debug, Clone, Copy)]
-enum Output {
-    Sum,
-    Normalized,
-}
-
-impl<B: FusedOps> Backward<B, 1> for Output {
-    type State = Shared<B>;
-
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let grad = grads.consume::<B>(&ops.node);
-        let mut pending = ops.state.lock();
-        let place = match self {
-            Self::Sum => &mut pending.sum,
-            Self::Normalized => &mut pending.normalized,
-        };
-        *place = Some(grad);
-    }
-}
+/// The results.
+const RESULTS: usize = 2;
 
 /// The step below the results', with `N - 1` addends and the weight as parents.
 #[derive(Debug)]
 struct AddRmsNorm;
 
 /// The sum, the weight and `1 / rms`, what the norm is like, and the results' gradients.
-type Saved<B> = ([FloatTensor<B>; 3], RmsNormConfig, Shared<B>);
+type Saved<B> = ([FloatTensor<B>; 3], RmsNormConfig, ResultGradients<B>);
 
 fn backward<B: FusedOps, const N: usize>(ops: Ops<Saved<B>, N>, grads: &mut Gradients) {
     let ([sum, weight, inv_rms], config, shared) = ops.state;
     let mut parents = ops.parents;
     let weight_node = parents[N - 1].take();
-    let mut pending = shared.lock();
-    let (grad_sum, grad) = (pending.sum.take(), pending.normalized.take());
-    drop(pending);
+    let mut pending = shared.take().into_iter();
+    let (grad_sum, grad) = (pending.next().flatten(), pending.next().flatten());
 
     if let (Some(node), Some(grad)) = (weight_node, &grad) {
         let dtype = weight.dtype();
@@ -133,7 +82,7 @@ pub(super) fn add_rms_norm<B: FusedOps, C: CheckpointStrategy>(
     match prepared.compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
             let (sum, y, inv_rms) = B::add_rms_norm_forward(x, residual, weight.clone(), config);
-            let shared = Shared::new();
+            let shared = ResultGradients::new(RESULTS);
             let saved = ([sum.clone(), weight, inv_rms], config, shared.clone());
             let below = prep.finish(saved, sum.clone());
             outputs::<B, C>(below, shared, sum, y)
@@ -141,7 +90,7 @@ pub(super) fn add_rms_norm<B: FusedOps, C: CheckpointStrategy>(
         OpsKind::UnTracked(prep) => {
             let (sum, y) = B::add_rms_norm(x, residual, weight, config);
             let below = prep.finish(sum.clone());
-            outputs::<B, C>(below, Shared::new(), sum, y)
+            outputs::<B, C>(below, ResultGradients::new(RESULTS), sum, y)
         }
     }
 }
@@ -156,7 +105,7 @@ pub(super) fn residual_rms_norm<B: FusedOps, C: CheckpointStrategy>(
     match prepared.compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
             let (y, inv_rms) = B::rms_norm_forward(x.clone(), weight.clone(), config);
-            let shared = Shared::new();
+            let shared = ResultGradients::new(RESULTS);
             let saved = ([x.clone(), weight, inv_rms], config, shared.clone());
             let below = prep.finish(saved, x.clone());
             outputs::<B, C>(below, shared, x, y)
@@ -164,7 +113,7 @@ pub(super) fn residual_rms_norm<B: FusedOps, C: CheckpointStrategy>(
         OpsKind::UnTracked(prep) => {
             let y = B::rms_norm(x.clone(), weight, config);
             let below = prep.finish(x.clone());
-            outputs::<B, C>(below, Shared::new(), x, y)
+            outputs::<B, C>(below, ResultGradients::new(RESULTS), x, y)
         }
     }
 }
@@ -172,19 +121,11 @@ pub(super) fn residual_rms_norm<B: FusedOps, C: CheckpointStrategy>(
 /// Returns the two results above the step `below`.
 fn outputs<B: FusedOps, C: CheckpointStrategy>(
     below: Tracked<B, C>,
-    shared: Shared<B>,
+    shared: ResultGradients<B>,
     sum: FloatTensor<B>,
     normalized: FloatTensor<B>,
 ) -> (Tracked<B, C>, Tracked<B, C>) {
-    let output = |kind: Output, value| {
-        let prepared = Backward::<B, 1>::prepare::<C>(kind, [below.node()]);
-        match prepared.compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(shared.clone(), value),
-            OpsKind::UnTracked(prep) => prep.finish(value),
-        }
-    };
-    (
-        output(Output::Sum, sum),
-        output(Output::Normalized, normalized),
-    )
+    let mut results = results::<B, C>(&below, &shared, [sum, normalized]).into_iter();
+    let mut next = || results.next().expect("there are two results");
+    (next(), next())
 }

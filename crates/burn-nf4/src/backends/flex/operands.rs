@@ -4,9 +4,9 @@ use burn_core::backend::{Flex, TensorMetadata};
 use burn_flex::FlexTensor;
 use burn_operands::flex::Values;
 use nf4::{Layout, MatrixRef};
-use qlora_cpu::low_rank::LowRank;
+use qlora_cpu::low_rank::{Layer, LowRank};
 
-use crate::ops::BlockwisePrimitive;
+use crate::primitive::{BlockwisePrimitive, LayerPrimitive};
 
 /// The words of a matrix, one after another.
 pub(super) struct Words {
@@ -66,6 +66,49 @@ impl Factors {
     pub(super) fn shapes(&self, layout: Layout) -> [[usize; 2]; 2] {
         let [out_features, in_features] = layout.shape();
         [[in_features, self.rank], [self.rank, out_features]]
+    }
+}
+
+/// A layer.
+pub(super) struct LayerOperands {
+    words: Words,
+    factors: Option<Factors>,
+}
+
+impl LayerOperands {
+    pub(super) fn new(layer: LayerPrimitive<Flex>) -> Self {
+        match layer {
+            LayerPrimitive::Base { weight } => Self {
+                words: Words::new(weight),
+                factors: None,
+            },
+            LayerPrimitive::Adapted {
+                weight,
+                a,
+                b,
+                scale,
+            } => Self {
+                words: Words::new(weight),
+                factors: Some(Factors::new(a, b, scale)),
+            },
+        }
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        &self.words.layout
+    }
+
+    /// Returns the shapes of the factors, if the layer is adapted.
+    pub(super) fn factor_shapes(&self) -> Option<[[usize; 2]; 2]> {
+        let factors = self.factors.as_ref()?;
+        Some(factors.shapes(self.words.layout))
+    }
+
+    pub(super) fn view(&self) -> Layer<'_> {
+        Layer {
+            w: self.words.matrix(),
+            low_rank: self.factors.as_ref().map(Factors::view),
+        }
     }
 }
 

@@ -1,0 +1,284 @@
+//! The layers of one input, `y = x·Wᵀ + s·(x·A)·B` each: `x` is brought into the order of the words once, and the threads
+//! share the rows of all matrices.
+//!
+//! A row of `x` has the same bits whatever other rows and layers stand beside it.
+
+use nf4::{Codes, MatrixRef};
+
+use super::super::low_rank::{Layer, LowRank};
+use super::{Results, blocks, codebook, interleaved, rows_per_task};
+use crate::buffer::Line;
+use crate::codebook::CodebookRef;
+use crate::cpu::Cpu;
+use crate::element::Element;
+use crate::simd::math::mul_add;
+use crate::simd::{Isa, kernel};
+
+/// Columns of a result that one task adds a low-rank product to at most.
+const COLUMNS: usize = 512;
+
+/// Returns the results of all layers, each `[m, out_features]`, for `x: [m, in_features]`, neither of them without values.
+pub(in crate::matmul) fn forward<E: Element>(
+    cpu: Cpu,
+    layers: &[Layer<'_>],
+    x: &[E],
+    m: usize,
+) -> Vec<Vec<E>> {
+    let in_pairs = E::IN_PAIRS && cpu.isa.multiplies_pairs();
+    let mut widened = Vec::new();
+    let x = E::read(cpu.isa, x, &mut widened);
+    let products: Vec<_> = layers
+        .iter()
+        .map(|layer| Product::new(layer, in_pairs))
+        .collect();
+    let operands = Operands::new(&products, x);
+    let mut ys: Vec<_> = products
+        .iter()
+        .map(|product| vec![0.0; m * product.shape()[0]])
+        .collect();
+    let mut projected: Vec<_> = layers
+        .iter()
+        .map(|layer| vec![0.0; m * layer.low_rank.map_or(0, |low_rank| low_rank.rank)])
+        .collect();
+
+    multiply(cpu, &products, &operands, x, m, &mut ys, &mut projected);
+    add_low_rank(cpu, layers, &projected, m, &mut ys);
+    ys.into_iter().map(|y| E::narrow_vec(cpu.isa, y)).collect()
+}
+
+/// A task of the first pass.
+enum Task<'a> {
+    /// Rows of a matrix from a first one on: their products, `[row of W][m]`.
+    Rows(&'a Product<'a>, usize, &'a mut [f32]),
+    /// A row of `x`: its scaled projection, `[rank]`.
+    Projection(LowRank<'a>, &'a [f32], &'a mut [f32]),
+}
+
+/// Computes the products with the matrices, `[m, n]` each, and the projections `s·(x·A): [m, rank]`.
+fn multiply(
+    cpu: Cpu,
+    products: &[Product<'_>],
+    operands: &Operands,
+    x: &[f32],
+    m: usize,
+    ys: &mut [Vec<f32>],
+    projected: &mut [Vec<f32>],
+) {
+    let k = x.len() / m;
+    let weights = products.iter().map(|product| product.shape()[0] * k).sum();
+    let rows = rows_per_task(cpu, weights, k);
+    let mut results: Vec<_> = ys.iter_mut().map(|y| Results::new(y, m)).collect();
+    let mut tasks = Vec::new();
+    for (product, projected) in products.iter().zip(projected) {
+        if let Some(low_rank) = product.low_rank {
+            let rows = x
+                .chunks_exact(k)
+                .zip(projected.chunks_exact_mut(low_rank.rank));
+            tasks.extend(rows.map(|(x, out)| Task::Projection(low_rank, x, out)));
+        }
+    }
+    for (product, results) in products.iter().zip(&mut results) {
+        let of_product = results.tasks(rows);
+        tasks.extend(of_product.map(|(first, out)| Task::Rows(product, first, out)));
+    }
+    cpu.threads.share(tasks, |task| match task {
+        Task::Rows(product, first, out) => {
+            product.dot_rows(cpu.isa, operands.of(product.order), first, m, out);
+        }
+        Task::Projection(LowRank { a, scale, .. }, x, out) => project(cpu.isa, x, a, scale, out),
+    });
+    results.into_iter().for_each(Results::arrange);
+}
+
+/// Adds the projections' products with `B`.
+fn add_low_rank(
+    cpu: Cpu,
+    layers: &[Layer<'_>],
+    projected: &[Vec<f32>],
+    m: usize,
+    ys: &mut [Vec<f32>],
+) {
+    let mut tasks = Vec::new();
+    for ((layer, projected), y) in layers.iter().zip(projected).zip(ys) {
+        let Some(LowRank { b, rank, .. }) = layer.low_rank else {
+            continue;
+        };
+        let n = y.len() / m;
+        if n == 0 {
+            continue;
+        }
+        for (projected, y) in projected.chunks_exact(rank).zip(y.chunks_exact_mut(n)) {
+            let pieces = (0..).step_by(COLUMNS).zip(y.chunks_mut(COLUMNS));
+            tasks.extend(pieces.map(|(first, y)| (projected, b, n, first, y)));
+        }
+    }
+    cpu.threads.share(tasks, |(projected, b, n, first, y)| {
+        add_projected(cpu.isa, projected, b, n, first, y);
+    });
+}
+
+/// The product with a layer's matrix.
+struct Product<'a> {
+    matrix: Matrix<'a>,
+    order: Order,
+    low_rank: Option<LowRank<'a>>,
+}
+
+enum Matrix<'a> {
+    Codebook(CodebookRef<'a>),
+    Blocks(MatrixRef<'a>),
+}
+
+/// An order of the values of `x`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// That of words of eight codes.
+    Nibbles,
+    /// That of words of eight codes, the products being of pairs of bf16.
+    NibblePairs,
+    /// That of words of four codes.
+    Bytes,
+}
+
+impl<'a> Product<'a> {
+    fn new(layer: &Layer<'a>, in_pairs: bool) -> Self {
+        let codes = layer.w.layout().block_format().codes;
+        let (matrix, order) = match (CodebookRef::of(layer.w), codes) {
+            (Some(w), _) if in_pairs => (Matrix::Codebook(w), Order::NibblePairs),
+            (Some(w), _) => (Matrix::Codebook(w), Order::Nibbles),
+            (None, Codes::Table(_)) => (Matrix::Blocks(layer.w), Order::Nibbles),
+            (None, Codes::Bytes { .. }) => (Matrix::Blocks(layer.w), Order::Bytes),
+        };
+        Self {
+            matrix,
+            order,
+            low_rank: layer.low_rank,
+        }
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        match self.matrix {
+            Matrix::Codebook(w) => w.shape(),
+            Matrix::Blocks(w) => w.layout().shape(),
+        }
+    }
+
+    fn has_minima(&self) -> bool {
+        match self.matrix {
+            Matrix::Codebook(_) => false,
+            Matrix::Blocks(w) => w.layout().block_format().scales.has_minima(),
+        }
+    }
+
+    /// Computes `out: [rows of W][m]` from `first` on.
+    fn dot_rows(&self, isa: Isa, x: &Operand, first: usize, m: usize, out: &mut [f32]) {
+        let values = bytemuck::cast_slice(&x.values);
+        match self.matrix {
+            Matrix::Codebook(w) => {
+                let in_pairs = self.order == Order::NibblePairs;
+                codebook::dot_rows(isa, w, in_pairs, first, values, m, out);
+            }
+            Matrix::Blocks(w) => blocks::dot_rows(isa, w, first, values, &x.sums, m, out),
+        }
+    }
+}
+
+/// The rows of `x` in an order.
+struct Operand {
+    order: Order,
+    values: Vec<Line>,
+    /// The sum of what meets each word, if a format has minima.
+    sums: Vec<f32>,
+}
+
+/// The rows of `x` in every order that some matrix has.
+struct Operands(Vec<Operand>);
+
+impl Operands {
+    fn new(products: &[Product<'_>], x: &[f32]) -> Self {
+        let mut operands: Vec<Operand> = Vec::new();
+        for product in products {
+            let [_, k] = product.shape();
+            let order = product.order;
+            let place = operands.iter().position(|operand| operand.order == order);
+            let place = place.unwrap_or_else(|| {
+                operands.push(Operand::new(order, x, k));
+                operands.len() - 1
+            });
+            let operand = &mut operands[place];
+            if product.has_minima() && operand.sums.is_empty() {
+                operand.sums =
+                    blocks::word_sums(bytemuck::cast_slice(&operand.values), order.group());
+            }
+        }
+        Self(operands)
+    }
+
+    fn of(&self, order: Order) -> &Operand {
+        let mut operands = self.0.iter();
+        let operand = operands.find(|operand| operand.order == order);
+        operand.expect("x is in the order of every matrix")
+    }
+}
+
+impl Operand {
+    fn new(order: Order, x: &[f32], k: usize) -> Self {
+        let values = match order {
+            Order::Nibbles => interleaved::<8>(x, k),
+            Order::NibblePairs => codebook::interleaved_pairs(x, k),
+            Order::Bytes => interleaved::<4>(x, k),
+        };
+        Self {
+            order,
+            values,
+            sums: Vec::new(),
+        }
+    }
+}
+
+impl Order {
+    /// Returns the values that meet a group of 16 words.
+    fn group(self) -> usize {
+        match self {
+            Self::Nibbles | Self::NibblePairs => 128,
+            Self::Bytes => 64,
+        }
+    }
+}
+
+kernel! {
+    /// Computes `out = scale·(x·A): [rank]` for `a: [len of x, rank]`.
+    fn project<S: Simd>(x: &[f32], a: &[f32], scale: f32, out: &mut [f32]) {
+        let rank = out.len();
+        let (fours, rest) = x.as_chunks::<4>();
+        let (of_fours, of_rest) = a.split_at(4 * fours.len() * rank);
+        // Four rows meet a sum between its load and its store.
+        for (x, a) in fours.iter().zip(of_fours.chunks_exact(4 * rank)) {
+            let (a0, a) = a.split_at(rank);
+            let (a1, a) = a.split_at(rank);
+            let (a2, a3) = a.split_at(rank);
+            for ((((sum, a0), a1), a2), a3) in out.iter_mut().zip(a0).zip(a1).zip(a2).zip(a3) {
+                let first = mul_add::<S>(x[1], *a1, mul_add::<S>(x[0], *a0, *sum));
+                *sum = mul_add::<S>(x[3], *a3, mul_add::<S>(x[2], *a2, first));
+            }
+        }
+        for (x, a) in rest.iter().zip(of_rest.chunks_exact(rank)) {
+            for (sum, a) in out.iter_mut().zip(a) {
+                *sum = mul_add::<S>(*x, *a, *sum);
+            }
+        }
+        for value in out {
+            *value *= scale;
+        }
+    }
+
+    /// Adds `projected·B` to columns `y` from `first` on, for `b: [len of projected, n]`.
+    fn add_projected<S: Simd>(projected: &[f32], b: &[f32], n: usize, first: usize, y: &mut [f32]) {
+        for (factor, b) in projected.iter().zip(b.chunks_exact(n)) {
+            let b = &b[first..][..y.len()];
+            for (y, b) in y.iter_mut().zip(b) {
+                *y = mul_add::<S>(*factor, *b, *y);
+            }
+        }
+    }
+}
