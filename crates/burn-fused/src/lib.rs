@@ -12,6 +12,7 @@
 //! | [`glu`], [`swiglu`], [`geglu`] | `gate`, `up` |
 //! | [`rope`] | nothing but the tables of angles |
 //! | [`causal_attention`], [`packed_causal_attention`] | `q`, `k`, `v`, the output, one number a row; never the scores |
+//! | [`cached_attention`] | for generation: as its parts |
 //! | [`linear_cross_entropy`] | the gradients it computes in the forward pass; never the logits |
 //! | [`token_cross_entropy`] | the same; of a tracked weight the operands |
 //! | [`lora_linear_cross_entropy`], [`lora_token_cross_entropy`] | the same, with a low-rank product beside the weight's |
@@ -19,6 +20,7 @@
 //! - `functions`: the functions that a model calls
 //! - `device`: [`check_device`], [`runs_cpu_kernels`], [`on_kernel_thread`]
 //! - `config`: what varies between models in an operation
+//! - `operands`: operands that are more than a tensor
 //! - `ops`: [`FusedOps`], the backend extension behind them
 //! - `backends`: an implementation for each backend, and the gradients
 //! - `reference`: default bodies, for backends and dtypes without a kernel
@@ -32,6 +34,7 @@ mod config;
 mod device;
 mod functions;
 mod memory;
+mod operands;
 // Without a backend, the dispatch that is generated for the trait uses none of its arguments.
 #[allow(unused_variables)]
 mod ops;
@@ -43,13 +46,15 @@ pub use burn_operands::UnservedDevice;
 pub use config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 pub use device::{check_device, on_kernel_thread, runs_cpu_kernels};
 pub use functions::{
-    Activation, IGNORED, add_rms_norm, causal_attention, geglu, glu, linear_cross_entropy,
-    lora_linear_cross_entropy, lora_token_cross_entropy, matmul, packed_causal_attention,
-    residual_rms_norm, rms_norm, rope, swiglu, token_cross_entropy,
+    Activation, IGNORED, KeyValues, RotationAngles, add_rms_norm, cached_attention,
+    causal_attention, geglu, glu, linear_cross_entropy, lora_linear_cross_entropy,
+    lora_token_cross_entropy, matmul, packed_causal_attention, residual_rms_norm, rms_norm, rope,
+    swiglu, token_cross_entropy,
 };
 pub use memory::{Implementation, OpMemory};
 pub use nf4::attention::AttentionShape;
-pub use ops::{AttentionMask, FusedOps};
+pub use operands::{AttentionMask, CachedTokens, Rotation};
+pub use ops::FusedOps;
 
 /// Compiles and runs the example of the package's README.
 #[cfg(all(doctest, feature = "flex"))]

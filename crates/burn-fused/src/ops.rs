@@ -1,35 +1,13 @@
 use burn_core as burn;
 use burn_core::backend::{
-    Backend, ExtensionType, backend_extension,
+    Backend, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
 use nf4::glu::Activation;
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
+use crate::operands::{AttentionMask, CachedTokens, Rotation};
 use crate::reference;
-
-/// The mask of causal attention: the keys, up to its own position, that a query sees.
-#[derive(ExtensionType, Clone, Debug)]
-#[extension_type(fusion: cfg(feature = "fusion"))]
-pub enum AttentionMask<B: Backend> {
-    /// All keys up to the query's own.
-    Causal,
-    /// The keys of the query's own sequence, where rows hold several.
-    Packed {
-        /// For every query the first key it sees, `[batch, q_len]`; its own it sees in any case.
-        starts: IntTensor<B>,
-    },
-}
-
-impl<B: Backend> AttentionMask<B> {
-    /// Returns the first key of every query, `[batch, q_len]`; `None` if that is key 0.
-    pub(crate) fn starts(self) -> Option<IntTensor<B>> {
-        match self {
-            Self::Causal => None,
-            Self::Packed { starts } => Some(starts),
-        }
-    }
-}
 
 /// Fused training operations supplied by a backend extension.
 ///
@@ -221,6 +199,25 @@ pub trait FusedOps: Backend {
         config: AttentionConfig,
     ) -> FloatTensor<Self> {
         Self::causal_attention_forward(q, k, v, mask, config).0
+    }
+
+    /// Continues rows of which keys and values are kept: rotates `q` and `k`, puts `k` and `v` behind the tokens of `cache`, and
+    /// returns the [`Self::causal_attention`] of `q` to all of them, and the cache.
+    ///
+    /// `q: [batch, q_len, heads, d]`, `k` and `v`: `[batch, q_len, kv_heads, d]`. The tensors of the cache have room for as many
+    /// tokens more, and are written in place where nobody else holds them.
+    #[fusion(default)]
+    #[allow(clippy::too_many_arguments)]
+    fn cached_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        #[extension_type] rotation: Rotation<Self>,
+        #[extension_type] cache: CachedTokens<Self>,
+        #[extension_type] mask: AttentionMask<Self>,
+        config: AttentionConfig,
+    ) -> (FloatTensor<Self>, CachedTokens<Self>) {
+        reference::cached_attention::forward::<Self>([q, k, v], rotation, cache, mask, config)
     }
 
     /// Returns [`Self::causal_attention`] and the log-sum-exp of each row of scores, f32

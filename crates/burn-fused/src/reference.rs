@@ -3,6 +3,7 @@
 //! the kernels do not take.
 
 pub(crate) mod attention;
+pub(crate) mod cached_attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod glu;
 pub(crate) mod lora_cross_entropy;

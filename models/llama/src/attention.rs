@@ -8,7 +8,7 @@ use crate::cache::LayerCache;
 use crate::config::{DecoderConfig, LayerConfig};
 use crate::norm::RmsNorm;
 use crate::projection::{Projection, Projections};
-use crate::rope::Positions;
+use crate::rope::{Positions, Rotation};
 use crate::tensors::ProjectionSpec;
 
 /// Causal self-attention; several query heads share a key and value head.
@@ -104,19 +104,26 @@ impl Attention {
         let [q, k, v] = self.query_key_value.forward(x);
         let mut q = self.split(normalized(&self.q_norm, q), self.heads);
         let mut k = self.split(normalized(&self.k_norm, k), self.kv_heads);
-        if let Some(rotation) = self.rotation {
-            let rotation = &positions.rotations[rotation];
-            q = rotation.query.rotate(q);
-            k = rotation.key.rotate(k);
-        }
         let v = self.split(v, self.kv_heads);
-        let (k, v) = match cache {
-            Some(cache) => cache.append(k, v),
-            None => (k, v),
-        };
-        let out = match positions.starts.clone() {
-            Some(starts) => burn_fused::packed_causal_attention(q, k, v, starts, self.scores),
-            None => burn_fused::causal_attention(q, k, v, self.scores),
+        let rotation = self.rotation.map(|rotation| &positions.rotations[rotation]);
+        let starts = positions.starts.clone();
+        let out = match cache {
+            Some(cache) => {
+                let angles = rotation.map(Rotation::angles);
+                cache.attend([q, k, v], angles, starts, self.scores)
+            }
+            None => {
+                if let Some(rotation) = rotation {
+                    q = rotation.query.rotate(q);
+                    k = rotation.key.rotate(k);
+                }
+                match starts {
+                    Some(starts) => {
+                        burn_fused::packed_causal_attention(q, k, v, starts, self.scores)
+                    }
+                    None => burn_fused::causal_attention(q, k, v, self.scores),
+                }
+            }
         };
         self.o_proj
             .forward(out.reshape([batch, seq, self.heads * self.head_dim]))

@@ -1,6 +1,7 @@
 //! Keys and values of the tokens already seen.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_fused::{AttentionConfig, KeyValues, RotationAngles};
 
 use crate::config::DecoderConfig;
 use crate::dtype::ComputeDtype;
@@ -280,31 +281,48 @@ impl LayerCache {
         self.store = Some((keys, values));
     }
 
-    /// Appends `k` and `v`, each `[batch, seq, kv_heads, head_dim]`, and returns all held so far.
-    pub(crate) fn append(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let [batch, seq, heads, width] = k.dims();
-        let behind = self.len + seq;
+    /// Appends keys and values, rotated by `angles`, and returns what the queries, which rotate too, make of all held so far.
+    ///
+    /// `[q, k, v]`: `q: [batch, seq, heads, head_dim]`, `k` and `v`: `[batch, seq, kv_heads, head_dim]`.
+    pub(crate) fn attend(
+        &mut self,
+        [q, k, v]: [Tensor<4>; 3],
+        angles: Option<RotationAngles>,
+        starts: Option<Tensor<2, Int>>,
+        scores: AttentionConfig,
+    ) -> Tensor<4> {
+        let tokens = self.len + k.dims()[1];
         let (keys, values) = match self.store.take() {
             Some((keys, values)) => (
-                self.room.grown(keys, self.len, behind),
-                self.room.grown(values, self.len, behind),
+                self.room.grown(keys, self.len, tokens),
+                self.room.grown(values, self.len, tokens),
             ),
-            None => (self.room.allocate(behind), self.room.allocate(behind)),
+            None => (self.room.allocate(tokens), self.room.allocate(tokens)),
         };
-        let written = [0..batch, self.len..behind, 0..heads, 0..width];
-        self.len = behind;
-        let keys = keys.slice_assign(written.clone(), k);
-        let values = values.slice_assign(written, v);
-        let seen = [0..batch, 0..self.len, 0..heads, 0..width];
-        let all = (keys.clone().slice(seen.clone()), values.clone().slice(seen));
-        self.store = Some((keys, values));
-        all
+        let cache = KeyValues {
+            keys,
+            values,
+            len: self.len,
+        };
+        let (out, cache) = burn_fused::cached_attention([q, k, v], angles, cache, starts, scores);
+        self.len = cache.len;
+        self.store = Some((cache.keys, cache.values));
+        out
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Appends `k` and `v`, and returns all held so far.
+    fn append(layer: &mut LayerCache, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        let [batch, _, heads, width] = k.dims();
+        layer.attend([k.clone(), k, v], None, None, AttentionConfig::new(1.0));
+        let seen = [0..batch, 0..layer.len, 0..heads, 0..width];
+        let (keys, values) = layer.store.clone().expect("there are tokens");
+        (keys.slice(seen.clone()), values.slice(seen))
+    }
 
     #[test]
     fn rows_grow_beyond_what_was_allocated_first() {
@@ -318,13 +336,13 @@ mod tests {
             let part = Tensor::<1>::from_floats(values.as_slice(), &device);
             let part = part.reshape([1, step, 1, 2]);
             cache.reserve(step).unwrap();
-            let (keys, values) = cache.layer(0).append(part.clone(), part.neg());
+            let (keys, values) = append(cache.layer(0), part.clone(), part.neg());
             assert_eq!(qlora_test_support::values(keys), expected);
             assert_eq!(qlora_test_support::values(values.neg()), expected);
         }
         cache.clear();
         let part = Tensor::ones([1, 1, 1, 2], &device);
-        let (keys, _) = cache.layer(0).append(part.clone(), part);
+        let (keys, _) = append(cache.layer(0), part.clone(), part);
         assert_eq!(keys.dims(), [1, 1, 1, 2]);
     }
 
@@ -332,17 +350,17 @@ mod tests {
     fn places_that_are_cut_off_are_written_anew() {
         let device = Device::flex();
         let mut cache = KvCache::empty(1, [1, 8, 1, 1], vec![0], &device, DType::F32);
-        let mut append = |cut: usize, values: &[f32]| {
+        let mut append_at = |cut: usize, values: &[f32]| {
             cache.truncate(cut);
             let part = Tensor::<1>::from_floats(values, &device).reshape([1, values.len(), 1, 1]);
             cache.reserve(values.len()).unwrap();
-            let (keys, values) = cache.layer(0).append(part.clone(), part.neg());
+            let (keys, values) = append(cache.layer(0), part.clone(), part.neg());
             assert_eq!(cache.len(), keys.dims()[1]);
             [keys, values.neg()].map(qlora_test_support::values)
         };
-        append(8, &[1.0, 2.0, 3.0]);
-        assert_eq!(append(1, &[4.0]), [[1.0, 4.0]; 2]);
-        assert_eq!(append(8, &[5.0]), [[1.0, 4.0, 5.0]; 2]);
+        append_at(8, &[1.0, 2.0, 3.0]);
+        assert_eq!(append_at(1, &[4.0]), [[1.0, 4.0]; 2]);
+        assert_eq!(append_at(8, &[5.0]), [[1.0, 4.0, 5.0]; 2]);
     }
 
     #[test]
@@ -356,12 +374,12 @@ mod tests {
         };
         cache.reserve(1).unwrap();
         let first = part(&[1.0, 2.0, 3.0]);
-        cache.layer(0).append(first.clone(), first);
+        append(cache.layer(0), first.clone(), first);
         cache.select(&[2, 0, 2]);
         assert_eq!((cache.rows(), cache.padding()), (3, &[1, 0, 1][..]));
         cache.reserve(1).unwrap();
         let second = part(&[4.0, 5.0, 6.0]);
-        let (keys, values) = cache.layer(0).append(second.clone(), second.neg());
+        let (keys, values) = append(cache.layer(0), second.clone(), second.neg());
         assert_eq!(
             qlora_test_support::values(keys),
             [3.0, 4.0, 1.0, 5.0, 3.0, 6.0]
@@ -383,7 +401,7 @@ mod tests {
             let values = Tensor::<1>::from_floats(values.as_slice(), &device);
             let values = values.reshape([rows, places, 1, 1]);
             cache.reserve(places).unwrap();
-            cache.layer(0).append(values.clone(), values.neg());
+            append(cache.layer(0), values.clone(), values.neg());
             cache
         };
         // Rows `_ 4 5` and `_ _ 8` remain of the first, `10 11` comes.
@@ -396,7 +414,7 @@ mod tests {
         assert_eq!((joined.len(), joined.capacity()), (2, 9));
         joined.reserve(1).unwrap();
         let next = Tensor::<1>::from_floats([20.0, 21.0, 22.0], &device).reshape([3, 1, 1, 1]);
-        let (keys, values) = joined.layer(0).append(next.clone(), next.neg());
+        let (keys, values) = append(joined.layer(0), next.clone(), next.neg());
         let keys = qlora_test_support::values(keys);
         assert_eq!(keys[..3], [4.0, 5.0, 20.0]);
         assert_eq!(keys[4..], [8.0, 21.0, 10.0, 11.0, 22.0]);

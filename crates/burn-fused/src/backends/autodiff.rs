@@ -17,7 +17,8 @@ use burn_core::backend::tensor::{FloatTensor, IntTensor};
 use nf4::glu::Activation;
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
-use crate::ops::{AttentionMask, FusedOps};
+use crate::operands::AttentionMask;
+use crate::ops::FusedOps;
 
 impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {

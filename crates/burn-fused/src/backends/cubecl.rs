@@ -15,7 +15,8 @@ use qlora_cubecl::fused::{
 use qlora_cubecl::matmul::dense;
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
-use crate::ops::{AttentionMask, FusedOps};
+use crate::operands::AttentionMask;
+use crate::ops::FusedOps;
 use crate::reference;
 
 impl FusedOps for CubeBackend {

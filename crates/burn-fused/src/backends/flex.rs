@@ -16,7 +16,8 @@ use qlora_cpu::rope::Angles;
 use qlora_cpu::{Cpu, cross_entropy, dense, glu, isa, rms_norm, rope};
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
-use crate::ops::{AttentionMask, FusedOps};
+use crate::operands::AttentionMask;
+use crate::ops::FusedOps;
 use crate::reference;
 use values::{Attention, Head, Heads, LoraHead, head_dtype, one_a_row, transposed};
 

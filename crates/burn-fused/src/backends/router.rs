@@ -14,7 +14,8 @@ use burn_router::{BackendRouter, RouterChannel};
 use nf4::glu::Activation;
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
-use crate::ops::{AttentionMask, FusedOps};
+use crate::operands::AttentionMask;
+use crate::ops::FusedOps;
 pub use registry::register_fused_ops;
 use settings::{activation_scalars, attention_scalars, logits_scalars, rms_norm_scalars};
 

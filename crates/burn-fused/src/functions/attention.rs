@@ -5,7 +5,8 @@ use burn_core::{
 
 use crate::config::AttentionConfig;
 use crate::device::expect_served;
-use crate::ops::{AttentionMask, FusedOps};
+use crate::operands::AttentionMask;
+use crate::ops::FusedOps;
 
 /// Computes causal grouped-query attention, `softmax(q·kᵀ · scale + mask) · v` head by head, in
 /// tiles with a running softmax (Dao et al., FlashAttention-2): neither pass keeps the scores.
@@ -63,14 +64,8 @@ pub fn packed_causal_attention(
     starts: Tensor<2, Int>,
     config: AttentionConfig,
 ) -> Tensor<4> {
-    let [batch, q_len, _, _] = q.dims();
-    assert_eq!(
-        starts.dims(),
-        [batch, q_len],
-        "packed_causal_attention: starts must be [batch, q_len]"
-    );
-    let starts = starts.into_dispatch();
-    let mask = AttentionMask::Packed { starts };
+    check_starts("packed_causal_attention", &q, &starts);
+    let mask = AttentionMask::of(Some(starts));
     attend("packed_causal_attention", q, k, v, mask, config)
 }
 
@@ -82,14 +77,29 @@ fn attend(
     mask: AttentionMask<Dispatch>,
     config: AttentionConfig,
 ) -> Tensor<4> {
-    let [batch, q_len, heads, head_dim] = q.dims();
-    let [k_batch, kv_len, kv_heads, k_dim] = k.dims();
     assert_eq!(k.dims(), v.dims(), "{name}: k and v must have one shape");
+    check(name, &q, k.dims(), config);
+    expect_served(name, &q);
+    Tensor::from_dispatch(<Dispatch as FusedOps>::causal_attention(
+        q.dequantize().into_dispatch(),
+        k.dequantize().into_dispatch(),
+        v.dequantize().into_dispatch(),
+        mask,
+        config,
+    ))
+}
+
+/// Refuses what attention of `q` to keys and values of a shape cannot be.
+///
+/// # Panics
+/// As [`causal_attention`] does.
+pub(super) fn check(name: &str, q: &Tensor<4>, keys: [usize; 4], config: AttentionConfig) {
+    let [batch, q_len, heads, head_dim] = q.dims();
+    let [k_batch, kv_len, kv_heads, k_dim] = keys;
     assert!(
         batch == k_batch && head_dim == k_dim,
-        "{name}: q {:?} and k {:?} must have one batch and one head_dim",
-        q.dims(),
-        k.dims()
+        "{name}: q {:?} and k {keys:?} must have one batch and one head_dim",
+        q.dims()
     );
     assert!(
         kv_heads > 0 && heads.is_multiple_of(kv_heads),
@@ -110,12 +120,17 @@ fn attend(
         "{name}: the softcap must be positive and finite, it is {:?}",
         config.softcap
     );
-    expect_served(name, &q);
-    Tensor::from_dispatch(<Dispatch as FusedOps>::causal_attention(
-        q.dequantize().into_dispatch(),
-        k.dequantize().into_dispatch(),
-        v.dequantize().into_dispatch(),
-        mask,
-        config,
-    ))
+}
+
+/// Refuses starts of other queries.
+///
+/// # Panics
+/// When `starts` is not `[batch, q_len]`.
+pub(super) fn check_starts(name: &str, q: &Tensor<4>, starts: &Tensor<2, Int>) {
+    let [batch, q_len, _, _] = q.dims();
+    assert_eq!(
+        starts.dims(),
+        [batch, q_len],
+        "{name}: starts must be [batch, q_len]"
+    );
 }

@@ -16,22 +16,8 @@ use crate::ops::FusedOps;
 /// # Panics
 /// When the tables have neither shape, or more than `head_dim/2` columns.
 pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
-    let [batch, seq, _, head_dim] = x.dims();
-    let [rows, pairs] = cos.dims();
-    assert!(
-        cos.dims() == sin.dims() && [seq, batch * seq].contains(&rows),
-        "rope: cos and sin must be [seq, n/2] = [{seq}, _] or [batch · seq, n/2] = [{}, _], they \
-         are {:?} and {:?}",
-        batch * seq,
-        cos.dims(),
-        sin.dims()
-    );
-    assert!(
-        2 * pairs <= head_dim,
-        "rope: cos and sin turn {} values of a head, which has {head_dim}",
-        2 * pairs
-    );
-    if pairs == 0 {
+    check("rope", &x, &cos, &sin);
+    if cos.dims()[1] == 0 {
         return x;
     }
     expect_served("rope", &x);
@@ -41,4 +27,26 @@ pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
         sin.dequantize().into_dispatch(),
         false,
     ))
+}
+
+/// Refuses tables that do not fit `x`.
+///
+/// # Panics
+/// As [`rope`] does.
+pub(super) fn check(name: &str, x: &Tensor<4>, cos: &Tensor<2>, sin: &Tensor<2>) {
+    let [batch, seq, _, head_dim] = x.dims();
+    let [rows, pairs] = cos.dims();
+    assert!(
+        cos.dims() == sin.dims() && [seq, batch * seq].contains(&rows),
+        "{name}: cos and sin must be [seq, n/2] = [{seq}, _] or [batch · seq, n/2] = [{}, _], they \
+         are {:?} and {:?}",
+        batch * seq,
+        cos.dims(),
+        sin.dims()
+    );
+    assert!(
+        2 * pairs <= head_dim,
+        "{name}: cos and sin turn {} values of a head, which has {head_dim}",
+        2 * pairs
+    );
 }

@@ -11,7 +11,7 @@ use nf4::attention::AttentionShape;
 
 use super::precision::{cast, widen};
 use crate::config::AttentionConfig;
-use crate::ops::AttentionMask;
+use crate::operands::AttentionMask;
 
 /// Scores formed at a time, at least one pair's: 64 MiB in f32.
 const SLAB_SCORES: usize = 1 << 24;

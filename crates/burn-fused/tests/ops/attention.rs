@@ -1,6 +1,7 @@
 use burn_core::tensor::{Device, Tensor};
 use burn_fused::{AttentionConfig, causal_attention};
 
+mod cached;
 mod composed;
 mod hidden;
 mod packed;

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
+use burn_fused::RotationAngles;
+
 use super::RopeConfig;
 use crate::config::DecoderConfig;
 
@@ -35,6 +37,15 @@ pub struct Rotation {
     pub query: RotaryTable,
     /// Of the keys.
     pub key: RotaryTable,
+}
+
+impl Rotation {
+    /// Returns the tables as [`burn_fused::cached_attention`] takes them.
+    pub(crate) fn angles(&self) -> RotationAngles {
+        let [query, key] = [&self.query, &self.key];
+        let [query, key] = [query, key].map(|table| [table.cos.clone(), table.sin.clone()]);
+        RotationAngles { query, key }
+    }
 }
 
 /// Consecutive positions of a sequence, behind padding.

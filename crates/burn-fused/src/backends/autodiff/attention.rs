@@ -7,7 +7,8 @@ use burn_autodiff::{
 use burn_core::backend::tensor::FloatTensor;
 
 use crate::config::AttentionConfig;
-use crate::ops::{AttentionMask, FusedOps};
+use crate::operands::AttentionMask;
+use crate::ops::FusedOps;
 
 #[derive(Debug)]
 struct CausalAttention;

@@ -11,7 +11,7 @@ use qlora_cpu::cross_entropy::{self, LowRank};
 use qlora_cpu::dense::DenseRef;
 
 use crate::config::{AttentionConfig, LogitsConfig};
-use crate::ops::AttentionMask;
+use crate::operands::AttentionMask;
 
 /// A tensor `[batch, len, heads, d]` of `E`: a view as attention reads it, a copy where it cannot.
 pub(super) struct Heads<E>(FlexTensor, PhantomData<E>);

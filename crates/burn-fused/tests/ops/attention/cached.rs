@@ -1,0 +1,97 @@
+//! Rows that go on from the keys and values of the tokens before.
+
+use burn_core::tensor::{Device, Int, Tensor};
+use burn_fused::{
+    AttentionConfig, KeyValues, RotationAngles, cached_attention, causal_attention,
+    packed_causal_attention, rope,
+};
+
+use super::packed::starts;
+use crate::common::{assert_close, devices, tensor};
+
+const SHAPE: [usize; 4] = [2, 12, 4, 8];
+const KV_HEADS: usize = 2;
+
+/// Returns the positions `from..to` of the second dimension.
+fn part<const D: usize>(x: &Tensor<D>, from: usize, to: usize) -> Tensor<D> {
+    let mut ranges = x.dims().map(|len| 0..len);
+    ranges[1] = from..to;
+    x.clone().slice(ranges)
+}
+
+/// Steps of five tokens, one and six, against all at once.
+fn check(rotates: bool, starts: Option<&Tensor<2, Int>>, config: AttentionConfig, device: &Device) {
+    let [batch, seq, heads, d] = SHAPE;
+    let q = tensor(1, SHAPE, device);
+    let [k, v] = [2, 3].map(|seed| tensor(seed, [batch, seq, KV_HEADS, d], device));
+    let [cos, sin, other] = [4, 5, 6].map(|seed| tensor(seed, [seq, 3], device));
+    let (query, key) = ([cos.clone(), sin.clone()], [other, sin]);
+    let rotated = |x: &Tensor<4>, [cos, sin]: &[Tensor<2>; 2]| match rotates {
+        true => rope(x.clone(), cos.clone(), sin.clone()),
+        false => x.clone(),
+    };
+    let all = (rotated(&q, &query), rotated(&k, &key), v.clone());
+    let expected = match starts {
+        Some(starts) => packed_causal_attention(all.0, all.1, all.2, starts.clone(), config),
+        None => causal_attention(all.0, all.1, all.2, config),
+    };
+
+    let room = [batch, seq + 3, KV_HEADS, d];
+    let mut cache = KeyValues {
+        keys: Tensor::zeros(room, device),
+        values: Tensor::zeros(room, device),
+        len: 0,
+    };
+    let mut outputs = Vec::new();
+    for (from, to) in [(0, 5), (5, 6), (6, seq)] {
+        let angles =
+            |tables: &[Tensor<2>; 2]| [0, 1].map(|i| tables[i].clone().slice([from..to, 0..3]));
+        let angles = rotates.then(|| RotationAngles {
+            query: angles(&query),
+            key: angles(&key),
+        });
+        let inputs = [&q, &k, &v].map(|x| part(x, from, to));
+        let starts = starts.map(|starts| starts.clone().slice([0..batch, from..to]));
+        let (out, next) = cached_attention(inputs, angles, cache, starts, config);
+        assert_eq!(next.len, to);
+        cache = next;
+        outputs.push(out);
+    }
+    let name = format!("rotates: {rotates}, {config:?} on {device:?}");
+    assert_close(&name, Tensor::cat(outputs, 1), expected);
+    let kept = |x: Tensor<4>| x.slice([0..batch, 0..seq, 0..KV_HEADS, 0..d]);
+    assert_close(&name, kept(cache.keys), rotated(&k, &key));
+    assert_close(&name, kept(cache.values), v);
+    assert_eq!(heads, 2 * KV_HEADS);
+}
+
+#[test]
+fn steps_are_what_all_at_once_is() {
+    for device in devices() {
+        let plain = AttentionConfig::new(0.6);
+        let windowed = plain.with_window(Some(4)).with_softcap(Some(2.0));
+        let starts = starts(&[&[2, 10], &[12]], &device);
+        check(true, None, plain, &device);
+        check(false, None, windowed, &device);
+        check(true, Some(&starts), plain, &device);
+    }
+}
+
+#[test]
+#[should_panic(expected = "do not fit behind 1 tokens")]
+fn a_cache_without_room_is_refused() {
+    let device = devices().remove(0);
+    let x = || tensor(1, [1, 2, 1, 4], &device);
+    let cache = KeyValues {
+        keys: x(),
+        values: x(),
+        len: 1,
+    };
+    cached_attention(
+        [x(), x(), x()],
+        None,
+        cache,
+        None,
+        AttentionConfig::new(1.0),
+    );
+}
