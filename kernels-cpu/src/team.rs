@@ -18,6 +18,8 @@ use crate::cpu::Threads;
 const AWAKE: Duration = Duration::from_micros(200);
 /// Looks for a next kernel between two at the clock.
 const LOOKS: usize = 64;
+/// Looks for the end of a kernel before the leader lends its core: more than the last part of a short kernel takes.
+const PATIENCE: usize = 4096;
 
 impl Threads {
     /// Calls `run` with every item, on all threads at once. For items that take microseconds.
@@ -112,7 +114,7 @@ impl Drop for Lent<'_> {
         let mut looks = 0;
         while team.guests.load(Ordering::SeqCst) > 0 {
             looks += 1;
-            if looks % LOOKS == 0 {
+            if looks % PATIENCE == 0 {
                 // The member may wait for this thread's core.
                 std::thread::yield_now();
             }

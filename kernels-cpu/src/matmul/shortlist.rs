@@ -7,15 +7,17 @@
 //! reading the copy: a quarter of an f32 matrix, half of one in bf16.
 
 use nf4::{Direction, GgufFormat, Layout, MatrixRef};
-use rayon::prelude::*;
 
 use super::gemv::bytes::{self, Rounded};
 use crate::cpu::Cpu;
-use crate::simd::kernel;
-use crate::simd::math::{LANES, ROUNDING, fold};
+use crate::simd::math::{LANES, ROUNDING, fold, max, mul_add};
+use crate::simd::{Isa, kernel};
 
 /// Values that share a scale.
 const BLOCK: usize = 32;
+
+/// Rows that a task copies.
+const TASK: usize = 32;
 
 /// What rounding adds to the norm of a residual, which is computed in f64 and kept in f32.
 const ROUNDED_UP: f64 = 1.0 + 1e-6;
@@ -77,14 +79,21 @@ impl Shortlist {
                 values.len()
             );
             let range = first..first + count;
-            values
-                .par_chunks(k)
-                .zip(list.codes[first * k / 4..].par_chunks_mut(k / 4))
-                .zip(scales[first * k / BLOCK..].par_chunks_mut(k / BLOCK))
-                .zip(&mut list.rows[range])
-                .with_min_len(cpu.threads.min_len(64))
-                .for_each(|(((values, codes), scales), bound)| {
-                    *bound = encode(values, codes, scales);
+            let tasks = values
+                .chunks(TASK * k)
+                .zip(list.codes[first * k / 4..].chunks_mut(TASK * k / 4))
+                .zip(scales[first * k / BLOCK..].chunks_mut(TASK * k / BLOCK))
+                .zip(list.rows[range].chunks_mut(TASK));
+            let tasks = tasks.collect();
+            cpu.threads
+                .share(tasks, |(((values, codes), scales), norms)| {
+                    let rows = values
+                        .chunks_exact(k)
+                        .zip(codes.chunks_exact_mut(k / 4))
+                        .zip(scales.chunks_exact_mut(k / BLOCK));
+                    for (((values, codes), scales), norms) in rows.zip(norms) {
+                        *norms = encode(cpu.isa, values, codes, scales);
+                    }
                 });
             first += count;
         }
@@ -135,6 +144,7 @@ impl Shortlist {
             });
         }
         Some(Estimates {
+            isa: cpu.isa,
             products,
             rows: &self.rows,
             vectors,
@@ -150,6 +160,7 @@ impl Shortlist {
 /// The products of a [`Shortlist`]'s matrix with some vectors, as far as they are known.
 #[derive(Debug)]
 pub struct Estimates<'a> {
+    isa: Isa,
     /// `[m, rows]`.
     products: Vec<f32>,
     rows: &'a [Norms],
@@ -172,13 +183,10 @@ impl Estimates<'_> {
     /// # Panics
     /// If there is no such vector.
     pub fn likeliest(&self, i: usize) -> u32 {
-        let mut most = (0, f32::NEG_INFINITY);
-        for (row, product) in (0u32..).zip(self.of_vector(i)) {
-            if *product > most.1 {
-                most = (row, *product);
-            }
-        }
-        most.0
+        let products = self.of_vector(i);
+        let most = largest(self.isa, products);
+        let place = products.iter().position(|product| *product == most);
+        place.map_or(0, |row| row as u32)
     }
 
     /// Returns the rows that may have the largest product with vector `i`, ascending, where products may then be rounded by up to
@@ -195,11 +203,16 @@ impl Estimates<'_> {
         } = self.vectors[i];
         let rounding = rounding * reached.abs().max(highest.abs());
         let reached = reached.max(product - rounding) - rounding;
-        let places = (0u32..).zip(self.of_vector(i).iter().zip(self.rows));
-        places
-            .filter(|(_, (product, row))| *product + Norms::bound(**row, norms) >= reached)
-            .map(|(row, _)| row)
-            .collect()
+        let mut found = Vec::new();
+        reaching(
+            self.isa,
+            self.of_vector(i),
+            self.rows,
+            norms,
+            reached,
+            &mut found,
+        );
+        found
     }
 
     fn of_vector(&self, i: usize) -> &[f32] {
@@ -208,7 +221,84 @@ impl Estimates<'_> {
     }
 }
 
+/// Returns what the root of a sum of `k` squares in f32 is at most, given the sum in f32 of [`BLOCK`] sums.
+fn norm_at_most(sum: f64, k: usize) -> f64 {
+    let rounding = (k / BLOCK + BLOCK) as f64 * 2f64.powi(-24);
+    // Squares below the smallest number are lost.
+    let lost = k as f64 * f64::from(f32::MIN_POSITIVE);
+    ((1.0 + 2.0 * rounding) * sum + lost).sqrt()
+}
+
 kernel! {
+    /// Returns the largest product.
+    fn largest<S: Simd>(products: &[f32]) -> f32 {
+        max(f32::NEG_INFINITY, products)
+    }
+
+    /// Appends the rows whose product with a vector may be `reached` or more.
+    fn reaching<S: Simd>(
+        products: &[f32],
+        rows: &[Norms],
+        vector: Norms,
+        reached: f32,
+        found: &mut Vec<u32>,
+    ) {
+        let runs = products.chunks(LANES).zip(rows.chunks(LANES));
+        for (first, (products, rows)) in (0..).step_by(LANES).zip(runs) {
+            let mut reach = [false; LANES];
+            for ((reaches, product), row) in reach.iter_mut().zip(products).zip(rows) {
+                *reaches = product + Norms::bound(*row, vector) >= reached;
+            }
+            if reach.contains(&true) {
+                let places = (first..).zip(reach).filter(|(_, reaches)| *reaches);
+                found.extend(places.map(|(row, _)| row));
+            }
+        }
+    }
+
+    /// Writes a row's codes, four a word, and the bits of its scales in f16; returns its norms, the residual with the rounding
+    /// of both products. They are not finite where a value is not.
+    fn encode<S: Simd>(values: &[f32], codes: &mut [u32], scales: &mut [u16]) -> Norms {
+        let [mut residual, mut square, mut copied] = [[0f32; BLOCK]; 3];
+        let (blocks, _) = values.as_chunks::<BLOCK>();
+        let (codes, _) = codes.as_chunks_mut::<{ BLOCK / 4 }>();
+        for ((values, codes), scale) in blocks.iter().zip(codes).zip(scales) {
+            let mut magnitudes = [0f32; BLOCK];
+            for (magnitude, value) in magnitudes.iter_mut().zip(values) {
+                *magnitude = value.abs();
+            }
+            let largest = fold(magnitudes, |a, b| if b > a { b } else { a });
+            let rounded = half::f16::from_f32(largest / 127.0);
+            *scale = rounded.to_bits();
+            let step = rounded.to_f32();
+            let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+            let mut bytes = [0u8; BLOCK];
+            for (lane, (byte, value)) in bytes.iter_mut().zip(values).enumerate() {
+                // The lowest bits are those of the code.
+                let code = (value * inverse).clamp(-127.0, 127.0) + ROUNDING;
+                *byte = (code.to_bits() as u8).wrapping_add(128);
+                // Both exact: 7 bits times 11, and what two numbers so near differ by.
+                let copy = (code - ROUNDING) * step;
+                let off = value - copy;
+                residual[lane] = mul_add::<S>(off, off, residual[lane]);
+                square[lane] = mul_add::<S>(*value, *value, square[lane]);
+                copied[lane] = mul_add::<S>(copy, copy, copied[lane]);
+            }
+            for (word, bytes) in codes.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *word = u32::from_le_bytes(*bytes);
+            }
+        }
+        let [residual, square, copied] = [residual, square, copied].map(|lanes| {
+            norm_at_most(f64::from(fold(lanes, |a, b| a + b)), values.len())
+        });
+        // Each of two sums of k terms in f32 rounds by less than k · 2^-24 of the terms' magnitudes.
+        let rounding = values.len() as f64 * 2f64.powi(-23);
+        Norms {
+            whole: (copied * ROUNDED_UP) as f32,
+            residual: ((residual + rounding * square) * ROUNDED_UP) as f32,
+        }
+    }
+
     /// Returns what the largest product with a vector is at least, and at most; NaN where a product is not finite.
     fn limits<S: Simd>(products: &[f32], rows: &[Norms], vector: Norms) -> [f32; 2] {
         let larger = |a: f32, b: f32| if b > a { b } else { a };
@@ -228,50 +318,11 @@ kernel! {
     }
 }
 
-/// Writes a row's codes, four a word, and the bits of its scales in f16; returns its norms, the residual with the rounding
-/// of both products.
-fn encode(values: &[f32], codes: &mut [u32], scales: &mut [u16]) -> Norms {
-    let (mut residual, mut square, mut copied) = (0f64, 0f64, 0f64);
-    let blocks = values
-        .chunks_exact(BLOCK)
-        .zip(codes.chunks_exact_mut(BLOCK / 4));
-    for ((values, codes), scale) in blocks.zip(scales) {
-        let largest = values
-            .iter()
-            .fold(0f32, |most, value| most.max(value.abs()));
-        let rounded = half::f16::from_f32(largest / 127.0);
-        *scale = rounded.to_bits();
-        let step = rounded.to_f32();
-        let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
-        let mut bytes = [0u8; BLOCK];
-        for (byte, value) in bytes.iter_mut().zip(values) {
-            let code = (value * inverse).clamp(-127.0, 127.0) + ROUNDING - ROUNDING;
-            // The code is a whole number of that range, or 0 for a NaN.
-            *byte = (code as i32 + 128) as u8;
-            let copy = f64::from(step) * f64::from(i32::from(*byte) - 128);
-            residual += (f64::from(*value) - copy).powi(2);
-            square += f64::from(*value).powi(2);
-            copied += copy.powi(2);
-        }
-        for (word, bytes) in codes.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            *word = u32::from_le_bytes(*bytes);
-        }
-    }
-    // Each of two sums of k terms in f32 rounds by less than k · 2^-24 of the terms' magnitudes.
-    let rounding = values.len() as f64 * 2f64.powi(-23);
-    let rounded_up = |norm: f64| (norm * ROUNDED_UP) as f32;
-    Norms {
-        whole: rounded_up(copied.sqrt()),
-        residual: rounded_up(residual.sqrt() + rounding * square.sqrt()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cpu::Threads;
     use crate::dense::DenseRef;
-    use crate::simd::Isa;
     use std::convert::Infallible;
 
     fn wave(len: usize, step: f32) -> Vec<f32> {

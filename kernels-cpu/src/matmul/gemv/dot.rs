@@ -9,7 +9,7 @@ use crate::element::Element;
 use crate::simd::{Simd, prefetch};
 
 /// Words ahead of those in work that are asked for: what is read until they come from memory.
-pub(super) const AHEAD: usize = 512;
+pub(super) const AHEAD: usize = 1024;
 
 /// What the codes of words give with what meets them.
 pub(super) trait Products<S: Simd>: Copy {

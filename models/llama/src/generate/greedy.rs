@@ -8,7 +8,7 @@ use crate::error::DecoderError;
 use crate::model::Decoder;
 
 /// Rows of the head that are copied at a time.
-const ROWS: usize = 2048;
+const ROWS: usize = 256;
 /// Values of a head below which it is no matter what is read of it.
 const LEAST_VALUES: usize = 1 << 22;
 /// Steps that are made with the whole head, before it is copied: what the copy costs is what it saves in about as many.
