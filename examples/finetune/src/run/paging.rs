@@ -4,6 +4,7 @@ use anyhow::{Result, bail, ensure};
 use burn_finetune::memory;
 use burn_paged::{Budget, WeightPages};
 
+use crate::allocator::give_back_large_blocks;
 use crate::flags::{ModelFlags, QuantName};
 
 /// The part of the packed weights that stays on the device, and the place of the rest. It decides nothing of what is computed.
@@ -63,6 +64,7 @@ impl WeightPaging {
         if budget == Budget::Resident {
             return Ok(None);
         }
+        give_back_large_blocks();
         let temporary = || self.on_host.then(std::env::temp_dir);
         let pages = match self.folder.clone().or_else(temporary) {
             Some(folder) => {
