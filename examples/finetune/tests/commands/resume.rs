@@ -77,7 +77,7 @@ fn the_last_checkpoints_stay_and_a_run_goes_on_from_them() {
 #[test]
 fn a_run_ends_with_the_adapter_of_its_best_step() {
     let short = Short::new();
-    let flags = "--steps 6 --lr 20 --eval-split 0.2 --eval-every 1 --keep-best --save-total 1 --early-stop 3";
+    let flags = "--steps 6 --lr 0.1 --eval-split 0.2 --eval-every 1 --keep-best --save-total 1 --early-stop 3";
     let flags: Vec<&str> = flags.split(' ').collect();
     let run = short.train("run", &flags).ok();
     let stdout = &run.stdout;
