@@ -6,7 +6,7 @@ use burn_operands::router::{Call, optional};
 use nf4::glu::Activation;
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
-use crate::ops::AttentionMask;
+use crate::operands::AttentionMask;
 
 /// The activations that a gate may have.
 pub(super) const ACTIVATIONS: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
