@@ -9,7 +9,7 @@ use crate::primitive::{LayerPrimitive, LayersPrimitive};
 use crate::tensor::BlockwiseTensor;
 
 /// What errors call the product with an adapted matrix.
-pub(crate) const LORA_MATMUL: &str = "blockwise lora_matmul";
+const LORA_MATMUL: &str = "blockwise lora_matmul";
 
 /// A linear layer: a packed matrix, with the low-rank one of a LoRA adapter on top if it is adapted.
 #[derive(Clone, Debug)]

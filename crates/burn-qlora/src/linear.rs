@@ -216,15 +216,20 @@ impl QLoraLinear {
             return layers.iter().map(|layer| layer.of_no_rows(&x)).collect();
         }
         let dtype = x.dtype();
-        let packed = layers.iter().map(|layer| layer.packed_for(&x));
-        let products = match packed.collect() {
-            Some(packed) => {
-                BlockwiseLayer::forward_each(packed, x).unwrap_or_else(|error| panic!("{error}"))
-            }
-            None => {
-                let products = layers.iter().map(|layer| layer.product(x.clone()));
-                products.collect()
-            }
+        let packed: Vec<_> = layers.iter().map(|layer| layer.packed_for(&x)).collect();
+        let packed_forward = |layers, x| {
+            BlockwiseLayer::forward_each(layers, x).unwrap_or_else(|error| panic!("{error}"))
+        };
+        let products: Vec<_> = if packed.iter().all(Option::is_some) {
+            packed_forward(packed.into_iter().flatten().collect(), x)
+        } else {
+            let layers = layers.iter().zip(packed);
+            layers
+                .map(|(layer, packed)| match packed {
+                    Some(packed) => packed_forward(vec![packed], x.clone()).remove(0),
+                    None => layer.composed(x.clone()),
+                })
+                .collect()
         };
         let products = layers.iter().zip(products);
         products
@@ -258,12 +263,8 @@ impl QLoraLinear {
         Some(layer.unwrap_or_else(|error| panic!("{error}")))
     }
 
-    /// Returns what the weight and the adapter make of `x`.
-    fn product<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        if let Some(layer) = self.packed_for(&x) {
-            let products = BlockwiseLayer::forward_each(vec![layer], x);
-            return products.unwrap_or_else(|error| panic!("{error}")).remove(0);
-        }
+    /// Returns what the weight and the adapter make of `x`, each by operations of its own.
+    fn composed<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let mut dims = x.dims();
         let [out_features, in_features] = self.shape();
         let dtype = x.dtype();

@@ -212,7 +212,17 @@ pub(super) fn pack<P: Precision, E: Element>(cpu: Cpu, x: &[E], k: usize) -> Pac
     let mr = mr(cpu.isa, m);
     let packing = Packing::new(mr, k);
     let mut packed = PackedA::unfilled(m.div_ceil(mr), packing);
-    let words = packed.words_mut();
+    pack_on_all(cpu, packing, x, packed.words_mut());
+    packed
+}
+
+/// Packs rows of `x: [m, k]` into as many micro-panels as `words` holds, on all threads.
+pub(super) fn pack_on_all<P: Precision, E: Element>(
+    cpu: Cpu,
+    packing: Packing<P>,
+    x: &[E],
+    words: &mut [u32],
+) {
     let least = if words.len() < PARALLEL {
         usize::MAX
     } else {
@@ -220,10 +230,9 @@ pub(super) fn pack<P: Precision, E: Element>(cpu: Cpu, x: &[E], k: usize) -> Pac
     };
     words
         .par_chunks_mut(packing.panel_words())
-        .zip(x.par_chunks(k * mr))
+        .zip(x.par_chunks(packing.k() * packing.mr()))
         .with_min_len(least)
         .for_each(|(words, x)| pack_micro_panel(cpu.isa, packing, x, words));
-    packed
 }
 
 /// Packs rows of `x: [m, k]` into as many micro-panels as `words` holds.

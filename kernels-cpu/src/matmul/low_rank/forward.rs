@@ -7,7 +7,7 @@ use std::ops::Range;
 use nf4::{Direction, MatrixRef};
 use rayon::prelude::*;
 
-use super::super::gemm::{MC, Term, gemm, gemm_sum, mr, pack_into};
+use super::super::gemm::{MC, Term, gemm, gemm_sum, mr, pack_into, pack_on_all};
 use super::super::output::Output;
 use super::super::pack_b::{Blocks, DenseColumns, MatrixB, QuantizedRows};
 use super::super::packed_a::{PackedA, PackedARef, Packing};
@@ -190,35 +190,28 @@ impl<Q: Precision> Projected<Q> {
 }
 
 impl<P: WordFormat, F: MatrixB> Projection<'_, P, F> {
-    /// Packs the rows `x`, and projects them.
+    /// Packs the rows `x`, and projects them if there are columns to project onto.
     pub(super) fn fill<Q: Precision, E: Element>(&self, x: &[E], to: &mut Projected<Q>) {
         let (mr, k) = (self.packing.mr(), self.packing.k());
         let wide = Packing::<Q>::new(mr, k);
+        if self.scales.is_empty() {
+            return pack_on_all(self.cpu, wide, x, to.x.words_mut());
+        }
         let band = self.band(x.len());
-        let run = |words: &mut [u32], values: &mut [f32], x: &[E]| {
-            if values.is_empty() {
-                pack_into(self.cpu.isa, wide, x, words);
-            } else if TypeId::of::<P>() == TypeId::of::<Q>() {
-                self.project(x, words, values);
-            } else {
-                self.project_band(x, values);
-                pack_into(self.cpu.isa, wide, x, words);
-            }
-        };
-        let words = to.x.words_mut();
-        // Nothing is projected onto no columns.
-        let values = to.values.chunks_mut((band * mr * self.scales.len()).max(1));
-        let values: Vec<_> = values
-            .chain(std::iter::repeat_with(|| &mut [][..]))
-            .take(x.len().div_ceil(band * mr * k))
-            .collect();
-        words
+        to.x.words_mut()
             .par_chunks_mut(band * wide.panel_words())
-            .zip(values)
+            .zip(to.values.par_chunks_mut(band * mr * self.scales.len()))
             .zip(x.par_chunks(band * mr * k))
             .with_min_len(self.cpu.threads.min_len(1))
             .with_max_len(1)
-            .for_each(|((words, values), x)| run(words, values, x));
+            .for_each(|((words, values), x)| {
+                if TypeId::of::<P>() == TypeId::of::<Q>() {
+                    self.project(x, words, values);
+                } else {
+                    self.project_band(x, values);
+                    pack_into(self.cpu.isa, wide, x, words);
+                }
+            });
     }
 
     /// Returns the projection of the rows `x` alone, `[m, ranks]`.
