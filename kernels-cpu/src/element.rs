@@ -219,12 +219,12 @@ impl Element for f16 {
     #[inline(always)]
     fn load_16<S: Simd>(s: S, values: &[Self; 16]) -> S::F {
         let halves = s.widen_halves(bytemuck::cast_ref(values));
-        let magnitude = s.low_to_high(s.and_u(halves, s.splat_u(0x7fff)));
+        let magnitude = s.shift_left(s.and_u(halves, s.splat_u(0x7fff)), 16);
         let small = s.float(s.shift_right(magnitude, 3));
         let value = s.mul(small, s.splat(f32::from_bits((127 + 112) << 23)));
         let largest = s.splat(f16::MAX.to_f32());
         let value = s.add_where_less(s.bits(value), 112 << 23, largest, value);
-        let sign = s.low_to_high(s.and_u(halves, s.splat_u(0x8000)));
+        let sign = s.shift_left(s.and_u(halves, s.splat_u(0x8000)), 16);
         s.float(s.or_u(value, sign))
     }
 }
@@ -264,7 +264,7 @@ impl Element for bf16 {
 
     #[inline(always)]
     fn load_16<S: Simd>(s: S, values: &[Self; 16]) -> S::F {
-        s.float(s.low_to_high(s.widen_halves(bytemuck::cast_ref(values))))
+        s.float(s.shift_left(s.widen_halves(bytemuck::cast_ref(values)), 16))
     }
 
     #[inline(always)]

@@ -161,8 +161,8 @@ pub trait Simd: Copy {
     fn or_u(self, a: Self::U, b: Self::U) -> Self::U;
     /// Shifts every lane right by the same amount.
     fn shift_right(self, value: Self::U, by: u32) -> Self::U;
-    /// Moves the low half of every lane into the high one.
-    fn low_to_high(self, value: Self::U) -> Self::U;
+    /// Shifts every lane left by the same amount.
+    fn shift_left(self, value: Self::U, by: u32) -> Self::U;
     /// Returns `index + step` in the lanes where `a < b`, else `index`.
     fn add_where_less(self, index: Self::U, step: u32, a: Self::F, b: Self::F) -> Self::U;
     /// Returns the lane-wise maximum of `max` and the magnitudes of `value`, as bit patterns. NaN is above infinity.
@@ -393,7 +393,7 @@ fn round_pairs<S: Simd>(s: S, even: S::F, odd: S::F) -> S::U {
 /// Does [`Simd::dot_pairs`] where there is no instruction for it.
 #[inline(always)]
 fn dot_pairs<S: Simd>(s: S, a: S::U, b: S::U, sum: S::F) -> S::F {
-    let even = |pair| s.float(s.low_to_high(pair));
+    let even = |pair| s.float(s.shift_left(pair, 16));
     let odd = |pair| s.float(s.and_u(pair, s.splat_u(0xffff_0000)));
     s.mul_add(odd(a), odd(b), s.mul_add(even(a), even(b), sum))
 }
@@ -426,7 +426,7 @@ mod tests {
             take(s.lookup_halves(&halves, shifted));
         }
         take(s.bits(s.load(&table)));
-        take(s.or_u(s.and_u(words, s.splat_u(0xff00)), s.low_to_high(words)));
+        take(s.or_u(s.and_u(words, s.splat_u(0xff00)), s.shift_left(words, 16)));
         let normal = seed.map(|word| f32::from_bits(word & 0xbfff_ffff | 0x2000_0000));
         let ties = normal.map(|value| f32::from_bits(value.to_bits() & 0xffff_0000 | 0x8000));
         take(s.round_pairs(s.load(&normal), s.load(&ties)));

@@ -64,7 +64,9 @@ pub(super) fn workspace<E: Element>(m: usize, shape: [usize; 2], direction: Dire
         m * len
     };
     let sums = match direction {
-        Direction::Forward => m * k.next_multiple_of(GROUP) + if m == 1 { n } else { 2 * m * n },
+        Direction::Forward => {
+            rows_taken(m) * k.next_multiple_of(GROUP) + if m == 1 { n } else { 2 * m * n }
+        }
         Direction::Transposed => {
             n.div_ceil(rows_per_partial(shape)) * m * k.next_multiple_of(GROUP) + m * k
         }
@@ -99,10 +101,11 @@ fn by_rows(
     y: &mut [f32],
     dots: impl Fn(usize, &mut [f32]) + Sync,
 ) {
-    let mut results = Results::new(y, m);
-    let tasks = results.tasks(rows_per_task(cpu, n * k, k)).collect();
-    cpu.threads.share(tasks, |(first, out)| dots(first, out));
-    results.arrange();
+    let tasks = Columns::of(y, m, rows_per_task(cpu, n * k, k)).collect();
+    cpu.threads
+        .share(tasks, |(first, columns): (usize, Columns<'_>)| {
+            columns.fill(|out| dots(first, out));
+        });
 }
 
 /// Returns the rows of W, of `k` weights each, that one task multiplies where there are `weights` in all.
@@ -114,40 +117,34 @@ fn rows_per_task(cpu: Cpu, weights: usize, k: usize) -> usize {
         .next_multiple_of(PASS)
 }
 
-/// The results of a product, `[m, n]`, which its tasks compute as `[row of W][m]`.
-struct Results<'a> {
-    y: &'a mut [f32],
-    m: usize,
-    /// Those of all tasks; of one row of `x` they are `y` itself.
-    transposed: Vec<f32>,
-}
+/// The results of some rows of W: columns of each row of `y`.
+struct Columns<'a>(Vec<&'a mut [f32]>);
 
-impl<'a> Results<'a> {
-    fn new(y: &'a mut [f32], m: usize) -> Self {
-        Self {
-            transposed: vec![0.0; if m == 1 { 0 } else { y.len() }],
-            y,
-            m,
+impl<'a> Columns<'a> {
+    /// Returns those of `rows` rows of W each, of all of `y: [m, n]`, with the first of them.
+    fn of(y: &'a mut [f32], m: usize, rows: usize) -> impl Iterator<Item = (usize, Self)> {
+        let n = y.len() / m;
+        let mut parts = Vec::new();
+        parts.resize_with(n.div_ceil(rows), || Self(Vec::with_capacity(m)));
+        for y in y.chunks_exact_mut(n.max(1)) {
+            for (part, columns) in parts.iter_mut().zip(y.chunks_mut(rows)) {
+                part.0.push(columns);
+            }
         }
+        (0..).step_by(rows).zip(parts)
     }
 
-    /// Returns the first row of each task, and its results.
-    fn tasks(&mut self, rows: usize) -> impl Iterator<Item = (usize, &mut [f32])> {
-        let out = if self.m == 1 {
-            &mut *self.y
-        } else {
-            &mut self.transposed
-        };
-        let tasks = out.chunks_mut(rows * self.m).enumerate();
-        tasks.map(move |(task, out)| (task * rows, out))
-    }
-
-    /// Puts what the tasks have computed where it belongs.
-    fn arrange(self) {
-        let n = self.y.len() / self.m;
-        for (j, row) in self.transposed.chunks(self.m).enumerate() {
-            for (i, value) in row.iter().enumerate() {
-                self.y[i * n + j] = *value;
+    /// Puts the products that `dots` computes, `[row of W][m]`, where they belong.
+    fn fill(mut self, dots: impl FnOnce(&mut [f32])) {
+        if let [column] = &mut *self.0 {
+            return dots(column);
+        }
+        let m = self.0.len();
+        let mut products = vec![0.0; self.0.iter().map(|columns| columns.len()).sum()];
+        dots(&mut products);
+        for (row, products) in products.chunks_exact(m).enumerate() {
+            for (columns, product) in self.0.iter_mut().zip(products) {
+                columns[row] = *product;
             }
         }
     }
@@ -198,26 +195,60 @@ const fn position<const PER_WORD: usize>(i: usize) -> usize {
     i / group * group + i % PER_WORD * 16 + i % group / PER_WORD
 }
 
-/// Returns rows of `k` elements in the interleaved order, each filled with zeros to whole groups.
+/// Returns the rows of `x` that a kernel takes where there are `m`: those that are missing are zeros.
+const fn rows_taken(m: usize) -> usize {
+    const { assert!(MAX_ROWS == 8) };
+    match m {
+        1 => 1,
+        2 => 2,
+        3..=4 => 4,
+        5..=6 => 6,
+        _ => 8,
+    }
+}
+
+/// Returns rows of `k` elements in the interleaved order, `[groups][rows taken]`, each filled with zeros to whole groups.
 fn interleaved<const PER_WORD: usize>(rows: &[f32], k: usize) -> Vec<Line> {
-    let padded = k.next_multiple_of(16 * PER_WORD);
-    let mut interleaved = lines(rows.len() / k * padded);
-    let out: &mut [f32] = bytemuck::cast_slice_mut(&mut interleaved);
-    for (out, row) in out.chunks_exact_mut(padded).zip(rows.chunks_exact(k)) {
-        let groups = out.chunks_exact_mut(16 * PER_WORD);
-        for (out, row) in groups.zip(row.chunks(16 * PER_WORD)) {
-            let (words, rest) = row.as_chunks::<PER_WORD>();
-            for (lane, word) in words.iter().enumerate() {
-                for (j, value) in word.iter().enumerate() {
-                    out[16 * j + lane] = *value;
-                }
-            }
-            for (j, value) in rest.iter().enumerate() {
-                out[16 * j + words.len()] = *value;
+    by_groups(rows, k, PER_WORD, PER_WORD, |word, out, lane| {
+        for (j, value) in word.iter().enumerate() {
+            out[16 * j + lane] = value.to_bits();
+        }
+    })
+}
+
+/// Returns rows of `k` bf16 in the order in which [`dot::NibblePairs`] meets them, as [`interleaved`] does.
+fn interleaved_pairs(rows: &[f32], k: usize) -> Vec<Line> {
+    by_groups(rows, k, 8, 4, |word, out, lane| {
+        // Rows are whole words.
+        let (first, second) = word.split_at(4);
+        for (j, (first, second)) in first.iter().zip(second).enumerate() {
+            out[16 * j + lane] = first.to_bf16_bits() | second.to_bf16_bits() << 16;
+        }
+    })
+}
+
+/// Returns rows in groups of 16 words of `per_word` values, `vectors` vectors each; `put` puts the values of a word into its lane
+/// of a group.
+fn by_groups(
+    rows: &[f32],
+    k: usize,
+    per_word: usize,
+    vectors: usize,
+    put: impl Fn(&[f32], &mut [u32], usize),
+) -> Vec<Line> {
+    let (group, taken) = (16 * vectors, rows_taken(rows.len() / k));
+    let mut lines = lines(k.div_ceil(16 * per_word) * taken * group);
+    let out: &mut [u32] = bytemuck::cast_slice_mut(&mut lines);
+    for (i, row) in rows.chunks_exact(k).enumerate() {
+        let groups = out.chunks_exact_mut(taken * group);
+        for (out, row) in groups.zip(row.chunks(16 * per_word)) {
+            let out = &mut out[i * group..][..group];
+            for (lane, word) in row.chunks(per_word).enumerate() {
+                put(word, out, lane);
             }
         }
     }
-    interleaved
+    lines
 }
 
 /// Returns the words of a group, zeros after the end of the row.

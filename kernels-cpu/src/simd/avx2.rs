@@ -157,11 +157,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn low_to_high(self, value: Self::U) -> Self::U {
+    fn shift_left(self, value: Self::U, by: u32) -> Self::U {
         unsafe {
+            let by = _mm_cvtsi32_si128(by as i32);
             [
-                _mm256_slli_epi32::<16>(value[0]),
-                _mm256_slli_epi32::<16>(value[1]),
+                _mm256_sll_epi32(value[0], by),
+                _mm256_sll_epi32(value[1], by),
             ]
         }
     }

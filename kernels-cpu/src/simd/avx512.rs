@@ -118,8 +118,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
-    fn low_to_high(self, value: Self::U) -> Self::U {
-        unsafe { _mm512_slli_epi32::<16>(value) }
+    fn shift_left(self, value: Self::U, by: u32) -> Self::U {
+        unsafe { _mm512_sll_epi32(value, _mm_cvtsi32_si128(by as i32)) }
     }
 
     #[inline(always)]

@@ -244,8 +244,8 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn low_to_high(self, value: Self::U) -> Self::U {
-        value.map(even)
+    fn shift_left(self, value: Self::U, by: u32) -> Self::U {
+        value.map(|value| unsafe { vshlq_u32(value, vdupq_n_s32(by as i32)) })
     }
 
     #[inline(always)]

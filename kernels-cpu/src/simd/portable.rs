@@ -104,8 +104,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn low_to_high(self, value: Self::U) -> Self::U {
-        value.map(|value| value << 16)
+    fn shift_left(self, value: Self::U, by: u32) -> Self::U {
+        value.map(|lane| lane << by)
     }
 
     #[inline(always)]

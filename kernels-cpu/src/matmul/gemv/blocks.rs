@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use nf4::MatrixRef;
 
-use super::dot::{GroupScales, Single, WordRows};
+use super::dot::{GroupScales, NibblePairs, Products, Single, WordRows};
 use super::{MAX_ROWS, PASS, by_partials, group_words};
 use crate::blocks::codes::{Codes, scaled, with_codes};
 use crate::blocks::scales;
@@ -25,17 +25,19 @@ pub(super) fn transposed(cpu: Cpu, w: MatrixRef<'_>, x: &[f32], m: usize, y: &mu
     }
 }
 
-/// Returns the sum of what meets each word, for interleaved rows of groups of `group` weights.
-pub(super) fn word_sums(x: &[f32], group: usize) -> Vec<f32> {
-    let lanes = |group: &[f32]| {
+/// Returns the sum of what meets each word, for interleaved rows in groups of `vectors` vectors; `read` returns what a lane holds.
+pub(super) fn word_sums(x: &[u32], vectors: usize, read: impl Fn(u32) -> f32) -> Vec<f32> {
+    let lanes = |group: &[u32]| {
         let (vectors, _) = group.as_chunks::<16>();
         let mut sums = [0.0; 16];
         for vector in vectors {
-            sums.iter_mut().zip(vector).for_each(|(sum, x)| *sum += x);
+            for (sum, x) in sums.iter_mut().zip(vector) {
+                *sum += read(*x);
+            }
         }
         sums
     };
-    x.chunks_exact(group).flat_map(lanes).collect()
+    x.chunks_exact(16 * vectors).flat_map(lanes).collect()
 }
 
 /// The scales and minima of some rows, one for each four words.
@@ -105,12 +107,40 @@ fn double(values: &mut [f32], len: usize) {
 
 kernel! {
     /// Computes `out: [rows of W][m]` from `first` on. `sums` are those of `x`, if the format has minima.
-    pub(super) fn dot_rows(w: MatrixRef<'_>, first: usize, x: &[u32], sums: &[f32], m: usize, out: &mut [f32]) = dot;
+    pub(super) fn dot_rows(w: MatrixRef<'_>, in_pairs: bool, first: usize, x: &[u32], sums: &[f32], m: usize, out: &mut [f32]) = dot;
 }
 
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn dot<S: Simd>(
     s: S,
+    w: MatrixRef<'_>,
+    in_pairs: bool,
+    first: usize,
+    x: &[u32],
+    sums: &[f32],
+    m: usize,
+    out: &mut [f32],
+) {
+    let format = w.layout().block_format();
+    match (format.codes, format.scales.has_minima()) {
+        (nf4::Codes::Table(values), false) if in_pairs => {
+            dot_with::<S, _, false>(s, NibblePairs::new(values), w, first, x, sums, m, out);
+        }
+        (nf4::Codes::Table(values), true) if in_pairs => {
+            dot_with::<S, _, true>(s, NibblePairs::new(values), w, first, x, sums, m, out);
+        }
+        _ => with_codes!(s, format, |codes, MINIMA| {
+            dot_with::<S, _, MINIMA>(s, Single(codes), w, first, x, sums, m, out);
+        }),
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn dot_with<S: Simd, P: Products<S>, const MINIMA: bool>(
+    s: S,
+    codes: P,
     w: MatrixRef<'_>,
     first: usize,
     x: &[u32],
@@ -118,12 +148,9 @@ fn dot<S: Simd>(
     m: usize,
     out: &mut [f32],
 ) {
-    let (k, rows) = (w.layout().in_features(), out.len() / m);
-    with_codes!(s, w.layout().block_format(), |codes, MINIMA| {
-        let scales = RowScales::decode::<MINIMA>(w, first..first + rows);
-        let rows = WordRows::new::<S>(Single(codes), scales, w.packed(), k, first);
-        rows.dot::<MINIMA, S>(s, x, sums, m, out);
-    })
+    let scales = RowScales::decode::<MINIMA>(w, first..first + out.len() / m);
+    let rows = WordRows::new::<S>(codes, scales, w.packed(), w.layout().in_features(), first);
+    rows.dot::<MINIMA, S>(s, x, sums, m, out);
 }
 
 kernel! {

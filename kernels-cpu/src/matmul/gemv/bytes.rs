@@ -33,6 +33,20 @@ struct Group {
     low: Bytes,
 }
 
+impl Group {
+    /// Returns the sum of the products with each word of `codes`, exact before it is rounded to f32.
+    #[inline(always)]
+    fn dot<S: Simd>(&self, s: S, codes: S::U) -> S::F {
+        let high = s.dot_bytes(
+            codes,
+            s.load_u(&self.high.words),
+            s.load_u(&self.high.starts),
+        );
+        let start = s.add_u(s.shift_left(high, 7), s.load_u(&self.low.starts));
+        s.converted(s.dot_bytes(codes, s.load_u(&self.low.words), start))
+    }
+}
+
 /// One of the two bytes of each value.
 #[derive(Clone)]
 struct Bytes {
@@ -46,13 +60,6 @@ impl Bytes {
         words: [0; 16],
         starts: [0; 16],
     };
-
-    /// Returns the sum of the products with each word of `codes`.
-    #[inline(always)]
-    fn dot<S: Simd>(&self, s: S, codes: S::U) -> S::F {
-        let start = s.load_u(&self.starts);
-        s.converted(s.dot_bytes(codes, s.load_u(&self.words), start))
-    }
 
     fn set(&mut self, at: usize, byte: i32) {
         let (word, place) = (at / 4, 8 * (at % 4));
@@ -131,7 +138,7 @@ fn dot<S: Simd>(s: S, w: MatrixRef<'_>, first: usize, x: &[Rounded], out: &mut [
     }
 }
 
-/// Computes the products of `ROWS` rows of W from `row` on.
+/// Computes the products of `ROWS` rows of W from `row` on, with four vectors at a time.
 #[inline(always)]
 fn dot_together<S: Simd, const ROWS: usize>(
     s: S,
@@ -143,23 +150,58 @@ fn dot_together<S: Simd, const ROWS: usize>(
     out: &mut [f32],
 ) {
     let m = x.len();
-    for (i, x) in x.iter().enumerate() {
-        let mut totals = [s.splat(0.0); ROWS];
-        for (at, group) in x.groups.iter().enumerate() {
-            for (r, total) in totals.iter_mut().enumerate() {
-                // What follows the row's end meets zeros.
-                let words = &words[(row + r) * row_words..];
-                prefetch(words, 16 * at + AHEAD);
-                let codes = group_words(s, words, at);
-                let high = group.high.dot(s, codes);
-                let low = group.low.dot(s, codes);
-                let products = s.mul_add(high, s.splat(128.0), low);
-                let [scale, _] = scales.of_group::<false>(s, row + r, at);
-                *total = s.mul_add(products, scale, *total);
+    for (first, x) in (0..).step_by(4).zip(x.chunks(4)) {
+        let out = &mut out[first..];
+        match x {
+            [a, b, c, d] => {
+                dot_with::<S, ROWS, 4>(s, scales, words, row, row_words, [a, b, c, d], m, out)
+            }
+            [a, b, c] => {
+                dot_with::<S, ROWS, 3>(s, scales, words, row, row_words, [a, b, c], m, out)
+            }
+            [a, b] => dot_with::<S, ROWS, 2>(s, scales, words, row, row_words, [a, b], m, out),
+            [a, ..] => dot_with::<S, ROWS, 1>(s, scales, words, row, row_words, [a], m, out),
+            [] => {}
+        }
+    }
+}
+
+/// Computes the products with `M` of `m` vectors.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn dot_with<S: Simd, const ROWS: usize, const M: usize>(
+    s: S,
+    scales: &RowScales,
+    words: &[u32],
+    row: usize,
+    row_words: usize,
+    x: [&Rounded; M],
+    m: usize,
+    out: &mut [f32],
+) {
+    let mut groups: [&[Group]; M] = [&[]; M];
+    for (groups, x) in groups.iter_mut().zip(x) {
+        *groups = &x.groups;
+    }
+    let mut totals = [[s.splat(0.0); ROWS]; M];
+    for at in 0..groups[0].len() {
+        let mut codes = [s.splat_u(0); ROWS];
+        let mut of_rows = [s.splat(0.0); ROWS];
+        for r in 0..ROWS {
+            // What follows the row's end meets zeros.
+            let words = &words[(row + r) * row_words..];
+            prefetch(words, 16 * at + AHEAD);
+            codes[r] = group_words(s, words, at);
+            [of_rows[r], _] = scales.of_group::<false>(s, row + r, at);
+        }
+        for (groups, totals) in groups.iter().zip(&mut totals) {
+            for ((total, codes), scale) in totals.iter_mut().zip(codes).zip(of_rows) {
+                *total = s.mul_add(groups[at].dot(s, codes), scale, *total);
             }
         }
-        let totals = s.sums(totals);
-        for (out, total) in out.chunks_exact_mut(m).zip(totals) {
+    }
+    for (i, (x, totals)) in x.iter().zip(totals).enumerate() {
+        for (out, total) in out.chunks_mut(m).zip(s.sums(totals)) {
             out[i] = total * x.scale;
         }
     }

@@ -5,11 +5,9 @@
 use super::dot::{GroupScales, NibblePairs, Products, Single, WordRows};
 use super::{GROUP, MAX_ROWS, PASS, by_partials, group_words};
 use crate::blocks::codes::Nibbles;
-use crate::buffer::{Line, lines};
 use crate::codebook::CodebookRef;
 use crate::cpu::Cpu;
 use crate::double_quant::decode_scales;
-use crate::element::Element;
 use crate::simd::{Simd, kernel};
 
 /// Writes `y = x·W`.
@@ -17,27 +15,6 @@ pub(super) fn transposed(cpu: Cpu, w: CodebookRef<'_>, x: &[f32], m: usize, y: &
     by_partials::<8>(cpu, w.shape(), m, y, |first, rows, sums| {
         add_rows(cpu.isa, w, first, rows, x, m, sums);
     });
-}
-
-/// Returns rows of `k` bf16 in the order in which [`NibblePairs`] meets them, each filled with zeros to whole groups.
-pub(super) fn interleaved_pairs(rows: &[f32], k: usize) -> Vec<Line> {
-    let padded = k.next_multiple_of(GROUP) / 2;
-    let mut interleaved = lines(rows.len() / k * padded);
-    let out: &mut [u32] = bytemuck::cast_slice_mut(&mut interleaved);
-    for (out, row) in out.chunks_exact_mut(padded).zip(rows.chunks_exact(k)) {
-        let groups = out.chunks_exact_mut(GROUP / 2);
-        for (out, row) in groups.zip(row.chunks(GROUP)) {
-            // Rows are whole words.
-            let (words, _) = row.as_chunks::<8>();
-            for (lane, word) in words.iter().enumerate() {
-                let (first, second) = word.split_at(4);
-                for (j, (first, second)) in first.iter().zip(second).enumerate() {
-                    out[16 * j + lane] = first.to_bf16_bits() | second.to_bf16_bits() << 16;
-                }
-            }
-        }
-    }
-    interleaved
 }
 
 /// The scales of some rows, decoded together and spread to one a word.

@@ -2,8 +2,10 @@
 //!
 //! Every word of a row is read once. Several rows are taken up together, so that `x` is loaded once for all of them and their sums do
 //! not wait for each other; a row has the same bits whatever others stand beside it.
+//!
+//! Codes of 4 bits and `x` of bf16 meet in pairs: the values of a format's table are exact in bf16, or are rounded to it.
 
-use super::{MAX_ROWS, group_words};
+use super::{group_words, rows_taken};
 use crate::blocks::codes::Codes;
 use crate::element::Element;
 use crate::simd::{Simd, prefetch};
@@ -18,12 +20,13 @@ pub(super) trait Products<S: Simd>: Copy {
     /// Vectors of `x` that meet a group of 16 words.
     const VECTORS: usize;
 
-    /// Adds the products of a group of words of each of `ROWS` rows with each of `M` rows of `x`, which are bit patterns.
+    /// Adds the products of a group of words of each of `ROWS` rows with what of `M` rows of `x` meets it, `VECTORS` bit patterns
+    /// each.
     fn add<const M: usize, const ROWS: usize>(
         self,
         s: S,
         words: &[S::U; ROWS],
-        x: &[&[[u32; 16]]; M],
+        x: &[[u32; 16]],
         sums: &mut [[S::F; M]; ROWS],
     );
 }
@@ -41,15 +44,19 @@ impl<S: Simd, C: Codes<S>> Products<S> for Single<C> {
         self,
         s: S,
         words: &[S::U; ROWS],
-        x: &[&[[u32; 16]]; M],
+        x: &[[u32; 16]],
         sums: &mut [[S::F; M]; ROWS],
     ) {
         for pair in 0..C::PER_WORD / 2 {
-            for (words, sums) in words.iter().zip(&mut *sums) {
-                let weights = self.0.pair(s, *words, pair as u32);
-                for (j, weights) in (2 * pair..).zip(weights) {
-                    for (x, sum) in x.iter().zip(&mut *sums) {
-                        *sum = s.mul_add(weights, s.float(s.load_u(&x[j])), *sum);
+            let mut weights = [[s.splat(0.0); 2]; ROWS];
+            for (weights, words) in weights.iter_mut().zip(words) {
+                *weights = self.0.pair(s, *words, pair as u32);
+            }
+            for of_pair in 0..2 {
+                for (i, x) in x.chunks_exact(C::PER_WORD).enumerate() {
+                    let x = s.float(s.load_u(&x[2 * pair + of_pair]));
+                    for (weights, sums) in weights.iter().zip(&mut *sums) {
+                        sums[i] = s.mul_add(weights[of_pair], x, sums[i]);
                     }
                 }
             }
@@ -82,14 +89,18 @@ impl<S: Simd> Products<S> for NibblePairs {
         self,
         s: S,
         words: &[S::U; ROWS],
-        x: &[&[[u32; 16]]; M],
+        x: &[[u32; 16]],
         sums: &mut [[S::F; M]; ROWS],
     ) {
         for j in 0..<Self as Products<S>>::VECTORS {
-            for (words, sums) in words.iter().zip(&mut *sums) {
-                let weights = s.lookup_halves(&self.0, s.shift_right(*words, 4 * j as u32));
-                for (x, sum) in x.iter().zip(sums) {
-                    *sum = s.dot_pairs(weights, s.load_u(&x[j]), *sum);
+            let mut weights = [s.splat_u(0); ROWS];
+            for (weights, words) in weights.iter_mut().zip(words) {
+                *weights = s.lookup_halves(&self.0, s.shift_right(*words, 4 * j as u32));
+            }
+            for (i, x) in x.chunks_exact(4).enumerate() {
+                let x = s.load_u(&x[j]);
+                for (weights, sums) in weights.iter().zip(&mut *sums) {
+                    sums[i] = s.dot_pairs(*weights, x, sums[i]);
                 }
             }
         }
@@ -134,8 +145,8 @@ impl<'a, C, G> WordRows<'a, C, G> {
         }
     }
 
-    /// Computes the products `out: [rows][m]` with the bits of `x`, `m` rows in the order of the words' weights and filled with
-    /// zeros to whole groups, and with the sum of what of `x` meets each word, if the format has minima.
+    /// Computes the products `out: [rows][m]` with the bits of `x`, as [`interleaved`](super::interleaved) returns them, and with
+    /// the sum of what of `x` meets each word, if the format has minima.
     #[inline(always)]
     pub(super) fn dot<const MINIMA: bool, S: Simd>(
         &self,
@@ -148,13 +159,12 @@ impl<'a, C, G> WordRows<'a, C, G> {
         C: Products<S>,
         G: GroupScales<S>,
     {
-        const { assert!(MAX_ROWS == 8) };
-        match m {
+        match rows_taken(m) {
             1 => self.dot_of::<S, MINIMA, 1, 4>(s, x, x_sums, m, out),
             2 => self.dot_of::<S, MINIMA, 2, 4>(s, x, x_sums, m, out),
-            3..=4 => self.dot_of::<S, MINIMA, 4, 2>(s, x, x_sums, m, out),
-            5..=6 => self.dot_of::<S, MINIMA, 6, 1>(s, x, x_sums, m, out),
-            _ => self.dot_of::<S, MINIMA, 8, 1>(s, x, x_sums, m, out),
+            4 => self.dot_of::<S, MINIMA, 4, 2>(s, x, x_sums, m, out),
+            6 => self.dot_of::<S, MINIMA, 6, 2>(s, x, x_sums, m, out),
+            _ => self.dot_of::<S, MINIMA, 8, 2>(s, x, x_sums, m, out),
         }
     }
 
@@ -171,21 +181,9 @@ impl<'a, C, G> WordRows<'a, C, G> {
         C: Products<S>,
         G: GroupScales<S>,
     {
-        let (x, _) = x.as_chunks::<16>();
-        let groups = x.len() / C::VECTORS / m;
-        let (x_sums, _) = x_sums.as_chunks::<16>();
-        let mut operands = Operands::<M> {
-            x: [&[]; M],
-            x_sums: [&[]; M],
-        };
-        for i in 0..M {
-            // Where there are fewer rows, the last comes several times.
-            let row = i.min(m - 1);
-            operands.x[i] = &x[row * groups * C::VECTORS..][..groups * C::VECTORS];
-            if MINIMA {
-                operands.x_sums[i] = &x_sums[row * groups..][..groups];
-            }
-        }
+        let (x, _) = x.as_chunks();
+        let (x_sums, _) = x_sums.as_chunks();
+        let operands = Operands { x, x_sums };
         let mut row = 0;
         let mut together = out.chunks_exact_mut(ROWS * m);
         for out in &mut together {
@@ -208,7 +206,7 @@ impl<'a, C, G> WordRows<'a, C, G> {
         &self,
         s: S,
         row: usize,
-        operands: Operands<'_, M>,
+        operands: Operands<'_>,
     ) -> [[f32; M]; ROWS]
     where
         C: Products<S>,
@@ -257,33 +255,35 @@ impl<'a, C, G> WordRows<'a, C, G> {
         row: usize,
         group: usize,
         codes: [S::U; ROWS],
-        Operands { x, x_sums }: Operands<'_, M>,
+        Operands { x, x_sums }: Operands<'_>,
         totals: &mut [[S::F; M]; ROWS],
     ) where
         C: Products<S>,
         G: GroupScales<S>,
     {
         let mut sums = [[s.splat(0.0); M]; ROWS];
-        let mut met: [&[[u32; 16]]; M] = [&[]; M];
-        for (met, x) in met.iter_mut().zip(x) {
-            *met = &x[group * C::VECTORS..][..C::VECTORS];
-        }
-        self.codes.add(s, &codes, &met, &mut sums);
+        let met = &x[group * M * C::VECTORS..][..M * C::VECTORS];
+        self.codes.add(s, &codes, met, &mut sums);
+        let x_sums = if MINIMA {
+            &x_sums[group * M..][..M]
+        } else {
+            &[]
+        };
         for (r, (totals, sums)) in totals.iter_mut().zip(sums).enumerate() {
             let [scale, minimum] = self.scales.of_group::<MINIMA>(s, row + r, group);
             for (i, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
                 *total = s.mul_add(sum, scale, *total);
                 if MINIMA {
-                    *total = s.mul_add(s.load(&x_sums[i][group]), minimum, *total);
+                    *total = s.mul_add(s.load(&x_sums[i]), minimum, *total);
                 }
             }
         }
     }
 }
 
-/// `M` rows of `x` and the sums of what of them meets each word.
+/// Rows of `x`, as they are interleaved, and the sums of what of them meets each word.
 #[derive(Clone, Copy)]
-struct Operands<'a, const M: usize> {
-    x: [&'a [[u32; 16]]; M],
-    x_sums: [&'a [[f32; 16]]; M],
+struct Operands<'a> {
+    x: &'a [[u32; 16]],
+    x_sums: &'a [[f32; 16]],
 }

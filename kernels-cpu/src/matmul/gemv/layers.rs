@@ -6,16 +6,13 @@
 use nf4::{Codes, MatrixRef};
 
 use super::super::low_rank::{Layer, LowRank};
-use super::{Results, blocks, codebook, interleaved, rows_per_task};
+use super::{Columns, blocks, codebook, interleaved, interleaved_pairs, rows_per_task};
 use crate::buffer::Line;
 use crate::codebook::CodebookRef;
 use crate::cpu::Cpu;
 use crate::element::Element;
 use crate::simd::math::mul_add;
 use crate::simd::{Isa, kernel};
-
-/// Columns of a result that one task adds a low-rank product to at most.
-const COLUMNS: usize = 512;
 
 /// Returns the results of all layers, each `[m, out_features]`, for `x: [m, in_features]`, neither of them without values.
 pub(in crate::matmul) fn forward<E: Element>(
@@ -48,8 +45,8 @@ pub(in crate::matmul) fn forward<E: Element>(
 
 /// A task of the first pass.
 enum Task<'a> {
-    /// Rows of a matrix from a first one on: their products, `[row of W][m]`.
-    Rows(&'a Product<'a>, usize, &'a mut [f32]),
+    /// Rows of a matrix from a first one on.
+    Rows(&'a Product<'a>, usize, Columns<'a>),
     /// A row of `x`: its scaled projection, `[rank]`.
     Projection(LowRank<'a>, &'a [f32], &'a mut [f32]),
 }
@@ -67,7 +64,6 @@ fn multiply(
     let k = x.len() / m;
     let weights = products.iter().map(|product| product.shape()[0] * k).sum();
     let rows = rows_per_task(cpu, weights, k);
-    let mut results: Vec<_> = ys.iter_mut().map(|y| Results::new(y, m)).collect();
     let mut tasks = Vec::new();
     for (product, projected) in products.iter().zip(projected) {
         if let Some(low_rank) = product.low_rank {
@@ -77,17 +73,17 @@ fn multiply(
             tasks.extend(rows.map(|(x, out)| Task::Projection(low_rank, x, out)));
         }
     }
-    for (product, results) in products.iter().zip(&mut results) {
-        let of_product = results.tasks(rows);
-        tasks.extend(of_product.map(|(first, out)| Task::Rows(product, first, out)));
+    for (product, y) in products.iter().zip(ys) {
+        let of_product = Columns::of(y, m, rows);
+        tasks.extend(of_product.map(|(first, columns)| Task::Rows(product, first, columns)));
     }
     cpu.threads.share(tasks, |task| match task {
-        Task::Rows(product, first, out) => {
-            product.dot_rows(cpu.isa, operands.of(product.order), first, m, out);
+        Task::Rows(product, first, columns) => {
+            let x = operands.of(product.order);
+            columns.fill(|out| product.dot_rows(cpu.isa, x, first, m, out));
         }
         Task::Projection(LowRank { a, scale, .. }, x, out) => project(cpu.isa, x, a, scale, out),
     });
-    results.into_iter().for_each(Results::arrange);
 }
 
 /// Adds the projections' products with `B`.
@@ -98,17 +94,18 @@ fn add_low_rank(
     m: usize,
     ys: &mut [Vec<f32>],
 ) {
+    let of_layers = layers.iter().zip(projected).zip(ys);
+    let adapted =
+        of_layers.filter_map(|((layer, projected), y)| Some((layer.low_rank?, projected, y)));
+    let adapted: Vec<_> = adapted.filter(|(.., y)| !y.is_empty()).collect();
+    let values: usize = adapted.iter().map(|(.., y)| y.len()).sum();
+    // As much for every thread, in whole lines.
+    let columns = values.div_ceil(cpu.threads.count()).next_multiple_of(16);
     let mut tasks = Vec::new();
-    for ((layer, projected), y) in layers.iter().zip(projected).zip(ys) {
-        let Some(LowRank { b, rank, .. }) = layer.low_rank else {
-            continue;
-        };
+    for (LowRank { b, rank, .. }, projected, y) in adapted {
         let n = y.len() / m;
-        if n == 0 {
-            continue;
-        }
         for (projected, y) in projected.chunks_exact(rank).zip(y.chunks_exact_mut(n)) {
-            let pieces = (0..).step_by(COLUMNS).zip(y.chunks_mut(COLUMNS));
+            let pieces = (0..).step_by(columns).zip(y.chunks_mut(columns));
             tasks.extend(pieces.map(|(first, y)| (projected, b, n, first, y)));
         }
     }
@@ -146,6 +143,7 @@ impl<'a> Product<'a> {
         let (matrix, order) = match (CodebookRef::of(layer.w), codes) {
             (Some(w), _) if in_pairs => (Matrix::Codebook(w), Order::NibblePairs),
             (Some(w), _) => (Matrix::Codebook(w), Order::Nibbles),
+            (None, Codes::Table(_)) if in_pairs => (Matrix::Blocks(layer.w), Order::NibblePairs),
             (None, Codes::Table(_)) => (Matrix::Blocks(layer.w), Order::Nibbles),
             (None, Codes::Bytes { .. }) => (Matrix::Blocks(layer.w), Order::Bytes),
         };
@@ -173,12 +171,10 @@ impl<'a> Product<'a> {
     /// Computes `out: [rows of W][m]` from `first` on.
     fn dot_rows(&self, isa: Isa, x: &Operand, first: usize, m: usize, out: &mut [f32]) {
         let values = bytemuck::cast_slice(&x.values);
+        let in_pairs = self.order == Order::NibblePairs;
         match self.matrix {
-            Matrix::Codebook(w) => {
-                let in_pairs = self.order == Order::NibblePairs;
-                codebook::dot_rows(isa, w, in_pairs, first, values, m, out);
-            }
-            Matrix::Blocks(w) => blocks::dot_rows(isa, w, first, values, &x.sums, m, out),
+            Matrix::Codebook(w) => codebook::dot_rows(isa, w, in_pairs, first, values, m, out),
+            Matrix::Blocks(w) => blocks::dot_rows(isa, w, in_pairs, first, values, &x.sums, m, out),
         }
     }
 }
@@ -207,8 +203,7 @@ impl Operands {
             });
             let operand = &mut operands[place];
             if product.has_minima() && operand.sums.is_empty() {
-                operand.sums =
-                    blocks::word_sums(bytemuck::cast_slice(&operand.values), order.group());
+                operand.sums = operand.word_sums();
             }
         }
         Self(operands)
@@ -225,7 +220,7 @@ impl Operand {
     fn new(order: Order, x: &[f32], k: usize) -> Self {
         let values = match order {
             Order::Nibbles => interleaved::<8>(x, k),
-            Order::NibblePairs => codebook::interleaved_pairs(x, k),
+            Order::NibblePairs => interleaved_pairs(x, k),
             Order::Bytes => interleaved::<4>(x, k),
         };
         Self {
@@ -234,14 +229,16 @@ impl Operand {
             sums: Vec::new(),
         }
     }
-}
 
-impl Order {
-    /// Returns the values that meet a group of 16 words.
-    fn group(self) -> usize {
-        match self {
-            Self::Nibbles | Self::NibblePairs => 128,
-            Self::Bytes => 64,
+    /// Returns the sum of what meets each word.
+    fn word_sums(&self) -> Vec<f32> {
+        let values = bytemuck::cast_slice(&self.values);
+        match self.order {
+            Order::Nibbles => blocks::word_sums(values, 8, f32::from_bits),
+            Order::Bytes => blocks::word_sums(values, 4, f32::from_bits),
+            Order::NibblePairs => blocks::word_sums(values, 4, |pair| {
+                f32::from_bits(pair << 16) + f32::from_bits(pair & 0xffff_0000)
+            }),
         }
     }
 }

@@ -216,7 +216,7 @@ fn encode_columns<S: Simd>(s: S, decoded: &[[u32; 16]], out: &mut [[u32; 16]], v
             *codes = s.and_u(code, s.splat_u(0xff));
         }
         let low = with_high_byte(s, codes[0], codes[1]);
-        let high = s.low_to_high(with_high_byte(s, codes[2], codes[3]));
+        let high = s.shift_left(with_high_byte(s, codes[2], codes[3]), 16);
         s.store_u(s.or_u(low, high), &mut out[word * vectors]);
     }
 }
@@ -224,7 +224,7 @@ fn encode_columns<S: Simd>(s: S, decoded: &[[u32; 16]], out: &mut [[u32; 16]], v
 /// Returns bytes `low` and, above them, bytes `high`.
 #[inline(always)]
 fn with_high_byte<S: Simd>(s: S, low: S::U, high: S::U) -> S::U {
-    s.or_u(low, s.shift_right(s.low_to_high(high), 8))
+    s.or_u(low, s.shift_right(s.shift_left(high, 16), 8))
 }
 
 #[cfg(test)]
