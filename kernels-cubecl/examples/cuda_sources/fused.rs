@@ -5,9 +5,10 @@ use std::fmt;
 use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind, IntKind};
 use cubecl::std::tensor::TensorHandle;
+use nf4::attention::AttentionConfig;
 use nf4::glu::Activation;
 use qlora_cubecl::KernelError;
-use qlora_cubecl::fused::attention::{self, Operands};
+use qlora_cubecl::fused::attention::{self, Angles, CachedOperands, Operands};
 use qlora_cubecl::fused::rms_norm::{self, Saved};
 use qlora_cubecl::fused::{cross_entropy, glu, rope};
 
@@ -42,6 +43,8 @@ pub enum Fused {
     CappedCrossEntropyGradient,
     Attention(Keys),
     AttentionBackward(Keys),
+    /// Of a token behind all but the last, which rotates.
+    CachedAttention(Keys),
 }
 
 /// The factor of a norm.
@@ -63,7 +66,7 @@ pub enum Keys {
 }
 
 impl Fused {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::Norm(Factor::Weight),
         Self::Norm(Factor::OneMore),
         Self::AddNorm,
@@ -90,6 +93,8 @@ impl Fused {
         Self::AttentionBackward(Keys::Windowed),
         Self::AttentionBackward(Keys::Capped),
         Self::AttentionBackward(Keys::PackedWindowedCapped),
+        Self::CachedAttention(Keys::All),
+        Self::CachedAttention(Keys::PackedWindowedCapped),
     ];
 
     /// Returns whether it works in `dtype`: logits are f32.
@@ -125,16 +130,17 @@ impl Fused {
             weight: weight(),
             inv_rms: one_a_token(F32),
         };
+        let config = |keys: Keys| AttentionConfig {
+            scale: 1.0,
+            window: keys.are_windowed().then_some(TOKENS / 4),
+            softcap: keys.are_capped().then_some(50.0),
+        };
         let operands = |keys: Keys| Operands {
             q: heads(),
             k: heads(),
             v: heads(),
             starts: keys.are_packed().then(|| empty(&[1, TOKENS], I32)),
-            config: nf4::attention::AttentionConfig {
-                scale: 1.0,
-                window: keys.are_windowed().then_some(TOKENS / 4),
-                softcap: keys.are_capped().then_some(50.0),
-            },
+            config: config(keys),
         };
         match self {
             Self::Norm(factor) => {
@@ -188,6 +194,25 @@ impl Fused {
                 let results = [heads(), empty(&[1, TOKENS, HEADS], F32)];
                 attention::backward(client, operands(keys), results, heads()).map(|_| ())
             }
+            Self::CachedAttention(keys) => {
+                let token = || empty(&[1, 1, HEADS, HEAD_DIM], dtype);
+                let angles = || [(); 2].map(|()| empty(&[1, HEAD_DIM / 2], F32));
+                let operands = CachedOperands {
+                    q: token(),
+                    k: token(),
+                    v: token(),
+                    angles: Some(Angles {
+                        query: angles(),
+                        key: angles(),
+                    }),
+                    keys: heads(),
+                    values: heads(),
+                    len: TOKENS - 1,
+                    starts: keys.are_packed().then(|| empty(&[1, 1], I32)),
+                    config: config(keys),
+                };
+                attention::forward_cached(client, operands).map(|_| ())
+            }
         }
     }
 }
@@ -227,6 +252,7 @@ impl fmt::Display for Fused {
             }
             Self::Attention(keys) => write!(f, "attention{keys}"),
             Self::AttentionBackward(keys) => write!(f, "attention{keys}, backward"),
+            Self::CachedAttention(keys) => write!(f, "attention of a token{keys}, cached"),
         }
     }
 }

@@ -16,6 +16,7 @@
 //! again for each of them. Predictions: none was run.
 
 mod backward;
+mod cached;
 mod forward;
 mod grid;
 mod inputs;
@@ -23,6 +24,7 @@ mod lane;
 mod scores;
 
 pub use backward::backward;
+pub use cached::{Angles, CachedOperands, forward_cached, serves_cached};
 pub use forward::forward;
 
 use cubecl::ir::ElemType;
@@ -31,7 +33,7 @@ use cubecl::std::tensor::TensorHandle;
 use nf4::attention::{AttentionConfig, AttentionShape};
 
 use self::grid::LanePart;
-use self::inputs::{InputsLaunch, Present, SizesLaunch};
+use self::inputs::{InputsLaunch, MaskLaunch, Present, SizesLaunch};
 use self::scores::ScoresLaunch;
 use super::{F32, LOWEST, are_served_alike};
 use crate::error::{KernelError, check_float, check_length, check_size};
@@ -146,34 +148,53 @@ impl Attention {
         &self,
         part: LanePart,
     ) -> InputsLaunch<'static, F, I, N> {
-        let AttentionShape { q_len, kv_len, .. } = self.shape;
-        let AttentionConfig { scale, softcap, .. } = self.config;
-        let window = self.config.hiding_window(&self.shape);
         InputsLaunch::new(
             tensor_buffer(&self.q),
             tensor_buffer(&self.k),
             tensor_buffer(&self.v),
-            self.starts.as_ref().map(tensor_buffer).into(),
-            SizesLaunch::new(
-                q_len as u32,
-                self.shape.heads() as u32,
-                kv_len as u32,
-                self.shape.kv_heads as u32,
-            ),
-            window.map(|window| window.max(1) as u32).into(),
-            ScoresLaunch::new(scale as f32, softcap.map(|cap| cap as f32).into()),
+            mask_arg(&self.shape, &self.config, self.starts.as_ref()),
+            scores_arg(&self.config),
             part,
-            Present {
-                starts: self.starts.is_some(),
-                window: window.is_some(),
-                softcap: softcap.is_some(),
-            },
         )
     }
 
     /// Returns the type of the starts; any where there are none.
     fn starts_dtype(&self) -> ElemType {
-        let starts = self.starts.as_ref();
-        starts.map_or(u32::elem_type_native(), |starts| starts.dtype)
+        starts_dtype(self.starts.as_ref())
     }
+}
+
+/// Returns what queries see as kernels take it.
+fn mask_arg<I: Int>(
+    shape: &AttentionShape,
+    config: &AttentionConfig,
+    starts: Option<&TensorHandle>,
+) -> MaskLaunch<'static, I> {
+    let window = config.hiding_window(shape);
+    MaskLaunch::new(
+        starts.map(tensor_buffer).into(),
+        SizesLaunch::new(
+            shape.q_len as u32,
+            shape.heads() as u32,
+            shape.kv_len as u32,
+            shape.kv_heads as u32,
+        ),
+        window.map(|window| window.max(1) as u32).into(),
+        Present {
+            starts: starts.is_some(),
+            window: window.is_some(),
+            softcap: config.softcap.is_some(),
+        },
+    )
+}
+
+/// Returns the factor and the cap of scores as kernels take them.
+fn scores_arg(config: &AttentionConfig) -> ScoresLaunch {
+    let softcap = config.softcap.map(|cap| cap as f32);
+    ScoresLaunch::new(config.scale as f32, softcap.into())
+}
+
+/// Returns the type of the starts; any where there are none.
+fn starts_dtype(starts: Option<&TensorHandle>) -> ElemType {
+    starts.map_or(u32::elem_type_native(), |starts| starts.dtype)
 }

@@ -7,7 +7,7 @@ use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use burn_operands::cubecl::{Context, dtype, dtypes, lend};
 use nf4::glu::Activation;
 use qlora_cubecl::fused::{
-    attention::{self, Operands},
+    attention::{self, Angles, CachedOperands, Operands},
     cross_entropy, glu,
     rms_norm::{self, Saved},
     rope,
@@ -15,7 +15,7 @@ use qlora_cubecl::fused::{
 use qlora_cubecl::matmul::dense;
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
-use crate::operands::AttentionMask;
+use crate::operands::{AttentionMask, CachedTokens, Rotation};
 use crate::ops::FusedOps;
 use crate::reference;
 
@@ -182,6 +182,47 @@ impl FusedOps for CubeBackend {
         context.tensors(gradients).into()
     }
 
+    fn cached_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        rotation: Rotation<Self>,
+        cache: CachedTokens<Self>,
+        mask: AttentionMask<Self>,
+        config: AttentionConfig,
+    ) -> (FloatTensor<Self>, CachedTokens<Self>) {
+        let context = Context::of(&q);
+        let types = dtypes([&q, &k, &v, &cache.keys, &cache.values]);
+        let tables = tables(rotation.clone());
+        let angles = tables.as_ref().map(|tables| dtypes(tables.each_ref()));
+        if !attention::serves_cached(context.client(), &types, angles, q.shape()[1]) {
+            return reference::cached_attention::forward([q, k, v], rotation, cache, mask, config);
+        }
+        let [keys, values] = [cache.keys, cache.values].map(owned);
+        let [q, k, v] = [q, k, v].map(lend);
+        let [lent_keys, lent_values] = [&keys, &values].map(|kept| lend(kept.clone()));
+        let operands = CachedOperands {
+            q,
+            k,
+            v,
+            angles: tables.map(|tables| {
+                let [query_cos, query_sin, key_cos, key_sin] = tables.map(lend);
+                Angles {
+                    query: [query_cos, query_sin],
+                    key: [key_cos, key_sin],
+                }
+            }),
+            keys: lent_keys,
+            values: lent_values,
+            len: cache.len,
+            starts: mask.starts().map(lend),
+            config,
+        };
+        let out = context.tensor(attention::forward_cached(context.client(), operands));
+        let len = cache.len + 1;
+        (out, CachedTokens { keys, values, len })
+    }
+
     fn cross_entropy(
         products: FloatTensor<Self>,
         classes: IntTensor<Self>,
@@ -209,6 +250,28 @@ impl FusedOps for CubeBackend {
         let rows = rows([products, classes, weights], config);
         let results = cross_entropy::losses_and_gradient(context.client(), rows);
         context.tensors(results).into()
+    }
+}
+
+/// Returns a tensor that may be written where it lies, a copy if need be.
+fn owned(tensor: CubeTensor) -> CubeTensor {
+    if tensor.can_mut() && tensor.is_contiguous() {
+        tensor
+    } else {
+        tensor.copy()
+    }
+}
+
+/// Returns the tables of a rotation: cosines and sines of the queries, and those of the keys.
+fn tables(rotation: Rotation<CubeBackend>) -> Option<[CubeTensor; 4]> {
+    match rotation {
+        Rotation::None => None,
+        Rotation::Angles {
+            query_cos,
+            query_sin,
+            key_cos,
+            key_sin,
+        } => Some([query_cos, query_sin, key_cos, key_sin]),
     }
 }
 

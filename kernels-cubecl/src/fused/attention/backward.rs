@@ -82,7 +82,7 @@ fn queries_kernel<F: Float, I: Int, N: Size>(
     #[define(I)] _starts_dtype: ElemType,
 ) {
     let part = comptime!(inputs.part);
-    let (sizes, scores) = (inputs.sizes, inputs.scores);
+    let (sizes, scores) = (inputs.mask.sizes, inputs.scores);
     let query = Query::new::<F, I, N>(&inputs);
     let q = load_row::<F, N>(inputs.q, query.row, scores.factor(), part);
     let g = load_row::<F, N>(grad, query.row, f32::new(1.0), part);
@@ -119,7 +119,7 @@ fn keys_kernel<F: Float, I: Int, N: Size>(
     #[define(I)] _starts_dtype: ElemType,
 ) {
     let part = comptime!(inputs.part);
-    let (sizes, scores) = (inputs.sizes, inputs.scores);
+    let (sizes, scores) = (inputs.mask.sizes, inputs.scores);
     let asked = CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y;
     let key = min(asked, sizes.kv_len - 1);
     let kv_head = CUBE_POS_Y;
@@ -130,14 +130,14 @@ fn keys_kernel<F: Float, I: Int, N: Size>(
     let before = sizes.own(0);
     let first_query = max(first_key, before) - before;
     let last_key = first_key + (CUBE_DIM_Y - 1);
-    let end_query = inputs.window_end(last_key);
+    let end_query = inputs.mask.window_end(last_key);
 
     let k = load_row::<F, N>(inputs.k, key_row, scores.factor(), part);
     let v = load_row::<F, N>(inputs.v, key_row, f32::new(1.0), part);
     let mut k_sums = zeroed::<N>(part.vectors);
     let mut v_sums = zeroed::<N>(part.vectors);
     for query in first_query..end_query {
-        let visible = key >= inputs.first(query) && key <= sizes.own(query);
+        let visible = key >= inputs.mask.first(query) && key <= sizes.own(query);
         for member in 0..group {
             let row = sizes.row(query, kv_head * group + member);
             let score = scores.score(dot::<F, N>(&k, inputs.q, row, part));

@@ -50,7 +50,7 @@ fn forward_kernel<F: Float, I: Int, N: Size>(
     #[define(I)] _starts_dtype: ElemType,
 ) {
     let part = comptime!(inputs.part);
-    let (sizes, scoring) = (inputs.sizes, inputs.scores);
+    let (sizes, scoring) = (inputs.mask.sizes, inputs.scores);
     let query = Query::new::<F, I, N>(&inputs);
     let q = load_row::<F, N>(inputs.q, query.row, scoring.factor(), part);
     let mut out = zeroed::<N>(part.vectors);

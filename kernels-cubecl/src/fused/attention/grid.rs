@@ -15,7 +15,7 @@ const LANE_ELEMENTS: usize = 32;
 #[derive(Clone, Copy)]
 pub(super) struct Grid {
     /// Rows of a cube.
-    rows: usize,
+    pub(super) rows: usize,
     /// Elements of a vector.
     pub(super) vector: usize,
     pub(super) part: LanePart,
@@ -53,6 +53,15 @@ impl Grid {
                 vectors: head_dim / lanes / vector,
             },
         }
+    }
+
+    /// Returns the grid with vectors that divide `columns` elements, too.
+    pub(super) fn dividing(mut self, columns: usize) -> Self {
+        while !columns.is_multiple_of(self.vector) {
+            self.vector /= 2;
+            self.part.vectors *= 2;
+        }
+        self
     }
 
     /// Returns the grid with a cube for some neighbouring rows of one head.

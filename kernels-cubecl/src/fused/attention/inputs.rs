@@ -11,14 +11,20 @@ pub(super) struct Inputs<'a, F: Float, I: Int, N: Size> {
     pub(super) q: &'a [Vector<F, N>],
     pub(super) k: &'a [Vector<F, N>],
     pub(super) v: &'a [Vector<F, N>],
+    pub(super) mask: Mask<'a, I>,
+    pub(super) scores: Scores,
+    #[cube(comptime)]
+    pub(super) part: LanePart,
+}
+
+/// The keys that queries see.
+#[derive(CubeType, CubeLaunch)]
+pub(super) struct Mask<'a, I: Int> {
     /// The first key of each query's sequence in packed rows.
     starts: ComptimeOption<&'a [I]>,
     pub(super) sizes: Sizes,
     /// Keys that a query sees, itself included, where it does not see all: at least 1, less than there are.
     window: ComptimeOption<u32>,
-    pub(super) scores: Scores,
-    #[cube(comptime)]
-    pub(super) part: LanePart,
     // Tells instances apart: see `fused`.
     #[cube(comptime)]
     _present: Present,
@@ -33,7 +39,7 @@ pub(super) struct Present {
 }
 
 #[cube]
-impl<'a, F: Float, I: Int, N: Size> Inputs<'a, F, I, N> {
+impl<'a, I: Int> Mask<'a, I> {
     /// Returns the first key that a query sees.
     pub(super) fn first(&self, query: u32) -> u32 {
         let in_window = self.window_start(query);
@@ -123,7 +129,7 @@ pub(super) struct Query {
 impl Query {
     /// Returns the query of the unit that asks, in a cube for each head.
     pub(super) fn new<F: Float, I: Int, N: Size>(inputs: &Inputs<'_, F, I, N>) -> Query {
-        let sizes = inputs.sizes;
+        let sizes = inputs.mask.sizes;
         let asked = CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y;
         let query = min(asked, sizes.q_len - 1);
         let head = CUBE_POS_Y;
@@ -132,9 +138,9 @@ impl Query {
             exists: asked < sizes.q_len,
             row: sizes.row(query, head),
             kv_head: head / (sizes.heads / sizes.kv_heads),
-            first: inputs.first(query),
+            first: inputs.mask.first(query),
             own: sizes.own(query),
-            begin: inputs.window_start(CUBE_POS_X * CUBE_DIM_Y),
+            begin: inputs.mask.window_start(CUBE_POS_X * CUBE_DIM_Y),
             end: sizes.own(last_of_cube) + 1,
         }
     }

@@ -68,6 +68,21 @@ pub(super) fn dot<F: Float, N: Size>(
     total(products, part.lanes)
 }
 
+/// Returns the product of two rows in registers.
+#[cube]
+pub(super) fn dot_loaded<N: Size>(
+    a: &Array<Vector<f32, N>>,
+    b: &Array<Vector<f32, N>>,
+    #[comptime] part: LanePart,
+) -> f32 {
+    let mut products = Vector::<f32, N>::zeroed();
+    #[unroll]
+    for i in 0..part.vectors {
+        products += a[i] * b[i];
+    }
+    total(products, part.lanes)
+}
+
 /// Adds a row times `factor`.
 #[cube]
 pub(super) fn add_row<F: Float, N: Size>(
