@@ -68,8 +68,14 @@ fn main() -> Fallible<()> {
         };
         let (tokens, kept) = match guesses {
             Some(most) => {
-                let found =
-                    model.generate_with_lookup(&prompt, &config, 0, most.parse()?, on_token);
+                let found = model.generate_with_lookup(
+                    &prompt,
+                    &config,
+                    0,
+                    most.parse()?,
+                    &mut None,
+                    on_token,
+                );
                 let (found, guesses) = found?;
                 (found.tokens, Some(guesses))
             }

@@ -1,5 +1,7 @@
 //! Keys and values of the tokens already seen.
 
+use std::ops::Range;
+
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_fused::{AttentionConfig, KeyValues, RotationAngles};
 
@@ -165,6 +167,24 @@ impl KvCache {
         }
     }
 
+    /// Returns a cache of one row with places for `capacity`: a copy of the first `tokens` tokens of a row of this one.
+    ///
+    /// # Panics
+    /// When there is no such row, or fewer tokens of it.
+    pub(crate) fn start_of(&self, row: usize, tokens: usize, capacity: usize) -> Self {
+        let first = self.padding[row];
+        let places = first..first + tokens;
+        let layers = self.layers.iter();
+        Self {
+            layers: layers
+                .map(|layer| layer.part(row, places.clone(), capacity))
+                .collect(),
+            padding: vec![0],
+            capacity,
+            len: tokens,
+        }
+    }
+
     /// Returns a cache of rows of others, those of each at the places that are named with it, behind one another. They end together
     /// and begin behind no more padding than the longest of them leaves the others.
     ///
@@ -243,6 +263,23 @@ impl KvCache {
 }
 
 impl LayerCache {
+    /// Returns a copy of some places of a row, with room for `capacity`.
+    fn part(&self, row: usize, places: Range<usize>, capacity: usize) -> Self {
+        let mut room = self.room.clone();
+        room.shape[..2].copy_from_slice(&[1, capacity]);
+        let len = places.len();
+        let copied = |kept: &Tensor<4>| {
+            let [_, _, heads, width] = kept.dims();
+            let part = [row..row + 1, places.clone(), 0..heads, 0..width];
+            let to = [0..1, 0..len, 0..heads, 0..width];
+            room.allocate(len)
+                .slice_assign(to, kept.clone().slice(part))
+        };
+        let store = self.store.as_ref();
+        let store = store.map(|(keys, values)| (copied(keys), copied(values)));
+        Self { store, room, len }
+    }
+
     /// Keeps the rows at these places.
     fn select(&mut self, rows: &[usize]) {
         self.room.shape[0] = rows.len();

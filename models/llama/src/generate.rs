@@ -8,6 +8,8 @@ mod continued;
 mod greedy;
 /// Several tokens a step, by what stood before.
 mod lookup;
+/// Tokens that the model has seen before.
+mod start;
 
 use std::ops::ControlFlow;
 
@@ -18,6 +20,7 @@ use crate::model::Decoder;
 use crate::sampling::SamplingConfig;
 pub use batch::GenerationBatch;
 pub use lookup::Guesses;
+pub use start::{SeenText, Start};
 
 /// The result of [`Decoder::generate`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +78,35 @@ impl Decoder {
         };
         let mut found = self.generate_batch(&[request], |_, token| on_token(token))?;
         Ok(found.remove(0))
+    }
+
+    /// Does what [`generate`](Self::generate) does for one prompt after another: as far as `prompt` begins like `seen`, a text that
+    /// this model has seen, it is not read again. Leaves in `seen` what the model has seen now.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn generate_on(
+        &self,
+        prompt: &[u32],
+        config: &SamplingConfig,
+        seed: u64,
+        seen: &mut Option<SeenText>,
+        mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<Generation, DecoderError> {
+        let request = GenerationRequest {
+            prompt,
+            config,
+            seed,
+        };
+        let start = seen.as_ref().and_then(|seen| seen.start_of(prompt));
+        let mut batch = GenerationBatch::begin_from(self, &request, &[(0, seed)], start)?;
+        batch.keep_texts();
+        *seen = None;
+        let mut failed = None;
+        while batch.step(|_, token| or_keep(token, &mut failed, &mut on_token))? {}
+        failed.map_or(Ok(()), Err)?;
+        *seen = batch.take_texts().pop();
+        Ok(in_order(batch).remove(0))
     }
 
     /// Does what [`generate`](Self::generate) does without blocking, for a browser, where WebGPU's results can only be awaited: one

@@ -9,7 +9,8 @@
 //! - [`LoadOptions`], [`Weights`] and [`ComputeDtype`]: how [`Decoder::load`] brings a checkpoint to a device.
 //! - `memory`: what a training run takes in memory, from the model's dimensions alone (feature `qlora`).
 //! - [`SamplingConfig`], [`Generation`], [`KvCache`]: continuing a prompt with [`Decoder::generate`], several with
-//!   [`Decoder::generate_batch`]; [`GenerationBatch`], prompts that come and go.
+//!   [`Decoder::generate_batch`]; [`GenerationBatch`], prompts that come and go; [`SeenText`], what a prompt need not give
+//!   the model again.
 //! - [`write_bitsandbytes`]: a 4-bit checkpoint that transformers and bitsandbytes load; `write_native`: the same laid out to be
 //!   read from while it is used; `write_hf`: one in 16 or 32 bits, of a `MergedCheckpoint`, into which an adapter is folded
 //!   (feature `qlora`).
@@ -86,7 +87,9 @@ pub use export::{
     NativeOptions, unfinished_export, write_hf, write_loftq, write_native,
 };
 pub use family::Family;
-pub use generate::{Finish, Generation, GenerationBatch, GenerationRequest, Guesses};
+pub use generate::{
+    Finish, Generation, GenerationBatch, GenerationRequest, Guesses, SeenText, Start,
+};
 pub use load::{LoadOptions, Weights};
 pub use mlp::Mlp;
 pub use model::Decoder;

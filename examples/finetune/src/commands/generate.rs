@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, anyhow};
 use burn_finetune::{ChatTemplate, Message, TextEncoder};
-use burn_qlora_llama::{Decoder, SamplingConfig};
+use burn_qlora_llama::{Decoder, SamplingConfig, SeenText};
 
 use crate::console::tell;
 use crate::opened_model::{MoreTokens, OpenedModel};
@@ -60,6 +60,7 @@ pub fn run(run: &GenerateRun) -> Result<()> {
         seed: run.seed,
         lookup: run.lookup,
         rates: Rates::default(),
+        seen: None,
     };
     match conversation {
         Conversation::Prompt(prompt) => {
@@ -90,6 +91,8 @@ struct Writer<'a> {
     /// The most tokens that are guessed ahead.
     lookup: Option<usize>,
     rates: Rates,
+    /// What the model has seen of the chat.
+    seen: Option<SeenText>,
 }
 
 impl Writer<'_> {
@@ -111,7 +114,8 @@ impl Writer<'_> {
         };
         let seed = self.seed.wrapping_add(turn);
         let rates = &mut self.rates;
-        rates.begin(prompt.len());
+        let start = self.seen.as_ref().and_then(|seen| seen.start_of(prompt));
+        rates.begin(prompt.len() - start.map_or(0, |start| start.tokens()));
         let on_token = |token| {
             rates.token();
             show(token).unwrap_or_else(|error| {
@@ -126,14 +130,18 @@ impl Writer<'_> {
                     &self.sampling,
                     seed,
                     most,
+                    &mut self.seen,
                     on_token,
                 )?;
                 rates.guesses(guesses);
             }
-            None => drop(
-                self.llama
-                    .generate(prompt, &self.sampling, seed, on_token)?,
-            ),
+            None => drop(self.llama.generate_on(
+                prompt,
+                &self.sampling,
+                seed,
+                &mut self.seen,
+                on_token,
+            )?),
         }
         if let Some(error) = failed {
             return Err(error);

@@ -33,6 +33,21 @@ struct Choice {
     reason: Option<EndReason>,
 }
 
+/// Tokens of an answer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    written: usize,
+    /// Those of its prompts that the model had seen before.
+    cached: usize,
+}
+
+impl Count {
+    fn add(&mut self, written: usize, cached: usize) {
+        self.written += written;
+        self.cached += cached;
+    }
+}
+
 impl Answer {
     /// Returns the answer to a request for the model `model`.
     pub fn new(ask: &Ask, model: &str) -> Self {
@@ -73,7 +88,7 @@ impl Answer {
 
     async fn whole(self, mut events: UnboundedReceiver<Event>) -> Result<Response, ApiError> {
         let mut choices = vec![Choice::default(); self.choices];
-        let (mut open, mut written) = (self.choices, 0);
+        let (mut open, mut count) = (self.choices, Count::default());
         while open > 0 {
             match events.recv().await {
                 Some(Event::Text { choice, text }) => choices[choice].text += &text,
@@ -81,9 +96,10 @@ impl Answer {
                     choice,
                     reason,
                     tokens,
+                    cached,
                 }) => {
                     choices[choice].reason = Some(reason);
-                    written += tokens;
+                    count.add(tokens, cached);
                     open -= 1;
                 }
                 Some(Event::Failed(failure)) => return Err(failure.into()),
@@ -104,7 +120,7 @@ impl Answer {
             }
         });
         let mut body = self.object(choices.collect());
-        body["usage"] = self.usage(written);
+        body["usage"] = self.usage(count);
         Ok(json_response(&body))
     }
 
@@ -124,9 +140,10 @@ impl Answer {
         })
     }
 
-    fn usage(&self, written: usize) -> Value {
+    fn usage(&self, Count { written, cached }: Count) -> Value {
         json!({
             "prompt_tokens": self.prompt_tokens,
+            "prompt_tokens_details": { "cached_tokens": cached },
             "completion_tokens": written,
             "total_tokens": self.prompt_tokens + written,
         })
@@ -176,7 +193,7 @@ struct Streamed {
     ready: VecDeque<String>,
     /// The choices that are not done.
     open: usize,
-    written: usize,
+    count: Count,
 }
 
 impl Streamed {
@@ -186,7 +203,7 @@ impl Streamed {
             answer,
             events,
             ready: VecDeque::new(),
-            written: 0,
+            count: Count::default(),
         };
         if streamed.answer.kind == Kind::Chat {
             let role = json!({ "role": "assistant", "content": "" });
@@ -222,8 +239,9 @@ impl Streamed {
                 choice,
                 reason,
                 tokens,
+                cached,
             } => {
-                self.written += tokens;
+                self.count.add(tokens, cached);
                 self.open -= 1;
                 self.send(self.answer.part(choice, "", Some(reason)));
                 if self.open == 0 {
@@ -237,7 +255,7 @@ impl Streamed {
     fn finish(&mut self) {
         if self.answer.include_usage {
             let mut last = self.answer.object(Vec::new());
-            last["usage"] = self.answer.usage(self.written);
+            last["usage"] = self.answer.usage(self.count);
             self.send(last);
         }
         self.ready.push_back("[DONE]".to_owned());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use burn_finetune::TextEncoder;
 use burn_qlora_llama::{
-    Decoder, DecoderError, Finish, Generation, GenerationBatch, GenerationRequest,
+    Decoder, DecoderError, Finish, Generation, GenerationBatch, GenerationRequest, SeenText, Start,
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
@@ -17,13 +17,16 @@ use crate::writing::Writing;
 
 /// How long it sleeps where nothing is to do, at most.
 const IDLE: Duration = Duration::from_millis(50);
+/// The fewest tokens that a prompt goes on from: of less the copy is not worth while.
+const LEAST_SEEN: usize = 8;
 /// Tokens of prompts after which those that are being answered get their next token.
 const PROMPT_TOKENS: usize = 512;
 
 /// The models and all answers that they write.
 ///
-/// Jobs are taken up in their order as soon as there are rows for them. A prompt goes through the model alone and then joins those
-/// that the same model answers, which take each step together. Several models take their steps in turn.
+/// Jobs are taken up in their order as soon as there are rows for them. A prompt goes through the model alone, but for what it begins
+/// with that the model has seen, and then joins those that the same model answers, which take each step together. Several models
+/// take their steps in turn. Rows that nobody needs keep the last texts.
 pub struct Engine<'a> {
     models: Vec<Model>,
     texts: TextEncoder<'a>,
@@ -33,6 +36,8 @@ pub struct Engine<'a> {
     /// The choices that are being written, by their places in the batches.
     rows: BTreeMap<usize, Row<'a>>,
     next_place: usize,
+    /// Texts that models have seen, by the models' numbers, the latest last: as many as there are rows that are not in use.
+    seen: VecDeque<(usize, SeenText)>,
 }
 
 /// A model and what it writes.
@@ -47,6 +52,8 @@ struct Row<'a> {
     writing: Writing<'a>,
     stop: Arc<Stop>,
     tokens: usize,
+    /// Tokens of the prompt that the model had seen, where no choice before it tells of them.
+    cached: usize,
     deadline: Instant,
     events: UnboundedSender<Event>,
     state: State,
@@ -116,6 +123,7 @@ impl Row<'_> {
             choice: self.choice,
             reason,
             tokens: self.tokens,
+            cached: self.cached,
         });
     }
 }
@@ -133,7 +141,8 @@ impl<'a> Engine<'a> {
         max_batch: usize,
     ) -> Result<Self, DecoderError> {
         let models = models.into_iter().map(|decoder| {
-            let batch = GenerationBatch::begin(&decoder, &[])?;
+            let mut batch = GenerationBatch::begin(&decoder, &[])?;
+            batch.keep_texts();
             Ok(Model { decoder, batch })
         });
         Ok(Self {
@@ -144,6 +153,7 @@ impl<'a> Engine<'a> {
             waiting: VecDeque::new(),
             rows: BTreeMap::new(),
             next_place: 0,
+            seen: VecDeque::new(),
         })
     }
 
@@ -193,7 +203,8 @@ impl<'a> Engine<'a> {
         {
             taken += job.prompt.len();
             let model = job.model;
-            newcomers[model].extend(self.begin(job));
+            let begun = self.begin(job, &newcomers[model]);
+            newcomers[model].extend(begun);
         }
         for (model, newcomers) in self.models.iter_mut().zip(newcomers) {
             if !newcomers.is_empty() {
@@ -202,8 +213,18 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Begins a job: its prompt goes through the model, and every choice has its first token. `None` where no choice goes on.
-    fn begin(&mut self, job: Job) -> Option<GenerationBatch> {
+    /// Begins a job beside `newcomers` of its model: its prompt goes through the model, and every choice has its first token. `None`
+    /// where no choice goes on.
+    fn begin(&mut self, job: Job, newcomers: &[GenerationBatch]) -> Option<GenerationBatch> {
+        let Self { models, seen, .. } = self;
+        let Model { decoder, batch } = &models[job.model];
+        let of_model = seen.iter().filter(|(model, _)| *model == job.model);
+        let starts = of_model.filter_map(|(_, text)| text.start_of(&job.prompt));
+        let batches = std::iter::once(batch).chain(newcomers);
+        let running = batches.filter_map(|batch| batch.start_of(&job.prompt));
+        let start = starts.chain(running).max_by_key(Start::tokens);
+        let start = start.filter(|start| start.tokens() >= LEAST_SEEN);
+        let cached = start.map_or(0, |start| start.tokens());
         let first_place = self.next_place;
         self.next_place += job.seeds.len();
         let ways: Vec<(usize, u64)> = (first_place..).zip(job.seeds.iter().copied()).collect();
@@ -214,6 +235,7 @@ impl<'a> Engine<'a> {
                 writing: Writing::new(&self.texts),
                 stop: stop.clone(),
                 tokens: 0,
+                cached: if choice == 0 { cached } else { 0 },
                 deadline: job.deadline,
                 events: job.events.clone(),
                 state: State::GoesOn,
@@ -227,15 +249,17 @@ impl<'a> Engine<'a> {
             config: &sampling,
             seed: 0,
         };
-        let model = &self.models[job.model].decoder;
-        let begun = GenerationBatch::begin_in_ways(model, &request, &ways);
+        let begun = GenerationBatch::begin_from(decoder, &request, &ways, start);
+        self.make_room();
         let begun = begun.and_then(|mut batch| {
+            batch.keep_texts();
             batch.step(|place, token| take(&mut self.rows, place, token))?;
             Ok(batch)
         });
         match begun {
             Ok(mut batch) => {
                 self.finish(batch.take_finished());
+                self.keep(job.model, batch.take_texts());
                 (batch.rows() > 0).then_some(batch)
             }
             Err(error) => {
@@ -250,14 +274,16 @@ impl<'a> Engine<'a> {
         let Self { models, rows, .. } = self;
         let Model { decoder, batch } = &mut models[model];
         let stepped = batch.step(|place, token| take(rows, place, token));
-        let finished = batch.take_finished();
+        let (finished, texts) = (batch.take_finished(), batch.take_texts());
         let failed = stepped.err().map(|error| {
             let places = batch.places();
             let empty = GenerationBatch::begin(decoder, &[]);
             *batch = empty.expect("there is no prompt that could be refused");
+            batch.keep_texts();
             (places, error)
         });
         self.finish(finished);
+        self.keep(model, texts);
         if let Some((places, error)) = failed {
             self.fail(places, &error);
         }
@@ -269,6 +295,24 @@ impl<'a> Engine<'a> {
                 row.finish(found.finish);
             }
         }
+    }
+
+    /// Keeps texts that a model has seen, and none that one of them begins with.
+    fn keep(&mut self, model: usize, texts: Vec<SeenText>) {
+        for text in texts {
+            self.seen.retain(|(other, seen)| {
+                *other != model || !text.tokens().starts_with(seen.tokens())
+            });
+            self.seen.push_back((model, text));
+        }
+        self.make_room();
+    }
+
+    /// Forgets the oldest texts that rows are in use for.
+    fn make_room(&mut self) {
+        let most = self.max_batch.saturating_sub(self.rows.len());
+        let over = self.seen.len().saturating_sub(most);
+        self.seen.drain(..over);
     }
 
     fn fail(&mut self, places: impl IntoIterator<Item = usize>, error: &DecoderError) {

@@ -46,6 +46,8 @@ pub enum Event {
         reason: EndReason,
         /// The tokens that were written.
         tokens: usize,
+        /// Tokens of the prompt that the model had seen before, told with one choice of each prompt.
+        cached: usize,
     },
     /// There is no more of it.
     Failed(Failure),

@@ -5,6 +5,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 
 use super::continued::Continued;
 use super::greedy::Greedy;
+use super::start::{SeenText, Start};
 use super::{Finish, Generation, GenerationRequest, values};
 use crate::cache::KvCache;
 use crate::error::DecoderError;
@@ -41,6 +42,8 @@ pub struct GenerationBatch {
     finished: Vec<(usize, Generation)>,
     cache: KvCache,
     greedy: Greedy,
+    /// What the model has seen of those that are done, where that is kept.
+    texts: Option<Vec<SeenText>>,
 }
 
 impl GenerationBatch {
@@ -72,14 +75,63 @@ impl GenerationBatch {
         request: &GenerationRequest<'_>,
         ways: &[(usize, u64)],
     ) -> Result<Self, DecoderError> {
+        Self::begin_from(model, request, ways, None)
+    }
+
+    /// Begins a prompt as [`begin_in_ways`](Self::begin_in_ways) does, behind a start that this very model has seen.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn begin_from(
+        model: &Decoder,
+        request: &GenerationRequest<'_>,
+        ways: &[(usize, u64)],
+        start: Option<Start<'_>>,
+    ) -> Result<Self, DecoderError> {
         check(model, request)?;
         let running = ways.iter().map(|&(place, seed)| {
             let request = GenerationRequest { seed, ..*request };
-            Continued::new(place, 0, &request, model.config())
+            let mut continued = Continued::new(place, 0, &request, model.config());
+            continued.skip(start.map_or(0, |start| start.tokens()));
+            continued
         });
         let mut batch = Self::of(model, running.collect());
-        batch.cache = room(&batch.model, &batch.running);
+        batch.cache = match start {
+            Some(start) => {
+                batch.greedy = start.greedy();
+                let capacity = batch.running.iter().map(Continued::capacity).max();
+                start.copied(capacity.unwrap_or(start.tokens()))
+            }
+            None => room(&batch.model, &batch.running),
+        };
         Ok(batch)
+    }
+
+    /// Returns the longest start of `prompt` that a row which goes on has; `None` where none begins like it, and of a model whose
+    /// tokens rotate by the length of their text.
+    pub fn start_of(&self, prompt: &[u32]) -> Option<Start<'_>> {
+        if self.model.rope().depends_on_length() {
+            return None;
+        }
+        let starts = self.running.iter().filter_map(|continued| {
+            let row = (&self.cache, continued.row());
+            Start::new(row, &self.greedy, &continued.seen(), prompt)
+        });
+        starts.max_by_key(Start::tokens)
+    }
+
+    /// Keeps what the model has seen of rows that are done from now on, a copy each ([`take_texts`](Self::take_texts)); nothing of
+    /// a model whose tokens rotate by the length of their text.
+    pub fn keep_texts(&mut self) {
+        if !self.model.rope().depends_on_length() {
+            self.texts.get_or_insert_default();
+        }
+    }
+
+    /// Returns what the model has seen of the rows that are done and were not returned before, but for those whose logits were no
+    /// numbers.
+    pub fn take_texts(&mut self) -> Vec<SeenText> {
+        self.texts.as_mut().map_or_else(Vec::new, std::mem::take)
     }
 
     /// Returns a batch without a cache, of those of `running` that may have a token.
@@ -91,6 +143,7 @@ impl GenerationBatch {
             model,
             running,
             finished: Vec::new(),
+            texts: None,
         };
         batch.let_go();
         batch
@@ -115,6 +168,9 @@ impl GenerationBatch {
         }
         for mut other in others {
             self.finished.append(&mut other.finished);
+            if let (Some(texts), Some(others)) = (&mut self.texts, &mut other.texts) {
+                texts.append(others);
+            }
             if !other.running.is_empty() {
                 parts.push((other.cache, rows(&other.running)));
                 self.running.append(&mut other.running);
@@ -210,6 +266,8 @@ impl GenerationBatch {
                         dtype,
                     };
                     let _ = on_token(continued.place(), Err(error));
+                    // Nothing goes on from its keys.
+                    continued.begin_again(continued.row());
                     ControlFlow::Break(())
                 }
             };
@@ -247,6 +305,9 @@ impl GenerationBatch {
         for continued in all {
             match continued.finished() {
                 Some(finish) => {
+                    if let Some(texts) = &mut self.texts {
+                        texts.extend(SeenText::of(&self.cache, &continued, &self.greedy));
+                    }
                     let place = continued.place();
                     self.finished.push((place, continued.into_found(finish)));
                 }

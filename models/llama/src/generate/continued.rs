@@ -78,6 +78,18 @@ impl Continued {
         &self.pending
     }
 
+    /// Returns the tokens that the model has been given.
+    pub fn seen(&self) -> Vec<u32> {
+        let mut text = [self.prompt.as_slice(), self.tokens.as_slice()].concat();
+        text.truncate(self.len() - self.pending.len());
+        text
+    }
+
+    /// Takes the first tokens of a prompt that has just begun as given.
+    pub fn skip(&mut self, tokens: usize) {
+        self.pending.drain(..tokens);
+    }
+
     /// Returns whether the model has been given all but the last of its tokens.
     pub fn is_under_way(&self) -> bool {
         !self.tokens.is_empty() && self.pending.len() == 1

@@ -1,5 +1,7 @@
 //! The likeliest token without the whole head.
 
+use std::sync::Arc;
+
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use qlora_cpu::{Cpu, Shortlist, dense::FEW_ROWS};
 
@@ -14,12 +16,12 @@ const LEAST_VALUES: usize = 1 << 22;
 /// Steps that are made with the whole head, before it is copied: what the copy costs is what it saves in about as many.
 const BEFORE_COPY: usize = 12;
 
-/// The choice of the likeliest token.
-#[derive(Debug)]
+/// The choice of the likeliest token. Clones share the copy of the head.
+#[derive(Clone, Debug)]
 pub struct Greedy {
     /// Steps that are still made with the whole head; `None` where all are.
     wait: Option<usize>,
-    head: Option<GreedyHead>,
+    head: Option<Arc<GreedyHead>>,
 }
 
 impl Greedy {
@@ -52,7 +54,7 @@ impl Greedy {
             }
         }
         if self.head.is_none() {
-            self.head = GreedyHead::new(model)?;
+            self.head = GreedyHead::new(model)?.map(Arc::new);
         }
         match &self.head {
             Some(head) => head.likeliest(model, hidden),

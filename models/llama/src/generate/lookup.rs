@@ -9,6 +9,7 @@ use burn::tensor::{Tensor, TensorData};
 use super::batch::{check, room};
 use super::continued::Continued;
 use super::greedy::Greedy;
+use super::start::SeenText;
 use super::{Finish, Generation, GenerationRequest, values};
 use crate::error::DecoderError;
 use crate::model::Decoder;
@@ -33,11 +34,11 @@ impl Decoder {
     /// are as many rows as the CPU's kernels multiply without decoding a weight into memory, each with the bits that it has alone.
     pub const MOST_GUESSES: usize = qlora_cpu::dense::FEW_ROWS - 1;
 
-    /// Does what [`generate`](Self::generate) does, and gives the model up to `guesses` more tokens with each: those that followed
+    /// Does what [`generate_on`](Self::generate_on) does, and gives the model up to `guesses` more tokens with each: those that followed
     /// the last two or three where they stood before, in the prompt or in what was written (prompt lookup decoding). Those that it
     /// chooses then cost no step of their own; the others are taken out of the cache again.
     ///
-    /// The tokens are those of [`generate`](Self::generate), since each is chosen from its own logits: with packed weights on Flex
+    /// The tokens are those of [`generate_on`](Self::generate_on), since each is chosen from its own logits: with packed weights on Flex
     /// bit for bit, elsewhere up to the rounding of products whose number of rows is another.
     ///
     /// # Errors
@@ -48,6 +49,7 @@ impl Decoder {
         config: &SamplingConfig,
         seed: u64,
         guesses: usize,
+        seen: &mut Option<SeenText>,
         mut on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<(Generation, Guesses), DecoderError> {
         if !(1..=Self::MOST_GUESSES).contains(&guesses) {
@@ -65,12 +67,25 @@ impl Decoder {
         check(self, &request)?;
         let model = self.valid();
         let mut row = Continued::new(0, 0, &request, model.config());
-        let mut greedy = Greedy::new(&model);
-        let mut cache = room(&model, std::slice::from_ref(&row));
+        let start = seen.as_ref().and_then(|seen| seen.start_of(prompt));
+        let (mut greedy, mut cache) = match start {
+            Some(start) => {
+                row.skip(start.tokens());
+                (start.greedy(), start.copied(row.capacity()))
+            }
+            None => (
+                Greedy::new(&model),
+                room(&model, std::slice::from_ref(&row)),
+            ),
+        };
+        *seen = None;
         let mut text = prompt.to_vec();
         let mut count = Guesses::default();
         loop {
             if let Some(finish) = row.finished() {
+                if !model.rope().depends_on_length() {
+                    *seen = SeenText::of(&cache, &row, &greedy);
+                }
                 return Ok((row.into_found(finish), count));
             }
             if row.is_outdated(model.rope()) {

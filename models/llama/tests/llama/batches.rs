@@ -9,7 +9,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_qlora::{CausalLm, Continuations, TokenBatch};
 use burn_qlora_llama::{
     Decoder, DecoderConfig, DecoderError, Finish, Generation, GenerationBatch, GenerationRequest,
-    KvCache, SamplingConfig, Weights,
+    KvCache, SamplingConfig, Start, Weights,
 };
 use qlora_test_support::{FAMILIES, Tolerance, assert_close, block_on, values};
 
@@ -147,6 +147,84 @@ fn rows_that_come_and_go_get_the_tokens_that_they_get_alone() {
     });
 }
 
+fn request<'a>(prompt: &'a [u32], config: &'a SamplingConfig) -> GenerationRequest<'a> {
+    GenerationRequest {
+        prompt,
+        config,
+        seed: 0,
+    }
+}
+
+/// Of a text that is being written and of one that is done, in a way of its own each. A model whose tokens rotate by the length of
+/// their text has nothing to go on from.
+#[test]
+fn a_prompt_goes_on_from_what_the_model_has_seen_as_if_it_read_it() {
+    let mut gone_on = 0;
+    every_model(|name, model, row| {
+        let config = SamplingConfig::new()
+            .with_max_tokens(6)
+            .with_stop_tokens(Some(vec![]));
+        let mut go_on = |prompt: &[u32], start: Option<Start<'_>>, seen: usize| {
+            let Some(start) = start else { return };
+            assert_eq!(start.tokens(), seen, "{name}");
+            let request = request(prompt, &config);
+            let batch = GenerationBatch::begin_from(model, &request, &[(0, 0)], Some(start));
+            let mut batch = batch.expect("begins");
+            while batch
+                .step(|_, _| ControlFlow::Continue(()))
+                .expect("goes on")
+            {}
+            let (_, found) = batch.take_finished().remove(0);
+            assert_eq!(found, alone(model, &request), "{name}, {seen} seen");
+            gone_on += 1;
+        };
+        let first = request(&row[..9], &config);
+        let batch = GenerationBatch::begin_in_ways(model, &first, &[(0, 0), (1, 0)]);
+        let mut batch = batch.expect("begins");
+        batch.keep_texts();
+        for _ in 0..2 {
+            batch
+                .step(|_, _| ControlFlow::Continue(()))
+                .expect("goes on");
+        }
+        go_on(&row[..12], batch.start_of(&row[..12]), 9);
+        while batch
+            .step(|_, _| ControlFlow::Continue(()))
+            .expect("goes on")
+        {}
+        assert!(batch.start_of(&row[..12]).is_none());
+
+        for text in batch.take_texts() {
+            assert_eq!(text.tokens()[..9], row[..9], "{name}");
+            assert_eq!(text.tokens().len(), 9 + 6 - 1, "{name}");
+            let further = [text.tokens(), &row[..3]].concat();
+            go_on(&further, text.start_of(&further), 14);
+            go_on(text.tokens(), text.start_of(text.tokens()), 13);
+            let mut other = further.clone();
+            other[4] += 1;
+            go_on(&other, text.start_of(&other), 4);
+            other[0] += 1;
+            assert!(text.start_of(&other).is_none());
+        }
+
+        let (mut seen, mut seen_with_lookup) = (None, None);
+        let mut chat = row[..5].to_vec();
+        for turn in &row[5..8] {
+            let found =
+                model.generate_on(&chat, &config, 0, &mut seen, |_| ControlFlow::Continue(()));
+            let found = found.expect("generates");
+            assert_eq!(found, alone(model, &request(&chat, &config)), "{name}");
+            let seen = &mut seen_with_lookup;
+            let guessed = model
+                .generate_with_lookup(&chat, &config, 0, 3, seen, |_| ControlFlow::Continue(()));
+            assert_eq!(guessed.expect("generates").0, found, "{name}");
+            chat.extend(found.tokens);
+            chat.push(*turn);
+        }
+    });
+    assert!(gone_on > 0);
+}
+
 /// Greedy rows of these models go round in circles after a while, so that guesses are kept, and drawn ones do not.
 #[test]
 fn guesses_that_are_checked_change_no_token() {
@@ -166,10 +244,11 @@ fn guesses_that_are_checked_change_no_token() {
             let expected = alone(model, &request);
             for most in 1..=Decoder::MOST_GUESSES {
                 let mut told = Vec::new();
-                let found = model.generate_with_lookup(&prompt, &config, 3, most, |token| {
-                    told.push(token);
-                    ControlFlow::Continue(())
-                });
+                let found =
+                    model.generate_with_lookup(&prompt, &config, 3, most, &mut None, |token| {
+                        told.push(token);
+                        ControlFlow::Continue(())
+                    });
                 let (found, guesses) = found.expect("generates");
                 assert_eq!(found, expected, "{name}, {most} guesses");
                 assert_eq!(told, found.tokens, "{name}");
@@ -182,14 +261,15 @@ fn guesses_that_are_checked_change_no_token() {
     let model = load("tiny_llama", Weights::AsStored, &Device::flex());
     let config = SamplingConfig::new();
     for most in [0, Decoder::MOST_GUESSES + 1] {
-        let refused = model.generate_with_lookup(&[1], &config, 0, most, |_| unreachable!());
+        let refused =
+            model.generate_with_lookup(&[1], &config, 0, most, &mut None, |_| unreachable!());
         assert!(matches!(
             refused,
             Err(DecoderError::Sampling { name: "lookup", .. })
         ));
     }
     let mut count = 0;
-    let ended = model.generate_with_lookup(&[5, 6, 5, 6, 5], &config, 0, 4, |_| {
+    let ended = model.generate_with_lookup(&[5, 6, 5, 6, 5], &config, 0, 4, &mut None, |_| {
         count += 1;
         match count {
             3 => ControlFlow::Break(()),
@@ -246,8 +326,9 @@ fn a_wide_head_gives_the_first_of_its_largest_logits() {
         for found in found.expect("generates") {
             assert_eq!(found.tokens, expected, "{dtype:?}");
         }
-        let found =
-            model.generate_with_lookup(&prompt, &plain, 0, 4, |_| ControlFlow::Continue(()));
+        let found = model.generate_with_lookup(&prompt, &plain, 0, 4, &mut None, |_| {
+            ControlFlow::Continue(())
+        });
         assert_eq!(found.expect("generates").0.tokens, expected, "{dtype:?}");
     }
 }
