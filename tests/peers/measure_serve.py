@@ -1,9 +1,11 @@
 """Measures how fast `finetune serve` answers: one client beside `finetune generate`, and several at the same time.
 
-usage: measure_serve.py FINETUNE MODEL
+usage: measure_serve.py FINETUNE MODEL [FLAGS]
 
-MODEL has a chat template. Prints seconds to the first token and milliseconds for each one behind it, of both, and then the tokens a
-second that 1, 2, 4 and 8 clients get together, their prompts included. All ask for the same greedy answer, which must be the same text.
+MODEL has a chat template; FLAGS go to both commands. Prints seconds to the first token and milliseconds for each one behind it, of
+both, which answer the same new question, and of the server when it is asked again; in f32 all three must write the same. Then the tokens a second that 1, 2, 4 and 8 clients get together, their prompts included: each
+asks for a greedy answer to a question of its own that nobody has asked before, and is told how many of the answers it gets again
+when it asks alone.
 """
 
 import http.client
@@ -16,16 +18,17 @@ import threading
 import time
 
 QUESTION = "Write a long story about a lighthouse keeper who finds a map in a bottle."
+THINGS = ["candle", "mirror", "compass", "key", "ring", "letter", "coin", "tooth", "feather", "watch", "seed", "shoe", "pearl", "photograph", "flute", "stone", "leaf", "ticket"]
 TOKENS, LOADED, TURNS = 96, 4, 3
 
 
-def generate(finetune, model):
+def generate(finetune, model, flags, question):
     """One answer of a chat, asked for once the model is there: seconds to the first text and to the last, and all of it."""
-    command = [finetune, "generate", "--chat", "--model", model, "--max-tokens", str(TOKENS)]
+    command = [finetune, "generate", "--chat", "--model", model, "--max-tokens", str(TOKENS), *flags]
     chat = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     time.sleep(LOADED)
     asked, times, text = time.time(), [], b""
-    chat.stdin.write((QUESTION + "\n").encode())
+    chat.stdin.write((question + "\n").encode())
     chat.stdin.flush()
     # Nothing for a second is the end.
     while not times or select.select([chat.stdout], [], [], 1.0)[0]:
@@ -38,8 +41,8 @@ def generate(finetune, model):
 
 
 class Served:
-    def __init__(self, finetune, model):
-        command = [finetune, "serve", "--port", "0", "--model", model]
+    def __init__(self, finetune, model, flags):
+        command = [finetune, "serve", "--port", "0", "--model", model, *flags]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         lines = iter(self.process.stdout.readline, "")
         address = next(line for line in lines if line.startswith("Listening at ")).split()[2]
@@ -48,8 +51,8 @@ class Served:
         connection.request("GET", "/v1/models")
         self.model = json.load(connection.getresponse())["data"][0]["id"]
 
-    def ask(self):
-        body = {"model": self.model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0,
+    def ask(self, question):
+        body = {"model": self.model, "messages": [{"role": "user", "content": question}], "temperature": 0,
                 "max_tokens": TOKENS, "stream": True, "stream_options": {"include_usage": True}}
         connection = http.client.HTTPConnection(self.address)
         asked, times, text, usage = time.time(), [], "", None
@@ -70,27 +73,35 @@ def told(name, first, last):
 
 
 def main():
-    finetune, model = sys.argv[1:]
-    served = Served(finetune, model)
+    finetune, model, *flags = sys.argv[1:]
+    served = Served(finetune, model, flags)
     try:
-        served.ask()
+        things = iter(THINGS)
+        ask_of = lambda thing: QUESTION.replace("map", thing)
+        served.ask(QUESTION)
         for _ in range(TURNS):
-            *times, text = generate(finetune, model)
+            question = ask_of(next(things))
+            *times, text = generate(finetune, model, flags, question)
             told("generate", *times)
-            *times, same, _ = served.ask()
-            told("serve", *times)
-            assert same == text, (same, text)
+            texts = {text}
+            for name in "serve", "again":
+                *times, text, _ = served.ask(question)
+                told(name, *times)
+                texts.add(text)
+            assert len(texts) == 1 or flags, texts
         for clients in 1, 2, 4, 8:
-            answers = []
-            threads = [threading.Thread(target=lambda: answers.append(served.ask())) for _ in range(clients)]
+            questions = [ask_of(next(things)) for _ in range(clients)]
+            answers = {}
+            ask = lambda question: answers.update({question: served.ask(question)})
+            threads = [threading.Thread(target=ask, args=(question,)) for question in questions]
             begun = time.time()
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
-            rate = sum(tokens for *_, tokens in answers) / (time.time() - begun)
-            assert all(answer == text for _, _, answer, _ in answers)
-            print(f"{clients} clients: {rate:.1f} tokens a second")
+            rate = sum(tokens for *_, tokens in answers.values()) / (time.time() - begun)
+            same = sum(served.ask(question)[2] == answer[2] for question, answer in answers.items())
+            print(f"{clients} clients: {rate:.1f} tokens a second, {same} of the answers the same alone")
     finally:
         served.process.terminate()
         served.process.wait()

@@ -2,6 +2,11 @@ use super::continued::Continued;
 use super::greedy::Greedy;
 use crate::cache::KvCache;
 
+/// Tokens at the end of a prompt that the model is given in any case. The last has the next one to tell; they are more than the few
+/// rows that the CPU's kernels multiply in another order of additions, so that their numbers have the bits that they have where the
+/// model is given the whole prompt.
+const LEFT: usize = qlora_cpu::dense::FEW_ROWS + 1;
+
 /// A text that a model has seen: its tokens, their keys and values, and what its likeliest tokens were found by.
 ///
 /// A prompt that begins alike goes on from there ([`GenerationBatch::begin_from`](super::GenerationBatch::begin_from)), such as the
@@ -48,15 +53,14 @@ pub struct Start<'a> {
 }
 
 impl<'a> Start<'a> {
-    /// Returns what `prompt` has in common with the tokens of a row of `cache`. The last of the prompt is left to the model, which
-    /// has the next one to tell.
+    /// Returns what `prompt` has in common with the tokens of a row of `cache`, but for its last [`LEFT`].
     pub(super) fn new(
         (cache, row): (&'a KvCache, usize),
         greedy: &'a Greedy,
         seen: &[u32],
         prompt: &[u32],
     ) -> Option<Self> {
-        let but_last = &prompt[..prompt.len().saturating_sub(1)];
+        let but_last = &prompt[..prompt.len().saturating_sub(LEFT)];
         let pairs = seen.iter().zip(but_last);
         let tokens = pairs.take_while(|(seen, token)| seen == token).count();
         (tokens > 0).then_some(Self {

@@ -187,19 +187,20 @@ fn a_prompt_goes_on_from_what_the_model_has_seen_as_if_it_read_it() {
                 .step(|_, _| ControlFlow::Continue(()))
                 .expect("goes on");
         }
-        go_on(&row[..12], batch.start_of(&row[..12]), 9);
+        go_on(row, batch.start_of(row), 9);
         while batch
             .step(|_, _| ControlFlow::Continue(()))
             .expect("goes on")
         {}
-        assert!(batch.start_of(&row[..12]).is_none());
+        assert!(batch.start_of(row).is_none());
 
         for text in batch.take_texts() {
             assert_eq!(text.tokens()[..9], row[..9], "{name}");
             assert_eq!(text.tokens().len(), 9 + 6 - 1, "{name}");
             let further = [text.tokens(), &row[..3]].concat();
-            go_on(&further, text.start_of(&further), 14);
-            go_on(text.tokens(), text.start_of(text.tokens()), 13);
+            // All but the last nine, of which the model is given more than few rows.
+            go_on(&further, text.start_of(&further), 8);
+            go_on(text.tokens(), text.start_of(text.tokens()), 5);
             let mut other = further.clone();
             other[4] += 1;
             go_on(&other, text.start_of(&other), 4);
