@@ -3,9 +3,9 @@
 usage: measure_serve.py FINETUNE MODEL [FLAGS]
 
 MODEL has a chat template; FLAGS go to both commands. Prints seconds to the first token and milliseconds for each one behind it, of
-both, which answer the same new question, and of the server when it is asked again; in f32 all three must write the same. Then the tokens a second that 1, 2, 4 and 8 clients get together, their prompts included: each
-asks for a greedy answer to a question of its own that nobody has asked before, and is told how many of the answers it gets again
-when it asks alone.
+both, which answer the same new question, and of the server when it is asked again; without FLAGS all three must write the same. Then
+the tokens a second that 1, 2, 4 and 8 clients get together, their prompts included, each with a greedy answer to a question of its
+own that nobody has asked before, and how many of these answers come again when each is asked for alone.
 """
 
 import http.client
@@ -18,7 +18,9 @@ import threading
 import time
 
 QUESTION = "Write a long story about a lighthouse keeper who finds a map in a bottle."
-THINGS = ["candle", "mirror", "compass", "key", "ring", "letter", "coin", "tooth", "feather", "watch", "seed", "shoe", "pearl", "photograph", "flute", "stone", "leaf", "ticket"]
+THINGS = (
+    "candle mirror compass key ring letter coin tooth feather watch seed shoe pearl photograph flute stone leaf ticket"
+).split()
 TOKENS, LOADED, TURNS = 96, 4, 3
 
 

@@ -7,7 +7,7 @@ use cubecl::ir::{ElemType, IntKind};
 use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
 use nf4::attention::{AttentionConfig, AttentionShape};
-use qlora_cubecl::fused::attention::{self, Operands};
+use qlora_cubecl::fused::attention::{self, Angles, CachedOperands, Operands};
 use qlora_test_support::random::uniform;
 
 use crate::support::{F32, assert_close, read_values, tolerance, upload_values};
@@ -283,4 +283,49 @@ pub fn a_soft_cap_passes_nan(client: &Client) {
     let mut case = Case::new([4, 4], [1, 1, 8], 1.0, None, Some(4.0));
     case.q[0] = f32::NAN;
     assert!(case.run(client).y[..8].iter().all(|y| y.is_nan()));
+}
+
+/// Tables of no angles turn nothing, and the first token of a row sees itself alone.
+pub fn a_token_without_others_is_its_value(client: &Client) {
+    let [batch, kv_heads, group, head_dim] = [2, 2, 3, 8];
+    let tensor = |seed, shape: [usize; 4]| {
+        let values = uniform(seed, shape.iter().product());
+        let handle = upload_values(client, &values, F32).0;
+        (TensorHandle::new_contiguous(shape, handle, F32), values)
+    };
+    let (q, _) = tensor(1, [batch, 1, kv_heads * group, head_dim]);
+    let (k, new_keys) = tensor(2, [batch, 1, kv_heads, head_dim]);
+    let (v, new_values) = tensor(3, [batch, 1, kv_heads, head_dim]);
+    let [keys, values] = [4, 5].map(|seed| tensor(seed, [batch, 1, kv_heads, head_dim]).0);
+    let no_angles = || {
+        let handle = client.empty(0);
+        [(); 2].map(|()| TensorHandle::new_contiguous([1, 0], handle.clone(), F32))
+    };
+    let operands = CachedOperands {
+        q,
+        k,
+        v,
+        angles: Some(Angles {
+            query: no_angles(),
+            key: no_angles(),
+        }),
+        keys: keys.clone(),
+        values: values.clone(),
+        len: 0,
+        starts: None,
+        config: AttentionConfig {
+            scale: 1.0,
+            window: None,
+            softcap: None,
+        },
+    };
+    let y = attention::forward_cached(client, operands).unwrap();
+    let y: Vec<f32> = read_values(client, y.handle, F32);
+    let of_head = new_values.chunks(head_dim);
+    let expected: Vec<f32> = of_head.flat_map(|value| value.repeat(group)).collect();
+    assert_eq!(y, expected);
+    for (kept, expected) in [(keys, new_keys), (values, new_values)] {
+        let kept: Vec<f32> = read_values(client, kept.handle, F32);
+        assert_eq!(kept, expected);
+    }
 }

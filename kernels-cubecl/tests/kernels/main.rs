@@ -43,6 +43,7 @@ qlora_test_support::on_every_runtime! {
     attention::keys_behind_the_window_are_not_looked_at,
     attention::queries_past_the_window_are_not_looked_at,
     attention::a_soft_cap_passes_nan,
+    attention::a_token_without_others_is_its_value,
     rows::norms_by_one_more_match_the_formula,
     rows::gelu_gates_match_the_formula,
     rows::gelu_gates_saturate,

@@ -219,11 +219,9 @@ impl<'a> Engine<'a> {
         let Self { models, seen, .. } = self;
         let Model { decoder, batch } = &models[job.model];
         let of_model = seen.iter().filter(|(model, _)| *model == job.model);
-        let starts = of_model.filter_map(|(_, text)| text.start_of(&job.prompt));
+        let texts = of_model.map(|(_, text)| text);
         let batches = std::iter::once(batch).chain(newcomers);
-        let running = batches.filter_map(|batch| batch.start_of(&job.prompt));
-        let start = starts.chain(running).max_by_key(Start::tokens);
-        let start = start.filter(|start| start.tokens() >= LEAST_SEEN);
+        let start = longest_start(&job.prompt, texts, batches);
         let cached = start.map_or(0, |start| start.tokens());
         let first_place = self.next_place;
         self.next_place += job.seeds.len();
@@ -322,6 +320,18 @@ impl<'a> Engine<'a> {
             }
         }
     }
+}
+
+/// Returns the longest start of `prompt` that is worth copying.
+fn longest_start<'a>(
+    prompt: &[u32],
+    texts: impl Iterator<Item = &'a SeenText>,
+    batches: impl Iterator<Item = &'a GenerationBatch>,
+) -> Option<Start<'a>> {
+    let of_texts = texts.filter_map(|text| text.start_of(prompt));
+    let of_batches = batches.filter_map(|batch| batch.start_of(prompt));
+    let longest = of_texts.chain(of_batches).max_by_key(Start::tokens);
+    longest.filter(|start| start.tokens() >= LEAST_SEEN)
 }
 
 fn take(

@@ -124,7 +124,8 @@ pub fn forward_cached(
     }
     let angles = angles
         .map(|angles| tables(client, angles, head_dim))
-        .transpose()?;
+        .transpose()?
+        .filter(|tables| tables.half > 0);
     let half = angles.as_ref().map_or(0, |tables| tables.half);
     let grid = Grid::new(client, q.dtype, head_dim).dividing(half);
     let split = Split {
