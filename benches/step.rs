@@ -7,7 +7,7 @@
 use burn::tensor::Device;
 use burn_finetune::{Batch, Row, TrainConfig, Trainer, TrainerBuilder};
 use burn_qlora::{Checkpointing, LoraConfig, QuantConfig, attach_adapters};
-use burn_qlora_llama::{Checkpoint, ComputeDtype, Decoder, LoadOptions, Weights};
+use burn_qlora_llama::{Checkpoint, ComputeDtype, Decoder, LoadOptions};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use qlora_test_support::smollm2;
 
@@ -20,10 +20,7 @@ fn trainer(
     checkpointing: Checkpointing,
     device: &Device,
 ) -> Trainer<Decoder> {
-    let options = LoadOptions {
-        weights: Weights::Quantized(QuantConfig::default()),
-        compute_dtype: dtype,
-    };
+    let options = LoadOptions::quantized(QuantConfig::default()).with_compute_dtype(dtype);
     let mut model = Decoder::load(checkpoint, &options, device).expect("the model should load");
     let lora = LoraConfig::new(RANK, 2.0 * RANK as f64);
     attach_adapters(&mut model, &lora, 0).expect("every linear layer can be adapted");

@@ -16,6 +16,7 @@ mod tile;
 use nf4::attention::AttentionShape;
 
 pub use backward::{Results, backward, backward_workspace_bytes};
+pub use few_positions::forward as forward_few;
 pub use forward::{forward, forward_workspace_bytes};
 pub use heads::{HeadsRef, Operands};
 
@@ -31,7 +32,9 @@ pub fn saved_bytes(shape: &AttentionShape, element_bytes: usize) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::element::Element;
     use crate::simd::Isa;
+    use half::{bf16, f16};
     use nf4::attention::AttentionConfig;
 
     fn wave(len: usize, step: f32) -> Vec<f32> {
@@ -70,7 +73,7 @@ mod tests {
             Self { shape, q, k, v }
         }
 
-        fn view(data: &[f32], [batch, len, heads, d]: [usize; 4]) -> HeadsRef<'_, f32> {
+        fn view<E: Element>(data: &[E], [batch, len, heads, d]: [usize; 4]) -> HeadsRef<'_, E> {
             let strides = [len * heads * d, heads * d, d, 1].map(|n: usize| n as isize);
             HeadsRef::new(data, [batch, len, heads, d], strides).expect("it is contiguous")
         }
@@ -103,6 +106,57 @@ mod tests {
                 .with_window(window)
                 .with_softcap(softcap)
         })
+    }
+
+    #[test]
+    fn few_positions_read_keys_and_values_of_any_type() {
+        fn check<E: Element, K: Element>(isa: Isa, config: AttentionConfig) {
+            let inputs = Inputs::new([2, 3, 70, 2, 3, 20]);
+            let q: Vec<E> = inputs.q.iter().map(|q| E::from_f32(*q)).collect();
+            let narrow = |values: &[f32]| values.iter().map(|x| K::from_f32(*x)).collect();
+            let [k, v]: [Vec<K>; 2] = [narrow(&inputs.k), narrow(&inputs.v)];
+            let widened =
+                |values: &[K]| -> Vec<f32> { values.iter().map(|x| x.to_f32()).collect() };
+            let [wide_k, wide_v] = [widened(&k), widened(&v)];
+            let [batch, q_len, kv_len, kv_heads, group, d] = inputs.shape;
+            let (queries, keys) = (
+                [batch, q_len, kv_heads * group, d],
+                [batch, kv_len, kv_heads, d],
+            );
+            let found = forward_few(
+                isa,
+                &Operands {
+                    q: Inputs::view(&q, queries),
+                    k: Inputs::view(&k, keys),
+                    v: Inputs::view(&v, keys),
+                    sequence_offsets: None,
+                    config,
+                },
+            );
+            let expected = forward_few(
+                isa,
+                &Operands {
+                    q: Inputs::view(&q, queries),
+                    k: Inputs::view(&wide_k, keys),
+                    v: Inputs::view(&wide_v, keys),
+                    sequence_offsets: None,
+                    config,
+                },
+            );
+            assert_eq!(
+                bytemuck::cast_slice::<E, u8>(&found.0),
+                bytemuck::cast_slice::<E, u8>(&expected.0)
+            );
+            assert_eq!(found.1, expected.1);
+        }
+        for isa in Isa::available() {
+            for config in configs() {
+                check::<f32, bf16>(*isa, config);
+                check::<f32, f16>(*isa, config);
+                check::<f16, bf16>(*isa, config);
+                check::<bf16, f16>(*isa, config);
+            }
+        }
     }
 
     /// Longer than a tile of keys, with and without sequences, the first of which reach into the cache, and a window that

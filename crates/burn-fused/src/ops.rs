@@ -189,7 +189,7 @@ pub trait FusedOps: Backend {
     ///
     /// `q: [batch, q_len, heads, d]`, `k` and `v`: `[batch, kv_len, kv_heads, d]`; query `i` sees
     /// the keys `0..=kv_len - q_len + i` that neither `mask` nor the window of `config` hides. A softcap bounds the scores
-    /// before that.
+    /// before that. `k` and `v` may be kept in another dtype than `q`'s, which is that of the result.
     #[fusion(default)]
     fn causal_attention(
         q: FloatTensor<Self>,
@@ -205,7 +205,8 @@ pub trait FusedOps: Backend {
     /// returns the [`Self::causal_attention`] of `q` to all of them, and the cache.
     ///
     /// `q: [batch, q_len, heads, d]`, `k` and `v`: `[batch, q_len, kv_heads, d]`. The tensors of the cache have room for as many
-    /// tokens more, and are written in place where nobody else holds them.
+    /// tokens more, and are written in place where nobody else holds them; what they hold in another dtype than `k` and `v` is
+    /// rounded to it before it is attended to.
     #[fusion(default)]
     #[allow(clippy::too_many_arguments)]
     fn cached_attention(

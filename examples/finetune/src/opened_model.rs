@@ -107,7 +107,9 @@ impl OpenedModel {
             checkpoint,
             special,
             template,
-            options: LoadOptions::new(weights).with_compute_dtype(model.compute_dtype),
+            options: LoadOptions::new(weights)
+                .with_compute_dtype(model.compute_dtype)
+                .with_kv_cache_dtype(model.kv_cache_dtype),
             paging: model.paging.clone(),
             device_name: model.device_name,
             added,

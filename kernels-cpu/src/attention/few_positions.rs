@@ -11,6 +11,7 @@ use std::{mem::MaybeUninit, ops::Range};
 use super::first_keys::FirstKeys;
 use super::heads::Operands;
 use super::tile::{TileMask, softmax_step};
+use crate::buffer::written;
 use crate::cpu::Threads;
 use crate::element::Element;
 use crate::matmul::dense::DenseRef;
@@ -25,12 +26,29 @@ const HEADS: usize = 4;
 /// Vectors of a key or value that are in registers together.
 const VECTORS: usize = 4;
 
-/// Attends at every position of every row of the batch: writes the output `[batch, q_len, heads, d]`, and the log-sum-exp of the
-/// scores, `[batch, q_len, heads]`.
-pub(super) fn forward<E: Element>(
+/// Attends as [`forward`](super::forward()) does, a position at a time, to keys and values of any type.
+///
+/// # Panics
+/// If the shapes of the operands do not fit each other.
+pub fn forward<E: Element, K: Element>(
     isa: Isa,
-    operands: &Operands<'_, E>,
-    first_keys: &FirstKeys,
+    operands: &Operands<'_, E, K>,
+) -> (Vec<E>, Vec<f32>) {
+    let shape = operands.shape();
+    let mut lse = vec![0f32; shape.batch * shape.q_len * shape.heads()];
+    // SAFETY: `attend` writes what is attended at every position.
+    let out = unsafe {
+        written(lse.len() * shape.head_dim, |out| {
+            attend(isa, operands, out, &mut lse);
+        })
+    };
+    (out, lse)
+}
+
+/// Writes the output `[batch, q_len, heads, d]`, and the log-sum-exp of the scores, `[batch, q_len, heads]`.
+fn attend<E: Element, K: Element>(
+    isa: Isa,
+    operands: &Operands<'_, E, K>,
     out: &mut [MaybeUninit<E>],
     lse: &mut [f32],
 ) {
@@ -39,9 +57,11 @@ pub(super) fn forward<E: Element>(
     if out.is_empty() {
         return;
     }
+    let window = operands.config.hiding_window(&shape);
+    let first_keys = FirstKeys::new(operands.sequence_offsets, window, &shape);
     let positions = (0..shape.batch).flat_map(|row| (0..shape.q_len).map(move |i| (row, i)));
     let positions: Vec<_> = positions
-        .map(|(row, i)| Position::new(isa, operands, first_keys, row, i))
+        .map(|(row, i)| Position::new(isa, operands, &first_keys, row, i))
         .collect();
     let count = positions.iter().map(|position| position.runs.len()).sum();
     let mut attended = Attended::new(count, heads, d);
@@ -163,9 +183,9 @@ impl Attended {
 }
 
 impl Position {
-    fn new<E: Element>(
+    fn new<E: Element, K: Element>(
         isa: Isa,
-        operands: &Operands<'_, E>,
+        operands: &Operands<'_, E, K>,
         first_keys: &FirstKeys,
         row: usize,
         index: usize,
@@ -193,10 +213,10 @@ impl Position {
     }
 
     /// Attends to a run of keys with all heads.
-    fn attend<E: Element>(
+    fn attend<E: Element, K: Element>(
         &self,
         isa: Isa,
-        operands: &Operands<'_, E>,
+        operands: &Operands<'_, E, K>,
         keys: Range<usize>,
         part: Part<'_>,
     ) {

@@ -20,6 +20,9 @@ use nf4::attention::AttentionShape;
 /// If the shapes of the operands do not fit each other.
 pub fn forward<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (Vec<E>, Vec<f32>) {
     let shape = operands.shape();
+    if shape.q_len <= FEW_ROWS {
+        return few_positions::forward(isa, operands);
+    }
     let window = operands.config.hiding_window(&shape);
     let first_keys = FirstKeys::new(operands.sequence_offsets, window, &shape);
     let mut lse = vec![0f32; shape.batch * shape.q_len * shape.heads()];
@@ -33,9 +36,6 @@ pub fn forward<E: Element>(isa: Isa, operands: &Operands<'_, E>) -> (Vec<E>, Vec
     // SAFETY: the tasks make up the whole, and each writes every element of its part.
     let out = unsafe {
         written(lse.len() * shape.head_dim, |out| {
-            if shape.q_len <= FEW_ROWS {
-                return few_positions::forward(isa, operands, &pass.first_keys, out, &mut lse);
-            }
             let tasks = split(&shape, out, &mut lse);
             if tasks.len() < 2 {
                 let mut scratch = scratch();

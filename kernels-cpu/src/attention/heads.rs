@@ -74,15 +74,15 @@ impl<'a, E: Element> HeadsRef<'a, E> {
     }
 }
 
-/// The operands of an attention.
+/// The operands of an attention, keys and values in `K`.
 #[derive(Clone, Copy, Debug)]
-pub struct Operands<'a, E: Element> {
+pub struct Operands<'a, E: Element, K: Element = <E as Element>::Operand> {
     /// `[batch, q_len, heads, d]`.
     pub q: HeadsRef<'a, E>,
     /// `[batch, kv_len, kv_heads, d]`.
-    pub k: HeadsRef<'a, E::Operand>,
+    pub k: HeadsRef<'a, K>,
     /// `[batch, kv_len, kv_heads, d]`.
-    pub v: HeadsRef<'a, E::Operand>,
+    pub v: HeadsRef<'a, K>,
     /// The first key that each query sees, `[batch, q_len]`, where rows hold several sequences. A query sees its own
     /// key whatever they say.
     pub sequence_offsets: Option<&'a [i64]>,
@@ -90,7 +90,7 @@ pub struct Operands<'a, E: Element> {
     pub config: AttentionConfig,
 }
 
-impl<E: Element> Operands<'_, E> {
+impl<E: Element, K: Element> Operands<'_, E, K> {
     /// Returns the sizes.
     pub fn shape(&self) -> AttentionShape {
         AttentionShape::new(self.q.shape(), self.k.shape())

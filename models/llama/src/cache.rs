@@ -6,7 +6,6 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_fused::{AttentionConfig, KeyValues, RotationAngles};
 
 use crate::config::DecoderConfig;
-use crate::dtype::ComputeDtype;
 use crate::error::DecoderError;
 use crate::rope::{Positions, Rope};
 
@@ -102,14 +101,9 @@ impl KvCache {
         }
     }
 
-    /// Returns the bytes of the keys and values of `rows` rows of `capacity` tokens of a model that computes in `dtype`.
-    pub fn most_bytes(
-        config: &DecoderConfig,
-        dtype: ComputeDtype,
-        rows: usize,
-        capacity: usize,
-    ) -> u64 {
-        let token = 2 * config.num_key_value_heads * config.head_dim * dtype.bytes();
+    /// Returns the bytes of the keys and values of `rows` rows of `capacity` tokens in `dtype`.
+    pub fn most_bytes(config: &DecoderConfig, dtype: DType, rows: usize, capacity: usize) -> u64 {
+        let token = 2 * config.num_key_value_heads * config.head_dim * dtype.size();
         let tokens = rows as u64 * capacity as u64;
         tokens.saturating_mul((config.layers.len() * token) as u64)
     }

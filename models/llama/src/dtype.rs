@@ -97,6 +97,62 @@ impl fmt::Display for ComputeDtype {
     }
 }
 
+/// The dtype that the keys and values of tokens already seen are kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+pub enum KvCacheDtype {
+    /// That of what is computed
+    #[default]
+    Auto,
+    /// Half of f32's memory, its range, 8 significant bits
+    Bf16,
+    /// Half of f32's memory, a short range, 11 significant bits
+    F16,
+}
+
+impl KvCacheDtype {
+    /// Returns the dtype of tensors, for a model that computes in `compute`.
+    pub fn dtype(self, compute: DType) -> DType {
+        match self {
+            Self::Auto => compute,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
+
+    /// Checks that `device` can keep it for a model that computes in `compute`: in f32, or in the same.
+    ///
+    /// # Errors
+    /// [`DecoderError::KvCacheDtype`] when it cannot.
+    pub fn check(self, compute: ComputeDtype, device: &Device) -> Result<(), DecoderError> {
+        let dtype = self.dtype(compute.dtype());
+        let reason = if dtype == compute.dtype() {
+            return Ok(());
+        } else if compute.dtype() != DType::F32 {
+            format!("{compute} is what is computed in, and takes no more")
+        } else if !device.supports_dtype(dtype) {
+            let device = device.clone().without_autodiff();
+            format!("{device:?} has no numbers of this type")
+        } else {
+            return Ok(());
+        };
+        Err(DecoderError::KvCacheDtype {
+            dtype: self,
+            reason,
+        })
+    }
+}
+
+impl fmt::Display for KvCacheDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
+}
+
 fn is_flex(device: &Device) -> bool {
     #[cfg(feature = "flex")]
     return device.clone().without_autodiff() == Device::flex();

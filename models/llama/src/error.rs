@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::DType;
 use tensor_files::TensorFileError;
 
-use crate::dtype::ComputeDtype;
+use crate::dtype::{ComputeDtype, KvCacheDtype};
 
 /// An error of this crate. Each message names the file, what was found in it and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -316,6 +316,16 @@ pub enum DecoderError {
         dtype: ComputeDtype,
         /// The device, as it prints.
         device: String,
+    },
+    /// A dtype that keys and values cannot be kept in.
+    #[error(
+        "keys and values cannot be kept in {dtype}: {reason}; use auto, which keeps them in what is computed in"
+    )]
+    KvCacheDtype {
+        /// The dtype.
+        dtype: KvCacheDtype,
+        /// What speaks against it.
+        reason: String,
     },
     /// A model of the process multiplies quantized weights by other numbers.
     #[error(

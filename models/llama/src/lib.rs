@@ -76,7 +76,7 @@ pub use block::Block;
 pub use cache::{KvCache, LayerCache};
 pub use checkpoint::{Checkpoint, FloatType, SpecialToken, SpecialTokens};
 pub use config::{Biases, DecoderConfig, LayerConfig, NormPlacement, QueryKeyNorm};
-pub use dtype::ComputeDtype;
+pub use dtype::{ComputeDtype, KvCacheDtype};
 pub use error::DecoderError;
 pub use export::write_bitsandbytes;
 #[cfg(all(feature = "gguf", feature = "qlora"))]

@@ -14,7 +14,7 @@ use crate::attention::{Attention, AttentionLayers};
 use crate::block::Block;
 use crate::checkpoint::Checkpoint;
 use crate::config::{DecoderConfig, LayerConfig};
-use crate::dtype::ComputeDtype;
+use crate::dtype::{ComputeDtype, KvCacheDtype};
 use crate::error::DecoderError;
 use crate::mlp::Mlp;
 use crate::model::Decoder;
@@ -31,6 +31,8 @@ pub struct LoadOptions {
     pub weights: Weights,
     /// Dtype that the model computes in and that its dense weights get.
     pub compute_dtype: ComputeDtype,
+    /// Dtype that keys and values are kept in while the model generates.
+    pub kv_cache_dtype: KvCacheDtype,
 }
 
 /// Form of a checkpoint's weights on the device. Those that are not in 4 bits get the compute dtype, as embedding,
@@ -59,6 +61,7 @@ impl LoadOptions {
         Self {
             weights,
             compute_dtype: ComputeDtype::F32,
+            kv_cache_dtype: KvCacheDtype::Auto,
         }
     }
 
@@ -66,6 +69,18 @@ impl LoadOptions {
     pub fn with_compute_dtype(mut self, dtype: ComputeDtype) -> Self {
         self.compute_dtype = dtype;
         self
+    }
+
+    /// Sets the dtype of kept keys and values.
+    pub fn with_kv_cache_dtype(mut self, dtype: KvCacheDtype) -> Self {
+        self.kv_cache_dtype = dtype;
+        self
+    }
+
+    /// Makes the process compute in what the model is to compute in, if `device` can.
+    fn settle(&self, device: &Device) -> Result<(), DecoderError> {
+        self.compute_dtype.settle(device)?;
+        self.kv_cache_dtype.check(self.compute_dtype, device)
     }
 
     /// Returns options with frozen projections in 4 bits.
@@ -82,7 +97,8 @@ impl Decoder {
     /// `device.autodiff()` the model can be trained, or carry adapters that are.
     ///
     /// # Errors
-    /// [`DecoderError::ComputeDtype`] before anything is read, when the device does not have the dtype, and
+    /// [`DecoderError::ComputeDtype`] and [`DecoderError::KvCacheDtype`] before anything is read, when the device does not have the
+    /// dtypes, and
     /// [`DecoderError::QuantizedProducts`] when another model of the process computes otherwise; a tensor that is missing, damaged
     /// or of another shape than the configuration asks for; weights that are not finite or already quantized in another way, where
     /// they are to be quantized; a format to be kept that the device has no kernels for.
@@ -91,7 +107,7 @@ impl Decoder {
         options: &LoadOptions,
         device: &Device,
     ) -> Result<Self, DecoderError> {
-        options.compute_dtype.settle(device)?;
+        options.settle(device)?;
         let loader = Loader {
             checkpoint,
             config: checkpoint.config(),
@@ -120,7 +136,7 @@ impl Decoder {
         device: &Device,
         pages: WeightPages,
     ) -> Result<Self, DecoderError> {
-        options.compute_dtype.settle(device)?;
+        options.settle(device)?;
         let loader = Loader {
             checkpoint,
             config: checkpoint.config(),
@@ -158,13 +174,9 @@ impl Loader<'_> {
         let lm_head = (!config.tie_word_embeddings)
             .then(|| self.param(HEAD, table))
             .transpose()?;
-        Ok(Decoder::from_parts(
-            config.clone(),
-            embed_tokens,
-            layers,
-            norm,
-            lm_head,
-        ))
+        let mut model = Decoder::from_parts(config.clone(), embed_tokens, layers, norm, lm_head);
+        model.kv_cache_dtype = self.options.kv_cache_dtype;
+        Ok(model)
     }
 
     fn block(&self, prefix: &str, layer: &LayerConfig) -> Result<Block, DecoderError> {

@@ -10,6 +10,7 @@ use burn_fused::LogitsConfig;
 use crate::block::Block;
 use crate::cache::KvCache;
 use crate::config::DecoderConfig;
+use crate::dtype::KvCacheDtype;
 use crate::error::DecoderError;
 use crate::norm::RmsNorm;
 use crate::residual::Residual;
@@ -44,6 +45,8 @@ pub struct Decoder {
     #[cfg(feature = "qlora")]
     #[module(skip)]
     pub(crate) pages: Option<burn_paged::WeightPages>,
+    #[module(skip)]
+    pub(crate) kv_cache_dtype: KvCacheDtype,
     #[module(skip)]
     config: Arc<DecoderConfig>,
     #[module(skip)]
@@ -87,8 +90,8 @@ impl DecoderConfig {
 }
 
 impl KvCache {
-    /// Returns an empty cache for `batch` rows of up to `capacity` tokens, on the model's device and in its dtype. It takes
-    /// memory for the tokens that come, not for the capacity.
+    /// Returns an empty cache for `batch` rows of up to `capacity` tokens, on the model's device and in the dtype that it was
+    /// [loaded](crate::LoadOptions::kv_cache_dtype) to keep them in. It takes memory for the tokens that come, not for the capacity.
     pub fn new(model: &Decoder, batch: usize, capacity: usize) -> Self {
         Self::padded(model, vec![0; batch], capacity)
     }
@@ -106,7 +109,8 @@ impl KvCache {
         let rows = padding.len();
         let shape = [rows, capacity, config.num_key_value_heads, config.head_dim];
         let device = model.device().without_autodiff();
-        Self::empty(config.layers.len(), shape, padding, &device, model.dtype())
+        let dtype = model.kv_cache_dtype.dtype(model.dtype());
+        Self::empty(config.layers.len(), shape, padding, &device, dtype)
     }
 }
 
@@ -132,6 +136,7 @@ impl Decoder {
             head_rows: None,
             #[cfg(feature = "qlora")]
             pages: None,
+            kv_cache_dtype: KvCacheDtype::default(),
             config: Arc::new(config),
             rope: Arc::new(rope),
         }

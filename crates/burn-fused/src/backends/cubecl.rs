@@ -3,6 +3,7 @@
 
 use burn_core::backend::tensor::{FloatTensor, IntTensor};
 use burn_core::backend::{TensorMetadata, ops::FloatTensorOps};
+use burn_core::tensor::DType;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use burn_operands::cubecl::{Context, dtype, dtypes, lend};
 use nf4::glu::Activation;
@@ -17,7 +18,7 @@ use qlora_cubecl::matmul::dense;
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 use crate::operands::{AttentionMask, CachedTokens, Rotation};
 use crate::ops::FusedOps;
-use crate::reference;
+use crate::reference::{self, precision::cast};
 
 impl FusedOps for CubeBackend {
     fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -152,6 +153,10 @@ impl FusedOps for CubeBackend {
         mask: AttentionMask<Self>,
         config: AttentionConfig,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [k, v] = [k, v].map(|kept| match q.dtype() {
+            DType::F32 => cast::<Self>(kept, DType::F32),
+            _ => kept,
+        });
         if !attention::serves(&dtypes([&q, &k, &v]), elements([&q, &k])) {
             return reference::attention::forward::<Self>(q, k, v, mask, config);
         }
@@ -192,10 +197,10 @@ impl FusedOps for CubeBackend {
         config: AttentionConfig,
     ) -> (FloatTensor<Self>, CachedTokens<Self>) {
         let context = Context::of(&q);
-        let types = dtypes([&q, &k, &v, &cache.keys, &cache.values]);
+        let (new, kept) = (dtypes([&q, &k, &v]), dtypes([&cache.keys, &cache.values]));
         let tables = tables(rotation.clone());
         let angles = tables.as_ref().map(|tables| dtypes(tables.each_ref()));
-        if !attention::serves_cached(context.client(), &types, angles, q.shape()[1]) {
+        if !attention::serves_cached(context.client(), new, kept, angles, q.shape()[1]) {
             return reference::cached_attention::forward([q, k, v], rotation, cache, mask, config);
         }
         let [keys, values] = [cache.keys, cache.values].map(owned);

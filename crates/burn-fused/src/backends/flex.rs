@@ -164,8 +164,7 @@ impl FusedOps for Flex {
         with_element!(q.dtype(), E => {
             let shape = q.shape();
             let [batch, q_len, heads, _] = shape.dims();
-            let attention = Attention::<E>::new(q, k, v, mask);
-            let (out, lse) = attention::forward(isa(), &attention.operands(config));
+            let (out, lse) = attend::<E>([q, k, v], mask, config);
             (tensor(shape, out), tensor([batch, q_len, heads], lse))
         }, else reference::attention::forward::<Self>(q, k, v, mask, config))
     }
@@ -183,7 +182,7 @@ impl FusedOps for Flex {
         with_element!(q.dtype(), E => {
             let shapes = [q.shape(), k.shape(), v.shape()];
             let dtypes = [k.dtype(), v.dtype()];
-            let attention = Attention::<E>::new(q, k, v, mask);
+            let attention = Attention::<E, <E as qlora_cpu::Element>::Operand>::new(q, k, v, mask);
             let ([out, grad], lse) = ([out, grad].map(Heads::<E>::new), Values::<f32>::new(lse));
             let results = Results { out: out.view(), lse: &lse, grad: grad.view() };
             let operands = attention.operands(config);
@@ -381,6 +380,26 @@ impl FusedOps for Flex {
             tensor([1], vec![loss as f32])
         }, else reference::lora_cross_entropy::loss::<Self>(operands, targets, config))
     }
+}
+
+/// Attends with `[q, k, v]`: the output, and the log-sum-exp of its rows. A few positions read keys and values in the type that they
+/// are kept in.
+fn attend<E: FlexElement>(
+    [q, k, v]: [FlexTensor; 3],
+    mask: AttentionMask<Flex>,
+    config: AttentionConfig,
+) -> (Vec<E>, Vec<f32>)
+where
+    E::Operand: FlexElement,
+{
+    if q.shape()[1] <= dense::FEW_ROWS && k.dtype() == v.dtype() {
+        with_element!(k.dtype(), K => {
+            let attention = Attention::<E, K>::new(q, k, v, mask);
+            return attention::forward_few(isa(), &attention.operands(config));
+        }, else ());
+    }
+    let attention = Attention::<E, E::Operand>::new(q, k, v, mask);
+    attention::forward(isa(), &attention.operands(config))
 }
 
 /// Returns the product of a few rows and a transposed matrix, which is read where it lies: in 16 bits Burn's product would copy

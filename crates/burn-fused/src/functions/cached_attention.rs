@@ -12,9 +12,9 @@ use crate::ops::FusedOps;
 /// Keys and values of the tokens that rows have so far.
 #[derive(Clone, Debug)]
 pub struct KeyValues {
-    /// `[batch, room, kv_heads, head_dim]`, rotated.
+    /// `[batch, room, kv_heads, head_dim]`, rotated, in any floating-point dtype.
     pub keys: Tensor<4>,
-    /// `[batch, room, kv_heads, head_dim]`.
+    /// Like `keys`.
     pub values: Tensor<4>,
     /// The tokens of a row that are held, which come first.
     pub len: usize,
@@ -34,10 +34,11 @@ pub struct RotationAngles {
 /// [`packed_causal_attention`](crate::packed_causal_attention).
 ///
 /// `[q, k, v]`: `q: [batch, q_len, heads, head_dim]`, `k` and `v`: `[batch, q_len, kv_heads, head_dim]`. Returns what is attended,
-/// of q's shape, and the cache with `q_len` tokens more, which is written in place where nobody else holds its tensors.
+/// of q's shape and dtype, and the cache with `q_len` tokens more, which is written in place where nobody else holds its tensors. A
+/// cache of another dtype keeps the new tokens rounded to it, and so are they attended to.
 ///
 /// # Panics
-/// As the functions that it is composed of, and when the cache has another shape or dtype than `k` and `v`, or no room.
+/// As the functions that it is composed of, and when the cache has another shape than `k` and `v`, or no room.
 pub fn cached_attention(
     [q, k, v]: [Tensor<4>; 3],
     angles: Option<RotationAngles>,
@@ -51,12 +52,10 @@ pub fn cached_attention(
         let [rows, room, heads, width] = kept.dims();
         let fits = [rows, heads, width] == [batch, kv_heads, d] && held + q_len <= room;
         assert!(
-            fits && kept.dtype() == new.dtype(),
-            "{NAME}: {:?} of {:?} do not fit behind {held} tokens in {:?} of {:?}",
+            fits,
+            "{NAME}: {:?} do not fit behind {held} tokens in {:?}",
             new.dims(),
-            new.dtype(),
-            kept.dims(),
-            kept.dtype()
+            kept.dims()
         );
     }
     assert_eq!(v.dims(), k.dims(), "{NAME}: k and v must have one shape");

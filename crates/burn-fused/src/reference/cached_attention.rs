@@ -5,13 +5,14 @@ use std::ops::Range;
 use burn_core::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn_core::tensor::Slice;
 
+use super::precision::cast;
 use crate::config::AttentionConfig;
 use crate::operands::{AttentionMask, CachedTokens, Rotation};
 use crate::ops::FusedOps;
 
 /// Takes `[q, k, v]`.
 pub(crate) fn forward<B: FusedOps>(
-    [mut q, mut k, v]: [FloatTensor<B>; 3],
+    [mut q, mut k, mut v]: [FloatTensor<B>; 3],
     rotation: Rotation<B>,
     cache: CachedTokens<B>,
     mask: AttentionMask<B>,
@@ -33,6 +34,7 @@ pub(crate) fn forward<B: FusedOps>(
         len: held,
     } = cache;
     let len = held + k.shape()[1];
+    (k, v) = (cast::<B>(k, keys.dtype()), cast::<B>(v, values.dtype()));
     keys = B::float_slice_assign(keys, &tokens::<B>(&k, held..len), k.clone());
     values = B::float_slice_assign(values, &tokens::<B>(&v, held..len), v);
     let seen = tokens::<B>(&k, 0..len);

@@ -114,7 +114,9 @@ fn models(run: &ServeRun, opened: &OpenedModel) -> Result<Vec<Decoder>> {
 fn cache_line(run: &ServeRun, opened: &OpenedModel, context: usize) -> String {
     let rows = run.limits.max_batch;
     let config = opened.checkpoint.config();
-    let bytes = KvCache::most_bytes(config, run.model.compute_dtype, rows, context);
+    let compute = run.model.compute_dtype.dtype();
+    let dtype = run.model.kv_cache_dtype.dtype(compute);
+    let bytes = KvCache::most_bytes(config, dtype, rows, context);
     format!(
         "Keys and values of {rows} answers of {context} tokens take at most {}",
         human_bytes(bytes)

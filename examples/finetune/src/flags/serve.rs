@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use burn_qlora_llama::KvCacheDtype;
 use clap::Args;
 
 use super::model::ModelFlags;
@@ -28,6 +29,9 @@ pub struct ServeFlags {
     /// it; of llama.cpp, its .gguf file
     #[arg(long, value_name = "NAME=PATH", value_parser = named_path, help_heading = "Model")]
     pub adapter: Vec<(String, PathBuf)>,
+    /// What the keys and values of tokens already seen are kept in: of a model that computes in f32, half of the memory in bf16 or f16
+    #[arg(long, value_enum, default_value_t = KvCacheDtype::Auto, help_heading = "Model")]
+    pub kv_cache_dtype: KvCacheDtype,
     /// Address to listen at; any but one of this machine itself needs a key
     #[arg(
         long,

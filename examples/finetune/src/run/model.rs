@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use burn::tensor::Device;
 use burn_finetune::{ChatTemplate, builtin_template, builtin_template_names};
 use burn_qlora::{Codebook, QuantConfig};
-use burn_qlora_llama::{Checkpoint, ComputeDtype, Weights};
+use burn_qlora_llama::{Checkpoint, ComputeDtype, KvCacheDtype, Weights};
 
 use super::paging::WeightPaging;
 use crate::device::DeviceName;
@@ -24,6 +24,8 @@ pub struct Model {
     pub device: Device,
     /// The dtype of everything that is not in 4 bits.
     pub compute_dtype: ComputeDtype,
+    /// The dtype of kept keys and values.
+    pub kv_cache_dtype: KvCacheDtype,
     /// The format of the base weights.
     pub quantization: Quantization,
     /// The place of its packed weights.
@@ -88,9 +90,22 @@ impl Model {
             device_name: flags.device,
             device,
             compute_dtype,
+            kv_cache_dtype: KvCacheDtype::Auto,
             quantization: Quantization::of(&flags.quant),
             chat_template: flags.chat_template.map(GivenTemplate),
         })
+    }
+
+    /// Keeps keys and values in `dtype`.
+    ///
+    /// # Errors
+    /// A dtype in which the device cannot keep them, or that takes no less than what is computed in.
+    pub fn keeping(mut self, dtype: KvCacheDtype) -> Result<Self> {
+        dtype
+            .check(self.compute_dtype, &self.device)
+            .context("--kv-cache-dtype")?;
+        self.kv_cache_dtype = dtype;
+        Ok(self)
     }
 }
 

@@ -592,6 +592,20 @@ fn a_dtype_the_device_does_not_have() {
 }
 
 #[test]
+fn a_dtype_that_keys_and_values_cannot_be_kept_in() {
+    let computed_in_bf16 = ["--compute-dtype", "bf16", "--kv-cache-dtype", "f16"];
+    let named = ["--kv-cache-dtype", "f16", "bf16", "use auto"];
+    finetune!("serve", "--model", "m"; computed_in_bf16).refused(&named);
+    finetune!("generate", "--model", "m", "--prompt", "x"; computed_in_bf16).refused(&named);
+    #[cfg(feature = "wgpu")]
+    {
+        let on_wgpu = ["--device", "wgpu", "--kv-cache-dtype", "bf16"];
+        let named = ["--kv-cache-dtype", "bf16", "Wgpu", "use auto"];
+        finetune!("eval", "--model", "m", "--data", "d"; on_wgpu).refused(&named);
+    }
+}
+
+#[test]
 fn blocks_to_keep_that_there_are_none_of() {
     let place = Place::new();
     let model = place.model("tiny_llama");

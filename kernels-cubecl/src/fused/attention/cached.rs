@@ -39,7 +39,8 @@ pub struct CachedOperands {
     pub v: TensorHandle,
     /// The rotation of queries and keys, if they rotate.
     pub angles: Option<Angles>,
-    /// `[batch, room, kv_heads, head_dim]`, contiguous and nobody else's: the new keys are written to it.
+    /// `[batch, room, kv_heads, head_dim]`, contiguous and nobody else's: the new keys are written to it, rounded to its type, in
+    /// which they are attended to.
     pub keys: TensorHandle,
     /// Like `keys`, for the values.
     pub values: TensorHandle,
@@ -60,16 +61,19 @@ pub struct Angles {
     pub key: [TensorHandle; 2],
 }
 
-/// Returns whether there is a kernel for operands of types `dtypes` and tables of types `angles`, of `q_len` tokens a row.
+/// Returns whether there is a kernel for `q`, `k` and `v` of types `new`, what is kept of types `kept` and tables of types `angles`,
+/// of `q_len` tokens a row.
 pub fn serves_cached(
     client: &Client,
-    dtypes: &[ElemType],
+    new: [ElemType; 3],
+    kept: [ElemType; 2],
     angles: Option<[ElemType; 4]>,
     q_len: usize,
 ) -> bool {
     let tables = angles.is_none_or(|angles| are_served_alike(&angles));
+    let operands = are_served_alike(&new) && are_served_alike(&kept);
     let bindings = client.properties().hardware.max_bindings;
-    q_len == 1 && are_served_alike(dtypes) && tables && bindings >= BINDINGS
+    q_len == 1 && operands && tables && bindings >= BINDINGS
 }
 
 /// Returns the attention, like `q`, and has written the new keys and values behind the kept ones.
@@ -91,14 +95,16 @@ pub fn forward_cached(
         starts,
         config,
     } = operands;
-    check_float(client, OPERATION, q.dtype)?;
-    for other in [&k, &v, &keys, &values] {
-        if other.dtype != q.dtype {
+    for (dtype, others) in [(q.dtype, [&k, &v]), (keys.dtype, [&keys, &values])] {
+        check_float(client, OPERATION, dtype)?;
+        if let Some(other) = others.iter().find(|other| other.dtype != dtype) {
             return Err(KernelError::UnsupportedType {
                 operation: OPERATION,
                 dtype: other.dtype,
             });
         }
+    }
+    for other in [&k, &v, &keys, &values] {
         let rank = other.shape().num_dims();
         check_length(OPERATION, "operand's rank", rank, 4)?;
     }
@@ -160,6 +166,7 @@ pub fn forward_cached(
             room as u32,
             split,
             q.dtype,
+            keys.dtype,
             angles_dtype,
             starts_dtype(starts.as_ref()),
         );
@@ -244,19 +251,20 @@ struct Rotation<'a, A: Float, N: Size> {
 }
 
 #[cube(launch_unchecked)]
-fn cached_kernel<F: Float, A: Float, I: Int, N: Size>(
+fn cached_kernel<F: Float, C: Float, A: Float, I: Int, N: Size>(
     q: &[Vector<F, N>],
     k: &[Vector<F, N>],
     v: &[Vector<F, N>],
     rotation: ComptimeOption<Rotation<'_, A, N>>,
-    keys: &mut [Vector<F, N>],
-    values: &mut [Vector<F, N>],
+    keys: &mut [Vector<C, N>],
+    values: &mut [Vector<C, N>],
     y: &mut [Vector<F, N>],
     mask: Mask<'_, I>,
     scores: Scores,
     room: u32,
     #[comptime] split: Split,
     #[define(F)] _dtype: ElemType,
+    #[define(C)] _kept_dtype: ElemType,
     #[define(A)] _angles_dtype: ElemType,
     #[define(I)] _starts_dtype: ElemType,
 ) {
@@ -295,14 +303,16 @@ fn cached_kernel<F: Float, A: Float, I: Int, N: Size>(
             }
         }
         query[i] *= Vector::new(scores.factor());
+        key[i] = as_kept::<C, N>(key[i]);
+        value[i] = as_kept::<C, N>(value[i]);
     }
 
     let own = UNIT_POS_Y == 0;
     let kept = batch * room;
     if own && head % group == 0 {
         let row = (kept + len) * sizes.kv_heads + kv_head;
-        store_row::<F, N>(keys, row, &key, f32::new(1.0), part);
-        store_row::<F, N>(values, row, &value, f32::new(1.0), part);
+        store_row::<C, N>(keys, row, &key, f32::new(1.0), part);
+        store_row::<C, N>(values, row, &value, f32::new(1.0), part);
     }
 
     // The first row of lanes begins with the new token, the others with nothing.
@@ -320,7 +330,7 @@ fn cached_kernel<F: Float, A: Float, I: Int, N: Size>(
         let token = first + round * comptime!(rows as u32) + UNIT_POS_Y;
         let exists = token < len;
         let row = (kept + min(token, len - 1)) * sizes.kv_heads + kv_head;
-        let score = scores.score(dot::<F, N>(&query, &*keys, row, part));
+        let score = scores.score(dot::<C, N>(&query, &*keys, row, part));
         let score = select(exists, score, f32::new(LOWEST));
         let before = maximum;
         maximum = max(maximum, score);
@@ -331,7 +341,7 @@ fn cached_kernel<F: Float, A: Float, I: Int, N: Size>(
         for i in 0..part.vectors {
             out[i] *= Vector::new(factor);
         }
-        add_row::<F, N>(&mut out, p, &*values, row, part);
+        add_row::<C, N>(&mut out, p, &*values, row, part);
     }
 
     let mut maxima = Shared::<[f32]>::new_slice(rows);
@@ -364,6 +374,12 @@ fn cached_kernel<F: Float, A: Float, I: Int, N: Size>(
         y[(query_start + column) as usize] = Vector::cast_from(result);
         column += comptime!((rows * part.lanes) as u32);
     }
+}
+
+/// Returns a vector as it is read again from what is kept.
+#[cube]
+fn as_kept<C: Float, N: Size>(vector: Vector<f32, N>) -> Vector<f32, N> {
+    Vector::cast_from(Vector::<C, N>::cast_from(vector))
 }
 
 /// Returns a vector of a head that begins at `start`, turned by the angles that begin at `angles` and rounded as if it were stored.

@@ -3,7 +3,7 @@
 
 use burn::tensor::{DType, Tensor};
 use burn_qlora_llama::{
-    Checkpoint, ComputeDtype, Decoder, DecoderError, KvCache, LoadOptions, Weights,
+    Checkpoint, ComputeDtype, Decoder, DecoderError, KvCache, KvCacheDtype, LoadOptions, Weights,
 };
 
 use qlora_test_support::fixture;
@@ -65,6 +65,43 @@ fn a_cache_holds_the_dtype_and_gives_the_same_logits() {
             let error = error.cast(DType::F32).abs().max().into_scalar::<f32>();
             assert!(error < tolerance, "{dtype} on {device:?}: {error}");
             // The whole way through sampling.
+            assert_eq!(greedy(&model, &[1, 2, 3], 4).len(), 4);
+        }
+    }
+}
+
+/// Steps of many tokens and of one: what the CPU's kernels read where it lies, and what is widened before.
+#[test]
+fn keys_and_values_in_16_bits_round_the_logits_of_f32() {
+    let tolerances = [(KvCacheDtype::Bf16, 2e-2), (KvCacheDtype::F16, 2e-3)];
+    for device in devices() {
+        for (kept, tolerance) in tolerances {
+            let dtype = kept.dtype(DType::F32);
+            if !device.supports_dtype(dtype) {
+                continue;
+            }
+            let reference = Reference::of("tiny_llama_nf4");
+            let options = LoadOptions::default().with_kv_cache_dtype(kept);
+            let path = fixture("tiny_llama_nf4");
+            let checkpoint = Checkpoint::open(&path).expect("opens");
+            let model = Decoder::load(&checkpoint, &options, &device).expect("loads");
+            let ids = reference.input_ids(&device);
+            let [batch, seq] = ids.dims();
+            let vocab = model.config().vocab_size;
+            let whole = model.forward(ids.clone());
+            let mut cache = KvCache::new(&model, batch, seq);
+            let mut held = 0;
+            for step in [seq - 5, 1, 3, 1] {
+                let part = ids.clone().slice([0..batch, held..held + step]);
+                held += step;
+                let cached = model.forward_cached(part, &mut cache).expect("fits");
+                assert_eq!(cached.dtype(), DType::F32);
+                let expected = whole.clone().slice([0..batch, held - 1..held, 0..vocab]);
+                let error: Tensor<2> = cached - expected.reshape([batch, vocab]);
+                let error = error.abs().max().into_scalar::<f32>();
+                let name = format!("{kept} on {device:?} at {held}: {error}");
+                assert!(error < tolerance && error > 1e-6, "{name}");
+            }
             assert_eq!(greedy(&model, &[1, 2, 3], 4).len(), 4);
         }
     }

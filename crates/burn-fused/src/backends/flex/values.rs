@@ -49,18 +49,15 @@ pub(super) fn transposed<E: FlexElement>(tensor: &FlexTensor) -> Option<DenseRef
     Some(DenseRef::with_stride(data, [n, k], stride))
 }
 
-/// The operands of an attention.
-pub(super) struct Attention<E: qlora_cpu::Element> {
+/// The operands of an attention, keys and values in `K`.
+pub(super) struct Attention<E, K> {
     q: Heads<E>,
-    k: Heads<E::Operand>,
-    v: Heads<E::Operand>,
+    k: Heads<K>,
+    v: Heads<K>,
     starts: Option<FlexTensor>,
 }
 
-impl<E: FlexElement> Attention<E>
-where
-    E::Operand: FlexElement,
-{
+impl<E: FlexElement, K: FlexElement> Attention<E, K> {
     pub(super) fn new(
         q: FlexTensor,
         k: FlexTensor,
@@ -75,7 +72,7 @@ where
         }
     }
 
-    pub(super) fn operands(&self, config: AttentionConfig) -> Operands<'_, E> {
+    pub(super) fn operands(&self, config: AttentionConfig) -> Operands<'_, E, K> {
         Operands {
             q: self.q.view(),
             k: self.k.view(),

@@ -1,6 +1,6 @@
 //! Rows that go on from the keys and values of the tokens before.
 
-use burn_core::tensor::{Device, Int, Tensor};
+use burn_core::tensor::{DType, Device, Int, Tensor};
 use burn_fused::{
     AttentionConfig, KeyValues, RotationAngles, cached_attention, causal_attention,
     packed_causal_attention, rope,
@@ -13,11 +13,13 @@ use crate::common::{assert_close, devices, tensor};
 const SMALL: Case = Case {
     shape: [2, 12, 4, 8],
     half: 3,
+    kept: DType::F32,
 };
 /// A row of more tokens than a cube has lanes.
 const LARGE: Case = Case {
     shape: [1, 150, 6, 64],
     half: 32,
+    kept: DType::F32,
 };
 const KV_HEADS: usize = 2;
 
@@ -27,6 +29,8 @@ struct Case {
     shape: [usize; 4],
     /// Pairs of a head that rotate.
     half: usize,
+    /// What keys and values are kept in.
+    kept: DType,
 }
 
 /// Returns the positions `from..to` of the second dimension.
@@ -38,7 +42,7 @@ fn part<const D: usize>(x: &Tensor<D>, from: usize, to: usize) -> Tensor<D> {
 
 /// Steps of many tokens, of one, and of none before the first, against all at once.
 fn check(
-    Case { shape, half }: Case,
+    Case { shape, half, kept }: Case,
     rotates: bool,
     starts: Option<&Tensor<2, Int>>,
     config: AttentionConfig,
@@ -53,7 +57,9 @@ fn check(
         true => rope(x.clone(), cos.clone(), sin.clone()),
         false => x.clone(),
     };
-    let all = (rotated(&q, &query), rotated(&k, &key), v.clone());
+    let rounded = |x: Tensor<4>| x.cast(kept).cast(DType::F32);
+    let (k_kept, v_kept) = (rounded(rotated(&k, &key)), rounded(v.clone()));
+    let all = (rotated(&q, &query), k_kept.clone(), v_kept.clone());
     let expected = match starts {
         Some(starts) => packed_causal_attention(all.0, all.1, all.2, starts.clone(), config),
         None => causal_attention(all.0, all.1, all.2, config),
@@ -61,8 +67,8 @@ fn check(
 
     let room = [batch, seq + 3, KV_HEADS, d];
     let mut cache = KeyValues {
-        keys: Tensor::zeros(room, device),
-        values: Tensor::zeros(room, device),
+        keys: Tensor::zeros(room, (device, kept)),
+        values: Tensor::zeros(room, (device, kept)),
         len: 0,
     };
     let mut outputs = Vec::new();
@@ -80,11 +86,16 @@ fn check(
         cache = next;
         outputs.push(out);
     }
-    let name = format!("rotates: {rotates}, {config:?} on {device:?}");
-    assert_close(&name, Tensor::cat(outputs, 1), expected);
-    let kept = |x: Tensor<4>| x.slice([0..batch, 0..seq, 0..KV_HEADS, 0..d]);
-    assert_close(&name, kept(cache.keys), rotated(&k, &key));
-    assert_close(&name, kept(cache.values), v);
+    let name = format!("rotates: {rotates}, {kept:?}, {config:?} on {device:?}");
+    let out = Tensor::cat(outputs, 1);
+    assert_eq!(out.dtype(), DType::F32, "{name}");
+    assert_close(&name, out, expected);
+    let held = |x: Tensor<4>| {
+        x.slice([0..batch, 0..seq, 0..KV_HEADS, 0..d])
+            .cast(DType::F32)
+    };
+    assert_close(&name, held(cache.keys), k_kept);
+    assert_close(&name, held(cache.values), v_kept);
     assert!(heads > KV_HEADS);
 }
 
@@ -99,6 +110,19 @@ fn steps_are_what_all_at_once_is() {
         check(SMALL, true, Some(&starts), plain, &device);
         check(LARGE, true, None, plain, &device);
         check(LARGE, true, None, windowed, &device);
+    }
+}
+
+#[test]
+fn tokens_kept_in_16_bits_are_attended_to_as_they_are_kept() {
+    for device in devices() {
+        let config = AttentionConfig::new(0.6);
+        for kept in [DType::F16, DType::BF16] {
+            if device.supports_dtype(kept) {
+                check(Case { kept, ..SMALL }, true, None, config, &device);
+                check(Case { kept, ..LARGE }, true, None, config, &device);
+            }
+        }
     }
 }
 
