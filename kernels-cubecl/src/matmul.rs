@@ -6,8 +6,8 @@
 //! - `panels`: any number of rows on a CPU.
 //! - `register_tiled`: any number of rows on a software rasterizer, and any shape anywhere.
 //!
-//! [`low_rank`] is the product of a LoRA layer, which adds a low-rank one to that with the weight, and [`dense`] that of two
-//! dense matrices in f32.
+//! [`low_rank`] is the product of a LoRA layer, which adds a low-rank one to that with the weight, [`layers`](layers()) are the products
+//! of several layers of one input, and [`dense`] is that of two dense matrices in f32.
 //!
 //! A [`Problem`] is checked once, where it is made. Its [candidates](ProductClass::candidates) are the kernels that the
 //! device and the shape allow. `choice` takes the likeliest; with the feature `autotune` it has the device measure them
@@ -18,6 +18,7 @@ pub mod dense;
 mod dense_loader;
 mod dots;
 mod gemv;
+mod layers;
 mod loader;
 pub mod low_rank;
 mod panels;
@@ -33,6 +34,7 @@ mod straddling;
 mod tune;
 
 pub use gemv::MAX_ROWS as GEMV_MAX_ROWS;
+pub use layers::{Layer, layers};
 pub use problem::{Alignment, Problem};
 pub use select::{DeviceKind, Kernel, ProductClass};
 
@@ -40,7 +42,7 @@ use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
 use nf4::Direction;
 
-use choice::chosen;
+use choice::multiply;
 
 use crate::error::KernelError;
 use crate::weight::Weight;
@@ -61,6 +63,6 @@ pub fn matmul(
 ) -> Result<TensorHandle, KernelError> {
     let problem = Problem::new(client, x, weight, direction)?;
     let y = problem.output();
-    chosen(&problem)(&problem, &y.handle)?;
+    multiply(&problem, &y.handle)?;
     Ok(y)
 }

@@ -44,11 +44,25 @@ impl Context {
         results: Result<[TensorHandle; N], impl Display>,
     ) -> [CubeTensor; N] {
         let tensors = results.unwrap_or_else(|error| panic!("{error}"));
-        tensors.map(|tensor| {
-            let (client, device) = (self.client.clone(), self.device.clone());
-            let dtype = elem_type_to_dtype(tensor.dtype);
-            CubeTensor::new(client, tensor.handle, *tensor.metadata, device, dtype)
-        })
+        tensors.map(|tensor| self.owned(tensor))
+    }
+
+    /// Returns the results of a kernel that has a number of them as tensors.
+    ///
+    /// # Panics
+    /// When the kernel refused its operands, with its reason.
+    pub fn tensor_list(&self, results: Result<Vec<TensorHandle>, impl Display>) -> Vec<CubeTensor> {
+        let tensors = results.unwrap_or_else(|error| panic!("{error}"));
+        tensors
+            .into_iter()
+            .map(|tensor| self.owned(tensor))
+            .collect()
+    }
+
+    fn owned(&self, tensor: TensorHandle) -> CubeTensor {
+        let (client, device) = (self.client.clone(), self.device.clone());
+        let dtype = elem_type_to_dtype(tensor.dtype);
+        CubeTensor::new(client, tensor.handle, *tensor.metadata, device, dtype)
     }
 }
 

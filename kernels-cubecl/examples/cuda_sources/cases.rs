@@ -11,6 +11,7 @@ use cubecl::std::tensor::TensorHandle;
 use nf4::adamw::{AdamWStep, BLOCK, BLOCK_BYTES};
 use nf4::{Direction, Format, GgufFormat, Layout, QuantConfig, Scales};
 use qlora_cubecl::adamw::{self, Run};
+use qlora_cubecl::matmul::Layer;
 use qlora_cubecl::matmul::low_rank::{self, LowRank};
 use qlora_cubecl::{KernelError, Weight, dequantize, matmul, quantize};
 
@@ -42,6 +43,8 @@ pub enum Operation {
     Matmul(Direction, usize),
     LowRank(usize),
     LowRankBackward(usize),
+    /// Three of one input.
+    LowRankLayers(usize),
     AdamW,
     AdamW8bit,
     Fused(Fused),
@@ -113,6 +116,12 @@ pub fn all() -> Vec<Case> {
             });
         }
     }
+    cases.push(Case {
+        operation: Operation::LowRankLayers(1),
+        dtype: FloatKind::F16,
+        shape: SHAPES[0],
+        format: QuantConfig::default().into(),
+    });
     for fused in Fused::ALL {
         for dtype in FLOATS.into_iter().filter(|dtype| fused.takes(*dtype)) {
             cases.push(Case {
@@ -161,7 +170,8 @@ impl Case {
         match self.operation {
             Operation::Matmul(_, rows)
             | Operation::LowRank(rows)
-            | Operation::LowRankBackward(rows) => Some(rows),
+            | Operation::LowRankBackward(rows)
+            | Operation::LowRankLayers(rows) => Some(rows),
             _ => None,
         }
     }
@@ -205,6 +215,15 @@ impl Case {
                 let (weight, factors) = (self.weight(client), self.factors(client));
                 let (x, dy) = (matrix(client, [m, k], dtype), matrix(client, [m, n], dtype));
                 low_rank::backward(client, x, weight, factors, dy)?;
+                Ok(None)
+            }
+            Operation::LowRankLayers(m) => {
+                let x = matrix(client, [m, self.shape[1]], dtype);
+                let layers = [(); 3].map(|()| Layer {
+                    weight: self.weight(client),
+                    low_rank: Some(self.factors(client)),
+                });
+                matmul::layers(client, x, layers.into())?;
                 Ok(None)
             }
             Operation::Fused(fused) => fused.launch(client, self.dtype).map(|()| None),
@@ -274,6 +293,7 @@ impl fmt::Display for Case {
             Operation::Matmul(Direction::Transposed, _) => write!(f, "x · W"),
             Operation::LowRank(_) => write!(f, "LoRA layer"),
             Operation::LowRankBackward(_) => write!(f, "LoRA layer, backward"),
+            Operation::LowRankLayers(_) => write!(f, "three LoRA layers of one x"),
             Operation::AdamW => write!(f, "AdamW"),
             Operation::AdamW8bit => write!(f, "AdamW, 8-bit"),
             Operation::Fused(fused) => write!(f, "{fused}"),

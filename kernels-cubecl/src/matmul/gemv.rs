@@ -25,13 +25,15 @@
 //! bitsandbytes' forward for few rows reads the same bytes (23 and 7 µs for one); its backward decodes the whole weight, 4.5
 //! bytes a weight: 202 and 61 µs. 4096 × 4096 is 0.37 of all these. Predictions: none was run.
 
+use std::slice;
+
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use nf4::Direction;
 
 use super::planes::{Lanes, PLANES, lane_sum};
-use super::problem::{Alignment, PackedFormat, Problem, Sizes};
+use super::problem::{Alignment, PackedFormat, Problem, RowSizes, Sizes};
 use crate::decode::{fill_table, value_of};
 use crate::error::KernelError;
 use crate::operand::buffer;
@@ -67,6 +69,13 @@ const MAX_SPLITS: usize = 16;
 /// # Errors
 /// [`KernelError::Unavailable`] for more than [`MAX_ROWS`] rows, or where rows of the weight begin within a word.
 pub(super) fn launch(problem: &Problem, output: &Handle) -> Result<(), KernelError> {
+    match problem.direction {
+        Direction::Forward => launch_rows(slice::from_ref(problem), slice::from_ref(output)),
+        Direction::Transposed => launch_columns(problem, output),
+    }
+}
+
+fn check(problem: &Problem) -> Result<(), KernelError> {
     if problem.x.m > MAX_ROWS || problem.alignment() == Alignment::Elements {
         return Err(KernelError::Unavailable {
             operation: "matmul",
@@ -76,10 +85,6 @@ pub(super) fn launch(problem: &Problem, output: &Handle) -> Result<(), KernelErr
                 problem.weight.layout.in_features()
             ),
         });
-    }
-    match problem.direction {
-        Direction::Forward => launch_rows(problem, output),
-        Direction::Transposed => launch_columns(problem, output),
     }
     Ok(())
 }
@@ -99,7 +104,15 @@ fn kept_rows(problem: &Problem) -> usize {
     problem.x.m.next_power_of_two()
 }
 
-fn launch_rows(problem: &Problem, output: &Handle) {
+/// Launches the kernel for all of some products of one `x`, whose weights have one format.
+///
+/// # Errors
+/// As [`launch`].
+pub(super) fn launch_rows(problems: &[Problem], outputs: &[Handle]) -> Result<(), KernelError> {
+    let Some(problem) = problems.first() else {
+        return Ok(());
+    };
+    check(problem)?;
     let client = &problem.client;
     let lanes = Lanes::of(client);
     let x_vector = if problem.x.stride.is_multiple_of(4) {
@@ -107,48 +120,96 @@ fn launch_rows(problem: &Problem, output: &Handle) {
     } else {
         1
     };
-    // SAFETY: the kernel guards every access by the sizes of the problem.
+    let mut cubes = 0;
+    let mut parts = SequenceArg::new();
+    for (problem, output) in problems.iter().zip(outputs) {
+        cubes += problem.n.div_ceil(FEATURES * PLANES as usize) as u32;
+        parts.push(PartLaunch::new(
+            problem.weight.packed_arg(),
+            problem.weight.scales_arg(),
+            problem.output_arg(output),
+            problem.n as u32,
+            cubes,
+        ));
+    }
+    // SAFETY: the kernel guards every access by the sizes of the products.
     unsafe {
         rows_kernel::launch_unchecked(
             client,
-            CubeCount::Static(problem.n.div_ceil(FEATURES * PLANES as usize) as u32, 1, 1),
+            CubeCount::Static(cubes, 1, 1),
             CubeDim::new_2d(lanes.count, PLANES),
             x_vector,
             load_width(problem),
             problem.x_arg(),
-            problem.weight.packed_arg(),
-            problem.weight.scales_arg(),
-            problem.output_arg(output),
-            problem.sizes_arg(),
+            parts,
+            problem.row_sizes_arg(),
             problem.format(),
             kept_rows(problem),
             lanes,
+            problems.len(),
             problem.x.dtype,
         );
     }
+    Ok(())
+}
+
+/// A weight of a launch, and where its product goes.
+#[derive(CubeType, CubeLaunch)]
+struct Part<F: Float, NW: Size> {
+    packed: Box<[Vector<u32, NW>]>,
+    scales: Scales,
+    output: Box<[F]>,
+    /// Columns of the output.
+    n: u32,
+    /// The first cube that is the next part's.
+    end: u32,
 }
 
 #[cube(launch_unchecked)]
 fn rows_kernel<F: Float, NX: Size, NW: Size>(
     x: &[Vector<F, NX>],
-    packed: &[Vector<u32, NW>],
-    scales: &Scales,
-    output: &mut [F],
-    sizes: &Sizes,
+    mut parts: Sequence<Part<F, NW>>,
+    sizes: &RowSizes,
     #[comptime] format: PackedFormat,
     #[comptime] rows: usize,
     #[comptime] lanes: Lanes,
+    // Tells instances apart: see `fused`.
+    #[comptime] count: usize,
     #[define(F)] _dtype: ElemType,
+) {
+    let mut table = Shared::<[f32]>::new_slice(16usize);
+    fill_table(&mut table, comptime!(format.codes));
+    sync_cube();
+    let mut begin = 0u32.runtime();
+    #[unroll]
+    for i in 0..count {
+        let part = &mut parts[i];
+        if CUBE_POS_X >= begin && CUBE_POS_X < part.end {
+            let first_feature =
+                ((CUBE_POS_X - begin) * PLANES + UNIT_POS_Y) * comptime!(FEATURES as u32);
+            multiply_features(x, part, first_feature, sizes, &table, format, rows, lanes);
+        }
+        begin = part.end;
+    }
+}
+
+/// Writes the columns of the output from `first_feature` on that a plane multiplies at once.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn multiply_features<F: Float, NX: Size, NW: Size>(
+    x: &[Vector<F, NX>],
+    part: &mut Part<F, NW>,
+    first_feature: u32,
+    sizes: &RowSizes,
+    table: &Shared<[f32]>,
+    #[comptime] format: PackedFormat,
+    #[comptime] rows: usize,
+    #[comptime] lanes: Lanes,
 ) {
     let width = NW::value();
     let (codes, alignment) = comptime!((format.codes, format.alignment));
     let per_word = comptime!(codes.per_word());
     let x_width = NX::value();
-    let mut table = Shared::<[f32]>::new_slice(16usize);
-    fill_table(&mut table, codes);
-    sync_cube();
-
-    let first_feature = (CUBE_POS_X * PLANES + UNIT_POS_Y) * comptime!(FEATURES as u32);
     let mut sums = Array::<f32>::new(comptime!(FEATURES * rows));
     #[unroll]
     for i in 0..comptime!(FEATURES * rows) {
@@ -164,8 +225,8 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
         #[unroll]
         for f in 0..FEATURES {
             // Features beyond the last are computed from the last and never written.
-            let feature = min(first_feature + comptime!(f as u32), sizes.n - 1);
-            read[f] = packed[(feature * loads + load) as usize];
+            let feature = min(first_feature + comptime!(f as u32), part.n - 1);
+            read[f] = part.packed[(feature * loads + load) as usize];
             scale[f] = f32::new(0.0);
         }
         #[unroll]
@@ -174,10 +235,10 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
             #[unroll]
             for f in 0..FEATURES {
                 if comptime!(q == 0 || alignment.begins_block(per_word * q)) {
-                    let feature = min(first_feature + comptime!(f as u32), sizes.n - 1);
-                    scale[f] = scale_of(scales, feature * sizes.k + word_start);
+                    let feature = min(first_feature + comptime!(f as u32), part.n - 1);
+                    scale[f] = scale_of(&part.scales, feature * sizes.k + word_start);
                     if comptime!(codes.has_minima()) {
-                        minimum[f] = minimum_of(scales, feature * sizes.k + word_start);
+                        minimum[f] = minimum_of(&part.scales, feature * sizes.k + word_start);
                     }
                 }
             }
@@ -196,7 +257,7 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
                     for f in 0..FEATURES {
                         let code = read[f].extract(q)
                             >> comptime!((codes.bits() * (j * x_width + e)) as u32);
-                        let value = value_of(&table, code, codes);
+                        let value = value_of(table, code, codes);
                         let w = scaled(value, scale[f], minimum[f], codes);
                         #[unroll]
                         for i in 0..rows {
@@ -218,8 +279,8 @@ fn rows_kernel<F: Float, NX: Size, NW: Size>(
             let partial = sums[comptime!(f * rows + i)];
             let total = lane_sum(partial, lanes);
             let row = comptime!(i as u32);
-            if UNIT_POS_X == 0 && feature < sizes.n && row < sizes.m {
-                output[(row * sizes.n + feature) as usize] = F::cast_from(total);
+            if UNIT_POS_X == 0 && feature < part.n && row < sizes.m {
+                part.output[(row * part.n + feature) as usize] = F::cast_from(total);
             }
         }
     }
@@ -245,7 +306,8 @@ pub(super) fn workspace_bytes(m: usize, [k, n]: [usize; 2], direction: Direction
     }
 }
 
-fn launch_columns(problem: &Problem, output: &Handle) {
+fn launch_columns(problem: &Problem, output: &Handle) -> Result<(), KernelError> {
+    check(problem)?;
     let client = &problem.client;
     let per_word = problem.weight.codes().per_word();
     let (groups, tiles, splits) = grid_of_columns(problem.k, problem.n, per_word);
@@ -292,6 +354,7 @@ fn launch_columns(problem: &Problem, output: &Handle) {
             );
         }
     }
+    Ok(())
 }
 
 #[cube(launch_unchecked)]

@@ -123,6 +123,14 @@ pub(super) struct PackedFormat {
     pub(super) alignment: Alignment,
 }
 
+/// The sizes that products of one `x` have in common in a kernel.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+pub(super) struct RowSizes {
+    pub(super) m: u32,
+    pub(super) k: u32,
+    pub(super) x_stride: u32,
+}
+
 /// The sizes of a product in a kernel.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 pub(super) struct Sizes {
@@ -170,6 +178,12 @@ impl Problem {
         self.x.m * self.n * self.k == 0
     }
 
+    /// Returns whether a launch can have this problem and `other`, of the same `x`: it is compiled for one format, and one width.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        let format = |problem: &Self| problem.weight.layout.block_format();
+        format(self) == format(other) && self.k == other.k && self.direction == other.direction
+    }
+
     pub(super) fn alignment(&self) -> Alignment {
         let row = self.weight.layout.in_features();
         let block = self.weight.block_size();
@@ -196,6 +210,10 @@ impl Problem {
             self.n as u32,
             self.x.stride as u32,
         )
+    }
+
+    pub(super) fn row_sizes_arg(&self) -> RowSizesLaunch {
+        RowSizesLaunch::new(self.x.m as u32, self.k as u32, self.x.stride as u32)
     }
 
     pub(super) fn x_tensor(&self) -> TensorBinding {
@@ -239,6 +257,16 @@ impl Problem {
         columns: usize,
         rows: usize,
     ) -> Result<CubeCount, KernelError> {
+        let cubes = self.tiles(rows)?;
+        let tiles = self.n.div_ceil(columns) as u32;
+        Ok(CubeCount::Static(tiles.div_ceil(units), cubes, 1))
+    }
+
+    /// Returns the tiles of `rows` rows, which are cubes of a grid's second dimension.
+    ///
+    /// # Errors
+    /// [`KernelError::TooManyRows`] where the device has no such grid.
+    pub(super) fn tiles(&self, rows: usize) -> Result<u32, KernelError> {
         let cubes = self.x.m.div_ceil(rows) as u32;
         let limit = self.client.properties().hardware.max_cube_count.1;
         if cubes > limit {
@@ -248,8 +276,7 @@ impl Problem {
                 limit,
             });
         }
-        let tiles = self.n.div_ceil(columns) as u32;
-        Ok(CubeCount::Static(tiles.div_ceil(units), cubes, 1))
+        Ok(cubes)
     }
 
     /// Allocates the output. That of an empty product is complete: it is zeros.

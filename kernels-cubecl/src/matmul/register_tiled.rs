@@ -8,12 +8,14 @@
 //!
 //! Launch: cubes of one dimension along the output's columns; `y` counts tiles of rows.
 
+use std::slice;
+
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use nf4::Direction;
 
-use super::problem::{Alignment, PackedFormat, Problem, Sizes};
+use super::problem::{Alignment, PackedFormat, Problem, RowSizes};
 use crate::decode::{Words, code_of, select_values};
 use crate::error::KernelError;
 use crate::scales::{minimum_of, scale_of, scaled};
@@ -41,42 +43,99 @@ impl Tile {
 /// # Errors
 /// [`KernelError::TooManyRows`].
 pub(super) fn launch(problem: &Problem, output: &Handle) -> Result<(), KernelError> {
+    launch_each(slice::from_ref(problem), slice::from_ref(output))
+}
+
+/// Launches the kernel for all of some products of one `x` in one direction, whose weights have one format.
+///
+/// # Errors
+/// As [`launch`].
+pub(super) fn launch_each(problems: &[Problem], outputs: &[Handle]) -> Result<(), KernelError> {
+    let Some(problem) = problems.first() else {
+        return Ok(());
+    };
     let client = &problem.client;
     let tile = Tile::new(problem.x.m);
-    let grid = problem.grid(UNITS, tile.columns, tile.rows)?;
-    // SAFETY: the kernel guards every access by the sizes of the problem.
+    let tiles = problem.tiles(tile.rows)?;
+    let mut cubes = 0;
+    let mut parts = SequenceArg::new();
+    for (problem, output) in problems.iter().zip(outputs) {
+        cubes += problem.n.div_ceil(tile.columns * UNITS as usize) as u32;
+        parts.push(PartLaunch::new(
+            problem.weight.words_arg(),
+            problem.output_arg(output),
+            problem.n as u32,
+            cubes,
+        ));
+    }
+    // SAFETY: the kernel guards every access by the sizes of the products.
     unsafe {
         register_tiled_kernel::launch_unchecked(
             client,
-            grid,
+            CubeCount::Static(cubes, tiles, 1),
             CubeDim::new_1d(UNITS),
             problem.x_arg(),
-            problem.weight.words_arg(),
-            problem.output_arg(output),
-            problem.sizes_arg(),
+            parts,
+            problem.row_sizes_arg(),
             problem.direction,
             problem.format(),
             tile,
+            problems.len(),
             problem.x.dtype,
         );
     }
     Ok(())
 }
 
+/// A weight of a launch, and where its product goes.
+#[derive(CubeType, CubeLaunch)]
+struct Part<F: Float> {
+    words: Words,
+    output: Box<[F]>,
+    /// Columns of the output.
+    n: u32,
+    /// The first cube that is the next part's.
+    end: u32,
+}
+
 #[cube(launch_unchecked)]
 fn register_tiled_kernel<F: Float>(
     x: &[F],
-    words: &Words,
-    output: &mut [F],
-    sizes: &Sizes,
+    mut parts: Sequence<Part<F>>,
+    sizes: &RowSizes,
     #[comptime] direction: Direction,
     #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
+    // Tells instances apart: see `fused`.
+    #[comptime] count: usize,
     #[define(F)] _dtype: ElemType,
 ) {
-    let first_column = ABSOLUTE_POS_X * comptime!(tile.columns as u32);
+    let mut begin = 0u32.runtime();
+    #[unroll]
+    for i in 0..count {
+        let part = &mut parts[i];
+        if CUBE_POS_X >= begin && CUBE_POS_X < part.end {
+            let unit = (CUBE_POS_X - begin) * comptime!(UNITS) + UNIT_POS_X;
+            let first_column = unit * comptime!(tile.columns as u32);
+            multiply_tile::<F>(x, part, first_column, sizes, direction, format, tile);
+        }
+        begin = part.end;
+    }
+}
+
+/// Writes the tile of the output from `first_column` on.
+#[cube]
+fn multiply_tile<F: Float>(
+    x: &[F],
+    part: &mut Part<F>,
+    first_column: u32,
+    sizes: &RowSizes,
+    #[comptime] direction: Direction,
+    #[comptime] format: PackedFormat,
+    #[comptime] tile: Tile,
+) {
     let first_row = CUBE_POS_Y * comptime!(tile.rows as u32);
-    if first_column < sizes.n {
+    if first_column < part.n {
         let mut sums = Array::<f32>::new(comptime!(tile.rows * tile.columns));
         #[unroll]
         for i in 0..comptime!(tile.rows * tile.columns) {
@@ -90,9 +149,9 @@ fn register_tiled_kernel<F: Float>(
         }
         let starts = Starts { rows, first_column };
         if comptime!(direction == Direction::Transposed) {
-            multiply_columns::<F>(x, words, &starts, &mut sums, sizes, format, tile);
+            multiply_columns::<F>(x, &*part, &starts, &mut sums, sizes, format, tile);
         } else {
-            multiply_rows::<F>(x, words, &starts, &mut sums, sizes, format, tile);
+            multiply_rows::<F>(x, &*part, &starts, &mut sums, sizes, format, tile);
         }
         #[unroll]
         for i in 0..tile.rows {
@@ -100,8 +159,8 @@ fn register_tiled_kernel<F: Float>(
             #[unroll]
             for c in 0..tile.columns {
                 let column = first_column + comptime!(c as u32);
-                if row < sizes.m && column < sizes.n {
-                    output[(row * sizes.n + column) as usize] =
+                if row < sizes.m && column < part.n {
+                    part.output[(row * part.n + column) as usize] =
                         F::cast_from(sums[comptime!(i * tile.columns + c)]);
                 }
             }
@@ -124,10 +183,10 @@ struct Starts {
 #[cube]
 fn multiply_rows<F: Float>(
     x: &[F],
-    words: &Words,
+    part: &Part<F>,
     starts: &Starts,
     sums: &mut Array<f32>,
-    sizes: &Sizes,
+    sizes: &RowSizes,
     #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
 ) {
@@ -136,7 +195,7 @@ fn multiply_rows<F: Float>(
     let mut columns = Array::<u32>::new(tile.columns);
     #[unroll]
     for c in 0..tile.columns {
-        columns[c] = min(starts.first_column + comptime!(c as u32), sizes.n - 1) * sizes.k;
+        columns[c] = min(starts.first_column + comptime!(c as u32), part.n - 1) * sizes.k;
     }
     let mut scales = Array::<f32>::new(tile.columns);
     let mut minima = Array::<f32>::new(tile.columns);
@@ -151,15 +210,15 @@ fn multiply_rows<F: Float>(
     while k < sizes.k {
         #[unroll]
         for c in 0..tile.columns {
-            scales[c] = scale_of(&words.scales, columns[c] + k);
+            scales[c] = scale_of(&part.words.scales, columns[c] + k);
             if comptime!(codes.has_minima()) {
-                minima[c] = minimum_of(&words.scales, columns[c] + k);
+                minima[c] = minimum_of(&part.words.scales, columns[c] + k);
             }
         }
         for _ in 0..comptime!(scale_step / word_step) {
             #[unroll]
             for c in 0..tile.columns {
-                packed[c] = code_of(words, columns[c] + k, codes);
+                packed[c] = code_of(&part.words, columns[c] + k, codes);
             }
             for _ in 0..word_step {
                 let mut values = Array::<f32>::new(tile.rows);
@@ -188,10 +247,10 @@ fn multiply_rows<F: Float>(
 #[cube]
 fn multiply_columns<F: Float>(
     x: &[F],
-    words: &Words,
+    part: &Part<F>,
     starts: &Starts,
     sums: &mut Array<f32>,
-    sizes: &Sizes,
+    sizes: &RowSizes,
     #[comptime] format: PackedFormat,
     #[comptime] tile: Tile,
 ) {
@@ -208,20 +267,20 @@ fn multiply_columns<F: Float>(
         let mut minimum = f32::new(0.0);
         #[unroll]
         for c in 0..tile.columns {
-            let column = min(starts.first_column + comptime!(c as u32), sizes.n - 1);
-            let element = k * sizes.n + column;
+            let column = min(starts.first_column + comptime!(c as u32), part.n - 1);
+            let element = k * part.n + column;
             let bit = comptime!(if alignment == Alignment::Elements {
                 0
             } else {
                 codes.bits() * (c % codes.per_word())
             });
             if comptime!(bit == 0) {
-                packed = Vector::new(code_of(words, element, codes));
+                packed = Vector::new(code_of(&part.words, element, codes));
             }
             if comptime!(c == 0 || alignment.begins_block(c)) {
-                scale = scale_of(&words.scales, element);
+                scale = scale_of(&part.words.scales, element);
                 if comptime!(codes.has_minima()) {
-                    minimum = minimum_of(&words.scales, element);
+                    minimum = minimum_of(&part.words.scales, element);
                 }
             }
             let value = select_values(packed, bit, codes).extract(0usize);

@@ -34,6 +34,9 @@ pub enum Kernel {
 /// The launch of a kernel: writes every element of the output of a problem that is not empty.
 pub(super) type Launch = fn(&Problem, &Handle) -> Result<(), KernelError>;
 
+/// The launch of a kernel for products of one `x` that it [takes together](Kernel::launch_together).
+pub(super) type LaunchTogether = fn(&[Problem], &[Handle]) -> Result<(), KernelError>;
+
 impl Kernel {
     /// All kernels.
     pub const ALL: [Kernel; 6] = [
@@ -44,6 +47,19 @@ impl Kernel {
         Kernel::StagedUnits,
         Kernel::RegisterTiled,
     ];
+
+    /// Returns the launch for several products of one `x`, of `m` rows, in one direction, whose weights have one format; `None` if
+    /// the kernel takes them one by one.
+    ///
+    /// The code is that of all products behind one another. For several rows `register_tiled` is so long that Mesa's rasterizer
+    /// would compile SmolLM2's for a second, and gain nothing: a launch is cheap there.
+    pub(super) fn launch_together(self, direction: Direction, m: usize) -> Option<LaunchTogether> {
+        match (self, direction) {
+            (Kernel::Gemv, Direction::Forward) => Some(gemv::launch_rows),
+            (Kernel::RegisterTiled, _) if m == 1 => Some(register_tiled::launch_each),
+            _ => None,
+        }
+    }
 
     pub(super) fn launch(self) -> Launch {
         match self {

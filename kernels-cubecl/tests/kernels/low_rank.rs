@@ -4,6 +4,7 @@ use cubecl::client::Client;
 use cubecl::ir::ElemType;
 use cubecl::std::tensor::TensorHandle;
 use nf4::{Direction, GgufFormat, QuantConfig, QuantizedMatrix};
+use qlora_cubecl::matmul;
 use qlora_cubecl::matmul::low_rank::{self, LowRank, Projection};
 use qlora_cubecl::{KernelError, Weight, check_float};
 use qlora_test_support::random::uniform;
@@ -189,6 +190,51 @@ pub fn a_layer_of_a_files_blocks_matches_its_sums(client: &Client) {
         for (m, rank) in [(2, 4), (20, 7)] {
             let matrix = file_matrix(format, [37, 512]);
             Layer::of(client, F32, (m, [37, 512], rank), 0, &matrix).check(client);
+        }
+    }
+}
+
+/// Neighbours of one format and of others, adapted and not, more than a launch has bindings for, and an empty one among them.
+pub fn layers_of_one_input_are_each_what_they_are_alone(client: &Client) {
+    for (m, k, padding) in [(1, 128, 0), (3, 512, 16), (8, 104, 5), (9, 512, 0)] {
+        let layer = |n, rank| Layer::new(client, F32, (m, [n, k], rank), padding);
+        let mut all = vec![
+            (layer(70, 4), true),
+            (layer(24, 1), false),
+            (layer(9, 20), true),
+            (layer(0, 2), true),
+            (layer(200, 16), true),
+            (layer(33, 1), false),
+        ];
+        if k == 512 {
+            let matrix = file_matrix(GgufFormat::Q6_K, [37, k]);
+            let case = (m, [37, k], 3);
+            let coarse = Layer::of(client, F32, case, padding, &matrix);
+            all.insert(2, (coarse, true));
+        }
+        let layers = all.iter().map(|(layer, is_adapted)| matmul::Layer {
+            weight: layer.weight.clone(),
+            low_rank: is_adapted.then(|| layer.low_rank.clone()),
+        });
+        let x = || all[0].0.x.clone();
+        let ys = matmul::layers(client, x(), layers.collect()).unwrap();
+        assert_eq!(ys.len(), all.len());
+        for ((layer, is_adapted), y) in all.iter().zip(ys) {
+            let n = layer.case.1[0];
+            assert_eq!(y.shape()[..], [m, n]);
+            if n == 0 {
+                continue;
+            }
+            let y: Vec<f32> = read_values(client, y.handle, F32);
+            let what = format!("{:?} among others", layer.case);
+            if *is_adapted {
+                assert_close(&y, &layer.expected[0], tolerance(F32), &what);
+            } else {
+                let weight = layer.weight.clone();
+                let alone = matmul::matmul(client, x(), weight, Direction::Forward).unwrap();
+                let alone: Vec<f32> = read_values(client, alone.handle, F32);
+                assert_eq!(y, alone, "{what}");
+            }
         }
     }
 }

@@ -29,6 +29,7 @@ qlora_test_support::on_every_runtime! {
     gguf::half_precision_multiplies_every_format,
     low_rank::a_layer_matches_its_sums_in_f64,
     low_rank::a_layer_of_a_files_blocks_matches_its_sums,
+    low_rank::layers_of_one_input_are_each_what_they_are_alone,
     low_rank::every_projection_is_forced,
     low_rank::half_precision_is_summed_in_single,
     low_rank::rows_of_a_layer_may_lie_apart,

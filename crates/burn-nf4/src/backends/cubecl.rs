@@ -5,11 +5,12 @@ use burn_core::tensor::FloatDType;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use burn_operands::cubecl::{Context, lend};
 use nf4::{Direction, Layout, QuantConfig};
+use qlora_cubecl::matmul::Layer;
 use qlora_cubecl::matmul::low_rank::{self, LowRank};
 use qlora_cubecl::{Weight, dequantize, matmul, quantize};
 
 use crate::ops::BlockwiseOps;
-use crate::primitive::BlockwisePrimitive;
+use crate::primitive::{BlockwisePrimitive, LayerPrimitive, LayersPrimitive};
 
 impl BlockwiseOps for CubeBackend {
     fn blockwise_quantize(
@@ -62,6 +63,30 @@ impl BlockwiseOps for CubeBackend {
             weight,
             factors,
         ))
+    }
+
+    fn blockwise_layers(
+        x: FloatTensor<Self>,
+        layers: LayersPrimitive<Self>,
+    ) -> Vec<FloatTensor<Self>> {
+        let context = Context::of(&x);
+        let layers = layers.0.into_iter().map(|layer| match layer {
+            LayerPrimitive::Base { weight } => Layer {
+                weight: words(&context, weight),
+                low_rank: None,
+            },
+            LayerPrimitive::Adapted {
+                weight,
+                a,
+                b,
+                scale,
+            } => Layer {
+                weight: words(&context, weight),
+                low_rank: Some(factors(a, b, scale)),
+            },
+        });
+        let layers = layers.collect();
+        context.tensor_list(matmul::layers(context.client(), lend(x), layers))
     }
 
     fn blockwise_lora_backward(

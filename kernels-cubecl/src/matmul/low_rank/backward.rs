@@ -4,11 +4,11 @@ use cubecl::prelude::*;
 use cubecl::std::tensor::TensorHandle;
 use nf4::{Direction, Layout};
 
-use super::super::choice::chosen;
+use super::super::choice::multiply;
 use super::super::problem::{Problem, Rows};
 use super::accumulate::{Order, accumulate};
-use super::expand::expand;
-use super::factors::{F32, Factors, LowRank, OPERATION, Projected};
+use super::expand::{Expansion, expand};
+use super::factors::{F32, Factor, Factors, LowRank, OPERATION, Projected};
 use super::project::project;
 use crate::error::{KernelError, check_float, check_length, check_size};
 use crate::operand::zeros;
@@ -40,13 +40,20 @@ pub fn backward(
     let problem = Problem::new(client, dy, weight, Direction::Transposed)?;
     layer.check_rows(problem.x.m)?;
     let dx = problem.output();
-    chosen(&problem)(&problem, &dx.handle)?;
+    multiply(&problem, &dx.handle)?;
     if problem.is_empty() {
         let [a, b] = layer.no_gradients();
         return Ok(Gradients { x: dx, a, b });
     }
     let dxa = layer.project_gradient(&problem.x)?;
-    expand(client, &dxa, &layer.factors.a_transposed, &dx)?;
+    expand(
+        client,
+        &[Expansion {
+            projected: &dxa,
+            factor: &layer.a_transposed,
+            y: &dx,
+        }],
+    )?;
     let [a, b] = layer.factor_gradients(&problem.x, &dxa)?;
     Ok(Gradients { x: dx, a, b })
 }
@@ -78,6 +85,7 @@ struct Layer<'a> {
     client: &'a Client,
     x: Rows,
     factors: Factors,
+    a_transposed: Factor,
 }
 
 impl<'a> Layer<'a> {
@@ -87,8 +95,10 @@ impl<'a> Layer<'a> {
         layout: Layout,
         low_rank: LowRank,
     ) -> Result<Self, KernelError> {
+        let factors = Factors::new(client, low_rank, layout.shape())?;
         Ok(Self {
-            factors: Factors::new(client, low_rank, layout.shape())?,
+            a_transposed: factors.a_transposed(client),
+            factors,
             x: rows(client, x, layout.in_features())?,
             client,
         })
@@ -110,11 +120,7 @@ impl<'a> Layer<'a> {
         dy: &Rows,
         dxa: &Projected,
     ) -> Result<[TensorHandle; 2], KernelError> {
-        let Factors {
-            a_transposed,
-            b,
-            scale,
-        } = &self.factors;
+        let (a_transposed, Factors { b, scale, .. }) = (&self.a_transposed, &self.factors);
         let da = accumulate(self.client, dxa, &self.x, a_transposed.width, Order::OfA);
         let xa = project(self.client, &self.x, a_transposed, *scale)?;
         let db = accumulate(self.client, &xa, dy, b.width, Order::OfB);
@@ -123,11 +129,8 @@ impl<'a> Layer<'a> {
 
     /// Returns the gradients of no rows.
     fn no_gradients(&self) -> [TensorHandle; 2] {
-        let Factors {
-            a_transposed, b, ..
-        } = &self.factors;
-        [[a_transposed.width, b.rank], [b.rank, b.width]]
-            .map(|shape| zeros(self.client, shape, F32))
+        let (a, b) = (&self.a_transposed, &self.factors.b);
+        [[a.width, a.rank], [b.rank, b.width]].map(|shape| zeros(self.client, shape, F32))
     }
 }
 

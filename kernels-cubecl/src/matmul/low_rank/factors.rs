@@ -23,10 +23,10 @@ pub struct LowRank {
     pub scale: f32,
 }
 
-/// The factors, checked: both as rows of a width.
-pub(super) struct Factors {
-    /// `Aᵀ: [rank, in_features]`.
-    pub(super) a_transposed: Factor,
+/// The factors, checked.
+pub(in crate::matmul) struct Factors {
+    /// `A: [in_features, rank]`.
+    pub(super) a: TensorHandle,
     /// `B: [rank, out_features]`.
     pub(super) b: Factor,
     pub(super) scale: f32,
@@ -36,7 +36,7 @@ impl Factors {
     /// # Errors
     /// [`KernelError::NotSingle`], [`KernelError::TooLarge`], and [`KernelError::ShapeMismatch`] unless the factors fit each
     /// other and a weight of shape `[out_features, in_features]`.
-    pub(super) fn new(
+    pub(in crate::matmul) fn new(
         client: &Client,
         low_rank: LowRank,
         [out_features, in_features]: [usize; 2],
@@ -58,18 +58,23 @@ impl Factors {
         )?;
         check_size("first factor", in_features * rank)?;
         check_size("second factor", rank * out_features)?;
-        let (shape, strides) = (a.shape(), a.strides());
-        let a_transposed = TensorHandle::new(
-            a.handle.clone(),
-            [shape[1], shape[0]],
-            [strides[1], strides[0]],
-            a.dtype,
-        );
         Ok(Self {
-            a_transposed: Factor::new(client, a_transposed),
+            a,
             b: Factor::new(client, b),
             scale,
         })
+    }
+
+    /// Returns `Aᵀ: [rank, in_features]`, as rows of a width.
+    pub(super) fn a_transposed(&self, client: &Client) -> Factor {
+        let (shape, strides) = (self.a.shape(), self.a.strides());
+        let transposed = TensorHandle::new(
+            self.a.handle.clone(),
+            [shape[1], shape[0]],
+            [strides[1], strides[0]],
+            self.a.dtype,
+        );
+        Factor::new(client, transposed)
     }
 }
 
