@@ -4,8 +4,9 @@
 //! A cube takes some neighbouring ranks of a factor. Its slices of units share the rows of `A`, and their sums meet in shared memory,
 //! in an order that does not depend on timing.
 //!
-//! Bytes: the factors once, and `x` once for each tile of ranks, from the caches. 4096 by 16: 0.26 MB. Prediction for one layer on an
-//! RTX 4090: what a launch takes, some 3 µs; not run.
+//! Bytes: the factors once, and `x` once for each tile of ranks, from the caches: 0.26 MB for 4096 by 16, which one multiprocessor
+//! reads in turns of as many loads as a unit has under way. At 0.3 µs a turn and [`LOADS`] loads, 16 turns are 5 µs for one row.
+//! Prediction: not run.
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
@@ -15,10 +16,14 @@ use super::super::problem::{RowSizes, RowSizesLaunch, Rows};
 use super::factors::Projected;
 use crate::operand::tensor_buffer;
 
-/// Ranks of a cube.
-const RANKS: u32 = 16;
+/// Ranks of a cube: a sector of 32 bytes of a row of `A`.
+const RANKS: u32 = 8;
 /// Units that share a rank's sum.
-const SLICES: u32 = 16;
+const SLICES: u32 = 32;
+/// Products that a unit adds to its sums in a turn, whose loads do not wait for each other.
+const LOADS: usize = 16;
+/// The most rows of `A` in a turn.
+const MOST_ROWS: usize = 8;
 
 /// A factor, and where its product goes.
 pub(super) struct Gathering<'a> {
@@ -57,10 +62,30 @@ pub(super) fn gather(client: &Client, x: &Rows, width: usize, gatherings: &[Gath
             x.arg(width),
             parts,
             RowSizesLaunch::new(x.m as u32, width as u32, x.stride as u32),
-            x.m.next_power_of_two(),
+            Turn::of(x.m),
             gatherings.len(),
             x.dtype,
         );
+    }
+}
+
+/// What a unit multiplies at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Turn {
+    /// Rows of `x`.
+    rows: usize,
+    /// Rows of `A`.
+    depth: usize,
+}
+
+impl Turn {
+    /// Returns the turn for `m` rows, which are taken in powers of two, so that there are few kernels to compile.
+    fn of(m: usize) -> Self {
+        let rows = m.next_power_of_two();
+        Self {
+            rows,
+            depth: (LOADS / rows).clamp(1, MOST_ROWS),
+        }
     }
 }
 
@@ -80,7 +105,7 @@ fn gather_kernel<F: Float>(
     x: &[F],
     mut parts: Sequence<Part>,
     sizes: &RowSizes,
-    #[comptime] rows: usize,
+    #[comptime] turn: Turn,
     // Tells instances apart: see `fused`.
     #[comptime] count: usize,
     #[define(F)] _dtype: ElemType,
@@ -91,7 +116,7 @@ fn gather_kernel<F: Float>(
         let part = &mut parts[i];
         if CUBE_POS_X >= begin && CUBE_POS_X < part.end {
             let rank = (CUBE_POS_X - begin) * comptime!(RANKS) + UNIT_POS_X;
-            gather_rank::<F>(x, part, rank, sizes, rows);
+            gather_rank::<F>(x, part, rank, sizes, turn);
         }
         begin = part.end;
     }
@@ -104,8 +129,9 @@ fn gather_rank<F: Float>(
     part: &mut Part,
     rank: u32,
     sizes: &RowSizes,
-    #[comptime] rows: usize,
+    #[comptime] turn: Turn,
 ) {
+    let (rows, depth) = comptime!((turn.rows, turn.depth));
     // Ranks and rows beyond the last are computed from the last and never written.
     let column = min(rank, part.rank - 1);
     let mut starts = Array::<u32>::new(rows);
@@ -117,12 +143,30 @@ fn gather_rank<F: Float>(
     }
     let mut k = UNIT_POS_Y;
     while k < sizes.k {
-        let of_factor = part.a[(k * part.rank + column) as usize];
+        let mut of_factor = Array::<f32>::new(depth);
+        let mut values = Array::<f32>::new(comptime!(depth * rows));
         #[unroll]
-        for i in 0..rows {
-            sums[i] += f32::cast_from(x[(starts[i] + k) as usize]) * of_factor;
+        for d in 0..depth {
+            // What is beyond the last row of `A` counts nothing.
+            let asked = k + comptime!(d as u32 * SLICES);
+            let exists = asked < sizes.k;
+            let at = min(asked, sizes.k - 1);
+            let value = part.a[(at * part.rank + column) as usize];
+            of_factor[d] = select(exists, value, f32::new(0.0));
+            #[unroll]
+            for i in 0..rows {
+                let value = f32::cast_from(x[(starts[i] + at) as usize]);
+                values[comptime!(d * rows + i)] = select(exists, value, f32::new(0.0));
+            }
         }
-        k += comptime!(SLICES);
+        #[unroll]
+        for d in 0..depth {
+            #[unroll]
+            for i in 0..rows {
+                sums[i] += values[comptime!(d * rows + i)] * of_factor[d];
+            }
+        }
+        k += comptime!(depth as u32 * SLICES);
     }
     let mut memory = Shared::<[f32]>::new_slice(comptime!((RANKS * SLICES) as usize));
     #[unroll]
