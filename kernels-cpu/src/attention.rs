@@ -108,6 +108,23 @@ mod tests {
         })
     }
 
+    /// Attends with queries, and keys and values, of shapes `[batch, len, heads, d]`.
+    fn attended<E: Element, K: Element>(
+        isa: Isa,
+        config: AttentionConfig,
+        (q, queries): (&[E], [usize; 4]),
+        ([k, v], keys): ([&[K]; 2], [usize; 4]),
+    ) -> (Vec<E>, Vec<f32>) {
+        let operands = Operands {
+            q: Inputs::view(q, queries),
+            k: Inputs::view(k, keys),
+            v: Inputs::view(v, keys),
+            sequence_offsets: None,
+            config,
+        };
+        forward_few(isa, &operands)
+    }
+
     #[test]
     fn few_positions_read_keys_and_values_of_any_type() {
         fn check<E: Element, K: Element>(isa: Isa, config: AttentionConfig) {
@@ -123,26 +140,8 @@ mod tests {
                 [batch, q_len, kv_heads * group, d],
                 [batch, kv_len, kv_heads, d],
             );
-            let found = forward_few(
-                isa,
-                &Operands {
-                    q: Inputs::view(&q, queries),
-                    k: Inputs::view(&k, keys),
-                    v: Inputs::view(&v, keys),
-                    sequence_offsets: None,
-                    config,
-                },
-            );
-            let expected = forward_few(
-                isa,
-                &Operands {
-                    q: Inputs::view(&q, queries),
-                    k: Inputs::view(&wide_k, keys),
-                    v: Inputs::view(&wide_v, keys),
-                    sequence_offsets: None,
-                    config,
-                },
-            );
+            let found = attended(isa, config, (&q, queries), ([&k, &v], keys));
+            let expected = attended(isa, config, (&q, queries), ([&wide_k, &wide_v], keys));
             assert_eq!(
                 bytemuck::cast_slice::<E, u8>(&found.0),
                 bytemuck::cast_slice::<E, u8>(&expected.0)

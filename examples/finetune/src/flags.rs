@@ -40,7 +40,7 @@ pub use data::DataFlags;
 pub use eval::EvalFlags;
 pub use export::{ExportBase, ExportFlags, ExportTarget};
 pub use generate::GenerateFlags;
-pub use model::{ModelFlags, QuantFlags, QuantName};
+pub use model::{KvCacheFlags, ModelFlags, QuantFlags, QuantName};
 pub use objective::{ObjectiveFlags, ObjectiveName};
 pub use plan::PlanFlags;
 pub use quantize::{QuantizeFlags, QuantizeTarget};

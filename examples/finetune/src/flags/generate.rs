@@ -1,9 +1,8 @@
 use std::path::PathBuf;
 
-use burn_qlora_llama::KvCacheDtype;
 use clap::Args;
 
-use super::model::AdaptedModelFlags;
+use super::model::{AdaptedModelFlags, KvCacheFlags};
 use super::values::{at_most_one, guesses, not_negative, positive, positive_number, share};
 
 /// `finetune generate`.
@@ -18,9 +17,9 @@ pub struct GenerateFlags {
     /// The model.
     #[command(flatten)]
     pub model: AdaptedModelFlags,
-    /// What the keys and values of tokens already seen are kept in: of a model that computes in f32, half of the memory in bf16 or f16
-    #[arg(long, value_enum, default_value_t = KvCacheDtype::Auto, help_heading = "Model")]
-    pub kv_cache_dtype: KvCacheDtype,
+    /// What it keeps of the tokens already seen.
+    #[command(flatten)]
+    pub kv_cache: KvCacheFlags,
     /// Text to continue
     #[arg(
         long,

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use burn_paged::Budget;
 use burn_qlora::Codebook;
-use burn_qlora_llama::ComputeDtype;
+use burn_qlora_llama::{ComputeDtype, KvCacheDtype};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
@@ -46,6 +46,15 @@ pub struct AdaptedModelFlags {
     /// Adapter to put on the model: of peft or mlx-lm, its folder or a file in it; of llama.cpp, its .gguf file
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
+}
+
+/// The keys and values of a model that writes or answers.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct KvCacheFlags {
+    /// What the keys and values of tokens already seen are kept in: of a model that computes in f32, half of the memory in bf16 or f16
+    #[arg(long, value_enum, default_value_t = KvCacheDtype::Auto)]
+    pub kv_cache_dtype: KvCacheDtype,
 }
 
 /// The 4-bit format of the base weights.

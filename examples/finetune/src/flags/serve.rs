@@ -1,10 +1,9 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use burn_qlora_llama::KvCacheDtype;
 use clap::Args;
 
-use super::model::ModelFlags;
+use super::model::{KvCacheFlags, ModelFlags};
 use super::values::{bytes, named_path, positive};
 
 pub(super) const SERVE_HELP: &str = "\
@@ -29,9 +28,9 @@ pub struct ServeFlags {
     /// it; of llama.cpp, its .gguf file
     #[arg(long, value_name = "NAME=PATH", value_parser = named_path, help_heading = "Model")]
     pub adapter: Vec<(String, PathBuf)>,
-    /// What the keys and values of tokens already seen are kept in: of a model that computes in f32, half of the memory in bf16 or f16
-    #[arg(long, value_enum, default_value_t = KvCacheDtype::Auto, help_heading = "Model")]
-    pub kv_cache_dtype: KvCacheDtype,
+    /// What it keeps of the tokens already seen.
+    #[command(flatten)]
+    pub kv_cache: KvCacheFlags,
     /// Address to listen at; any but one of this machine itself needs a key
     #[arg(
         long,

@@ -83,7 +83,7 @@ impl EvalRun {
         let limits = RowLimits::from(flags.rows);
         Ok(Self {
             data: data.context("no data is given; name a file with --data")?,
-            model: Model::resolve(flags.model.base)?.keeping(flags.kv_cache_dtype)?,
+            model: Model::resolve(flags.model.base)?.with_kv_cache(&flags.kv_cache)?,
             adapter: flags.model.adapter,
             limits: match measure {
                 // Examples before a question are long, and are cut nowhere.

@@ -50,7 +50,7 @@ impl GenerateRun {
         };
         Ok(Self {
             input,
-            model: Model::resolve(flags.model.base)?.keeping(flags.kv_cache_dtype)?,
+            model: Model::resolve(flags.model.base)?.with_kv_cache(&flags.kv_cache)?,
             adapter: flags.model.adapter,
             sampling: SamplingConfig::new()
                 .with_max_tokens(flags.max_tokens)

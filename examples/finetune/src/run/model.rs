@@ -11,7 +11,7 @@ use burn_qlora_llama::{Checkpoint, ComputeDtype, KvCacheDtype, Weights};
 
 use super::paging::WeightPaging;
 use crate::device::DeviceName;
-use crate::flags::{ModelFlags, QuantFlags, QuantName};
+use crate::flags::{KvCacheFlags, ModelFlags, QuantFlags, QuantName};
 
 /// The model to use, its device and the format of its weights.
 #[derive(Debug)]
@@ -96,11 +96,12 @@ impl Model {
         })
     }
 
-    /// Keeps keys and values in `dtype`.
+    /// Keeps keys and values as the flags say.
     ///
     /// # Errors
     /// A dtype in which the device cannot keep them, or that takes no less than what is computed in.
-    pub fn keeping(mut self, dtype: KvCacheDtype) -> Result<Self> {
+    pub fn with_kv_cache(mut self, flags: &KvCacheFlags) -> Result<Self> {
+        let dtype = flags.kv_cache_dtype;
         dtype
             .check(self.compute_dtype, &self.device)
             .context("--kv-cache-dtype")?;

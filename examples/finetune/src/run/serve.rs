@@ -64,7 +64,7 @@ impl ServeRun {
                 address.ip()
             ),
         }
-        let model = Model::resolve(flags.model)?.keeping(flags.kv_cache_dtype)?;
+        let model = Model::resolve(flags.model)?.with_kv_cache(&flags.kv_cache)?;
         let name = served_name(&model.name);
         let mut names = BTreeSet::from([name.as_str()]);
         for (adapter, _) in &flags.adapter {
