@@ -54,7 +54,7 @@ mod tokens;
 mod verdict;
 
 pub use answers::Learn;
-pub use batch::Batch;
+pub use batch::{Batch, BatchLayout};
 pub use builder::DatasetBuilder;
 pub use cache::RowCache;
 pub use columns::Columns;

@@ -1,6 +1,6 @@
 //! Loss and perplexity on held-out rows.
 
-use crate::data::{Batch, Dataset, Row};
+use crate::data::{Batch, BatchLayout, Dataset, Row};
 use crate::error::FinetuneError;
 use crate::ranks::Ranks;
 use burn::tensor::Tensor;
@@ -46,7 +46,10 @@ pub(crate) fn evaluate_until<M: CausalLm>(
     ranks: &Ranks,
 ) -> Result<Option<EvalReport>, FinetuneError> {
     let model = model.valid();
-    let device = model.device().without_autodiff();
+    let (device, layout) = (
+        model.device().without_autodiff(),
+        BatchLayout::of(&model, 0.0),
+    );
     let batches = dataset.len().div_ceil(batch_size);
     let places = |batch: usize| {
         let start = batch * batch_size;
@@ -63,7 +66,7 @@ pub(crate) fn evaluate_until<M: CausalLm>(
         let rows: Vec<Row> = places(index)
             .map(|place| dataset.row(place))
             .collect::<Result<_, _>>()?;
-        let batch = Batch::collate(&rows, &device);
+        let batch = Batch::laid_out(&rows, layout, &device);
         sums[1] += batch.target_tokens as f64;
         // Read batch by batch, so that a device never has more than one in flight.
         let loss = scalar("evaluation loss", model.loss_sum(&batch.tensors))?;

@@ -41,9 +41,9 @@ mod train;
 
 pub use choices::{ChoiceData, ChoiceReport, ChoiceTask, Shots, SubjectReport, score_choices};
 pub use data::{
-    Batch, Columns, Counts, Dataset, DatasetBuilder, Encoded, ExampleKind, Learn, Order, Prompt,
-    Row, RowCache, RowEncoder, Source, Sources, Split, TextEncoder, TextStream, Told, Verdicts,
-    is_data_file,
+    Batch, BatchLayout, Columns, Counts, Dataset, DatasetBuilder, Encoded, ExampleKind, Learn,
+    Order, Prompt, Row, RowCache, RowEncoder, Source, Sources, Split, TextEncoder, TextStream,
+    Told, Verdicts, is_data_file,
 };
 pub use error::{FinetuneError, Place, RowProblem, RowWarning};
 pub use evaluate::{EvalReport, evaluate};

@@ -104,6 +104,14 @@ pub trait CausalLm: Module + LoraModel {
         None
     }
 
+    /// Returns whether rows of several lengths cost the least one behind the other in a single row, each a sequence of
+    /// [`TokenBatch::starts`], where there is no padding. Only a model with [`PACKING`](Self::PACKING) may say so, whose attention
+    /// passes over what a token does not see. The single row may be longer than [`context_len`](Self::context_len); its sequences are
+    /// not.
+    fn prefers_packed_rows(&self) -> bool {
+        false
+    }
+
     /// Returns the device that the model's inputs have to be on.
     fn device(&self) -> Device;
 

@@ -2,7 +2,7 @@
 //! program's.
 
 use anyhow::{Result, ensure};
-use burn_finetune::{Dataset, ExampleKind, Objective, memory};
+use burn_finetune::{Dataset, ExampleKind, Objective, TrainConfig, memory};
 use burn_paged::{Budget, PAGE_BYTES, PagedAdamWConfig};
 use burn_qlora::{Checkpointing, LoraConfig};
 use burn_qlora_llama::memory::{Implementation, ModelMemory, ProjectionFormats, Tensors, Workload};
@@ -34,14 +34,16 @@ pub struct PlannedRows {
     pub width: usize,
     /// Their number, if it is known: a batch has no more.
     pub count: Option<usize>,
+    /// The most tokens of a batch, padding left out, if the rows are known and the CPU is given them end to end.
+    pub most_tokens: Option<usize>,
 }
 
 impl PlannedRows {
-    /// Returns the rows of `data`.
+    /// Returns the rows of `data` in the order of a run.
     ///
     /// # Errors
     /// Rows that cannot be read.
-    pub fn of(data: &Dataset) -> Result<Self> {
+    pub fn of(data: &Dataset, config: &TrainConfig) -> Result<Self> {
         let is_packed = data.examples() > data.len();
         let (longest, width) = match data.kind()? {
             ExampleKind::Pairs if !is_packed => (data.longest_sequence(), 2),
@@ -51,6 +53,10 @@ impl PlannedRows {
             longest,
             width,
             count: Some(data.len()),
+            most_tokens: match config.neftune_alpha == 0.0 {
+                true => Some(config.most_tokens(data)?),
+                false => None,
+            },
         })
     }
 
@@ -61,6 +67,7 @@ impl PlannedRows {
             longest,
             width: if is_pair { 2 } else { 1 },
             count: None,
+            most_tokens: None,
         }
     }
 }
@@ -104,12 +111,17 @@ impl Plan {
     ) -> Result<Self> {
         let flex = training.model.device_name.is_flex();
         let program = if flex { program.unwrap_or(0) } else { 0 };
+        let batch = training.batch_size();
+        let batch = batch.min(rows.count.unwrap_or(usize::MAX));
+        let batch = batch.saturating_mul(rows.width);
+        // Rows that lie end to end take as much as rows of their mean length do side by side.
+        let seq = match rows.most_tokens {
+            Some(tokens) if flex => rows.longest.min(tokens.div_ceil(batch.max(1))),
+            _ => rows.longest,
+        };
         let workload = |weights_budget| Workload {
-            batch: training
-                .batch_size()
-                .min(rows.count.unwrap_or(usize::MAX))
-                .saturating_mul(rows.width),
-            seq: rows.longest,
+            batch,
+            seq,
             quantization: model.quantization.clone(),
             compute_dtype: training.model.compute_dtype,
             lora: lora.clone(),
@@ -337,6 +349,7 @@ mod tests {
                 longest: 512,
                 width: 1,
                 count: Some(100),
+                most_tokens: None,
             };
             let Adapter::Fresh(lora) = &run.training.adapter else {
                 panic!("not fresh");

@@ -68,6 +68,12 @@ impl CausalLm for Decoder {
         self.pages.as_ref()
     }
 
+    /// The CPU's attention passes over the keys that a token does not see; that of other devices computes a score for every pair
+    /// of a row's places.
+    fn prefers_packed_rows(&self) -> bool {
+        burn_fused::runs_cpu_kernels(&Decoder::device(self).without_autodiff())
+    }
+
     fn device(&self) -> Device {
         Decoder::device(self)
     }

@@ -1,8 +1,8 @@
-//! Examples that share rows give the loss and the gradients of examples in rows of their own.
+//! Examples that share rows, or follow each other in the only row of a batch, give the loss and the gradients of examples in rows of their own.
 
 use burn::module::Module;
 use burn::tensor::Device;
-use burn_finetune::{Batch, Dataset, Row};
+use burn_finetune::{Batch, BatchLayout, Dataset, Row};
 use burn_qlora::{BackwardPass, CausalLm, Checkpointing, freeze_base};
 use burn_qlora_llama::{ComputeDtype, Decoder};
 use qlora_test_support::{FAMILIES, TestDevice, Tolerance, assert_close, values};
@@ -94,11 +94,10 @@ fn same_apart(
         "rows that are full"
     );
     let packed = batch(&packed, &device);
-    assert!(apart.tensors.starts.is_none() && packed.tensors.starts.is_some());
-    assert_eq!(
-        (packed.tokens, packed.target_tokens),
-        (apart.tokens, apart.target_tokens)
-    );
+    let rows: Vec<Row> = data.rows().map(Result::unwrap).collect();
+    let end_to_end = Batch::laid_out(&rows, BatchLayout::EndToEnd, &device);
+    assert_eq!(end_to_end.tensors.targets.dims(), [1, apart.tokens]);
+    assert!(apart.tensors.starts.is_none());
 
     let reason =
         "f32 sums in another order; measured at most 1e-6 of the largest of a factor on Flex";
@@ -106,11 +105,19 @@ fn same_apart(
     let tolerance = Tolerance::of_largest(part, reason);
     let loss_tolerance = Tolerance::of_largest(0.1 * part, reason);
     let (loss, gradients) = backward(&model, &apart, Checkpointing::None);
-    let (again, packed) = backward(&model, &packed, checkpointing);
-    assert_close(what, &[again], &[loss], loss_tolerance);
-    for (index, (packed, apart)) in packed.iter().zip(&gradients).enumerate() {
-        let what = format!("{what} factor {index}");
-        assert_close(&what, packed, apart, tolerance);
+    for (how, batch) in [("packed", packed), ("end to end", end_to_end)] {
+        let what = format!("{what} {how}");
+        assert!(batch.tensors.starts.is_some(), "{what}");
+        assert_eq!(
+            (batch.tokens, batch.target_tokens),
+            (apart.tokens, apart.target_tokens)
+        );
+        let (again, others) = backward(&model, &batch, checkpointing);
+        assert_close(&what, &[again], &[loss], loss_tolerance);
+        for (index, (other, apart)) in others.iter().zip(&gradients).enumerate() {
+            let what = format!("{what} factor {index}");
+            assert_close(&what, other, apart, tolerance);
+        }
     }
 }
 

@@ -2,10 +2,10 @@
 
 use super::row::Row;
 use burn::tensor::{Device, Tensor, TensorData};
-use burn_qlora::TokenBatch;
+use burn_qlora::{CausalLm, TokenBatch};
 use std::borrow::Borrow;
 
-/// Rows side by side, padded on the right to the longest.
+/// Rows as the tensors that a model is given.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// The tensors that a model is given.
@@ -16,56 +16,103 @@ pub struct Batch {
     pub tokens: usize,
 }
 
+/// How the rows of a batch lie in its tensors. Loss and gradients are the same but for the order of sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchLayout {
+    /// Side by side, `[rows, longest]`, padded on the right.
+    Padded,
+    /// Rows of several lengths one behind the other, `[1, tokens]`, each a sequence or more of [`TokenBatch::starts`]: nothing is
+    /// computed for padding. Rows of one length are side by side.
+    EndToEnd,
+}
+
+impl BatchLayout {
+    /// Returns the one that costs `model` the least. [Noise](burn_qlora::BackwardPass::noise) is measured by the length of padded
+    /// rows, and asks for them.
+    pub fn of<M: CausalLm>(model: &M, noise: f64) -> Self {
+        if model.prefers_packed_rows() && noise == 0.0 {
+            Self::EndToEnd
+        } else {
+            Self::Padded
+        }
+    }
+
+    /// Returns the shape of the tensors, and the place of each row's first token in them.
+    pub(crate) fn places<'a>(
+        self,
+        rows: impl Iterator<Item = &'a Row> + Clone,
+    ) -> ([usize; 2], Vec<usize>) {
+        let lens = rows.map(Row::len);
+        let (count, tokens) = lens
+            .clone()
+            .fold((0, 0), |(n, sum), len| (n + 1, sum + len));
+        let longest = lens.clone().max().unwrap_or(0);
+        if self == Self::Padded || tokens == count * longest {
+            let starts = (0..count).map(|row| row * longest);
+            return ([count, longest], starts.collect());
+        }
+        let starts = lens.scan(0, |end, len| {
+            *end += len;
+            Some(*end - len)
+        });
+        ([1, tokens], starts.collect())
+    }
+}
+
 impl Batch {
-    /// Puts `rows` side by side on `device`.
+    /// Puts `rows` side by side on `device`, as [`BatchLayout::Padded`] says.
+    ///
+    /// # Panics
+    /// When there is no row.
+    pub fn collate<R: Borrow<Row>>(rows: &[R], device: &Device) -> Self {
+        Self::laid_out(rows, BatchLayout::Padded, device)
+    }
+
+    /// Puts `rows` on `device`.
     ///
     /// Padding is token 0: nothing real attends to it and its targets are ignored, so any id will do.
     ///
     /// # Panics
     /// When there is no row.
-    pub fn collate<R: Borrow<Row>>(rows: &[R], device: &Device) -> Self {
+    pub fn laid_out<R: Borrow<Row>>(rows: &[R], layout: BatchLayout, device: &Device) -> Self {
         assert!(!rows.is_empty(), "a batch should have at least one row");
-        let rows: Vec<&Row> = rows.iter().map(Borrow::borrow).collect();
-        let seq = rows.iter().map(|row| row.len()).max().unwrap_or(0);
-        let shape = [rows.len(), seq];
-        let mut input_ids = vec![0i64; rows.len() * seq];
-        let mut targets = vec![TokenBatch::IGNORED; rows.len() * seq];
-        for (place, row) in rows.iter().enumerate() {
-            let start = place * seq;
+        let rows = rows.iter().map(Borrow::borrow);
+        let (shape @ [_, seq], places) = layout.places(rows.clone());
+        let count = shape.iter().product();
+        let mut input_ids = vec![0i64; count];
+        let mut targets = vec![TokenBatch::IGNORED; count];
+        let in_row = |place: usize| (place % seq.max(1)) as i64;
+        // Padding begins where it is.
+        let mut starts: Vec<i64> = (0..count).map(in_row).collect();
+        let mut sequences = 0;
+        for (row, first) in rows.clone().zip(places) {
             for (at, (id, learn)) in row.ids.iter().zip(&row.learn).enumerate() {
-                input_ids[start + at] = i64::from(*id);
+                input_ids[first + at] = i64::from(*id);
                 if *learn && at > 0 {
-                    targets[start + at - 1] = i64::from(*id);
+                    targets[first + at - 1] = i64::from(*id);
                 }
             }
+            for sequence in row.sequences() {
+                let places = first + sequence.start..first + sequence.end;
+                let start = in_row(places.start);
+                starts[places].fill(start);
+                sequences += 1;
+            }
         }
+        let tensor = |values| Tensor::from_data(TensorData::new(values, shape), device);
         Self {
             target_tokens: targets
                 .iter()
                 .filter(|target| **target != TokenBatch::IGNORED)
                 .count(),
-            tokens: rows.iter().map(|row| row.len()).sum(),
+            tokens: rows.map(Row::len).sum(),
             tensors: TokenBatch {
-                input_ids: Tensor::from_data(TensorData::new(input_ids, shape), device),
-                starts: rows
-                    .iter()
-                    .any(|row| row.sequences().count() > 1)
-                    .then(|| Tensor::from_data(TensorData::new(starts(&rows, seq), shape), device)),
-                targets: Tensor::from_data(TensorData::new(targets, shape), device),
+                input_ids: tensor(input_ids),
+                starts: (sequences > shape[0]).then(|| tensor(starts)),
+                targets: tensor(targets),
             },
         }
     }
-}
-
-/// Returns the place at which each token's sequence begins, `[rows, seq]`; padding begins where it is.
-fn starts(rows: &[&Row], seq: usize) -> Vec<i64> {
-    let starts = rows.iter().flat_map(|row| {
-        let of_tokens = row
-            .sequences()
-            .flat_map(|sequence| std::iter::repeat_n(sequence.start, sequence.len()));
-        of_tokens.chain(row.len()..seq)
-    });
-    starts.map(|start| start as i64).collect()
 }
 
 #[cfg(test)]
@@ -109,5 +156,34 @@ mod tests {
             [0, 0, 0, 3, 3, 5, 0, 0, 0, 0, 0, 0]
         );
         assert_eq!((batch.target_tokens, batch.tokens), (8, 11));
+    }
+
+    #[test]
+    fn rows_of_several_lengths_are_laid_end_to_end() {
+        let mut packed = Row::all(vec![5, 6, 7]);
+        packed.append(&Row::all(vec![8, 9]));
+        let values = |tensor: Tensor<2, Int>| tensor.into_data().iter::<i64>().collect::<Vec<_>>();
+        let laid = |rows: &[&Row]| Batch::laid_out(rows, BatchLayout::EndToEnd, &Device::flex());
+
+        let batch = laid(&[&Row::all(vec![1, 2]), &packed, &Row::all(vec![3, 4, 5, 6])]);
+        assert_eq!(batch.tensors.input_ids.dims(), [1, 11]);
+        assert_eq!(
+            values(batch.tensors.input_ids),
+            [1, 2, 5, 6, 7, 8, 9, 3, 4, 5, 6]
+        );
+        assert_eq!(
+            values(batch.tensors.targets),
+            [2, -100, 6, 7, -100, 9, -100, 4, 5, 6, -100]
+        );
+        assert_eq!(
+            values(batch.tensors.starts.unwrap()),
+            [0, 0, 2, 2, 2, 5, 5, 7, 7, 7, 7]
+        );
+        assert_eq!((batch.target_tokens, batch.tokens), (7, 11));
+
+        let alike = [&Row::all(vec![1, 2]), &Row::all(vec![3, 4])];
+        let batch = laid(&alike);
+        assert_eq!(batch.tensors.input_ids.dims(), [2, 2]);
+        assert!(batch.tensors.starts.is_none());
     }
 }

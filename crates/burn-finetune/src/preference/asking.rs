@@ -4,7 +4,7 @@ use super::batch::{Laid, PreferenceBatch};
 use super::reference::{ReferenceConfig, References};
 use super::rows::is_apart;
 use crate::data::spill::Spill;
-use crate::data::{Dataset, Row};
+use crate::data::{BatchLayout, Dataset, Row};
 use crate::error::FinetuneError;
 use burn::tensor::Device;
 use burn_qlora::CausalLm;
@@ -54,6 +54,7 @@ impl Answers {
 pub(super) struct Asked<'a, M> {
     model: M,
     device: Device,
+    layout: BatchLayout,
     data: &'a Dataset,
     config: ReferenceConfig,
 }
@@ -68,6 +69,7 @@ impl<'a, M: CausalLm> Asked<'a, M> {
         let model = model.valid();
         Self {
             device: model.device().without_autodiff(),
+            layout: BatchLayout::of(&model, 0.0),
             model,
             data,
             config,
@@ -166,6 +168,7 @@ impl<'a, M: CausalLm> Asked<'a, M> {
             references: &[],
             apart,
             learns_prompts: false,
+            layout: self.layout,
         };
         let scored = PreferenceBatch::collate(&laid, &self.device).scored_by(&self.model)?;
         Ok(scored.iter().map(|scored| scored.answer.sum).collect())

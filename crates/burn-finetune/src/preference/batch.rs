@@ -1,11 +1,11 @@
-use crate::data::{Batch, Dataset, Row};
+use crate::data::{Batch, BatchLayout, Dataset, Row};
 use crate::error::FinetuneError;
 use crate::evaluate::{check_weights, read};
 use crate::objective::{LogProb, Objective, Scored, Slopes};
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_qlora::{CausalLm, TokenBatch};
 
-/// Sequences side by side, padded on the right to the longest row, with the places at which each is scored.
+/// Sequences in a batch, with the places at which each is scored.
 #[derive(Debug, Clone)]
 pub(crate) struct PreferenceBatch {
     pub(crate) tensors: TokenBatch,
@@ -35,10 +35,12 @@ pub(super) struct Laid<'a> {
     pub apart: bool,
     /// Whether the prompts of preferred answers count.
     pub learns_prompts: bool,
+    /// How they lie in the batch.
+    pub layout: BatchLayout,
 }
 
 impl PreferenceBatch {
-    /// Puts rows side by side on `device`.
+    /// Puts rows on `device`.
     pub(super) fn collate(laid: &Laid<'_>, device: &Device) -> Self {
         let verdicts = laid.rows.iter().flat_map(|row| {
             let sequences = row.sequences().enumerate();
@@ -51,9 +53,9 @@ impl PreferenceBatch {
         } else {
             laid.rows.to_vec()
         };
-        let seq = rows.iter().map(Row::len).max().unwrap_or(0);
+        let (_, places) = laid.layout.places(rows.iter());
         let mut sequences = Vec::new();
-        for (row, start) in rows.iter_mut().zip((0..).step_by(seq.max(1))) {
+        for (row, start) in rows.iter_mut().zip(places) {
             let spans: Vec<_> = row.sequences().collect();
             for (span, (preferred, reference)) in spans.into_iter().zip(judged.by_ref()) {
                 let mut sequence = Sequence {
@@ -74,7 +76,7 @@ impl PreferenceBatch {
                 sequences.push(sequence);
             }
         }
-        let batch = Batch::collate(&rows, device);
+        let batch = Batch::laid_out(&rows, laid.layout, device);
         Self {
             tensors: batch.tensors,
             tokens: batch.tokens,
@@ -194,13 +196,14 @@ mod tests {
         Row::pair(answer(vec![1, 2, 3, 4], 2), &answer(vec![1, 2, 5], 2))
     }
 
-    fn batch(apart: bool, learns_prompts: bool) -> PreferenceBatch {
+    fn batch(apart: bool, learns_prompts: bool, layout: BatchLayout) -> PreferenceBatch {
         let rows = [pair(), pair()];
         let laid = Laid {
             rows: &rows,
             references: &[-1.0, -2.0, -3.0, -4.0],
             apart,
             learns_prompts,
+            layout,
         };
         PreferenceBatch::collate(&laid, &Device::flex())
     }
@@ -223,7 +226,7 @@ mod tests {
 
     #[test]
     fn sequences_have_rows_of_their_own() {
-        let batch = batch(true, false);
+        let batch = batch(true, false, BatchLayout::Padded);
         let row = [[-100, 3, 4, -100], [-100, 5, -100, -100]].concat();
         assert_eq!(targets(&batch), [row.clone(), row].concat());
         assert!(batch.tensors.starts.is_none());
@@ -238,8 +241,23 @@ mod tests {
     }
 
     #[test]
+    fn sequences_are_scored_where_they_lie_end_to_end() {
+        let batch = batch(true, false, BatchLayout::EndToEnd);
+        let row = [-100, 3, 4, -100, -100, 5, -100];
+        assert_eq!(targets(&batch), [row, row].concat());
+        let sums = [
+            (-4.0, 0.0, -1.0),
+            (-5.5, 0.0, -2.0),
+            (-18.0, 0.0, -3.0),
+            (-12.5, 0.0, -4.0),
+        ];
+        assert_eq!(scored(&batch), sums);
+        assert_eq!(batch.tokens, 14);
+    }
+
+    #[test]
     fn packed_pairs_share_a_row_and_prompts_may_count() {
-        let batch = batch(false, true);
+        let batch = batch(false, true, BatchLayout::Padded);
         let row = [2, 3, 4, -100, -100, 5, -100];
         assert_eq!(targets(&batch), [row, row].concat());
         assert!(batch.tensors.starts.is_some());

@@ -1,6 +1,6 @@
 use super::reference::References;
 use super::rows::PreferenceRows;
-use crate::data::Dataset;
+use crate::data::{BatchLayout, Dataset};
 use crate::error::FinetuneError;
 use crate::objective::{Objective, PreferenceReport, Totals};
 use crate::ranks::Ranks;
@@ -58,7 +58,10 @@ pub(crate) fn evaluate_until<M: CausalLm>(
     ranks: &Ranks,
 ) -> Result<Option<PreferenceEvaluation>, FinetuneError> {
     let model = model.valid();
-    let device = model.device().without_autodiff();
+    let (device, layout) = (
+        model.device().without_autodiff(),
+        BatchLayout::of(&model, 0.0),
+    );
     let (mut scored, mut mismatched) = (Vec::new(), Vec::new());
     let batches = rows.len().div_ceil(batch_size);
     let places = |batch: usize| -> Vec<usize> {
@@ -73,7 +76,7 @@ pub(crate) fn evaluate_until<M: CausalLm>(
             break;
         }
         let places = places(index);
-        let batch = rows.batch(&places, &device)?;
+        let batch = rows.batch(&places, layout, &device)?;
         sums[1] += batch.len() as f64;
         sums[2] += batch.nll_tokens() as f64;
         let found = batch.scored_by(&model)?;
@@ -82,7 +85,7 @@ pub(crate) fn evaluate_until<M: CausalLm>(
             break;
         }
         scored.extend(found);
-        if let Some(batch) = rows.mismatched(&places, &device)? {
+        if let Some(batch) = rows.mismatched(&places, layout, &device)? {
             mismatched.extend(batch.scored_by(&model)?);
         }
     }

@@ -1,5 +1,6 @@
 use super::batch::{PreferenceBatch, no_token_losses};
 use super::rows::PreferenceRows;
+use crate::data::BatchLayout;
 use crate::error::FinetuneError;
 use crate::objective::{PreferenceReport, Tally, Totals};
 use crate::ranks::Ranks;
@@ -68,11 +69,11 @@ impl PreferenceRows<'_> {
         ranks: &Ranks,
     ) -> Result<PreferenceGradients, FinetuneError> {
         let objective = self.objective();
-        let device = model.device();
+        let (device, layout) = (model.device(), BatchLayout::of(model, pass.noise));
         let kl = self.divergence(model, places, pass.batch_size, ranks)?;
         let chunks: Vec<&[usize]> = places.chunks(pass.batch_size).collect();
         let own = ranks.share(chunks.len());
-        let batches = own.map(|index| Ok((index, self.batch(chunks[index], &device)?)));
+        let batches = own.map(|index| Ok((index, self.batch(chunks[index], layout, &device)?)));
         let batches = batches.collect::<Result<Vec<_>, FinetuneError>>()?;
         let count = |of: fn(&PreferenceBatch) -> usize| {
             batches.iter().map(|(_, batch)| of(batch) as f64).sum()
@@ -130,11 +131,14 @@ impl PreferenceRows<'_> {
             return Ok(0.0);
         }
         let model = model.valid();
-        let device = model.device().without_autodiff();
+        let (device, layout) = (
+            model.device().without_autodiff(),
+            BatchLayout::of(&model, 0.0),
+        );
         let chunks: Vec<&[usize]> = places.chunks(batch_size).collect();
         let mut scored = Vec::new();
         for index in ranks.share(chunks.len()) {
-            if let Some(batch) = self.mismatched(chunks[index], &device)? {
+            if let Some(batch) = self.mismatched(chunks[index], layout, &device)? {
                 scored.extend(batch.scored_by(&model)?);
             }
         }

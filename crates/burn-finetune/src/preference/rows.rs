@@ -1,6 +1,6 @@
 use super::batch::{Laid, PreferenceBatch, check_examples};
 use super::reference::References;
-use crate::data::{Dataset, Row};
+use crate::data::{BatchLayout, Dataset, Row};
 use crate::error::FinetuneError;
 use crate::objective::Objective;
 use burn::tensor::Device;
@@ -69,6 +69,7 @@ impl<'a> PreferenceRows<'a> {
     pub(super) fn batch(
         &self,
         places: &[usize],
+        layout: BatchLayout,
         device: &Device,
     ) -> Result<PreferenceBatch, FinetuneError> {
         let rows = places.iter().map(|place| self.data.row(*place));
@@ -84,6 +85,7 @@ impl<'a> PreferenceRows<'a> {
             references: &given,
             apart: is_apart(self.data),
             learns_prompts: self.objective.learns_prompts(),
+            layout,
         };
         Ok(PreferenceBatch::collate(&laid, device))
     }
@@ -95,6 +97,7 @@ impl<'a> PreferenceRows<'a> {
     pub(super) fn mismatched(
         &self,
         places: &[usize],
+        layout: BatchLayout,
         device: &Device,
     ) -> Result<Option<PreferenceBatch>, FinetuneError> {
         let known = self
@@ -113,6 +116,7 @@ impl<'a> PreferenceRows<'a> {
             references: &given,
             apart: true,
             learns_prompts: false,
+            layout,
         };
         Ok(Some(PreferenceBatch::collate(&laid, device)))
     }

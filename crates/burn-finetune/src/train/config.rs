@@ -108,6 +108,25 @@ impl TrainConfig {
         })
     }
 
+    /// Returns the most tokens that a micro-batch of a run on `data` has, padding left out.
+    ///
+    /// # Errors
+    /// [`FinetuneError::Read`].
+    ///
+    /// # Panics
+    /// As [`order`](Self::order).
+    pub fn most_tokens(&self, data: &Dataset) -> Result<usize, FinetuneError> {
+        let lens: Vec<u32> = data.lens().collect::<Result<_, _>>()?;
+        let mut order = self.order(data)?;
+        let mut most = 0;
+        for step in 0..self.steps {
+            for rows in order.rows_of(step).chunks(self.batch_size) {
+                most = most.max(rows.iter().map(|row| lens[*row] as usize).sum());
+            }
+        }
+        Ok(most)
+    }
+
     /// Returns the number of optimizer steps of `epochs` passes over `rows` rows.
     pub fn steps_of_epochs(&self, rows: usize, epochs: usize) -> usize {
         rows.div_ceil(self.rows_per_step().max(1))

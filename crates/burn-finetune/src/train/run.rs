@@ -1,6 +1,6 @@
 //! The whole run: data, evaluation, checkpoints, the ways it ends.
 
-use crate::data::{Batch, Dataset, Row};
+use crate::data::{Batch, BatchLayout, Dataset, Row};
 use crate::error::FinetuneError;
 use crate::evaluate::evaluate_until;
 use crate::memory;
@@ -126,6 +126,7 @@ impl<M: CausalLm> Trainer<M> {
         let config = self.config().clone();
         let mut order = config.order(data)?;
         let device = self.model().device();
+        let layout = BatchLayout::of(self.model(), config.neftune_alpha);
         let preferences = match config.objective {
             Objective::Sft => {
                 preference::check_texts(data)?;
@@ -152,7 +153,8 @@ impl<M: CausalLm> Trainer<M> {
                         tokens: rows.iter().map(Row::len).sum(),
                     };
                     let own = self.ranks().share(chunks.len());
-                    let own = own.map(|index| (index, Batch::collate(chunks[index], &device)));
+                    let laid_out = |index: usize| Batch::laid_out(chunks[index], layout, &device);
+                    let own = own.map(|index| (index, laid_out(index)));
                     self.step_on(start, whole, own.collect())
                 }
             };

@@ -50,8 +50,12 @@ pub fn run(run: &PlanRun) -> Result<()> {
     };
     let plan = Plan::new(training, &model, &lora, rows, memory::rss_bytes())?;
 
+    let most = match rows.most_tokens {
+        Some(most) if plan.workload.seq < rows.longest => format!(" (at most {most})"),
+        _ => String::new(),
+    };
     say!(
-        "{} on {}: batches of {} × {} tokens, rank {}, in {}, checkpointing: {}",
+        "{} on {}: batches of {} × {} tokens{most}, rank {}, in {}, checkpointing: {}",
         model.name,
         training.model.device_name,
         training.batch_size() * rows.width,
@@ -153,7 +157,7 @@ fn opened(data: Option<&DataFiles>, held_out: Option<f64>, training: &Training) 
     let rows = match data {
         Some(files) => {
             let data = opened.training_data(files, held_out, training)?;
-            PlannedRows::of(&data)?
+            PlannedRows::of(&data, &training.config(data.len())?)?
         }
         None => {
             let longest = opened.encoder(training.limits)?.max_len;

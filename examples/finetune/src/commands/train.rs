@@ -92,7 +92,7 @@ pub fn run(run: &TrainRun, ranks: Ranks) -> Result<()> {
     let program = memory::rss_bytes();
     let planned = opened.planned()?;
     let plan = |lora: &LoraConfig| -> Result<Plan> {
-        let rows = PlannedRows::of(&data.train)?;
+        let rows = PlannedRows::of(&data.train, &config)?;
         let plan = Plan::new(training, &planned, lora, rows, program)?;
         plan.check(memory::total_bytes())?;
         Ok(plan)

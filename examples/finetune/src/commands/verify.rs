@@ -155,7 +155,7 @@ impl Replay {
             config.steps = config.steps.max(steps);
         }
         let lora = start.lora(opened.checkpoint.config())?;
-        let (planned, rows) = (opened.planned()?, PlannedRows::of(&data)?);
+        let (planned, rows) = (opened.planned()?, PlannedRows::of(&data, &config)?);
         let plan = Plan::new(training, &planned, &lora, rows, memory::rss_bytes())?;
         let loaded = start.load(training, &opened, false, plan.workload.weights_budget)?;
         let builder = TrainerBuilder::new(loaded.model, config)?
