@@ -48,8 +48,11 @@ impl<'a> Writing<'a> {
         Ok(Written { text, ended })
     }
 
-    /// Returns what was held back of a text that is done.
-    pub fn rest(&self) -> &str {
-        &self.held
+    /// Returns what was held back of a text that is done, half a letter included.
+    ///
+    /// # Errors
+    /// A tokenizer that fails.
+    pub fn rest(&self) -> Result<String, RowProblem> {
+        Ok(self.held.clone() + &self.stream.rest()?)
     }
 }

@@ -94,7 +94,10 @@ impl<'a> TextEncoder<'a> {
     pub fn stream(&self) -> TextStream<'a> {
         let mut stream = self.tokenizer.decode_stream(true);
         TextStream {
+            texts: *self,
             step: Box::new(move |token| stream.step(token)),
+            tokens: Vec::new(),
+            told: 0,
         }
     }
 
@@ -177,7 +180,11 @@ impl<'a> TextEncoder<'a> {
 
 /// A text that grows token by token, without the special ones.
 pub struct TextStream<'a> {
+    texts: TextEncoder<'a>,
     step: Box<dyn FnMut(u32) -> tokenizers::Result<Option<String>> + 'a>,
+    tokens: Vec<u32>,
+    /// Bytes of the text that were returned.
+    told: usize,
 }
 
 impl TextStream<'_> {
@@ -186,7 +193,20 @@ impl TextStream<'_> {
     /// # Errors
     /// [`RowProblem::Tokenizer`].
     pub fn step(&mut self, token: u32) -> Result<Option<String>, RowProblem> {
-        checked(|| (self.step)(token))
+        self.tokens.push(token);
+        let piece = checked(|| (self.step)(token))?;
+        self.told += piece.as_ref().map_or(0, String::len);
+        Ok(piece)
+    }
+
+    /// Returns what was not returned of a text that is done: a replacement character for the bytes of a letter that others
+    /// should have followed.
+    ///
+    /// # Errors
+    /// [`RowProblem::Tokenizer`].
+    pub fn rest(&self) -> Result<String, RowProblem> {
+        let text = self.texts.decode(&self.tokens)?;
+        Ok(text.get(self.told..).unwrap_or_default().to_owned())
     }
 }
 

@@ -227,3 +227,28 @@ fn a_text_without_an_end_is_told_once_a_file() {
     );
     assert!(warning.ends_with("(2 such rows)"), "{warning}");
 }
+
+#[test]
+fn half_a_letter_is_told_of_at_the_end() {
+    let mut tokenizer = byte_tokenizer();
+    tokenizer.with_decoder(Some(ByteLevel::default()));
+    let texts = TextEncoder {
+        tokenizer: &tokenizer,
+        eos: None,
+    };
+    let encoded = tokenizer.encode("a é", false).unwrap();
+    let [first @ .., last] = encoded.get_ids() else {
+        panic!("no tokens");
+    };
+    let mut stream = texts.stream();
+    let mut text = String::new();
+    for token in first {
+        text += &stream.step(*token).unwrap().unwrap_or_default();
+    }
+    assert_eq!(
+        (text.as_str(), stream.rest().unwrap().as_str()),
+        ("a ", "\u{fffd}")
+    );
+    assert_eq!(stream.step(*last).unwrap().as_deref(), Some("é"));
+    assert_eq!(stream.rest().unwrap(), "");
+}

@@ -146,8 +146,9 @@ impl Writer<'_> {
         if let Some(error) = failed {
             return Err(error);
         }
-        print(&format!("{}\n", writing.rest()))?;
-        Ok(written + writing.rest())
+        let rest = writing.rest()?;
+        print(&format!("{rest}\n"))?;
+        Ok(written + &rest)
     }
 }
 

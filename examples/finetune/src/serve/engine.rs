@@ -111,14 +111,20 @@ impl Row<'_> {
     }
 
     /// Tells that it is done.
-    fn finish(self, finish: Finish) {
+    fn finish(mut self, finish: Finish) {
         let reason = match (&self.state, finish) {
             (State::Over, _) => return,
             (State::Ended, _) | (_, Finish::Stop | Finish::Callback) => EndReason::Stop,
             (State::GoesOn, Finish::Length | Finish::Context) => EndReason::Length,
         };
         // What was held back of a text that has ended is gone already.
-        self.tell(self.writing.rest().to_owned());
+        match self.writing.rest() {
+            Ok(rest) => self.tell(rest),
+            Err(error) => {
+                let _ = self.fail(Failure::Model(error.to_string()));
+                return;
+            }
+        }
         let _ = self.events.send(Event::Done {
             choice: self.choice,
             reason,
