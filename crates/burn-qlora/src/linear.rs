@@ -94,26 +94,12 @@ impl BaseWeight {
 
     /// Returns the words of a packed weight, which are read to the device if they are in a page; `None` for a dense one.
     pub fn packed(&self) -> Option<BlockwiseTensor> {
-        match self.operand() {
-            Operand::Packed(weight) => Some(*weight),
-            Operand::Dense(_) => None,
-        }
-    }
-
-    fn operand(&self) -> Operand<'_> {
         match self {
-            Self::Quantized(weight) => Operand::Packed(Box::new(weight.tensor())),
-            Self::Paged(weight) => Operand::Packed(Box::new(weight.tensor())),
-            Self::Dense(weight) => Operand::Dense(weight),
+            Self::Quantized(weight) => Some(weight.tensor()),
+            Self::Paged(weight) => Some(weight.tensor()),
+            Self::Dense(_) => None,
         }
     }
-}
-
-/// A weight that can be multiplied.
-enum Operand<'a> {
-    Packed(Box<BlockwiseTensor>),
-    /// `[out_features, in_features]`.
-    Dense(&'a Param<Tensor<2>>),
 }
 
 impl QLoraLinear {
@@ -270,9 +256,10 @@ impl QLoraLinear {
         let dtype = x.dtype();
         let rows = dims[..D - 1].iter().product::<usize>();
         let x: Tensor<2> = x.reshape([rows, in_features]);
-        let base = match self.weight.operand() {
-            Operand::Packed(weight) => weight.matmul(x.clone()),
-            Operand::Dense(weight) => {
+        let base = match &self.weight {
+            BaseWeight::Quantized(weight) => weight.tensor().matmul(x.clone()),
+            BaseWeight::Paged(weight) => weight.tensor().matmul(x.clone()),
+            BaseWeight::Dense(weight) => {
                 burn_fused::matmul(x.clone(), constant(weight, dtype).transpose())
             }
         };

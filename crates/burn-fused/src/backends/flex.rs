@@ -1,6 +1,7 @@
 //! Flex: hands the tensors' values to the kernels of `qlora-cpu`, which compute in f32, and read and write f32, f16 and
 //! bf16; f64 goes to the reference bodies.
 
+mod cached;
 mod values;
 
 use burn_core::backend::ops::FloatTensorOps;
@@ -16,7 +17,7 @@ use qlora_cpu::rope::Angles;
 use qlora_cpu::{Cpu, cross_entropy, dense, glu, isa, rms_norm, rope};
 
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
-use crate::operands::AttentionMask;
+use crate::operands::{AttentionMask, CachedTokens, Rotation};
 use crate::ops::FusedOps;
 use crate::reference;
 use values::{Attention, Head, Heads, LoraHead, head_dtype, one_a_row, transposed};
@@ -152,6 +153,25 @@ impl FusedOps for Flex {
             let angles = Angles { cos: &cos, sin: &sin, pairs };
             update::<E>(x, |x| rope::rotate(isa(), x, [heads, d], angles, inverse))
         }, else reference::rope::rotate::<Self>(x, cos, sin, inverse))
+    }
+
+    fn cached_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        rotation: Rotation<Self>,
+        cache: CachedTokens<Self>,
+        mask: AttentionMask<Self>,
+        config: AttentionConfig,
+    ) -> (FloatTensor<Self>, CachedTokens<Self>) {
+        let kept = cache.keys.dtype();
+        if q.shape()[1] <= dense::FEW_ROWS && cache.values.dtype() == kept {
+            with_element!(q.dtype(), E => with_element!(kept, K => {
+                let (q, k) = reference::cached_attention::rotated::<Self>(q, k, rotation);
+                return cached::forward::<E, K>([q, k, v], cache, mask, config);
+            }, else ()), else ());
+        }
+        reference::cached_attention::forward::<Self>([q, k, v], rotation, cache, mask, config)
     }
 
     fn causal_attention_forward(

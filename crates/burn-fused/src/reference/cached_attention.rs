@@ -12,22 +12,13 @@ use crate::ops::FusedOps;
 
 /// Takes `[q, k, v]`.
 pub(crate) fn forward<B: FusedOps>(
-    [mut q, mut k, mut v]: [FloatTensor<B>; 3],
+    [q, k, mut v]: [FloatTensor<B>; 3],
     rotation: Rotation<B>,
     cache: CachedTokens<B>,
     mask: AttentionMask<B>,
     config: AttentionConfig,
 ) -> (FloatTensor<B>, CachedTokens<B>) {
-    if let Rotation::Angles {
-        query_cos,
-        query_sin,
-        key_cos,
-        key_sin,
-    } = rotation
-    {
-        q = B::rope(q, query_cos, query_sin, false);
-        k = B::rope(k, key_cos, key_sin, false);
-    }
+    let (q, mut k) = rotated::<B>(q, k, rotation);
     let CachedTokens {
         mut keys,
         mut values,
@@ -43,6 +34,26 @@ pub(crate) fn forward<B: FusedOps>(
         [&keys, &values].map(|tensor| B::float_slice(tensor.clone(), &seen));
     let out = B::causal_attention(q, all_keys, all_values, mask, config);
     (out, CachedTokens { keys, values, len })
+}
+
+/// Returns `q` and `k`, rotated.
+pub(crate) fn rotated<B: FusedOps>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    rotation: Rotation<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    match rotation {
+        Rotation::None => (q, k),
+        Rotation::Angles {
+            query_cos,
+            query_sin,
+            key_cos,
+            key_sin,
+        } => (
+            B::rope(q, query_cos, query_sin, false),
+            B::rope(k, key_cos, key_sin, false),
+        ),
+    }
 }
 
 /// Returns the place of some tokens of every row, for tensors of as many rows, heads and values as `like`.

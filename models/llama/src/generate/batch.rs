@@ -46,6 +46,14 @@ pub struct GenerationBatch {
     texts: Option<Vec<SeenText>>,
 }
 
+/// What a model says of the next token of rows.
+enum Next {
+    /// The likeliest of each row.
+    Tokens(Vec<u32>),
+    /// The logits of each row, `[rows, vocab]`.
+    Logits(Vec<f32>),
+}
+
 impl GenerationBatch {
     /// Begins `requests`, whose places are their numbers.
     ///
@@ -199,21 +207,27 @@ impl GenerationBatch {
         &mut self,
         on_token: impl FnMut(usize, Result<u32, DecoderError>) -> ControlFlow<()>,
     ) -> Result<bool, DecoderError> {
-        if let Some(hidden) = self.hidden()? {
-            let tokens = if self.running.iter().all(Continued::is_greedy) {
-                self.greedy.likeliest(&self.model, &hidden)?
-            } else {
-                None
-            };
-            match tokens {
-                Some(tokens) => self.take(&tokens, on_token),
-                None => {
-                    let logits = values(self.model.logits(hidden).try_into_data())?;
-                    self.choose(&logits, on_token);
-                }
-            }
+        let device = self.model.device();
+        match burn_fused::on_kernel_thread(&device, || self.next())? {
+            Some(Next::Tokens(tokens)) => self.take(&tokens, on_token),
+            Some(Next::Logits(logits)) => self.choose(&logits, on_token),
+            None => {}
         }
         Ok(self.rows() > 0)
+    }
+
+    /// Returns what the model says of the next token of each row of the cache; `None` when no row goes on.
+    fn next(&mut self) -> Result<Option<Next>, DecoderError> {
+        let Some(hidden) = self.hidden()? else {
+            return Ok(None);
+        };
+        if self.running.iter().all(Continued::is_greedy)
+            && let Some(tokens) = self.greedy.likeliest(&self.model, &hidden)?
+        {
+            return Ok(Some(Next::Tokens(tokens)));
+        }
+        let logits = values(self.model.logits(hidden).try_into_data())?;
+        Ok(Some(Next::Logits(logits)))
     }
 
     /// Returns the logits of the next token of each row of the cache, `[rows, vocab]`; `None` when no row goes on. It reads nothing

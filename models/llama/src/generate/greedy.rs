@@ -124,10 +124,7 @@ impl GreedyHead {
             return Ok(None);
         }
         let x = values(hidden.clone().try_into_data())?;
-        let estimates = burn_fused::on_kernel_thread(&model.device(), || {
-            self.list.estimates(Cpu::default(), &x, rows)
-        });
-        let Some(estimates) = estimates else {
+        let Some(estimates) = self.list.estimates(Cpu::default(), &x, rows) else {
             return Ok(None);
         };
         let scale = model.config().logits().scale as f32;
