@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use tensor_files::{Checksum, Dtype};
 use tokenizers::Tokenizer;
 
+#[cfg(feature = "qlora")]
 pub(super) use added_tokens::check_normalizer;
 
 use super::safetensors::SafeTensorFiles;
