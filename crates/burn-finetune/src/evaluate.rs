@@ -46,10 +46,8 @@ pub(crate) fn evaluate_until<M: CausalLm>(
     ranks: &Ranks,
 ) -> Result<Option<EvalReport>, FinetuneError> {
     let model = model.valid();
-    let (device, layout) = (
-        model.device().without_autodiff(),
-        BatchLayout::of(&model, 0.0),
-    );
+    let device = model.device().without_autodiff();
+    let layout = BatchLayout::of(&model, 0.0);
     let batches = dataset.len().div_ceil(batch_size);
     let places = |batch: usize| {
         let start = batch * batch_size;

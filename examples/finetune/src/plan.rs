@@ -53,10 +53,9 @@ impl PlannedRows {
             longest,
             width,
             count: Some(data.len()),
-            most_tokens: match config.neftune_alpha == 0.0 {
-                true => Some(config.most_tokens(data)?),
-                false => None,
-            },
+            most_tokens: (config.neftune_alpha == 0.0)
+                .then(|| config.most_tokens(data))
+                .transpose()?,
         })
     }
 

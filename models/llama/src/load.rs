@@ -99,8 +99,8 @@ impl Decoder {
     /// # Errors
     /// [`DecoderError::ComputeDtype`] and [`DecoderError::KvCacheDtype`] before anything is read, when the device does not have the
     /// dtypes, and [`DecoderError::QuantizedProducts`] when another model of the process computes otherwise; a tensor that is
-    /// missing, damaged or of another shape than the configuration asks for; weights that are not finite or already quantized in another way, where
-    /// they are to be quantized; a format to be kept that the device has no kernels for.
+    /// missing, damaged or of another shape than the configuration asks for; weights that are not finite or already quantized in
+    /// another way, where they are to be quantized; a format to be kept that the device has no kernels for.
     pub fn load(
         checkpoint: &Checkpoint,
         options: &LoadOptions,

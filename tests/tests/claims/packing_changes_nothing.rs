@@ -1,4 +1,5 @@
-//! Examples that share rows, or follow each other in the only row of a batch, give the loss and the gradients of examples in rows of their own.
+//! Examples that share rows, or follow each other in the only row of a batch, give the loss and the gradients of examples in
+//! rows of their own.
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -54,6 +55,13 @@ fn loss_and_gradients_are_those_of_the_examples_apart() {
     for test in devices() {
         let device = test.device.clone().autodiff();
         let model = adapted("tiny_llama_nf4", "peft_adapter", &device);
+        let without_noise = if test.is_flex() {
+            BatchLayout::EndToEnd
+        } else {
+            BatchLayout::Padded
+        };
+        assert_eq!(BatchLayout::of(&model, 0.0), without_noise);
+        assert_eq!(BatchLayout::of(&model, 5.0), BatchLayout::Padded);
         for checkpointing in [Checkpointing::None, Checkpointing::Layer] {
             same_apart(&test, test.name, model.clone(), LENGTHS, checkpointing);
         }

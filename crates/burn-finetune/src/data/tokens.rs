@@ -96,8 +96,7 @@ impl<'a> TextEncoder<'a> {
         TextStream {
             texts: *self,
             step: Box::new(move |token| stream.step(token)),
-            tokens: Vec::new(),
-            told: 0,
+            untold: Vec::new(),
         }
     }
 
@@ -182,9 +181,8 @@ impl<'a> TextEncoder<'a> {
 pub struct TextStream<'a> {
     texts: TextEncoder<'a>,
     step: Box<dyn FnMut(u32) -> tokenizers::Result<Option<String>> + 'a>,
-    tokens: Vec<u32>,
-    /// Bytes of the text that were returned.
-    told: usize,
+    /// Tokens whose text waits for others.
+    untold: Vec<u32>,
 }
 
 impl TextStream<'_> {
@@ -193,9 +191,11 @@ impl TextStream<'_> {
     /// # Errors
     /// [`RowProblem::Tokenizer`].
     pub fn step(&mut self, token: u32) -> Result<Option<String>, RowProblem> {
-        self.tokens.push(token);
         let piece = checked(|| (self.step)(token))?;
-        self.told += piece.as_ref().map_or(0, String::len);
+        match piece {
+            Some(_) => self.untold.clear(),
+            None => self.untold.push(token),
+        }
         Ok(piece)
     }
 
@@ -205,8 +205,7 @@ impl TextStream<'_> {
     /// # Errors
     /// [`RowProblem::Tokenizer`].
     pub fn rest(&self) -> Result<String, RowProblem> {
-        let text = self.texts.decode(&self.tokens)?;
-        Ok(text.get(self.told..).unwrap_or_default().to_owned())
+        self.texts.decode(&self.untold)
     }
 }
 

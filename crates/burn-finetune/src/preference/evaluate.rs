@@ -58,10 +58,8 @@ pub(crate) fn evaluate_until<M: CausalLm>(
     ranks: &Ranks,
 ) -> Result<Option<PreferenceEvaluation>, FinetuneError> {
     let model = model.valid();
-    let (device, layout) = (
-        model.device().without_autodiff(),
-        BatchLayout::of(&model, 0.0),
-    );
+    let device = model.device().without_autodiff();
+    let layout = BatchLayout::of(&model, 0.0);
     let (mut scored, mut mismatched) = (Vec::new(), Vec::new());
     let batches = rows.len().div_ceil(batch_size);
     let places = |batch: usize| -> Vec<usize> {

@@ -69,7 +69,8 @@ impl PreferenceRows<'_> {
         ranks: &Ranks,
     ) -> Result<PreferenceGradients, FinetuneError> {
         let objective = self.objective();
-        let (device, layout) = (model.device(), BatchLayout::of(model, pass.noise));
+        let device = model.device();
+        let layout = BatchLayout::of(model, pass.noise);
         let kl = self.divergence(model, places, pass.batch_size, ranks)?;
         let chunks: Vec<&[usize]> = places.chunks(pass.batch_size).collect();
         let own = ranks.share(chunks.len());
@@ -131,10 +132,8 @@ impl PreferenceRows<'_> {
             return Ok(0.0);
         }
         let model = model.valid();
-        let (device, layout) = (
-            model.device().without_autodiff(),
-            BatchLayout::of(&model, 0.0),
-        );
+        let device = model.device().without_autodiff();
+        let layout = BatchLayout::of(&model, 0.0);
         let chunks: Vec<&[usize]> = places.chunks(batch_size).collect();
         let mut scored = Vec::new();
         for index in ranks.share(chunks.len()) {

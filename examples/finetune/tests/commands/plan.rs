@@ -89,6 +89,15 @@ fn rows_are_as_long_as_the_data_says() {
     };
     let lines: std::collections::BTreeSet<_> = ["1", "2", "3", "4", "5", "6"].map(planned).into();
     assert_eq!(lines.len(), 2, "{lines:?}");
+    // Without padding both take no more than their own tokens; noise is measured by padded rows.
+    let together = |flags: &[&str]| {
+        let run = finetune!("plan", "--model", &model, "--data", &two, "--batch-size", "2"; flags);
+        run.ok().stdout.lines().next().unwrap().to_owned()
+    };
+    let own = together(&[]);
+    assert!(own.contains("2 × ") && own.contains(" (at most "), "{own}");
+    let noisy = together(&["--neftune-alpha", "5"]);
+    assert!(!noisy.contains("at most"), "{noisy}");
     let run = finetune!("plan", "--model", &model; ["--eval-split", "0.5"]);
     run.refused(&["--eval-split", "--data"]);
     let short = place.file("short.jsonl", "{\"text\": \"ten bytes.\"}\n");

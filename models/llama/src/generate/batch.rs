@@ -46,10 +46,10 @@ pub struct GenerationBatch {
     texts: Option<Vec<SeenText>>,
 }
 
-/// What a model says of the next token of rows.
-enum Next {
+/// What a model says of the next tokens of rows.
+enum NextTokens {
     /// The likeliest of each row.
-    Tokens(Vec<u32>),
+    Likeliest(Vec<u32>),
     /// The logits of each row, `[rows, vocab]`.
     Logits(Vec<f32>),
 }
@@ -208,26 +208,26 @@ impl GenerationBatch {
         on_token: impl FnMut(usize, Result<u32, DecoderError>) -> ControlFlow<()>,
     ) -> Result<bool, DecoderError> {
         let device = self.model.device();
-        match burn_fused::on_kernel_thread(&device, || self.next())? {
-            Some(Next::Tokens(tokens)) => self.take(&tokens, on_token),
-            Some(Next::Logits(logits)) => self.choose(&logits, on_token),
+        match burn_fused::on_kernel_thread(&device, || self.next_tokens())? {
+            Some(NextTokens::Likeliest(tokens)) => self.take(&tokens, on_token),
+            Some(NextTokens::Logits(logits)) => self.choose(&logits, on_token),
             None => {}
         }
         Ok(self.rows() > 0)
     }
 
-    /// Returns what the model says of the next token of each row of the cache; `None` when no row goes on.
-    fn next(&mut self) -> Result<Option<Next>, DecoderError> {
+    /// Returns what the model says of the rows of the cache; `None` when none goes on.
+    fn next_tokens(&mut self) -> Result<Option<NextTokens>, DecoderError> {
         let Some(hidden) = self.hidden()? else {
             return Ok(None);
         };
         if self.running.iter().all(Continued::is_greedy)
             && let Some(tokens) = self.greedy.likeliest(&self.model, &hidden)?
         {
-            return Ok(Some(Next::Tokens(tokens)));
+            return Ok(Some(NextTokens::Likeliest(tokens)));
         }
         let logits = values(self.model.logits(hidden).try_into_data())?;
-        Ok(Some(Next::Logits(logits)))
+        Ok(Some(NextTokens::Logits(logits)))
     }
 
     /// Returns the logits of the next token of each row of the cache, `[rows, vocab]`; `None` when no row goes on. It reads nothing
