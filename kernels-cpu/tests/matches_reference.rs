@@ -333,6 +333,7 @@ fn layers_agree<E: Element + PartialEq + Debug>(
         let dys: Vec<&[E]> = dys.iter().map(Vec::as_slice).collect();
         for isa in Isa::available() {
             let cpu = Cpu::new(*isa, Threads::All);
+            assert!(cpu.layers_forward(&[], &x, m).is_empty());
             let together = cpu.layers_forward(&layers, &x, m);
             let gradients = cpu.layers_backward(&layers, &x, &dys, m, true);
             let mut dx_expected = vec![0.0; m * k];

@@ -103,7 +103,7 @@ fn by_rows(
 ) {
     let tasks = Columns::of(y, m, rows_per_task(cpu, n * k, k)).collect();
     cpu.threads
-        .share(tasks, |(first, columns): (usize, Columns<'_>)| {
+        .share(tasks, |(first, mut columns): (usize, Columns<'_>)| {
             columns.fill(|out| dots(first, out));
         });
 }
@@ -135,7 +135,7 @@ impl<'a> Columns<'a> {
     }
 
     /// Puts the products that `dots` computes, `[row of W][m]`, where they belong.
-    fn fill(mut self, dots: impl FnOnce(&mut [f32])) {
+    fn fill(&mut self, dots: impl FnOnce(&mut [f32])) {
         if let [column] = &mut *self.0 {
             return dots(column);
         }

@@ -3,6 +3,8 @@
 //!
 //! A row of `x` has the same bits whatever other rows and layers stand beside it.
 
+use std::sync::OnceLock;
+
 use nf4::{Codes, MatrixRef};
 
 use super::super::low_rank::{Layer, LowRank};
@@ -26,99 +28,94 @@ pub(in crate::matmul) fn forward<E: Element>(
     let x = E::read(cpu.isa, x, &mut widened);
     let products: Vec<_> = layers
         .iter()
-        .map(|layer| Product::new(layer, in_pairs))
+        .map(|layer| Product::new(layer, x, in_pairs))
         .collect();
     let operands = Operands::new(&products, x);
     let mut ys: Vec<_> = products
         .iter()
         .map(|product| vec![0.0; m * product.shape()[0]])
         .collect();
-    let mut projected: Vec<_> = layers
-        .iter()
-        .map(|layer| vec![0.0; m * layer.low_rank.map_or(0, |low_rank| low_rank.rank)])
-        .collect();
-
-    multiply(cpu, &products, &operands, x, m, &mut ys, &mut projected);
-    add_low_rank(cpu, layers, &projected, m, &mut ys);
+    multiply(cpu, &products, &operands, m, &mut ys);
     ys.into_iter().map(|y| E::narrow_vec(cpu.isa, y)).collect()
 }
 
-/// A task of the first pass.
 enum Task<'a> {
-    /// Rows of a matrix from a first one on.
+    /// A row of `x` beside a layer's matrix.
+    Projection(&'a Projection<'a>),
+    /// Rows of a layer's matrix from a first one on.
     Rows(&'a Product<'a>, usize, Columns<'a>),
-    /// A row of `x`: its scaled projection, `[rank]`.
-    Projection(LowRank<'a>, &'a [f32], &'a mut [f32]),
 }
 
-/// Computes the products with the matrices, `[m, n]` each, and the projections `s·(x·A): [m, rank]`.
+/// Computes the results of the layers, `[m, n]` each.
 fn multiply(
     cpu: Cpu,
     products: &[Product<'_>],
     operands: &Operands,
-    x: &[f32],
     m: usize,
     ys: &mut [Vec<f32>],
-    projected: &mut [Vec<f32>],
 ) {
-    let k = x.len() / m;
-    let weights = products.iter().map(|product| product.shape()[0] * k).sum();
-    let rows = rows_per_task(cpu, weights, k);
-    let mut tasks = Vec::new();
-    for (product, projected) in products.iter().zip(projected) {
-        if let Some(low_rank) = product.low_rank {
-            let rows = x
-                .chunks_exact(k)
-                .zip(projected.chunks_exact_mut(low_rank.rank));
-            tasks.extend(rows.map(|(x, out)| Task::Projection(low_rank, x, out)));
-        }
-    }
+    let Some([_, k]) = products.first().map(Product::shape) else {
+        return;
+    };
+    let weights = |product: &Product<'_>| product.shape().into_iter().product::<usize>();
+    let rows = rows_per_task(cpu, products.iter().map(weights).sum(), k);
+    let projections = products.iter().flat_map(|product| &product.projections);
+    // First, so that they are there when the first rows are done.
+    let mut tasks: Vec<_> = projections.map(Task::Projection).collect();
     for (product, y) in products.iter().zip(ys) {
         let of_product = Columns::of(y, m, rows);
         tasks.extend(of_product.map(|(first, columns)| Task::Rows(product, first, columns)));
     }
     cpu.threads.share(tasks, |task| match task {
-        Task::Rows(product, first, columns) => {
+        Task::Projection(projection) => {
+            projection.values(cpu.isa);
+        }
+        Task::Rows(product, first, mut columns) => {
             let x = operands.of(product.order);
             columns.fill(|out| product.dot_rows(cpu.isa, x, first, m, out));
+            for (projection, y) in product.projections.iter().zip(&mut columns.0) {
+                projection.add_product(cpu.isa, first, y);
+            }
         }
-        Task::Projection(LowRank { a, scale, .. }, x, out) => project(cpu.isa, x, a, scale, out),
     });
 }
 
-/// Adds the projections' products with `B`.
-fn add_low_rank(
-    cpu: Cpu,
-    layers: &[Layer<'_>],
-    projected: &[Vec<f32>],
-    m: usize,
-    ys: &mut [Vec<f32>],
-) {
-    let of_layers = layers.iter().zip(projected).zip(ys);
-    let adapted =
-        of_layers.filter_map(|((layer, projected), y)| Some((layer.low_rank?, projected, y)));
-    let adapted: Vec<_> = adapted.filter(|(.., y)| !y.is_empty()).collect();
-    let values: usize = adapted.iter().map(|(.., y)| y.len()).sum();
-    // As much for every thread, in whole lines.
-    let columns = values.div_ceil(cpu.threads.count()).next_multiple_of(16);
-    let mut tasks = Vec::new();
-    for (LowRank { b, rank, .. }, projected, y) in adapted {
-        let n = y.len() / m;
-        for (projected, y) in projected.chunks_exact(rank).zip(y.chunks_exact_mut(n)) {
-            let pieces = (0..).step_by(columns).zip(y.chunks_mut(columns));
-            tasks.extend(pieces.map(|(first, y)| (projected, b, n, first, y)));
-        }
+/// A row of `x` on its way through a low-rank matrix.
+struct Projection<'a> {
+    low_rank: LowRank<'a>,
+    x: &'a [f32],
+    values: OnceLock<Vec<f32>>,
+}
+
+impl Projection<'_> {
+    /// Returns `s·(x·A)`: `[rank]`, which the first to ask computes.
+    fn values(&self, isa: Isa) -> &[f32] {
+        self.values.get_or_init(|| {
+            let mut values = vec![0.0; self.low_rank.rank];
+            project(
+                isa,
+                self.x,
+                self.low_rank.a,
+                self.low_rank.scale,
+                &mut values,
+            );
+            values
+        })
     }
-    cpu.threads.share(tasks, |(projected, b, n, first, y)| {
-        add_projected(cpu.isa, projected, b, n, first, y);
-    });
+
+    /// Adds the product with `B` to columns `y` of a result from `first` on.
+    fn add_product(&self, isa: Isa, first: usize, y: &mut [f32]) {
+        let LowRank { b, rank, .. } = self.low_rank;
+        add_projected(isa, self.values(isa), b, b.len() / rank, first, y);
+    }
 }
 
 /// The product with a layer's matrix.
 struct Product<'a> {
     matrix: Matrix<'a>,
     order: Order,
-    low_rank: Option<LowRank<'a>>,
+    /// Of every row of `x`, if the layer is adapted.
+    projections: Vec<Projection<'a>>,
 }
 
 enum Matrix<'a> {
@@ -138,7 +135,7 @@ enum Order {
 }
 
 impl<'a> Product<'a> {
-    fn new(layer: &Layer<'a>, in_pairs: bool) -> Self {
+    fn new(layer: &Layer<'a>, x: &'a [f32], in_pairs: bool) -> Self {
         let codes = layer.w.layout().block_format().codes;
         let (matrix, order) = match (CodebookRef::of(layer.w), codes) {
             (Some(w), _) if in_pairs => (Matrix::Codebook(w), Order::NibblePairs),
@@ -147,10 +144,19 @@ impl<'a> Product<'a> {
             (None, Codes::Table(_)) => (Matrix::Blocks(layer.w), Order::Nibbles),
             (None, Codes::Bytes { .. }) => (Matrix::Blocks(layer.w), Order::Bytes),
         };
+        let low_rank = layer.low_rank.into_iter();
+        let projections = low_rank.flat_map(|low_rank| {
+            let rows = x.chunks_exact(layer.w.layout().in_features());
+            rows.map(move |x| Projection {
+                low_rank,
+                x,
+                values: OnceLock::new(),
+            })
+        });
         Self {
             matrix,
             order,
-            low_rank: layer.low_rank,
+            projections: projections.collect(),
         }
     }
 
