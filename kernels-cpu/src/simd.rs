@@ -363,19 +363,33 @@ pub trait Simd: Copy {
     }
 }
 
-/// Asks for the cache line of `words[at]`, which need not exist, ahead of its use.
+/// The caches that a line is asked for into.
+#[derive(Clone, Copy)]
+pub(crate) enum Prefetch {
+    /// The first level and those behind it.
+    First,
+    /// The second level and those behind it.
+    Second,
+}
+
+/// Asks for the cache line of `values[at]`, which need not exist, ahead of its use.
 #[inline(always)]
-pub(crate) fn prefetch(words: &[u32], at: usize) {
+pub(crate) fn prefetch<T>(into: Prefetch, values: &[T], at: usize) {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let address = words.as_ptr().wrapping_add(at);
-        // SAFETY: every processor of this architecture has the instruction, which reads nothing the program sees and takes any
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        let address = values.as_ptr().wrapping_add(at).cast();
+        // SAFETY: every processor of this architecture has the instructions, which read nothing the program sees and take any
         // address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+        unsafe {
+            match into {
+                Prefetch::First => _mm_prefetch::<_MM_HINT_T0>(address),
+                Prefetch::Second => _mm_prefetch::<_MM_HINT_T1>(address),
+            }
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (words, at);
+    let _ = (into, values, at);
 }
 
 /// Does [`Simd::round_pairs`] where there is no instruction for it.

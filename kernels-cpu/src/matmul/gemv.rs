@@ -7,7 +7,7 @@
 //! - `layers`: the layers of one input
 //! - `codebook`: a matrix in the codes of a codebook
 //! - `blocks`: the same for the blocks of a file
-//! - `bytes`: the product of blocks of bytes in integers
+//! - `bytes`: a matrix of bytes, a scale a row, and its product in integers
 //! - `dense`: the product with a matrix that is not quantized
 //! - `dot`: the products of words with what meets them, whatever they stand for
 

@@ -6,28 +6,30 @@
 //! made. Rows whose product cannot reach that of another are left out; the others are to be multiplied as they are. Bound by
 //! reading the copy: a quarter of an f32 matrix, half of one in bf16.
 
-use nf4::{Direction, GgufFormat, Layout, MatrixRef};
-
-use super::gemv::bytes::{self, Rounded};
+use super::gemv::bytes::{self, ByteRows, MAX_COLUMNS, ZERO};
 use crate::cpu::Cpu;
 use crate::simd::math::{LANES, ROUNDING, fold, max, mul_add};
 use crate::simd::{Isa, kernel};
 
-/// Values that share a scale.
+/// Values of a row that are copied at a time.
 const BLOCK: usize = 32;
 
 /// Rows that a task copies.
 const TASK: usize = 32;
 
+/// The bits of an f32 that a step keeps: 16 of its significand.
+const STEP_BITS: u32 = 0xffff_ff00;
+
 /// What rounding adds to the norm of a residual, which is computed in f64 and kept in f32.
 const ROUNDED_UP: f64 = 1.0 + 1e-6;
 
-/// A copy of a matrix `[rows, k]` in 8 bits (Q8_0), with how far it is off.
+/// A copy of a matrix `[rows, k]` in 8 bits, with how far it is off.
 #[derive(Debug)]
 pub struct Shortlist {
-    layout: Layout,
+    /// Four a word.
     codes: Vec<u32>,
-    scales: Vec<u32>,
+    /// That of each row.
+    scales: Vec<f32>,
     rows: Vec<Norms>,
 }
 
@@ -50,25 +52,24 @@ impl Norms {
 
 impl Shortlist {
     /// Returns the copy of a matrix of `shape`, `[rows, k]`, of which `read` gives the values of some rows from a first one on: as
-    /// many as it likes, at least one. `None` for values that are not finite, and where `k` is no multiple of 32.
+    /// many as it likes, at least one. `None` for values that are not finite, and where there are none or `k` is no multiple of 32
+    /// or more than a million.
     ///
     /// # Errors
     /// What `read` has to say.
     pub fn new<E>(
         cpu: Cpu,
-        shape @ [rows, k]: [usize; 2],
+        [rows, k]: [usize; 2],
         mut read: impl FnMut(usize) -> Result<Vec<f32>, E>,
     ) -> Result<Option<Self>, E> {
-        let Ok(layout) = Layout::new(shape, GgufFormat::Q8_0) else {
+        if rows * k == 0 || !k.is_multiple_of(BLOCK) || k > MAX_COLUMNS {
             return Ok(None);
-        };
+        }
         let mut list = Self {
-            layout,
-            codes: vec![0; layout.packed_words()],
-            scales: vec![0; layout.absmax_words()],
+            codes: vec![0; rows * k / 4],
+            scales: vec![0.0; rows],
             rows: vec![Norms::default(); rows],
         };
-        let mut scales = vec![0u16; rows * k / BLOCK];
         let mut first = 0;
         while first < rows {
             let values = read(first)?;
@@ -82,7 +83,7 @@ impl Shortlist {
             let tasks = values
                 .chunks(TASK * k)
                 .zip(list.codes[first * k / 4..].chunks_mut(TASK * k / 4))
-                .zip(scales[first * k / BLOCK..].chunks_mut(TASK * k / BLOCK))
+                .zip(list.scales[range.clone()].chunks_mut(TASK))
                 .zip(list.rows[range].chunks_mut(TASK));
             let tasks = tasks.collect();
             cpu.threads
@@ -90,15 +91,12 @@ impl Shortlist {
                     let rows = values
                         .chunks_exact(k)
                         .zip(codes.chunks_exact_mut(k / 4))
-                        .zip(scales.chunks_exact_mut(k / BLOCK));
-                    for (((values, codes), scales), norms) in rows.zip(norms) {
-                        *norms = encode(cpu.isa, values, codes, scales);
+                        .zip(scales);
+                    for (((values, codes), scale), norms) in rows.zip(norms) {
+                        *norms = encode(cpu.isa, values, codes, scale);
                     }
                 });
             first += count;
-        }
-        for (i, scale) in scales.into_iter().enumerate() {
-            list.scales[i / 2] |= u32::from(scale) << (16 * (i % 2));
         }
         let finite = |row: &Norms| row.residual.is_finite() && row.whole.is_finite();
         let finite = list.rows.iter().all(finite);
@@ -107,7 +105,7 @@ impl Shortlist {
 
     /// Returns the bytes that the copy of a matrix `[rows, k]` takes.
     pub fn bytes([rows, k]: [usize; 2]) -> u128 {
-        rows as u128 * (k as u128 + (k / BLOCK) as u128 * 2 + size_of::<Norms>() as u128)
+        rows as u128 * (k + size_of::<f32>() + size_of::<Norms>()) as u128
     }
 
     /// Returns what is known of the products with each of the `m` vectors `x: [m, k]`; `None` where one is not finite.
@@ -115,15 +113,13 @@ impl Shortlist {
     /// # Panics
     /// If `x` is not `m` vectors.
     pub fn estimates(&self, cpu: Cpu, x: &[f32], m: usize) -> Option<Estimates<'_>> {
-        let [rows, k] = self.layout.shape();
-        let (products, residuals) = if cpu.isa.multiplies_bytes() {
-            let rounded: Vec<_> = x.chunks_exact(k).map(Rounded::new).collect();
-            let products = bytes::multiply(cpu, self.copy(), &rounded);
-            (products, rounded.iter().map(Rounded::residual).collect())
-        } else {
-            let products = cpu.matmul_vec(self.copy(), x, m, Direction::Forward);
-            (products, vec![0.0; m])
+        let (rows, k) = (self.rows.len(), 4 * self.codes.len() / self.rows.len());
+        assert_eq!(x.len(), m * k, "shortlist: the values of {m} vectors");
+        let copy = ByteRows {
+            codes: &self.codes,
+            scales: &self.scales,
         };
+        let (products, residuals) = bytes::multiply(cpu, copy, x, m);
         let mut vectors = Vec::with_capacity(m);
         let rounded_up = |norm: f64| (norm * ROUNDED_UP) as f32;
         let of_vectors = x.chunks_exact(k).zip(residuals);
@@ -149,11 +145,6 @@ impl Shortlist {
             rows: &self.rows,
             vectors,
         })
-    }
-
-    fn copy(&self) -> MatrixRef<'_> {
-        MatrixRef::new(self.layout, &self.codes, &self.scales)
-            .expect("the words were made for the layout")
     }
 }
 
@@ -256,28 +247,30 @@ kernel! {
         }
     }
 
-    /// Writes a row's codes, four a word, and the bits of its scales in f16; returns its norms, the residual with the rounding
-    /// of both products. They are not finite where a value is not.
-    fn encode<S: Simd>(values: &[f32], codes: &mut [u32], scales: &mut [u16]) -> Norms {
-        let [mut residual, mut square, mut copied] = [[0f32; BLOCK]; 3];
+    /// Writes a row's codes, four a word, and their scale; returns the row's norms, the residual with the rounding of both
+    /// products. They are not finite where a value is not.
+    fn encode<S: Simd>(values: &[f32], codes: &mut [u32], scale: &mut f32) -> Norms {
         let (blocks, _) = values.as_chunks::<BLOCK>();
-        let (codes, _) = codes.as_chunks_mut::<{ BLOCK / 4 }>();
-        for ((values, codes), scale) in blocks.iter().zip(codes).zip(scales) {
-            let mut magnitudes = [0f32; BLOCK];
+        let mut magnitudes = [0f32; BLOCK];
+        for values in blocks {
             for (magnitude, value) in magnitudes.iter_mut().zip(values) {
-                *magnitude = value.abs();
+                *magnitude = if value.abs() > *magnitude { value.abs() } else { *magnitude };
             }
-            let largest = fold(magnitudes, |a, b| if b > a { b } else { a });
-            let rounded = half::f16::from_f32(largest / 127.0);
-            *scale = rounded.to_bits();
-            let step = rounded.to_f32();
-            let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+        }
+        let largest = fold(magnitudes, |a, b| if b > a { b } else { a });
+        let step = f32::from_bits((largest / 127.0).to_bits() & STEP_BITS);
+        let step = if step.is_normal() { step } else { 0.0 };
+        let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+        *scale = step;
+        let [mut residual, mut square, mut copied] = [[0f32; BLOCK]; 3];
+        let (codes, _) = codes.as_chunks_mut::<{ BLOCK / 4 }>();
+        for (values, codes) in blocks.iter().zip(codes) {
             let mut bytes = [0u8; BLOCK];
             for (lane, (byte, value)) in bytes.iter_mut().zip(values).enumerate() {
                 // The lowest bits are those of the code.
                 let code = (value * inverse).clamp(-127.0, 127.0) + ROUNDING;
-                *byte = (code.to_bits() as u8).wrapping_add(128);
-                // Both exact: 7 bits times 11, and what two numbers so near differ by.
+                *byte = (code.to_bits() as u8).wrapping_add(ZERO);
+                // Both exact: 7 bits times 16, and what two numbers so near differ by.
                 let copy = (code - ROUNDING) * step;
                 let off = value - copy;
                 residual[lane] = mul_add::<S>(off, off, residual[lane]);
@@ -291,7 +284,8 @@ kernel! {
         let [residual, square, copied] = [residual, square, copied].map(|lanes| {
             norm_at_most(f64::from(fold(lanes, |a, b| a + b)), values.len())
         });
-        // Each of two sums of k terms in f32 rounds by less than k · 2^-24 of the terms' magnitudes.
+        // Each of two sums of k terms in f32 rounds by less than k · 2^-24 of the terms' magnitudes; one of whole numbers nine
+        // times, of terms three times as large at most.
         let rounding = values.len() as f64 * 2f64.powi(-23);
         Norms {
             whole: (copied * ROUNDED_UP) as f32,
@@ -385,6 +379,46 @@ mod tests {
         assert!(alike[2].contains(&900) && alike[2].len() < 5);
         let all = found.candidates(0, f32::NEG_INFINITY, 3.0);
         assert!(all.len() > rows / 2);
+    }
+
+    /// Also of more vectors than a kernel takes at once, of rows that end within a group, and of no vectors.
+    #[test]
+    fn a_vector_has_the_products_that_it_has_alone() {
+        let shape @ [rows, k] = [70, 224];
+        let list = list(&wave(rows * k, 0.37), shape).unwrap();
+        let x = wave(11 * k, 0.9);
+        for isa in Isa::available() {
+            let cpu = Cpu::new(*isa, Threads::All);
+            let together = list.estimates(cpu, &x, 11).unwrap();
+            for (i, x) in x.chunks(k).enumerate() {
+                let alone = list.estimates(cpu, x, 1).unwrap();
+                assert_eq!(together.of_vector(i), alone.of_vector(0), "{isa:?} {i}");
+            }
+            assert!(list.estimates(cpu, &[], 0).unwrap().products.is_empty());
+        }
+    }
+
+    /// A row of the widest range is as far off as its norms say, and one of the smallest numbers is copied as zeros.
+    #[test]
+    fn rows_of_any_range_are_within_the_bound() {
+        let k = 64;
+        let mut w = wave(3 * k, 0.37);
+        w[5] = 1e15;
+        w[k..2 * k].iter_mut().for_each(|w| *w *= 1e-40);
+        let list = list(&w, [3, k]).unwrap();
+        assert_eq!(list.scales[1], 0.0);
+        let x = wave(k, 1.1);
+        let found = list.estimates(Cpu::default(), &x, 1).unwrap();
+        for (row, w) in w.chunks(k).enumerate() {
+            let exact: f64 = w
+                .iter()
+                .zip(&x)
+                .map(|(w, x)| f64::from(*w) * f64::from(*x))
+                .sum();
+            let bound = Norms::bound(list.rows[row], found.vectors[0].norms);
+            let off = (exact - f64::from(found.products[row])).abs();
+            assert!(off <= f64::from(bound), "{row}: {off} {bound}");
+        }
     }
 
     #[test]

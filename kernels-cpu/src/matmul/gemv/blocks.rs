@@ -41,7 +41,7 @@ pub(super) fn word_sums(x: &[u32], vectors: usize, read: impl Fn(u32) -> f32) ->
 }
 
 /// The scales and minima of some rows, one for each four words.
-pub(super) struct RowScales {
+struct RowScales {
     scales: Vec<f32>,
     minima: Vec<f32>,
     per_row: usize,
@@ -49,7 +49,7 @@ pub(super) struct RowScales {
 
 impl RowScales {
     #[inline(always)]
-    pub(super) fn decode<const MINIMA: bool>(w: MatrixRef<'_>, rows: Range<usize>) -> Self {
+    fn decode<const MINIMA: bool>(w: MatrixRef<'_>, rows: Range<usize>) -> Self {
         let (layout, format) = (w.layout(), w.layout().block_format());
         let blocks = layout.in_features() / format.block_size;
         let copies = format.block_size / format.codes.per_word() / 4;

@@ -1,208 +1,285 @@
-//! The product of a matrix in blocks of signed bytes (Q8_0) with vectors that are rounded to 15 bits, in integers.
+//! The product of a matrix of signed bytes, a scale a row, with vectors.
 //!
-//! Four products each are summed up exactly; their sums meet the scales of the blocks in f32. A row of the result has the
-//! same bits whatever rows are beside it.
+//! Where the machine sums up products of bytes, vectors are rounded to 15 bits, and the sums of a lane over a whole row are exact: a
+//! row costs its bytes, two instructions for 64 of them and a vector, and one conversion. Elsewhere the bytes become f32.
 
-use nf4::MatrixRef;
-
-use super::blocks::RowScales;
-use super::dot::{AHEAD, GroupScales};
-use super::{by_rows, group_words};
+use super::dot::{FAR_AHEAD, GroupScales, Single, WordRows};
+use super::{MAX_ROWS, by_rows, group_words, interleaved};
+use crate::blocks::codes;
 use crate::cpu::Cpu;
 use crate::simd::math::ROUNDING;
-use crate::simd::{Simd, kernel, prefetch};
+use crate::simd::{Prefetch, Simd, kernel, prefetch};
+
+/// What each byte of the matrix is more than what it stands for, so that none is negative.
+pub(in crate::matmul) const ZERO: u8 = 128;
+/// The most columns: so many products of bytes fit the sum of a lane.
+pub(in crate::matmul) const MAX_COLUMNS: usize = 1 << 20;
 
 /// Values in a group of 16 words.
 const GROUP: usize = 64;
-/// What is added to each byte of the matrix, so that none is negative.
-const ZERO: i32 = 128;
 /// The largest number that a value is rounded to: `128 · high + low` with both of them signed bytes.
 const LARGEST: f32 = 127.0 * 128.0;
+/// Rows of the matrix that are taken up together.
+const ROWS: usize = 4;
+
+/// A matrix `[rows, k]` of bytes.
+#[derive(Clone, Copy)]
+pub(in crate::matmul) struct ByteRows<'a> {
+    /// Four codes a word.
+    pub(in crate::matmul) codes: &'a [u32],
+    /// What the codes of each row are multiplied by.
+    pub(in crate::matmul) scales: &'a [f32],
+}
+
+impl<'a> ByteRows<'a> {
+    fn row_words(self) -> usize {
+        self.codes.len() / self.scales.len()
+    }
+
+    fn words(self, row: usize) -> &'a [u32] {
+        &self.codes[row * self.row_words()..][..self.row_words()]
+    }
+}
+
+/// Returns `x·Wᵀ: [m, rows]` for `x: [m, k]` and a matrix that is not empty, and the norm of what rounding took off each vector: not
+/// finite where a value is not.
+pub(in crate::matmul) fn multiply(
+    cpu: Cpu,
+    w: ByteRows<'_>,
+    x: &[f32],
+    m: usize,
+) -> (Vec<f32>, Vec<f64>) {
+    let k = 4 * w.row_words();
+    let shape = [w.scales.len(), k];
+    let mut y = vec![0.0; m * w.scales.len()];
+    if y.is_empty() {
+        return (y, Vec::new());
+    }
+    if cpu.isa.multiplies_bytes() {
+        let x: Vec<_> = x.chunks_exact(k).map(Rounded::new).collect();
+        by_rows(cpu, shape, m, &mut y, |first, out| {
+            dot_rows(cpu.isa, w, first, &x, out);
+        });
+        (y, x.iter().map(|x| x.residual).collect())
+    } else {
+        let of_few = x.chunks(MAX_ROWS * k);
+        for (x, y) in of_few.zip(y.chunks_mut(MAX_ROWS * w.scales.len())) {
+            let m = x.len() / k;
+            let x = interleaved::<4>(x, k);
+            by_rows(cpu, shape, m, y, |first, out| {
+                dot_float_rows(cpu.isa, w, first, bytemuck::cast_slice(&x), m, out);
+            });
+        }
+        (y, vec![0.0; m])
+    }
+}
 
 /// A vector as whole numbers of 15 bits, in units of a scale.
-pub(in crate::matmul) struct Rounded {
+struct Rounded {
     scale: f32,
     groups: Vec<Group>,
+    /// What the sum of each lane begins with, to take back what [`ZERO`] adds to it.
+    start: Group,
     residual: f64,
 }
 
-/// Values in the order of 16 words, four signed bytes a word.
-#[derive(Clone)]
+/// The high and the low bytes of 64 values, four signed bytes a word; or what the sums of their products begin with.
+#[derive(Clone, Copy)]
 struct Group {
-    high: Bytes,
-    low: Bytes,
+    high: [u32; 16],
+    low: [u32; 16],
 }
 
 impl Group {
-    /// Returns the sum of the products with each word of `codes`, exact before it is rounded to f32.
-    #[inline(always)]
-    fn dot<S: Simd>(&self, s: S, codes: S::U) -> S::F {
-        let high = s.dot_bytes(
-            codes,
-            s.load_u(&self.high.words),
-            s.load_u(&self.high.starts),
-        );
-        let start = s.add_u(s.shift_left(high, 7), s.load_u(&self.low.starts));
-        s.converted(s.dot_bytes(codes, s.load_u(&self.low.words), start))
-    }
-}
-
-/// One of the two bytes of each value.
-#[derive(Clone)]
-struct Bytes {
-    words: [u32; 16],
-    /// What the sum of a word's products begins with, to take back what [`ZERO`] adds to it.
-    starts: [u32; 16],
-}
-
-impl Bytes {
     const NONE: Self = Self {
-        words: [0; 16],
-        starts: [0; 16],
+        high: [0; 16],
+        low: [0; 16],
     };
-
-    fn set(&mut self, at: usize, byte: i32) {
-        let (word, place) = (at / 4, 8 * (at % 4));
-        self.words[word] |= (byte.cast_unsigned() & 255) << place;
-        self.starts[word] = self.starts[word].wrapping_add_signed(-ZERO * byte);
-    }
 }
 
 impl Rounded {
-    pub(in crate::matmul) fn new(x: &[f32]) -> Self {
+    fn new(x: &[f32]) -> Self {
         let largest = x.iter().fold(0f32, |most, x| most.max(x.abs()));
         let scale = largest / LARGEST;
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        let none = Group {
-            high: Bytes::NONE,
-            low: Bytes::NONE,
-        };
-        let mut groups = vec![none; x.len().div_ceil(GROUP)];
+        let mut groups = Vec::with_capacity(x.len().div_ceil(GROUP));
+        let mut start = Group::NONE;
         let mut square = 0f64;
-        for (x, group) in x.chunks(GROUP).zip(&mut groups) {
+        for x in x.chunks(GROUP) {
+            let mut bytes = [[0i8; GROUP]; 2];
             for (i, x) in x.iter().enumerate() {
                 let code = (x * inverse).clamp(-LARGEST, LARGEST) + ROUNDING - ROUNDING;
+                square += (f64::from(*x) - f64::from(scale) * f64::from(code)).powi(2);
                 // The code is a whole number of that range, or 0 for a NaN.
                 let code = code as i32;
                 let high = (code + 64) >> 7;
-                group.high.set(i, high);
-                group.low.set(i, code - 128 * high);
-                square += (f64::from(*x) - f64::from(scale) * f64::from(code)).powi(2);
+                bytes[0][i] = high as i8;
+                bytes[1][i] = (code - 128 * high) as i8;
             }
+            let [high, low] = bytes;
+            groups.push(Group {
+                high: words(&high, &mut start.high),
+                low: words(&low, &mut start.low),
+            });
         }
         Self {
             scale,
             groups,
+            start,
             residual: square.sqrt(),
         }
     }
-
-    /// Returns the norm of what rounding took off; not finite where a value is not.
-    pub(in crate::matmul) fn residual(&self) -> f64 {
-        self.residual
-    }
 }
 
-/// Returns `x·Wᵀ: [m, n]` for a matrix in Q8_0 and `m` vectors.
-pub(in crate::matmul) fn multiply(cpu: Cpu, w: MatrixRef<'_>, x: &[Rounded]) -> Vec<f32> {
-    let shape @ [n, _] = w.layout().shape();
-    let mut y = vec![0.0; n * x.len()];
-    if y.is_empty() {
-        return y;
+/// Returns the words of a group's bytes, and takes from `start` what [`ZERO`] adds to their products.
+fn words(bytes: &[i8; GROUP], start: &mut [u32; 16]) -> [u32; 16] {
+    let mut words = [0; 16];
+    let (fours, _) = bytes.as_chunks::<4>();
+    for ((word, start), bytes) in words.iter_mut().zip(start).zip(fours) {
+        let sum: i32 = bytes.iter().copied().map(i32::from).sum();
+        *start = start.wrapping_add_signed(-i32::from(ZERO) * sum);
+        *word = u32::from_le_bytes(bytes.map(i8::cast_unsigned));
     }
-    by_rows(cpu, shape, x.len(), &mut y, |first, out| {
-        dot_rows(cpu.isa, w, first, x, out);
-    });
-    y
+    words
 }
 
 kernel! {
     /// Computes `out: [rows of W][m]` from `first` on.
-    fn dot_rows(w: MatrixRef<'_>, first: usize, x: &[Rounded], out: &mut [f32]) = dot;
+    fn dot_rows(w: ByteRows<'_>, first: usize, x: &[Rounded], out: &mut [f32]) = dot;
 }
 
 #[inline(always)]
-fn dot<S: Simd>(s: S, w: MatrixRef<'_>, first: usize, x: &[Rounded], out: &mut [f32]) {
-    let (m, row_words) = (x.len(), w.layout().in_features() / 4);
-    let rows = out.len() / m;
-    let scales = RowScales::decode::<false>(w, first..first + rows);
-    let words = &w.packed()[first * row_words..];
-    let mut row = 0;
-    while row + 4 <= rows {
-        dot_together::<S, 4>(s, &scales, words, row, row_words, x, &mut out[row * m..]);
-        row += 4;
+fn dot<S: Simd>(s: S, w: ByteRows<'_>, first: usize, x: &[Rounded], out: &mut [f32]) {
+    let m = x.len();
+    let mut row = first;
+    let mut together = out.chunks_exact_mut(ROWS * m);
+    for out in &mut together {
+        dot_together::<S, ROWS>(s, w, row, x, out);
+        row += ROWS;
     }
-    while row < rows {
-        dot_together::<S, 1>(s, &scales, words, row, row_words, x, &mut out[row * m..]);
+    for out in together.into_remainder().chunks_exact_mut(m) {
+        dot_together::<S, 1>(s, w, row, x, out);
         row += 1;
     }
 }
 
-/// Computes the products of `ROWS` rows of W from `row` on, with four vectors at a time.
+/// Computes the products of `R` rows from `row` on, with two vectors at a time.
 #[inline(always)]
-fn dot_together<S: Simd, const ROWS: usize>(
+fn dot_together<S: Simd, const R: usize>(
     s: S,
-    scales: &RowScales,
-    words: &[u32],
+    w: ByteRows<'_>,
     row: usize,
-    row_words: usize,
     x: &[Rounded],
     out: &mut [f32],
 ) {
+    let mut words: [&[u32]; R] = [&[]; R];
+    for (r, words) in words.iter_mut().enumerate() {
+        *words = w.words(row + r);
+    }
+    let scales = w.scales[row..].first_chunk::<R>();
+    let scales = scales.expect("there are so many rows");
+    let (pairs, last) = x.as_chunks::<2>();
     let m = x.len();
-    for (first, x) in (0..).step_by(4).zip(x.chunks(4)) {
-        let out = &mut out[first..];
-        match x {
-            [a, b, c, d] => {
-                dot_with::<S, ROWS, 4>(s, scales, words, row, row_words, [a, b, c, d], m, out)
-            }
-            [a, b, c] => {
-                dot_with::<S, ROWS, 3>(s, scales, words, row, row_words, [a, b, c], m, out)
-            }
-            [a, b] => dot_with::<S, ROWS, 2>(s, scales, words, row, row_words, [a, b], m, out),
-            [a, ..] => dot_with::<S, ROWS, 1>(s, scales, words, row, row_words, [a], m, out),
-            [] => {}
+    for (i, x) in (0..).step_by(2).zip(pairs) {
+        put(scales, m, i, x, dot_with(s, words, x), out);
+    }
+    if let [x] = last {
+        let x = std::array::from_ref(x);
+        put(scales, m, m - 1, x, dot_with(s, words, x), out);
+    }
+}
+
+/// Puts the scaled sums of `R` rows with vectors from `first` on where they belong.
+#[inline(always)]
+fn put<const R: usize, const M: usize>(
+    scales: &[f32; R],
+    m: usize,
+    first: usize,
+    x: &[Rounded; M],
+    sums: [[f32; R]; M],
+    out: &mut [f32],
+) {
+    for (i, (x, sums)) in (first..).zip(x.iter().zip(sums)) {
+        for ((out, sum), scale) in out.chunks_exact_mut(m).zip(sums).zip(scales) {
+            out[i] = sum * x.scale * scale;
         }
     }
 }
 
-/// Computes the products with `M` of `m` vectors.
+/// Returns the sums of the products of `R` rows of `words` with `M` vectors.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn dot_with<S: Simd, const ROWS: usize, const M: usize>(
+fn dot_with<S: Simd, const R: usize, const M: usize>(
     s: S,
-    scales: &RowScales,
-    words: &[u32],
-    row: usize,
-    row_words: usize,
-    x: [&Rounded; M],
-    m: usize,
-    out: &mut [f32],
+    words: [&[u32]; R],
+    x: &[Rounded; M],
+) -> [[f32; R]; M] {
+    let whole = words[0].len() / 16;
+    let mut totals = [[[s.splat_u(0); 2]; R]; M];
+    for (totals, x) in totals.iter_mut().zip(x) {
+        *totals = [[s.load_u(&x.start.high), s.load_u(&x.start.low)]; R];
+    }
+    let mut codes = [s.splat_u(0); R];
+    for at in 0..whole {
+        for (codes, words) in codes.iter_mut().zip(words) {
+            prefetch(Prefetch::Second, words, 16 * at + FAR_AHEAD);
+            let (groups, _) = words.as_chunks();
+            *codes = s.load_u(&groups[at]);
+        }
+        add_products(s, codes, x, at, &mut totals);
+    }
+    if !words[0].len().is_multiple_of(16) {
+        for (codes, words) in codes.iter_mut().zip(words) {
+            *codes = group_words(s, words, whole);
+        }
+        add_products(s, codes, x, whole, &mut totals);
+    }
+    let mut sums = [[0.0; R]; M];
+    for (sums, totals) in sums.iter_mut().zip(totals) {
+        let mut lanes = [s.splat(0.0); R];
+        for (lanes, [high, low]) in lanes.iter_mut().zip(totals) {
+            *lanes = s.mul_add(s.splat(128.0), s.converted(high), s.converted(low));
+        }
+        *sums = s.sums(lanes);
+    }
+    sums
+}
+
+/// Adds the products of a group of words of each of `R` rows with the high and the low bytes that meet it.
+#[inline(always)]
+fn add_products<S: Simd, const R: usize, const M: usize>(
+    s: S,
+    codes: [S::U; R],
+    x: &[Rounded; M],
+    at: usize,
+    totals: &mut [[[S::U; 2]; R]; M],
 ) {
-    let mut groups: [&[Group]; M] = [&[]; M];
-    for (groups, x) in groups.iter_mut().zip(x) {
-        *groups = &x.groups;
-    }
-    let mut totals = [[s.splat(0.0); ROWS]; M];
-    for at in 0..groups[0].len() {
-        let mut codes = [s.splat_u(0); ROWS];
-        let mut of_rows = [s.splat(0.0); ROWS];
-        for r in 0..ROWS {
-            // What follows the row's end meets zeros.
-            let words = &words[(row + r) * row_words..];
-            prefetch(words, 16 * at + AHEAD);
-            codes[r] = group_words(s, words, at);
-            [of_rows[r], _] = scales.of_group::<false>(s, row + r, at);
-        }
-        for (groups, totals) in groups.iter().zip(&mut totals) {
-            for ((total, codes), scale) in totals.iter_mut().zip(codes).zip(of_rows) {
-                *total = s.mul_add(groups[at].dot(s, codes), scale, *total);
-            }
+    for (totals, x) in totals.iter_mut().zip(x) {
+        let Group { high, low } = &x.groups[at];
+        let (high, low) = (s.load_u(high), s.load_u(low));
+        for ([of_high, of_low], codes) in totals.iter_mut().zip(codes) {
+            *of_high = s.dot_bytes(codes, high, *of_high);
+            *of_low = s.dot_bytes(codes, low, *of_low);
         }
     }
-    for (i, (x, totals)) in x.iter().zip(totals).enumerate() {
-        for (out, total) in out.chunks_mut(m).zip(s.sums(totals)) {
-            out[i] = total * x.scale;
-        }
+}
+
+kernel! {
+    /// Does [`dot_rows`] in f32, with `m` interleaved rows `x`.
+    fn dot_float_rows(w: ByteRows<'_>, first: usize, x: &[u32], m: usize, out: &mut [f32]) = dot_floats;
+}
+
+#[inline(always)]
+fn dot_floats<S: Simd>(s: S, w: ByteRows<'_>, first: usize, x: &[u32], m: usize, out: &mut [f32]) {
+    let codes = Single(codes::Bytes::new(ZERO));
+    let scales = &w.scales[first..];
+    let rows = WordRows::new::<S>(codes, scales, w.codes, 4 * w.row_words(), first);
+    rows.dot::<false, S>(s, x, &[], m, out);
+}
+
+/// One scale a row.
+impl<S: Simd> GroupScales<S> for &[f32] {
+    #[inline(always)]
+    fn of_group<const MINIMA: bool>(&self, s: S, row: usize, _group: usize) -> [S::F; 2] {
+        [s.splat(self[row]), s.splat(0.0)]
     }
 }
