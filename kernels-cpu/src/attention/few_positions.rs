@@ -23,6 +23,9 @@ use nf4::attention::AttentionShape;
 const KEYS: usize = 64;
 /// Heads of a group that meet a key together.
 const HEADS: usize = 4;
+/// Keys and values ahead of those in work that are asked for: those of a head lie apart, so that a processor that looks for lines in
+/// a row does not see them coming.
+const AHEAD: usize = 32;
 /// Vectors of a key or value that are in registers together.
 const VECTORS: usize = 4;
 
@@ -320,6 +323,7 @@ fn dot_keys_of<S: Simd, E: Element, const M: usize>(
         *row = values;
     }
     for key in 0..k.row_count() {
+        k.prefetch(key + AHEAD, 0..d);
         let (whole, rest) = k.row(key).as_chunks::<16>();
         let mut sums = [s.splat(0.0); M];
         for (at, key) in whole.iter().enumerate() {
@@ -402,6 +406,7 @@ fn sum_vectors<S: Simd, E: Element, const M: usize, const N: usize>(
 ) {
     let mut totals = [[s.splat(0.0); N]; M];
     for at in 0..v.row_count() {
+        v.prefetch(at + AHEAD, 16 * first..16 * (first + N));
         let (vectors, _) = v.row(at)[16 * first..][..16 * N].as_chunks::<16>();
         for (i, vector) in vectors.iter().enumerate() {
             let value = E::load_16(s, vector);

@@ -1,6 +1,8 @@
 //! Products with matrices of numbers through the same micro-kernel, for what of a model stays dense: its head, and the
 //! operands of attention.
 
+use std::ops::Range;
+
 use nf4::Direction;
 
 use super::check::assert_len;
@@ -13,6 +15,7 @@ use super::precision::{WordFormat, in_precision_of};
 use crate::buffer::as_uninit;
 use crate::cpu::Cpu;
 use crate::element::Element;
+use crate::simd::{Prefetch, prefetch};
 
 /// Most rows that [`Cpu::dense_matmul_few_rows`] takes.
 pub const FEW_ROWS: usize = gemv::MAX_ROWS;
@@ -68,6 +71,15 @@ impl<'a, E: Element> DenseRef<'a, E> {
     #[inline(always)]
     pub(crate) fn row(&self, index: usize) -> &'a [E] {
         &self.values[index * self.stride..][..self.shape[1]]
+    }
+
+    /// Asks for a part of the row `index`, which need not exist, ahead of its use.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, index: usize, columns: Range<usize>) {
+        let row = index * self.stride;
+        for column in columns.step_by(64 / size_of::<E>()) {
+            prefetch(Prefetch::First, self.values, row + column);
+        }
     }
 
     /// Returns `Wᵀ` as the right-hand matrix.
