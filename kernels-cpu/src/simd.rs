@@ -363,18 +363,16 @@ pub trait Simd: Copy {
     }
 }
 
-/// The caches that a line is asked for into.
+/// The level of the caches that a line is asked for into.
 #[derive(Clone, Copy)]
-pub(crate) enum Prefetch {
-    /// The first level and those behind it.
+pub(crate) enum CacheLevel {
     First,
-    /// The second level and those behind it.
     Second,
 }
 
 /// Asks for the cache line of `values[at]`, which need not exist, ahead of its use.
 #[inline(always)]
-pub(crate) fn prefetch<T>(into: Prefetch, values: &[T], at: usize) {
+pub(crate) fn prefetch<T>(into: CacheLevel, values: &[T], at: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
@@ -383,8 +381,8 @@ pub(crate) fn prefetch<T>(into: Prefetch, values: &[T], at: usize) {
         // address.
         unsafe {
             match into {
-                Prefetch::First => _mm_prefetch::<_MM_HINT_T0>(address),
-                Prefetch::Second => _mm_prefetch::<_MM_HINT_T1>(address),
+                CacheLevel::First => _mm_prefetch::<_MM_HINT_T0>(address),
+                CacheLevel::Second => _mm_prefetch::<_MM_HINT_T1>(address),
             }
         }
     }

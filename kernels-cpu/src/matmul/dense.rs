@@ -15,7 +15,7 @@ use super::precision::{WordFormat, in_precision_of};
 use crate::buffer::as_uninit;
 use crate::cpu::Cpu;
 use crate::element::Element;
-use crate::simd::{Prefetch, prefetch};
+use crate::simd::{CacheLevel, prefetch};
 
 /// Most rows that [`Cpu::dense_matmul_few_rows`] takes.
 pub const FEW_ROWS: usize = gemv::MAX_ROWS;
@@ -78,7 +78,7 @@ impl<'a, E: Element> DenseRef<'a, E> {
     pub(crate) fn prefetch(&self, index: usize, columns: Range<usize>) {
         let row = index * self.stride;
         for column in columns.step_by(64 / size_of::<E>()) {
-            prefetch(Prefetch::First, self.values, row + column);
+            prefetch(CacheLevel::First, self.values, row + column);
         }
     }
 

@@ -251,13 +251,14 @@ kernel! {
     /// products. They are not finite where a value is not.
     fn encode<S: Simd>(values: &[f32], codes: &mut [u32], scale: &mut f32) -> Norms {
         let (blocks, _) = values.as_chunks::<BLOCK>();
+        let larger = |a: f32, b: f32| if b > a { b } else { a };
         let mut magnitudes = [0f32; BLOCK];
         for values in blocks {
             for (magnitude, value) in magnitudes.iter_mut().zip(values) {
-                *magnitude = if value.abs() > *magnitude { value.abs() } else { *magnitude };
+                *magnitude = larger(*magnitude, value.abs());
             }
         }
-        let largest = fold(magnitudes, |a, b| if b > a { b } else { a });
+        let largest = fold(magnitudes, larger);
         let step = f32::from_bits((largest / 127.0).to_bits() & STEP_BITS);
         let step = if step.is_normal() { step } else { 0.0 };
         let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };

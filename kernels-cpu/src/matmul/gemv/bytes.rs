@@ -8,7 +8,7 @@ use super::{MAX_ROWS, by_rows, group_words, interleaved};
 use crate::blocks::codes;
 use crate::cpu::Cpu;
 use crate::simd::math::ROUNDING;
-use crate::simd::{Prefetch, Simd, kernel, prefetch};
+use crate::simd::{CacheLevel, Simd, kernel, prefetch};
 
 /// What each byte of the matrix is more than what it stands for, so that none is negative.
 pub(in crate::matmul) const ZERO: u8 = 128;
@@ -221,7 +221,7 @@ fn dot_with<S: Simd, const R: usize, const M: usize>(
     let mut codes = [s.splat_u(0); R];
     for at in 0..whole {
         for (codes, words) in codes.iter_mut().zip(words) {
-            prefetch(Prefetch::Second, words, 16 * at + FAR_AHEAD);
+            prefetch(CacheLevel::Second, words, 16 * at + FAR_AHEAD);
             let (groups, _) = words.as_chunks();
             *codes = s.load_u(&groups[at]);
         }

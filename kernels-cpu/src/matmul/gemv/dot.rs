@@ -8,7 +8,7 @@
 use super::{group_words, rows_taken};
 use crate::blocks::codes::Codes;
 use crate::element::Element;
-use crate::simd::{Prefetch, Simd, prefetch};
+use crate::simd::{CacheLevel, Simd, prefetch};
 
 /// Words ahead of those in work that are asked for into the first-level cache: what is read until they come from memory.
 const AHEAD: usize = 1024;
@@ -227,9 +227,9 @@ impl<'a, C, G> WordRows<'a, C, G> {
         for group in 0..whole {
             for (codes, words) in codes.iter_mut().zip(words) {
                 if self.row_words < LONG_ROW {
-                    prefetch(Prefetch::First, words, 16 * group + AHEAD);
+                    prefetch(CacheLevel::First, words, 16 * group + AHEAD);
                 } else {
-                    prefetch(Prefetch::Second, words, 16 * group + FAR_AHEAD);
+                    prefetch(CacheLevel::Second, words, 16 * group + FAR_AHEAD);
                 }
                 let (groups, _) = words.as_chunks();
                 *codes = s.load_u(&groups[group]);

@@ -91,14 +91,9 @@ impl Projection<'_> {
     /// Returns `s·(x·A)`: `[rank]`, which the first to ask computes.
     fn values(&self, isa: Isa) -> &[f32] {
         self.values.get_or_init(|| {
-            let mut values = vec![0.0; self.low_rank.rank];
-            project(
-                isa,
-                self.x,
-                self.low_rank.a,
-                self.low_rank.scale,
-                &mut values,
-            );
+            let LowRank { a, rank, scale, .. } = self.low_rank;
+            let mut values = vec![0.0; rank];
+            project(isa, self.x, a, scale, &mut values);
             values
         })
     }
