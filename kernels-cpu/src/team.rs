@@ -4,8 +4,9 @@
 //! two of them, and waking one takes as long. The members of a team stay awake for a moment after each kernel, and take their part
 //! of the next within a microsecond.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -24,25 +25,30 @@ const PATIENCE: usize = 4096;
 impl Threads {
     /// Calls `run` with every item, on all threads at once. For items that take microseconds.
     pub(crate) fn share<T: Send>(self, items: Vec<T>, run: impl Fn(T) + Sync) {
-        if items.len() < 2 || self.count() == 1 {
-            return items.into_iter().for_each(run);
-        }
-        let team = team();
-        let Some(_lead) = team.lead() else {
-            // Another kernel has the team, or this one is part of one.
-            return items.into_par_iter().for_each(&run);
-        };
         let items: Vec<_> = items
             .into_iter()
             .map(|item| Mutex::new(Some(item)))
             .collect();
-        team.run(items.len(), &|i| {
+        self.share_numbers(items.len(), |i| {
             let item = items[i]
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .take();
             run(item.expect("every number comes once"));
         });
+    }
+
+    /// Calls `run` once with every number below `count`, on all threads at once. For what takes microseconds.
+    pub(crate) fn share_numbers(self, count: usize, run: impl Fn(usize) + Sync) {
+        if count < 2 || self.count() == 1 {
+            return (0..count).for_each(run);
+        }
+        let team = team();
+        match team.lead() {
+            Some(_lead) => team.run(count, &run),
+            // Another kernel has the team, or this one is part of one.
+            None => (0..count).into_par_iter().for_each(&run),
+        }
     }
 }
 
@@ -54,13 +60,15 @@ fn team() -> &'static Team {
         let members = (1..rayon::current_num_threads()).map_while(|number| {
             let parked: &AtomicBool = Box::leak(Box::default());
             let builder = std::thread::Builder::new().name(format!("qlora-cpu {number}"));
-            let handle = builder.spawn(|| team.serve(parked)).ok()?;
+            let handle = builder.spawn(move || team.serve(number, parked)).ok()?;
             Some(Member {
                 thread: handle.thread().clone(),
                 parked,
             })
         });
-        let members = members.collect();
+        let members: Vec<_> = members.collect();
+        let stretches = (0..=members.len()).map(|_| Stretch::default());
+        team.stretches.get_or_init(|| stretches.collect());
         team.members.get_or_init(|| members);
         team
     })
@@ -77,6 +85,43 @@ struct Team {
     work: AtomicPtr<Work<'static>>,
     /// Members that may hold a reference to the work.
     guests: AtomicUsize,
+    /// What is left of the present kernel, a part for each thread, the leader's first.
+    stretches: OnceLock<Vec<Stretch>>,
+}
+
+/// Consecutive items, the numbers of a [`Range`], of which one thread takes the first and others, when they have no more of their
+/// own, the last: so a thread reads on where it was, and none waits for more than an item.
+#[repr(align(64))]
+#[derive(Default)]
+struct Stretch(AtomicU64);
+
+impl Stretch {
+    fn fill(&self, items: Range<u32>) {
+        self.0.store(packed(&items), Ordering::Relaxed);
+    }
+
+    /// Takes the item that `end` takes from a range: the first or the last.
+    fn take(&self, end: fn(&mut Range<u32>) -> Option<u32>) -> Option<u32> {
+        let mut taken = None;
+        let left = |items| {
+            let mut items = unpacked(items);
+            taken = end(&mut items);
+            taken.map(|_| packed(&items))
+        };
+        // An item is taken by whoever changes the range; what it stands for is seen through `Team::work`.
+        let changed = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+        changed.ok().and(taken)
+    }
+}
+
+fn packed(items: &Range<u32>) -> u64 {
+    u64::from(items.start) << 32 | u64::from(items.end)
+}
+
+const fn unpacked(items: u64) -> Range<u32> {
+    (items >> 32) as u32..items as u32
 }
 
 struct Member {
@@ -87,19 +132,24 @@ struct Member {
 /// A kernel's items, which are numbers to the team.
 struct Work<'a> {
     run: &'a (dyn Fn(usize) + Sync),
-    count: usize,
-    next: AtomicUsize,
+    stretches: &'a [Stretch],
     panicked: AtomicBool,
 }
 
 impl Work<'_> {
-    fn take_part(&self) {
-        loop {
-            let item = self.next.fetch_add(1, Ordering::Relaxed);
-            if item >= self.count {
-                return;
+    /// Runs items until none is left, first those of stretch `own`.
+    fn take_part(&self, own: usize) {
+        let (before, from_own) = self.stretches.split_at(own);
+        let Some((own, after)) = from_own.split_first() else {
+            return;
+        };
+        while let Some(item) = own.take(Range::next) {
+            (self.run)(item as usize);
+        }
+        for other in after.iter().chain(before) {
+            while let Some(item) = other.take(Range::next_back) {
+                (self.run)(item as usize);
             }
-            (self.run)(item);
         }
     }
 }
@@ -135,10 +185,17 @@ impl Team {
 
     /// Calls `run` with every number below `count`. The caller holds the lead.
     fn run(&self, count: usize, run: &(dyn Fn(usize) + Sync)) {
+        let stretches = self.stretches.get().map_or(&[][..], Vec::as_slice);
+        let first = |stretch: usize| {
+            let item = stretch as u64 * count as u64 / stretches.len() as u64;
+            u32::try_from(item).expect("no kernel has as many items as a u32 counts")
+        };
+        for (i, stretch) in stretches.iter().enumerate() {
+            stretch.fill(first(i)..first(i + 1));
+        }
         let work = Work {
             run,
-            count,
-            next: AtomicUsize::new(0),
+            stretches,
             panicked: AtomicBool::new(false),
         };
         let lent = Lent(self);
@@ -151,13 +208,13 @@ impl Team {
                 member.thread.unpark();
             }
         }
-        work.take_part();
+        work.take_part(0);
         drop(lent);
         assert!(!work.panicked.into_inner(), "a part of a kernel panicked");
     }
 
     /// Takes part in every kernel.
-    fn serve(&self, parked: &AtomicBool) -> ! {
+    fn serve(&self, number: usize, parked: &AtomicBool) -> ! {
         let mut seen = 0;
         loop {
             seen = self.next_round(seen, parked);
@@ -166,7 +223,7 @@ impl Team {
             // SAFETY: the leader lends its work until it has seen, after storing null, that there are no guests. Loads and stores
             // are in one order: if this one came before that null, the leader sees this guest and waits; otherwise it is null.
             if let Some(work) = unsafe { work.as_ref() }
-                && catch_unwind(AssertUnwindSafe(|| work.take_part())).is_err()
+                && catch_unwind(AssertUnwindSafe(|| work.take_part(number))).is_err()
             {
                 work.panicked.store(true, Ordering::Relaxed);
             }
@@ -224,6 +281,32 @@ mod tests {
             });
             std::thread::sleep(round * 2 * AWAKE);
         }
+    }
+
+    #[test]
+    fn what_a_late_thread_would_do_is_done_by_others() {
+        let team = team();
+        let start = Instant::now();
+        let _lead = loop {
+            // Other tests have it for moments.
+            match team.lead() {
+                Some(lead) => break lead,
+                None => assert!(start.elapsed().as_secs() < 10, "the lead is not free"),
+            }
+        };
+        let others = team
+            .members
+            .get()
+            .is_some_and(|members| !members.is_empty());
+        let (count, ended) = (40, AtomicUsize::new(0));
+        team.run(count, &|i| {
+            while i == 0 && others && ended.load(Ordering::Relaxed) < count - 1 {
+                assert!(start.elapsed().as_secs() < 20, "items are left");
+                std::thread::yield_now();
+            }
+            ended.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(ended.into_inner(), count);
     }
 
     #[test]

@@ -159,7 +159,6 @@ pub(super) fn gemm_sum<P: Precision, B: MatrixB, P2: Precision, B2: MatrixB, E: 
     // Sums of a single part of a single product go to the output as they are.
     let kept = second.is_some() || first.a.packing().parts().len() > 1;
     let [of_a, of_b] = blocking.tasks;
-    let tasks = 0..of_a * of_b;
     let run = |task| {
         let tile = blocking.macro_tile(task);
         let mut sums = Scratch::new(if kept { tile.values() } else { 0 });
@@ -170,9 +169,9 @@ pub(super) fn gemm_sum<P: Precision, B: MatrixB, P2: Precision, B2: MatrixB, E: 
         }
     };
     if first.a.panels() * first.a.packing().panel_words() < PARALLEL {
-        return cpu.threads.share(tasks.collect(), run);
+        return cpu.threads.share_numbers(of_a * of_b, run);
     }
-    tasks
+    (0..of_a * of_b)
         .into_par_iter()
         .with_min_len(cpu.threads.min_len(1))
         .with_max_len(1)

@@ -20,6 +20,7 @@ mod layers;
 
 use std::mem::MaybeUninit;
 
+use super::output::{Output, SharedOutput};
 use crate::buffer::{Line, lines};
 use crate::codebook::CodebookRef;
 use crate::cpu::Cpu;
@@ -101,11 +102,11 @@ fn by_rows(
     y: &mut [f32],
     dots: impl Fn(usize, &mut [f32]) + Sync,
 ) {
-    let tasks = Columns::of(y, m, rows_per_task(cpu, n * k, k)).collect();
-    cpu.threads
-        .share(tasks, |(first, mut columns): (usize, Columns<'_>)| {
-            columns.fill(|out| dots(first, out));
-        });
+    let columns = Columns::new(y, n, rows_per_task(cpu, n * k, k));
+    cpu.threads.share_numbers(columns.tasks(), |task| {
+        // SAFETY: every task comes once.
+        unsafe { columns.fill(task, m, &dots) };
+    });
 }
 
 /// Returns the rows of W, of `k` weights each, that one task multiplies where there are `weights` in all.
@@ -117,34 +118,56 @@ fn rows_per_task(cpu: Cpu, weights: usize, k: usize) -> usize {
         .next_multiple_of(PASS)
 }
 
-/// The results of some rows of W: columns of each row of `y`.
-struct Columns<'a>(Vec<&'a mut [f32]>);
+/// The columns of a result `[m, n]`, which tasks write, each those of some rows of W.
+#[derive(Clone, Copy)]
+struct Columns {
+    y: SharedOutput<f32>,
+    n: usize,
+    /// Of a task.
+    rows: usize,
+}
 
-impl<'a> Columns<'a> {
-    /// Returns those of `rows` rows of W each, of all of `y: [m, n]`, with the first of them.
-    fn of(y: &'a mut [f32], m: usize, rows: usize) -> impl Iterator<Item = (usize, Self)> {
-        let n = y.len() / m;
-        let mut parts = Vec::new();
-        parts.resize_with(n.div_ceil(rows), || Self(Vec::with_capacity(m)));
-        for y in y.chunks_exact_mut(n.max(1)) {
-            for (part, columns) in parts.iter_mut().zip(y.chunks_mut(rows)) {
-                part.0.push(columns);
-            }
-        }
-        (0..).step_by(rows).zip(parts)
+impl Columns {
+    /// Shares `y: [m, n]` between tasks of `rows` rows of W.
+    fn new(y: &mut [f32], n: usize, rows: usize) -> Self {
+        let y = SharedOutput::new(Output::Add(y), n.max(1));
+        Self { y, n, rows }
     }
 
-    /// Puts the products that `dots` computes, `[row of W][m]`, where they belong.
-    fn fill(&mut self, dots: impl FnOnce(&mut [f32])) {
-        if let [column] = &mut *self.0 {
-            return dots(column);
+    fn tasks(self) -> usize {
+        self.n.div_ceil(self.rows)
+    }
+
+    /// Returns the columns of a task in row `i` of the result.
+    ///
+    /// # Safety
+    /// The result is still borrowed, it has the row, and no other thread does the task meanwhile.
+    unsafe fn of<'a>(self, task: usize, i: usize) -> &'a mut [f32] {
+        // SAFETY: tasks have columns of their own, and the caller is alone with this one. All of them are values.
+        unsafe {
+            self.y
+                .columns(i, task * self.rows, self.rows)
+                .assume_init_mut()
         }
-        let m = self.0.len();
-        let mut products = vec![0.0; self.0.iter().map(|columns| columns.len()).sum()];
-        dots(&mut products);
-        for (row, products) in products.chunks_exact(m).enumerate() {
-            for (columns, product) in self.0.iter_mut().zip(products) {
-                columns[row] = *product;
+    }
+
+    /// Puts the products that `dots` computes, `[row of W][m]` from a row on, into the columns of a task.
+    ///
+    /// # Safety
+    /// As of [`of`](Self::of), for all `m` rows of the result.
+    unsafe fn fill(self, task: usize, m: usize, dots: impl Fn(usize, &mut [f32])) {
+        let first = task * self.rows;
+        if m == 1 {
+            // SAFETY: the caller's promise.
+            return dots(first, unsafe { self.of(task, 0) });
+        }
+        let mut products = vec![0.0; m * self.rows.min(self.n - first)];
+        dots(first, &mut products);
+        for i in 0..m {
+            // SAFETY: the caller's promise.
+            let columns = unsafe { self.of(task, i) };
+            for (column, products) in columns.iter_mut().zip(products.chunks_exact(m)) {
+                *column = products[i];
             }
         }
     }

@@ -39,13 +39,6 @@ pub(in crate::matmul) fn forward<E: Element>(
     ys.into_iter().map(|y| E::narrow_vec(cpu.isa, y)).collect()
 }
 
-enum Task<'a> {
-    /// A row of `x` beside a layer's matrix.
-    Projection(&'a Projection<'a>),
-    /// Rows of a layer's matrix from a first one on.
-    Rows(&'a Product<'a>, usize, Columns<'a>),
-}
-
 /// Computes the results of the layers, `[m, n]` each.
 fn multiply(
     cpu: Cpu,
@@ -59,25 +52,44 @@ fn multiply(
     };
     let weights = |product: &Product<'_>| product.shape().into_iter().product::<usize>();
     let rows = rows_per_task(cpu, products.iter().map(weights).sum(), k);
-    let projections = products.iter().flat_map(|product| &product.projections);
-    // First, so that they are there when the first rows are done.
-    let mut tasks: Vec<_> = projections.map(Task::Projection).collect();
-    for (product, y) in products.iter().zip(ys) {
-        let of_product = Columns::of(y, m, rows);
-        tasks.extend(of_product.map(|(first, columns)| Task::Rows(product, first, columns)));
+    let results = products.iter().zip(ys);
+    let results: Vec<_> = results
+        .map(|(product, y)| (product, Columns::new(y, product.shape()[0], rows)))
+        .collect();
+    let projections: Vec<_> = products.iter().flat_map(|it| &it.projections).collect();
+    let tasks: usize = results.iter().map(|(_, columns)| columns.tasks()).sum();
+    let run = |number| {
+        // Projections first, so that they are there when the first rows are done.
+        let Some(number) = usize::checked_sub(number, projections.len()) else {
+            projections[number].values(cpu.isa);
+            return;
+        };
+        let (product, columns, task) = of_task(&results, number);
+        let x = operands.of(product.order);
+        let dots = |first, out: &mut [f32]| product.dot_rows(cpu.isa, x, first, m, out);
+        // SAFETY: every task comes once.
+        unsafe { columns.fill(task, m, dots) };
+        for (i, projection) in product.projections.iter().enumerate() {
+            // SAFETY: as above; there are as many projections as rows of `x`.
+            let y = unsafe { columns.of(task, i) };
+            projection.add_product(cpu.isa, task * rows, y);
+        }
+    };
+    cpu.threads.share_numbers(projections.len() + tasks, run);
+}
+
+/// Returns the product that a task belongs to, and which one of its tasks it is.
+fn of_task<'a>(
+    results: &[(&'a Product<'a>, Columns)],
+    mut task: usize,
+) -> (&'a Product<'a>, Columns, usize) {
+    for (product, columns) in results {
+        if task < columns.tasks() {
+            return (product, *columns, task);
+        }
+        task -= columns.tasks();
     }
-    cpu.threads.share(tasks, |task| match task {
-        Task::Projection(projection) => {
-            projection.values(cpu.isa);
-        }
-        Task::Rows(product, first, mut columns) => {
-            let x = operands.of(product.order);
-            columns.fill(|out| product.dot_rows(cpu.isa, x, first, m, out));
-            for (projection, y) in product.projections.iter().zip(&mut columns.0) {
-                projection.add_product(cpu.isa, first, y);
-            }
-        }
-    });
+    unreachable!("there are as many tasks as the products have")
 }
 
 /// A row of `x` on its way through a low-rank matrix.
