@@ -185,9 +185,10 @@ impl Team {
 
     /// Calls `run` with every number below `count`. The caller holds the lead.
     fn run(&self, count: usize, run: &(dyn Fn(usize) + Sync)) {
-        let stretches = self.stretches.get().map_or(&[][..], Vec::as_slice);
+        let stretches = self.stretches.get().expect("a team has its stretches");
+        let threads = stretches.len().min(count);
         let first = |stretch: usize| {
-            let item = stretch as u64 * count as u64 / stretches.len() as u64;
+            let item = stretch.min(threads) as u64 * count as u64 / threads as u64;
             u32::try_from(item).expect("no kernel has as many items as a u32 counts")
         };
         for (i, stretch) in stretches.iter().enumerate() {

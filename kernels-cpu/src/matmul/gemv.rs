@@ -121,8 +121,8 @@ fn rows_per_task(cpu: Cpu, weights: usize, k: usize) -> usize {
 /// The columns of a result `[m, n]`, which tasks write, each those of some rows of W.
 #[derive(Clone, Copy)]
 struct Columns {
+    /// Of values, which tasks write over.
     y: SharedOutput<f32>,
-    n: usize,
     /// Of a task.
     rows: usize,
 }
@@ -130,12 +130,17 @@ struct Columns {
 impl Columns {
     /// Shares `y: [m, n]` between tasks of `rows` rows of W.
     fn new(y: &mut [f32], n: usize, rows: usize) -> Self {
-        let y = SharedOutput::new(Output::Add(y), n.max(1));
-        Self { y, n, rows }
+        let y = SharedOutput::new(Output::Add(y), n);
+        Self { y, rows }
     }
 
     fn tasks(self) -> usize {
-        self.n.div_ceil(self.rows)
+        self.y.n().div_ceil(self.rows)
+    }
+
+    /// Returns the first row of W of a task.
+    fn first(self, task: usize) -> usize {
+        task * self.rows
     }
 
     /// Returns the columns of a task in row `i` of the result.
@@ -146,7 +151,7 @@ impl Columns {
         // SAFETY: tasks have columns of their own, and the caller is alone with this one. All of them are values.
         unsafe {
             self.y
-                .columns(i, task * self.rows, self.rows)
+                .columns(i, self.first(task), self.rows)
                 .assume_init_mut()
         }
     }
@@ -156,12 +161,12 @@ impl Columns {
     /// # Safety
     /// As of [`of`](Self::of), for all `m` rows of the result.
     unsafe fn fill(self, task: usize, m: usize, dots: impl Fn(usize, &mut [f32])) {
-        let first = task * self.rows;
+        let first = self.first(task);
         if m == 1 {
             // SAFETY: the caller's promise.
             return dots(first, unsafe { self.of(task, 0) });
         }
-        let mut products = vec![0.0; m * self.rows.min(self.n - first)];
+        let mut products = vec![0.0; m * self.rows.min(self.y.n() - first)];
         dots(first, &mut products);
         for i in 0..m {
             // SAFETY: the caller's promise.

@@ -1,4 +1,4 @@
-//! The result of a product, whose micro-tiles several threads write.
+//! The result of a product, parts of which several threads write.
 
 use std::mem::MaybeUninit;
 
@@ -44,6 +44,11 @@ impl<E> SharedOutput<E> {
             n,
             adds,
         }
+    }
+
+    /// Returns the length of a row.
+    pub(super) fn n(self) -> usize {
+        self.n
     }
 
     /// Returns the number of rows.

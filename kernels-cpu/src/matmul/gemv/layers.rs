@@ -58,9 +58,9 @@ fn multiply(
         .collect();
     let projections: Vec<_> = products.iter().flat_map(|it| &it.projections).collect();
     let tasks: usize = results.iter().map(|(_, columns)| columns.tasks()).sum();
-    let run = |number| {
+    let run = |number: usize| {
         // Projections first, so that they are there when the first rows are done.
-        let Some(number) = usize::checked_sub(number, projections.len()) else {
+        let Some(number) = number.checked_sub(projections.len()) else {
             projections[number].values(cpu.isa);
             return;
         };
@@ -72,7 +72,7 @@ fn multiply(
         for (i, projection) in product.projections.iter().enumerate() {
             // SAFETY: as above; there are as many projections as rows of `x`.
             let y = unsafe { columns.of(task, i) };
-            projection.add_product(cpu.isa, task * rows, y);
+            projection.add_product(cpu.isa, columns.first(task), y);
         }
     };
     cpu.threads.share_numbers(projections.len() + tasks, run);
