@@ -17,6 +17,8 @@ use crate::cpu::Threads;
 
 /// How long a member waits for the next kernel before it sleeps: longer than what lies between two kernels of a model.
 const AWAKE: Duration = Duration::from_micros(200);
+/// The most items of a piece: what a kernel works out for all of them at once shall stay in a core's caches.
+const LONGEST: u32 = 32;
 /// Looks for a next kernel between two at the clock.
 const LOOKS: usize = 64;
 /// Looks for the end of a kernel before the leader lends its core: more than the last part of a short kernel takes.
@@ -40,14 +42,52 @@ impl Threads {
 
     /// Calls `run` once with every number below `count`, on all threads at once. For what takes microseconds.
     pub(crate) fn share_numbers(self, count: usize, run: impl Fn(usize) + Sync) {
-        if count < 2 || self.count() == 1 {
-            return (0..count).for_each(run);
+        self.share_pieces(count, Piece::One, |numbers| numbers.for_each(&run));
+    }
+
+    /// Calls `run` with ranges of numbers that are, all together, those below `count`, on all threads at once: long ones first, and
+    /// in the end ones of a single number. For what takes a microsecond.
+    pub(crate) fn share_ranges(self, count: usize, run: impl Fn(Range<usize>) + Sync) {
+        self.share_pieces(count, Piece::Half, run);
+    }
+
+    fn share_pieces(self, count: usize, piece: Piece, run: impl Fn(Range<usize>) + Sync) {
+        let len = piece.of_equal_ones(count, self.count());
+        let pieces = count.div_ceil(len);
+        let run_piece = |i| run(i * len..count.min((i + 1) * len));
+        if pieces < 2 || self.count() == 1 {
+            return (0..pieces).for_each(run_piece);
         }
         let team = team();
         match team.lead() {
-            Some(_lead) => team.run(count, &run),
+            Some(_lead) => team.run(count, piece, &run),
             // Another kernel has the team, or this one is part of one.
-            None => (0..count).into_par_iter().for_each(&run),
+            None => (0..pieces).into_par_iter().for_each(run_piece),
+        }
+    }
+}
+
+/// How many of the items that are left in a stretch a thread takes at a time.
+#[derive(Clone, Copy)]
+enum Piece {
+    One,
+    Half,
+}
+
+impl Piece {
+    /// Returns how many are taken where some are left.
+    fn of(self, left: u32) -> u32 {
+        match self {
+            Self::One => 1,
+            Self::Half => left.div_ceil(2).min(LONGEST),
+        }
+    }
+
+    /// Returns how many of `count` items are a piece where all are equal.
+    fn of_equal_ones(self, count: usize, threads: usize) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Half => count.div_ceil(4 * threads).clamp(1, LONGEST as usize),
         }
     }
 }
@@ -90,7 +130,7 @@ struct Team {
 }
 
 /// Consecutive items, the numbers of a [`Range`], of which one thread takes the first and others, when they have no more of their
-/// own, the last: so a thread reads on where it was, and none waits for more than an item.
+/// own, the last: so a thread reads on where it was, and none waits for more than a piece.
 #[repr(align(64))]
 #[derive(Default)]
 struct Stretch(AtomicU64);
@@ -100,20 +140,32 @@ impl Stretch {
         self.0.store(packed(&items), Ordering::Relaxed);
     }
 
-    /// Takes the item that `end` takes from a range: the first or the last.
-    fn take(&self, end: fn(&mut Range<u32>) -> Option<u32>) -> Option<u32> {
+    /// Takes a piece off an end.
+    fn take(&self, end: End, piece: Piece) -> Option<Range<u32>> {
         let mut taken = None;
         let left = |items| {
-            let mut items = unpacked(items);
-            taken = end(&mut items);
-            taken.map(|_| packed(&items))
+            let Range { start, end: stop } = unpacked(items);
+            let len = piece.of(stop.checked_sub(start).filter(|left| *left > 0)?);
+            let (piece, left) = match end {
+                End::First => (start..start + len, start + len..stop),
+                End::Last => (stop - len..stop, start..stop - len),
+            };
+            taken = Some(piece);
+            Some(packed(&left))
         };
-        // An item is taken by whoever changes the range; what it stands for is seen through `Team::work`.
+        // A piece is taken by whoever changes the range; what it stands for is seen through `Team::work`.
         let changed = self
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
         changed.ok().and(taken)
     }
+}
+
+/// An end of a stretch.
+#[derive(Clone, Copy)]
+enum End {
+    First,
+    Last,
 }
 
 fn packed(items: &Range<u32>) -> u64 {
@@ -131,7 +183,8 @@ struct Member {
 
 /// A kernel's items, which are numbers to the team.
 struct Work<'a> {
-    run: &'a (dyn Fn(usize) + Sync),
+    run: &'a (dyn Fn(Range<usize>) + Sync),
+    piece: Piece,
     stretches: &'a [Stretch],
     panicked: AtomicBool,
 }
@@ -143,13 +196,16 @@ impl Work<'_> {
         let Some((own, after)) = from_own.split_first() else {
             return;
         };
-        while let Some(item) = own.take(Range::next) {
-            (self.run)(item as usize);
-        }
+        self.run_all(own, End::First);
         for other in after.iter().chain(before) {
-            while let Some(item) = other.take(Range::next_back) {
-                (self.run)(item as usize);
-            }
+            self.run_all(other, End::Last);
+        }
+    }
+
+    /// Runs the pieces of a stretch that are left, taken off an end.
+    fn run_all(&self, stretch: &Stretch, end: End) {
+        while let Some(items) = stretch.take(end, self.piece) {
+            (self.run)(items.start as usize..items.end as usize);
         }
     }
 }
@@ -183,8 +239,8 @@ impl Team {
         }
     }
 
-    /// Calls `run` with every number below `count`. The caller holds the lead.
-    fn run(&self, count: usize, run: &(dyn Fn(usize) + Sync)) {
+    /// Calls `run` with ranges of all numbers below `count`. The caller holds the lead.
+    fn run(&self, count: usize, piece: Piece, run: &(dyn Fn(Range<usize>) + Sync)) {
         let stretches = self.stretches.get().expect("a team has its stretches");
         let threads = stretches.len().min(count);
         let first = |stretch: usize| {
@@ -196,6 +252,7 @@ impl Team {
         }
         let work = Work {
             run,
+            piece,
             stretches,
             panicked: AtomicBool::new(false),
         };
@@ -299,15 +356,32 @@ mod tests {
             .members
             .get()
             .is_some_and(|members| !members.is_empty());
-        let (count, ended) = (40, AtomicUsize::new(0));
-        team.run(count, &|i| {
-            while i == 0 && others && ended.load(Ordering::Relaxed) < count - 1 {
-                assert!(start.elapsed().as_secs() < 20, "items are left");
-                std::thread::yield_now();
-            }
-            ended.fetch_add(1, Ordering::Relaxed);
-        });
-        assert_eq!(ended.into_inner(), count);
+        let (count, ended) = (40usize, AtomicUsize::new(0));
+        for piece in [Piece::One, Piece::Half] {
+            ended.store(0, Ordering::Relaxed);
+            team.run(count, piece, &|items| {
+                let of_others = count - items.len();
+                while items.start == 0 && others && ended.load(Ordering::Relaxed) < of_others {
+                    assert!(start.elapsed().as_secs() < 20, "items are left");
+                    std::thread::yield_now();
+                }
+                ended.fetch_add(items.len(), Ordering::Relaxed);
+            });
+            assert_eq!(ended.load(Ordering::Relaxed), count);
+        }
+    }
+
+    #[test]
+    fn ranges_are_all_of_the_numbers() {
+        for count in (0..200).chain([5000]) {
+            let ranges = Mutex::new(Vec::new());
+            Threads::All.share_ranges(count, |range| ranges.lock().unwrap().push(range));
+            let mut ranges = ranges.into_inner().unwrap();
+            assert!(ranges.len() <= 200 + count / 32);
+            ranges.sort_by_key(|range| range.start);
+            let numbers: Vec<_> = ranges.into_iter().flatten().collect();
+            assert_eq!(numbers, (0..count).collect::<Vec<_>>());
+        }
     }
 
     #[test]

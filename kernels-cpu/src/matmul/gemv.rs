@@ -19,6 +19,7 @@ mod dot;
 mod layers;
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::output::{Output, SharedOutput};
 use crate::buffer::{Line, lines};
@@ -38,10 +39,9 @@ pub(super) const MAX_ROWS: usize = 8;
 const GROUP: usize = 128;
 /// Weights a task reads at least, so that starting it does not show.
 const TASK: usize = 64 * 1024;
-/// Weights a task of the product that is not transposed reads at least. Its results do not depend on where it is cut.
+/// Weights that a thread reads at a time in the end of the product that is not transposed, when it may be waited for. Its results
+/// do not depend on where it is cut.
 const SMALLEST_TASK: usize = 16 * 1024;
-/// Tasks for each thread, where there is work for them: so many that a thread that was late has one less.
-const TASKS_PER_THREAD: usize = 4;
 /// Most partial results of the transposed product.
 const MAX_PARTIALS: usize = 32;
 /// Rows of `W` that one pass over the transposed product's sums takes up.
@@ -102,20 +102,16 @@ fn by_rows(
     y: &mut [f32],
     dots: impl Fn(usize, &mut [f32]) + Sync,
 ) {
-    let columns = Columns::new(y, n, rows_per_task(cpu, n * k, k));
-    cpu.threads.share_numbers(columns.tasks(), |task| {
+    let columns = Columns::new(y, n, rows_per_task(k));
+    cpu.threads.share_ranges(columns.tasks(), |tasks| {
         // SAFETY: every task comes once.
-        unsafe { columns.fill(task, m, &dots) };
+        unsafe { columns.fill(&tasks, m, &dots) };
     });
 }
 
-/// Returns the rows of W, of `k` weights each, that one task multiplies where there are `weights` in all.
-fn rows_per_task(cpu: Cpu, weights: usize, k: usize) -> usize {
-    weights
-        .div_ceil(TASKS_PER_THREAD * cpu.threads.count())
-        .max(SMALLEST_TASK)
-        .div_ceil(k)
-        .next_multiple_of(PASS)
+/// Returns the rows of W, of `k` weights each, that one task multiplies.
+fn rows_per_task(k: usize) -> usize {
+    SMALLEST_TASK.div_ceil(k).next_multiple_of(PASS)
 }
 
 /// The columns of a result `[m, n]`, which tasks write, each those of some rows of W.
@@ -138,39 +134,37 @@ impl Columns {
         self.y.n().div_ceil(self.rows)
     }
 
-    /// Returns the first row of W of a task.
-    fn first(self, task: usize) -> usize {
-        task * self.rows
+    /// Returns the rows of W of some tasks.
+    fn rows(self, tasks: &Range<usize>) -> Range<usize> {
+        let n = self.y.n();
+        (tasks.start * self.rows).min(n)..(tasks.end * self.rows).min(n)
     }
 
-    /// Returns the columns of a task in row `i` of the result.
+    /// Returns the columns of some tasks in row `i` of the result.
     ///
     /// # Safety
-    /// The result is still borrowed, it has the row, and no other thread does the task meanwhile.
-    unsafe fn of<'a>(self, task: usize, i: usize) -> &'a mut [f32] {
-        // SAFETY: tasks have columns of their own, and the caller is alone with this one. All of them are values.
-        unsafe {
-            self.y
-                .columns(i, self.first(task), self.rows)
-                .assume_init_mut()
-        }
+    /// The result is still borrowed, it has the row, and no other thread does one of the tasks meanwhile.
+    unsafe fn of<'a>(self, tasks: &Range<usize>, i: usize) -> &'a mut [f32] {
+        let rows = self.rows(tasks);
+        // SAFETY: tasks have columns of their own, and the caller is alone with these. All of them are values.
+        unsafe { self.y.columns(i, rows.start, rows.len()).assume_init_mut() }
     }
 
-    /// Puts the products that `dots` computes, `[row of W][m]` from a row on, into the columns of a task.
+    /// Puts the products that `dots` computes, `[row of W][m]` from a row on, into the columns of some tasks.
     ///
     /// # Safety
     /// As of [`of`](Self::of), for all `m` rows of the result.
-    unsafe fn fill(self, task: usize, m: usize, dots: impl Fn(usize, &mut [f32])) {
-        let first = self.first(task);
+    unsafe fn fill(self, tasks: &Range<usize>, m: usize, dots: impl Fn(usize, &mut [f32])) {
+        let rows = self.rows(tasks);
         if m == 1 {
             // SAFETY: the caller's promise.
-            return dots(first, unsafe { self.of(task, 0) });
+            return dots(rows.start, unsafe { self.of(tasks, 0) });
         }
-        let mut products = vec![0.0; m * self.rows.min(self.y.n() - first)];
-        dots(first, &mut products);
+        let mut products = vec![0.0; m * rows.len()];
+        dots(rows.start, &mut products);
         for i in 0..m {
             // SAFETY: the caller's promise.
-            let columns = unsafe { self.of(task, i) };
+            let columns = unsafe { self.of(tasks, i) };
             for (column, products) in columns.iter_mut().zip(products.chunks_exact(m)) {
                 *column = products[i];
             }
@@ -244,8 +238,9 @@ fn interleaved<const PER_WORD: usize>(rows: &[f32], k: usize) -> Vec<Line> {
     })
 }
 
-/// Returns rows of `k` bf16 in the order in which [`dot::NibblePairs`] meets them, as [`interleaved`] does.
-fn interleaved_pairs(rows: &[f32], k: usize) -> Vec<Line> {
+/// Returns rows of `k` values, the nearest bf16 of each, in the order in which [`dot::NibblePairs`] meets them, as [`interleaved`]
+/// does.
+fn interleaved_pairs<E: Element>(rows: &[E], k: usize) -> Vec<Line> {
     by_groups(rows, k, 8, 4, |word, out, lane| {
         // Rows are whole words.
         let (first, second) = word.split_at(4);
@@ -257,12 +252,12 @@ fn interleaved_pairs(rows: &[f32], k: usize) -> Vec<Line> {
 
 /// Returns rows in groups of 16 words of `per_word` values, `vectors` vectors each; `put` puts the values of a word into its lane
 /// of a group.
-fn by_groups(
-    rows: &[f32],
+fn by_groups<E>(
+    rows: &[E],
     k: usize,
     per_word: usize,
     vectors: usize,
-    put: impl Fn(&[f32], &mut [u32], usize),
+    put: impl Fn(&[E], &mut [u32], usize),
 ) -> Vec<Line> {
     let (group, taken) = (16 * vectors, rows_taken(rows.len() / k));
     let mut lines = lines(k.div_ceil(16 * per_word) * taken * group);

@@ -3,6 +3,7 @@
 //!
 //! A row of `x` has the same bits whatever other rows and layers stand beside it.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use nf4::{Codes, MatrixRef};
@@ -25,12 +26,12 @@ pub(in crate::matmul) fn forward<E: Element>(
 ) -> Vec<Vec<E>> {
     let in_pairs = E::IN_PAIRS && cpu.isa.multiplies_pairs();
     let mut widened = Vec::new();
-    let x = E::read(cpu.isa, x, &mut widened);
+    let wide = E::read(cpu.isa, x, &mut widened);
     let products: Vec<_> = layers
         .iter()
-        .map(|layer| Product::new(layer, x, in_pairs))
+        .map(|layer| Product::new(layer, wide, in_pairs))
         .collect();
-    let operands = Operands::new(&products, x);
+    let operands = Operands::new(&products, x, wide);
     let mut ys: Vec<_> = products
         .iter()
         .map(|product| vec![0.0; m * product.shape()[0]])
@@ -50,46 +51,44 @@ fn multiply(
     let Some([_, k]) = products.first().map(Product::shape) else {
         return;
     };
-    let weights = |product: &Product<'_>| product.shape().into_iter().product::<usize>();
-    let rows = rows_per_task(cpu, products.iter().map(weights).sum(), k);
+    let rows = rows_per_task(k);
     let results = products.iter().zip(ys);
     let results: Vec<_> = results
         .map(|(product, y)| (product, Columns::new(y, product.shape()[0], rows)))
         .collect();
     let projections: Vec<_> = products.iter().flat_map(|it| &it.projections).collect();
     let tasks: usize = results.iter().map(|(_, columns)| columns.tasks()).sum();
-    let run = |number: usize| {
+    let run = |numbers: Range<usize>| {
         // Projections first, so that they are there when the first rows are done.
-        let Some(number) = number.checked_sub(projections.len()) else {
-            projections[number].values(cpu.isa);
-            return;
-        };
-        let (product, columns, task) = of_task(&results, number);
-        let x = operands.of(product.order);
-        let dots = |first, out: &mut [f32]| product.dot_rows(cpu.isa, x, first, m, out);
-        // SAFETY: every task comes once.
-        unsafe { columns.fill(task, m, dots) };
-        for (i, projection) in product.projections.iter().enumerate() {
-            // SAFETY: as above; there are as many projections as rows of `x`.
-            let y = unsafe { columns.of(task, i) };
-            projection.add_product(cpu.isa, columns.first(task), y);
+        let of_projections = clipped(&numbers, 0..projections.len());
+        for projection in &projections[of_projections] {
+            projection.values(cpu.isa);
+        }
+        let mut first = projections.len();
+        for (product, columns) in &results {
+            let tasks = clipped(&numbers, first..first + columns.tasks());
+            first += columns.tasks();
+            if tasks.is_empty() {
+                continue;
+            }
+            let x = operands.of(product.order);
+            let dots = |first, out: &mut [f32]| product.dot_rows(cpu.isa, x, first, m, out);
+            // SAFETY: every task comes once.
+            unsafe { columns.fill(&tasks, m, dots) };
+            for (i, projection) in product.projections.iter().enumerate() {
+                // SAFETY: as above; there are as many projections as rows of `x`.
+                let y = unsafe { columns.of(&tasks, i) };
+                projection.add_product(cpu.isa, columns.rows(&tasks).start, y);
+            }
         }
     };
-    cpu.threads.share_numbers(projections.len() + tasks, run);
+    cpu.threads.share_ranges(projections.len() + tasks, run);
 }
 
-/// Returns the product that a task belongs to, and which one of its tasks it is.
-fn of_task<'a>(
-    results: &[(&'a Product<'a>, Columns)],
-    mut task: usize,
-) -> (&'a Product<'a>, Columns, usize) {
-    for (product, columns) in results {
-        if task < columns.tasks() {
-            return (product, *columns, task);
-        }
-        task -= columns.tasks();
-    }
-    unreachable!("there are as many tasks as the products have")
+/// Returns which of the numbers `part` are among `numbers`, counted from the first of the part.
+fn clipped(numbers: &Range<usize>, part: Range<usize>) -> Range<usize> {
+    let place = |number: usize| number.clamp(part.start, part.end) - part.start;
+    place(numbers.start)..place(numbers.end)
 }
 
 /// A row of `x` on its way through a low-rank matrix.
@@ -204,14 +203,15 @@ struct Operand {
 struct Operands(Vec<Operand>);
 
 impl Operands {
-    fn new(products: &[Product<'_>], x: &[f32]) -> Self {
+    /// Takes `x`, and its values in f32.
+    fn new<E: Element>(products: &[Product<'_>], x: &[E], wide: &[f32]) -> Self {
         let mut operands: Vec<Operand> = Vec::new();
         for product in products {
             let [_, k] = product.shape();
             let order = product.order;
             let place = operands.iter().position(|operand| operand.order == order);
             let place = place.unwrap_or_else(|| {
-                operands.push(Operand::new(order, x, k));
+                operands.push(Operand::new(order, x, wide, k));
                 operands.len() - 1
             });
             let operand = &mut operands[place];
@@ -230,11 +230,11 @@ impl Operands {
 }
 
 impl Operand {
-    fn new(order: Order, x: &[f32], k: usize) -> Self {
+    fn new<E: Element>(order: Order, x: &[E], wide: &[f32], k: usize) -> Self {
         let values = match order {
-            Order::Nibbles => interleaved::<8>(x, k),
+            Order::Nibbles => interleaved::<8>(wide, k),
             Order::NibblePairs => interleaved_pairs(x, k),
-            Order::Bytes => interleaved::<4>(x, k),
+            Order::Bytes => interleaved::<4>(wide, k),
         };
         Self {
             order,
