@@ -39,9 +39,9 @@ pub(super) const MAX_ROWS: usize = 8;
 const GROUP: usize = 128;
 /// Weights a task reads at least, so that starting it does not show.
 const TASK: usize = 64 * 1024;
-/// Weights that a thread reads at a time in the end of the product that is not transposed, when it may be waited for. Its results
+/// Weights of a task of the product that is not transposed: in its end a thread takes one at a time, and may be waited for. Results
 /// do not depend on where it is cut.
-const SMALLEST_TASK: usize = 16 * 1024;
+const FORWARD_TASK: usize = 16 * 1024;
 /// Most partial results of the transposed product.
 const MAX_PARTIALS: usize = 32;
 /// Rows of `W` that one pass over the transposed product's sums takes up.
@@ -111,7 +111,7 @@ fn by_rows(
 
 /// Returns the rows of W, of `k` weights each, that one task multiplies.
 fn rows_per_task(k: usize) -> usize {
-    SMALLEST_TASK.div_ceil(k).next_multiple_of(PASS)
+    FORWARD_TASK.div_ceil(k).next_multiple_of(PASS)
 }
 
 /// The columns of a result `[m, n]`, which tasks write, each those of some rows of W.
