@@ -43,7 +43,7 @@ const LOWEST: f32 = -1e30;
 const F32: ElemType = ElemType::Float(FloatKind::F32);
 
 /// Returns the elements of a load of `dtype` in rows of `columns`: as many as fit, and a divisor of it.
-fn vector_size(dtype: ElemType, columns: usize) -> usize {
+pub(crate) fn vector_size(dtype: ElemType, columns: usize) -> usize {
     let mut size = LOAD / dtype.size();
     while !columns.is_multiple_of(size) {
         size /= 2;

@@ -7,7 +7,8 @@
 //! - `register_tiled`: any number of rows on a software rasterizer, and any shape anywhere.
 //!
 //! [`low_rank`] is the product of a LoRA layer, which adds a low-rank one to that with the weight, [`layers`](layers()) are the products
-//! of several layers of one input, and [`dense`] is that of two dense matrices in f32.
+//! of several layers of one input, [`fused_layers`] have the norm before them and what becomes of them in the same launch, [`dense`] is
+//! that of two dense matrices in f32, and [`dense_rows`] that of a few rows and a dense head.
 //!
 //! A [`Problem`] is checked once, where it is made. Its [candidates](ProductClass::candidates) are the kernels that the
 //! device and the shape allow. `choice` takes the likeliest; with the feature `autotune` it has the device measure them
@@ -16,7 +17,9 @@
 mod choice;
 pub mod dense;
 mod dense_loader;
+pub mod dense_rows;
 mod dots;
+mod fused;
 mod gemv;
 mod layers;
 mod loader;
@@ -33,6 +36,7 @@ mod straddling;
 #[cfg(feature = "autotune")]
 mod tune;
 
+pub use fused::{Epilogue, Norm, fused_layers, fuses_layers};
 pub use gemv::MAX_ROWS as GEMV_MAX_ROWS;
 pub use layers::{Layer, layers};
 pub use problem::{Alignment, Problem};

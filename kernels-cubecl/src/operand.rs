@@ -33,7 +33,7 @@ pub(crate) fn contiguous(client: &Client, tensor: TensorHandle) -> TensorHandle 
 }
 
 /// Returns whether elements lie one after another. The stride of a dimension of one entry is never applied.
-fn is_contiguous(shape: &[usize], strides: &[usize]) -> bool {
+pub(crate) fn is_contiguous(shape: &[usize], strides: &[usize]) -> bool {
     let mut expected = 1;
     let mut dims = shape.iter().zip(strides).rev();
     dims.all(|(&dim, &stride)| {

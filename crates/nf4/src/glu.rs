@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The activation of the gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Activation {
     /// `x · sigmoid(x)` (LLaMA).
     Silu,

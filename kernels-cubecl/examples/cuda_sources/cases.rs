@@ -9,10 +9,12 @@ use cubecl::ir::{ElemType, FloatKind};
 use cubecl::server::Handle;
 use cubecl::std::tensor::TensorHandle;
 use nf4::adamw::{AdamWStep, BLOCK, BLOCK_BYTES};
+use nf4::glu::Activation;
+use nf4::rms_norm::RmsNormConfig;
 use nf4::{Direction, Format, GgufFormat, Layout, QuantConfig, Scales};
 use qlora_cubecl::adamw::{self, Run};
-use qlora_cubecl::matmul::Layer;
 use qlora_cubecl::matmul::low_rank::{self, LowRank};
+use qlora_cubecl::matmul::{Epilogue, Layer, Norm, dense_rows};
 use qlora_cubecl::{KernelError, Weight, dequantize, matmul, quantize};
 
 use crate::fused::{self, Fused};
@@ -32,6 +34,9 @@ const FILE_FORMATS: [GgufFormat; 2] = [GgufFormat::Q4_K, GgufFormat::Q6_K];
 const FILE_SHAPE: [usize; 2] = SHAPES[1];
 const FILE_FLOAT: FloatKind = FloatKind::F16;
 
+/// `[vocab, hidden]`.
+const HEAD: [usize; 2] = [32000, 4096];
+
 /// The rank of a LoRA layer.
 const RANK: usize = 16;
 
@@ -45,6 +50,12 @@ pub enum Operation {
     LowRankBackward(usize),
     /// Three of one input.
     LowRankLayers(usize),
+    /// Gate and up of one row, with the norm before them and the gate behind.
+    GatedLayers,
+    /// A layer of one row, and the residual stream that it is added to.
+    AddedLayer,
+    /// A dense head of one row, with the norm before it.
+    Head,
     AdamW,
     AdamW8bit,
     Fused(Fused),
@@ -122,6 +133,18 @@ pub fn all() -> Vec<Case> {
         shape: SHAPES[0],
         format: QuantConfig::default().into(),
     });
+    for (operation, shape) in [
+        (Operation::GatedLayers, SHAPES[1]),
+        (Operation::AddedLayer, SHAPES[2]),
+        (Operation::Head, HEAD),
+    ] {
+        cases.push(Case {
+            operation,
+            dtype: FloatKind::F16,
+            shape,
+            format: QuantConfig::default().into(),
+        });
+    }
     for fused in Fused::ALL {
         for dtype in FLOATS.into_iter().filter(|dtype| fused.takes(*dtype)) {
             cases.push(Case {
@@ -226,6 +249,22 @@ impl Case {
                 matmul::layers(client, x, layers.into())?;
                 Ok(None)
             }
+            Operation::GatedLayers => {
+                let gate = Epilogue::Glu(Activation::Silu);
+                self.fused_layers(client, Some(self.norm(client)), 2, gate)
+            }
+            Operation::AddedLayer => {
+                let residual = matrix(client, [1, self.shape[0]], dtype);
+                self.fused_layers(client, None, 1, Epilogue::Add(residual))
+            }
+            Operation::Head => {
+                let (x, head) = (
+                    matrix(client, [1, self.shape[1]], dtype),
+                    self.dense(client),
+                );
+                dense_rows::multiply(client, x, Some(self.norm(client)), &head)?;
+                Ok(None)
+            }
             Operation::Fused(fused) => fused.launch(client, self.dtype).map(|()| None),
             Operation::AdamW => {
                 let run = run(elements, 2 * elements);
@@ -243,6 +282,34 @@ impl Case {
                 Ok(None)
             }
         }
+    }
+
+    /// Multiplies one row by several weights, with what is around them.
+    fn fused_layers(
+        &self,
+        client: &Client,
+        norm: Option<Norm>,
+        count: usize,
+        epilogue: Epilogue,
+    ) -> Result<Option<Handle>, KernelError> {
+        let x = matrix(client, [1, self.shape[1]], ElemType::Float(self.dtype));
+        let weights = (0..count).map(|_| self.weight(client)).collect();
+        let results = matmul::fused_layers(client, x, norm, weights, epilogue)?;
+        results.expect("a GPU has it in one launch");
+        Ok(None)
+    }
+
+    /// Returns a norm of rows that the weight takes.
+    fn norm(&self, client: &Client) -> Norm {
+        let dtype = ElemType::Float(FloatKind::F32);
+        Norm {
+            weight: matrix(client, [1, self.shape[1]], dtype),
+            config: RmsNormConfig::new(1e-5),
+        }
+    }
+
+    fn dense(&self, client: &Client) -> TensorHandle {
+        matrix(client, self.shape, ElemType::Float(self.dtype))
     }
 
     fn factors(&self, client: &Client) -> LowRank {
@@ -294,6 +361,9 @@ impl fmt::Display for Case {
             Operation::LowRank(_) => write!(f, "LoRA layer"),
             Operation::LowRankBackward(_) => write!(f, "LoRA layer, backward"),
             Operation::LowRankLayers(_) => write!(f, "three LoRA layers of one x"),
+            Operation::GatedLayers => write!(f, "norm, gate and up, SwiGLU, m 1"),
+            Operation::AddedLayer => write!(f, "layer and sum, m 1"),
+            Operation::Head => write!(f, "norm and dense head, m 1"),
             Operation::AdamW => write!(f, "AdamW"),
             Operation::AdamW8bit => write!(f, "AdamW, 8-bit"),
             Operation::Fused(fused) => write!(f, "{fused}"),

@@ -237,6 +237,17 @@ fn backward_kernel<A: Activate, F: Float, N: Size>(
     }
 }
 
+/// Returns `activation(gate) · up`, of numbers.
+#[cube]
+pub(crate) fn gated(gate: f32, up: f32, #[comptime] activation: Activation) -> f32 {
+    let gate = Vector::<f32, Const<1>>::new(gate);
+    let argument = match comptime!(activation) {
+        Activation::Silu => Silu::argument(gate),
+        Activation::GeluTanh => GeluTanh::argument(gate),
+    };
+    (gate * sigmoid(argument)).extract(0usize) * up
+}
+
 #[cube]
 fn sigmoid<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
     let one = Vector::<f32, N>::new(f32::new(1.0));

@@ -174,7 +174,7 @@ pub fn backward(
 
 /// The factors of the columns in a kernel.
 #[derive(CubeType, CubeLaunch)]
-struct Factors<'a, W: Float, N: Size> {
+pub(crate) struct Factors<'a, W: Float, N: Size> {
     weight: &'a [Vector<W, N>],
     #[cube(comptime)]
     unit_offset: bool,
@@ -182,8 +182,8 @@ struct Factors<'a, W: Float, N: Size> {
 
 #[cube]
 impl<'a, W: Float, N: Size> Factors<'a, W, N> {
-    fn at(&self, column: u32) -> Vector<f32, N> {
-        let weight = Vector::<f32, N>::cast_from(self.weight[column as usize]);
+    pub(crate) fn at(&self, column: usize) -> Vector<f32, N> {
+        let weight = Vector::<f32, N>::cast_from(self.weight[column]);
         if comptime!(self.unit_offset) {
             weight + Vector::new(f32::new(1.0))
         } else {
@@ -237,7 +237,8 @@ fn forward_kernel<F: Float, W: Float, N: Size>(
                 if let ComptimeOption::Some(sum) = &mut results.sum {
                     sum[at] = Vector::cast_from(value);
                 }
-                results.y[at] = Vector::cast_from(value * Vector::new(inverse) * factors.at(i));
+                results.y[at] =
+                    Vector::cast_from(value * Vector::new(inverse) * factors.at(i as usize));
                 i += comptime!(lanes as u32);
             }
             if UNIT_POS_X == 0 {
@@ -270,7 +271,7 @@ fn backward_kernel<F: Float, W: Float, N: Size>(
         let mut i = UNIT_POS_X;
         while i < sizes.vectors {
             let at = (start + i) as usize;
-            let weighted = Vector::<f32, N>::cast_from(grad[at]) * factors.at(i);
+            let weighted = Vector::<f32, N>::cast_from(grad[at]) * factors.at(i as usize);
             products += weighted * Vector::cast_from(x[at]);
             i += comptime!(lanes as u32);
         }
@@ -282,7 +283,7 @@ fn backward_kernel<F: Float, W: Float, N: Size>(
             while i < sizes.vectors {
                 let at = (start + i) as usize;
                 let value = Vector::<f32, N>::cast_from(x[at]);
-                let weighted = Vector::<f32, N>::cast_from(grad[at]) * factors.at(i);
+                let weighted = Vector::<f32, N>::cast_from(grad[at]) * factors.at(i as usize);
                 let mut result = (weighted - value * factor) * Vector::new(inverse);
                 #[comptime]
                 if let ComptimeOption::Some(grad_sum) = grad_sum {

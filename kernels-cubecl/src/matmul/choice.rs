@@ -2,6 +2,7 @@
 
 use cubecl::server::Handle;
 
+use super::fused::Fusion;
 use super::problem::Problem;
 use super::select::{Kernel, LaunchTogether};
 #[cfg(feature = "autotune")]
@@ -29,27 +30,30 @@ pub(super) fn multiply_each(problems: &[Problem], outputs: &[Handle]) -> Result<
     for alike in problems.chunk_by(Problem::is_alike) {
         let outputs = &outputs[first..first + alike.len()];
         first += alike.len();
-        match together(alike) {
-            Some(launch) => launch(alike, outputs)?,
-            None => {
-                for (problem, output) in alike.iter().zip(outputs) {
-                    multiply(problem, output)?;
-                }
-            }
+        if alike.len() > 1
+            && let Some(launch) = launch_of_all(alike, &Fusion::NONE)
+        {
+            launch(alike, &Fusion::NONE, outputs)?;
+            continue;
+        }
+        for (problem, output) in alike.iter().zip(outputs) {
+            multiply(problem, output)?;
         }
     }
     Ok(())
 }
 
-/// Returns the launch for several problems that are alike, if there is one.
-fn together(problems: &[Problem]) -> Option<LaunchTogether> {
-    let [first, _, ..] = problems else {
+/// Returns the launch for all of some products of one `x` and what is fused with them, if there is one.
+pub(super) fn launch_of_all(problems: &[Problem], fusion: &Fusion) -> Option<LaunchTogether> {
+    let [first, others @ ..] = problems else {
         return None;
     };
-    // `x` and the sizes, and of each the codes, the scales and the output.
-    let buffers = 2 + 3 * problems.len() as u32;
-    let bindable = buffers <= first.client.properties().hardware.max_bindings;
-    if !bindable || problems.iter().any(Problem::is_empty) {
+    // `x` and the sizes, of each weight the codes and the scales, and the results.
+    let results = fusion.results(problems.len());
+    let buffers = 2 + 2 * problems.len() + results + fusion.buffers();
+    let bindable = buffers <= first.client.properties().hardware.max_bindings as usize;
+    let alike = others.iter().all(|other| first.is_alike(other));
+    if !bindable || !alike || problems.iter().any(Problem::is_empty) {
         return None;
     }
     chosen(first).launch_together(first.direction, first.x.m)

@@ -2,7 +2,7 @@
 //! time, and every word is decoded once for all rows.
 //!
 //! - `rows`, forward: a plane takes two rows of the weight, its lanes stride along them, and their sums are added
-//!   up in the plane.
+//!   up in the plane; the norm before and what becomes of the sums are on its way ([`super::fused`]).
 //! - `columns`, transposed: a cube takes 256 columns of the weight (128 of codes of 8 bits) and a range of its rows. Loads of 128 bits
 //!   bring 32 columns to a unit, whose sums for eight rows would not fit its registers; so the words pass through shared
 //!   memory, and a unit takes one column of words and every fourth row. Ranges that several cubes share are
@@ -32,10 +32,12 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use nf4::Direction;
 
+use super::fused::{Fusion, FusionKind, RmsNorm, added};
 use super::planes::{Lanes, PLANES, lane_sum};
 use super::problem::{Alignment, PackedFormat, Problem, RowSizes, Sizes};
 use crate::decode::{fill_table, value_of};
 use crate::error::KernelError;
+use crate::fused::glu::gated;
 use crate::operand::buffer;
 use crate::scales::{Scales, minimum_of, scale_of, scaled};
 use crate::scattered::{scattered, scattered_len};
@@ -70,7 +72,11 @@ const MAX_SPLITS: usize = 16;
 /// [`KernelError::Unavailable`] for more than [`MAX_ROWS`] rows, or where rows of the weight begin within a word.
 pub(super) fn launch(problem: &Problem, output: &Handle) -> Result<(), KernelError> {
     match problem.direction {
-        Direction::Forward => launch_rows(slice::from_ref(problem), slice::from_ref(output)),
+        Direction::Forward => launch_rows(
+            slice::from_ref(problem),
+            &Fusion::NONE,
+            slice::from_ref(output),
+        ),
         Direction::Transposed => launch_columns(problem, output),
     }
 }
@@ -104,11 +110,15 @@ fn kept_rows(problem: &Problem) -> usize {
     problem.x.m.next_power_of_two()
 }
 
-/// Launches the kernel for all of some products of one `x`, whose weights have one format.
+/// Launches the kernel for all of some products of one `x`, whose weights have one format, and what is fused with them.
 ///
 /// # Errors
 /// As [`launch`].
-pub(super) fn launch_rows(problems: &[Problem], outputs: &[Handle]) -> Result<(), KernelError> {
+pub(super) fn launch_rows(
+    problems: &[Problem],
+    fusion: &Fusion,
+    outputs: &[Handle],
+) -> Result<(), KernelError> {
     let Some(problem) = problems.first() else {
         return Ok(());
     };
@@ -122,17 +132,22 @@ pub(super) fn launch_rows(problems: &[Problem], outputs: &[Handle]) -> Result<()
     };
     let mut cubes = 0;
     let mut parts = SequenceArg::new();
-    for (problem, output) in problems.iter().zip(outputs) {
-        cubes += problem.n.div_ceil(FEATURES * PLANES as usize) as u32;
+    let mut results = SequenceArg::new();
+    for (i, problem) in problems.iter().enumerate() {
+        // A gate and what it gates are multiplied by the same cubes.
+        if let Some(output) = outputs.get(i) {
+            cubes += problem.n.div_ceil(FEATURES * PLANES as usize) as u32;
+            results.push(problem.output_arg(output));
+        }
         parts.push(PartLaunch::new(
             problem.weight.packed_arg(),
             problem.weight.scales_arg(),
-            problem.output_arg(output),
             problem.n as u32,
             cubes,
         ));
     }
-    // SAFETY: the kernel guards every access by the sizes of the products.
+    // SAFETY: the kernel guards every access by the sizes of the products; those of what is fused with them were checked against
+    // these.
     unsafe {
         rows_kernel::launch_unchecked(
             client,
@@ -141,91 +156,167 @@ pub(super) fn launch_rows(problems: &[Problem], outputs: &[Handle]) -> Result<()
             x_vector,
             load_width(problem),
             problem.x_arg(),
+            fusion.norm_arg(),
+            fusion.residual_arg().into(),
             parts,
+            results,
             problem.row_sizes_arg(),
             problem.format(),
             kept_rows(problem),
             lanes,
             problems.len(),
+            fusion.kind(),
             problem.x.dtype,
+            fusion.weight_dtype(problem),
         );
     }
     Ok(())
 }
 
-/// A weight of a launch, and where its product goes.
-#[derive(CubeType, CubeLaunch)]
-struct Part<F: Float, NW: Size> {
+/// A weight of a launch.
+#[derive(CubeType, CubeLaunch, Clone)]
+#[expand(derive(Clone))]
+struct Part<NW: Size> {
     packed: Box<[Vector<u32, NW>]>,
     scales: Scales,
-    output: Box<[F]>,
-    /// Columns of the output.
+    /// Rows of the weight.
     n: u32,
     /// The first cube that is the next part's.
     end: u32,
 }
 
 #[cube(launch_unchecked)]
-fn rows_kernel<F: Float, NX: Size, NW: Size>(
+#[allow(clippy::too_many_arguments)]
+fn rows_kernel<F: Float, W: Float, NX: Size, NW: Size>(
     x: &[Vector<F, NX>],
-    mut parts: Sequence<Part<F, NW>>,
+    norm: ComptimeOption<RmsNorm<'_, W, NX>>,
+    residual: ComptimeOption<&[F]>,
+    parts: Sequence<Part<NW>>,
+    mut outputs: Sequence<Box<[F]>>,
     sizes: &RowSizes,
     #[comptime] format: PackedFormat,
     #[comptime] rows: usize,
     #[comptime] lanes: Lanes,
-    // Tells instances apart: see `fused`.
+    // These two tell instances apart: see `fused`.
     #[comptime] count: usize,
+    #[comptime] fusion: FusionKind,
     #[define(F)] _dtype: ElemType,
+    #[define(W)] _weight_dtype: ElemType,
 ) {
     let mut table = Shared::<[f32]>::new_slice(16usize);
     fill_table(&mut table, comptime!(format.codes));
     sync_cube();
-    let mut begin = 0u32.runtime();
-    #[unroll]
-    for i in 0..count {
-        let part = &mut parts[i];
-        if CUBE_POS_X >= begin && CUBE_POS_X < part.end {
-            let first_feature =
-                ((CUBE_POS_X - begin) * PLANES + UNIT_POS_Y) * comptime!(FEATURES as u32);
-            multiply_features(x, part, first_feature, sizes, &table, format, rows, lanes);
+    if comptime!(fusion.gate.is_some()) {
+        let first = (CUBE_POS_X * PLANES + UNIT_POS_Y) * comptime!(FEATURES as u32);
+        let block = comptime!(Block {
+            part: 0,
+            parts: 2,
+            rows
+        });
+        let sums = feature_sums(x, &norm, &parts, first, sizes, &table, format, block, lanes);
+        let mut gated_sums = Array::<f32>::new(comptime!(FEATURES * rows));
+        #[unroll]
+        for i in 0..comptime!(FEATURES * rows) {
+            let up = sums[comptime!(FEATURES * rows + i)];
+            gated_sums[i] = gated(sums[i], up, comptime!(fusion.activation()));
         }
-        begin = part.end;
+        let part = &parts[0];
+        let n = part.n;
+        write_features(
+            &gated_sums,
+            &residual,
+            &mut outputs[0],
+            first,
+            n,
+            sizes,
+            rows,
+        );
+    } else {
+        let mut begin = 0u32.runtime();
+        #[unroll]
+        for i in 0..count {
+            let part = &parts[i];
+            let (n, end) = (part.n, part.end);
+            if CUBE_POS_X >= begin && CUBE_POS_X < end {
+                let first =
+                    ((CUBE_POS_X - begin) * PLANES + UNIT_POS_Y) * comptime!(FEATURES as u32);
+                let block = comptime!(Block {
+                    part: i,
+                    parts: 1,
+                    rows
+                });
+                let sums =
+                    feature_sums(x, &norm, &parts, first, sizes, &table, format, block, lanes);
+                write_features(&sums, &residual, &mut outputs[i], first, n, sizes, rows);
+            }
+            begin = end;
+        }
     }
 }
 
-/// Writes the columns of the output from `first_feature` on that a plane multiplies at once.
+/// The sums that a plane keeps at once, of the same features of some parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Block {
+    /// The first part.
+    part: usize,
+    parts: usize,
+    /// Rows of `x`.
+    rows: usize,
+}
+
+impl Block {
+    fn features(self) -> usize {
+        self.parts * FEATURES
+    }
+
+    /// Returns the part of a feature.
+    fn part_of(self, feature: usize) -> usize {
+        self.part + feature / FEATURES
+    }
+}
+
+/// Returns the products with the features from `first_feature` on that a plane multiplies at once, those of one part after those of
+/// another and `rows` of each, at least in its first lane.
 #[cube]
 #[allow(clippy::too_many_arguments)]
-fn multiply_features<F: Float, NX: Size, NW: Size>(
+fn feature_sums<F: Float, W: Float, NX: Size, NW: Size>(
     x: &[Vector<F, NX>],
-    part: &mut Part<F, NW>,
+    norm: &ComptimeOption<RmsNorm<'_, W, NX>>,
+    parts: &Sequence<Part<NW>>,
     first_feature: u32,
     sizes: &RowSizes,
     table: &Shared<[f32]>,
     #[comptime] format: PackedFormat,
-    #[comptime] rows: usize,
+    #[comptime] block: Block,
     #[comptime] lanes: Lanes,
-) {
+) -> Array<f32> {
     let width = NW::value();
     let (codes, alignment) = comptime!((format.codes, format.alignment));
     let per_word = comptime!(codes.per_word());
     let x_width = NX::value();
-    let mut sums = Array::<f32>::new(comptime!(FEATURES * rows));
+    let (features, rows) = comptime!((block.features(), block.rows));
+    let mut sums = Array::<f32>::new(comptime!(features * rows));
+    let mut squares = Array::<f32>::new(rows);
     #[unroll]
-    for i in 0..comptime!(FEATURES * rows) {
+    for i in 0..comptime!(features * rows) {
         sums[i] = f32::new(0.0);
+    }
+    #[unroll]
+    for i in 0..rows {
+        squares[i] = f32::new(0.0);
     }
     let loads = sizes.k / comptime!((per_word * width) as u32);
     let mut load = UNIT_POS_X;
     while load < loads {
         let start = load * comptime!((per_word * width) as u32);
-        let mut read = Array::<Vector<u32, NW>>::new(FEATURES);
-        let mut scale = Array::<f32>::new(FEATURES);
-        let mut minimum = Array::<f32>::new(FEATURES);
+        let mut read = Array::<Vector<u32, NW>>::new(features);
+        let mut scale = Array::<f32>::new(features);
+        let mut minimum = Array::<f32>::new(features);
         #[unroll]
-        for f in 0..FEATURES {
+        for f in 0..features {
+            let part = &parts[comptime!(block.part_of(f))];
             // Features beyond the last are computed from the last and never written.
-            let feature = min(first_feature + comptime!(f as u32), part.n - 1);
+            let feature = min(first_feature + comptime!((f % FEATURES) as u32), part.n - 1);
             read[f] = part.packed[(feature * loads + load) as usize];
             scale[f] = f32::new(0.0);
         }
@@ -233,9 +324,10 @@ fn multiply_features<F: Float, NX: Size, NW: Size>(
         for q in 0..width {
             let word_start = start + comptime!((per_word * q) as u32);
             #[unroll]
-            for f in 0..FEATURES {
+            for f in 0..features {
                 if comptime!(q == 0 || alignment.begins_block(per_word * q)) {
-                    let feature = min(first_feature + comptime!(f as u32), part.n - 1);
+                    let part = &parts[comptime!(block.part_of(f))];
+                    let feature = min(first_feature + comptime!((f % FEATURES) as u32), part.n - 1);
                     scale[f] = scale_of(&part.scales, feature * sizes.k + word_start);
                     if comptime!(codes.has_minima()) {
                         minimum[f] = minimum_of(&part.scales, feature * sizes.k + word_start);
@@ -244,25 +336,39 @@ fn multiply_features<F: Float, NX: Size, NW: Size>(
             }
             #[unroll]
             for j in 0..comptime!(per_word / x_width) {
-                let mut values = Array::<Vector<F, NX>>::new(rows);
+                // Of one base and a constant, which a load has in its instruction.
+                let vector = comptime!((q * per_word) / x_width + j);
+                let mut values = Array::<Vector<f32, NX>>::new(rows);
                 #[unroll]
                 for i in 0..rows {
                     let row = min(comptime!(i as u32).runtime(), sizes.m - 1) * sizes.x_stride;
-                    let element = row + word_start + comptime!((j * x_width) as u32);
-                    values[i] = x[element as usize / x_width];
+                    let base = (row + start) as usize / x_width;
+                    values[i] = Vector::cast_from(x[base + vector]);
+                }
+                #[comptime]
+                if let ComptimeOption::Some(norm) = norm {
+                    let factors = norm.factors(start as usize / x_width + vector);
+                    #[unroll]
+                    for i in 0..rows {
+                        #[unroll]
+                        for e in 0..x_width {
+                            let value = values[i].extract(e);
+                            squares[i] += value * value;
+                        }
+                        values[i] *= factors;
+                    }
                 }
                 #[unroll]
                 for e in 0..x_width {
                     #[unroll]
-                    for f in 0..FEATURES {
+                    for f in 0..features {
                         let code = read[f].extract(q)
                             >> comptime!((codes.bits() * (j * x_width + e)) as u32);
                         let value = value_of(table, code, codes);
                         let w = scaled(value, scale[f], minimum[f], codes);
                         #[unroll]
                         for i in 0..rows {
-                            sums[comptime!(f * rows + i)] +=
-                                f32::cast_from(values[i].extract(e)) * w;
+                            sums[comptime!(f * rows + i)] += values[i].extract(e) * w;
                         }
                     }
                 }
@@ -270,17 +376,46 @@ fn multiply_features<F: Float, NX: Size, NW: Size>(
         }
         load += comptime!(lanes.count);
     }
+    #[unroll]
+    for i in 0..comptime!(features * rows) {
+        let total = lane_sum(sums[i], lanes);
+        sums[i] = total;
+    }
+    #[comptime]
+    if let ComptimeOption::Some(norm) = norm {
+        #[unroll]
+        for i in 0..rows {
+            let inverse = norm.inverse(lane_sum(squares[i], lanes), sizes.k);
+            #[unroll]
+            for f in 0..features {
+                sums[comptime!(f * rows + i)] *= inverse;
+            }
+        }
+    }
+    sums
+}
 
+/// Writes the columns of the output from `first_feature` on that a plane has the sums of.
+#[cube]
+fn write_features<F: Float>(
+    sums: &Array<f32>,
+    residual: &ComptimeOption<&[F]>,
+    output: &mut Box<[F]>,
+    first_feature: u32,
+    n: u32,
+    sizes: &RowSizes,
+    #[comptime] rows: usize,
+) {
     #[unroll]
     for f in 0..FEATURES {
         let feature = first_feature + comptime!(f as u32);
         #[unroll]
         for i in 0..rows {
-            let partial = sums[comptime!(f * rows + i)];
-            let total = lane_sum(partial, lanes);
             let row = comptime!(i as u32);
-            if UNIT_POS_X == 0 && feature < part.n && row < sizes.m {
-                part.output[(row * part.n + feature) as usize] = F::cast_from(total);
+            if UNIT_POS_X == 0 && feature < n && row < sizes.m {
+                let at = row * n + feature;
+                let sum = added::<F>(sums[comptime!(f * rows + i)], residual, at);
+                output[at as usize] = F::cast_from(sum);
             }
         }
     }

@@ -8,6 +8,7 @@ use cubecl::server::Handle;
 use cubecl::std::tensor::TensorHandle;
 use nf4::Direction;
 
+use super::fused::Fusion;
 use super::problem::{Alignment, Problem};
 use super::{dots, gemv, panels, register_tiled, staged};
 use crate::error::KernelError;
@@ -34,8 +35,9 @@ pub enum Kernel {
 /// The launch of a kernel: writes every element of the output of a problem that is not empty.
 pub(super) type Launch = fn(&Problem, &Handle) -> Result<(), KernelError>;
 
-/// The launch of a kernel for products of one `x` that it [takes together](Kernel::launch_together).
-pub(super) type LaunchTogether = fn(&[Problem], &[Handle]) -> Result<(), KernelError>;
+/// The launch of a kernel for products of one `x` that it [takes together](Kernel::launch_together), and what is fused with them:
+/// writes every element of the results.
+pub(super) type LaunchTogether = fn(&[Problem], &Fusion, &[Handle]) -> Result<(), KernelError>;
 
 impl Kernel {
     /// All kernels.

@@ -2,6 +2,8 @@
 
 mod adamw;
 mod attention;
+mod dense_rows;
+mod fused_layers;
 mod gguf;
 mod low_rank;
 mod products;
@@ -37,6 +39,15 @@ qlora_test_support::on_every_runtime! {
     low_rank::the_factors_gradients_alone_are_the_same,
     low_rank::an_empty_layer_is_empty_or_zero,
     low_rank::factors_that_do_not_fit_are_refused,
+    dense_rows::a_few_rows_match_their_sums,
+    dense_rows::half_rows_are_summed_in_single,
+    dense_rows::what_dense_rows_do_not_serve_is_known,
+    fused_layers::layers_and_what_is_around_them_match_the_formula,
+    fused_layers::few_rows_are_fused_but_on_a_cpu,
+    fused_layers::rows_that_begin_within_a_word_are_fused,
+    fused_layers::layers_of_a_files_blocks_are_fused,
+    fused_layers::what_is_around_layers_is_fused_in_half_precision,
+    fused_layers::what_no_launch_has_is_left_to_the_caller,
     adamw::f32_moments_match_the_reference,
     adamw::coded_moments_match_the_reference,
     attention::windows_match_the_formula,
