@@ -6,7 +6,7 @@
 //!
 //! | function | kept for the backward pass |
 //! | --- | --- |
-//! | [`matmul`] | the operands, each if the other is tracked |
+//! | [`matmul`], [`linear`] | the operands, each if the other is tracked |
 //! | [`rms_norm`] | `x`, one number a row |
 //! | [`add_rms_norm`], [`residual_rms_norm`] | the sum, one number a row |
 //! | [`glu`], [`swiglu`], [`geglu`] | `gate`, `up` |
@@ -18,6 +18,7 @@
 //! | [`lora_linear_cross_entropy`], [`lora_token_cross_entropy`] | the same, with a low-rank product beside the weight's |
 //!
 //! - `functions`: the functions that a model calls
+//! - `around`: [`Prologue`] and [`Epilogue`], the operations around linear layers
 //! - `device`: [`check_device`], [`runs_cpu_kernels`], [`on_kernel_thread`]
 //! - `config`: what varies between models in an operation
 //! - `operands`: operands that are more than a tensor
@@ -29,6 +30,7 @@
 // `NdArray` and `LibTorch` are deprecated upstream, and served as long as they are there.
 #![cfg_attr(any(feature = "ndarray", feature = "tch"), allow(deprecated))]
 
+mod around;
 mod backends;
 mod config;
 mod device;
@@ -40,6 +42,7 @@ mod operands;
 mod ops;
 mod reference;
 
+pub use around::{Epilogue, EpiloguePrimitive, Prologue, ProloguePrimitive};
 #[cfg(feature = "router")]
 pub use backends::router::register_fused_ops;
 pub use burn_operands::UnservedDevice;
@@ -47,7 +50,7 @@ pub use config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 pub use device::{check_device, on_kernel_thread, runs_cpu_kernels};
 pub use functions::{
     Activation, IGNORED, KeyValues, RotationAngles, add_rms_norm, cached_attention,
-    causal_attention, geglu, glu, linear_cross_entropy, lora_linear_cross_entropy,
+    causal_attention, geglu, glu, linear, linear_cross_entropy, lora_linear_cross_entropy,
     lora_token_cross_entropy, matmul, packed_causal_attention, residual_rms_norm, rms_norm, rope,
     swiglu, token_cross_entropy,
 };

@@ -5,6 +5,7 @@ use burn_core::backend::{
 };
 use nf4::glu::Activation;
 
+use crate::around::ProloguePrimitive;
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 use crate::operands::{AttentionMask, CachedTokens, Rotation};
 use crate::reference;
@@ -52,6 +53,19 @@ pub trait FusedOps: Backend {
     #[fusion(default)]
     fn widened_matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_matmul(lhs, rhs)
+    }
+
+    /// Returns [`Self::matmul`] of `x`, which goes through the prologue before, and of a matrix whose rows are the columns of the
+    /// result: what goes from one to the other may keep more than the dtype of `x`.
+    ///
+    /// `x: [m, k]`, `weight: [n, k]`, of one dtype.
+    #[fusion(default)]
+    fn linear(
+        x: FloatTensor<Self>,
+        #[extension_type] prologue: ProloguePrimitive<Self>,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::matmul(prologue.apply(x), Self::float_transpose(weight))
     }
 
     /// Returns `x / rms(x) * weight` over the last dimension, `rms(x) = sqrt(mean(x²) + eps)`; the factor is `1 + weight`

@@ -97,6 +97,17 @@ pub enum BlockwiseTensorError {
         in_features: usize,
     },
 
+    /// What stands around fused layers does not fit them.
+    #[error("blockwise fused_layers: {what} is {found}, but must be {expected}")]
+    Around {
+        /// The part that does not fit.
+        what: &'static str,
+        /// What it is.
+        found: String,
+        /// What the layers and their input ask for.
+        expected: String,
+    },
+
     /// A weight to quantize holds an infinity or a NaN.
     #[error(
         "the weight [{}, {}] holds a value that is not finite: look for a diverged or damaged weight \

@@ -1,7 +1,10 @@
 //! [`BlockwiseLayer`], a matrix and what adapts it.
 
+use std::fmt::Debug;
+
 use burn_core::backend::Dispatch;
 use burn_core::tensor::{DType, Tensor};
+use burn_fused::{Epilogue, Prologue};
 
 use crate::error::BlockwiseTensorError;
 use crate::ops::BlockwiseOps;
@@ -86,19 +89,56 @@ impl BlockwiseLayer {
         layers: Vec<Self>,
         x: Tensor<D>,
     ) -> Result<Vec<Tensor<D>>, BlockwiseTensorError> {
-        for Self { weight, factors } in &layers {
-            let operation = match factors {
-                Some(_) => LORA_MATMUL,
-                None => "blockwise matmul",
-            };
-            weight.check_operand(operation, &x, weight.layout().in_features())?;
-        }
+        Self::check_operand(&layers, &x)?;
         let layers = layers.into_iter().map(Self::into_primitive).collect();
         let ys = <Dispatch as BlockwiseOps>::blockwise_layers(
             x.into_dispatch(),
             LayersPrimitive(layers),
         );
         Ok(ys.into_iter().map(Tensor::from_dispatch).collect())
+    }
+
+    /// Returns the results of the `epilogue` of [`forward_each`](Self::forward_each), whose `x: [.., in_features]` goes through the
+    /// `prologue` before. A device that is slow to be told what to do computes them as one, for a few rows; results that are rounded
+    /// to half precision in between stay in f32 then.
+    ///
+    /// Differentiable, as the operations one by one.
+    ///
+    /// # Errors
+    /// As [`forward_each`](Self::forward_each); an epilogue of another number of layers, or of other shapes, dtypes or devices, and
+    /// a norm of another width.
+    pub fn forward_fused<const D: usize>(
+        layers: Vec<Self>,
+        x: Tensor<D>,
+        prologue: Prologue,
+        epilogue: Epilogue<D>,
+    ) -> Result<Vec<Tensor<D>>, BlockwiseTensorError> {
+        Self::check_operand(&layers, &x)?;
+        check_prologue(&x, &prologue)?;
+        check_epilogue(&layers, &x, &epilogue)?;
+        let layers = layers.into_iter().map(Self::into_primitive).collect();
+        let results = <Dispatch as BlockwiseOps>::blockwise_fused_layers(
+            x.into_dispatch(),
+            prologue.into(),
+            LayersPrimitive(layers),
+            epilogue.into(),
+        );
+        Ok(results.into_iter().map(Tensor::from_dispatch).collect())
+    }
+
+    /// Refuses an `x` that one of the layers does not take.
+    fn check_operand<const D: usize>(
+        layers: &[Self],
+        x: &Tensor<D>,
+    ) -> Result<(), BlockwiseTensorError> {
+        for Self { weight, factors } in layers {
+            let operation = match factors {
+                Some(_) => LORA_MATMUL,
+                None => "blockwise matmul",
+            };
+            weight.check_operand(operation, x, weight.layout().in_features())?;
+        }
+        Ok(())
     }
 
     fn into_primitive(self) -> LayerPrimitive<Dispatch> {
@@ -113,4 +153,71 @@ impl BlockwiseLayer {
             None => LayerPrimitive::Base { weight },
         }
     }
+}
+
+/// Returns whether [`BlockwiseLayer::forward_fused`] computes layers of `x`, none of them adapted, and what is around them in one: of
+/// a few rows, on a device whose every operation is a launch, without autodiff.
+pub fn fuses_layers<const D: usize>(x: &Tensor<D>) -> bool {
+    match x.device().as_dispatch() {
+        #[cfg(feature = "cubecl-backend")]
+        burn_core::backend::DispatchDevice::Cube(device) => {
+            let rows = x.dims()[..D - 1].iter().product();
+            qlora_cubecl::matmul::fuses_layers(&device.client(), rows)
+        }
+        _ => false,
+    }
+}
+
+/// Refuses a norm that does not fit `x`.
+fn check_prologue<const D: usize>(
+    x: &Tensor<D>,
+    prologue: &Prologue,
+) -> Result<(), BlockwiseTensorError> {
+    let Prologue::RmsNorm { weight, .. } = prologue else {
+        return Ok(());
+    };
+    let [width] = weight.dims();
+    check("the width of the norm", width, x.dims()[D - 1])?;
+    check("the device of the norm", weight.device(), x.device())
+}
+
+/// Refuses an epilogue that does not fit the results of the layers.
+fn check_epilogue<const D: usize>(
+    layers: &[BlockwiseLayer],
+    x: &Tensor<D>,
+    epilogue: &Epilogue<D>,
+) -> Result<(), BlockwiseTensorError> {
+    let count = layers.len();
+    check(
+        "the number of layers",
+        count,
+        epilogue.layers().unwrap_or(count),
+    )?;
+    let width = |layer: usize| layers[layer].weight.layout().out_features();
+    match epilogue {
+        Epilogue::None => Ok(()),
+        Epilogue::Add { residual } => {
+            let mut dims = x.dims();
+            dims[D - 1] = width(0);
+            check("the shape of the residual", residual.dims(), dims)?;
+            check("the dtype of the residual", residual.dtype(), x.dtype())?;
+            check("the device of the residual", residual.device(), x.device())
+        }
+        Epilogue::Glu { .. } => check("the width of the gate", width(0), width(1)),
+    }
+}
+
+fn check<T: Debug + PartialEq>(
+    what: &'static str,
+    found: T,
+    expected: T,
+) -> Result<(), BlockwiseTensorError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(BlockwiseTensorError::Around {
+        what,
+        found: format!("{found:?}"),
+        expected: format!("{expected:?}"),
+    })
 }

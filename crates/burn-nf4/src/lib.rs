@@ -38,7 +38,7 @@ mod words;
 pub use backends::router::register_blockwise_ops;
 pub use burn_operands::UnservedDevice;
 pub use error::BlockwiseTensorError;
-pub use layer::BlockwiseLayer;
+pub use layer::{BlockwiseLayer, fuses_layers};
 pub use memory::{lora_backward_workspace_bytes, lora_saved_bytes};
 pub use nf4::{self, Codebook, Format, GgufFormat, Layout, QuantConfig, QuantizedMatrix};
 pub use ops::BlockwiseOps;

@@ -3,6 +3,7 @@
 use burn_core as burn;
 use burn_core::backend::{Backend, backend_extension, tensor::FloatTensor};
 use burn_core::tensor::{FloatDType, Shape};
+use burn_fused::{EpiloguePrimitive, FusedOps, ProloguePrimitive};
 use nf4::{Direction, Layout, QuantConfig};
 
 use crate::primitive::{BlockwisePrimitive, GradientsPrimitive, LayersPrimitive};
@@ -33,7 +34,7 @@ use crate::reference;
     Fusion: cfg(feature = "fusion"),
     Autodiff: cfg(feature = "autodiff"),
 )]
-pub trait BlockwiseOps: Backend {
+pub trait BlockwiseOps: Backend + FusedOps {
     /// Quantizes `weight: [out_features, in_features]` (f32) on its device, with the same bits on
     /// every backend (bitsandbytes `quantize_4bit`, nearest code at both levels).
     #[fusion(meta = quantize_meta)]
@@ -89,6 +90,20 @@ pub trait BlockwiseOps: Backend {
         #[extension_type] layers: LayersPrimitive<Self>,
     ) -> Vec<FloatTensor<Self>> {
         reference::layers::<Self>(x, layers)
+    }
+
+    /// Returns the results of an epilogue of [`Self::blockwise_layers`], whose input goes through a prologue before: for
+    /// generation, where each operation of its own costs a launch.
+    ///
+    /// What goes from one to the next may keep more than the dtype of `x`.
+    #[fusion(default)]
+    fn blockwise_fused_layers(
+        x: FloatTensor<Self>,
+        #[extension_type] prologue: ProloguePrimitive<Self>,
+        #[extension_type] layers: LayersPrimitive<Self>,
+        #[extension_type] epilogue: EpiloguePrimitive<Self>,
+    ) -> Vec<FloatTensor<Self>> {
+        reference::fused_layers::<Self>(x, prologue, layers, epilogue)
     }
 
     /// Returns the gradients of the operands of [`Self::blockwise_layers`] from those of its results: that of `x`, if `wants_dx`,

@@ -5,6 +5,7 @@ mod tiles;
 
 use burn_core::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn_core::tensor::{DType, Shape};
+use burn_fused::{EpiloguePrimitive, ProloguePrimitive};
 use nf4::Direction;
 
 use crate::ops::BlockwiseOps;
@@ -43,6 +44,15 @@ pub(crate) fn layers<B: BlockwiseOps>(
             } => B::blockwise_lora_matmul(x.clone(), weight, a, b, scale),
         })
         .collect()
+}
+
+pub(crate) fn fused_layers<B: BlockwiseOps>(
+    x: FloatTensor<B>,
+    prologue: ProloguePrimitive<B>,
+    layers: LayersPrimitive<B>,
+    epilogue: EpiloguePrimitive<B>,
+) -> Vec<FloatTensor<B>> {
+    epilogue.apply(B::blockwise_layers(prologue.apply(x), layers))
 }
 
 pub(crate) fn layers_backward<B: BlockwiseOps>(

@@ -9,6 +9,7 @@ use burn::module::{
 };
 use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
+use burn_fused::{Epilogue, Prologue};
 use nf4::QuantConfig;
 
 use crate::error::LoraError;
@@ -95,14 +96,27 @@ impl AnyLinear {
     /// # Panics
     /// As the `forward` of any of the layers.
     pub fn forward_each<const D: usize>(layers: &[Self], x: Tensor<D>) -> Vec<Tensor<D>> {
+        Self::forward_fused(layers, x, Prologue::None, Epilogue::None)
+    }
+
+    /// Returns the results of the `epilogue` of [`forward_each`](Self::forward_each), whose `x` goes through the `prologue` before, as
+    /// [`QLoraLinear::forward_fused`] does for layers that all are quantized.
+    ///
+    /// # Panics
+    /// As the `forward` of any of the layers, and as prologue and epilogue.
+    pub fn forward_fused<const D: usize>(
+        layers: &[Self],
+        x: Tensor<D>,
+        prologue: Prologue,
+        epilogue: Epilogue<D>,
+    ) -> Vec<Tensor<D>> {
         let quantized: Option<Vec<_>> = layers.iter().map(Self::adaptable).collect();
-        match quantized {
-            Some(layers) => QLoraLinear::forward_each(&layers, x),
-            None => {
-                let results = layers.iter().map(|layer| layer.forward(x.clone()));
-                results.collect()
-            }
+        if let Some(layers) = quantized {
+            return QLoraLinear::forward_fused(&layers, x, prologue, epilogue);
         }
+        let x = prologue.apply(x);
+        let products = layers.iter().map(|layer| layer.forward(x.clone()));
+        epilogue.apply(products.collect())
     }
 
     /// Returns the shape, `[out_features, in_features]`.

@@ -72,6 +72,7 @@ pub use backward::{
 };
 pub use blockwise_weight::BlockwiseWeight;
 pub use branch::LoraBranch;
+pub use burn_fused::{Epilogue, Prologue};
 pub use burn_nf4::{BlockwiseTensor, BlockwiseTensorError, Format, GgufFormat};
 pub use burn_qlora_derive::{LoraLayers, LoraModel};
 pub use causal_lm::{CausalLm, TokenBatch};

@@ -10,6 +10,7 @@ use burn::module::{LoraAdapter, Module, Param};
 use burn::nn::Linear;
 use burn::tensor::kind::Autodiff;
 use burn::tensor::{DType, Device, Tensor};
+use burn_fused::{Epilogue, Prologue};
 use burn_nf4::{BlockwiseLayer, BlockwiseTensor};
 use burn_paged::{PagedError, WeightPages};
 use nf4::{Layout, QuantConfig, QuantizedMatrix};
@@ -189,6 +190,22 @@ impl QLoraLinear {
     /// # Panics
     /// As [`forward`](Self::forward), for any of the layers.
     pub fn forward_each<const D: usize>(layers: &[&Self], x: Tensor<D>) -> Vec<Tensor<D>> {
+        Self::forward_fused(layers, x, Prologue::None, Epilogue::None)
+    }
+
+    /// Returns the results of the `epilogue` of [`forward_each`](Self::forward_each), whose `x` goes through the `prologue` before:
+    /// as one operation where the weights are packed, no layer has a bias and their backend knows how
+    /// ([`BlockwiseLayer::forward_fused`]). For generation: training has operations that do more in a pass
+    /// ([`burn_fused::add_rms_norm`]).
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward), for any of the layers, and as prologue and epilogue.
+    pub fn forward_fused<const D: usize>(
+        layers: &[&Self],
+        x: Tensor<D>,
+        prologue: Prologue,
+        epilogue: Epilogue<D>,
+    ) -> Vec<Tensor<D>> {
         for layer in layers {
             let [out_features, in_features] = layer.shape();
             assert_eq!(
@@ -199,14 +216,22 @@ impl QLoraLinear {
             );
         }
         if x.dims()[..D - 1].contains(&0) {
-            return layers.iter().map(|layer| layer.of_no_rows(&x)).collect();
+            let results = layers.iter().map(|layer| layer.of_no_rows(&x));
+            return epilogue.apply(results.collect());
         }
-        let dtype = x.dtype();
         let packed: Vec<_> = layers.iter().map(|layer| layer.packed_for(&x)).collect();
+        let are_packed = packed.iter().all(Option::is_some);
+        if are_packed && layers.iter().all(|layer| layer.bias.is_none()) {
+            let layers = packed.into_iter().flatten().collect();
+            return BlockwiseLayer::forward_fused(layers, x, prologue, epilogue)
+                .unwrap_or_else(|error| panic!("{error}"));
+        }
+        let x = prologue.apply(x);
+        let dtype = x.dtype();
         let packed_forward = |layers, x| {
             BlockwiseLayer::forward_each(layers, x).unwrap_or_else(|error| panic!("{error}"))
         };
-        let products: Vec<_> = if packed.iter().all(Option::is_some) {
+        let products: Vec<_> = if are_packed {
             packed_forward(packed.into_iter().flatten().collect(), x)
         } else {
             let layers = layers.iter().zip(packed);
@@ -218,12 +243,17 @@ impl QLoraLinear {
                 .collect()
         };
         let products = layers.iter().zip(products);
-        products
-            .map(|(layer, product)| match &layer.bias {
-                Some(bias) => product + constant(bias, dtype).unsqueeze(),
-                None => product,
-            })
-            .collect()
+        let products = products.map(|(layer, product)| match &layer.bias {
+            Some(bias) => product + constant(bias, dtype).unsqueeze(),
+            None => product,
+        });
+        epilogue.apply(products.collect())
+    }
+
+    /// Returns whether [`forward_fused`](Self::forward_fused) computes the layer of `x` and an epilogue in one.
+    pub fn fuses<const D: usize>(&self, x: &Tensor<D>) -> bool {
+        let is_packed = !matches!(self.weight, BaseWeight::Dense(_));
+        is_packed && self.bias.is_none() && self.adapter.is_none() && burn_nf4::fuses_layers(x)
     }
 
     /// Returns the result for an `x` without rows, where Burn's `reshape` would take a length of 0 for the one that the axis has.

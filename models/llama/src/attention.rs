@@ -2,12 +2,12 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use burn_fused::AttentionConfig;
+use burn_fused::{AttentionConfig, Epilogue};
 
 use crate::cache::LayerCache;
 use crate::config::{DecoderConfig, LayerConfig};
 use crate::norm::RmsNorm;
-use crate::projection::{Projection, Projections};
+use crate::projection::{LayerInput, Projection, Projections, exactly, forward_one};
 use crate::rope::{Positions, Rotation};
 use crate::tensors::ProjectionSpec;
 
@@ -92,16 +92,17 @@ impl Attention {
         }
     }
 
-    /// Maps `x: [batch, seq, hidden]` to the same shape. With a cache, keys and values are appended to it
-    /// and the queries see what is in it.
+    /// Maps `x: [batch, seq, hidden]` to the same shape, and that by the epilogue of one layer. With a cache, keys and values are
+    /// appended to it and the queries see what is in it.
     pub fn forward(
         &self,
-        x: Tensor<3>,
+        x: LayerInput,
         positions: &Positions,
         cache: Option<&mut LayerCache>,
+        epilogue: Epilogue<3>,
     ) -> Tensor<3> {
-        let [batch, seq, _] = x.dims();
-        let [q, k, v] = self.query_key_value.forward(x);
+        let [batch, seq, _] = x.x.dims();
+        let [q, k, v] = exactly(self.query_key_value.forward(x, Epilogue::None));
         let mut q = self.split(normalized(&self.q_norm, q), self.heads);
         let mut k = self.split(normalized(&self.k_norm, k), self.kv_heads);
         let v = self.split(v, self.kv_heads);
@@ -125,8 +126,8 @@ impl Attention {
                 }
             }
         };
-        self.o_proj
-            .forward(out.reshape([batch, seq, self.heads * self.head_dim]))
+        let out: Tensor<3> = out.reshape([batch, seq, self.heads * self.head_dim]);
+        forward_one(&self.o_proj, out.into(), epilogue)
     }
 
     /// Returns `x: [batch, seq, heads · head_dim]` as `[batch, seq, heads, head_dim]`.

@@ -177,7 +177,7 @@ impl Chain<'_> {
                     inputs.push(x.clone());
                 }
                 self.seed(index, &block);
-                block.forward_normalized(x, normalized, &self.positions, None)
+                block.forward_normalized(x, normalized, &self.positions)
             });
 
         let Residual { stream, update } = last;

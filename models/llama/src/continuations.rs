@@ -83,7 +83,7 @@ impl Decoder {
     /// Returns the last block's output for the next tokens of the rows in `cache`, `[rows, seq, hidden]`.
     fn continued(&self, ids: Vec<i64>, shape: [usize; 2], cache: &mut KvCache) -> Tensor<3> {
         let ids = Tensor::from_data(TensorData::new(ids, shape), &self.device());
-        self.continue_rows(ids, cache).expect(
+        self.continue_rows(self.embed(ids), cache).expect(
             "the cache has room for all continuations, and rotations that no length changes",
         )
     }

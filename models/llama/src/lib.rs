@@ -94,7 +94,7 @@ pub use load::{LoadOptions, Weights};
 pub use mlp::Mlp;
 pub use model::Decoder;
 pub use norm::RmsNorm;
-pub use projection::{Projection, Projections};
+pub use projection::{LayerInput, Projection, Projections};
 pub use residual::Residual;
 pub use sampling::SamplingConfig;
 

@@ -2,10 +2,10 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use burn_fused::Activation;
+use burn_fused::{Activation, Epilogue};
 
 use crate::config::DecoderConfig;
-use crate::projection::{Projection, Projections};
+use crate::projection::{LayerInput, Projection, Projections, exactly, forward_one};
 use crate::tensors::ProjectionSpec;
 
 /// `down(activation(gate(x)) · up(x))`.
@@ -49,10 +49,10 @@ impl Mlp {
         }
     }
 
-    /// Maps `x: [batch, seq, hidden]` to the same shape.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [gate, up] = self.gate_up.forward(x);
-        self.down_proj
-            .forward(burn_fused::glu(gate, up, self.activation))
+    /// Maps `x: [batch, seq, hidden]` to the same shape, and that by the epilogue of one layer.
+    pub fn forward(&self, x: LayerInput, epilogue: Epilogue<3>) -> Tensor<3> {
+        let activation = self.activation;
+        let [x] = exactly(self.gate_up.forward(x, Epilogue::Glu { activation }));
+        forward_one(&self.down_proj, x.into(), epilogue)
     }
 }

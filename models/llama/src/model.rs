@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer};
-use burn::tensor::{DType, Device, Int, Tensor};
-use burn_fused::LogitsConfig;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_fused::{LogitsConfig, Prologue};
 
 use crate::block::Block;
 use crate::cache::KvCache;
@@ -194,12 +194,36 @@ impl Decoder {
     }
 
     /// Maps `input_ids: [batch, seq]` to the residual stream before the first block, `[batch, seq, hidden]`.
-    ///
-    /// Their factor is rounded to the model's dtype, as Gemma's is in transformers.
     pub(crate) fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
         let x = self.embed_tokens.forward(input_ids.clone());
         #[cfg(feature = "qlora")]
         let x = self.with_embedding_gradient(x, input_ids);
+        self.scale_embeddings(x)
+    }
+
+    /// Maps tokens that the host knows, `[rows, seq]` in a row, as [`embed`](Self::embed) does, without the gradients. One alone is
+    /// its row of the table where it lies, if the device can bind it there.
+    pub(crate) fn embed_known(&self, tokens: &[u32], shape: [usize; 2]) -> Tensor<3> {
+        let x = match tokens {
+            [token] => {
+                let row = *token as usize;
+                let table = self.embed_tokens.weight.val();
+                table
+                    .slice([row..row + 1, 0..self.config.hidden_size])
+                    .unsqueeze()
+            }
+            tokens => {
+                let ids: Vec<i32> = tokens.iter().map(|token| *token as i32).collect();
+                let ids = TensorData::new(ids, shape);
+                self.embed_tokens
+                    .forward(Tensor::from_data(ids, &self.device()))
+            }
+        };
+        self.scale_embeddings(x)
+    }
+
+    /// Multiplies embeddings by their factor, which is rounded to the model's dtype, as Gemma's is in transformers.
+    fn scale_embeddings(&self, x: Tensor<3>) -> Tensor<3> {
         if self.config.embedding_multiplier == 1.0 {
             return x;
         }
@@ -325,44 +349,39 @@ impl Decoder {
         input_ids: Tensor<2, Int>,
         cache: &mut KvCache,
     ) -> Result<Tensor<2>, DecoderError> {
-        let hidden = self.last_hidden(input_ids, 1, cache)?;
-        Ok(burn_fused::on_kernel_thread(&self.device(), || {
-            self.logits(hidden)
-        }))
-    }
-
-    /// Continues the rows in `cache` by `input_ids: [batch, seq]` and returns the normalized hidden states of the last `count` of
-    /// them, `[batch · count, hidden]`, which the head turns into logits.
-    pub(crate) fn last_hidden(
-        &self,
-        input_ids: Tensor<2, Int>,
-        count: usize,
-        cache: &mut KvCache,
-    ) -> Result<Tensor<2>, DecoderError> {
         burn_fused::on_kernel_thread(&self.device(), || {
-            let [batch, seq] = input_ids.dims();
-            let x = self.continue_rows(input_ids, cache)?;
-            #[cfg(feature = "qlora")]
-            self.check_weights()?;
-            // Only the last positions are asked for; the head is the widest layer by far.
-            let width = self.config.hidden_size;
-            let last = x
-                .slice([0..batch, seq - count..seq, 0..width])
-                .reshape([batch * count, width]);
-            Ok(self.norm.forward(last))
+            let states = self.last_states(self.embed(input_ids), 1, cache)?;
+            Ok(self.logits_of_states(states))
         })
     }
 
-    /// Continues the rows in `cache` by `input_ids: [batch, seq]` and returns the last block's output, `[batch, seq, hidden]`.
+    /// Continues the rows in `cache` by the embeddings `x: [batch, seq, hidden]` of their next tokens and returns the last block's
+    /// output for the last `count` of each, `[batch · count, hidden]`.
+    pub(crate) fn last_states(
+        &self,
+        x: Tensor<3>,
+        count: usize,
+        cache: &mut KvCache,
+    ) -> Result<Tensor<2>, DecoderError> {
+        let [batch, seq, width] = x.dims();
+        let x = self.continue_rows(x, cache)?;
+        #[cfg(feature = "qlora")]
+        self.check_weights()?;
+        // Only the last positions are asked for; the head is the widest layer by far.
+        let last = x.slice([0..batch, seq - count..seq, 0..width]);
+        Ok(last.reshape([batch * count, width]))
+    }
+
+    /// Continues the rows in `cache` by the embeddings `x: [batch, seq, hidden]` of their next tokens and returns the last block's
+    /// output, of the same shape.
     pub(crate) fn continue_rows(
         &self,
-        input_ids: Tensor<2, Int>,
+        x: Tensor<3>,
         cache: &mut KvCache,
     ) -> Result<Tensor<3>, DecoderError> {
-        let [_, seq] = input_ids.dims();
-        let positions = cache.next_positions(&self.rope, seq, &input_ids.device())?;
+        let [_, seq, _] = x.dims();
+        let positions = cache.next_positions(&self.rope, seq, &x.device())?;
         cache.reserve(seq)?;
-        let x = self.embed(input_ids);
         #[cfg(feature = "qlora")]
         self.announce(&self.layers);
         let layers = self.layers.iter().enumerate();
@@ -372,9 +391,19 @@ impl Decoder {
         Ok(x.sum())
     }
 
-    /// Maps `hidden: [tokens, hidden]` to `[tokens, vocab]`.
+    /// Maps the last block's output for some tokens, `[tokens, hidden]`, to logits, `[tokens, vocab]`.
+    pub(crate) fn logits_of_states(&self, states: Tensor<2>) -> Tensor<2> {
+        #[cfg(feature = "qlora")]
+        if self.head_adapter.is_some() {
+            return self.logits(self.norm.forward(states));
+        }
+        let products = burn_fused::linear(states, self.norm.prologue(), self.head());
+        self.config.logits().apply(products)
+    }
+
+    /// Maps normalized hidden states, `[tokens, hidden]`, to logits, `[tokens, vocab]`.
     pub(crate) fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let products = burn_fused::matmul(hidden.clone(), self.head().transpose());
+        let products = burn_fused::linear(hidden.clone(), Prologue::None, self.head());
         #[cfg(feature = "qlora")]
         let products = match &self.head_adapter {
             Some(branch) => products + branch.forward(hidden),
@@ -383,8 +412,8 @@ impl Decoder {
         self.config.logits().apply(products)
     }
 
-    /// Maps `hidden: [tokens, hidden]` to the logits of some tokens of the vocabulary, `[tokens, places]`, without an adapter of
-    /// the head.
+    /// Maps normalized hidden states, `[tokens, hidden]`, to the logits of some tokens of the vocabulary, `[tokens, places]`, without an
+    /// adapter of the head.
     pub(crate) fn logits_of(&self, hidden: Tensor<2>, places: Tensor<1, Int>) -> Tensor<2> {
         let head = self.head().select(0, places);
         let products = burn_fused::matmul(hidden, head.transpose());

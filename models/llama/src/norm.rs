@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use burn_fused::RmsNormConfig;
+use burn_fused::{Prologue, RmsNormConfig};
 
 use crate::config::DecoderConfig;
 use crate::residual::Residual;
@@ -41,6 +41,14 @@ impl RmsNorm {
     /// Maps `x: [.., width]` to the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         burn_fused::rms_norm(x, self.weight.val(), self.config)
+    }
+
+    /// Returns the norm for layers that it is computed in one with.
+    pub(crate) fn prologue(&self) -> Prologue {
+        Prologue::RmsNorm {
+            weight: self.weight.val(),
+            config: self.config,
+        }
     }
 
     /// Returns the residual stream as it is now, and normalized, both `[batch, seq, hidden]`.

@@ -1,8 +1,11 @@
 //! The linear layers of a block, whatever their weights are made of.
 
+use std::slice;
+
 use burn::module::Module;
 use burn::nn::{Initializer, LinearConfig};
 use burn::tensor::{Device, Tensor};
+use burn_fused::{Epilogue, Prologue};
 #[cfg(feature = "qlora")]
 use burn_qlora::{LayerMut, LayerRef, Layers, LoraLayers};
 
@@ -60,35 +63,75 @@ impl Projections {
         }
     }
 
-    /// Maps `x: [.., in_features]` to one tensor `[.., width]` for each of the `N` widths.
-    ///
-    /// # Panics
-    /// When there are not `N` widths.
-    pub fn forward<const D: usize, const N: usize>(&self, x: Tensor<D>) -> [Tensor<D>; N] {
-        let results: Vec<_> = match self.matrices.as_slice() {
-            [stacked] => stacked
-                .forward(x)
-                .split_with_sizes(self.widths.clone(), D - 1),
-            matrices => forward_each(matrices, x),
+    /// Maps `x` to one tensor `[batch, seq, width]` for each of the widths, and those by the epilogue.
+    pub(crate) fn forward(&self, x: LayerInput, epilogue: Epilogue<3>) -> Vec<Tensor<3>> {
+        let [stacked] = self.matrices.as_slice() else {
+            return forward_each(&self.matrices, x, epilogue);
         };
-        let count = results.len();
-        results
-            .try_into()
-            .unwrap_or_else(|_| panic!("{count} projections where {N} are asked for"))
+        let all = forward_one(stacked, x, Epilogue::None);
+        epilogue.apply(all.split_with_sizes(self.widths.clone(), 2))
     }
 }
 
-/// Maps `x` through each of the layers.
-#[cfg(feature = "qlora")]
-fn forward_each<const D: usize>(layers: &[Projection], x: Tensor<D>) -> Vec<Tensor<D>> {
-    Projection::forward_each(layers, x)
+/// The input of layers: what they take is `x`, `[batch, seq, in_features]`, by the prologue.
+#[derive(Clone, Debug)]
+pub struct LayerInput {
+    /// The values before the prologue.
+    pub x: Tensor<3>,
+    /// The operation that is computed in one with the layers where that can be.
+    pub prologue: Prologue,
 }
 
-/// Maps `x` through each of the layers.
+impl From<Tensor<3>> for LayerInput {
+    fn from(x: Tensor<3>) -> Self {
+        Self {
+            x,
+            prologue: Prologue::None,
+        }
+    }
+}
+
+/// Maps `x` through each of the layers, and the results by the epilogue.
+#[cfg(feature = "qlora")]
+fn forward_each(layers: &[Projection], x: LayerInput, epilogue: Epilogue<3>) -> Vec<Tensor<3>> {
+    Projection::forward_fused(layers, x.x, x.prologue, epilogue)
+}
+
+/// Maps `x` through each of the layers, and the results by the epilogue.
 #[cfg(not(feature = "qlora"))]
-fn forward_each<const D: usize>(layers: &[Projection], x: Tensor<D>) -> Vec<Tensor<D>> {
+fn forward_each(layers: &[Projection], x: LayerInput, epilogue: Epilogue<3>) -> Vec<Tensor<3>> {
+    let x = x.prologue.apply(x.x);
     let results = layers.iter().map(|layer| layer.forward(x.clone()));
-    results.collect()
+    epilogue.apply(results.collect())
+}
+
+/// Maps `x` through a layer, and the result by an epilogue of one.
+pub(crate) fn forward_one(layer: &Projection, x: LayerInput, epilogue: Epilogue<3>) -> Tensor<3> {
+    let [result] = exactly(forward_each(slice::from_ref(layer), x, epilogue));
+    result
+}
+
+/// Returns whether a layer of `x` and an epilogue are computed in one.
+#[cfg(feature = "qlora")]
+pub(crate) fn fuses(layer: &Projection, x: &Tensor<3>) -> bool {
+    layer.adaptable().is_some_and(|layer| layer.fuses(x))
+}
+
+/// Returns whether a layer of `x` and an epilogue are computed in one.
+#[cfg(not(feature = "qlora"))]
+pub(crate) fn fuses(_layer: &Projection, _x: &Tensor<3>) -> bool {
+    false
+}
+
+/// Returns as many results as are asked for.
+///
+/// # Panics
+/// When there are others.
+pub(crate) fn exactly<const N: usize>(results: Vec<Tensor<3>>) -> [Tensor<3>; N] {
+    let count = results.len();
+    results
+        .try_into()
+        .unwrap_or_else(|_| panic!("{count} results where {N} are asked for"))
 }
 
 #[cfg(feature = "qlora")]

@@ -13,8 +13,9 @@ use qlora_cubecl::fused::{
     rms_norm::{self, Saved},
     rope,
 };
-use qlora_cubecl::matmul::dense;
+use qlora_cubecl::matmul::{Norm, dense, dense_rows};
 
+use crate::around::ProloguePrimitive;
 use crate::config::{AttentionConfig, LogitsConfig, RmsNormConfig};
 use crate::operands::{AttentionMask, CachedTokens, Rotation};
 use crate::ops::FusedOps;
@@ -23,11 +24,25 @@ use crate::reference::{self, precision::cast};
 impl FusedOps for CubeBackend {
     fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
         let context = Context::of(&lhs);
+        let weight = Self::float_transpose(rhs.clone());
+        if let Some(y) = few_rows(&context, &lhs, None, weight) {
+            return y;
+        }
         let [left, right] = [lhs.clone(), rhs.clone()].map(lend);
         if !dense::serves(context.client(), [&left, &right]) {
             return Self::float_matmul(lhs, rhs);
         }
         context.tensor(dense::multiply(context.client(), left, right))
+    }
+
+    fn linear(
+        x: FloatTensor<Self>,
+        prologue: ProloguePrimitive<Self>,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let norm = prologue.clone().into_norm();
+        let y = few_rows(&Context::of(&x), &x, norm, weight.clone());
+        y.unwrap_or_else(|| Self::matmul(prologue.apply(x), Self::float_transpose(weight)))
     }
 
     fn widened_matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -256,6 +271,33 @@ impl FusedOps for CubeBackend {
         let results = cross_entropy::losses_and_gradient(context.client(), rows);
         context.tensors(results).into()
     }
+}
+
+impl ProloguePrimitive<CubeBackend> {
+    /// Returns the norm as kernels take it.
+    pub fn into_norm(self) -> Option<Norm> {
+        match self {
+            Self::None => None,
+            Self::RmsNorm { weight, config } => Some(Norm {
+                weight: lend(weight),
+                config,
+            }),
+        }
+    }
+}
+
+/// Returns `x · weightᵀ`, of `x` normalized before, where there is a kernel for a few rows.
+fn few_rows(
+    context: &Context,
+    x: &CubeTensor,
+    norm: Option<Norm>,
+    weight: CubeTensor,
+) -> Option<CubeTensor> {
+    let (client, x, weight) = (context.client(), lend(x.clone()), lend(weight));
+    if !dense_rows::serves(client, &x, norm.as_ref(), &weight) {
+        return None;
+    }
+    Some(context.tensor(dense_rows::multiply(client, x, norm, &weight)))
 }
 
 /// Returns a tensor that may be written where it lies, a copy if need be.

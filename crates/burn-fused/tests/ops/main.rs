@@ -9,6 +9,7 @@ mod attention;
 mod common;
 mod cross_entropy;
 mod glu;
+mod linear;
 mod lora_cross_entropy;
 mod matmul;
 mod precision;

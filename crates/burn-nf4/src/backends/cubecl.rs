@@ -3,14 +3,16 @@
 use burn_core::backend::{TensorMetadata, cubecl::dtype_to_storage_type, tensor::FloatTensor};
 use burn_core::tensor::FloatDType;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
+use burn_fused::{EpiloguePrimitive, ProloguePrimitive};
 use burn_operands::cubecl::{Context, lend};
 use nf4::{Direction, Layout, QuantConfig};
-use qlora_cubecl::matmul::Layer;
 use qlora_cubecl::matmul::low_rank::{self, LowRank};
+use qlora_cubecl::matmul::{Epilogue, Layer};
 use qlora_cubecl::{Weight, dequantize, matmul, quantize};
 
 use crate::ops::BlockwiseOps;
 use crate::primitive::{BlockwisePrimitive, LayerPrimitive, LayersPrimitive};
+use crate::reference;
 
 impl BlockwiseOps for CubeBackend {
     fn blockwise_quantize(
@@ -89,6 +91,29 @@ impl BlockwiseOps for CubeBackend {
         context.tensor_list(matmul::layers(context.client(), lend(x), layers))
     }
 
+    fn blockwise_fused_layers(
+        x: FloatTensor<Self>,
+        prologue: ProloguePrimitive<Self>,
+        layers: LayersPrimitive<Self>,
+        epilogue: EpiloguePrimitive<Self>,
+    ) -> Vec<FloatTensor<Self>> {
+        let context = Context::of(&x);
+        let fused = bases(&context, &layers).and_then(|weights| {
+            let norm = prologue.clone().into_norm();
+            let epilogue = match epilogue.clone() {
+                EpiloguePrimitive::None => Epilogue::None,
+                EpiloguePrimitive::Add { residual } => Epilogue::Add(lend(residual)),
+                EpiloguePrimitive::Glu { activation } => Epilogue::Glu(activation),
+            };
+            let x = lend(x.clone());
+            matmul::fused_layers(context.client(), x, norm, weights, epilogue).transpose()
+        });
+        match fused {
+            Some(results) => context.tensor_list(results),
+            None => reference::fused_layers::<Self>(x, prologue, layers, epilogue),
+        }
+    }
+
     fn blockwise_lora_backward(
         x: FloatTensor<Self>,
         weight: BlockwisePrimitive<Self>,
@@ -123,6 +148,17 @@ impl BlockwiseOps for CubeBackend {
 fn words(context: &Context, weight: BlockwisePrimitive<CubeBackend>) -> Weight {
     let [packed, absmax] = [weight.packed, weight.absmax].map(lend);
     Weight::new(context.client(), packed, absmax, weight.layout)
+}
+
+/// Returns the weights of layers of which none is adapted.
+fn bases(context: &Context, layers: &LayersPrimitive<CubeBackend>) -> Option<Vec<Weight>> {
+    let layers = layers.0.iter();
+    layers
+        .map(|layer| match layer {
+            LayerPrimitive::Base { weight } => Some(words(context, weight.clone())),
+            LayerPrimitive::Adapted { .. } => None,
+        })
+        .collect()
 }
 
 /// Returns the factors of a LoRA layer as kernels take them.

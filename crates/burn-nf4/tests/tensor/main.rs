@@ -2,6 +2,7 @@
 //! format, its numbers for the products, and gradients that agree with differences.
 
 mod format;
+mod fused_layers;
 mod gguf;
 mod gradient;
 mod lora;
@@ -34,6 +35,10 @@ qlora_test_support::on_every_device! {
     lora::half_inputs_agree_within_their_rounding,
     lora::an_input_that_nothing_feeds_costs_no_gradient,
     lora::factors_that_do_not_fit_are_refused,
+    fused_layers::agree_with_the_operations_one_by_one,
+    fused_layers::have_the_gradients_of_the_operations,
+    fused_layers::agree_in_half_precision_within_its_rounding,
+    fused_layers::what_does_not_fit_around_layers_is_refused,
     shapes::any_shape_multiplies_like_the_decoded_matrix,
     shapes::every_config_multiplies_like_the_decoded_matrix,
     shapes::leading_dimensions_are_a_batch,

@@ -2,8 +2,12 @@
 
 use crate::support::{HIDDEN, IN, Pair, assert_close, input};
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
-use burn_qlora::{LoraConfig, LoraError, LoraModel, Targets, attach_adapters, merge_linears};
+use burn::tensor::{Device, Distribution, Tensor};
+use burn_fused::{Activation, RmsNormConfig};
+use burn_qlora::{
+    Epilogue, LoraConfig, LoraError, LoraModel, Prologue, QLoraLinear, Targets, attach_adapters,
+    merge_linears,
+};
 use qlora_test_support::values;
 
 /// The dense weight `[out, in]` of the pair's quantized layer.
@@ -35,6 +39,46 @@ pub fn a_layer_computes_base_plus_scaled_branch_plus_bias(device: &Device) {
         pair.first.forward(deep),
         expected.reshape([1, 2, 3, HIDDEN]),
     );
+}
+
+/// Packed, with a bias, with an adapter, dense, and without rows: each composes what no operation has in one.
+pub fn a_layer_and_what_is_around_it_are_as_one_by_one(device: &Device) {
+    let inner = &device.clone().without_autodiff();
+    let adapted = Pair::adapted(device, &LoraConfig::new(4, 8.0)).valid();
+    let bare = Pair::new(device).valid();
+    let mut packed = bare.first.clone();
+    packed.bias = None;
+    for layer in [
+        &packed,
+        &bare.first,
+        &adapted.first,
+        &bare.second,
+        &adapted.second,
+    ] {
+        let [out, into] = layer.shape();
+        for rows in [1, 3, 0] {
+            let random =
+                |width| Tensor::<3>::random([rows, 1, width], Distribution::Default, inner);
+            let (x, residual) = (random(into), random(out));
+            let norm = Prologue::RmsNorm {
+                weight: Tensor::random([into], Distribution::Default, inner),
+                config: RmsNormConfig::new(1e-5),
+            };
+            let add = Epilogue::Add { residual };
+            let glu = Epilogue::Glu {
+                activation: Activation::Silu,
+            };
+            for (layers, epilogue) in [(vec![layer], add), (vec![layer; 2], glu)] {
+                let (before, after) = (norm.clone(), epilogue.clone());
+                let fused = QLoraLinear::forward_fused(&layers, x.clone(), before, after);
+                let x = norm.clone().apply(x.clone());
+                let products = layers.iter().map(|layer| layer.forward(x.clone()));
+                let expected = epilogue.apply(products.collect());
+                let [fused, expected] = [fused, expected].map(|mut ys| ys.remove(0));
+                assert_close(fused, expected);
+            }
+        }
+    }
 }
 
 pub fn rslora_scales_by_the_root_of_the_rank(device: &Device) {

@@ -15,6 +15,7 @@ mod walk;
 qlora_test_support::on_every_device! {
     in crate::support::run:
     forward::a_layer_computes_base_plus_scaled_branch_plus_bias,
+    forward::a_layer_and_what_is_around_it_are_as_one_by_one,
     forward::rslora_scales_by_the_root_of_the_rank,
     forward::fresh_adapters_change_nothing_and_are_the_same_for_a_seed,
     forward::dropout_falls_on_the_branch_only_and_only_in_training,

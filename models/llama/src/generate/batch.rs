@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use super::continued::Continued;
 use super::greedy::Greedy;
@@ -218,15 +218,15 @@ impl GenerationBatch {
 
     /// Returns what the model says of the rows of the cache; `None` when none goes on.
     fn next_tokens(&mut self) -> Result<Option<NextTokens>, DecoderError> {
-        let Some(hidden) = self.hidden()? else {
+        let Some(states) = self.states()? else {
             return Ok(None);
         };
         if self.running.iter().all(Continued::is_greedy)
-            && let Some(tokens) = self.greedy.likeliest(&self.model, &hidden)?
+            && let Some(tokens) = self.greedy.likeliest(&self.model, &states)?
         {
             return Ok(Some(NextTokens::Likeliest(tokens)));
         }
-        let logits = values(self.model.logits(hidden).try_into_data())?;
+        let logits = values(self.model.logits_of_states(states).try_into_data())?;
         Ok(Some(NextTokens::Logits(logits)))
     }
 
@@ -236,15 +236,16 @@ impl GenerationBatch {
     /// # Errors
     /// Those of [`Decoder::forward_cached`].
     pub(super) fn logits(&mut self) -> Result<Option<Tensor<2>>, DecoderError> {
-        let hidden = self.hidden()?;
-        Ok(hidden.map(|hidden| self.model.logits(hidden)))
+        let states = self.states()?;
+        Ok(states.map(|states| self.model.logits_of_states(states)))
     }
 
-    /// Returns what the head turns into [`logits`](Self::logits), `[rows, hidden]`.
+    /// Returns the last block's output for the last token of each row, `[rows, hidden]`, of which norm and head make
+    /// [`logits`](Self::logits).
     ///
     /// # Errors
     /// Those of [`Decoder::forward_cached`].
-    fn hidden(&mut self) -> Result<Option<Tensor<2>>, DecoderError> {
+    fn states(&mut self) -> Result<Option<Tensor<2>>, DecoderError> {
         if self.running.is_empty() {
             return Ok(None);
         }
@@ -254,8 +255,8 @@ impl GenerationBatch {
         } else if !self.cache.is_empty() {
             self.regroup();
         }
-        let ids = self.input();
-        self.model.last_hidden(ids, 1, &mut self.cache).map(Some)
+        let x = self.input();
+        self.model.last_states(x, 1, &mut self.cache).map(Some)
     }
 
     /// Chooses the next tokens from the values of [`logits`](Self::logits), and tells of them as [`step`](Self::step) does.
@@ -355,21 +356,20 @@ impl GenerationBatch {
         self.cache = room(&self.model, &self.running);
     }
 
-    /// Returns the next tokens of the rows of the cache, `[rows, seq]`, padded on the left.
-    fn input(&self) -> Tensor<2, Int> {
+    /// Returns the embeddings of the next tokens of the rows of the cache, `[rows, seq, hidden]`, padded on the left.
+    fn input(&self) -> Tensor<3> {
         // Several ways to go on from an empty cache share the row of their prompt.
         let rows = &self.running[..self.cache.rows()];
         let longest = rows.iter().map(|row| row.pending().len()).max();
         let longest = longest.unwrap_or(0);
-        let mut ids = Vec::with_capacity(rows.len() * longest);
+        let mut tokens = Vec::with_capacity(rows.len() * longest);
         for row in rows {
             let pending = row.pending();
             // Nothing sees the padding, so any token will do.
-            ids.extend(std::iter::repeat_n(0, longest - pending.len()));
-            ids.extend(pending.iter().map(|id| *id as i32));
+            tokens.extend(std::iter::repeat_n(0, longest - pending.len()));
+            tokens.extend_from_slice(pending);
         }
-        let ids = TensorData::new(ids, [rows.len(), longest]);
-        Tensor::from_data(ids, &self.model.device())
+        self.model.embed_known(&tokens, [rows.len(), longest])
     }
 }
 

@@ -35,15 +35,15 @@ impl Greedy {
         }
     }
 
-    /// Returns the likeliest token after each of `hidden: [rows, hidden]`; `None` where the whole head has to tell. `model` is one
-    /// without autodiff, the same in every step.
+    /// Returns the likeliest token after each of the last block's outputs, `[rows, hidden]`; `None` where the whole head has to tell.
+    /// `model` is one without autodiff, the same in every step.
     ///
     /// # Errors
     /// A device that fails.
     pub fn likeliest(
         &mut self,
         model: &Decoder,
-        hidden: &Tensor<2>,
+        states: &Tensor<2>,
     ) -> Result<Option<Vec<u32>>, DecoderError> {
         match self.wait {
             None => return Ok(None),
@@ -57,7 +57,7 @@ impl Greedy {
             self.head = GreedyHead::new(model)?.map(Arc::new);
         }
         match &self.head {
-            Some(head) => head.likeliest(model, hidden),
+            Some(head) => head.likeliest(model, &model.norm.forward(states.clone())),
             None => {
                 self.wait = None;
                 Ok(None)
@@ -110,7 +110,8 @@ impl GreedyHead {
         Ok(list?.map(|list| Self { list, rounding }))
     }
 
-    /// Returns the likeliest token after each of `hidden: [rows, hidden]`; `None` where the whole head has to tell.
+    /// Returns the likeliest token after each of the normalized states `hidden: [rows, hidden]`; `None` where the whole head has to
+    /// tell.
     ///
     /// # Errors
     /// A device that fails.

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 
 use burn::module::Module;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use super::batch::{check, room};
 use super::continued::Continued;
@@ -107,21 +107,20 @@ impl Decoder {
                 guessed.clear();
             }
             let given = [row.pending(), &guessed].concat();
-            let given: Vec<i32> = given.into_iter().map(|id| id as i32).collect();
-            let shape = [1, given.len()];
-            let given = TensorData::new(given, shape);
-            let given = Tensor::from_data(given, &model.device());
             let asked = guessed.len() + 1;
-            let hidden = model.last_hidden(given, asked, &mut cache)?;
+            let states = burn_fused::on_kernel_thread(&model.device(), || {
+                let x = model.embed_known(&given, [1, given.len()]);
+                model.last_states(x, asked, &mut cache)
+            })?;
             count.made += guessed.len();
             let tokens = if row.is_greedy() {
-                greedy.likeliest(&model, &hidden)?
+                greedy.likeliest(&model, &states)?
             } else {
                 None
             };
             let next = match tokens {
                 Some(tokens) => Next::Tokens(tokens),
-                None => Next::read(&model, hidden)?,
+                None => Next::read(&model, states)?,
             };
             for place in 0..asked {
                 let chosen = next.choose(place, &mut row);
@@ -155,9 +154,9 @@ enum Next {
 }
 
 impl Next {
-    /// Reads the logits of `hidden: [asked, hidden]`.
-    fn read(model: &Decoder, hidden: Tensor<2>) -> Result<Self, DecoderError> {
-        let logits = values(model.logits(hidden).try_into_data())?;
+    /// Reads the logits of the last block's output, `[asked, hidden]`.
+    fn read(model: &Decoder, states: Tensor<2>) -> Result<Self, DecoderError> {
+        let logits = values(model.logits_of_states(states).try_into_data())?;
         Ok(Self::Logits(logits, model.config().vocab_size))
     }
 

@@ -98,6 +98,26 @@ impl Case {
         }
     }
 
+    /// Compares the logits of the last tokens of the long row, which come one by one behind a prompt, where rotations do not depend
+    /// on the length.
+    fn check_cached_logits(&self, model: &Decoder, expected: &[f32]) {
+        let mut rotations = model.config().rotations.iter();
+        if rotations.any(|rotation| rotation.scaling.depends_on_length()) {
+            return;
+        }
+        let ids = self.ids("long_input_ids");
+        let [batch, seq] = ids.dims();
+        let vocab = model.config().vocab_size;
+        let tail = expected.len() / vocab;
+        let mut cache = KvCache::new(model, batch, seq);
+        for (row, expected) in expected.chunks(vocab).enumerate() {
+            let end = seq - tail + row + 1;
+            let part = ids.clone().slice([0..batch, cache.len()..end]);
+            let logits = model.forward_cached(part, &mut cache).expect("fits");
+            self.check("cached logits", &values(logits), expected);
+        }
+    }
+
     fn check_greedy_tokens(&self, model: &Decoder) {
         let prompt = self.reference.tokens("long_input_ids");
         let expected = self.reference.tokens("greedy_tokens");
@@ -159,6 +179,7 @@ fn bitsandbytes_checkpoints_match_transformers() {
         let expected = case.reference.floats("long_logits_tail");
         let tail = &logits[logits.len() - expected.len()..];
         case.check("tail of the long logits", tail, &expected);
+        case.check_cached_logits(model, &expected);
         case.check_losses(model);
         case.check_greedy_tokens(model);
     });
