@@ -91,6 +91,12 @@ macro_rules! kernel {
                 // SAFETY: this function is compiled for, and only reached on, machines with AVX2 and FMA.
                 $generic(unsafe { $crate::simd::Avx2::new() }, $($arg),*)
             }
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            #[target_feature(enable = "neon,dotprod")]
+            fn neon_dot $(<$($param: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function is compiled for, and only reached on, machines with the dot products of bytes.
+                $generic(unsafe { $crate::simd::Neon::<true>::new() }, $($arg),*)
+            }
             match isa.0 {
                 // SAFETY: an `Isa` of this level is made only after its features were detected.
                 #[cfg(target_arch = "x86_64")]
@@ -102,7 +108,13 @@ macro_rules! kernel {
                 #[cfg(target_arch = "x86_64")]
                 $crate::simd::Level::Avx2 => unsafe { avx2 $(::<$($param),+>)? ($($arg),*) },
                 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-                $crate::simd::Level::Neon => $generic($crate::simd::Neon, $($arg),*),
+                // SAFETY: as above.
+                $crate::simd::Level::NeonDot => unsafe { neon_dot $(::<$($param),+>)? ($($arg),*) },
+                #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+                $crate::simd::Level::Neon => {
+                    // SAFETY: nothing is asked of the machine.
+                    $generic(unsafe { $crate::simd::Neon::<false>::new() }, $($arg),*)
+                }
                 $crate::simd::Level::Portable => {
                     $generic($crate::simd::Portable, $($arg),*)
                 }
@@ -129,6 +141,10 @@ pub trait Simd: Copy {
     const MR: usize;
     /// Most columns of the micro-tile: one vector or two.
     const NR: usize;
+
+    /// The byte that stands for 0 in the weights of [`Simd::add_byte_products`]: 128 where an instruction multiplies unsigned numbers by
+    /// signed ones, 0 where it multiplies signed ones.
+    const BYTES_ZERO: u8 = 128;
 
     fn splat(self, value: f32) -> Self::F;
     fn load(self, from: &[f32; 16]) -> Self::F;
@@ -268,18 +284,7 @@ pub trait Simd: Copy {
     /// integers of 32 bits.
     #[inline(always)]
     fn dot_bytes(self, a: Self::U, b: Self::U, sum: Self::U) -> Self::U {
-        let mut lanes = [[0; 16]; 3];
-        for (lanes, value) in lanes.iter_mut().zip([a, b, sum]) {
-            self.store_u(value, lanes);
-        }
-        let [a, b, mut sums] = lanes;
-        for (sum, (a, b)) in sums.iter_mut().zip(a.into_iter().zip(b)) {
-            for byte in 0..4 {
-                let (a, b) = ((a >> (8 * byte)) as u8, (b >> (8 * byte)) as i8);
-                *sum = sum.wrapping_add_signed(i32::from(a) * i32::from(b));
-            }
-        }
-        self.load_u(&sums)
+        dot_bytes(self, a, b, sum)
     }
 
     /// Converts signed integers of 32 bits to the nearest numbers, ties to even.
@@ -331,7 +336,8 @@ pub trait Simd: Copy {
         }
     }
 
-    /// Does [`Simd::add_products`] of fours of bytes, by [`Simd::dot_bytes`]; those of `weights` are unsigned.
+    /// Does [`Simd::add_products`] of fours of bytes, as integers of 32 bits; those of `x` are signed, and those of `weights` are more
+    /// by [`Simd::BYTES_ZERO`].
     #[inline(always)]
     fn add_byte_products<const ROWS: usize, const VECTORS: usize>(
         self,
@@ -339,16 +345,7 @@ pub trait Simd: Copy {
         weights: &[[u32; 16]; VECTORS],
         totals: &mut [[Self::U; VECTORS]; ROWS],
     ) {
-        let mut loaded = [self.splat_u(0); VECTORS];
-        for (loaded, weights) in loaded.iter_mut().zip(weights) {
-            *loaded = self.load_u(weights);
-        }
-        for (x, totals) in x.iter().zip(totals) {
-            let x = self.splat_u(*x);
-            for (total, weights) in totals.iter_mut().zip(loaded) {
-                *total = self.dot_bytes(weights, x, *total);
-            }
-        }
+        add_byte_products(self, x, weights, totals);
     }
 
     /// Counts, for each lane, the rising `midpoints` strictly below it; there are 15, and the 16th entry is not looked at.
@@ -408,6 +405,43 @@ fn dot_pairs<S: Simd>(s: S, a: S::U, b: S::U, sum: S::F) -> S::F {
     let even = |pair| s.float(s.shift_left(pair, 16));
     let odd = |pair| s.float(s.and_u(pair, s.splat_u(0xffff_0000)));
     s.mul_add(odd(a), odd(b), s.mul_add(even(a), even(b), sum))
+}
+
+/// Does [`Simd::dot_bytes`] where there is no instruction for it.
+#[inline(always)]
+fn dot_bytes<S: Simd>(s: S, a: S::U, b: S::U, sum: S::U) -> S::U {
+    let mut lanes = [[0; 16]; 3];
+    for (lanes, value) in lanes.iter_mut().zip([a, b, sum]) {
+        s.store_u(value, lanes);
+    }
+    let [a, b, mut sums] = lanes;
+    for (sum, (a, b)) in sums.iter_mut().zip(a.into_iter().zip(b)) {
+        for byte in 0..4 {
+            let (a, b) = ((a >> (8 * byte)) as u8, (b >> (8 * byte)) as i8);
+            *sum = sum.wrapping_add_signed(i32::from(a) * i32::from(b));
+        }
+    }
+    s.load_u(&sums)
+}
+
+/// Does [`Simd::add_byte_products`] by [`Simd::dot_bytes`], of unsigned weights.
+#[inline(always)]
+fn add_byte_products<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    x: &[u32; ROWS],
+    weights: &[[u32; 16]; VECTORS],
+    totals: &mut [[S::U; VECTORS]; ROWS],
+) {
+    let mut loaded = [s.splat_u(0); VECTORS];
+    for (loaded, weights) in loaded.iter_mut().zip(weights) {
+        *loaded = s.load_u(weights);
+    }
+    for (x, totals) in x.iter().zip(totals) {
+        let x = s.splat_u(*x);
+        for (total, weights) in totals.iter_mut().zip(loaded) {
+            *total = s.dot_bytes(weights, x, *total);
+        }
+    }
 }
 
 #[cfg(test)]

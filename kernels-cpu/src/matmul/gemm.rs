@@ -46,7 +46,9 @@ fn largest_micro_tile(isa: Isa) -> [usize; 2] {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => of::<crate::simd::Avx2>(),
         #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-        Level::Neon => of::<crate::simd::Neon>(),
+        Level::Neon => of::<crate::simd::Neon<false>>(),
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        Level::NeonDot => of::<crate::simd::Neon<true>>(),
         Level::Portable => of::<Portable>(),
     }
 }

@@ -21,6 +21,9 @@ pub(crate) enum Level {
     Avx512Bf16,
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
     Neon,
+    /// NEON with the dot products of bytes.
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    NeonDot,
 }
 
 /// The reason why an instruction set cannot be used.
@@ -56,7 +59,14 @@ pub enum IsaError {
 }
 
 /// Names of all instruction sets that kernels are compiled for, on whatever machine.
-const NAMES: [&str; 5] = ["avx512bf16", "avx512", "avx2", "neon", "portable"];
+const NAMES: [&str; 6] = [
+    "avx512bf16",
+    "avx512",
+    "avx2",
+    "neondot",
+    "neon",
+    "portable",
+];
 
 /// The choice of the process.
 static CHOICE: OnceLock<Result<Isa, IsaError>> = OnceLock::new();
@@ -117,7 +127,7 @@ impl Isa {
         }
     }
 
-    /// Returns the name: `avx512bf16`, `avx512`, `avx2`, `neon` or `portable`.
+    /// Returns the name: `avx512bf16`, `avx512`, `avx2`, `neondot`, `neon` or `portable`.
     pub const fn name(self) -> &'static str {
         match self.0 {
             Level::Portable => "portable",
@@ -129,6 +139,8 @@ impl Isa {
             Level::Avx512Bf16 => "avx512bf16",
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Level::Neon => "neon",
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Level::NeonDot => "neondot",
         }
     }
 
@@ -149,6 +161,8 @@ impl Isa {
             Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 => true,
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Level::Neon => false,
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Level::NeonDot => true,
         }
     }
 
@@ -178,10 +192,14 @@ impl Isa {
                 _ => &[Isa(Level::Portable)],
             }
         }
-        // Every AArch64 target of the standard library includes NEON: there is nothing to detect.
+        // Every AArch64 target of the standard library includes NEON: that need not be detected.
         #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
         {
-            &[Isa(Level::Neon), Isa(Level::Portable)]
+            const WITH_DOT: &[Isa] = &[Isa(Level::NeonDot), Isa(Level::Neon), Isa(Level::Portable)];
+            match std::arch::is_aarch64_feature_detected!("dotprod") {
+                true => WITH_DOT,
+                false => &WITH_DOT[1..],
+            }
         }
         #[cfg(not(any(
             target_arch = "x86_64",

@@ -1,16 +1,47 @@
-//! NEON: four registers are 16 lanes, and four `tbl`, one for each byte of an f32, are a 16-entry table.
+//! NEON, with the dot products of bytes (`sdot`) where `DOT` says so: four registers are 16 lanes, and four `tbl`, one for each byte of
+//! an f32, are a 16-entry table.
 
 // SAFETY, for every block below: NEON is part of every AArch64 target that has the standard library, so that nothing need
-// be detected. Memory is touched through arrays of the right size.
+// be detected; a `Neon<true>` exists only on machines that have the dot products (see `new`), and each method is inlined into a
+// function compiled for them. Memory is touched through arrays of the right size.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
 use std::arch::aarch64::*;
+use std::arch::asm;
 use std::array::from_fn;
 
-use super::Simd;
+use super::{Simd, add_byte_products, dot_bytes};
 
 #[derive(Clone, Copy)]
-pub(crate) struct Neon;
+pub(crate) struct Neon<const DOT: bool>(());
+
+impl<const DOT: bool> Neon<DOT> {
+    /// # Safety
+    /// The machine has the dot products of bytes if `DOT`.
+    #[inline(always)]
+    pub(crate) unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+/// Returns `sum` and the products of the four signed bytes that share a lane.
+///
+/// # Safety
+/// The machine has the dot products of bytes, and the caller is compiled for them.
+#[inline(always)]
+unsafe fn dot_signed(a: uint32x4_t, b: uint32x4_t, mut sum: uint32x4_t) -> uint32x4_t {
+    // The standard library's name for it is not stable.
+    unsafe {
+        asm!(
+            "sdot {sum:v}.4s, {a:v}.16b, {b:v}.16b",
+            sum = inout(vreg) sum,
+            a = in(vreg) a,
+            b = in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
 
 /// Returns the low bytes of 16 lanes.
 #[inline(always)]
@@ -145,7 +176,7 @@ fn even(pairs: uint32x4_t) -> uint32x4_t {
     unsafe { vshlq_n_u32::<16>(pairs) }
 }
 
-impl Simd for Neon {
+impl<const DOT: bool> Simd for Neon<DOT> {
     type F = [float32x4_t; 4];
     type U = [uint32x4_t; 4];
     /// The first bytes of all entries, the second ones, and so on.
@@ -155,6 +186,8 @@ impl Simd for Neon {
     /// as many as they were loaded: the compiler spills.
     const MR: usize = 5;
     const NR: usize = 16;
+
+    const BYTES_ZERO: u8 = if DOT { 0 } else { 128 };
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
@@ -406,6 +439,50 @@ impl Simd for Neon {
                 add_to_rows(totals, [v, i], x_odd, odd(weights));
             }
         }
+    }
+
+    /// Of bytes that are less by 128, and so signed, with what that takes off.
+    #[inline(always)]
+    fn dot_bytes(self, a: Self::U, b: Self::U, sum: Self::U) -> Self::U {
+        if !DOT {
+            return dot_bytes(self, a, b, sum);
+        }
+        let mut sums = sum;
+        for (sum, (a, b)) in sums.iter_mut().zip(a.into_iter().zip(b)) {
+            // A loop: a closure would be compiled on its own, without the instruction.
+            unsafe {
+                let top = vdupq_n_u32(0x8080_8080);
+                let taken_off = dot_signed(top, b, vdupq_n_u32(0));
+                *sum = vsubq_u32(dot_signed(veorq_u32(a, top), b, *sum), taken_off);
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn add_byte_products<const ROWS: usize, const VECTORS: usize>(
+        self,
+        x: &[u32; ROWS],
+        weights: &[[u32; 16]; VECTORS],
+        totals: &mut [[Self::U; VECTORS]; ROWS],
+    ) {
+        if !DOT {
+            return add_byte_products(self, x, weights, totals);
+        }
+        for (v, weights) in weights.iter().enumerate() {
+            for (i, weights) in weights.as_chunks().0.iter().enumerate() {
+                let weights = load_4(weights);
+                for (x, totals) in x.iter().zip(&mut *totals) {
+                    let x = unsafe { vdupq_n_u32(*x) };
+                    totals[v][i] = unsafe { dot_signed(weights, x, totals[v][i]) };
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn converted(self, value: Self::U) -> Self::F {
+        value.map(|value| unsafe { vcvtq_f32_s32(vreinterpretq_s32_u32(value)) })
     }
 
     /// The same search with ranks of one byte, which need neither be narrowed nor widened between its steps.

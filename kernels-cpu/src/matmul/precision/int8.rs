@@ -22,14 +22,12 @@ const B_WORDS: usize = WORDS + 1;
 
 /// The largest code.
 const LARGEST: f32 = 127.0;
-/// What is added to the codes of B.
-const OFFSET: f32 = 128.0;
 /// The magnitude below which a group counts as zeros: its inverse times [`LARGEST`] is a number.
 const SMALLEST: f32 = 1e-36;
 
-/// Groups of 64 codes of 8 bits, four a word, the earliest along k lowest; codes of A are signed, and those of B have 128 added,
-/// because the instructions multiply unsigned numbers by signed ones. A row of A knows the sum of its codes times -128, where
-/// sums begin.
+/// Groups of 64 codes of 8 bits, four a word, the earliest along k lowest; codes of A are signed, and those of B have
+/// [`Simd::BYTES_ZERO`] added, 128 where the instructions multiply unsigned numbers by signed ones. A row of A knows the sum of its codes
+/// times -128 then, where sums begin.
 #[derive(Clone, Copy)]
 pub(in crate::matmul) struct Int8;
 
@@ -68,7 +66,7 @@ impl Precision for Int8 {
                 let group = Group::of(s, &row[begin..end]);
                 rows[i] = s.load_u(&group.words);
                 of_rows[0][i] = group.scale.to_bits();
-                of_rows[1][i] = (-(OFFSET as i32) * group.sum) as u32;
+                of_rows[1][i] = (-i32::from(S::BYTES_ZERO) * group.sum) as u32;
             }
             let (codes, rest) = out.split_at_mut(WORDS * mr);
             put_rows(s, rows, mr, codes);
@@ -207,7 +205,8 @@ fn encode_columns<S: Simd>(s: S, decoded: &[[u32; 16]], out: &mut [[u32; 16]], v
         *to_code = code;
         *scale = value.to_bits();
     }
-    let (to_code, rounding) = (s.load(&to_code), s.splat(ROUNDING + OFFSET));
+    let rounding = s.splat(ROUNDING + f32::from(S::BYTES_ZERO));
+    let to_code = s.load(&to_code);
     for word in 0..WORDS {
         let mut codes = [s.splat_u(0); 4];
         for (i, codes) in codes.iter_mut().enumerate() {
