@@ -66,6 +66,17 @@ pub fn a_few_rows_match_their_sums(client: &Client) {
     }
 }
 
+/// On a GPU a cube has four rows of the matrix for eight of `x`, so that Gemma's head of 262144 takes 65536 cubes, one more than a
+/// dimension has.
+pub fn more_cubes_than_a_dimension_has_are_spread(client: &Client) {
+    let limit = client.properties().hardware.max_cube_count.0 as usize;
+    // Eight units of two rows each; where the limit is far beyond, nothing has to be spread.
+    let n = 16 * limit + 5;
+    if n < 1 << 21 {
+        check(client, F32, [8, n, 4], 0);
+    }
+}
+
 pub fn half_rows_are_summed_in_single(client: &Client) {
     let mut checked = 0;
     for dtype in [F16, BF16] {

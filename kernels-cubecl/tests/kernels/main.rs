@@ -40,6 +40,7 @@ qlora_test_support::on_every_runtime! {
     low_rank::an_empty_layer_is_empty_or_zero,
     low_rank::factors_that_do_not_fit_are_refused,
     dense_rows::a_few_rows_match_their_sums,
+    dense_rows::more_cubes_than_a_dimension_has_are_spread,
     dense_rows::half_rows_are_summed_in_single,
     dense_rows::what_dense_rows_do_not_serve_is_known,
     fused_layers::layers_and_what_is_around_them_match_the_formula,
